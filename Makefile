@@ -1,0 +1,63 @@
+# `make` lists the commands. With a virtual or conda environment active they run in it; without one, in a
+# .venv made here at the first command. PYTHON chooses the Python of that .venv: make demo PYTHON=python3.12
+PYTHON ?= python3
+
+ACTIVE := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX))
+RUN := "$(or $(ACTIVE),.venv)/bin/python"
+READY := $(if $(ACTIVE),active-environment,.venv/.installed)
+INSTALL := -m pip install --quiet --disable-pip-version-check
+
+# What ".[dev,demo]" brings, by import name: one missing in an active environment, and it is installed there.
+NEEDED := qexplore build hypothesis mypy pytest ruff sklearn yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format bench active-environment
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(READY) ## explore a small network on handwritten digits; no download, about two minutes
+	@$(RUN) experiments/digits/run.py
+
+test: $(READY) ## all tests but the slow ones
+	@$(RUN) -m pytest
+
+# pytest exits with 5 when it finds no test to run.
+test-slow: $(READY) ## the slow tests
+	@$(RUN) -m pytest -m slow || { \
+		code=$$?; \
+		if [ $$code -ne 5 ]; then exit $$code; fi; \
+		echo "no slow tests yet"; \
+	}
+
+check: $(READY) ## style, types and floors
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy --strict src
+	@$(RUN) -m pytest --quiet tests/test_architecture.py
+
+format: $(READY) ## rewrite the files in the agreed style
+	@$(RUN) -m ruff format .
+	@$(RUN) -m ruff check --fix .
+
+bench: $(READY) ## run every benchmark
+	@for script in benchmarks/[!_]*.py; do \
+		if [ ! -e "$$script" ]; then echo "no benchmarks yet"; break; fi; \
+		echo "== $$script"; \
+		$(RUN) "$$script" || exit; \
+	done
+
+# constraints.txt holds releases that need Python 3.11, hence the question in between.
+.venv/.installed: setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("qexplore needs Python 3.10 or newer, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	@echo "No environment is active: making .venv and installing into it. PyTorch is large, this can take minutes."
+	@$(PYTHON) -m venv .venv
+	@tested=$$($(RUN) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")'); \
+		$(RUN) $(INSTALL) $$tested -e ".[dev,demo]"
+	@touch $@
+
+active-environment:
+	@$(RUN) -c 'import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))' $(NEEDED) || { \
+		echo "Installing qexplore and its development tools into $(ACTIVE)"; \
+		$(RUN) $(INSTALL) -e ".[dev,demo]"; \
+	}

@@ -1,0 +1,75 @@
+"""Package metadata. The settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Read the version as text: importing the package would need torch, which may not be installed yet."""
+    source = (HERE / "src" / "qexplore" / "_version.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE).group(1)
+
+
+setup(
+    name="qexplore",
+    version=read_version(),
+    description="Explore how few bits a neural network's layers need: accuracy against bits, as a Pareto front",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="qexplore contributors",
+    license="Apache-2.0",
+    keywords="quantization pytorch mixed-precision pareto-front nsga-ii design-space-exploration",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"qexplore": ["py.typed"]},
+    zip_safe=False,
+    python_requires=">=3.10",
+    # Lower bounds only, each for a reason; an upper bound would outlive its reason.
+    install_requires=[
+        "torch>=2.5",  # torch.OutOfMemoryError, one name for every device
+        "torchvision>=0.20",  # the release that goes with torch 2.5
+        # The last release that is a wheel (pure Python, needs no compiler): 2.2.0 and 2.2.1 on the package
+        # index are source placeholders that fail to install, and pip picks them without this pin.
+        "pytorch-quantization==2.1.3",
+        # An algorithm draws from its own generator; earlier releases seed numpy's global state.
+        "pymoo>=0.6.1.6",
+        "numpy>=1.24",  # as moocore asks
+        "moocore>=0.1.7",  # as pymoo asks
+        "scipy>=1.9",  # scipy.optimize.milp
+        "absl-py>=0.7",  # as pytorch-quantization asks; its logger is put back to rest after that import
+        "matplotlib>=3.6",  # subplots(layout="constrained")
+        "tqdm>=4.60",  # the progress bar
+    ],
+    extras_require={
+        "demo": [
+            "scikit-learn>=1.2",  # the handwritten digits
+        ],
+        "dev": [
+            "build>=1.0",
+            "hypothesis>=6.80",
+            "mypy>=1.10",
+            "pytest>=8.2",  # --import-mode=importlib imports a module of the package once, not twice
+            "pyyaml>=6.0",  # reads environment.yml in the tests
+            "ruff>=0.9",
+            "scikit-learn>=1.2",  # the demo runs in the tests
+            "setuptools>=70.1",  # makes wheels without the wheel package
+        ],
+    },
+)
