@@ -1,0 +1,69 @@
+"""Everything that qexplore raises on purpose.
+
+::
+
+    QExploreError
+    ├── SelectionError (ValueError)        a predicate selects nothing, or something that cannot be quantized
+    ├── ModelError (TypeError)             a model that cannot be wrapped, or is no longer wrapped
+    ├── NumBitsError (ValueError)          a width, or a vector of widths, that no quantizer can have
+    ├── CalibrationError (ValueError)      amax is missing, not finite, or cannot be had from the data
+    ├── DataError (ValueError)             an empty, changing or unreadable data loader
+    ├── MetricError (ValueError)           a metric that does not give what it promises
+    ├── EvaluationError (RuntimeError)     candidates that cannot be evaluated
+    ├── ProblemError (ValueError)          limits that contradict each other or cannot be reached
+    ├── FrontError (ValueError)            a question that a front cannot answer
+    │   └── FrontFileError                 a file that holds no front
+    └── MissingPackageError (ImportError)  an optional package that is not installed
+
+Each is also the built-in exception named beside it, so code that knows nothing of qexplore can catch it.
+"""
+
+from __future__ import annotations
+
+
+class QExploreError(Exception):
+    """Base of every error that qexplore raises on purpose."""
+
+
+class SelectionError(QExploreError, ValueError):
+    """A predicate selects nothing, or a module whose output cannot be quantized."""
+
+
+class ModelError(QExploreError, TypeError):
+    """A model that cannot be wrapped, is wrapped already, or is no longer wrapped."""
+
+
+class NumBitsError(QExploreError, ValueError):
+    """A width, or a vector of widths, that the quantizers cannot have."""
+
+
+class CalibrationError(QExploreError, ValueError):
+    """A range (``amax``) is missing or not finite."""
+
+
+class DataError(QExploreError, ValueError):
+    """A data loader that is empty, changes between passes, or yields what cannot be unpacked."""
+
+
+class MetricError(QExploreError, ValueError):
+    """A metric that does not return one finite score per sample."""
+
+
+class EvaluationError(QExploreError, RuntimeError):
+    """Candidates that could not be evaluated."""
+
+
+class ProblemError(QExploreError, ValueError):
+    """Limits of a search that contradict each other or cannot be reached."""
+
+
+class FrontError(QExploreError, ValueError):
+    """A question that a front cannot answer."""
+
+
+class FrontFileError(FrontError):
+    """A file that does not hold a front this version can read."""
+
+
+class MissingPackageError(QExploreError, ImportError):
+    """An optional package is not installed."""

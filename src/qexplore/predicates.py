@@ -1,0 +1,164 @@
+"""Predicates say which modules of a network get a quantizer.
+
+A predicate is asked with the qualified name and the module, as ``named_modules()`` gives them::
+
+    >>> from torch import nn
+    >>> from qexplore import predicates
+    >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 10))
+    >>> chosen = predicates.by_type(nn.ReLU, nn.Linear) & ~predicates.by_name("3")
+    >>> list(predicates.select_modules(network, chosen))
+    ['1']
+
+Predicates combine with ``&``, ``|`` and ``~``. A plain function of one module is accepted wherever a predicate is.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+from qexplore.errors import SelectionError
+
+PredicateLike = Callable[..., bool]
+"""A `Predicate`, or a function of one module."""
+
+_LISTED = 40
+"""How many modules an error lists before it says how many more there are."""
+
+
+class Predicate:
+    """A yes-or-no question about a module, with a name that error messages and plans can show.
+
+    Args:
+        function: called as ``function(name, module)``.
+        description: how the predicate is shown, for example ``by_type(ReLU)``.
+    """
+
+    def __init__(self, function: Callable[[str, nn.Module], bool], description: str) -> None:
+        self._function = function
+        self._description = description
+
+    def __call__(self, name: str, module: nn.Module) -> bool:
+        """The answer for ``module``, known as ``name``."""
+        return bool(self._function(name, module))
+
+    def __and__(self, other: PredicateLike) -> Predicate:
+        right = as_predicate(other)
+        return Predicate(lambda name, module: self(name, module) and right(name, module), f"({self} & {right})")
+
+    def __or__(self, other: PredicateLike) -> Predicate:
+        right = as_predicate(other)
+        return Predicate(lambda name, module: self(name, module) or right(name, module), f"({self} | {right})")
+
+    def __rand__(self, other: PredicateLike) -> Predicate:
+        return as_predicate(other) & self
+
+    def __ror__(self, other: PredicateLike) -> Predicate:
+        return as_predicate(other) | self
+
+    def __invert__(self) -> Predicate:
+        return Predicate(lambda name, module: not self(name, module), f"~{self}")
+
+    def __repr__(self) -> str:
+        return self._description
+
+
+def as_predicate(predicate: PredicateLike) -> Predicate:
+    """Take a `Predicate` as it is and a plain function of one module as a predicate that ignores the name.
+
+    Raises:
+        SelectionError: ``predicate`` is neither; a bare module class is the usual slip.
+    """
+    if isinstance(predicate, Predicate):
+        return predicate
+    if isinstance(predicate, type) or not callable(predicate):
+        shown = predicate.__name__ if isinstance(predicate, type) else repr(predicate)
+        hint = f": use predicates.by_type({shown})" if isinstance(predicate, type) else ""
+        raise SelectionError(f"a predicate must be a Predicate or a function of one module, got {shown}{hint}")
+    return Predicate(lambda name, module: bool(predicate(module)), getattr(predicate, "__name__", repr(predicate)))
+
+
+def by_type(*types: type[nn.Module]) -> Predicate:
+    """Modules that are instances of one of ``types`` (subclasses included).
+
+    Raises:
+        SelectionError: no type was given, or something that is not a module class.
+    """
+    for given in types or (None,):
+        if not (isinstance(given, type) and issubclass(given, nn.Module)):
+            raise SelectionError(f"by_type takes nn.Module classes, got {given!r}: write by_type(nn.ReLU, nn.Linear)")
+    return Predicate(lambda name, module: isinstance(module, types), f"by_type({', '.join(t.__name__ for t in types)})")
+
+
+def by_name(*patterns: str) -> Predicate:
+    """Modules whose qualified name matches one of the globs ``patterns`` (``*`` also crosses dots; case counts).
+
+    Raises:
+        SelectionError: no pattern was given, or one that is not a string.
+    """
+    for pattern in patterns or (None,):
+        if not isinstance(pattern, str):
+            raise SelectionError(f"by_name takes glob strings, got {pattern!r}: write by_name('layer1.*', 'fc')")
+    return Predicate(
+        lambda name, module: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns),
+        f"by_name({', '.join(map(repr, patterns))})",
+    )
+
+
+def by_regex(pattern: str) -> Predicate:
+    """Modules whose whole qualified name matches the regular expression ``pattern``.
+
+    Raises:
+        SelectionError: ``pattern`` is not a regular expression.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise SelectionError(f"by_regex takes a regular expression, got {pattern!r}: {error}") from error
+    return Predicate(lambda name, module: compiled.fullmatch(name) is not None, f"by_regex({pattern!r})")
+
+
+leaves = Predicate(lambda name, module: next(module.children(), None) is None, "leaves")
+"""Modules that hold no other module."""
+
+everything = Predicate(lambda name, module: True, "everything")
+"""Every module that can be called, containers and the network itself included."""
+
+
+def select_modules(network: nn.Module, predicate: PredicateLike) -> dict[str, nn.Module]:
+    """The modules that ``predicate`` selects, by qualified name, in ``named_modules()`` order.
+
+    Modules that cannot be called (``ModuleList``, ``ModuleDict``) and parametrizations are never selected; the network
+    itself has the name ``""``. A module registered under two names appears once, under the first.
+
+    Raises:
+        SelectionError: nothing is selected. The message lists what there was to select.
+    """
+    asked = as_predicate(predicate)
+    candidates = dict(_callable_modules(network))
+    selected = {name: module for name, module in candidates.items() if asked(name, module)}
+    if not selected:
+        raise SelectionError(
+            f"the predicate {asked} selects no module of {type(network).__name__}. There are:\n{_listing(candidates)}"
+        )
+    return selected
+
+
+def _callable_modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in network.named_modules():
+        has_forward = getattr(type(module), "forward", None) is not nn.Module.forward
+        if has_forward and "parametrizations" not in name.split("."):
+            yield name, module
+
+
+def _listing(modules: dict[str, nn.Module]) -> str:
+    lines = [f"  {name or '(the network itself)'}: {type(module).__name__}" for name, module in modules.items()]
+    if len(lines) > _LISTED:
+        kinds = Counter(type(module).__name__ for module in modules.values())
+        summary = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        lines = [*lines[:_LISTED], f"  ... and {len(lines) - _LISTED} more ({summary} in all)"]
+    return "\n".join(lines)
