@@ -1,0 +1,151 @@
+"""What calibration collects at the points while data passes in full precision, and the ranges that come of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qexplore._table import text_table
+from qexplore.errors import CalibrationError
+from qexplore.quant import TensorQuantizer
+
+DEAD_AMAX = 2.0**-24
+"""A range no larger than this makes every output zero; pytorch-quantization treats it as no range."""
+
+_HISTOGRAM_METHODS = ("percentile", "entropy")
+
+
+@dataclass(frozen=True)
+class PointRange:
+    """What calibration saw at one point, and what it made of it.
+
+    Attributes:
+        name: the point.
+        amax: the range that the quantizer got (the largest one where ``amax`` is per channel).
+        lowest: least value seen.
+        highest: greatest value seen.
+        unsigned: whether the quantizer now has no sign.
+        dead: the range is zero, so the output is zero at every width.
+    """
+
+    name: str
+    amax: float
+    lowest: float
+    highest: float
+    unsigned: bool
+    dead: bool
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """The ranges of all points, in their order; ``print`` shows them as a table."""
+
+    ranges: tuple[PointRange, ...]
+    num_batches: int
+    method: str
+
+    @property
+    def dead_points(self) -> tuple[str, ...]:
+        """Names of the points that are zero whatever their width."""
+        return tuple(point.name for point in self.ranges if point.dead)
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                point.name,
+                f"{point.amax:.6g}",
+                f"{point.lowest:.6g}",
+                f"{point.highest:.6g}",
+                "unsigned" if point.unsigned else "signed",
+                "dead: always zero" if point.dead else "",
+            )
+            for point in self.ranges
+        ]
+        table = text_table(("point", "amax", "lowest", "highest", "sign", ""), rows, numeric=(1, 2, 3))
+        batches = "1 batch" if self.num_batches == 1 else f"{self.num_batches} batches"
+        return f"Calibrated on {batches}, method {self.method}\n{table}"
+
+
+class RangeCollector:
+    """Listens at all points: feeds each quantizer's own calibrator and keeps the extremes.
+
+    Args:
+        quantizers: by point name.
+        method: ``"max"``, or where the descriptor asks for histograms ``"percentile"`` or ``"entropy"``; None takes
+            the first that fits.
+
+    Raises:
+        CalibrationError: a method that the quantizers' calibrators cannot give.
+    """
+
+    def __init__(self, quantizers: Mapping[str, TensorQuantizer], method: str | None) -> None:
+        self._quantizers = quantizers
+        self.method = _checked_method(quantizers, method)
+        self._lowest = dict.fromkeys(quantizers, math.inf)
+        self._highest = dict.fromkeys(quantizers, -math.inf)
+        for quantizer in quantizers.values():
+            quantizer.calibrator.reset()
+
+    def __call__(self, name: str, tensors: list[Tensor]) -> None:
+        """Collect the tensors of one call at the point ``name``.
+
+        Raises:
+            CalibrationError: one of them holds NaN or an infinity.
+        """
+        for tensor in tensors:
+            if tensor.numel() > 0:
+                self._collect(name, tensor)
+
+    def _collect(self, name: str, tensor: Tensor) -> None:
+        lowest, highest = (float(extreme) for extreme in torch.aminmax(tensor))
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
+            what = "NaN" if math.isnan(lowest) or math.isnan(highest) else "an infinity"
+            raise CalibrationError(
+                f"point '{name}' must see finite values to be calibrated, got {what} in a tensor of shape "
+                f"{tuple(tensor.shape)}: look at the data and at the float network, or leave this point out"
+            )
+        self._quantizers[name].calibrator.collect(tensor)
+        self._lowest[name] = min(self._lowest[name], lowest)
+        self._highest[name] = max(self._highest[name], highest)
+
+    @property
+    def names(self) -> set[str]:
+        """Points that a tensor has passed."""
+        return {name for name, lowest in self._lowest.items() if lowest != math.inf}
+
+    def load(self, num_batches: int, options: dict[str, Any]) -> CalibrationReport:
+        """Give the quantizers their sign and ``amax``; nothing changes when one of them cannot be computed."""
+        arguments = () if self.method == "max" else (self.method,)
+        quantizers = {name: self._quantizers[name] for name in self._quantizers if name in self.names}
+        try:
+            computed = {name: q.calibrator.compute_amax(*arguments, **options) for name, q in quantizers.items()}
+        except (TypeError, ValueError) as error:
+            raise CalibrationError(f"calibration by {self.method} with {options} failed: {error}") from error
+        for name, quantizer in quantizers.items():
+            quantizer.decide_sign(self._lowest[name])
+            if not quantizer.has_fixed_amax:
+                quantizer.set_amax(computed[name])
+            quantizer.calibrator.reset()
+        ranges = tuple(self._range(name, quantizer) for name, quantizer in quantizers.items())
+        return CalibrationReport(ranges, num_batches, self.method)
+
+    def _range(self, name: str, quantizer: TensorQuantizer) -> PointRange:
+        assert quantizer.amax is not None
+        amax = float(quantizer.amax.max())
+        return PointRange(
+            name, amax, self._lowest[name], self._highest[name], quantizer.unsigned, dead=amax <= DEAD_AMAX
+        )
+
+
+def _checked_method(quantizers: Mapping[str, TensorQuantizer], method: str | None) -> str:
+    histograms = all(quantizer.collects_histogram for quantizer in quantizers.values())
+    known = _HISTOGRAM_METHODS if histograms else ("max",)
+    if method is None or method in known:
+        return method or known[0]
+    hint = "" if histograms else '; others need quant_desc=QuantDescriptor(calib_method="histogram")'
+    raise CalibrationError(f"`method` must be one of {', '.join(known)}, got {method!r}{hint}")

@@ -1,0 +1,148 @@
+"""The only place that registers and removes hooks.
+
+Hooks are callable objects: a deep copy of a hooked network copies them together with their quantizers, which a closure
+or a bound method would leave behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
+
+from qexplore.errors import SelectionError
+from qexplore.quant import TensorQuantizer
+
+Outputs = Literal["tensor", "all"]
+Listener = Callable[[str, list[Tensor]], None]
+"""Called with a point's name and the floating tensors of one call that passes there."""
+
+
+class PointHook:
+    """Puts every floating tensor that passes a point through the point's quantizer, or shows them to a listener."""
+
+    def __init__(self, name: str, quantizer: TensorQuantizer) -> None:
+        self.name = name
+        self.quantizer = quantizer
+        self.listener: Listener | None = None
+
+    def pass_through(self, tree: Any) -> Any:
+        """``tree`` with its tensors quantized; unchanged while somebody listens, who so sees full precision."""
+        if self.listener is not None:
+            self.listener(self.name, floating_tensors(tree))
+            return tree
+        return pytree.tree_map_only(Tensor, self._quantize, tree)
+
+    def _quantize(self, tensor: Tensor) -> Tensor:
+        return self.quantizer(tensor) if tensor.is_floating_point() else tensor
+
+
+class InputHook(PointHook):
+    """Forward pre-hook of the network: every floating tensor among its arguments."""
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What torch calls before the network's forward."""
+        return self.pass_through((args, kwargs))
+
+
+class OutputHook(PointHook):
+    """Forward hook of a selected module: its output tensor, or all floating tensors in it."""
+
+    def __init__(self, name: str, quantizer: TensorQuantizer, outputs: Outputs) -> None:
+        super().__init__(name, quantizer)
+        self.outputs = outputs
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """What torch calls after the module's forward."""
+        if not (isinstance(output, Tensor) or self.outputs == "all") or not floating_tensors(output):
+            raise SelectionError(self._refusal(output))
+        return self.pass_through(output)
+
+    def _refusal(self, output: Any) -> str:
+        wanted = "be one floating tensor" if self.outputs == "tensor" else "hold a floating tensor"
+        offer = 'wrap with outputs="all" to quantize every floating tensor in it with one quantizer, or '
+        return (
+            f"the output of '{self.name}' must {wanted}, got {_describe(output)}: "
+            f"{offer if floating_tensors(output) else ''}leave this module out of the predicate"
+        )
+
+
+def floating_tensors(tree: Any) -> list[Tensor]:
+    """The floating tensors in ``tree``, cut off from autograd."""
+    leaves = pytree.tree_leaves(tree)
+    return [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of {str(output.dtype).removeprefix('torch.')}"
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} with the keys {', '.join(map(repr, output))}"
+    if isinstance(output, (tuple, list)):
+        return f"a {type(output).__name__} of {', '.join(type(item).__name__ for item in output) or 'nothing'}"
+    return f"a {type(output).__name__}"
+
+
+class Hooks:
+    """The hooks of one wrapped network."""
+
+    def __init__(self) -> None:
+        self._hooks: dict[str, tuple[PointHook, RemovableHandle]] = {}
+
+    def add_input(self, network: nn.Module, name: str, quantizer: TensorQuantizer) -> None:
+        """Quantize the network's floating inputs."""
+        hook = InputHook(name, quantizer)
+        self._hooks[name] = hook, network.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def add_output(self, module: nn.Module, name: str, quantizer: TensorQuantizer, outputs: Outputs) -> None:
+        """Quantize the output of ``module``, behind the hooks that it carries already."""
+        hook = OutputHook(name, quantizer, outputs)
+        self._hooks[name] = hook, module.register_forward_hook(hook)
+
+    def listen(self, listener: Listener | None) -> None:
+        """Show tensors to ``listener`` instead of quantizing them; None goes back to quantizing."""
+        for hook, _ in self._hooks.values():
+            hook.listener = listener
+
+    def remove(self, name: str) -> None:
+        """Remove the hook of one point."""
+        self._hooks.pop(name)[1].remove()
+
+    def remove_all(self) -> None:
+        """Leave no hook on the network."""
+        for name in list(self._hooks):
+            self.remove(name)
+
+    @property
+    def are_on(self) -> bool:
+        """Whether every hook is still on its module; `detach` may have taken them off."""
+        return all(handle.id in (handle.hooks_dict_ref() or ()) for _, handle in self._hooks.values())
+
+
+def carries_hooks(network: nn.Module) -> bool:
+    """Whether hooks of a wrapper are on the network."""
+    return any(_own(hooks) for module in network.modules() for hooks in _hook_tables(module))
+
+
+def detach(network: nn.Module) -> nn.Module:
+    """Take the hooks of any wrapper off ``network`` and return it, a float network again.
+
+    For a network whose wrapper is out of reach; the wrapper's own ``detach()`` does the same.
+    """
+    for module in network.modules():
+        for hooks in _hook_tables(module):
+            for key in _own(hooks):
+                del hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
+    return network
+
+
+def _hook_tables(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
+    return module._forward_hooks, module._forward_pre_hooks
+
+
+def _own(hooks: dict[int, Any]) -> list[int]:
+    return [key for key, hook in hooks.items() if isinstance(hook, PointHook)]

@@ -1,0 +1,84 @@
+"""From a batch of a data loader to the arguments of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from qexplore.errors import DataError
+
+TARGET_KEYS = ("labels", "label", "targets", "target")
+"""Keys of a dict batch that hold the target and are kept from the network."""
+
+Unpack = Callable[[Any], tuple[Any, Any]]
+"""A user's ``unpack(batch) -> (inputs, target)``; ``inputs`` is what `call` takes."""
+
+Loader = Iterable[Any]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a network wants its inputs: its device, and its floating dtype where all parameters share one."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Placement:
+        """The placement of ``network``; CPU and no cast for one without parameters."""
+        tensors = [*network.parameters(), *network.buffers()]
+        device = tensors[0].device if tensors else torch.device("cpu")
+        dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+        return cls(device, dtypes.pop() if len(dtypes) == 1 else None)
+
+    def move_inputs(self, inputs: Any) -> Any:
+        """``inputs`` on the device, floating tensors in the network's dtype."""
+        return pytree.tree_map_only(Tensor, self._place, inputs)
+
+    def move(self, tree: Any) -> Any:
+        """``tree`` on the device, dtypes as they are."""
+        return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), tree)
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+
+
+def unpack_batch(batch: Any, unpack: Unpack | None = None) -> tuple[Any, Any]:
+    """Split ``batch`` into ``(inputs, target)``.
+
+    A tensor is the inputs; ``(x, y, ...)`` is inputs and target; a mapping gives its `TARGET_KEYS` entry as target and
+    the rest as keyword arguments. Anything else, or a network of several inputs, needs ``unpack``.
+
+    Raises:
+        DataError: the batch has none of these forms, or ``unpack`` does not return a pair.
+    """
+    if unpack is not None:
+        result = unpack(batch)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise DataError(f"`unpack` must return a tuple (inputs, target), got {type(result).__name__}")
+        return result
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, Mapping):
+        key = next((key for key in TARGET_KEYS if key in batch), None)
+        return {k: v for k, v in batch.items() if k != key}, None if key is None else batch[key]
+    if isinstance(batch, (tuple, list)) and len(batch) > 0:
+        return batch[0], batch[1] if len(batch) > 1 else None
+    raise DataError(
+        f"a batch must be a tensor, (x, y, ...) or a dict, got {type(batch).__name__}: pass unpack=, a function of a "
+        "batch that returns (inputs, target)"
+    )
+
+
+def call(network: nn.Module, inputs: Any) -> Any:
+    """``network`` on ``inputs``: a mapping as keyword arguments, a tuple or list as positional ones."""
+    if isinstance(inputs, Mapping):
+        return network(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return network(*inputs)
+    return network(inputs)

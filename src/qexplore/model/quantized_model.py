@@ -1,0 +1,373 @@
+"""The wrapper around a float network: quantizers by name, one vector of widths, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from qexplore._progress import Progress
+from qexplore._random import isolated
+from qexplore.errors import CalibrationError, DataError, ModelError, NumBitsError
+from qexplore.model.calibration import CalibrationReport, RangeCollector
+from qexplore.model.hooks import Hooks, Listener, Outputs
+from qexplore.model.inputs import Loader, Placement, Unpack, call, unpack_batch
+from qexplore.model.observation import CallCounter, Plan, PlannedPoint, refuse_never_called
+from qexplore.model.points import QuantizationPoint, free_name
+from qexplore.model.state import content_version, in_eval_mode
+from qexplore.model.wrapping import unwrap
+from qexplore.predicates import PredicateLike, as_predicate, select_modules
+from qexplore.quant import QuantDescriptor, TensorQuantizer, check_num_bits
+
+NumBits = NDArray[np.int64]
+
+_DEFAULT_NUM_BITS = 8
+
+
+class QuantizerView(Mapping[str, TensorQuantizer]):
+    """Quantizers by point name, in the order of ``num_bits``.
+
+    A view, because the quantizers are registered submodules, whose keys cannot hold the dots of qualified names.
+    """
+
+    def __init__(self, keys: Mapping[str, str], modules: nn.ModuleDict) -> None:
+        self._keys = keys
+        self._modules = modules
+
+    def __getitem__(self, name: str) -> TensorQuantizer:
+        if name not in self._keys:
+            raise KeyError(f"there is no quantization point {name!r}; there are: {', '.join(self._keys)}")
+        quantizer = self._modules[self._keys[name]]
+        assert isinstance(quantizer, TensorQuantizer)
+        return quantizer
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{name!r}: {quantizer}" for name, quantizer in self.items()) + "}"
+
+
+class QuantizedActivationsModel(nn.Module):
+    """A float network with a fake quantizer on its input and on the output of every selected module.
+
+    The network keeps its weights and its code; hooks do the work, and `detach` takes them off again. Called like the
+    network itself. Until `calibrate` ran (or an ``amax`` is set) a quantizer takes each tensor's own maximum.
+
+    Args:
+        model: the float network. ``torch.compile`` and data-parallel shells are taken off.
+        predicate: which modules; see `qexplore.predicates`. A plain function of one module will do.
+        unsigned: ``"auto"`` (calibration decides: unsigned where a tensor is never negative), True or False.
+        init_num_bits: the width to begin with, for all points.
+        quant_desc: pytorch-quantization's ``QuantDescriptor`` for everything else a quantizer takes. An ``amax`` set
+            there stays through calibration; a width or ``unsigned=True`` set there counts where the arguments here are
+            left alone.
+        quantize_input: put a quantizer on the network's input. Every floating tensor among the arguments goes through
+            it; integer tensors pass. A network that turns out to have no floating input loses the point.
+        outputs: ``"tensor"`` refuses modules that return anything but one tensor; ``"all"`` quantizes every floating
+            tensor of a tuple, list or dict with the module's one quantizer.
+
+    Raises:
+        SelectionError: the predicate selects nothing.
+        ModelError: a model that hooks cannot serve (``torch.jit``), or one that is wrapped already.
+        NumBitsError: ``init_num_bits`` is no width that the sign allows.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        predicate: PredicateLike,
+        *,
+        unsigned: Any = "auto",
+        init_num_bits: int = _DEFAULT_NUM_BITS,
+        quant_desc: Any = None,
+        quantize_input: bool = True,
+        outputs: Outputs = "tensor",
+    ) -> None:
+        super().__init__()
+        if outputs not in ("tensor", "all"):
+            raise ModelError(f'`outputs` must be "tensor" or "all", got {outputs!r}')
+        network = unwrap(model)
+        selected = select_modules(network, predicate)
+        self.predicate = as_predicate(predicate)
+        self._input_name = free_name("input", selected)
+        modules = {name or free_name("output", selected): module for name, module in selected.items()}
+        names = [self._input_name, *modules] if quantize_input else list(modules)
+        width = _initial_width(init_num_bits, quant_desc)
+        # Everything that can fail happens before the first hook is on.
+        built = {name: _build_quantizer(name, quant_desc, unsigned, width) for name in names}
+        self._keys = {name: _module_key(name) for name in names}
+        self._observed: CallCounter | None = None
+        self._hooks: Hooks | None = Hooks()
+        self.quantizers = nn.ModuleDict({self._keys[name]: quantizer for name, quantizer in built.items()})
+        self.quantizers.to(Placement.of(network).device)
+        self.model = network
+        self.training = network.training  # not train(): submodules keep flags of their own
+        if quantize_input:
+            self._hooks.add_input(network, self._input_name, built[self._input_name])
+        for name, module in modules.items():
+            self._hooks.add_output(module, name, built[name], outputs)
+        self._module_types = {name: type(module).__name__ for name, module in modules.items()}
+        self.register_load_state_dict_pre_hook(_drop_absent_input)  # type: ignore[no-untyped-call]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's own forward, tensors at the points fake-quantized."""
+        self._attached()
+        return self.model(*args, **kwargs)
+
+    @property
+    def activation_fake_quantizers(self) -> QuantizerView:
+        """Each point's `TensorQuantizer` by name: ``"input"`` first, then qualified module names."""
+        return QuantizerView(self._keys, self.quantizers)
+
+    @property
+    def points(self) -> tuple[QuantizationPoint, ...]:
+        """The points, in the order of ``num_bits``; shapes and calls are known after `calibrate` or `describe`."""
+        seen = self._observed
+        return tuple(
+            QuantizationPoint(
+                name,
+                "input" if name not in self._module_types else "activation",
+                index,
+                self._module_types.get(name, ""),
+                seen.shapes.get(name) if seen else None,
+                seen.calls[name] if seen else None,
+            )
+            for index, name in enumerate(self._keys)
+        )
+
+    @property
+    def num_bits(self) -> NumBits:
+        """Widths, shape ``[L]``, in the order of `points`; 0 where a quantizer is off. Settable by any sequence.
+
+        Raises:
+            NumBitsError: on setting, a wrong length, or a width that a point cannot have; nothing is changed then.
+        """
+        quantizers = self.activation_fake_quantizers.values()
+        return np.array([q.num_bits if q.is_active else 0 for q in quantizers], dtype=np.int64)
+
+    @num_bits.setter
+    def num_bits(self, value: Sequence[int | None] | NumBits) -> None:
+        for quantizer, width in zip(self.activation_fake_quantizers.values(), self._checked_widths(value), strict=True):
+            if width:
+                quantizer.enable()
+                quantizer.num_bits = width
+            else:
+                quantizer.switched_off = True
+
+    def _checked_widths(self, value: Sequence[int | None] | NumBits) -> list[int]:
+        quantizers = self.activation_fake_quantizers
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+            raise NumBitsError(f"`num_bits` must be a vector of {len(quantizers)} widths, got {value!r}")
+        if len(value) != len(quantizers):
+            raise NumBitsError(
+                f"`num_bits` must have one width for each of the {len(quantizers)} points ({', '.join(quantizers)}), "
+                f"got {len(value)}"
+            )
+        return [
+            0 if _means_off(width) else check_num_bits(width, unsigned=quantizer.unsigned, owner=f"point '{name}'")
+            for (name, quantizer), width in zip(quantizers.items(), value, strict=True)
+        ]
+
+    @contextmanager
+    def using(self, num_bits: Sequence[int | None] | NumBits) -> Iterator[None]:
+        """Set widths for a block and bring the old ones back. Quantizers disabled by hand stay disabled."""
+        quantizers = list(self.activation_fake_quantizers.values())
+        before = [(quantizer, quantizer.num_bits, quantizer.switched_off) for quantizer in quantizers]
+        try:
+            for quantizer, width in zip(quantizers, self._checked_widths(num_bits), strict=True):
+                quantizer.switched_off = width == 0
+                quantizer.num_bits = width or quantizer.num_bits
+            yield
+        finally:
+            for quantizer, width, switched_off in before:
+                quantizer.num_bits, quantizer.switched_off = width, switched_off
+
+    def calibrate(
+        self,
+        loader: Loader,
+        *,
+        method: str | None = None,
+        num_batches: int | None = None,
+        unpack: Unpack | None = None,
+        progress: bool | None = None,
+        **method_options: Any,
+    ) -> CalibrationReport:
+        """Run data through the float network and set every point's ``amax`` and automatic sign.
+
+        Runs in eval mode, without gradients and without quantization. When it fails, ranges stay as they were.
+
+        Args:
+            loader: batches ``x``, ``(x, y, ...)`` or dicts; moved to the network's device and floating dtype.
+            method: ``"max"`` covers the largest magnitude. With a ``quant_desc`` whose ``calib_method`` is
+                ``"histogram"``, one of ``"percentile"`` (the default there) and ``"entropy"``.
+            num_batches: stop after so many batches; None takes all.
+            unpack: ``unpack(batch) -> (inputs, target)``, where inputs are a tensor, a tuple or a dict of arguments.
+            progress: show a bar; None shows it on a terminal.
+            method_options: passed to pytorch-quantization's calibrator, for example ``percentile=99.9``.
+
+        Returns:
+            One row per point: amax, extremes, sign, and whether the point is dead.
+
+        Raises:
+            DataError: the loader is empty, or a batch cannot be unpacked.
+            CalibrationError: NaN or infinity at a point, or an unknown method.
+            SelectionError: a selected module is never called, or gives no floating tensor.
+        """
+        self._attached()
+        collector = RangeCollector(self.activation_fake_quantizers, method)
+        seen, count = CallCounter(), 0
+        bar = Progress(_length(loader, num_batches), description="calibrate", unit="batch", shown=progress)
+        with bar, isolated(Placement.of(self.model).device):
+            for batch in islice(loader, num_batches):
+                inputs = unpack_batch(batch, unpack)[0]
+                # Shapes and calls are those of one forward, the first.
+                self._run_listening(inputs, collector if count else _both(collector, seen))
+                count += 1
+                bar.advance()
+        if count == 0:
+            raise DataError("the calibration loader must yield at least one batch, got none")
+        self._note(seen, called=collector.names)
+        return collector.load(count, method_options)
+
+    def describe(self, example_input: Any = None) -> Plan:
+        """The plan: every point with its type, output shape, calls, width, sign and amax.
+
+        Args:
+            example_input: a tensor, a tuple of positional or a dict of keyword arguments; run once in full precision.
+                None shows what an earlier `describe` or `calibrate` saw.
+
+        Raises:
+            SelectionError: a selected module is never called, or gives no floating tensor.
+        """
+        self._attached()
+        if example_input is not None:
+            seen = CallCounter()
+            self._run_listening(example_input, seen)
+            self._note(seen, called=set(seen.calls))
+        quantizers = self.activation_fake_quantizers
+        planned = [
+            PlannedPoint(
+                point,
+                quantizer.num_bits if quantizer.is_active else 0,
+                quantizer.unsigned,
+                quantizer.auto_sign,
+                None if quantizer.amax is None else float(quantizer.amax.max()),
+            )
+            for point, quantizer in zip(self.points, quantizers.values(), strict=True)
+        ]
+        return Plan(type(self.model).__name__, repr(self.predicate), tuple(planned))
+
+    def _run_listening(self, inputs: Any, listener: Listener) -> None:
+        hooks = self._attached()
+        hooks.listen(listener)
+        try:
+            with in_eval_mode(self), torch.no_grad():
+                call(self.model, Placement.of(self.model).move_inputs(inputs))
+        finally:
+            hooks.listen(None)
+
+    def _note(self, seen: CallCounter, called: set[str]) -> None:
+        refuse_never_called([name for name in self._module_types if name not in called], self.model)
+        self._observed = seen
+        if self._input_name in self._keys and self._input_name not in called:
+            self._drop_input()
+
+    def _drop_input(self) -> None:
+        """Leave the input out: the network takes no floating tensor."""
+        self._attached().remove(self._input_name)
+        del self.quantizers[self._keys.pop(self._input_name)]
+
+    def detach(self) -> nn.Module:
+        """Take every hook off and return the float network as it was. The wrapper cannot be used afterwards."""
+        self._attached().remove_all()
+        self._hooks = None
+        return self.model
+
+    def _attached(self) -> Hooks:
+        if self._hooks is None or not self._hooks.are_on:
+            raise ModelError("this wrapper is detached from its network: wrap the network anew")
+        return self._hooks
+
+    def require_calibrated(self) -> None:
+        """Raise unless every point has its range.
+
+        Raises:
+            CalibrationError: names the points without an ``amax``.
+        """
+        missing = [name for name, quantizer in self.activation_fake_quantizers.items() if not quantizer.is_calibrated]
+        if missing:
+            raise CalibrationError(
+                f"every point must be calibrated, but these have no `amax`: {', '.join(missing)}. Call "
+                "model.calibrate(loader) first"
+            )
+
+    def version(self) -> Hashable:
+        """Changes whenever weights, ranges, signs or hand-made switches do; widths set by `num_bits` do not count."""
+        switches = tuple(
+            (name, q.disabled, q.unsigned, bool(q.narrow_range), bool(q.fake_quant))
+            for name, q in self.activation_fake_quantizers.items()
+        )
+        return switches, content_version(self)
+
+
+def _initial_width(init_num_bits: int, quant_desc: Any) -> int:
+    described = _DEFAULT_NUM_BITS if quant_desc is None else quant_desc.num_bits
+    if described in (_DEFAULT_NUM_BITS, init_num_bits):
+        return init_num_bits
+    if init_num_bits != _DEFAULT_NUM_BITS:
+        raise NumBitsError(
+            f"`init_num_bits` ({init_num_bits}) and the width of quant_desc ({described}) contradict each other: "
+            "leave one of them alone"
+        )
+    return int(described)
+
+
+def _build_quantizer(name: str, quant_desc: Any, unsigned: Any, width: int) -> TensorQuantizer:
+    quantizer = TensorQuantizer(QuantDescriptor() if quant_desc is None else quant_desc, unsigned=unsigned, name=name)
+    quantizer.num_bits = width
+    return quantizer
+
+
+def _module_key(name: str) -> str:
+    return name.replace(".", "/")
+
+
+def _means_off(width: Any) -> bool:
+    return width is None or (
+        not isinstance(width, (bool, np.bool_)) and isinstance(width, (int, np.integer)) and width == 0
+    )
+
+
+def _both(first: Listener, second: Listener) -> Listener:
+    def listen(name: str, tensors: list[torch.Tensor]) -> None:
+        first(name, tensors)
+        second(name, tensors)
+
+    return listen
+
+
+def _length(loader: Any, limit: int | None) -> int | None:
+    try:
+        return len(loader) if limit is None else min(limit, len(loader))
+    except TypeError:
+        return limit
+
+
+def _drop_absent_input(model: QuantizedActivationsModel, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Follow a state dict that was saved after calibration had found no floating input."""
+    if model._input_name not in model._keys:
+        return
+    key = f"{prefix}quantizers.{model._keys[model._input_name]}."
+    ours = [name for name in state_dict if name.startswith(f"{prefix}quantizers.")]
+    if ours and not any(name.startswith(key) for name in ours):
+        model._drop_input()
