@@ -1,0 +1,27 @@
+"""How well a network does: scores per sample, or one number for a whole set."""
+
+from qexplore.metrics.base import Metric, Scores, WholeSetMetric, as_metric, whole_set
+from qexplore.metrics.scores import (
+    negative_log_likelihood,
+    perplexity,
+    pixel_accuracy,
+    squared_error,
+    token_accuracy,
+    top1_accuracy,
+    topk_accuracy,
+)
+
+__all__ = [
+    "Metric",
+    "Scores",
+    "WholeSetMetric",
+    "as_metric",
+    "negative_log_likelihood",
+    "perplexity",
+    "pixel_accuracy",
+    "squared_error",
+    "token_accuracy",
+    "top1_accuracy",
+    "topk_accuracy",
+    "whole_set",
+]

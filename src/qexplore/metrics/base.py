@@ -1,0 +1,115 @@
+"""What a metric is: a function of a batch with a direction and a range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qexplore.errors import MetricError
+
+Scores = NDArray[np.float32]
+_UNBOUNDED = (-math.inf, math.inf)
+
+
+def _identity(mean: float) -> float:
+    return mean
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score per sample.
+
+    Args:
+        function: ``function(output, target) -> scores``; the network's output for a batch and the batch's target give
+            one score per sample, shape ``[B]``.
+        name: how tables and pictures call it.
+        higher_is_better: the direction.
+        range: least and greatest possible value of the metric.
+        of_mean: increasing function from the mean of all scores to the metric; the mean itself unless given. What is no
+            function of a mean over samples is a `whole_set` metric.
+    """
+
+    function: Callable[[Any, Any], Tensor]
+    name: str = "accuracy"
+    higher_is_better: bool = True
+    range: tuple[float, float] = _UNBOUNDED
+    of_mean: Callable[[float], float] = field(default=_identity, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_range(self.name, self.range)
+
+    def __call__(self, output: Any, target: Any) -> Tensor:
+        """Scores of one batch, shape ``[B]``."""
+        return self.function(output, target)
+
+    def summarize(self, scores: Scores) -> float:
+        """The metric from the scores of all samples, shape ``[num_samples]``."""
+        # In float64 the mean of zeros and ones is the exact count over the exact number, whatever the batches were.
+        return float(self.of_mean(float(np.mean(scores, dtype=np.float64))))
+
+
+@dataclass(frozen=True)
+class WholeSetMetric:
+    """A number for a whole set: ``function(model, loader) -> float``. Made by `whole_set`."""
+
+    function: Callable[[Any, Any], float]
+    name: str = "score"
+    higher_is_better: bool = True
+    range: tuple[float, float] = _UNBOUNDED
+
+    def __post_init__(self) -> None:
+        _check_range(self.name, self.range)
+
+    def __call__(self, model: Any, loader: Any) -> float:
+        """The metric of ``model`` on ``loader``."""
+        return self.function(model, loader)
+
+
+def whole_set(
+    function: Callable[[Any, Any], float],
+    *,
+    name: str | None = None,
+    higher_is_better: bool = True,
+    range: tuple[float, float] = _UNBOUNDED,
+) -> WholeSetMetric:
+    """Mark ``function(model, loader) -> float`` as a metric of the whole set, for scores that are no mean over samples.
+
+    The function gets the quantized model in eval mode and the loader that the problem was given.
+
+    Raises:
+        MetricError: ``function`` cannot be called.
+    """
+    if not callable(function):
+        raise MetricError(f"whole_set takes a function f(model, loader) -> float, got {function!r}")
+    return WholeSetMetric(function, name or _name_of(function), higher_is_better, range)
+
+
+def as_metric(metric: Any) -> Metric | WholeSetMetric:
+    """``metric`` itself, or a plain ``function(output, target)`` as a metric where higher is better.
+
+    Raises:
+        MetricError: it is neither.
+    """
+    if isinstance(metric, (Metric, WholeSetMetric)):
+        return metric
+    if not callable(metric):
+        raise MetricError(
+            f"a metric must be a qexplore.Metric or a function (output, target) -> scores [B], got {metric!r}"
+        )
+    return Metric(metric, _name_of(metric))
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _check_range(name: str, limits: tuple[float, float]) -> None:
+    low, high = limits
+    if math.isnan(low) or math.isnan(high) or not low < high:
+        raise MetricError(f"`range` of the metric '{name}' must be (low, high) with low < high, got {limits}")
