@@ -1,0 +1,69 @@
+"""The record of one measured candidate, and what every evaluator promises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from qexplore.cost import Candidates
+from qexplore.metrics import Scores
+
+State = Literal["complete", "stopped", "failed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What is known of one candidate.
+
+    Attributes:
+        candidate: widths by point, 0 where a quantizer is off.
+        state: ``"complete"``; ``"stopped"`` early by proof; or ``"failed"``.
+        score: the metric in the user's direction; NaN unless complete.
+        scores: score per sample, shape ``[num_samples]``; None for metrics of a whole set, or when not complete.
+        interval: 95 % interval of the score over samples; None where it is not known.
+        bound: for a stopped candidate, what its score cannot beat.
+        num_samples: samples that were run.
+        reason: why it failed or was stopped.
+        seconds: time spent.
+    """
+
+    candidate: tuple[int, ...]
+    state: State
+    score: float = math.nan
+    scores: Scores | None = None
+    interval: tuple[float, float] | None = None
+    bound: float | None = None
+    num_samples: int = 0
+    reason: str = ""
+    seconds: float = 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the score is a real, whole measurement."""
+        return self.state == "complete"
+
+
+class Evaluator(Protocol):
+    """Measures candidates.
+
+    Promises: the same candidate gets the same score, whatever else is in the call; every candidate is answered once, in
+    order, also duplicates and none at all; answers come one by one, so that a stop loses no finished one; the model
+    comes back as it was (widths, hooks, train/eval flags, random state), also after an error; a NaN score or an
+    exception makes that candidate ``"failed"`` with its reason.
+    """
+
+    def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
+        """Measure ``candidates``, shape ``[N, L]``.
+
+        Args:
+            candidates: widths; 0 switches a quantizer off.
+            must_beat: one score per candidate; an evaluator may stop a candidate that it has proved not to beat it.
+        """
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with everything that a score depends on, the candidate apart."""
+        ...

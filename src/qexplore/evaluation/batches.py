@@ -1,0 +1,157 @@
+"""The evaluation set: read once, held ready on the network's device, and the same in every pass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from qexplore._random import isolated
+from qexplore.errors import DataError
+from qexplore.model import Loader, Placement, Unpack, bit_sum, unpack_batch
+
+_FALLBACK_BYTES = 2 * 2**30
+_SHARE_OF_FREE_MEMORY = 4
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on ``device``; a cautious guess where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return _FALLBACK_BYTES * _SHARE_OF_FREE_MEMORY
+
+
+class EvaluationSet:
+    """Batches of a loader, unpacked and placed.
+
+    Held in memory when they fit in ``hold_bytes``, else read from the loader again in every pass and compared with the
+    first. A loader is read twice here: one that gives other samples the second time would make every score a draw.
+
+    Args:
+        loader: batches; read only once when it is an iterator.
+        placement: the network's device and floating dtype.
+        unpack: the user's, or None.
+        hold_bytes: how much may be held; None takes a quarter of the device's free memory.
+
+    Raises:
+        DataError: the loader is empty, cannot be iterated, gives other samples in a second pass, or is an iterator too
+            large to hold.
+    """
+
+    def __init__(
+        self, loader: Loader, placement: Placement, *, unpack: Unpack | None = None, hold_bytes: int | None = None
+    ) -> None:
+        self._loader = loader
+        self._placement = placement
+        self._unpack = unpack
+        limit = free_memory(placement.device) // _SHARE_OF_FREE_MEMORY if hold_bytes is None else hold_bytes
+        self._held: list[tuple[Any, Any]] | None = []
+        self._sums: list[tuple[int, ...]] = []
+        self._read_first(limit)
+        if not isinstance(loader, Iterator):
+            require_same_samples(loader, total(self._sums))
+        elif self._held is None:
+            raise DataError(
+                "the loader can be read only once and is too large to hold in memory: pass a DataLoader or a list"
+            )
+
+    def _read_first(self, limit: int) -> None:
+        require_iterable(self._loader)
+        size = 0
+        with isolated(_CPU):
+            for batch in self._loader:
+                self._sums.append(_sums(batch))
+                size += sum(tensor.nbytes for tensor in pytree.tree_leaves(batch) if isinstance(tensor, Tensor))
+                if self._held is not None and size <= limit:
+                    self._held.append(self._place(batch))
+                else:
+                    self._held = None
+        if not self._sums:
+            raise DataError(_EMPTY)
+
+    def _place(self, batch: Any) -> tuple[Any, Any]:
+        inputs, target = unpack_batch(batch, self._unpack)
+        return self._placement.move_inputs(inputs), self._placement.move(target)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the batches are in memory."""
+        return self._held is not None
+
+    @property
+    def checksum(self) -> int:
+        """Tells this set of samples from another."""
+        return hash(total(self._sums))
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._sums)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """Pairs of inputs and target, on the device."""
+        return iter(self._held) if self._held is not None else self._stream()
+
+    def _stream(self) -> Iterator[tuple[Any, Any]]:
+        # The caller seeds as the first pass did, so that a shuffled loader keeps its order.
+        count = 0
+        for batch in self._loader:
+            if count >= len(self._sums) or _sums(batch) != self._sums[count]:
+                raise DataError(_CHANGED)
+            count += 1
+            yield self._place(batch)
+        if count != len(self._sums):
+            raise DataError(_CHANGED)
+
+
+_CPU = torch.device("cpu")
+_EMPTY = "the evaluation loader must yield at least one batch, got none"
+_CHANGED = (
+    "the evaluation loader must give the same samples in every pass, but a second pass gave others: use shuffle=False, "
+    "or drop_last=False, and no random transforms"
+)
+
+
+def require_same_samples(loader: Loader, expected: tuple[int, ...] | None = None) -> None:
+    """Read ``loader`` under another seed and compare its samples, in any order, with an earlier pass.
+
+    Raises:
+        DataError: it gives other samples, or none.
+    """
+    first = _samples(loader, seed=0) if expected is None else expected
+    if not first:
+        raise DataError(_EMPTY)
+    if _samples(loader, seed=1) != first:
+        raise DataError(_CHANGED)
+
+
+def require_iterable(loader: object) -> None:
+    """Raise for what gives no batches.
+
+    Raises:
+        DataError: ``loader`` cannot be iterated.
+    """
+    if not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")):
+        raise DataError(f"the loader must be a DataLoader or another iterable of batches, got {type(loader).__name__}")
+
+
+def _samples(loader: Loader, seed: int) -> tuple[int, ...]:
+    with isolated(_CPU, seed):
+        return total([_sums(batch) for batch in loader])
+
+
+def _sums(batch: Any) -> tuple[int, ...]:
+    tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
+    # Elements are counted too: a dropped sample of zeros leaves the sum of bits as it was.
+    return tuple(number for tensor in tensors for number in (tensor.numel(), bit_sum(tensor)))
+
+
+def total(sums: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Sums over all batches, tensor by tensor."""
+    return tuple(map(sum, zip(*sums, strict=False)))
