@@ -1,0 +1,140 @@
+"""How a front leaves the process and comes back: its JSON file and its CSV text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qexplore.errors import FrontFileError
+
+if TYPE_CHECKING:
+    from qexplore.front import Front
+
+_FORMAT = "qexplore-front"
+_VERSION = 1
+_FIELDS = (
+    "num_bits",
+    "accuracy",
+    "costs",
+    "point_names",
+    "cost_names",
+    "metric_name",
+    "higher_is_better",
+    "interval",
+    "report_accuracy",
+    "report_interval",
+    "min_accuracy",
+    "float_accuracy",
+    "verified",
+)
+# JSON has no NaN: in these fields, where NaN means "not known", null stands for it.
+_UNKNOWN_ALLOWED = ("interval", "report_accuracy", "report_interval")
+
+
+def to_json(front: Front) -> str:
+    """The front as JSON text, one field a line; Python's shortest float text reads back to the same bits."""
+    assert tuple(field.name for field in fields(front)) == _FIELDS, "a new field of Front needs a new file version"
+    entries = {"format": _FORMAT, "version": _VERSION} | {name: _plain(getattr(front, name)) for name in _FIELDS}
+    lines = (f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in entries.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` to `path` so that a crash leaves the old file or the new one, never half of one."""
+    target = Path(path)
+    target.parent.mkdir(exist_ok=True)
+    # In the same folder, because os.replace is atomic within one file system only.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The constructor's fields from a front file; their values are checked by the constructor.
+
+    FrontFileError when the file is no JSON, no front, of a newer version, or lacks a field.
+    """
+    shown = f"Front file {os.fspath(path)!r}"
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise FrontFileError(f"{shown} must be JSON, got: {error}. Give a file written by Front.save.") from error
+    found = entries.get("format") if isinstance(entries, dict) else None
+    if found != _FORMAT:
+        raise FrontFileError(
+            f"{shown} must hold the format {_FORMAT!r}, got {found!r}. Give a file written by Front.save."
+        )
+    _check_version(shown, entries.get("version"))
+    missing = [name for name in _FIELDS if name not in entries]
+    if missing:
+        raise FrontFileError(f"{shown} must hold every field of a front, {missing} missing. Save the front again.")
+    return {name: _with_unknown(name, entries[name]) for name in _FIELDS}
+
+
+def to_csv(front: Front) -> str:
+    """Header and one line a point, comma-separated; a value that is not known is an empty cell."""
+    columns: dict[str, list[Any]] = {"index": list(range(len(front)))}
+    columns |= _score_columns(front.metric_name, front.accuracy, front.interval)
+    if front.report_accuracy is not None:
+        columns |= _score_columns(f"report_{front.metric_name}", front.report_accuracy, front.report_interval)
+    names = [*columns, *front.cost_names, *front.point_names]
+    cells = [*columns.values(), *front.costs.T.tolist(), *front.num_bits.T.tolist()]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_csv_cell(cell) for cell in row] for row in zip(*cells, strict=True))
+    return stream.getvalue()
+
+
+def _check_version(shown: str, version: Any) -> None:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise FrontFileError(f"{shown} must hold a version number, got {version!r}. Save the front again.")
+    if version > _VERSION:
+        raise FrontFileError(
+            f"{shown} must be of version {_VERSION} or older, got {version}: it was written by a newer qexplore. "
+            f"Install that version, or a newer one."
+        )
+
+
+def _plain(value: Any) -> Any:
+    rows = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(rows, (list, tuple)):
+        return [_plain(one) for one in rows]
+    return None if isinstance(rows, float) and math.isnan(rows) else rows
+
+
+def _with_unknown(name: str, value: Any) -> Any:
+    if name not in _UNKNOWN_ALLOWED or not isinstance(value, list):
+        return value
+    return [_with_unknown(name, one) if isinstance(one, list) else math.nan if one is None else one for one in value]
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _score_columns(name: str, score: Any, interval: Any) -> dict[str, list[Any]]:
+    columns = {name: score.tolist()}
+    if interval is not None:
+        columns |= {f"{name}_low": interval[:, 0].tolist(), f"{name}_high": interval[:, 1].tolist()}
+    return columns
+
+
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    if math.isnan(value):
+        return ""
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
