@@ -1,0 +1,49 @@
+"""All non-dominated, feasible evaluations seen so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import moocore
+import numpy as np
+
+from qexplore.evaluation import Evaluation
+from qexplore.front import Front
+from qexplore.search.problem import LayerwiseQuantizationProblem
+
+
+class Archive:
+    """Grows with every evaluation; unbounded, and the same whatever the order of equal objectives is not."""
+
+    def __init__(self, problem: LayerwiseQuantizationProblem, evaluations: Iterable[Evaluation] = ()) -> None:
+        self._problem = problem
+        self._members: list[Evaluation] = []
+        for evaluation in evaluations:
+            self.add(evaluation)
+
+    @property
+    def members(self) -> Sequence[Evaluation]:
+        """The evaluations on the front."""
+        return tuple(self._members)
+
+    def add(self, evaluation: Evaluation) -> bool:
+        """Take ``evaluation`` in when nothing known is at least as good; says whether the front grew."""
+        if not evaluation.is_complete or not self._problem.is_feasible(evaluation):
+            return False
+        together = [*self._members, evaluation]
+        keeps = moocore.is_nondominated(self._problem.objectives(together), keep_weakly=False)
+        if not keeps[-1]:
+            return False
+        self._members = [member for member, keep in zip(together, keeps, strict=True) if keep]
+        return True
+
+    def hypervolume(self, reference_point: tuple[float, float]) -> float:
+        """Hypervolume of the members against ``(accuracy, total bits)``, in accuracy times bits."""
+        if not self._members:
+            return 0.0
+        reference = self._problem.minimized(np.array([reference_point[0]]), np.array([[reference_point[1]]]))
+        return float(moocore.hypervolume(self._problem.objectives(self._members), ref=reference[0]))
+
+    def front(self) -> Front:
+        """The members as a `Front`."""
+        return self._problem.front_of(self._members)

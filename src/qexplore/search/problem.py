@@ -1,0 +1,217 @@
+"""Layer-wise widths as a pymoo problem: objectives, the accuracy constraint, and a memory of what was measured."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.core.problem import Problem
+
+from qexplore.cost import Candidates, TotalBits
+from qexplore.errors import EvaluationError, ProblemError
+from qexplore.evaluation import DirectEvaluator, Evaluation
+from qexplore.front import Front
+from qexplore.metrics import as_metric, top1_accuracy
+from qexplore.model import Loader, QuantizedActivationsModel, Unpack
+from qexplore.search.space import SearchSpace
+
+Objectives = NDArray[np.float64]
+
+_UNREACHABLE = 1e6
+"""How far beyond the float network's score a failed candidate is put where the metric has no worst value."""
+
+
+class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
+    """Integer widths per point; minimises ``[-accuracy, total_bits]`` under ``min_accuracy - accuracy <= 0``.
+
+    An ordinary pymoo ``Problem`` that evaluates a whole population at once: ``pymoo.optimize.minimize`` works on it.
+    Genes may be floats, as pymoo's default operators hand them over; they are rounded. Where lower is better, the score
+    itself is minimised and ``min_accuracy`` is the largest acceptable one.
+
+    A candidate that was measured once is answered from memory until a weight, a range or a hand-made switch of the
+    model changes. A candidate whose evaluation fails gets the worst objectives and violates the constraint.
+
+    Args:
+        model: wrapped and calibrated.
+        loader: the search set.
+        metric: a `Metric`, a function ``(output, target) -> scores [B]``, or a `whole_set` metric.
+        num_bits_lower_limit: narrowest width, for all points or one per point.
+        num_bits_upper_limit: widest width, likewise.
+        min_accuracy: worst acceptable score; None accepts all.
+        unpack: ``unpack(batch) -> (inputs, target)`` where batches are not ``(x, y, ...)`` or dicts.
+        hold_bytes: how much of the search set may be held in memory; None takes a quarter of what is free.
+
+    Raises:
+        CalibrationError: a point has no range.
+        ProblemError: limits that contradict each other or the quantizers; a ``min_accuracy`` outside the metric's
+            range, or above what the widest candidate reaches.
+        DataError: the loader is empty or gives other samples in each pass.
+        MetricError: the metric does not give one finite score per sample.
+        EvaluationError: the network or the metric raises.
+    """
+
+    def __init__(
+        self,
+        model: QuantizedActivationsModel,
+        loader: Loader,
+        metric: Any = top1_accuracy,
+        *,
+        num_bits_lower_limit: int | Sequence[int] = 2,
+        num_bits_upper_limit: int | Sequence[int] = 8,
+        min_accuracy: float | None = None,
+        unpack: Unpack | None = None,
+        hold_bytes: int | None = None,
+    ) -> None:
+        if not isinstance(model, QuantizedActivationsModel):
+            raise ProblemError(f"the model must be a QuantizedActivationsModel, got {type(model).__name__}: wrap it")
+        model.require_calibrated()
+        self.model = model
+        self.metric = as_metric(metric)
+        self.min_accuracy = self._checked_min_accuracy(min_accuracy)
+        self.space = SearchSpace.of(model, num_bits_lower_limit, num_bits_upper_limit)
+        self.cost = TotalBits()
+        self.evaluator = DirectEvaluator(model, loader, self.metric, unpack=unpack, hold_bytes=hold_bytes)
+        self._float_evaluation = self.evaluator.float_evaluation
+        self._memory: dict[tuple[int, ...], Evaluation] = {}
+        self._version = model.version()
+        super().__init__(
+            n_var=self.space.num_points,
+            n_obj=2,
+            n_ieq_constr=1,
+            xl=self.space.lower,
+            xu=self.space.upper,
+            vtype=int,
+        )
+        self._require_reachable()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerwiseQuantizationProblem:
+        return self  # pymoo copies algorithms together with their problem; a copy would drag network and data along
+
+    @property
+    def float_accuracy(self) -> float:
+        """Score of the float network on the search set."""
+        self._forget_if_changed()
+        return self._float_evaluation.score
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Everything in memory, in the order it was measured."""
+        self._forget_if_changed()
+        return tuple(self._memory.values())
+
+    def measure(self, candidates: Any) -> Iterator[Evaluation]:
+        """Evaluations of ``candidates``, shape ``[N, L]``, one by one; from memory where there is one."""
+        self._forget_if_changed()
+        for candidate in map(tuple, self._effective(self.space.decode(candidates)).tolist()):
+            if candidate not in self._memory:
+                self._memory.update((e.candidate, e) for e in self.evaluator.evaluate(np.array([candidate])))
+            yield self._memory[candidate]
+
+    def front(self) -> Front:
+        """The front of everything that was measured so far, for searches that qexplore does not run itself."""
+        return self.front_of(self.evaluations)
+
+    def front_of(self, evaluations: Sequence[Evaluation]) -> Front:
+        """The front of the complete ones among ``evaluations``."""
+        return Front.from_candidates(**self._front_fields(evaluations), min_accuracy=self.min_accuracy)
+
+    def points_of(self, evaluations: Sequence[Evaluation]) -> Front:
+        """All complete ``evaluations`` in the given order, dominated and infeasible ones too."""
+        return Front(**self._front_fields(evaluations))
+
+    def _front_fields(self, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+        complete = [evaluation for evaluation in evaluations if evaluation.is_complete]
+        candidates = self.candidates_of(complete)
+        return {
+            "num_bits": candidates,
+            "accuracy": np.array([evaluation.score for evaluation in complete]),
+            "costs": self.cost.cost(candidates)[:, None],
+            "interval": np.array([e.interval or (math.nan, math.nan) for e in complete]).reshape(-1, 2),
+            "point_names": tuple(self.model.activation_fake_quantizers),
+            "cost_names": (self.cost.name,),
+            "metric_name": self.metric.name,
+            "higher_is_better": self.metric.higher_is_better,
+            "float_accuracy": self.float_accuracy,
+        }
+
+    def candidates_of(self, evaluations: Sequence[Evaluation]) -> Candidates:
+        """Their candidates, shape ``[N, L]``."""
+        rows = np.array([evaluation.candidate for evaluation in evaluations], dtype=np.int64)
+        return rows.reshape(-1, self.space.num_points)
+
+    def is_feasible(self, evaluation: Evaluation) -> bool:
+        """Whether the score is acceptable."""
+        return evaluation.is_complete and self._violation(evaluation.score) <= 0
+
+    def objectives(self, evaluations: Sequence[Evaluation]) -> Objectives:
+        """What is minimised, shape ``[N, 2]``; finite also for failed candidates."""
+        scores = np.array([e.score if e.is_complete else self._worst_score() for e in evaluations])
+        costs = self.cost.cost(self.candidates_of(evaluations))
+        failed = np.array([not e.is_complete for e in evaluations], dtype=bool)
+        costs[failed] = np.maximum(costs[failed], self.cost.cost(self.space.widest)[0])
+        return self.minimized(scores, costs[:, None])
+
+    def minimized(self, accuracy: NDArray[np.float64], costs: NDArray[np.float64]) -> Objectives:
+        """From the user's direction, ``accuracy [N]`` and ``costs [N, C]``, to what is minimised."""
+        return np.column_stack([-accuracy if self.metric.higher_is_better else accuracy, costs])
+
+    def constraints(self, evaluations: Sequence[Evaluation]) -> Objectives:
+        """Violation of ``min_accuracy``, shape ``[N, 1]``; at most 0 where the score is acceptable."""
+        # A failed candidate violates the constraint also where every score is acceptable.
+        failed = 1.0 + max(0.0, self._violation(self._worst_score()))
+        rows = [self._violation(evaluation.score) if evaluation.is_complete else failed for evaluation in evaluations]
+        return np.array(rows, dtype=np.float64).reshape(-1, 1)
+
+    def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        evaluations = list(self.measure(x))
+        out["F"], out["G"] = self.objectives(evaluations), self.constraints(evaluations)
+
+    def _violation(self, score: float) -> float:
+        if self.min_accuracy is None:
+            return 0.0
+        return self.min_accuracy - score if self.metric.higher_is_better else score - self.min_accuracy
+
+    def _worst_score(self) -> float:
+        worst = self.metric.range[0 if self.metric.higher_is_better else 1]
+        beyond = -_UNREACHABLE if self.metric.higher_is_better else _UNREACHABLE
+        return worst if math.isfinite(worst) else self._float_evaluation.score + beyond
+
+    def _effective(self, candidates: Candidates) -> Candidates:
+        """Quantizers that were disabled by hand stay off whatever the candidate says."""
+        is_on = np.array([not q.disabled for q in self.model.activation_fake_quantizers.values()])
+        return np.where(is_on, candidates, 0)
+
+    def _forget_if_changed(self) -> None:
+        version = self.model.version()
+        if version != self._version:
+            self._memory.clear()
+            self._version = version
+            self._float_evaluation = self.evaluator.evaluate_float()
+
+    def _checked_min_accuracy(self, value: Any) -> float | None:
+        if value is None:
+            return None
+        low, high = self.metric.range
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or not low <= float(value) <= high:
+            raise ProblemError(
+                f"min_accuracy must be a number within the range of the metric '{self.metric.name}', [{low:g}, "
+                f"{high:g}], got {value!r}"
+            )
+        return float(value)
+
+    def _require_reachable(self) -> None:
+        widest = next(self.measure(self.space.widest))
+        if not widest.is_complete:
+            raise EvaluationError(f"the widest candidate {widest.candidate} could not be evaluated: {widest.reason}")
+        if not self.is_feasible(widest):
+            side = "above" if self.metric.higher_is_better else "below"
+            raise ProblemError(
+                f"min_accuracy ({self.min_accuracy:g}) is {side} what can be reached: the widest candidate "
+                f"({int(self.space.upper.max())} bits) has {self.metric.name} {widest.score:.4f}, the float network "
+                f"{self._float_evaluation.score:.4f}. Relax min_accuracy or raise num_bits_upper_limit"
+            )
