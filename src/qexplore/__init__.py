@@ -1,0 +1,126 @@
+"""qexplore: how few bits can a trained network run on?
+
+Wrap a network, calibrate, pose the problem, explore, and pick a point of the front::
+
+    import qexplore as qx
+    from qexplore import predicates
+
+    model = qx.QuantizedActivationsModel(network, predicates.by_type(nn.ReLU))
+    model.calibrate(calibration_loader)
+    problem = qx.LayerwiseQuantizationProblem(model, search_loader, qx.top1_accuracy, min_accuracy=0.88)
+    exploration = qx.explore(problem, max_evaluations=450, seed=1)
+    model.num_bits = exploration.front.cheapest(min_accuracy=0.9).num_bits
+
+Rooms that bring heavy packages along load when a name of theirs is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from qexplore._version import __version__
+
+if TYPE_CHECKING:
+    from qexplore import errors, predicates
+    from qexplore.errors import QExploreError
+    from qexplore.evaluation import DirectEvaluator, Evaluation
+    from qexplore.exploration import Exploration, Snapshot, StopExploration, explore
+    from qexplore.front import Front, FrontPoint
+    from qexplore.metrics import (
+        Metric,
+        negative_log_likelihood,
+        perplexity,
+        pixel_accuracy,
+        squared_error,
+        token_accuracy,
+        top1_accuracy,
+        topk_accuracy,
+        whole_set,
+    )
+    from qexplore.model import CalibrationReport, Plan, QuantizationPoint, QuantizedActivationsModel, detach
+    from qexplore.quant import QuantDescriptor, TensorQuantizer
+    from qexplore.report import plot_hypervolume, plot_num_bits, plot_pareto_front
+    from qexplore.search import LayerwiseQuantizationProblem
+
+_HOMES = {
+    "CalibrationReport": "model",
+    "DirectEvaluator": "evaluation",
+    "Evaluation": "evaluation",
+    "Exploration": "exploration",
+    "Front": "front",
+    "FrontPoint": "front",
+    "LayerwiseQuantizationProblem": "search",
+    "Metric": "metrics",
+    "Plan": "model",
+    "QExploreError": "errors",
+    "QuantDescriptor": "quant",
+    "QuantizationPoint": "model",
+    "QuantizedActivationsModel": "model",
+    "Snapshot": "exploration",
+    "StopExploration": "exploration",
+    "TensorQuantizer": "quant",
+    "detach": "model",
+    "explore": "exploration",
+    "negative_log_likelihood": "metrics",
+    "perplexity": "metrics",
+    "pixel_accuracy": "metrics",
+    "plot_hypervolume": "report",
+    "plot_num_bits": "report",
+    "plot_pareto_front": "report",
+    "squared_error": "metrics",
+    "token_accuracy": "metrics",
+    "top1_accuracy": "metrics",
+    "topk_accuracy": "metrics",
+    "whole_set": "metrics",
+}
+_ROOMS = ("errors", "predicates")
+
+__all__ = [
+    "CalibrationReport",
+    "DirectEvaluator",
+    "Evaluation",
+    "Exploration",
+    "Front",
+    "FrontPoint",
+    "LayerwiseQuantizationProblem",
+    "Metric",
+    "Plan",
+    "QExploreError",
+    "QuantDescriptor",
+    "QuantizationPoint",
+    "QuantizedActivationsModel",
+    "Snapshot",
+    "StopExploration",
+    "TensorQuantizer",
+    "__version__",
+    "detach",
+    "errors",
+    "explore",
+    "negative_log_likelihood",
+    "perplexity",
+    "pixel_accuracy",
+    "plot_hypervolume",
+    "plot_num_bits",
+    "plot_pareto_front",
+    "predicates",
+    "squared_error",
+    "token_accuracy",
+    "top1_accuracy",
+    "topk_accuracy",
+    "whole_set",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"qexplore.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qexplore' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"qexplore.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

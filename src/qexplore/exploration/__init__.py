@@ -1,0 +1,6 @@
+"""Exploring: a search, its callbacks, its progress, and the verified front it ends with."""
+
+from qexplore.exploration.records import Exploration, Snapshot, StopExploration
+from qexplore.exploration.run import explore
+
+__all__ = ["Exploration", "Snapshot", "StopExploration", "explore"]
