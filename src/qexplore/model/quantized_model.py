@@ -98,7 +98,7 @@ class QuantizedActivationsModel(nn.Module):
             raise ModelError(f'`outputs` must be "tensor" or "all", got {outputs!r}')
         network = unwrap(model)
         selected = select_modules(network, predicate)
-        self.predicate = as_predicate(predicate)
+        self._predicate_text = repr(as_predicate(predicate))  # a predicate itself cannot be pickled
         self._input_name = free_name("input", selected)
         modules = {name or free_name("output", selected): module for name, module in selected.items()}
         names = [self._input_name, *modules] if quantize_input else list(modules)
@@ -265,7 +265,7 @@ class QuantizedActivationsModel(nn.Module):
             )
             for point, quantizer in zip(self.points, quantizers.values(), strict=True)
         ]
-        return Plan(type(self.model).__name__, repr(self.predicate), tuple(planned))
+        return Plan(type(self.model).__name__, self._predicate_text, tuple(planned))
 
     def _run_listening(self, inputs: Any, listener: Listener) -> None:
         hooks = self._attached()
@@ -339,7 +339,8 @@ def _build_quantizer(name: str, quant_desc: Any, unsigned: Any, width: int) -> T
 
 
 def _module_key(name: str) -> str:
-    return name.replace(".", "/")
+    # The leading slash keeps clear of ModuleDict's own attributes: attention layers like to be called "keys".
+    return "/" + name.replace(".", "/")
 
 
 def _means_off(width: Any) -> bool:

@@ -1,0 +1,71 @@
+"""The code in the documents runs, and the numbers beside it are true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import qexplore as qx
+from qexplore import predicates
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def python_blocks(document: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_readme_example_runs_and_leaves_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = python_blocks("README.md")
+    namespace: dict[str, object] = {}
+
+    exec(compile(example, "README.md", "exec"), namespace)
+
+    front = qx.Front.load("front.json")
+    assert front.verified
+    assert len(front) >= 5
+    assert namespace["model"].num_bits.tolist() == list(namespace["point"].num_bits)
+    for picture in ("front.png", "num_bits.png", "hypervolume.png"):
+        assert (tmp_path / picture).stat().st_size > 10_000
+
+
+def test_quantizer_page_prints_what_it_says(capsys):
+    first, *_ = python_blocks("docs/quantizer.md")
+    said = re.search(r"^# (\[.*\])$", first, flags=re.MULTILINE).group(1)
+
+    exec(compile(first, "docs/quantizer.md", "exec"), {})
+
+    assert capsys.readouterr().out.strip() == said
+
+
+def test_hand_edits_of_the_quantizer_page_run():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer1 = nn.ModuleDict({"relu": nn.ReLU()})
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.layer1["relu"](x))
+
+    model = qx.QuantizedActivationsModel(Block(), predicates.leaves)
+    edits = python_blocks("docs/quantizer.md")[-1]
+
+    exec(compile(edits, "docs/quantizer.md", "exec"), {"model": model})
+
+    assert float(model.activation_fake_quantizers["layer1.relu"].amax) == 4.0
+    assert model.num_bits.tolist() == [8, 8, 0]
+
+
+@pytest.mark.parametrize("document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
+def test_links_within_the_project_lead_somewhere(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    missing = [target for target in targets if not ((ROOT / document).parent / target).exists()]
+    assert not missing
