@@ -37,7 +37,7 @@ class Exploration:
 
     Attributes:
         front: non-dominated, feasible points, each re-evaluated by the direct evaluator.
-        uniform: every uniform width, dominated and infeasible ones too, by falling width.
+        uniform: every uniform width, dominated and infeasible ones too, by rising width.
         history: a snapshot each time the front grew and at the end of every generation.
         float_accuracy: score of the float network on the search set.
         report_float_accuracy: the same on the report set; None without one.

@@ -155,8 +155,8 @@ class _Run:
 
     @property
     def uniform(self) -> Front:
-        """The uniform widths that were measured."""
-        return self._problem.points_of(self._uniform)
+        """The uniform widths that were measured, by rising width."""
+        return self._problem.points_of(self._uniform[::-1])
 
     def _measure_uniform(self) -> None:
         """The uniform widths: the beginning of NSGA-II's first population, beside the search of the plain recipe."""

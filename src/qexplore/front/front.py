@@ -15,9 +15,8 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
-from qexplore import _front_checks as checks
-from qexplore import _front_file, _front_text
 from qexplore.errors import FrontError, FrontFileError
+from qexplore.front import checks, file, text
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -49,7 +48,7 @@ class FrontPoint:
         return self.costs["total_bits"]
 
     def __str__(self) -> str:
-        return _front_text.point_line(self)
+        return text.point_line(self)
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ class Front:
         FrontError when the front is empty or every point needs more bits; the sentence names the fewest.
         """
         if not len(self):
-            raise FrontError(f"Front: there is no point to pick. {_front_text.why_empty(self)}")
+            raise FrontError(f"Front: there is no point to pick. {text.why_empty(self)}")
         rows = np.arange(len(self)) if max_total_bits is None else np.flatnonzero(self.total_bits <= max_total_bits)
         if not rows.size:
             fewest = self.total_bits.argmin()
@@ -215,37 +214,39 @@ class Front:
         direction[0] = -1.0 if self.higher_is_better else 1.0
         return float(moocore.hypervolume(self._minimised, ref=reference * direction))
 
-    def bits_saved(self, other: Front) -> BitsSaved | None:
-        """The largest saving of total bits against `other`, usually the uniform widths, at no less accuracy.
+    def bits_saved(self, other: Front) -> tuple[BitsSaved, ...]:
+        """Total bits saved against points of `other`, usually the uniform widths, at no less accuracy.
 
-        Each point of `other` is compared with the cheapest point of this front that is at least as accurate. Points
-        of `other` that `other` itself beats are no baseline: leaving one for the next uniform width is no merit of a
-        search. None when nothing is saved. FrontError when the two fronts score in opposite directions.
+        Each point of `other` is compared with the cheapest point of this front that is at least as accurate; in the
+        order of `other`, where bits are saved. Points that do not meet this front's `min_accuracy`, or that `other`
+        itself beats, are no baseline: leaving one for the next uniform width is no merit of a search. FrontError when
+        the two fronts hold different metrics.
         """
         if other.higher_is_better != self.higher_is_better or other.metric_name != self.metric_name:
             raise FrontError(
                 f"Front.bits_saved: both fronts must hold the same metric in the same direction, got "
                 f"{self.metric_name!r} and {other.metric_name!r}. Compare fronts of one problem."
             )
-        best: tuple[float, int, int] | None = None
-        for row in np.flatnonzero(other._nondominated()):
-            matches = np.flatnonzero(self._meets(other.accuracy[row]))
-            for match in matches[self.total_bits[matches].argsort(kind="stable")[:1]]:
-                saved = float(other.total_bits[row] - self.total_bits[match])
-                if saved > 0 and (best is None or saved > best[0]):
-                    best = (saved, int(match), int(row))
-        if best is None:
+        baseline = other._nondominated() & other._meets(self.min_accuracy)
+        savings = (self._saving(other[int(row)]) for row in np.flatnonzero(baseline))
+        return tuple(saving for saving in savings if saving is not None)
+
+    def _saving(self, other_point: FrontPoint) -> BitsSaved | None:
+        matches = np.flatnonzero(self._meets(other_point.accuracy))
+        if not matches.size:
             return None
-        return BitsSaved(best[0], best[0] / float(other.total_bits[best[2]]), self[best[1]], other[best[2]])
+        point = self[int(matches[self.total_bits[matches].argmin()])]
+        saved = other_point.total_bits - point.total_bits
+        return BitsSaved(saved, saved / other_point.total_bits, point, other_point) if saved > 0 else None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this front as JSON, all or nothing; makes the folder of `path`, but not that folder's parents."""
-        _front_file.write_text(path, _front_file.to_json(self))
+        file.write_text(path, file.to_json(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Front:
         """The front that `save` wrote, equal to the last bit. FrontFileError when the file is no readable front."""
-        fields = _front_file.read_fields(path)
+        fields = file.read_fields(path)
         try:
             return cls(**fields)
         except FrontError as error:
@@ -253,14 +254,14 @@ class Front:
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """The front as CSV text, one line a point and one column for each point name; also written to `path`."""
-        text = _front_file.to_csv(self)
+        written = file.to_csv(self)
         if path is not None:
-            _front_file.write_text(path, text)
-        return text
+            file.write_text(path, written)
+        return written
 
     def table(self) -> str:
         """The front as an aligned text table, about 100 columns wide; "mean bits" is over quantizers that are on."""
-        return _front_text.to_table(self)
+        return text.to_table(self)
 
     def __str__(self) -> str:
         return self.table()

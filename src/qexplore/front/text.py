@@ -11,7 +11,7 @@ import numpy as np
 from qexplore._table import text_table
 
 if TYPE_CHECKING:
-    from qexplore.front import Front, FrontPoint
+    from qexplore.front.front import Front, FrontPoint
 
 _TABLE_WIDTH = 100
 _NAMED_WIDTHS = 8  # a line names the width of each point up to this many points

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qexplore.errors import FrontFileError
 
 if TYPE_CHECKING:
-    from qexplore.front import Front
+    from qexplore.front.front import Front
 
 _FORMAT = "qexplore-front"
 _VERSION = 1
