@@ -53,7 +53,6 @@ setup(
         "numpy>=1.24",  # as moocore asks
         "moocore>=0.1.7",  # as pymoo asks
         "scipy>=1.9",  # scipy.optimize.milp
-        "absl-py>=0.7",  # as pytorch-quantization asks; its logger is put back to rest after that import
         "matplotlib>=3.6",  # subplots(layout="constrained")
         "tqdm>=4.60",  # the progress bar
     ],
