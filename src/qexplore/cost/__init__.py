@@ -1,5 +1,5 @@
 """What a candidate costs."""
 
-from qexplore.cost.base import Candidates, Cost, TotalBits
+from qexplore.cost.base import Cost, TotalBits
 
-__all__ = ["Candidates", "Cost", "TotalBits"]
+__all__ = ["Cost", "TotalBits"]

@@ -7,10 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore.model import Candidates
 from qexplore.quant import OFF_BITS
-
-Candidates = NDArray[np.int64]
-"""Widths, shape ``[N, L]``; 0 where a quantizer is off."""
 
 
 class Cost(Protocol):

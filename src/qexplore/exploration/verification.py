@@ -33,8 +33,14 @@ def verify(problem: LayerwiseQuantizationProblem, archive: Archive, progress: bo
 
 
 def report_on(front: Front, reporter: DirectEvaluator) -> Front:
-    """``front`` with its accuracy on the report set; NaN where a point could not be measured there."""
-    evaluations = list(reporter.evaluate(front.num_bits))
+    """``front`` with its accuracy on the report set; NaN where a point could not be measured there.
+
+    An interrupt leaves the accuracy on the report set out.
+    """
+    try:
+        evaluations = list(reporter.evaluate(front.num_bits))
+    except KeyboardInterrupt:
+        return front
     nowhere = (math.nan, math.nan)
     return replace(
         front,

@@ -4,12 +4,13 @@ from qexplore.model.calibration import CalibrationReport, PointRange
 from qexplore.model.hooks import detach
 from qexplore.model.inputs import Loader, Placement, Unpack, call, unpack_batch
 from qexplore.model.observation import Plan, PlannedPoint
-from qexplore.model.points import QuantizationPoint
-from qexplore.model.quantized_model import NumBits, QuantizedActivationsModel, QuantizerView
+from qexplore.model.points import Candidates, NumBits, QuantizationPoint
+from qexplore.model.quantized_model import QuantizedActivationsModel, QuantizerView
 from qexplore.model.state import bit_sum, content_version, in_eval_mode
 
 __all__ = [
     "CalibrationReport",
+    "Candidates",
     "Loader",
     "NumBits",
     "Placement",

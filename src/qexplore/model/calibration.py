@@ -109,29 +109,53 @@ class RangeCollector:
                 f"point '{name}' must see finite values to be calibrated, got {what} in a tensor of shape "
                 f"{tuple(tensor.shape)}: look at the data and at the float network, or leave this point out"
             )
-        self._quantizers[name].calibrator.collect(tensor)
+        self._feed(name, tensor)
         self._lowest[name] = min(self._lowest[name], lowest)
         self._highest[name] = max(self._highest[name], highest)
+
+    def _feed(self, name: str, tensor: Tensor) -> None:
+        try:
+            self._quantizers[name].calibrator.collect(tensor)
+        except RuntimeError as error:
+            if "amax shape changed" not in str(error):
+                raise
+            raise CalibrationError(
+                f"point '{name}' must give tensors of one shape along the `axis` of its quantizer, got the shape "
+                f"{tuple(tensor.shape)} after others: calibrate it per tensor, or leave it out"
+            ) from error
 
     @property
     def names(self) -> set[str]:
         """Points that a tensor has passed."""
         return {name for name, lowest in self._lowest.items() if lowest != math.inf}
 
-    def load(self, num_batches: int, options: dict[str, Any]) -> CalibrationReport:
-        """Give the quantizers their sign and ``amax``; nothing changes when one of them cannot be computed."""
+    def compute(self, options: dict[str, Any]) -> dict[str, Tensor]:
+        """The range of every point that a tensor has passed; the quantizers are left as they are.
+
+        Raises:
+            CalibrationError: ``options`` do not suit the method, or a range is not finite.
+        """
         arguments = () if self.method == "max" else (self.method,)
-        quantizers = {name: self._quantizers[name] for name in self._quantizers if name in self.names}
-        try:
-            computed = {name: q.calibrator.compute_amax(*arguments, **options) for name, q in quantizers.items()}
-        except (TypeError, ValueError) as error:
-            raise CalibrationError(f"calibration by {self.method} with {options} failed: {error}") from error
-        for name, quantizer in quantizers.items():
+        computed = {}
+        for name in (name for name in self._quantizers if name in self.names):
+            try:
+                amax = self._quantizers[name].calibrator.compute_amax(*arguments, **options)
+            except (TypeError, ValueError) as error:
+                raise CalibrationError(f"calibration by {self.method} with {options} failed: {error}") from error
+            computed[name] = torch.as_tensor(amax)
+            if not bool(torch.isfinite(computed[name]).all()):
+                raise CalibrationError(f"calibration by {self.method} gave point '{name}' the range {amax}")
+        return computed
+
+    def load(self, computed: dict[str, Tensor], num_batches: int) -> CalibrationReport:
+        """Give the quantizers their sign and the ranges that `compute` found."""
+        for name, amax in computed.items():
+            quantizer = self._quantizers[name]
             quantizer.decide_sign(self._lowest[name])
             if not quantizer.has_fixed_amax:
-                quantizer.set_amax(computed[name])
+                quantizer.set_amax(amax)
             quantizer.calibrator.reset()
-        ranges = tuple(self._range(name, quantizer) for name, quantizer in quantizers.items())
+        ranges = tuple(self._range(name, self._quantizers[name]) for name in computed)
         return CalibrationReport(ranges, num_batches, self.method)
 
     def _range(self, name: str, quantizer: TensorQuantizer) -> PointRange:

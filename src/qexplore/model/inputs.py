@@ -40,12 +40,16 @@ class Placement:
         """``inputs`` on the device, floating tensors in the network's dtype."""
         return pytree.tree_map_only(Tensor, self._place, inputs)
 
+    def copy_inputs(self, inputs: Any) -> Any:
+        """Like `move_inputs`, but never the given tensors themselves: a network may change its input in place."""
+        return pytree.tree_map_only(Tensor, lambda tensor: self._place(tensor, copy=True), inputs)
+
     def move(self, tree: Any) -> Any:
         """``tree`` on the device, dtypes as they are."""
         return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), tree)
 
-    def _place(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+    def _place(self, tensor: Tensor, copy: bool = False) -> Tensor:
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None, copy=copy)
 
 
 def unpack_batch(batch: Any, unpack: Unpack | None = None) -> tuple[Any, Any]:

@@ -6,7 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 PointKind = Literal["input", "activation"]
+
+NumBits = NDArray[np.int64]
+"""Widths by point, shape ``[L]``; 0 where a quantizer is off."""
+
+Candidates = NDArray[np.int64]
+"""Vectors of widths, shape ``[N, L]``."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from qexplore._progress import Progress
@@ -19,13 +18,11 @@ from qexplore.model.calibration import CalibrationReport, RangeCollector
 from qexplore.model.hooks import Hooks, Listener, Outputs
 from qexplore.model.inputs import Loader, Placement, Unpack, call, unpack_batch
 from qexplore.model.observation import CallCounter, Plan, PlannedPoint, refuse_never_called
-from qexplore.model.points import QuantizationPoint, free_name
+from qexplore.model.points import NumBits, QuantizationPoint, free_name
 from qexplore.model.state import content_version, in_eval_mode
 from qexplore.model.wrapping import unwrap
 from qexplore.predicates import PredicateLike, as_predicate, select_modules
 from qexplore.quant import QuantDescriptor, TensorQuantizer, check_num_bits
-
-NumBits = NDArray[np.int64]
 
 _DEFAULT_NUM_BITS = 8
 
@@ -219,11 +216,12 @@ class QuantizedActivationsModel(nn.Module):
             One row per point: amax, extremes, sign, and whether the point is dead.
 
         Raises:
-            DataError: the loader is empty, or a batch cannot be unpacked.
+            DataError: the loader is empty, a batch cannot be unpacked, or ``num_batches`` is no positive int.
             CalibrationError: NaN or infinity at a point, or an unknown method.
             SelectionError: a selected module is never called, or gives no floating tensor.
         """
         self._attached()
+        _check_num_batches(num_batches)
         collector = RangeCollector(self.activation_fake_quantizers, method)
         seen, count = CallCounter(), 0
         bar = Progress(_length(loader, num_batches), description="calibrate", unit="batch", shown=progress)
@@ -236,8 +234,9 @@ class QuantizedActivationsModel(nn.Module):
                 bar.advance()
         if count == 0:
             raise DataError("the calibration loader must yield at least one batch, got none")
+        computed = collector.compute(method_options)
         self._note(seen, called=collector.names)
-        return collector.load(count, method_options)
+        return collector.load(computed, count)
 
     def describe(self, example_input: Any = None) -> Plan:
         """The plan: every point with its type, output shape, calls, width, sign and amax.
@@ -252,7 +251,8 @@ class QuantizedActivationsModel(nn.Module):
         self._attached()
         if example_input is not None:
             seen = CallCounter()
-            self._run_listening(example_input, seen)
+            with isolated(Placement.of(self.model).device):
+                self._run_listening(example_input, seen)
             self._note(seen, called=set(seen.calls))
         quantizers = self.activation_fake_quantizers
         planned = [
@@ -272,7 +272,7 @@ class QuantizedActivationsModel(nn.Module):
         hooks.listen(listener)
         try:
             with in_eval_mode(self), torch.no_grad():
-                call(self.model, Placement.of(self.model).move_inputs(inputs))
+                call(self.model, Placement.of(self.model).copy_inputs(inputs))
         finally:
             hooks.listen(None)
 
@@ -347,6 +347,13 @@ def _means_off(width: Any) -> bool:
     return width is None or (
         not isinstance(width, (bool, np.bool_)) and isinstance(width, (int, np.integer)) and width == 0
     )
+
+
+def _check_num_batches(num_batches: Any) -> None:
+    if num_batches is not None and (
+        isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 1
+    ):
+        raise DataError(f"`num_batches` must be a positive int or None, got {num_batches!r}")
 
 
 def _both(first: Listener, second: Listener) -> Listener:

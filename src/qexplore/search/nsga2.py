@@ -19,7 +19,7 @@ from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.problems.static import StaticProblem
 
 from qexplore._random import stream
-from qexplore.cost import Candidates
+from qexplore.model import Candidates
 from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.space import SearchSpace
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pymoo.core.problem import Problem
 
-from qexplore.cost import Candidates, TotalBits
+from qexplore.cost import TotalBits
 from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation
 from qexplore.front import Front
 from qexplore.metrics import as_metric, top1_accuracy
-from qexplore.model import Loader, QuantizedActivationsModel, Unpack
+from qexplore.model import Candidates, Loader, QuantizedActivationsModel, Unpack
 from qexplore.search.space import SearchSpace
 
 Objectives = NDArray[np.float64]
@@ -106,9 +106,14 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     def measure(self, candidates: Any) -> Iterator[Evaluation]:
         """Evaluations of ``candidates``, shape ``[N, L]``, one by one; from memory where there is one."""
         self._forget_if_changed()
-        for candidate in map(tuple, self._effective(self.space.decode(candidates)).tolist()):
-            if candidate not in self._memory:
-                self._memory.update((e.candidate, e) for e in self.evaluator.evaluate(np.array([candidate])))
+        wanted = [tuple(row) for row in self._effective(self.space.decode(candidates)).tolist()]
+        unknown = [candidate for candidate in dict.fromkeys(wanted) if candidate not in self._memory]
+        # One call for the whole population: an evaluator may share work between candidates.
+        answers = self.evaluator.evaluate(np.array(unknown, dtype=np.int64).reshape(-1, self.space.num_points))
+        for candidate in wanted:
+            while candidate not in self._memory:
+                answer = next(answers)
+                self._memory[answer.candidate] = answer
             yield self._memory[candidate]
 
     def front(self) -> Front:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qexplore.cost import Candidates
 from qexplore.errors import ProblemError
-from qexplore.model import QuantizedActivationsModel
+from qexplore.model import Candidates, QuantizedActivationsModel
 from qexplore.quant import MAX_NUM_BITS
 
 _LISTABLE = 200_000
