@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+_ROW = 1021
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -26,12 +27,12 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 def content_version(model: nn.Module) -> Hashable:
     """Changes whenever a parameter or buffer does, also through ``tensor.data``, which torch does not count.
 
-    Identity and torch's version counter catch replaced and in-place changed tensors; the sum of the raw bits, one pass
-    on the tensor's own device, catches the rest.
+    Identity and torch's version counter catch replaced and in-place changed tensors; a checksum of the raw bits, two
+    passes on the tensor's own device, catches the rest.
     """
     named = [*model.named_parameters(), *model.named_buffers()]
     return tuple(
-        (name, tensor.data_ptr(), _version(tensor), tuple(tensor.shape), bit_sum(tensor)) for name, tensor in named
+        (name, tensor.data_ptr(), _version(tensor), tuple(tensor.shape), _checksum(tensor)) for name, tensor in named
     )
 
 
@@ -39,11 +40,24 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def _checksum(tensor: Tensor) -> int:
+    """Depends on where an element stands: sums of rows and of columns, each weighed by its place."""
+    bits = _raw_bits(tensor)
+    rows = -(-bits.numel() // _ROW)
+    padded = torch.nn.functional.pad(bits, (0, rows * _ROW - bits.numel())).view(rows, _ROW)
+    sums = (padded.sum(dim=axis, dtype=torch.int64) for axis in (0, 1))
+    return sum(int((line * torch.arange(1, len(line) + 1, device=line.device)).sum()) for line in sums)
+
+
 def bit_sum(tensor: Tensor) -> int:
-    """Sum of the elements' raw bits as integers: equal for equal content in any order, found on its device."""
-    if tensor.numel() == 0 or tensor.is_meta:
-        return 0
+    """Sum of the elements' raw bits as integers: equal for equal content in any order, and found on its device."""
+    return int(_raw_bits(tensor).sum(dtype=torch.int64))
+
+
+def _raw_bits(tensor: Tensor) -> Tensor:
+    """The elements as a flat tensor of integers; empty where they cannot be read."""
     plain = tensor.detach().contiguous()
-    as_integers = _BITS.get(plain.element_size())
     plain = torch.view_as_real(plain) if plain.is_complex() else plain
-    return int(plain.view(as_integers).sum(dtype=torch.int64)) if as_integers else 0
+    if tensor.is_meta or plain.element_size() not in _BITS:
+        return torch.empty(0, dtype=torch.int8)
+    return plain.flatten().view(_BITS[plain.element_size()])
