@@ -12,7 +12,8 @@ class Progress:
     """A progress bar on stderr; shows nothing when ``shown`` is False, or None and stderr is no terminal."""
 
     def __init__(self, total: int | None, *, description: str, unit: str, shown: bool | None) -> None:
-        hidden = not (sys.stderr.isatty() if shown is None else shown)
+        # A process without a console has no stderr at all.
+        hidden = sys.stderr is None or not (sys.stderr.isatty() if shown is None else shown)
         self._bar: Any = tqdm(total=total, desc=description, unit=unit, disable=hidden, dynamic_ncols=True, leave=False)
 
     def advance(self, steps: float = 1, **figures: object) -> None:

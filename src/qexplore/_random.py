@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,8 +37,43 @@ def isolated(device: torch.device, seed: int = 0) -> Iterator[None]:
             np.random.seed(seed)  # noqa: NPY002
             torch.default_generator.manual_seed(seed)
             if devices:
-                torch.cuda.manual_seed_all(seed)
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def drawn_apart(items: Iterable[Any], seed: int = 0) -> Iterator[Any]:
+    """``items``, taken one by one under a seed and a random state of their own (of the CPU).
+
+    What is drawn between two items neither changes nor feels what taking them draws, such as a loader's order.
+    """
+    iterator: Iterator[Any] | None = None
+    state: Any = None
+    while True:
+        with isolated(_CPU, seed):
+            if iterator is None:
+                iterator = iter(items)
+            else:
+                _set_cpu_state(state)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            state = _cpu_state()
+        yield item
+
+
+_CPU = torch.device("cpu")
+
+
+def _cpu_state() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+
+
+def _set_cpu_state(state: tuple[Any, Any, torch.Tensor]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])  # noqa: NPY002
+    torch.set_rng_state(state[2])

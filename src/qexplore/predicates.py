@@ -71,13 +71,14 @@ def as_predicate(predicate: PredicateLike) -> Predicate:
     """Take a `Predicate` as it is and a plain function of one module as a predicate that ignores the name.
 
     Raises:
-        SelectionError: ``predicate`` is neither; a bare module class is the usual slip.
+        SelectionError: ``predicate`` is neither; a bare module class is the usual slip, a module another.
     """
     if isinstance(predicate, Predicate):
         return predicate
-    if isinstance(predicate, type) or not callable(predicate):
+    if isinstance(predicate, (type, nn.Module)) or not callable(predicate):
         shown = predicate.__name__ if isinstance(predicate, type) else repr(predicate)
-        hint = f": use predicates.by_type({shown})" if isinstance(predicate, type) else ""
+        kind = type(predicate).__name__ if isinstance(predicate, nn.Module) else shown
+        hint = f": use predicates.by_type({kind})" if isinstance(predicate, (type, nn.Module)) else ""
         raise SelectionError(f"a predicate must be a Predicate or a function of one module, got {shown}{hint}")
     return Predicate(lambda name, module: bool(predicate(module)), getattr(predicate, "__name__", repr(predicate)))
 

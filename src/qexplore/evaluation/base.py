@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from qexplore.cost import Candidates
 from qexplore.metrics import Scores
+from qexplore.model import Candidates
 
 State = Literal["complete", "stopped", "failed"]
 

@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from qexplore._random import isolated
+from qexplore._random import drawn_apart, isolated
 from qexplore.errors import DataError
 from qexplore.model import Loader, Placement, Unpack, bit_sum, unpack_batch
 
@@ -66,12 +67,14 @@ class EvaluationSet:
         require_iterable(self._loader)
         size = 0
         with isolated(_CPU):
-            for batch in self._loader:
+            for batch in drawn_apart(self._loader):
                 self._sums.append(_sums(batch))
-                size += sum(tensor.nbytes for tensor in pytree.tree_leaves(batch) if isinstance(tensor, Tensor))
-                if self._held is not None and size <= limit:
-                    self._held.append(self._place(batch))
-                else:
+                if self._held is None:
+                    continue
+                placed = self._place(batch)
+                size += sum(leaf.nbytes for leaf in pytree.tree_leaves(placed) if isinstance(leaf, Tensor))
+                self._held.append(placed)
+                if size > limit:
                     self._held = None
         if not self._sums:
             raise DataError(_EMPTY)
@@ -99,9 +102,9 @@ class EvaluationSet:
         return iter(self._held) if self._held is not None else self._stream()
 
     def _stream(self) -> Iterator[tuple[Any, Any]]:
-        # The caller seeds as the first pass did, so that a shuffled loader keeps its order.
         count = 0
-        for batch in self._loader:
+        # Seeded as in the first pass, so that a shuffled loader keeps its order, also under a network that draws.
+        for batch in drawn_apart(self._loader):
             if count >= len(self._sums) or _sums(batch) != self._sums[count]:
                 raise DataError(_CHANGED)
             count += 1
@@ -125,8 +128,6 @@ def require_same_samples(loader: Loader, expected: tuple[int, ...] | None = None
         DataError: it gives other samples, or none.
     """
     first = _samples(loader, seed=0) if expected is None else expected
-    if not first:
-        raise DataError(_EMPTY)
     if _samples(loader, seed=1) != first:
         raise DataError(_CHANGED)
 
@@ -142,14 +143,23 @@ def require_iterable(loader: object) -> None:
 
 
 def _samples(loader: Loader, seed: int) -> tuple[int, ...]:
-    with isolated(_CPU, seed):
-        return total([_sums(batch) for batch in loader])
+    sums = [_sums(batch) for batch in drawn_apart(loader, seed)]
+    if not sums:
+        raise DataError(_EMPTY if seed == 0 else _CHANGED)
+    return total(sums)
 
 
 def _sums(batch: Any) -> tuple[int, ...]:
-    tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
     # Elements are counted too: a dropped sample of zeros leaves the sum of bits as it was.
-    return tuple(number for tensor in tensors for number in (tensor.numel(), bit_sum(tensor)))
+    return tuple(number for leaf in pytree.tree_leaves(batch) for number in _size_and_sum(leaf))
+
+
+def _size_and_sum(leaf: Any) -> tuple[int, ...]:
+    if isinstance(leaf, Tensor):
+        return leaf.numel(), bit_sum(leaf)
+    if isinstance(leaf, np.ndarray) and not leaf.dtype.hasobject:
+        return leaf.size, int(np.ascontiguousarray(leaf).view(np.uint8).sum(dtype=np.int64))
+    return ()
 
 
 def total(sums: list[tuple[int, ...]]) -> tuple[int, ...]:

@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from qexplore._random import isolated
-from qexplore.cost import Candidates
 from qexplore.errors import DataError, EvaluationError, MetricError, QExploreError
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
 from qexplore.evaluation.interval import confidence_interval
 from qexplore.metrics import Metric, Scores, WholeSetMetric
-from qexplore.model import Loader, Placement, QuantizedActivationsModel, Unpack, call, in_eval_mode
+from qexplore.model import Candidates, Loader, Placement, QuantizedActivationsModel, Unpack, call, in_eval_mode
 
 
 class DirectEvaluator:
@@ -54,7 +53,7 @@ class DirectEvaluator:
         self._loader = loader
         self._metric = metric
         self._placement = Placement.of(model.model)
-        self._copies_inputs = True  # until a pass has shown that the network leaves its inputs alone
+        self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
         self._data: EvaluationSet | None = None
         if isinstance(metric, Metric):
             self._data = EvaluationSet(loader, self._placement, unpack=unpack, hold_bytes=hold_bytes)
@@ -80,6 +79,7 @@ class DirectEvaluator:
             QExploreError: it cannot be measured; the original error is the cause.
         """
         off = tuple(0 for _ in self._model.points)
+        self._changes_inputs = None  # told by this pass alone: a quantized input is a copy already
         try:
             return self._measure(off)
         except QExploreError:
@@ -124,15 +124,18 @@ class DirectEvaluator:
         assert self._data is not None
         parts, changed = [], False
         for inputs, target in self._data:
-            given = pytree.tree_map_only(Tensor, torch.clone, inputs) if self._copies_inputs else inputs
+            given = inputs if self._changes_inputs is False else pytree.tree_map_only(Tensor, torch.clone, inputs)
             before = _versions(given)
             output = call(self._model, given)
             changed = changed or before != _versions(given)
             parts.append(_checked_scores(metric(output, target), metric.name, (inputs, target)))
-        self._copies_inputs = changed
+        if self._changes_inputs is None:
+            self._changes_inputs = changed
         scores: Scores = torch.cat(parts).cpu().numpy()
-        if np.isnan(scores).any():
-            raise MetricError(f"the metric '{metric.name}' gave NaN for {int(np.isnan(scores).sum())} samples")
+        if not np.isfinite(scores).all():
+            what = "NaN" if np.isnan(scores).any() else "infinity"
+            count = int((~np.isfinite(scores)).sum())
+            raise MetricError(f"the metric '{metric.name}' gave {what} for {count} of {len(scores)} samples")
         return scores
 
 
@@ -147,8 +150,10 @@ def _check_whole_set_loader(loader: Loader) -> None:
     require_same_samples(loader)
 
 
-def _versions(inputs: Any) -> list[int]:
-    return [leaf._version for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+def _versions(inputs: Any) -> list[object]:
+    """One mark per tensor that moves when it is written into; inference tensors keep no count and always move."""
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    return [object() if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _checked_scores(scores: Any, name: str, batch: Any) -> Tensor:

@@ -15,7 +15,8 @@ def confidence_interval(scores: Scores, metric: Metric) -> tuple[float, float] |
     """95 % interval of ``metric`` for a population that ``scores``, shape ``[num_samples]``, are a random sample of.
 
     Scores that are all 0 or 1 get Wilson's score interval (Wilson 1927, "Probable inference, the law of succession, and
-    statistical inference"), others Student's t interval of the mean. None with fewer than two samples.
+    statistical inference"), others Student's t interval of the mean. None with fewer than two samples, and where
+    ``metric.of_mean`` has no value at a limit: ``exp`` of a large one, the root of a negative one.
     """
     if len(scores) < 2:
         return None
@@ -29,4 +30,7 @@ def confidence_interval(scores: Scores, metric: Metric) -> tuple[float, float] |
         error = float(np.std(scores, ddof=1, dtype=np.float64)) / math.sqrt(len(scores))
         reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1)) * error
         low, high = mean - reach, mean + reach
-    return float(metric.of_mean(float(low))), float(metric.of_mean(float(high)))
+    try:
+        return float(metric.of_mean(float(low))), float(metric.of_mean(float(high)))
+    except (OverflowError, ValueError):
+        return None

@@ -111,7 +111,7 @@ def _check_arguments(
             raise ProblemError(f"`{name}` must be an int of at least {least}, got {value!r}")
     if algorithm not in ALGORITHMS:
         raise ProblemError(f"`algorithm` must be one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
-    if not isinstance(callbacks, Iterable) or not all(map(callable, callbacks)):
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise ProblemError(f"`callbacks` must be a sequence of functions of a Snapshot, got {callbacks!r}")
 
 
@@ -145,7 +145,6 @@ class _Run:
         """Run to the end and say what ended it."""
         try:
             self._measure_uniform()
-            self.reference_point = self._reference()
             self._search(population_size, seed)
         except KeyboardInterrupt:
             return "interrupt"
@@ -162,12 +161,21 @@ class _Run:
         """The uniform widths: the beginning of NSGA-II's first population, beside the search of the plain recipe."""
         widths = self._problem.space.uniform()
         within = widths if self._algorithm == "nsga2-plain" else widths[: self._max_evaluations]
-        for evaluation in self._problem.measure(within):
-            self._uniform.append(evaluation)
+        try:
+            for evaluation in self._problem.measure(within):
+                self._uniform.append(evaluation)
+        except KeyboardInterrupt:
+            # NSGA-II would have begun with these; the plain recipe does not know them.
+            for evaluation in self._uniform if self._algorithm != "nsga2-plain" else ():
+                self._take(evaluation)
+            raise
+        finally:
+            self.reference_point = self._reference()
 
     def _reference(self) -> tuple[float, float]:
         problem = self._problem
         scores = [evaluation.score for evaluation in self._uniform if evaluation.is_complete]
+        scores = scores or [problem.float_accuracy]  # no uniform width could be measured
         worst = min(scores) if problem.metric.higher_is_better else max(scores)
         accuracy = worst if problem.min_accuracy is None else problem.min_accuracy
         return accuracy, float(problem.cost.cost(problem.space.widest)[0])
@@ -188,14 +196,17 @@ class _Run:
 
     def _measure(self, generation: Generation, bar: Progress) -> None:
         for evaluation in self._problem.measure(generation.candidates):
-            self.num_evaluations += 1
-            if not evaluation.is_complete:
-                self.failures.append(evaluation)
-            grew = self.archive.add(evaluation)
+            grew = self._take(evaluation)
             hypervolume = self.archive.hypervolume(self.reference_point)
             bar.advance(front=len(self.archive.members), hypervolume=f"{hypervolume:.4g}")
             if grew:
                 self._note(generation.index)
+
+    def _take(self, evaluation: Evaluation) -> bool:
+        self.num_evaluations += 1
+        if not evaluation.is_complete:
+            self.failures.append(evaluation)
+        return self.archive.add(evaluation)
 
     def _note(self, generation: int) -> None:
         snapshot = Snapshot(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,7 @@ def _name_of(function: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def _check_range(name: str, limits: tuple[float, float]) -> None:
-    low, high = limits
-    if math.isnan(low) or math.isnan(high) or not low < high:
+def _check_range(name: str, limits: Any) -> None:
+    # A comparison with NaN is False.
+    if not (isinstance(limits, Sequence) and len(limits) == 2 and limits[0] < limits[1]):
         raise MetricError(f"`range` of the metric '{name}' must be (low, high) with low < high, got {limits}")

@@ -39,6 +39,14 @@ def _logits(output: Any) -> Tensor:
     )
 
 
+def _shaped(output: Any, least: int, metric: str, form: str) -> Tensor:
+    """The logits in ``output``, which need ``least`` axes."""
+    logits = _logits(output)
+    if logits.dim() < least:
+        raise MetricError(f"{metric} needs outputs of shape {form}, got {tuple(logits.shape)}")
+    return logits
+
+
 def _check_target(target: Any, shape: tuple[int, ...], metric: str) -> Tensor:
     if isinstance(target, Tensor) and tuple(target.shape) == shape and not target.is_floating_point():
         return target
@@ -74,8 +82,8 @@ top1_accuracy = Metric(lambda output, target: _hits(output, target, 1), "accurac
 """1 for a sample whose largest output is its class, else 0. Output ``[B, C]``, target ``[B]``."""
 
 
-def _class_scores(output: Any, target: Any, ignored: int, dim: int, metric: str) -> Tensor:
-    logits = _logits(output)
+def _class_scores(output: Any, target: Any, ignored: int, dim: int, metric: str, form: str) -> Tensor:
+    logits = _shaped(output, 3, metric, form)
     shape = tuple(size for axis, size in enumerate(logits.shape) if axis != dim % logits.dim())
     target = _check_target(target, shape, metric)
     counted = (target != ignored).flatten(1)
@@ -86,7 +94,7 @@ def _class_scores(output: Any, target: Any, ignored: int, dim: int, metric: str)
 
 
 token_accuracy = Metric(
-    lambda output, target: _class_scores(output, target, IGNORED_TOKEN, -1, "token accuracy"),
+    lambda output, target: _class_scores(output, target, IGNORED_TOKEN, -1, "token accuracy", "[B, T, C]"),
     "token accuracy",
     range=(0.0, 1.0),
 )
@@ -96,7 +104,7 @@ The target of position ``t`` stands at ``t``: shift next-token targets in the lo
 """
 
 pixel_accuracy = Metric(
-    lambda output, target: _class_scores(output, target, IGNORED_PIXEL, 1, "pixel accuracy"),
+    lambda output, target: _class_scores(output, target, IGNORED_PIXEL, 1, "pixel accuracy", "[B, C, H, W]"),
     "pixel accuracy",
     range=(0.0, 1.0),
 )
@@ -104,15 +112,14 @@ pixel_accuracy = Metric(
 
 
 def _negative_log_likelihood(output: Any, target: Any) -> Tensor:
-    logits = _logits(output)
+    logits = _shaped(output, 2, "negative log-likelihood", "[B, C] or [B, T, C]")
     target = _check_target(target, tuple(logits.shape[:-1]), "negative log-likelihood")
     flat = F.cross_entropy(
         logits.flatten(0, -2).float(), target.flatten().long(), reduction="none", ignore_index=IGNORED_TOKEN
     )
     losses: Tensor = flat.view(logits.shape[0], -1).sum(dim=1)
     counted = (target != IGNORED_TOKEN).reshape(logits.shape[0], -1).sum(dim=1)
-    scores: Tensor = losses / counted.clamp(min=1)
-    return scores
+    return _nan_where_undefined(losses / counted.clamp(min=1), logits)
 
 
 negative_log_likelihood = Metric(
@@ -130,7 +137,7 @@ perplexity = Metric(
 
 
 def _squared_error(output: Any, target: Any) -> Tensor:
-    output = _logits(output)
+    output = _shaped(output, 1, "squared error", "[B, ...]")
     if not isinstance(target, Tensor) or target.shape != output.shape:
         got = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
         raise MetricError(f"squared error needs a target of the output's shape {tuple(output.shape)}, got {got}")

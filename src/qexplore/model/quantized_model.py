@@ -314,7 +314,7 @@ class QuantizedActivationsModel(nn.Module):
     def version(self) -> Hashable:
         """Changes whenever weights, ranges, signs or hand-made switches do; widths set by `num_bits` do not count."""
         switches = tuple(
-            (name, q.disabled, q.unsigned, bool(q.narrow_range), bool(q.fake_quant))
+            (name, q.disabled, q.stages, q.unsigned, bool(q.narrow_range), bool(q.fake_quant))
             for name, q in self.activation_fake_quantizers.items()
         )
         return switches, content_version(self)

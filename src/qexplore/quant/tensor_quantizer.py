@@ -72,6 +72,8 @@ if TYPE_CHECKING:  # upstream is untyped: this is the one typed door to it
         _unsigned: bool
         _disabled: bool
         _learn_amax: bool
+        _if_quant: bool
+        _if_clip: bool
         _calibrator: Any
         fake_quant: bool
         narrow_range: bool
@@ -113,6 +115,7 @@ class TensorQuantizer(_Upstream):
 
     Raises:
         NumBitsError: a width that the sign does not allow.
+        CalibrationError: an ``amax`` in ``quant_desc`` that is negative or not finite.
     """
 
     def __init__(
@@ -126,12 +129,14 @@ class TensorQuantizer(_Upstream):
     ) -> None:
         quant_desc = QuantDescriptor() if quant_desc is None else quant_desc
         super().__init__(quant_desc, disabled, **stages)
-        if unsigned not in (None, True, False, "auto"):
+        if not (unsigned is None or isinstance(unsigned, bool) or unsigned == "auto"):
             raise NumBitsError(f'`unsigned` must be True, False or "auto", got {unsigned!r}')
         self.name = name or quant_desc.name or "quantizer"
         self.has_fixed_amax = quant_desc.amax is not None
+        if self.has_fixed_amax:
+            self.set_amax(quant_desc.amax)  # checks the range
         self._auto_sign = unsigned == "auto" and not quant_desc.unsigned
-        self._unsigned = unsigned is True or quant_desc.unsigned
+        self._unsigned = unsigned if isinstance(unsigned, bool) else bool(quant_desc.unsigned)
         self._switched_off = False
         self._num_negative = 0
         self.num_bits = self._num_bits  # checks the width
@@ -195,6 +200,11 @@ class TensorQuantizer(_Upstream):
         return self._disabled
 
     @property
+    def stages(self) -> tuple[bool, bool]:
+        """Which of upstream's stages are on: quantize, clip."""
+        return self._if_quant, self._if_clip
+
+    @property
     def is_active(self) -> bool:
         """Whether tensors are quantized at all."""
         return not (self._disabled or self._switched_off)
@@ -222,13 +232,13 @@ class TensorQuantizer(_Upstream):
         """Set the range and give ``_amax`` its shape, in place where the shape stays.
 
         Raises:
-            CalibrationError: not a number or tensor of finite, non-negative numbers.
+            CalibrationError: not a number, or not a tensor of finite, non-negative numbers with at least one in it.
         """
         try:
             amax = torch.as_tensor(value, dtype=torch.float32).detach()
         except (TypeError, ValueError, RuntimeError) as error:
             raise CalibrationError(f"`amax` of point '{self.name}' must be a number, got {value!r}") from error
-        if not (bool(torch.isfinite(amax).all()) and bool((amax >= 0).all())):
+        if amax.numel() == 0 or not bool((torch.isfinite(amax) & (amax >= 0)).all()):
             raise CalibrationError(f"`amax` of point '{self.name}' must be finite and not negative, got {value!r}")
         present = self.amax
         if present is not None and present.shape == amax.shape:

@@ -107,14 +107,16 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         """Evaluations of ``candidates``, shape ``[N, L]``, one by one; from memory where there is one."""
         self._forget_if_changed()
         wanted = [tuple(row) for row in self._effective(self.space.decode(candidates)).tolist()]
-        unknown = [candidate for candidate in dict.fromkeys(wanted) if candidate not in self._memory]
+        # What is known now stays known to this call: a callback between two answers may make the problem forget.
+        known = {candidate: self._memory[candidate] for candidate in wanted if candidate in self._memory}
+        unknown = [candidate for candidate in dict.fromkeys(wanted) if candidate not in known]
         # One call for the whole population: an evaluator may share work between candidates.
         answers = self.evaluator.evaluate(np.array(unknown, dtype=np.int64).reshape(-1, self.space.num_points))
         for candidate in wanted:
-            while candidate not in self._memory:
+            while candidate not in known:
                 answer = next(answers)
-                self._memory[answer.candidate] = answer
-            yield self._memory[candidate]
+                known[answer.candidate] = self._memory[answer.candidate] = answer
+            yield known[candidate]
 
     def front(self) -> Front:
         """The front of everything that was measured so far, for searches that qexplore does not run itself."""

@@ -1,0 +1,248 @@
+"""What every evaluator promises, shown for each of them. A new one is one line in EVALUATORS."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from networks import TRAINABLE, batches, digits, trained, wrapping
+from problems import Watched, correct, raising, random_state, search_loader, state_of, tiny_model, tiny_network
+from torch import nn
+
+import qexplore as qx
+from qexplore.metrics import as_metric
+
+EVALUATORS = {
+    "direct": qx.DirectEvaluator,
+}
+
+EVERY = list(itertools.product(range(2, 5), repeat=3))
+SOME = [(2, 3, 4), (4, 4, 4), (2, 2, 2), (0, 3, 0), (8, 8, 8), (16, 2, 5)]
+
+
+@pytest.fixture(params=EVALUATORS.values(), ids=EVALUATORS)
+def build(request):
+    """``build(model, loader, metric, **options)``, defaults being the tiny model on the search split."""
+
+    def make(model=None, loader=None, metric=qx.top1_accuracy, **options):
+        return request.param(
+            model or tiny_model(), search_loader() if loader is None else loader, as_metric(metric), **options
+        )
+
+    return make
+
+
+def numbers(evaluations):
+    """All that is measured of each, times apart."""
+    return [
+        (e.candidate, e.state, e.score, None if e.scores is None else e.scores.tobytes(), e.interval, e.num_samples)
+        for e in evaluations
+    ]
+
+
+class Noisy(nn.Module):
+    """Draws random numbers in eval mode, like a network whose dropout is always on."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny_network()
+
+    def forward(self, x):
+        return self.inner(x + 0.3 * torch.randn_like(x))
+
+
+class ChangesItsInput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny_network()
+
+    def forward(self, x):
+        return self.inner(x.mul_(0.9))
+
+
+class TestEvaluator:
+    def test_answers_every_candidate_once_and_in_order(self, build):
+        evaluations = list(build().evaluate(np.array(SOME)))
+        assert [evaluation.candidate for evaluation in evaluations] == SOME
+        assert all(evaluation.state == "complete" and evaluation.is_complete for evaluation in evaluations)
+        assert all(type(width) is int for evaluation in evaluations for width in evaluation.candidate)
+
+    def test_integer_counts_equal_a_hand_written_loop(self, build):
+        model = tiny_model()
+        for evaluation in build(model).evaluate(np.array(EVERY)):
+            assert evaluation.num_samples == len(evaluation.scores) == 400
+            assert evaluation.scores.sum() == correct(model, evaluation.candidate)
+            assert evaluation.score == correct(model, evaluation.candidate) / 400
+
+    @pytest.mark.parametrize("name", TRAINABLE)
+    def test_integer_counts_equal_a_hand_written_loop_on_real_networks(self, build, name):
+        model = qx.QuantizedActivationsModel(trained(name), **wrapping(name))
+        model.calibrate(batches(digits().calibration))
+        rng = np.random.default_rng(0)
+        # Widths from 4 up: fewer make a softmax or an LSTM no more than noise.
+        candidates = rng.integers(4, 9, size=(3, len(model.points)))
+        loader = batches(digits().search, 400)
+        for evaluation in build(model, loader).evaluate(candidates):
+            assert round(evaluation.score * 400) == correct(model, evaluation.candidate), evaluation.reason
+
+    def test_a_candidates_score_does_not_depend_on_what_else_is_in_the_call(self, build):
+        evaluator = build()
+        together = numbers(evaluator.evaluate(np.array(SOME)))
+        alone = [numbers(evaluator.evaluate(np.array([candidate])))[0] for candidate in SOME]
+        backwards = numbers(evaluator.evaluate(np.array(SOME[::-1])))[::-1]
+        assert together == alone == backwards
+
+    def test_two_evaluators_agree_on_every_bit(self, build):
+        assert numbers(build().evaluate(np.array(EVERY))) == numbers(build().evaluate(np.array(EVERY)))
+
+    def test_duplicates_are_answered_each_time(self, build):
+        first, other, second = numbers(build().evaluate(np.array([(2, 2, 2), (3, 3, 3), (2, 2, 2)])))
+        assert first == second != other
+
+    def test_no_candidates_give_no_answers(self, build):
+        assert list(build().evaluate(np.empty((0, 3), dtype=np.int64))) == []
+
+    def test_answers_come_one_by_one(self, build):
+        evaluations = build().evaluate(np.array(EVERY))
+        assert next(evaluations).candidate == EVERY[0]
+        evaluations.close()
+
+    def test_a_score_that_must_be_beaten_never_changes_a_complete_answer(self, build):
+        evaluator = build()
+        for must_beat in (-1.0, 0.8, 2.0):
+            limited = list(evaluator.evaluate(np.array(SOME), must_beat=[must_beat] * len(SOME)))
+            assert [evaluation.candidate for evaluation in limited] == SOME
+            for evaluation, full in zip(limited, evaluator.evaluate(np.array(SOME)), strict=True):
+                assert evaluation.is_complete or full.score <= must_beat
+                assert not evaluation.is_complete or evaluation.score == full.score
+
+    def test_the_model_comes_back_as_it_was(self, build):
+        network = tiny_network()
+        network.relu1.register_forward_hook(lambda module, args, output: None)
+        model = tiny_model(network)
+        model.num_bits = [5, 0, 7]
+        model.activation_fake_quantizers["relu2"].disable()
+        model.train()
+        network.fc2.eval()
+        before, drawn = state_of(model), random_state()
+        list(build(model).evaluate(np.array(SOME)))
+        assert state_of(model) == before
+        assert random_state() == drawn
+        assert model.num_bits.tolist() == [5, 0, 0]
+
+    @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+    @pytest.mark.parametrize("call", [3, 4], ids=["first batch", "second batch"])
+    def test_the_model_comes_back_as_it_was_after_an_error_in_the_middle(self, build, error, call):
+        model = tiny_model().train()
+        model.num_bits = [5, 6, 7]
+        metric = Watched(at=[call], do=raising(error))
+        evaluator = build(model, search_loader(200), metric)
+        before, drawn = state_of(model), random_state()
+        if isinstance(error, Exception):
+            assert next(evaluator.evaluate(np.array(SOME))).state == "failed"
+        else:
+            with pytest.raises(type(error)):
+                list(evaluator.evaluate(np.array(SOME)))
+        assert state_of(model) == before
+        assert random_state() == drawn
+
+    def test_an_evaluator_that_is_left_half_way_leaves_no_trace(self, build):
+        model = tiny_model()
+        before, drawn = state_of(model), random_state()
+        evaluations = build(model).evaluate(np.array(EVERY))
+        next(evaluations)
+        assert state_of(model) == before
+        assert random_state() == drawn
+
+    def test_a_quantizer_disabled_by_hand_stays_off(self, build):
+        model = tiny_model()
+        model.activation_fake_quantizers["relu1"].disable()
+        first, second = build(model).evaluate(np.array([(3, 2, 3), (3, 8, 3)]))
+        assert first.score == second.score == correct(model, (3, 0, 3)) / 400
+
+    def test_nan_makes_a_candidate_failed_with_its_reason_and_the_next_are_fine(self, build):
+        def spoil(scores):
+            return scores.index_fill(0, torch.tensor([7]), torch.nan)
+
+        expected = numbers(build().evaluate(np.array(SOME)))
+        first, *others = build(metric=Watched(at=[2], do=spoil)).evaluate(np.array(SOME))
+        assert (first.candidate, first.state, first.is_complete) == (SOME[0], "failed", False)
+        assert "NaN" in first.reason
+        assert math.isnan(first.score)
+        assert first.scores is None and first.interval is None
+        assert numbers(others) == expected[1:]
+
+    def test_a_nan_in_the_network_is_no_wrong_answer(self, build):
+        class Overflows(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = tiny_network()
+
+            def forward(self, x):
+                # Coarse inputs have few levels: NaN comes from the network, and for some widths only.
+                logits = self.inner(x)
+                return logits if len(x.unique()) > 4 else logits * torch.nan
+
+        states = [e.state for e in build(tiny_model(Overflows())).evaluate(np.array([(8, 8, 8), (1, 8, 8), (4, 8, 8)]))]
+        assert states == ["complete", "failed", "complete"]
+
+    @pytest.mark.parametrize("error", [KeyError("gone"), torch.OutOfMemoryError("too big"), AssertionError("broken")])
+    def test_an_exception_makes_a_candidate_failed_with_its_reason_and_the_next_are_fine(self, build, error):
+        expected = numbers(build().evaluate(np.array(SOME)))
+        evaluations = list(build(metric=Watched(at=[3], do=raising(error))).evaluate(np.array(SOME)))
+        assert evaluations[1].state == "failed"
+        assert evaluations[1].reason.startswith(type(error).__name__)
+        assert str(error) in evaluations[1].reason
+        assert numbers(evaluations[:1] + evaluations[2:]) == expected[:1] + expected[2:]
+
+    @pytest.mark.parametrize("widths", [(1, 3, 3), (3, 17, 3), (-1, 3, 3)])
+    def test_widths_that_no_quantizer_has_make_a_candidate_failed(self, build, widths):
+        model = tiny_model(unsigned=False)
+        failed, fine = build(model).evaluate(np.array([widths, (3, 3, 3)]))
+        assert (failed.state, fine.state) == ("failed", "complete")
+        assert "NumBitsError" in failed.reason
+
+    @pytest.mark.parametrize("hold_bytes", [None, 0], ids=["held", "streamed"])
+    def test_a_network_with_noise_answers_the_same(self, build, hold_bytes):
+        torch.manual_seed(1)
+        evaluator = build(tiny_model(Noisy()), search_loader(100), hold_bytes=hold_bytes)
+        first = numbers(evaluator.evaluate(np.array(SOME)))
+        torch.rand(5)
+        assert numbers(evaluator.evaluate(np.array(SOME[::-1])))[::-1] == first
+        torch.manual_seed(2)
+        assert numbers(build(tiny_model(Noisy()), search_loader(100)).evaluate(np.array(SOME))) == first
+
+    def test_a_network_that_changes_its_input_does_not_spoil_the_evaluation_set(self, build):
+        loader = search_loader(100)
+        before = [x.clone() for x, _ in loader]
+        model = tiny_model(ChangesItsInput())
+        evaluator = build(model, loader)
+        # With its input quantized the network changes a copy; with that quantizer off, the batch itself.
+        candidates = np.array([(8, 3, 3), (0, 3, 3), (8, 3, 3), (0, 3, 3), (0, 0, 0)])
+        evaluations = list(evaluator.evaluate(candidates))
+        for (x, _), unchanged in zip(loader, before, strict=True):
+            assert torch.equal(x, unchanged)
+        assert numbers(evaluations[:2]) == numbers(evaluations[2:4])
+        assert [e.score for e in evaluations] == [correct(model, c) / 400 for c in candidates.tolist()]
+
+    def test_tensors_made_in_inference_mode_are_data_like_any_other(self, build):
+        expected = numbers(build().evaluate(np.array(SOME)))
+        with torch.inference_mode():
+            loader = [(x * 1, y * 1) for x, y in search_loader()]
+        assert numbers(build(loader=loader).evaluate(np.array(SOME))) == expected
+        with torch.inference_mode():
+            assert numbers(build().evaluate(np.array(SOME))) == expected
+
+    def test_the_fingerprint_changes_with_all_that_a_score_depends_on(self, build):
+        model = tiny_model()
+        evaluator = build(model)
+        first = evaluator.fingerprint
+        assert build(model).fingerprint == first
+        list(evaluator.evaluate(np.array(SOME)))
+        model.num_bits = [3, 3, 3]
+        assert evaluator.fingerprint == first
+        assert build(model, batches(digits().report)).fingerprint != first
+        assert build(model, metric=qx.topk_accuracy(3)).fingerprint != first
+        model.model.fc1.weight.data[0, 0] += 1
+        assert evaluator.fingerprint != first

@@ -1,0 +1,76 @@
+"""The interval of a score, against formulas written out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from networks import digits
+from problems import tiny_model
+
+import qexplore as qx
+from qexplore.evaluation.interval import confidence_interval
+
+Z = 1.959963984540054  # of the normal distribution at 97.5 %
+T = {1: 12.706204736432095, 4: 2.7764451051977987, 99: 1.9842169515086827}  # of Student's, by degrees of freedom
+
+
+def wilson(hits, number):
+    share, weight = hits / number, Z**2 / number
+    middle = (share + weight / 2) / (1 + weight)
+    reach = Z / (1 + weight) * math.sqrt(share * (1 - share) / number + weight / (4 * number))
+    return middle - reach, middle + reach
+
+
+@pytest.mark.parametrize(("hits", "number"), [(0, 10), (1, 10), (9, 10), (10, 10), (1, 2), (372, 400), (9_999, 10_000)])
+def test_hits_get_wilsons_interval(hits, number):
+    scores = np.array([1.0] * hits + [0.0] * (number - hits), dtype=np.float32)
+    np.testing.assert_allclose(
+        confidence_interval(scores, qx.top1_accuracy), wilson(hits, number), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("number", [2, 5, 100])
+def test_other_scores_get_students_interval_of_the_mean(number):
+    scores = np.random.default_rng(0).gamma(2.0, size=number).astype(np.float32)
+    values = scores.astype(float).tolist()
+    mean = math.fsum(values) / number
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (number - 1))
+    reach = T[number - 1] * deviation / math.sqrt(number)
+    metric = qx.Metric(lambda output, target: output, "loss", higher_is_better=False)
+    np.testing.assert_allclose(confidence_interval(scores, metric), (mean - reach, mean + reach), rtol=1e-9)
+
+
+def test_the_interval_is_in_the_metrics_own_units():
+    scores = np.array([1.0, 2.0, 3.0, 4.0, 5.0], dtype=np.float32)
+    reach = T[4] * math.sqrt(2.5) / math.sqrt(5)
+    low, high = confidence_interval(scores, qx.perplexity)
+    assert (low, high) == pytest.approx((math.exp(3 - reach), math.exp(3 + reach)))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_fewer_than_two_samples_have_no_interval(number):
+    assert confidence_interval(np.ones(number, dtype=np.float32), qx.top1_accuracy) is None
+
+
+def test_equal_scores_have_an_interval_without_width():
+    assert confidence_interval(np.full(5, 0.25, dtype=np.float32), qx.token_accuracy) == (0.25, 0.25)
+
+
+def test_a_limit_beyond_all_numbers_is_no_reason_to_fail():
+    losses = iter([torch.tensor([1.0, 120.0]), torch.tensor([1.0, 120.0])])
+    metric = qx.Metric(lambda output, target: next(losses), "perplexity", False, (1.0, math.inf), math.exp)
+    evaluator = qx.DirectEvaluator(tiny_model(), [(digits().search.x[:2], digits().search.y[:2])], metric)
+    (evaluation,) = evaluator.evaluate(np.array([(8, 8, 8)]))
+    assert evaluation.score == pytest.approx(math.exp(60.5))
+    assert evaluation.interval is None
+    root = qx.Metric(lambda output, target: output, "root of the squared error", of_mean=math.sqrt)
+    assert confidence_interval(np.array([0.0, 9.0], dtype=np.float32), root) is None
+
+
+def test_an_evaluation_carries_the_interval_of_its_scores():
+    evaluator = qx.DirectEvaluator(tiny_model(), [digits().search], qx.top1_accuracy)
+    (evaluation,) = evaluator.evaluate(np.array([(3, 3, 3)]))
+    np.testing.assert_allclose(evaluation.interval, wilson(int(evaluation.scores.sum()), 400), rtol=1e-9)
+    low, high = evaluation.interval
+    assert low < evaluation.score < high
