@@ -17,9 +17,9 @@ def digits_network() -> nn.Module:
             nn.ReLU(),
         ]
 
-    layers = [*block(1, 16), *block(16, 16), nn.MaxPool2d(2)]
-    layers += [*block(16, 32), *block(32, 32), nn.MaxPool2d(2), *block(32, 64)]
-    layers += [nn.Flatten(), nn.Linear(64 * 2 * 2, 64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 10)]
+    layers = [*block(1, 8), *block(8, 8), nn.MaxPool2d(2)]
+    layers += [*block(8, 16), *block(16, 16), nn.MaxPool2d(2), *block(16, 32)]
+    layers += [nn.Flatten(), nn.Linear(32 * 2 * 2, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 10)]
 
     counts: dict[str, int] = {}
     named = OrderedDict()

@@ -286,7 +286,7 @@ def explore(
     point = exploration.front.knee()
     model.num_bits = point.num_bits
     print(
-        f"\nThe front's knee, {point.total_bits} bits in total, has on the report set the accuracy "
+        f"\nThe front's knee, {point.total_bits:.0f} bits in total, has on the report set the accuracy "
         f"{accuracy(model, splits.report, arguments.device):.4f}"
     )
     print("\nWritten:", *files.values(), sep="\n  ")

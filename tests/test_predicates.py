@@ -180,3 +180,12 @@ def test_module_under_two_names_is_selected_once_under_the_first() -> None:
 def test_selection_gives_the_modules_themselves() -> None:
     net = network()
     assert select_modules(net, by_type(nn.Linear)) == {"2": net[2]}
+
+
+def test_function_of_name_and_module_is_refused_with_the_way_out() -> None:
+    with pytest.raises(SelectionError, match="must take one module.*Predicate\\(function, 'description'\\)"):
+        as_predicate(lambda name, module: True)
+
+
+def test_built_in_function_without_a_signature_is_taken() -> None:
+    assert selected(callable) == selected(predicates.everything)

@@ -21,7 +21,7 @@ import recipe  # noqa: E402
 
 
 def main() -> None:
-    options = recipe.parser(__doc__.splitlines()[0], evaluations=400, max_drop=0.2)
+    options = recipe.parser(__doc__.splitlines()[0], evaluations=400, max_drop=0.1)
     recipe.training_options(options, FOLDER)
     arguments = recipe.finish_options(options.parse_args(), FOLDER)
 

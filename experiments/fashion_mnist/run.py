@@ -47,8 +47,9 @@ def data_folder(given: Path | None) -> Path:
         torchvision.datasets.FashionMNIST(str(DOWNLOADED), download=True)
     except (RuntimeError, OSError) as error:
         recipe.stop(
-            f"No Fashion-MNIST in {DEBIAN} nor in {downloaded}, and its download failed ({str(error).splitlines()[0]}). "
-            f"Install Debian's package dataset-fashion-mnist, or name a folder with its four files: --data DIR."
+            f"No Fashion-MNIST in {DEBIAN} nor in {downloaded}, and its download failed "
+            f"({str(error).splitlines()[0]}). Install Debian's package dataset-fashion-mnist, or name a folder with "
+            "its four files: --data DIR."
         )
     return downloaded
 

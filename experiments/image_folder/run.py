@@ -36,7 +36,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def image_folder(folder: Path, image_size: int) -> ImageFolder:
-    """The images below `folder`, one subfolder a class, resized, cropped and normalised as torchvision's models expect."""
+    """The images below `folder`, one subfolder a class, prepared as torchvision's classifiers expect."""
     preparation = transforms.Compose(
         [
             transforms.Resize(image_size),
@@ -114,8 +114,8 @@ def run(arguments: argparse.Namespace) -> None:
     sizes = [arguments.calibration_size, arguments.search_size]
     if sum(sizes) >= len(images):
         recipe.stop(
-            f"{len(images)} images in {arguments.data} cannot be split into {sizes[0]} to calibrate, {sizes[1]} to search "
-            "and some to report: add images, or choose smaller sizes with --calibration-size and --search-size."
+            f"{len(images)} images in {arguments.data} cannot be split into {sizes[0]} to calibrate, {sizes[1]} to "
+            "search and some to report: add images, or choose smaller sizes with --calibration-size and --search-size."
         )
     labels = torch.tensor(images.targets)
     calibration, search, report = (

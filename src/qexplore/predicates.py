@@ -15,6 +15,7 @@ Predicates combine with ``&``, ``|`` and ``~``. A plain function of one module i
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -71,7 +72,8 @@ def as_predicate(predicate: PredicateLike) -> Predicate:
     """Take a `Predicate` as it is and a plain function of one module as a predicate that ignores the name.
 
     Raises:
-        SelectionError: ``predicate`` is neither; a bare module class is the usual slip, a module another.
+        SelectionError: ``predicate`` is neither, or takes more than one argument; a bare module class is the usual slip,
+            a module another.
     """
     if isinstance(predicate, Predicate):
         return predicate
@@ -80,7 +82,20 @@ def as_predicate(predicate: PredicateLike) -> Predicate:
         kind = type(predicate).__name__ if isinstance(predicate, nn.Module) else shown
         hint = f": use predicates.by_type({kind})" if isinstance(predicate, (type, nn.Module)) else ""
         raise SelectionError(f"a predicate must be a Predicate or a function of one module, got {shown}{hint}")
+    _require_one_argument(predicate)
     return Predicate(lambda name, module: bool(predicate(module)), getattr(predicate, "__name__", repr(predicate)))
+
+
+def _require_one_argument(function: PredicateLike) -> None:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        raise SelectionError(
+            f"a function used as a predicate must take one module, got {function!r} ({error}): for one of name and "
+            "module write Predicate(function, 'description')"
+        ) from error
+    except ValueError:
+        return  # a built-in function that does not tell its signature
 
 
 def by_type(*types: type[nn.Module]) -> Predicate:

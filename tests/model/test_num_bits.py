@@ -178,3 +178,11 @@ class TestFirstWidth:
         model = self.wrap(quant_desc=described, unsigned=False)
         for quantizer in model.activation_fake_quantizers.values():
             assert (quantizer.narrow_range, quantizer.axis, quantizer._scale_amax) == (True, 1, 0.5)
+
+
+def test_torch_tensor_of_widths_is_taken() -> None:
+    model = QuantizedActivationsModel(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), predicates.leaves)
+
+    model.num_bits = torch.tensor([3, 0, 5])
+
+    assert model.num_bits.tolist() == [3, 0, 5]

@@ -361,3 +361,11 @@ class TestKeeping:
         assert original.amax is not None
         assert (float(original.amax), original.num_bits, original.unsigned) == (1.5, 1, True)
         assert original.is_active
+
+
+def test_state_dict_with_an_impossible_width_is_refused() -> None:
+    saved = TensorQuantizer().state_dict()
+    saved["num_bits"] = torch.tensor(40)
+
+    with pytest.raises(NumBitsError, match="got 40"):
+        TensorQuantizer().load_state_dict(saved)

@@ -78,7 +78,7 @@ def explore(
         )
         stopped_by = run.search(population_size, seed)
         front, num_verifications = verify(problem, run.archive, progress)
-        if reporter is not None:
+        if reporter is not None and front.verified:  # whoever interrupted the verification wants no more of it
             front = report_on(front, reporter)
     return Exploration(
         front=front,

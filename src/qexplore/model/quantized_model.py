@@ -163,6 +163,7 @@ class QuantizedActivationsModel(nn.Module):
 
     def _checked_widths(self, value: Sequence[int | None] | NumBits) -> list[int]:
         quantizers = self.activation_fake_quantizers
+        value = value.tolist() if isinstance(value, torch.Tensor) else value
         if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
             raise NumBitsError(f"`num_bits` must be a vector of {len(quantizers)} widths, got {value!r}")
         if len(value) != len(quantizers):

@@ -320,7 +320,7 @@ class TensorQuantizer(_Upstream):
             self._unsigned = bool(unsigned)
         if num_bits is not None:
             self._switched_off = int(num_bits) == 0
-            self._num_bits = max(self._num_bits, self.min_num_bits) if self._switched_off else int(num_bits)
+            self.num_bits = max(self._num_bits, self.min_num_bits) if self._switched_off else int(num_bits)
         if "_amax" in own:
             self._make_room_for_amax(own["_amax"])
         # Upstream's own loading moves amax to a GPU whether there is one or not, so it is passed over.

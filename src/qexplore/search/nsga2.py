@@ -27,7 +27,7 @@ ALGORITHMS = ("nsga2", "nsga2-plain")
 """``"nsga2"`` starts with every uniform width and never proposes a candidate twice; ``"nsga2-plain"`` is pymoo's own
 from a random start."""
 
-_IDLE_GENERATIONS = 100
+_IDLE_GENERATIONS = 20
 """Plain NSGA-II proposes candidates again; after so many generations of nothing new it is taken to be at its end."""
 
 Seen = dict[tuple[int, ...], None]
