@@ -91,11 +91,11 @@ def prepare_smoke(arguments: argparse.Namespace, folder: Path) -> None:
     write_digits(arguments.data, arguments.image_size)
     images = image_folder(arguments.data, arguments.image_size)
     order = recipe.stratified_order(torch.tensor(images.targets), arguments.seed)
-    pixels, labels = zip(*(images[index] for index in order[:300].tolist()), strict=True)
+    pixels, labels = zip(*(images[index] for index in order[:200].tolist()), strict=True)
     network = classifier(arguments.model, len(images.classes))
     data = TensorDataset(torch.stack(pixels), torch.tensor(labels))
     torch.manual_seed(arguments.seed)
-    recipe.train(network, data, epochs=4, learning_rate=0.003, batch_size=50, flip=False, shift=0,
+    recipe.train(network, data, epochs=3, learning_rate=0.003, batch_size=50, flip=False, shift=0,
                  loss=nn.functional.cross_entropy, device=arguments.device)  # fmt: skip
     arguments.weights = folder / "weights.pt"
     recipe.save_weights(network, arguments.weights)

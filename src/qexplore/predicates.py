@@ -72,8 +72,8 @@ def as_predicate(predicate: PredicateLike) -> Predicate:
     """Take a `Predicate` as it is and a plain function of one module as a predicate that ignores the name.
 
     Raises:
-        SelectionError: ``predicate`` is neither, or takes more than one argument; a bare module class is the usual slip,
-            a module another.
+        SelectionError: ``predicate`` is neither, or takes more than one argument; a bare module class is the usual
+            slip, a module another.
     """
     if isinstance(predicate, Predicate):
         return predicate
