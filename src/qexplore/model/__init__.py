@@ -5,7 +5,8 @@ from qexplore.model.hooks import detach
 from qexplore.model.inputs import Loader, Placement, Unpack, call, unpack_batch
 from qexplore.model.observation import Plan, PlannedPoint
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint
-from qexplore.model.quantized_model import QuantizedActivationsModel, QuantizerView
+from qexplore.model.quantized_model import QuantizedActivationsModel
+from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.state import bit_sum, content_version, in_eval_mode
 
 __all__ = [

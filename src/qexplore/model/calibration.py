@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qexplore._table import text_table
-from qexplore.errors import CalibrationError
+from qexplore.errors import CalibrationError, DataError
 from qexplore.quant import TensorQuantizer
 
 DEAD_AMAX = 2.0**-24
@@ -173,3 +173,22 @@ def _checked_method(quantizers: Mapping[str, TensorQuantizer], method: str | Non
         return method or known[0]
     hint = "" if histograms else '; others need quant_desc=QuantDescriptor(calib_method="histogram")'
     raise CalibrationError(f"`method` must be one of {', '.join(known)}, got {method!r}{hint}")
+
+
+def check_num_batches(num_batches: object) -> None:
+    """Raise unless ``num_batches`` says how many batches to take.
+
+    Raises:
+        DataError: it is neither None nor a positive int.
+    """
+    is_int = isinstance(num_batches, int) and not isinstance(num_batches, bool)
+    if num_batches is not None and not (is_int and num_batches >= 1):  # type: ignore[operator]
+        raise DataError(f"`num_batches` must be a positive int or None, got {num_batches!r}")
+
+
+def length(loader: Any, limit: int | None) -> int | None:
+    """How many batches there will be, where the loader tells."""
+    try:
+        return len(loader) if limit is None else min(limit, len(loader))
+    except TypeError:
+        return limit

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qexplore._table import text_table
 from qexplore.errors import SelectionError
+from qexplore.model.hooks import Listener
 from qexplore.model.points import QuantizationPoint
 
 
@@ -24,6 +25,16 @@ class CallCounter:
         if tensors:
             self.shapes.setdefault(name, tuple(tensors[0].shape))
             self.calls[name] += 1
+
+
+def both(first: Listener, second: Listener) -> Listener:
+    """A listener that tells two others."""
+
+    def listen(name: str, tensors: list[Tensor]) -> None:
+        first(name, tensors)
+        second(name, tensors)
+
+    return listen
 
 
 def refuse_never_called(never_called: list[str], network: nn.Module) -> None:

@@ -13,45 +13,18 @@ from torch import nn
 
 from qexplore._progress import Progress
 from qexplore._random import isolated
-from qexplore.errors import CalibrationError, DataError, ModelError, NumBitsError
-from qexplore.model.calibration import CalibrationReport, RangeCollector
+from qexplore.errors import CalibrationError, DataError, ModelError
+from qexplore.model.calibration import CalibrationReport, RangeCollector, check_num_batches, length
 from qexplore.model.hooks import Hooks, Listener, Outputs
 from qexplore.model.inputs import Loader, Placement, Unpack, call, unpack_batch
-from qexplore.model.observation import CallCounter, Plan, PlannedPoint, refuse_never_called
+from qexplore.model.observation import CallCounter, Plan, PlannedPoint, both, refuse_never_called
 from qexplore.model.points import NumBits, QuantizationPoint, free_name
+from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.state import content_version, in_eval_mode
+from qexplore.model.widths import DEFAULT_NUM_BITS, checked_num_bits, initial_num_bits
 from qexplore.model.wrapping import unwrap
 from qexplore.predicates import PredicateLike, as_predicate, select_modules
-from qexplore.quant import QuantDescriptor, TensorQuantizer, check_num_bits
-
-_DEFAULT_NUM_BITS = 8
-
-
-class QuantizerView(Mapping[str, TensorQuantizer]):
-    """Quantizers by point name, in the order of ``num_bits``.
-
-    A view, because the quantizers are registered submodules, whose keys cannot hold the dots of qualified names.
-    """
-
-    def __init__(self, keys: Mapping[str, str], modules: nn.ModuleDict) -> None:
-        self._keys = keys
-        self._modules = modules
-
-    def __getitem__(self, name: str) -> TensorQuantizer:
-        if name not in self._keys:
-            raise KeyError(f"there is no quantization point {name!r}; there are: {', '.join(self._keys)}")
-        quantizer = self._modules[self._keys[name]]
-        assert isinstance(quantizer, TensorQuantizer)
-        return quantizer
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __repr__(self) -> str:
-        return "{" + ", ".join(f"{name!r}: {quantizer}" for name, quantizer in self.items()) + "}"
+from qexplore.quant import QuantDescriptor, TensorQuantizer
 
 
 class QuantizedActivationsModel(nn.Module):
@@ -85,7 +58,7 @@ class QuantizedActivationsModel(nn.Module):
         predicate: PredicateLike,
         *,
         unsigned: Any = "auto",
-        init_num_bits: int = _DEFAULT_NUM_BITS,
+        init_num_bits: int = DEFAULT_NUM_BITS,
         quant_desc: Any = None,
         quantize_input: bool = True,
         outputs: Outputs = "tensor",
@@ -99,10 +72,10 @@ class QuantizedActivationsModel(nn.Module):
         self._input_name = free_name("input", selected)
         modules = {name or free_name("output", selected): module for name, module in selected.items()}
         names = [self._input_name, *modules] if quantize_input else list(modules)
-        width = _initial_width(init_num_bits, quant_desc)
+        width = initial_num_bits(init_num_bits, quant_desc)
         # Everything that can fail happens before the first hook is on.
         built = {name: _build_quantizer(name, quant_desc, unsigned, width) for name in names}
-        self._keys = {name: _module_key(name) for name in names}
+        self._keys = {name: module_key(name) for name in names}
         self._observed: CallCounter | None = None
         self._hooks: Hooks | None = Hooks()
         self.quantizers = nn.ModuleDict({self._keys[name]: quantizer for name, quantizer in built.items()})
@@ -154,35 +127,22 @@ class QuantizedActivationsModel(nn.Module):
 
     @num_bits.setter
     def num_bits(self, value: Sequence[int | None] | NumBits) -> None:
-        for quantizer, width in zip(self.activation_fake_quantizers.values(), self._checked_widths(value), strict=True):
+        quantizers = self.activation_fake_quantizers
+        for quantizer, width in zip(quantizers.values(), checked_num_bits(value, quantizers), strict=True):
             if width:
                 quantizer.enable()
                 quantizer.num_bits = width
             else:
                 quantizer.switched_off = True
 
-    def _checked_widths(self, value: Sequence[int | None] | NumBits) -> list[int]:
-        quantizers = self.activation_fake_quantizers
-        value = value.tolist() if isinstance(value, torch.Tensor) else value
-        if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
-            raise NumBitsError(f"`num_bits` must be a vector of {len(quantizers)} widths, got {value!r}")
-        if len(value) != len(quantizers):
-            raise NumBitsError(
-                f"`num_bits` must have one width for each of the {len(quantizers)} points ({', '.join(quantizers)}), "
-                f"got {len(value)}"
-            )
-        return [
-            0 if _means_off(width) else check_num_bits(width, unsigned=quantizer.unsigned, owner=f"point '{name}'")
-            for (name, quantizer), width in zip(quantizers.items(), value, strict=True)
-        ]
-
     @contextmanager
     def using(self, num_bits: Sequence[int | None] | NumBits) -> Iterator[None]:
         """Set widths for a block and bring the old ones back. Quantizers disabled by hand stay disabled."""
-        quantizers = list(self.activation_fake_quantizers.values())
-        before = [(quantizer, quantizer.num_bits, quantizer.switched_off) for quantizer in quantizers]
+        quantizers = self.activation_fake_quantizers
+        widths = checked_num_bits(num_bits, quantizers)
+        before = [(quantizer, quantizer.num_bits, quantizer.switched_off) for quantizer in quantizers.values()]
         try:
-            for quantizer, width in zip(quantizers, self._checked_widths(num_bits), strict=True):
+            for quantizer, width in zip(quantizers.values(), widths, strict=True):
                 quantizer.switched_off = width == 0
                 quantizer.num_bits = width or quantizer.num_bits
             yield
@@ -222,15 +182,15 @@ class QuantizedActivationsModel(nn.Module):
             SelectionError: a selected module is never called, or gives no floating tensor.
         """
         self._attached()
-        _check_num_batches(num_batches)
+        check_num_batches(num_batches)
         collector = RangeCollector(self.activation_fake_quantizers, method)
         seen, count = CallCounter(), 0
-        bar = Progress(_length(loader, num_batches), description="calibrate", unit="batch", shown=progress)
+        bar = Progress(length(loader, num_batches), description="calibrate", unit="batch", shown=progress)
         with bar, isolated(Placement.of(self.model).device):
             for batch in islice(loader, num_batches):
                 inputs = unpack_batch(batch, unpack)[0]
                 # Shapes and calls are those of one forward, the first.
-                self._run_listening(inputs, collector if count else _both(collector, seen))
+                self._run_listening(inputs, collector if count else both(collector, seen))
                 count += 1
                 bar.advance()
         if count == 0:
@@ -321,55 +281,10 @@ class QuantizedActivationsModel(nn.Module):
         return switches, content_version(self)
 
 
-def _initial_width(init_num_bits: int, quant_desc: Any) -> int:
-    described = _DEFAULT_NUM_BITS if quant_desc is None else quant_desc.num_bits
-    if described in (_DEFAULT_NUM_BITS, init_num_bits):
-        return init_num_bits
-    if init_num_bits != _DEFAULT_NUM_BITS:
-        raise NumBitsError(
-            f"`init_num_bits` ({init_num_bits}) and the width of quant_desc ({described}) contradict each other: "
-            "leave one of them alone"
-        )
-    return int(described)
-
-
 def _build_quantizer(name: str, quant_desc: Any, unsigned: Any, width: int) -> TensorQuantizer:
     quantizer = TensorQuantizer(QuantDescriptor() if quant_desc is None else quant_desc, unsigned=unsigned, name=name)
     quantizer.num_bits = width
     return quantizer
-
-
-def _module_key(name: str) -> str:
-    # The leading slash keeps clear of ModuleDict's own attributes: attention layers like to be called "keys".
-    return "/" + name.replace(".", "/")
-
-
-def _means_off(width: Any) -> bool:
-    return width is None or (
-        not isinstance(width, (bool, np.bool_)) and isinstance(width, (int, np.integer)) and width == 0
-    )
-
-
-def _check_num_batches(num_batches: Any) -> None:
-    if num_batches is not None and (
-        isinstance(num_batches, bool) or not isinstance(num_batches, int) or num_batches < 1
-    ):
-        raise DataError(f"`num_batches` must be a positive int or None, got {num_batches!r}")
-
-
-def _both(first: Listener, second: Listener) -> Listener:
-    def listen(name: str, tensors: list[torch.Tensor]) -> None:
-        first(name, tensors)
-        second(name, tensors)
-
-    return listen
-
-
-def _length(loader: Any, limit: int | None) -> int | None:
-    try:
-        return len(loader) if limit is None else min(limit, len(loader))
-    except TypeError:
-        return limit
 
 
 def _drop_absent_input(model: QuantizedActivationsModel, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
