@@ -84,11 +84,13 @@ def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
     title = f"{record.metric_name} against total bits"
     savings = ", ".join(saving.text for saving in record.savings)
     _set_titles(
-        axes, title, f"Bits fewer at no less {record.metric_name}, uniform widths: {savings}" if savings else ""
+        axes, title, f"Bits saved at no less {record.metric_name}, uniform widths: {savings}" if savings else ""
     )
     axes.grid(alpha=0.3)
     # Below the axes, where no point can ever lie under it.
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False)
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 
@@ -172,7 +174,7 @@ def _set_titles(axes: Axes, title: str, subtitle: str) -> None:
             xycoords="axes fraction",
             xytext=(0, 10),
             textcoords="offset points",
-            fontsize=13,
+            fontsize=12,
             parse_math=False,
         )
 

@@ -18,7 +18,7 @@ Interval = tuple[float, float]
 # Uniform widths that score worse than the rest of the picture by more than this share of its height are left out: one
 # at chance level, 10 % beside a front from 88 to 93 %, would press everything else into a line.
 _UNIFORM_REACH = 0.75
-_MOST_SAVINGS = 4  # what one line above the picture holds
+_MOST_SAVINGS = 3  # what one line above the picture holds
 _MARGIN = 0.06  # of the height of the picture, above and below what is in it
 
 
@@ -71,7 +71,7 @@ class UniformRecord:
 
 @dataclass(frozen=True)
 class SavingRecord:
-    """Bits saved at no less accuracy: "17 (57 %) than 6 bit", and (total bits, accuracy) of the two points compared."""
+    """Bits saved at no less accuracy: "17 (57%) against 6 bit", and (total bits, accuracy) of the two points compared."""
 
     text: str
     uniform: tuple[float, float]
@@ -249,7 +249,7 @@ def _savings(front: Front, uniform: Front) -> tuple[SavingRecord, ...]:
     widest_first = sorted(front.bits_saved(uniform), key=lambda saving: -saving.other_point.total_bits)
     return tuple(
         SavingRecord(
-            text=f"{cost_text(saving.saved)} ({saving.share:.0%}) than {_uniform_label(saving.other_point.num_bits)}",
+            text=f"{cost_text(saving.saved)} ({saving.share:.0%}) against {_uniform_label(saving.other_point.num_bits)}",
             uniform=(saving.other_point.total_bits, saving.other_point.accuracy),
             front=(saving.point.total_bits, saving.point.accuracy),
         )

@@ -1,0 +1,175 @@
+"""Fronts on disk and as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from qexplore.errors import FrontError, FrontFileError
+from qexplore.front import Front
+
+ASSETS = Path(__file__).parent / "assets"
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def a_front(points=3, **fields):
+    num_bits = np.array([[4] * points, [5] * points])
+    known = {
+        "num_bits": num_bits,
+        "accuracy": [0.91, 0.95],
+        "costs": num_bits.sum(axis=1, keepdims=True),
+        "point_names": tuple(f"layer{index}" for index in range(points)),
+        "interval": [(0.9, 0.92), (0.94, 0.96)],
+        "report_accuracy": [0.9, np.nan],
+        "min_accuracy": 0.9,
+        "float_accuracy": 0.96,
+        "verified": True,
+    }
+    return Front(**known | fields)
+
+
+def assert_same(one, other):
+    for name in one.__dataclass_fields__:
+        first, second = getattr(one, name), getattr(other, name)
+        if isinstance(first, np.ndarray):
+            np.testing.assert_array_equal(first, second, strict=True)
+        else:
+            assert first == second, name
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(arrays(float, 4, elements=FINITE), st.one_of(st.none(), FINITE), st.booleans())
+def test_saved_front_loads_equal_to_the_last_bit(tmp_path_factory, numbers, float_accuracy, verified):
+    front = a_front(
+        accuracy=numbers[:2], costs=numbers[2:, None], cost_names=("energy",), interval=None,
+        float_accuracy=float_accuracy, verified=verified,
+    )  # fmt: skip
+    file = tmp_path_factory.mktemp("front") / "front.json"
+
+    front.save(file)
+
+    assert_same(front, Front.load(file))
+
+
+def test_empty_front_is_saved_too(tmp_path):
+    empty = Front(num_bits=np.zeros((0, 2), int), accuracy=[], costs=np.zeros((0, 1)), point_names=("a", "b"))
+
+    empty.save(tmp_path / "front.json")
+
+    assert_same(empty, Front.load(tmp_path / "front.json"))
+
+
+def test_front_written_by_the_first_version_loads():
+    front = Front.load(ASSETS / "front-v1.json")
+
+    assert front.total_bits.tolist() == [12.0, 15.0]
+    assert front.verified
+    assert np.isnan(front.report_accuracy[1])
+
+
+def test_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "front.json"
+    a_front().save(file)
+    before = file.read_bytes()
+
+    def refuse(*paths):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        a_front(points=4).save(file)
+
+    assert file.read_bytes() == before
+    assert os.listdir(tmp_path) == ["front.json"]
+
+
+def changed(**fields):
+    content = json.loads((ASSETS / "front-v1.json").read_text())
+    return json.dumps({name: value for name, value in (content | fields).items() if value != "DROPPED"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not JSON",
+        "[1, 2]",
+        '{"format": "recipe"}',
+        changed(version=99),
+        changed(accuracy="DROPPED"),
+        changed(accuracy=[0.9]),
+        changed(accuracy=["high", "low"]),
+        changed(num_bits=[[4, 4], [5]]),
+        changed(num_bits=None),
+    ],
+)
+def test_file_that_holds_no_front_is_refused_by_its_name(text, tmp_path):
+    file = tmp_path / "broken.json"
+    file.write_text(text)
+
+    with pytest.raises(FrontFileError, match=r"broken\.json"):
+        Front.load(file)
+
+
+def test_newer_version_says_so(tmp_path):
+    (tmp_path / "new.json").write_text(changed(version=99))
+
+    with pytest.raises(FrontFileError, match="99"):
+        Front.load(tmp_path / "new.json")
+
+
+def test_missing_file_is_the_usual_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Front.load(tmp_path / "nowhere.json")
+
+
+def test_csv_holds_the_numbers(tmp_path):
+    front = a_front()
+    text = front.to_csv(tmp_path / "front.csv")
+
+    rows = list(csv.DictReader(io.StringIO(text)))
+
+    assert (tmp_path / "front.csv").read_text() == text
+    assert [float(row["accuracy"]) for row in rows] == front.accuracy.tolist()
+    assert [float(row["total_bits"]) for row in rows] == front.total_bits.tolist()
+    assert [[int(row[name]) for name in front.point_names] for row in rows] == front.num_bits.tolist()
+
+
+@pytest.mark.parametrize("points", [1, 8, 30, 120])
+def test_table_keeps_to_its_width(points):
+    table = str(a_front(points))
+
+    assert "verified" in table
+    assert "float 0.9600" in table
+    assert max(map(len, table.splitlines())) <= 110
+    assert len(table.splitlines()) == 5
+
+
+def test_table_shows_what_is_off_and_which_way_is_better():
+    front = a_front(num_bits=[[0, 4, 4], [5, 5, 5]], metric_name="perplexity", higher_is_better=False)
+
+    assert "off" in str(front)
+    assert "perplexity (lower is better)" in str(front)
+
+
+def test_table_of_an_empty_front_says_why():
+    front = a_front(min_accuracy=0.9)
+    empty = Front.from_candidates(
+        num_bits=front.num_bits, accuracy=[0.1, 0.2], costs=front.costs, point_names=front.point_names, min_accuracy=0.9
+    )
+
+    assert "no evaluated candidate has accuracy of at least 0.9000" in str(empty)
+
+
+def test_total_bits_are_asked_for_only_where_they_are():
+    with pytest.raises(FrontError, match="must hold 'total_bits'"):
+        _ = a_front(cost_names=("energy",)).total_bits
