@@ -71,7 +71,7 @@ class UniformRecord:
 
 @dataclass(frozen=True)
 class SavingRecord:
-    """Bits saved at no less accuracy: "17 (57%) against 6 bit", and (total bits, accuracy) of the two points compared."""
+    """Bits saved at no less accuracy, as "17 (57%) against 6 bit", and (total bits, accuracy) of both points."""
 
     text: str
     uniform: tuple[float, float]
@@ -249,9 +249,9 @@ def _savings(front: Front, uniform: Front) -> tuple[SavingRecord, ...]:
     widest_first = sorted(front.bits_saved(uniform), key=lambda saving: -saving.other_point.total_bits)
     return tuple(
         SavingRecord(
-            text=f"{cost_text(saving.saved)} ({saving.share:.0%}) against {_uniform_label(saving.other_point.num_bits)}",
-            uniform=(saving.other_point.total_bits, saving.other_point.accuracy),
-            front=(saving.point.total_bits, saving.point.accuracy),
+            text=f"{cost_text(one.saved)} ({one.share:.0%}) against {_uniform_label(one.other_point.num_bits)}",
+            uniform=(one.other_point.total_bits, one.other_point.accuracy),
+            front=(one.point.total_bits, one.point.accuracy),
         )
-        for saving in widest_first[:_MOST_SAVINGS]
+        for one in widest_first[:_MOST_SAVINGS]
     )
