@@ -63,7 +63,8 @@ def finish_options(arguments: argparse.Namespace, folder: Path) -> argparse.Name
     if arguments.evaluations is None:
         arguments.evaluations = SMOKE_EVALUATIONS if arguments.smoke else arguments.full_evaluations
     if arguments.output is None:
-        arguments.output = folder / ("results-smoke" if arguments.smoke else "results")
+        # Results of another network, or of the real run, are not written over.
+        arguments.output = folder / "results" / getattr(arguments, "network", "") / ("smoke" if arguments.smoke else "")
     return arguments
 
 
@@ -71,6 +72,11 @@ def stop(sentence: str) -> NoReturn:
     """End the program with exit code 2 and a sentence that says what to do."""
     print(sentence, file=sys.stderr)
     raise SystemExit(2)
+
+
+def shown(path: Path) -> Path:
+    """The path as one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 # ------------------------------------------------------------------------------------------------------- data
@@ -152,7 +158,7 @@ def train(
     loss: Callable[[Tensor, Tensor], Tensor],
     device: str,
 ) -> None:
-    """AdamW with a one-cycle learning rate; prints a line per epoch."""
+    """AdamW with a one-cycle learning rate; prints about ten lines."""
     network.train().to(device, memory_format=torch.channels_last)
     images, labels = (tensor.to(device) for tensor in data.tensors)
     steps = max(1, len(images) // batch_size)
@@ -170,8 +176,9 @@ def train(
             optimizer.step()
             schedule.step()
             total += value.detach()
-        seconds = time.perf_counter() - started
-        print(f"  epoch {epoch + 1}/{epochs}: loss {float(total) / steps:.3f}, {seconds:.1f} s", flush=True)
+        if (epoch + 1) % max(1, epochs // 10) == 0:
+            seconds = time.perf_counter() - started
+            print(f"  epoch {epoch + 1}/{epochs}: loss {float(total) / steps:.3f}, {seconds:.1f} s", flush=True)
 
 
 def trained(
@@ -210,12 +217,12 @@ def trained(
     checksum = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:8]
     file = arguments.weights_dir / f"{name}-{epochs}-epochs-{checksum}.pt"
     if file.exists():
-        print(f"Loading the weights kept in {file}")
+        print(f"Loading the weights kept in {shown(file)}")
     else:
         print(f"Training {name} on {len(data)} images, on {arguments.device}")
         train(network, data, loss=loss, device=arguments.device, **settings)
         save_weights(network, file)
-        print(f"Weights kept in {file}")
+        print(f"Weights kept in {shown(file)}")
     network = build()  # the first run goes on from the file, as every later one does
     network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     return network.to(arguments.device).eval()
@@ -289,5 +296,5 @@ def explore(
         f"\nThe front's knee, {point.total_bits:.0f} bits in total, has on the report set the accuracy "
         f"{accuracy(model, splits.report, arguments.device):.4f}"
     )
-    print("\nWritten:", *files.values(), sep="\n  ")
+    print("\nWritten:", *map(shown, files.values()), sep="\n  ")
     return exploration
