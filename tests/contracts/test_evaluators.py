@@ -192,7 +192,7 @@ class TestEvaluator:
         expected = numbers(build().evaluate(np.array(SOME)))
         evaluations = list(build(metric=Watched(at=[3], do=raising(error))).evaluate(np.array(SOME)))
         assert evaluations[1].state == "failed"
-        assert evaluations[1].reason.startswith(type(error).__name__)
+        assert f"the metric 'watched' raised {type(error).__name__}" in evaluations[1].reason
         assert str(error) in evaluations[1].reason
         assert numbers(evaluations[:1] + evaluations[2:]) == expected[:1] + expected[2:]
 

@@ -9,7 +9,7 @@ from networks import digits
 from problems import Watched, correct, raising, random_state, search_loader, state_of, tiny_model, tiny_network
 
 import qexplore as qx
-from qexplore.errors import EvaluationError, MetricError
+from qexplore.errors import MetricError
 from qexplore.metrics import as_metric
 
 
@@ -66,7 +66,7 @@ def test_a_metric_that_gives_something_else_is_refused_and_the_model_is_as_it_wa
 
 def test_a_metric_that_raises_on_the_float_network_is_told_with_its_cause():
     error = KeyError("weights")
-    with pytest.raises(EvaluationError, match="KeyError") as raised:
+    with pytest.raises(MetricError, match="the metric 'watched' raised KeyError") as raised:
         evaluator(Watched(at=[1], do=raising(error)))
     assert raised.value.__cause__ is error
 

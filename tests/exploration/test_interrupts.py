@@ -162,13 +162,15 @@ def test_a_metric_that_raises_for_some_candidates_costs_these_only():
     exploration = explored(problem)
     assert (exploration.stopped_by, exploration.num_evaluations) == ("max_evaluations", 40)
     assert len(exploration.failures) == 4
-    assert {failure.reason for failure in exploration.failures} == {"ArithmeticError: unlucky"}
+    assert {failure.reason for failure in exploration.failures} == {
+        "the metric 'watched' raised ArithmeticError: unlucky"
+    }
     failed = {failure.candidate for failure in exploration.failures}
     assert {e.candidate for e in problem.evaluations if not e.is_complete} == failed
     assert not failed & {point.num_bits for point in exploration.front}
     scored = [(e.score, sum(e.candidate)) for e in problem.evaluations if e.is_complete and e.score >= 0.7]
     assert {(point.accuracy, point.total_bits) for point in exploration.front} == true_front(scored)
-    assert "4 failed: ArithmeticError: unlucky" in str(exploration)
+    assert "4 failed: the metric 'watched' raised ArithmeticError: unlucky" in str(exploration)
 
 
 @pytest.mark.parametrize("min_accuracy", [None, 0.5])

@@ -95,11 +95,15 @@ METRICS = {
     "NaN on the widest": (Watched(at=[2], do=spoil), EvaluationError, r"widest candidate \(4, 4, 4\).*NaN"),
     "wrong shape": (lambda output, target: output.mean(), MetricError, "one score per sample"),
     "wrong shape on the widest": (Watched(at=[2], do=torch.mean), EvaluationError, "widest.*one score per sample"),
-    "raises": (Watched(at=[1], do=raising(OSError("no disk"))), EvaluationError, "float network.*OSError: no disk"),
+    "raises": (
+        Watched(at=[1], do=raising(OSError("no disk"))),
+        MetricError,
+        "metric 'watched' raised OSError: no disk",
+    ),
     "raises on the widest": (Watched(at=[2], do=raising(OSError("no disk"))), EvaluationError, "widest.*no disk"),
     "no metric": ("accuracy", MetricError, "got 'accuracy'"),
     "whole set, NaN": (qx.whole_set(lambda model, loader: math.nan), MetricError, "finite"),
-    "whole set, raises": (qx.whole_set(lambda model, loader: 1 / 0), EvaluationError, "ZeroDivisionError"),
+    "whole set, raises": (qx.whole_set(lambda model, loader: 1 / 0), MetricError, "raised ZeroDivisionError"),
 }
 
 

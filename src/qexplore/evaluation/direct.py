@@ -97,7 +97,7 @@ class DirectEvaluator:
         except DataError:
             raise  # a loader that changes spoils every candidate, not this one
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, QExploreError) else f"{type(error).__name__}: {error}"
             return Evaluation(candidate, "failed", reason=reason, seconds=time.perf_counter() - start)
 
     def _measure(self, candidate: tuple[int, ...]) -> Evaluation:
@@ -105,7 +105,7 @@ class DirectEvaluator:
         model = self._model
         with model.using(candidate), in_eval_mode(model), torch.no_grad(), isolated(self._placement.device):
             if isinstance(self._metric, WholeSetMetric):
-                score, scores = _as_score(self._metric(model, self._loader), self._metric.name), None
+                score, scores = _as_score(_apply(self._metric, model, self._loader), self._metric.name), None
             else:
                 scores = self._scores(self._metric)
                 score = self._metric.summarize(scores)
@@ -128,7 +128,7 @@ class DirectEvaluator:
             before = _versions(given)
             output = call(self._model, given)
             changed = changed or before != _versions(given)
-            parts.append(_checked_scores(metric(output, target), metric.name, (inputs, target)))
+            parts.append(_checked_scores(_apply(metric, output, target), metric.name, (inputs, target)))
         if self._changes_inputs is None:
             self._changes_inputs = changed
         scores: Scores = torch.cat(parts).cpu().numpy()
@@ -154,6 +154,16 @@ def _versions(inputs: Any) -> list[object]:
     """One mark per tensor that moves when it is written into; inference tensors keep no count and always move."""
     tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     return [object() if tensor.is_inference() else tensor._version for tensor in tensors]
+
+
+def _apply(metric: Metric | WholeSetMetric, *arguments: Any) -> Any:
+    """What ``metric`` says; what it raises is told apart from what the network raises."""
+    try:
+        return metric(*arguments)
+    except QExploreError:
+        raise
+    except Exception as error:
+        raise MetricError(f"the metric '{metric.name}' raised {type(error).__name__}: {error}") from error
 
 
 def _checked_scores(scores: Any, name: str, batch: Any) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from qexplore._progress import Progress
 from qexplore.evaluation import DirectEvaluator
 from qexplore.front import Front
-from qexplore.search import Archive, LayerwiseQuantizationProblem
+from qexplore.search import Archive, LayerwiseQuantizationProblem, intervals_of
 
 
 def verify(problem: LayerwiseQuantizationProblem, archive: Archive, progress: bool | None = None) -> tuple[Front, int]:
@@ -41,9 +40,8 @@ def report_on(front: Front, reporter: DirectEvaluator) -> Front:
         evaluations = list(reporter.evaluate(front.num_bits))
     except KeyboardInterrupt:
         return front
-    nowhere = (math.nan, math.nan)
     return replace(
         front,
         report_accuracy=np.array([evaluation.score for evaluation in evaluations]),
-        report_interval=np.array([evaluation.interval or nowhere for evaluation in evaluations]).reshape(-1, 2),
+        report_interval=intervals_of(evaluations),
     )

@@ -137,7 +137,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             "num_bits": candidates,
             "accuracy": np.array([evaluation.score for evaluation in complete]),
             "costs": self.cost.cost(candidates)[:, None],
-            "interval": np.array([e.interval or (math.nan, math.nan) for e in complete]).reshape(-1, 2),
+            "interval": intervals_of(complete),
             "point_names": tuple(self.model.activation_fake_quantizers),
             "cost_names": (self.cost.name,),
             "metric_name": self.metric.name,
@@ -222,3 +222,10 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
                 f"({int(self.space.upper.max())} bits) has {self.metric.name} {widest.score:.4f}, the float network "
                 f"{self._float_evaluation.score:.4f}. Relax min_accuracy or raise num_bits_upper_limit"
             )
+
+
+def intervals_of(evaluations: Sequence[Evaluation]) -> NDArray[np.float64] | None:
+    """Shape ``[N, 2]``, NaN where one is unknown; None where all are, as for metrics of a whole set."""
+    if not any(evaluation.interval for evaluation in evaluations):
+        return None
+    return np.array([evaluation.interval or (math.nan, math.nan) for evaluation in evaluations])
