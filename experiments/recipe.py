@@ -107,6 +107,8 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
 
 def stratified_parts(labels: Tensor, sizes: list[int], seed: int) -> list[Tensor]:
     """Indices of disjoint parts of these sizes, each with the classes in their overall proportions."""
+    if min(sizes) < 1 or sum(sizes) > len(labels):
+        stop(f"{len(labels)} samples cannot be split into disjoint sets of {', '.join(map(str, sizes))}.")
     order = stratified_order(labels, seed)
     return list(torch.split(order, [*sizes, len(order) - sum(sizes)])[: len(sizes)])
 
