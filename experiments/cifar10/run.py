@@ -126,9 +126,9 @@ def main() -> None:
 
 def explore(first: TensorDataset, second: TensorDataset, arguments: recipe.argparse.Namespace) -> None:
     """`first` is to train and to calibrate, `second` to search and to report."""
-    calibration_size, search_size = (64, 128) if arguments.smoke else (1024, arguments.search_size)
-    training_size = 512 if arguments.smoke else len(first) - calibration_size
-    report_size = 128 if arguments.smoke else len(second) - search_size
+    calibration_size, search_size = (64, 64) if arguments.smoke else (1024, arguments.search_size)
+    training_size = 256 if arguments.smoke else len(first) - calibration_size
+    report_size = 64 if arguments.smoke else len(second) - search_size
     labels: tuple[Tensor, Tensor] = (first.tensors[1], second.tensors[1])
     calibration, train = recipe.stratified_parts(labels[0], [calibration_size, training_size], arguments.seed)
     search, report = recipe.stratified_parts(labels[1], [search_size, report_size], arguments.seed)
