@@ -7,6 +7,7 @@ import pytest
 import torch
 from networks import digits
 from problems import tiny_model
+from scipy import stats
 
 import qexplore as qx
 from qexplore.evaluation.interval import confidence_interval
@@ -74,3 +75,10 @@ def test_an_evaluation_carries_the_interval_of_its_scores():
     np.testing.assert_allclose(evaluation.interval, wilson(int(evaluation.scores.sum()), 400), rtol=1e-9)
     low, high = evaluation.interval
     assert low < evaluation.score < high
+
+
+@pytest.mark.parametrize(("hits", "number"), [(0, 5), (1, 2), (45, 50), (920, 1024), (7, 7)])
+def test_wilsons_interval_agrees_with_scipy(hits, number):
+    scores = np.array([1.0] * hits + [0.0] * (number - hits), dtype=np.float32)
+    expected = stats.binomtest(hits, number).proportion_ci(0.95, "wilson")
+    assert confidence_interval(scores, qx.top1_accuracy) == pytest.approx((expected.low, expected.high), abs=1e-12)

@@ -22,13 +22,13 @@ def confidence_interval(scores: Scores, metric: Metric) -> tuple[float, float] |
         return None
     from scipy import stats  # a second to import, and only needed once there is something to measure
 
+    quantile = (1 + CONFIDENCE) / 2
     if np.isin(scores, (0.0, 1.0)).all():
-        test = stats.binomtest(int(scores.sum(dtype=np.float64)), len(scores))
-        low, high = test.proportion_ci(CONFIDENCE, "wilson")
+        low, high = _wilson(float(np.mean(scores, dtype=np.float64)), len(scores), float(stats.norm.ppf(quantile)))
     else:
         mean = float(np.mean(scores, dtype=np.float64))
         error = float(np.std(scores, ddof=1, dtype=np.float64)) / math.sqrt(len(scores))
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1)) * error
+        reach = float(stats.t.ppf(quantile, len(scores) - 1)) * error
         low, high = mean - reach, mean + reach
     try:
         limits = metric.of_mean(float(low)), metric.of_mean(float(high))
@@ -36,3 +36,11 @@ def confidence_interval(scores: Scores, metric: Metric) -> tuple[float, float] |
         return None
     lowest, highest = np.clip(limits, *metric.range)
     return float(lowest), float(highest)
+
+
+def _wilson(share: float, count: int, z: float) -> tuple[float, float]:
+    # scipy's binomtest gives the same, after a p-value that costs a search three milliseconds a candidate.
+    shrink = 1 + z**2 / count
+    centre = (share + z**2 / (2 * count)) / shrink
+    reach = z / shrink * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return centre - reach, centre + reach
