@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import qexplore as qx
 
 SMOKE_EVALUATIONS = 30
+CALIBRATION_SIZE = 1024
 
 
 # ---------------------------------------------------------------------------------------------------- options
@@ -236,6 +237,31 @@ def save_weights(network: nn.Module, file: Path) -> None:
     unfinished = file.with_suffix(".unfinished")
     torch.save(network.state_dict(), unfinished)
     unfinished.replace(file)
+
+
+def train_and_explore(
+    chosen: dict, first: TensorDataset, second: TensorDataset, smoke_sizes: list[int], arguments: argparse.Namespace
+) -> None:
+    """Train on `first` but for a slice to calibrate on; search on a part of `second` and report on the rest of it.
+
+    `smoke_sizes` are those of a smoke run: to calibrate, to train, to search, to report.
+    """
+    search_size = arguments.search_size
+    sizes = [CALIBRATION_SIZE, len(first) - CALIBRATION_SIZE, search_size, len(second) - search_size]
+    if arguments.smoke:
+        sizes = smoke_sizes
+    calibration, train_part = stratified_parts(first.tensors[1], sizes[:2], arguments.seed)
+    search, report = stratified_parts(second.tensors[1], sizes[2:], arguments.seed)
+    training = chosen["training"] | {
+        "epochs": arguments.epochs or (2 if arguments.smoke else chosen["training"]["epochs"])
+    }
+    network = trained(arguments.network, chosen["build"], TensorDataset(*first[train_part]), arguments, **training)
+    splits = Splits(
+        calibration=TensorDataset(*first[calibration]),
+        search=TensorDataset(*second[search]),
+        report=TensorDataset(*second[report]),
+    )
+    explore(network, chosen["predicate"], splits, arguments)
 
 
 # ------------------------------------------------------------------------------------------------- four steps

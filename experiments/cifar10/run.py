@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from qexplore import predicates
@@ -121,30 +121,7 @@ def main() -> None:
             first, second = read_cifar10(Path(folder), download=False)
     else:
         first, second = read_cifar10(arguments.data, arguments.download)
-    explore(first, second, arguments)
-
-
-def explore(first: TensorDataset, second: TensorDataset, arguments: recipe.argparse.Namespace) -> None:
-    """`first` is to train and to calibrate, `second` to search and to report."""
-    calibration_size, search_size = (64, 64) if arguments.smoke else (1024, arguments.search_size)
-    training_size = 256 if arguments.smoke else len(first) - calibration_size
-    report_size = 64 if arguments.smoke else len(second) - search_size
-    labels: tuple[Tensor, Tensor] = (first.tensors[1], second.tensors[1])
-    calibration, train = recipe.stratified_parts(labels[0], [calibration_size, training_size], arguments.seed)
-    search, report = recipe.stratified_parts(labels[1], [search_size, report_size], arguments.seed)
-
-    chosen = NETWORKS[arguments.network]
-    training = dict(chosen["training"])
-    training["epochs"] = arguments.epochs or (2 if arguments.smoke else training["epochs"])
-    if arguments.smoke:
-        training["flip"] = False
-    network = recipe.trained(arguments.network, chosen["build"], TensorDataset(*first[train]), arguments, **training)
-    splits = recipe.Splits(
-        calibration=TensorDataset(*first[calibration]),
-        search=TensorDataset(*second[search]),
-        report=TensorDataset(*second[report]),
-    )
-    recipe.explore(network, chosen["predicate"], splits, arguments)
+    recipe.train_and_explore(NETWORKS[arguments.network], first, second, [64, 256, 64, 64], arguments)
 
 
 if __name__ == "__main__":

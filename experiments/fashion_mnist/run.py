@@ -107,24 +107,8 @@ def main() -> None:
     print(f"Fashion-MNIST from {folder}")
     first = images_and_labels(folder, PARTS[0], PARTS[1])  # 60,000 images to train, a slice of them to calibrate
     second = images_and_labels(folder, PARTS[2], PARTS[3])  # 10,000 test images to search and to report
-    calibration_size, search_size, training_size = 1024, arguments.search_size, len(first) - 1024
-    if arguments.smoke:
-        calibration_size, search_size, training_size = 128, 256, min(4096, len(first) - 128)
-    calibration, train = recipe.stratified_parts(first.tensors[1], [calibration_size, training_size], arguments.seed)
-    search, report = recipe.stratified_parts(
-        second.tensors[1], [search_size, 256 if arguments.smoke else len(second) - search_size], arguments.seed
-    )
-
-    chosen = NETWORKS[arguments.network]
-    training = dict(chosen["training"])
-    training["epochs"] = arguments.epochs or (2 if arguments.smoke else training["epochs"])
-    network = recipe.trained(arguments.network, chosen["build"], TensorDataset(*first[train]), arguments, **training)
-    splits = recipe.Splits(
-        calibration=TensorDataset(*first[calibration]),
-        search=TensorDataset(*second[search]),
-        report=TensorDataset(*second[report]),
-    )
-    recipe.explore(network, chosen["predicate"], splits, arguments)
+    smoke_sizes = [128, min(4096, len(first) - 128), 256, 256]
+    recipe.train_and_explore(NETWORKS[arguments.network], first, second, smoke_sizes, arguments)
 
 
 if __name__ == "__main__":
