@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import digits
+from networks import batches, digits
 from problems import Watched, correct, raising, random_state, state_of, tiny_model, tiny_problem, true_front
 
 import qexplore as qx
-from qexplore.errors import DataError, EvaluationError, MetricError, ProblemError
+from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, ProblemError
 
 BUILT = 2  # batches that building a problem takes: the float network, the widest candidate
 
@@ -175,7 +175,7 @@ def test_a_metric_that_raises_for_some_candidates_costs_these_only():
 
 @pytest.mark.parametrize("min_accuracy", [None, 0.5])
 @pytest.mark.parametrize("algorithm", ["nsga2", "nsga2-plain"])
-def test_a_search_in_which_everything_fails_is_told_by_its_failures(algorithm, min_accuracy):
+def test_a_search_in_which_everything_fails_says_so_with_the_first_reason(algorithm, min_accuracy):
     metric = Watched()
     problem = tiny_problem(metric, upper=8, min_accuracy=min_accuracy)
     # The network breaks at every width, not without quantizers.
@@ -184,11 +184,25 @@ def test_a_search_in_which_everything_fails_is_told_by_its_failures(algorithm, m
         lambda *_: raising(RuntimeError("broken"))(None) if model.num_bits.any() else None
     )
     model.model.fc1.weight.mul_(1.0)  # what was measured before is forgotten
-    exploration = explored(problem, max_evaluations=20, algorithm=algorithm)
-    assert len(exploration.failures) == exploration.num_evaluations == 20
-    assert len(exploration.front) == len(exploration.uniform) == 0
-    assert exploration.history[-1].hypervolume == 0.0
-    assert "20 failed: RuntimeError: broken" in str(exploration)
+    before = state_of(model)
+    with pytest.raises(EvaluationError, match="all 20 candidates failed.*RuntimeError: broken"):
+        explored(problem, max_evaluations=20, algorithm=algorithm)
+    assert state_of(model) == before
+
+
+def test_a_search_on_a_detached_model_is_refused_instead_of_blaming_the_accuracy():
+    problem = tiny_problem()
+    explored(problem, max_evaluations=5)
+    problem.model.detach()
+    with pytest.raises(ModelError, match="detached from its network"):
+        explored(problem, max_evaluations=5)
+
+
+def test_the_report_set_is_unpacked_as_the_search_set_is():
+    numbered = [(number, *pair) for number, pair in enumerate(batches(digits().search))]
+    problem = tiny_problem(loader=numbered, unpack=lambda batch: batch[1:])
+    exploration = explored(problem, max_evaluations=5, report_loader=numbered)
+    assert exploration.front.report_accuracy.tolist() == exploration.front.accuracy.tolist()
 
 
 def test_a_bad_report_set_is_told_before_the_search():

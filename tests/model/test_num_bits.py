@@ -186,3 +186,13 @@ def test_torch_tensor_of_widths_is_taken() -> None:
     model.num_bits = torch.tensor([3, 0, 5])
 
     assert model.num_bits.tolist() == [3, 0, 5]
+
+
+def test_widths_by_name_are_taken_as_a_front_gives_them() -> None:
+    model = QuantizedActivationsModel(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), predicates.leaves)
+
+    model.num_bits = {"1": 5, "input": 3, "0": 0}
+
+    assert model.num_bits.tolist() == [3, 0, 5]
+    with pytest.raises(NumBitsError, match="must name the points input, 0, 1, got input"):
+        model.num_bits = {"input": 3}

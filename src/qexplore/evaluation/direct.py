@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from qexplore._random import isolated
-from qexplore.errors import DataError, EvaluationError, MetricError, QExploreError
+from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, QExploreError
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
 from qexplore.evaluation.interval import confidence_interval
@@ -94,8 +94,8 @@ class DirectEvaluator:
         start = time.perf_counter()
         try:
             return self._measure(candidate)
-        except DataError:
-            raise  # a loader that changes spoils every candidate, not this one
+        except (DataError, ModelError):
+            raise  # a loader that changes or a wrapper without its network spoils every candidate, not this one
         except Exception as error:
             reason = str(error) if isinstance(error, QExploreError) else f"{type(error).__name__}: {error}"
             return Evaluation(candidate, "failed", reason=reason, seconds=time.perf_counter() - start)

@@ -10,7 +10,7 @@ from typing import Any
 
 from qexplore._progress import Progress
 from qexplore._random import isolated
-from qexplore.errors import ProblemError
+from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation
 from qexplore.exploration.records import Exploration, Snapshot, StopExploration
 from qexplore.exploration.verification import report_on, verify
@@ -48,7 +48,7 @@ def explore(
             for comparison, and not counted).
         population_size: of NSGA-II.
         report_loader: data that neither calibration nor search has seen; the front's accuracy on it is reported.
-        unpack: for ``report_loader``, where the problem has one.
+        unpack: for ``report_loader``, where its batches differ from the problem's.
         callbacks: called with a `Snapshot` whenever the front grows and at the end of a generation. `StopExploration`
             raised in one ends the search; any other exception passes through, and the problem remembers what it has
             measured.
@@ -56,7 +56,9 @@ def explore(
 
     Raises:
         ProblemError: an argument is not what it must be.
-        DataError, MetricError: the report set cannot be measured; said before the search.
+        DataError, MetricError, EvaluationError: the report set cannot be measured; said before the search.
+        EvaluationError: every candidate failed.
+        ModelError: the model is detached from its network.
     """
     _check_arguments(problem, max_evaluations, seed, algorithm, population_size, callbacks)
     device = Placement.of(problem.model.model).device
@@ -66,7 +68,7 @@ def explore(
         reporter = (
             None
             if report_loader is None
-            else DirectEvaluator(problem.model, report_loader, problem.metric, unpack=unpack)
+            else DirectEvaluator(problem.model, report_loader, problem.metric, unpack=unpack or problem.unpack)
         )
         run = _Run(
             problem,
@@ -77,6 +79,7 @@ def explore(
             progress=progress,
         )
         stopped_by = run.search(population_size, seed)
+        run.require_success()
         front, num_verifications = verify(problem, run.archive, progress)
         if reporter is not None and front.verified:  # whoever interrupted the verification wants no more of it
             front = report_on(front, reporter)
@@ -151,6 +154,14 @@ class _Run:
         except StopExploration:
             return "callback"
         return "exhausted" if self.num_evaluations < self._max_evaluations else "max_evaluations"
+
+    def require_success(self) -> None:
+        """Raise when candidates were measured and every one of them failed."""
+        if self.failures and len(self.failures) == self.num_evaluations:
+            raise EvaluationError(
+                f"all {len(self.failures)} candidates failed, the first, {self.failures[0].candidate}, with: "
+                f"{self.failures[0].reason}"
+            )
 
     @property
     def uniform(self) -> Front:

@@ -259,6 +259,14 @@ class QuantizedActivationsModel(nn.Module):
             raise ModelError("this wrapper is detached from its network: wrap the network anew")
         return self._hooks
 
+    def require_attached(self) -> None:
+        """Raise when the quantizers are no longer on the network.
+
+        Raises:
+            ModelError: `detach` was called, or the network was wrapped anew.
+        """
+        self._attached()
+
     def require_calibrated(self) -> None:
         """Raise unless every point has its range.
 

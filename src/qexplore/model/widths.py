@@ -32,12 +32,18 @@ def initial_num_bits(init_num_bits: int, quant_desc: Any) -> int:
 
 
 def checked_num_bits(value: Any, quantizers: Mapping[str, TensorQuantizer]) -> list[int]:
-    """``value`` as one int per quantizer, 0 where it is to be off.
+    """``value``, in the order of the quantizers or by their names, as one int for each, 0 where it is to be off.
 
     Raises:
         NumBitsError: not a vector, the wrong length, or a width that a quantizer cannot have.
     """
     value = value.tolist() if isinstance(value, Tensor) else value
+    if isinstance(value, Mapping):
+        if set(value) != set(quantizers):
+            raise NumBitsError(
+                f"`num_bits` by name must name the points {', '.join(quantizers)}, got {', '.join(value)}"
+            )
+        value = [value[name] for name in quantizers]
     if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
         raise NumBitsError(f"`num_bits` must be a vector of {len(quantizers)} widths, got {value!r}")
     if len(value) != len(quantizers):

@@ -82,9 +82,10 @@ def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
     axes.set_xlabel("total bits over all quantization points (bits)")
     axes.set_ylabel(f"{record.metric_name} on the search set ({better} is better)", parse_math=False)
     title = f"{record.metric_name} against total bits"
+    worse = "less" if record.higher_is_better else "more"
     savings = ", ".join(saving.text for saving in record.savings)
     _set_titles(
-        axes, title, f"Bits saved at no less {record.metric_name}, uniform widths: {savings}" if savings else ""
+        axes, title, f"Bits saved at no {worse} {record.metric_name}, uniform widths: {savings}" if savings else ""
     )
     axes.grid(alpha=0.3)
     # Below the axes, where no point can ever lie under it.

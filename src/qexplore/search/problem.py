@@ -72,6 +72,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         self.model = model
         self.metric = as_metric(metric)
         self.min_accuracy = self._checked_min_accuracy(min_accuracy)
+        self.unpack = unpack
         self.space = SearchSpace.of(model, num_bits_lower_limit, num_bits_upper_limit)
         self.cost = TotalBits()
         self.evaluator = DirectEvaluator(model, loader, self.metric, unpack=unpack, hold_bytes=hold_bytes)
@@ -193,6 +194,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return np.where(is_on, candidates, 0)
 
     def _forget_if_changed(self) -> None:
+        self.model.require_attached()
         version = self.model.version()
         if version != self._version:
             self._memory.clear()
