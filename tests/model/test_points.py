@@ -231,3 +231,21 @@ def test_narrow_widths_leave_few_values_at_every_point(name: str) -> None:
     model(digits().search.x[:20])
     assert set(levels) == set(model.activation_fake_quantizers)
     assert all(1 < count <= 8 for count in levels.values())
+
+
+def test_input_that_an_example_left_out_is_quantized_when_calibration_sees_it() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(5, 3)
+
+        def forward(self, tokens: Any, mask: Any = None) -> Any:
+            return self.embedding(tokens) if mask is None else self.embedding(tokens) * mask
+
+    tokens, mask = torch.tensor([[1, 2]]), torch.ones(1, 2, 1)
+    model = QuantizedActivationsModel(Masked(), predicates.leaves)
+    model.describe(tokens)
+    model.calibrate([(tokens, mask)], unpack=lambda batch: (batch, None))
+
+    assert tuple(point.name for point in model.points) == ("input", "embedding")
+    assert model.activation_fake_quantizers["input"].is_calibrated

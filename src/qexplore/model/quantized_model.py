@@ -77,6 +77,7 @@ class QuantizedActivationsModel(nn.Module):
         built = {name: _build_quantizer(name, quant_desc, unsigned, width) for name in names}
         self._keys = {name: module_key(name) for name in names}
         self._observed: CallCounter | None = None
+        self._dropped_input: TensorQuantizer | None = None
         self._hooks: Hooks | None = Hooks()
         self.quantizers = nn.ModuleDict({self._keys[name]: quantizer for name, quantizer in built.items()})
         self.quantizers.to(Placement.of(network).device)
@@ -183,6 +184,18 @@ class QuantizedActivationsModel(nn.Module):
         """
         self._attached()
         check_num_batches(num_batches)
+        with self._input_reconsidered():
+            return self._calibrate(loader, method, num_batches, unpack, progress, method_options)
+
+    def _calibrate(
+        self,
+        loader: Loader,
+        method: str | None,
+        num_batches: int | None,
+        unpack: Unpack | None,
+        progress: bool | None,
+        method_options: dict[str, Any],
+    ) -> CalibrationReport:
         collector = RangeCollector(self.activation_fake_quantizers, method)
         seen, count = CallCounter(), 0
         bar = Progress(length(loader, num_batches), description="calibrate", unit="batch", shown=progress)
@@ -246,7 +259,26 @@ class QuantizedActivationsModel(nn.Module):
     def _drop_input(self) -> None:
         """Leave the input out: the network takes no floating tensor."""
         self._attached().remove(self._input_name)
+        self._dropped_input = self.activation_fake_quantizers[self._input_name]
         del self.quantizers[self._keys.pop(self._input_name)]
+
+    @contextmanager
+    def _input_reconsidered(self) -> Iterator[None]:
+        """Bring a dropped input point back for a calibration: one example may have left a floating argument out."""
+        dropped = self._dropped_input
+        if dropped is None:
+            yield
+            return
+        self._keys = {self._input_name: module_key(self._input_name), **self._keys}
+        self.quantizers[self._keys[self._input_name]] = dropped.to(Placement.of(self.model).device)
+        self._attached().add_input(self.model, self._input_name, dropped)
+        self._dropped_input = None
+        try:
+            yield
+        except BaseException:
+            if self._input_name in self._keys:
+                self._drop_input()
+            raise
 
     def detach(self) -> nn.Module:
         """Take every hook off and return the float network as it was. The wrapper cannot be used afterwards."""
