@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
@@ -119,3 +120,88 @@ def cifar_resnet18(num_classes: int = 10) -> nn.Module:
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
+
+
+class InvertedResidual(nn.Module):
+    """A 1x1 convolution that widens, a depthwise 3x3 and a linear 1x1 that narrows again, beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.expand = nn.Sequential(nn.Conv2d(in_channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6())
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(hidden, hidden, 3, stride=stride, padding=1, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(),
+        )
+        self.project = nn.Sequential(nn.Conv2d(hidden, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+        self.is_residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.is_residual else y
+
+
+class SmallMobileNetV2(nn.Module):
+    """MobileNetV2 for 28x28 images: a stem, nine inverted residuals, a head; twenty ReLU6 modules."""
+
+    def __init__(self, in_channels: int = 1, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU6()
+        )
+        shapes = ((16, 1), (24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1))  # channels, stride
+        blocks, channels = [], 16
+        for out_channels, stride in shapes:
+            blocks.append(InvertedResidual(channels, out_channels, stride, expansion=4))
+            channels = out_channels
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU6())
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(128, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.avgpool(self.head(self.blocks(self.stem(x))))
+        return self.classifier(x.flatten(1))
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a two-layer perceptron, each normalized before and added to its input."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 2 * width)
+        self.gelu = nn.GELU()
+        self.fc2 = nn.Linear(2 * width, width)
+
+    def attention(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.fc2(self.gelu(self.fc1(self.norm2(x))))
+
+
+class SmallVisionTransformer(nn.Module):
+    """49 patches of 4x4 pixels, four blocks, the mean of the tokens; 22 Linear and GELU modules."""
+
+    def __init__(self, num_classes: int = 10, width: int = 64) -> None:
+        super().__init__()
+        self.patches = nn.Unfold(4, stride=4)
+        self.embed = nn.Linear(16, width)
+        self.position = nn.Parameter(torch.zeros(49, width))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, num_heads=4) for _ in range(4)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).transpose(1, 2)
+        return self.head(self.norm(self.blocks(self.embed(tokens) + self.position)).mean(dim=1))

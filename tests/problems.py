@@ -105,6 +105,26 @@ class Watched:
         return self.do(scores) if self.do is not None and self.calls in self.at else scores
 
 
+class SpoiledFor:
+    """Top-1 accuracy that does something else where it recognizes the output of one candidate of the tiny network.
+
+    However an evaluator cuts and orders its work, the same candidate is hit.
+    """
+
+    def __init__(self, candidate: Candidate, do: Callable[[Tensor], Tensor]) -> None:
+        model = tiny_model()
+        model.num_bits = candidate
+        with torch.no_grad():
+            self.rows = model(digits().search.x.clone())
+        self.do = do
+        self.__name__ = "spoiled"
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        scores = qx.top1_accuracy(output, target)
+        distance = (self.rows - output[:1]).abs().amax(dim=1).min()
+        return self.do(scores) if distance < 1e-5 else scores
+
+
 def raising(error: BaseException) -> Callable[[Any], Any]:
     """A function of one argument that raises ``error``."""
 

@@ -92,6 +92,16 @@ NETWORKS = {
         "predicate": predicates.by_type(nn.ReLU),
         "training": {"epochs": 5, "learning_rate": 0.01, "flip": True},
     },
+    "mobilenet": {
+        "build": networks.SmallMobileNetV2,
+        "predicate": predicates.by_type(nn.ReLU6),
+        "training": {"epochs": 6, "learning_rate": 0.01, "flip": True},
+    },
+    "transformer": {
+        "build": networks.SmallVisionTransformer,
+        "predicate": predicates.by_type(nn.Linear, nn.GELU),
+        "training": {"epochs": 10, "learning_rate": 0.002, "flip": True},
+    },
 }
 
 

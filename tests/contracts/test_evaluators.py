@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 from networks import TRAINABLE, batches, digits, trained, wrapping
-from problems import Watched, correct, raising, random_state, search_loader, state_of, tiny_model, tiny_network
+from problems import SpoiledFor, correct, raising, random_state, search_loader, state_of, tiny_model, tiny_network
 from torch import nn
 
 import qexplore as qx
+from qexplore.evaluation import PrefixEvaluator
 from qexplore.metrics import as_metric
 
 EVALUATORS = {
     "direct": qx.DirectEvaluator,
+    "prefix": PrefixEvaluator,
 }
 
 EVERY = list(itertools.product(range(2, 5), repeat=3))
@@ -132,15 +134,13 @@ class TestEvaluator:
         assert model.num_bits.tolist() == [5, 0, 0]
 
     @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
-    @pytest.mark.parametrize("call", [3, 4], ids=["first batch", "second batch"])
-    def test_the_model_comes_back_as_it_was_after_an_error_in_the_middle(self, build, error, call):
+    def test_the_model_comes_back_as_it_was_after_an_error_in_the_middle(self, build, error):
         model = tiny_model().train()
         model.num_bits = [5, 6, 7]
-        metric = Watched(at=[call], do=raising(error))
-        evaluator = build(model, search_loader(200), metric)
+        evaluator = build(model, search_loader(200), SpoiledFor(SOME[3], do=raising(error)))
         before, drawn = state_of(model), random_state()
         if isinstance(error, Exception):
-            assert next(evaluator.evaluate(np.array(SOME))).state == "failed"
+            assert [e.state for e in evaluator.evaluate(np.array(SOME))].count("failed") == 1
         else:
             with pytest.raises(type(error)):
                 list(evaluator.evaluate(np.array(SOME)))
@@ -166,12 +166,13 @@ class TestEvaluator:
             return scores.index_fill(0, torch.tensor([7]), torch.nan)
 
         expected = numbers(build().evaluate(np.array(SOME)))
-        first, *others = build(metric=Watched(at=[2], do=spoil)).evaluate(np.array(SOME))
-        assert (first.candidate, first.state, first.is_complete) == (SOME[0], "failed", False)
-        assert "NaN" in first.reason
-        assert math.isnan(first.score)
-        assert first.scores is None and first.interval is None
-        assert numbers(others) == expected[1:]
+        spoilt = build(metric=SpoiledFor(SOME[2], do=spoil)).evaluate(np.array(SOME))
+        *first, third, fourth, fifth, sixth = spoilt
+        assert (third.candidate, third.state, third.is_complete) == (SOME[2], "failed", False)
+        assert "NaN" in third.reason
+        assert math.isnan(third.score)
+        assert third.scores is None and third.interval is None
+        assert numbers([*first, fourth, fifth, sixth]) == expected[:2] + expected[3:]
 
     def test_a_nan_in_the_network_is_no_wrong_answer(self, build):
         class Overflows(nn.Module):
@@ -190,9 +191,9 @@ class TestEvaluator:
     @pytest.mark.parametrize("error", [KeyError("gone"), torch.OutOfMemoryError("too big"), AssertionError("broken")])
     def test_an_exception_makes_a_candidate_failed_with_its_reason_and_the_next_are_fine(self, build, error):
         expected = numbers(build().evaluate(np.array(SOME)))
-        evaluations = list(build(metric=Watched(at=[3], do=raising(error))).evaluate(np.array(SOME)))
+        evaluations = list(build(metric=SpoiledFor(SOME[1], do=raising(error))).evaluate(np.array(SOME)))
         assert evaluations[1].state == "failed"
-        assert f"the metric 'watched' raised {type(error).__name__}" in evaluations[1].reason
+        assert f"the metric 'spoiled' raised {type(error).__name__}" in evaluations[1].reason
         assert str(error) in evaluations[1].reason
         assert numbers(evaluations[:1] + evaluations[2:]) == expected[:1] + expected[2:]
 

@@ -1,6 +1,8 @@
-"""Measuring candidates: what an evaluation is, and the evaluator that is obviously right."""
+"""Measuring candidates: what an evaluation is, the evaluator that is obviously right, and the fast one."""
 
 from qexplore.evaluation.base import Evaluation, Evaluator
 from qexplore.evaluation.direct import DirectEvaluator
+from qexplore.evaluation.prefix import PrefixEvaluator
+from qexplore.evaluation.racing import why_not
 
-__all__ = ["DirectEvaluator", "Evaluation", "Evaluator"]
+__all__ = ["DirectEvaluator", "Evaluation", "Evaluator", "PrefixEvaluator", "why_not"]

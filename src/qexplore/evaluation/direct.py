@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from qexplore._random import isolated
 from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, QExploreError
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
-from qexplore.evaluation.interval import confidence_interval
+from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary
 from qexplore.metrics import Metric, Scores, WholeSetMetric
 from qexplore.model import Candidates, Loader, Placement, QuantizedActivationsModel, Unpack, call, in_eval_mode
 
@@ -54,9 +53,10 @@ class DirectEvaluator:
         self._metric = metric
         self._placement = Placement.of(model.model)
         self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
-        self._data: EvaluationSet | None = None
+        self.data: EvaluationSet | None = None
+        """The samples; None for a whole-set metric, which reads the loader itself."""
         if isinstance(metric, Metric):
-            self._data = EvaluationSet(loader, self._placement, unpack=unpack, hold_bytes=hold_bytes)
+            self.data = EvaluationSet(loader, self._placement, unpack=unpack, hold_bytes=hold_bytes)
         else:
             _check_whole_set_loader(loader)
         self.float_evaluation = self.evaluate_float()
@@ -64,7 +64,7 @@ class DirectEvaluator:
     @property
     def fingerprint(self) -> str:
         """Changes with the model's content, the samples and the metric."""
-        parts = (self._model.version(), self._data.checksum if self._data else None, self._metric.name)
+        parts = (self._model.version(), self.data.checksum if self.data else None, self._metric.name)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
@@ -97,45 +97,31 @@ class DirectEvaluator:
         except (DataError, ModelError):
             raise  # a loader that changes or a wrapper without its network spoils every candidate, not this one
         except Exception as error:
-            reason = str(error) if isinstance(error, QExploreError) else f"{type(error).__name__}: {error}"
-            return Evaluation(candidate, "failed", reason=reason, seconds=time.perf_counter() - start)
+            return failed(candidate, error, time.perf_counter() - start)
 
     def _measure(self, candidate: tuple[int, ...]) -> Evaluation:
         start = time.perf_counter()
         model = self._model
         with model.using(candidate), in_eval_mode(model), torch.no_grad(), isolated(self._placement.device):
             if isinstance(self._metric, WholeSetMetric):
-                score, scores = _as_score(_apply(self._metric, model, self._loader), self._metric.name), None
+                score, scores = _as_score(apply_metric(self._metric, model, self._loader), self._metric.name), None
             else:
                 scores = self._scores(self._metric)
-                score = self._metric.summarize(scores)
-        _check_score(score, self._metric)
-        return Evaluation(
-            candidate,
-            "complete",
-            score=score,
-            scores=scores,
-            interval=None if scores is None else confidence_interval(scores, self._metric),  # type: ignore[arg-type]
-            num_samples=0 if scores is None else len(scores),
-            seconds=time.perf_counter() - start,
-        )
+                score = summary(scores, self._metric)
+        return complete(candidate, score, scores, self._metric, time.perf_counter() - start)
 
     def _scores(self, metric: Metric) -> Scores:
-        assert self._data is not None
+        assert self.data is not None
         parts, changed = [], False
-        for inputs, target in self._data:
+        for inputs, target in self.data:
             given = inputs if self._changes_inputs is False else pytree.tree_map_only(Tensor, torch.clone, inputs)
             before = _versions(given)
             output = call(self._model, given)
             changed = changed or before != _versions(given)
-            parts.append(_checked_scores(_apply(metric, output, target), metric.name, (inputs, target)))
+            parts.append(batch_scores(metric, output, inputs, target))
         if self._changes_inputs is None:
             self._changes_inputs = changed
         scores: Scores = torch.cat(parts).cpu().numpy()
-        if not np.isfinite(scores).all():
-            what = "NaN" if np.isnan(scores).any() else "infinity"
-            count = int((~np.isfinite(scores)).sum())
-            raise MetricError(f"the metric '{metric.name}' gave {what} for {count} of {len(scores)} samples")
         return scores
 
 
@@ -156,37 +142,8 @@ def _versions(inputs: Any) -> list[object]:
     return [object() if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
-def _apply(metric: Metric | WholeSetMetric, *arguments: Any) -> Any:
-    """What ``metric`` says; what it raises is told apart from what the network raises."""
-    try:
-        return metric(*arguments)
-    except QExploreError:
-        raise
-    except Exception as error:
-        raise MetricError(f"the metric '{metric.name}' raised {type(error).__name__}: {error}") from error
-
-
-def _checked_scores(scores: Any, name: str, batch: Any) -> Tensor:
-    """Scores that have one entry per sample; which axis of the inputs counts samples is the network's affair."""
-    sizes = [leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
-    if isinstance(scores, Tensor) and scores.dim() == 1 and (not sizes or scores.shape[0] in sizes):
-        return scores.detach().float()
-    got = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
-    raise MetricError(
-        f"the metric '{name}' must return one score per sample, shape [{sizes[0] if sizes else 'B'}], got {got}. "
-        "For one number over a whole set use qexplore.whole_set(f) with f(model, loader)"
-    )
-
-
 def _as_score(value: Any, name: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
         raise MetricError(f"the metric '{name}' must return a number, got {value!r}") from error
-
-
-def _check_score(score: float, metric: Metric | WholeSetMetric) -> None:
-    low, high = metric.range
-    slack = 1e-6 * max(1.0, abs(score)) if math.isfinite(score) else 0.0
-    if not math.isfinite(score) or not low - slack <= score <= high + slack:
-        raise MetricError(f"the metric '{metric.name}' must be finite and within {metric.range}, got {score}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from statistics import NormalDist
 
 import numpy as np
 
 from qexplore.metrics import Metric, Scores
 
 CONFIDENCE = 0.95
+_QUANTILE = (1 + CONFIDENCE) / 2
 
 
 def confidence_interval(scores: Scores, metric: Metric) -> tuple[float, float] | None:
@@ -20,22 +23,26 @@ def confidence_interval(scores: Scores, metric: Metric) -> tuple[float, float] |
     """
     if len(scores) < 2:
         return None
-    from scipy import stats  # a second to import, and only needed once there is something to measure
-
-    quantile = (1 + CONFIDENCE) / 2
-    if np.isin(scores, (0.0, 1.0)).all():
-        low, high = _wilson(float(np.mean(scores, dtype=np.float64)), len(scores), float(stats.norm.ppf(quantile)))
+    mean = float(np.mean(scores, dtype=np.float64))
+    if ((scores == 0) | (scores == 1)).all():
+        low, high = _wilson(mean, len(scores), _normal_quantile())
     else:
-        mean = float(np.mean(scores, dtype=np.float64))
+        from scipy import stats  # a second to import, and only needed once there is something to measure
+
         error = float(np.std(scores, ddof=1, dtype=np.float64)) / math.sqrt(len(scores))
-        reach = float(stats.t.ppf(quantile, len(scores) - 1)) * error
+        reach = float(stats.t.ppf(_QUANTILE, len(scores) - 1)) * error
         low, high = mean - reach, mean + reach
     try:
         limits = metric.of_mean(float(low)), metric.of_mean(float(high))
     except (OverflowError, ValueError):
         return None
-    lowest, highest = np.clip(limits, *metric.range)
-    return float(lowest), float(highest)
+    least, greatest = metric.range
+    return float(min(max(limits[0], least), greatest)), float(min(max(limits[1], least), greatest))
+
+
+@functools.cache
+def _normal_quantile() -> float:
+    return NormalDist().inv_cdf(_QUANTILE)
 
 
 def _wilson(share: float, count: int, z: float) -> tuple[float, float]:

@@ -48,6 +48,11 @@ class Metric:
         """Scores of one batch, shape ``[B]``."""
         return self.function(output, target)
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether the metric is the mean of the scores itself."""
+        return self.of_mean is _identity
+
     def summarize(self, scores: Scores) -> float:
         """The metric from the scores of all samples, shape ``[num_samples]``."""
         # In float64 the mean of zeros and ones is the exact count over the exact number, whatever the batches were.

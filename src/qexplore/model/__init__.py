@@ -1,7 +1,7 @@
 """The wrapped network: points, hooks, calibration."""
 
 from qexplore.model.calibration import CalibrationReport, PointRange
-from qexplore.model.hooks import detach
+from qexplore.model.hooks import comes_last, detach, foreign_hooks, point_hooks, remove_point_hooks
 from qexplore.model.inputs import Loader, Placement, Unpack, call, unpack_batch
 from qexplore.model.observation import Plan, PlannedPoint
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint
@@ -24,8 +24,12 @@ __all__ = [
     "Unpack",
     "bit_sum",
     "call",
+    "comes_last",
     "content_version",
     "detach",
+    "foreign_hooks",
     "in_eval_mode",
+    "point_hooks",
+    "remove_point_hooks",
     "unpack_batch",
 ]

@@ -133,11 +133,38 @@ def detach(network: nn.Module) -> nn.Module:
     For a network whose wrapper is out of reach; the wrapper's own ``detach()`` does the same.
     """
     for module in network.modules():
-        for hooks in _hook_tables(module):
-            for key in _own(hooks):
-                del hooks[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
+        remove_point_hooks(module)
     return network
+
+
+def point_hooks(network: nn.Module) -> list[tuple[nn.Module, PointHook]]:
+    """The hooks of a wrapper on ``network``, each with the module that it is on."""
+    return [
+        (module, hook)
+        for module in network.modules()
+        for hooks in _hook_tables(module)
+        for hook in hooks.values()
+        if isinstance(hook, PointHook)
+    ]
+
+
+def remove_point_hooks(module: nn.Module) -> None:
+    """Take the wrapper's hooks off ``module`` itself, not off what is inside it."""
+    for hooks in _hook_tables(module):
+        for key in _own(hooks):
+            del hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+def foreign_hooks(module: nn.Module) -> list[Any]:
+    """Forward hooks and pre-hooks on ``module`` that are not a wrapper's."""
+    return [hook for hooks in _hook_tables(module) for hook in hooks.values() if not isinstance(hook, PointHook)]
+
+
+def comes_last(module: nn.Module) -> bool:
+    """Whether the wrapper's hook, if there is one, runs after every other forward hook of ``module``."""
+    own = [isinstance(hook, PointHook) for hook in module._forward_hooks.values()]
+    return not any(own) or own[-1]
 
 
 def _hook_tables(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:

@@ -18,7 +18,7 @@ from qexplore.model.calibration import CalibrationReport, RangeCollector, check_
 from qexplore.model.hooks import Hooks, Listener, Outputs
 from qexplore.model.inputs import Loader, Placement, Unpack, call, unpack_batch
 from qexplore.model.observation import CallCounter, Plan, PlannedPoint, both, refuse_never_called
-from qexplore.model.points import NumBits, QuantizationPoint, free_name
+from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.state import content_version, in_eval_mode
 from qexplore.model.widths import DEFAULT_NUM_BITS, checked_num_bits, initial_num_bits
@@ -150,6 +150,20 @@ class QuantizedActivationsModel(nn.Module):
         finally:
             for quantizer, width, switched_off in before:
                 quantizer.num_bits, quantizer.switched_off = width, switched_off
+
+    def canonical(self, candidates: Candidates) -> Candidates:
+        """``candidates``, shape ``[N, L]``, with one width for all those that make no difference at a point.
+
+        Rows that are equal afterwards give equal outputs: a quantizer disabled by hand stays off, and one with a range
+        of nothing gives 0 at any width.
+        """
+        canonical = candidates.copy()
+        for column, quantizer in zip(canonical.T, self.activation_fake_quantizers.values(), strict=True):
+            if quantizer.disabled:
+                column[:] = 0
+            elif quantizer.is_dead:
+                column[column > 0] = quantizer.min_num_bits
+        return canonical
 
     def calibrate(
         self,

@@ -72,6 +72,7 @@ if TYPE_CHECKING:  # upstream is untyped: this is the one typed door to it
         _unsigned: bool
         _disabled: bool
         _learn_amax: bool
+        _scale_amax: float | None
         _if_quant: bool
         _if_clip: bool
         _calibrator: Any
@@ -89,6 +90,9 @@ if TYPE_CHECKING:  # upstream is untyped: this is the one typed door to it
 
 else:
     _Upstream = _upstream_nn.TensorQuantizer
+
+_NOTHING_BELOW = 2.0**-24
+"""Ranges up to this give 0 everywhere."""
 
 _HALF_MAX = torch.finfo(torch.float16).max
 
@@ -205,6 +209,11 @@ class TensorQuantizer(_Upstream):
         return self._if_quant, self._if_clip
 
     @property
+    def scales_amax(self) -> bool:
+        """Whether upstream multiplies the range by a factor, or learns it."""
+        return self._scale_amax is not None or bool(self._learn_amax)
+
+    @property
     def is_active(self) -> bool:
         """Whether tensors are quantized at all."""
         return not (self._disabled or self._switched_off)
@@ -227,6 +236,12 @@ class TensorQuantizer(_Upstream):
     def is_calibrated(self) -> bool:
         """Whether the range is known without looking at the tensor at hand."""
         return self.amax is not None
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the range is so small that everything becomes 0, whatever the width."""
+        plain = self.stages == (True, False) and not self.scales_amax
+        return plain and self.amax is not None and bool((self.amax <= _NOTHING_BELOW).all())
 
     def set_amax(self, value: Any) -> None:
         """Set the range and give ``_amax`` its shape, in place where the shape stays.

@@ -1,0 +1,94 @@
+"""What the benchmarks measure on: networks trained on Fashion-MNIST, its images, and the plain script to compare with."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import recipe  # noqa: E402
+
+BATCH_SIZE = 128
+Batches = list[tuple[Tensor, Tensor]]
+EPOCHS = {"small": 10, "transformer": 3, "mobilenet": 2, "resnet20": 2}
+"""Enough for a network that is worth quantizing; the experiments train longer."""
+
+
+def _fashion_mnist() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fashion_mnist", EXPERIMENTS / "fashion_mnist" / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Workload:
+    """A trained network, how it is wrapped, and data that it was not trained on."""
+
+    def __init__(self, name: str, num_samples: int = 1024) -> None:
+        fashion = _fashion_mnist()
+        folder = fashion.data_folder(None)
+        first = fashion.images_and_labels(folder, *fashion.PARTS[:2])
+        second = fashion.images_and_labels(folder, *fashion.PARTS[2:])
+        chosen = fashion.NETWORKS[name]
+        arguments = argparse.Namespace(seed=1, device="cpu", weights_dir=EXPERIMENTS / "fashion_mnist" / "weights")
+        sizes = [recipe.CALIBRATION_SIZE, len(first) - recipe.CALIBRATION_SIZE]
+        calibration, train = recipe.stratified_parts(first.tensors[1], sizes, seed=1)
+        training = chosen["training"] | {"epochs": EPOCHS[name]}
+        data = TensorDataset(*first[train])
+        self.name = name
+        self.network: nn.Module = recipe.trained(name, chosen["build"], data, arguments, **training)
+        self.predicate = chosen["predicate"]
+        self.calibration = _batches(*first[calibration])
+        (search,) = recipe.stratified_parts(second.tensors[1], [num_samples], seed=1)
+        self.search = _batches(*second[search])
+
+
+def _batches(images: Tensor, labels: Tensor) -> Batches:
+    return list(zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True))
+
+
+class PlainScript:
+    """The recipe with pytorch-quantization alone: its TensorQuantizer in forward hooks."""
+
+    def __init__(self, network: nn.Module, amax: dict[str, float]) -> None:
+        from pytorch_quantization.nn import TensorQuantizer
+
+        self.network = network
+        self.quantizers = {name: TensorQuantizer() for name in amax}
+        for name, quantizer in self.quantizers.items():
+            quantizer.amax = amax[name]
+        at_input = self.quantizers["input"]
+        network.register_forward_pre_hook(lambda module, args: (at_input(args[0]), *args[1:]))
+        modules = dict(network.named_modules())
+        for name, quantizer in self.quantizers.items():
+            if name != "input":
+                modules[name].register_forward_hook(lambda module, args, output, q=quantizer: q(output))
+
+    def correct(self, candidate: np.ndarray, batches: Batches) -> int:
+        """Correct predictions with the widths of ``candidate``."""
+        for quantizer, num_bits in zip(self.quantizers.values(), candidate.tolist(), strict=True):
+            quantizer.num_bits = num_bits
+        return correct(self.network, batches)
+
+
+@torch.no_grad()
+def correct(network: nn.Module, batches: Batches) -> int:
+    """Correct predictions of ``network``."""
+    return sum(int((network(images).argmax(1) == labels).sum()) for images, labels in batches)
+
+
+if __name__ == "__main__":  # trains what is not trained yet
+    for workload in map(Workload, EPOCHS):
+        hits = correct(workload.network, workload.search)
+        print(f"{workload.name}: {hits} of 1024 search images right")

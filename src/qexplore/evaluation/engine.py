@@ -1,0 +1,219 @@
+"""Runs many candidates through a network in steps, every step once for all that agree on what it depends on."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qexplore.evaluation.batches import free_memory
+from qexplore.evaluation.graph import Steps
+from qexplore.evaluation.network import Network
+from qexplore.evaluation.racing import Race, SampleOrder
+from qexplore.evaluation.samples import Batch, Samples
+from qexplore.evaluation.schedule import Operation, Schedule, make_schedule
+from qexplore.evaluation.scoring import batch_scores
+from qexplore.evaluation.variants import Variants
+from qexplore.evaluation.workers import Workers
+from qexplore.metrics import Metric, Scores
+from qexplore.model import Candidates
+
+_SHARE_OF_FREE_MEMORY = 4
+_CACHE_BYTES = 4 * 2**20
+"""What the largest value of a batch may take: values then stay in a core's share of the cache. One number for all
+machines, for outputs depend on the batch size."""
+_LEAST_BATCHES = 8
+"""A set is cut into so many batches at least, so that a candidate can be stopped between them."""
+_MOST_WORKERS = 8
+
+
+@dataclass
+class Measured:
+    """What is known of the candidates of one call, ``N`` of them.
+
+    Attributes:
+        scores: shape ``[N, num_samples]``, in the order of the evaluation set; NaN where a sample was not run.
+        num_samples: how many were run, shape ``[N]``.
+        bounds: what the score cannot beat, shape ``[N]``.
+        seconds: shape ``[N]``.
+    """
+
+    scores: Scores
+    num_samples: NDArray[np.int64]
+    bounds: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+
+
+class Engine:
+    """A network in steps, data cut to suit it, and what is kept between calls.
+
+    Args:
+        network: in steps.
+        samples: the evaluation set.
+        metric: per sample.
+        budget_bytes: most memory for values, kept ones included; None takes a quarter of what is free.
+    """
+
+    def __init__(self, network: Network, samples: Samples, metric: Metric, budget_bytes: int | None = None) -> None:
+        self.network = network
+        self._samples = samples
+        self._metric = metric
+        self._device = network.device
+        free = free_memory(self._device) // _SHARE_OF_FREE_MEMORY
+        self.budget_bytes = free if budget_bytes is None else budget_bytes
+        self._order = SampleOrder(metric, len(samples))
+        self._variants = Variants(network.steps, self.budget_bytes // 2)
+        self.workers = Workers(1 if self._device.type != "cpu" or torch.is_autocast_enabled("cpu") else _MOST_WORKERS)
+        self.batch_size = self._suitable_batch_size()
+        self._cut()
+        copies = self.workers.count - 1 if network.has_state else 0
+        self._steps = [network.steps, *(network.another() for _ in range(copies))]
+        self._functions = [functools.cache(functools.partial(_function, network, steps)) for steps in self._steps]
+
+    def _suitable_batch_size(self) -> int:
+        """The largest power of two under three limits: the cache, the samples there are, the budget."""
+        steps, example = self.network.steps, self.network.example_size
+        largest = max((step.nbytes for step in steps.steps), default=0) / example
+        together = make_schedule(steps, np.zeros((1, self.network.num_points), dtype=np.int64)).peak / example
+        limit = min(
+            _CACHE_BYTES / max(1.0, largest),
+            len(self._samples) / _LEAST_BATCHES,
+            self.budget_bytes / 2 / self.workers.count / max(1.0, together),
+        )
+        return 1 << max(0, int(limit).bit_length() - 1)
+
+    def _cut(self) -> None:
+        self._batches: list[Batch] = self._samples.cut(self.batch_size)
+        self._arguments = [self.network.arguments(batch.inputs) for batch in self._batches]
+        self._variants.clear()
+
+    def halve_batches(self) -> bool:
+        """Go on with half the batch size; False when batches cannot become smaller."""
+        if self.batch_size == 1 or not self._samples.can_be_cut:
+            return False
+        self.batch_size //= 2
+        self._cut()
+        return True
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether batches are the engine's own, and not the loader's."""
+        return self._samples.can_be_cut
+
+    def close(self) -> None:
+        """End the workers and forget what is kept."""
+        self.workers.close()
+        self._variants.clear()
+
+    def note(self, scores: Scores) -> None:
+        """Learn from a complete evaluation which samples are hard."""
+        self._order.note(scores)
+
+    def reorder(self) -> None:
+        """Put hard samples first, when enough has been learnt since the last time."""
+        order = self._order.changed() if self._samples.can_be_cut else None
+        if order is not None:
+            self._samples.reorder(order)
+            self._cut()
+
+    def measure(self, candidates: Candidates, must_beat: NDArray[np.float64] | None = None) -> Measured:
+        """Scores of ``candidates``, shape ``[N, L]``, all different.
+
+        Args:
+            must_beat: shape ``[N]``; a candidate proved not to beat it is not run further. None runs all to the end.
+        """
+        count, num_samples = len(candidates), len(self._samples)
+        result = Measured(
+            np.full((count, num_samples), np.nan, dtype=np.float32),
+            np.zeros(count, dtype=np.int64),
+            np.full(count, np.nan),
+            np.zeros(count),
+        )
+        scale = num_samples / self.network.example_size
+        self._variants.expect(candidates, scale)
+        race = None if must_beat is None else Race(self._metric, num_samples, must_beat)
+        alive = np.arange(count)
+        places = range(len(self._batches))
+        stride = len(self._batches) if race is None else self.workers.count
+        for start in places[::stride]:
+            turn = places[start : start + stride]
+            begin = time.perf_counter()
+            self._run(candidates, alive, turn, result.scores)
+            result.seconds[alive] += (time.perf_counter() - begin) / max(1, len(alive))
+            ran = np.concatenate([self._batches[place].samples for place in turn])
+            result.num_samples[alive] += len(ran)
+            if race is None:
+                continue
+            race.add(alive, result.scores[np.ix_(alive, ran)])
+            result.bounds = race.bounds()
+            alive = alive[~race.is_decided()[alive]]
+            if len(alive) == 0:
+                break
+        return result
+
+    def _run(self, candidates: Candidates, alive: NDArray[np.int64], turn: Sequence[int], scores: Scores) -> None:
+        """Run the batches of a turn for the candidates that are still alive; writes into ``scores``."""
+        limit = self.budget_bytes / 2 / self.workers.count * self.network.example_size / self.batch_size
+        variants = self._variants
+
+        def is_kept(key: tuple[int, ...]) -> bool:
+            return all(variants.has(place, key) for place in turn)
+
+        waiting = [alive]
+        while waiting:
+            rows = waiting.pop()
+            schedule = make_schedule(
+                self.network.steps, candidates[rows], kept_steps=variants.kept_steps, is_kept=is_kept
+            )
+            if schedule.peak > limit and len(rows) > 1:
+                waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
+                continue
+            work = functools.partial(self._run_batch, schedule=schedule, rows=rows, scores=scores)
+            self.workers.map(work, turn)
+
+    def _run_batch(
+        self, worker: int, place: int, *, schedule: Schedule, rows: NDArray[np.int64], scores: Scores
+    ) -> None:
+        batch = self._batches[place]
+        function = self._functions[min(worker, len(self._functions) - 1)]
+        slots: list[Any] = [*self._arguments[place], *[None] * schedule.num_slots]
+        with torch.inference_mode():
+            for operation in schedule.operations:
+                self.workers.check()
+                self._run_operation(operation, slots, place, function)
+                if operation.rows:
+                    output = slots[operation.output]
+                    part = batch_scores(self._metric, output, batch.inputs, batch.target).cpu().numpy()
+                    for row in operation.rows:
+                        scores[rows[row], batch.samples] = part
+                for slot in operation.last_reads:
+                    slots[slot] = None
+
+    def _run_operation(
+        self, operation: Operation, slots: list[Any], place: int, function: Callable[..., Any]
+    ) -> None:
+        if operation.is_loaded:
+            assert operation.key is not None
+            slots[operation.output] = self._variants.get(place, operation.key)
+            return
+        if operation.step < self.network.steps.num_inputs:
+            return
+        value = function(operation.step, operation.widths)([slots[source] for source in operation.inputs])
+        slots[operation.output] = value
+        if operation.key is not None:
+            self._variants.put(place, operation.key, value)
+
+
+def _function(network: Network, steps: Steps, index: int, widths: tuple[int, ...]) -> Callable[[Sequence[Any]], Any]:
+    """What a step does at these widths."""
+    step = steps.steps[index]
+    if not step.points:
+        return step.function
+    settled = step.settle([network.quantizer(point, width) for point, width in zip(step.points, widths, strict=True)])
+    return functools.partial(step.run, settled=settled)

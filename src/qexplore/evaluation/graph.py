@@ -1,0 +1,247 @@
+"""The network as an ordered list of steps, each knowing which widths its value depends on."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from qexplore.evaluation.trace import Described, Trace, quantize
+from qexplore.model import point_hooks
+from qexplore.quant import FixedQuantizer, TensorQuantizer
+
+Clamp = tuple[float, float]
+Function = Callable[[Sequence[Any]], Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of the network, or one quantizer.
+
+    Attributes:
+        name: of the node in the traced graph.
+        inputs: the steps whose values it takes.
+        function: gives its value from theirs; of a quantizer, what is to be quantized.
+        point: index of the point that it quantizes; None for an operation.
+        clamp: limits that a quantizer clamps to, taken over from the operation before it.
+        hidden: quantizers inside the module that it calls, by the index of their point.
+        upstream: all points that its value depends on, in the order they are passed.
+        shapes: of the tensors in its value, for one batch.
+        nbytes: size of its value for one batch.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    function: Function
+    point: int | None
+    clamp: Clamp | None
+    hidden: dict[int, TensorQuantizer]
+    upstream: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    nbytes: int
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """The points whose widths this step itself takes."""
+        return tuple(self.hidden) if self.point is None else (self.point,)
+
+    def settle(self, quantizers: Sequence[FixedQuantizer | None]) -> tuple[FixedQuantizer | None, ...]:
+        """The quantizers for `run`: one for each of `points`, None where it is off."""
+        if self.clamp is None:
+            return tuple(quantizers)
+        return tuple(None if quantizer is None else quantizer.behind_clamp(*self.clamp) for quantizer in quantizers)
+
+    def run(self, values: Sequence[Any], settled: Sequence[FixedQuantizer | None]) -> Any:
+        """The step's value from the values of `inputs` and what `settle` gave."""
+        if self.point is not None:
+            return self._quantize(self.function(values), settled[0])
+        for quantizer, chosen in zip(self.hidden.values(), settled, strict=True):
+            quantizer.switched_off = chosen is None
+            if chosen is not None:
+                quantizer.num_bits = chosen.quantizer.num_bits
+        return self.function(values)
+
+    def _quantize(self, value: Any, quantizer: FixedQuantizer | None) -> Any:
+        if isinstance(value, Tensor):
+            return self.quantize_tensor(value, quantizer)
+        return pytree.tree_map_only(Tensor, lambda tensor: self.quantize_tensor(tensor, quantizer), value)
+
+    def quantize_tensor(self, tensor: Tensor, quantizer: FixedQuantizer | None, out: Tensor | None = None) -> Tensor:
+        """``tensor`` quantized, into ``out`` where it is given."""
+        if quantizer is not None and tensor.is_floating_point():
+            return quantizer(tensor, out)
+        passed = tensor if self.clamp is None else tensor.clamp(*self.clamp)
+        return passed if out is None else out.copy_(passed)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A network in steps.
+
+    Attributes:
+        steps: ordered such that each comes as early as the points it depends on allow; the first ``num_inputs`` stand
+            for the network's arguments.
+        num_inputs: how many arguments there are.
+        output: the step whose value is the network's.
+        order: all points in the order they are passed.
+    """
+
+    steps: tuple[Step, ...]
+    num_inputs: int
+    output: int
+    order: tuple[int, ...]
+
+    def run(self, arguments: Sequence[Any], quantizers: Sequence[FixedQuantizer | None]) -> Any:
+        """The network's output, every step run once: what faster ways are held against.
+
+        Args:
+            arguments: values of the first steps.
+            quantizers: one for each point, by index.
+        """
+        values = list(arguments)
+        for step in self.steps[self.num_inputs :]:
+            settled = step.settle([quantizers[point] for point in step.points])
+            values.append(step.run([values[place] for place in step.inputs], settled))
+        return values[self.output]
+
+
+def build_steps(traced: Trace, root: nn.Module) -> Steps:
+    """The steps of a traced network whose nodes an earlier run has described.
+
+    Args:
+        traced: the graph.
+        root: what nodes' names stand for: ``traced.root`` or a copy of it.
+    """
+    constants = {node: _attribute(root, str(node.target)) for node in traced.graph.nodes if node.op == "get_attr"}
+    nodes = [node for node in traced.graph.nodes if node.op not in ("get_attr", "output")]
+    order = _points_in_order(nodes, traced)
+    upstream = _upstream(nodes, traced, order)
+    rank = {point: place for place, point in enumerate(order)}
+    nodes.sort(key=lambda node: (node.op != "placeholder", rank[upstream[node][-1]] if upstream[node] else -1))
+    place = {node: index for index, node in enumerate(nodes)}
+    steps = []
+    for node in nodes:
+        inputs, function = _call(node, root, place, constants)
+        described = _tensors(node.meta.get("value"))
+        steps.append(
+            Step(
+                name=node.name,
+                inputs=inputs,
+                function=function,
+                point=node.args[1] if node.target is quantize else None,
+                clamp=node.meta.get("clamp"),
+                hidden=_hidden_quantizers(node, traced, root),
+                upstream=upstream[node],
+                shapes=tuple(tensor.shape for tensor in described),
+                nbytes=sum(tensor.nbytes for tensor in described),
+            )
+        )
+    output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
+    return Steps(tuple(steps), sum(node.op == "placeholder" for node in nodes), place[output], order)
+
+
+def _attribute(root: nn.Module, name: str) -> Any:
+    return operator.attrgetter(name)(root)
+
+
+def _tensors(value: Any) -> list[Described]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Described)]
+
+
+def _own_points(node: fx.Node, traced: Trace) -> tuple[int, ...]:
+    if node.target is quantize:
+        return (node.args[1],)  # type: ignore[return-value]
+    return traced.hidden.get(str(node.target), ()) if node.op == "call_module" else ()
+
+
+def _points_in_order(nodes: Sequence[fx.Node], traced: Trace) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(point for node in nodes for point in _own_points(node, traced)))
+
+
+def _upstream(nodes: Sequence[fx.Node], traced: Trace, order: tuple[int, ...]) -> dict[fx.Node, tuple[int, ...]]:
+    rank = {point: place for place, point in enumerate(order)}
+    found: dict[fx.Node, tuple[int, ...]] = {}
+    for node in nodes:
+        points = set(_own_points(node, traced)).union(*(found.get(arg, ()) for arg in node.all_input_nodes))
+        found[node] = tuple(sorted(points, key=rank.__getitem__))
+    return found
+
+
+def _hidden_quantizers(node: fx.Node, traced: Trace, root: nn.Module) -> dict[int, TensorQuantizer]:
+    if node.op != "call_module" or str(node.target) not in traced.hidden:
+        return {}
+    inside = {hook.name: hook.quantizer for _, hook in point_hooks(root.get_submodule(str(node.target)))}
+    return {point: inside[traced.names[point]] for point in traced.hidden[str(node.target)]}
+
+
+def _call(
+    node: fx.Node, root: nn.Module, place: dict[fx.Node, int], constants: dict[fx.Node, Any]
+) -> tuple[tuple[int, ...], Function]:
+    """Where a node's arguments come from, and a function of their values."""
+    if node.op == "placeholder":
+        return (), _no_function
+    sources = [arg for arg in node.all_input_nodes if arg in place]
+    inputs = tuple(place[arg] for arg in sources)
+    if node.target is quantize and len(sources) == 1 and node.args[0] is sources[0]:
+        return inputs, _first
+    args: Any = (node.args[0],) if node.target is quantize else node.args
+    target = _target(node, root)
+    slots = {arg: index for index, arg in enumerate(sources)}
+    if not node.kwargs and all(isinstance(arg, fx.Node) or not _nodes_in(arg) for arg in args):
+        return inputs, _flat_call(target, args, slots, constants)
+
+    def call(values: Sequence[Any]) -> Any:
+        def value(arg: fx.Node) -> Any:
+            return values[slots[arg]] if arg in slots else constants[arg]
+
+        given, named = fx.node.map_arg((args, node.kwargs), value)
+        return target(*given, **named)
+
+    return inputs, call
+
+
+def _flat_call(
+    target: Callable[..., Any], args: Sequence[Any], slots: dict[fx.Node, int], constants: dict[fx.Node, Any]
+) -> Function:
+    """The common case, quick: no keyword, every argument a value or a constant."""
+    template = [constants.get(arg, None) if isinstance(arg, fx.Node) else arg for arg in args]
+    fills = [(index, slots[arg]) for index, arg in enumerate(args) if isinstance(arg, fx.Node) and arg in slots]
+    if fills == [(0, 0)] and len(template) == 1:
+        return lambda values: target(values[0])
+
+    def call(values: Sequence[Any]) -> Any:
+        given = template.copy()
+        for index, slot in fills:
+            given[index] = values[slot]
+        return target(*given)
+
+    return call
+
+
+def _nodes_in(arg: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.node.map_arg(arg, lambda node: found.append(node))
+    return found
+
+
+def _target(node: fx.Node, root: nn.Module) -> Callable[..., Any]:
+    if node.op == "call_module":
+        return root.get_submodule(str(node.target))
+    if node.op == "call_method":
+        name = str(node.target)
+        return lambda owner, *args, **kwargs: getattr(owner, name)(*args, **kwargs)
+    if node.target is quantize:
+        return lambda tree: tree
+    return node.target  # type: ignore[return-value]
+
+
+def _first(values: Sequence[Any]) -> Any:
+    return values[0]
+
+
+def _no_function(values: Sequence[Any]) -> Any:
+    raise AssertionError("an argument is given, not computed")

@@ -1,0 +1,244 @@
+"""The fast evaluator: candidates share every step they can share, and stop once they are proved not to matter."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qexplore._random import isolated
+from qexplore.errors import EvaluationError, NumBitsError, QExploreError
+from qexplore.evaluation.base import Evaluation
+from qexplore.evaluation.direct import DirectEvaluator
+from qexplore.evaluation.engine import Engine, Measured
+from qexplore.evaluation.network import Network
+from qexplore.evaluation.racing import why_not
+from qexplore.evaluation.samples import Samples
+from qexplore.evaluation.scoring import complete, failed, summary
+from qexplore.evaluation.trace import CaptureError
+from qexplore.metrics import Metric, WholeSetMetric
+from qexplore.model import Candidates, Loader, QuantizedActivationsModel, Unpack
+
+_CHUNK_SECONDS = 5.0
+_LARGEST_CHUNK = 1024
+_SMALLEST_CHUNK = 8
+
+Candidate = tuple[int, ...]
+Limits = NDArray[np.float64] | None
+
+
+class PrefixEvaluator:
+    """Runs candidates through a copy of the network that is taken apart into steps.
+
+    A step runs once for all candidates of a call that agree on the widths upstream of it; values of the first layers
+    are kept from call to call. The copy is used only if it equals the hooked network. Where it does not, or cannot be
+    made, and for candidates that fail, the `DirectEvaluator` answers.
+
+    Args:
+        model: the wrapped network; its own state is left as it is.
+        loader: the evaluation set.
+        metric: per sample; a whole-set metric is left to the direct evaluator.
+        unpack: ``unpack(batch) -> (inputs, target)``.
+        hold_bytes: how much of the set may be held in memory; None takes a quarter of what is free.
+        budget_bytes: most memory for activations, those kept between calls included; None takes a quarter of what is
+            free.
+        required: raise where the network cannot be used in steps, instead of falling back.
+
+    Raises:
+        EvaluationError: ``required``, and it cannot be; or see `DirectEvaluator`.
+        DataError, MetricError: see `DirectEvaluator`.
+    """
+
+    def __init__(
+        self,
+        model: QuantizedActivationsModel,
+        loader: Loader,
+        metric: Metric | WholeSetMetric,
+        *,
+        unpack: Unpack | None = None,
+        hold_bytes: int | None = None,
+        budget_bytes: int | None = None,
+        required: bool = False,
+    ) -> None:
+        self.direct = DirectEvaluator(model, loader, metric, unpack=unpack, hold_bytes=hold_bytes)
+        self._model = model
+        self._metric = metric
+        self._budget_bytes = budget_bytes
+        self._required = required
+        self._seconds = self.direct.float_evaluation.seconds
+        self._engine: Engine | None = None
+        self._why_not = ""
+        self._version: Any = None
+        self._bring_up_to_date()
+
+    @property
+    def float_evaluation(self) -> Evaluation:
+        """The float network, by the direct evaluator."""
+        return self.direct.float_evaluation
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the model's content, the samples, the metric, and what rounding depends on."""
+        parts = (self.direct.fingerprint, self.description, torch.get_num_threads())
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    @property
+    def description(self) -> str:
+        """How candidates are evaluated, or why one after the other."""
+        self._bring_up_to_date()
+        engine = self._engine
+        if engine is None:
+            return f"direct: {self._why_not}"
+        network = engine.network
+        parts = [f"{len(network.steps.steps) - network.steps.num_inputs} steps", f"batches of {engine.batch_size}"]
+        if not engine.can_cut:
+            parts[1] = "the loader's batches"
+        if network.num_folded:
+            parts.append(f"{network.num_folded} BatchNorm folded")
+        parts += [f"{engine.workers.count} workers"] if engine.workers.count > 1 else []
+        parts += [f"'{name}' as one step ({reason})" for name, reason in network.opaque.items()]
+        return f"prefix: {', '.join(parts)}"
+
+    def evaluate_float(self) -> Evaluation:
+        """See `DirectEvaluator`."""
+        return self.direct.evaluate_float()
+
+    def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
+        """Measure ``candidates``, shape ``[N, L]``, a chunk of some seconds at a time.
+
+        Args:
+            candidates: widths; 0 switches a quantizer off.
+            must_beat: one score per candidate. One that is proved not to beat it is answered ``"stopped"``, where the
+                metric allows proofs.
+        """
+        rows: list[Candidate] = [tuple(row) for row in np.asarray(candidates, dtype=np.int64).tolist()]
+        limits = None if must_beat is None or why_not(self._metric) else np.asarray(must_beat, dtype=np.float64)
+        self._bring_up_to_date()
+        if self._engine is not None and limits is not None:
+            self._engine.reorder()
+        done = 0
+        while done < len(rows):
+            size = int(np.clip(_CHUNK_SECONDS / max(self._seconds, 1e-9), _SMALLEST_CHUNK, _LARGEST_CHUNK))
+            chunk = slice(done, done + size)
+            answers = self._chunk(rows[chunk], None if limits is None else limits[chunk])
+            yield from answers
+            done += size
+
+    def _chunk(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
+        """Answers to ``rows``, in their order."""
+        fit = [index for index, row in enumerate(rows) if self._fits(row)]
+        answers: dict[int, Evaluation] = {}
+        if fit:
+            canonical = self._model.canonical(np.array([rows[index] for index in fit]))
+            unique, group = np.unique(canonical, axis=0, return_inverse=True)
+            least = None if limits is None else self._easiest(limits[fit], group.reshape(-1), len(unique))
+            measured = self._measured([tuple(row) for row in unique.tolist()], least)
+            answers = {
+                index: replace(measured[number], candidate=rows[index])
+                for index, number in zip(fit, group.reshape(-1).tolist(), strict=True)
+            }
+        return [answers[index] if index in answers else self._directly(row) for index, row in enumerate(rows)]
+
+    def _fits(self, row: Candidate) -> bool:
+        """Whether the engine can take ``row``; the direct evaluator says what is wrong with its widths otherwise."""
+        if self._engine is None:
+            return False
+        try:
+            self._engine.network.quantizers(row)
+        except NumBitsError:
+            return False
+        return True
+
+    def _easiest(self, limits: NDArray[np.float64], group: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+        """Of candidates that share their outputs, the score that is beaten first."""
+        if self._metric.higher_is_better:
+            easiest = np.full(count, np.inf)
+            np.minimum.at(easiest, group, limits)
+        else:
+            easiest = np.full(count, -np.inf)
+            np.maximum.at(easiest, group, limits)
+        return easiest
+
+    def _measured(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
+        """Answers to ``rows``, all different, by the engine; by the direct evaluator for one that raises."""
+        engine = self._engine
+        assert engine is not None
+        start = time.perf_counter()
+        try:
+            with isolated(engine.network.device):
+                result = engine.measure(np.array(rows, dtype=np.int64), limits)
+        except torch.OutOfMemoryError:
+            if engine.halve_batches():
+                return self._measured(rows, limits)
+            return self._apart(rows, limits)
+        except Exception:
+            return self._apart(rows, limits)
+        self._seconds = (time.perf_counter() - start) / len(rows)
+        return [self._evaluation(row, result, index, limits) for index, row in enumerate(rows)]
+
+    def _apart(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
+        """Go on in two halves, until the candidate that raises is alone."""
+        if len(rows) == 1:
+            return [self._directly(rows[0])]
+        half = len(rows) // 2
+        first, second = (None, None) if limits is None else (limits[:half], limits[half:])
+        return self._measured(rows[:half], first) + self._measured(rows[half:], second)
+
+    def _directly(self, row: Candidate) -> Evaluation:
+        return next(self.direct.evaluate(np.array([row], dtype=np.int64)))
+
+    def _evaluation(self, row: Candidate, result: Measured, index: int, limits: Limits) -> Evaluation:
+        seconds, count = float(result.seconds[index]), int(result.num_samples[index])
+        scores = result.scores[index]
+        if count < len(scores):
+            assert limits is not None
+            bound = float(result.bounds[index])
+            reason = f"proved not to beat {limits[index]:.6g} after {count} of {len(scores)} samples"
+            return Evaluation(row, "stopped", bound=bound, num_samples=count, reason=reason, seconds=seconds)
+        assert isinstance(self._metric, Metric) and self._engine is not None
+        try:
+            evaluation = complete(row, summary(scores, self._metric), scores, self._metric, seconds)
+        except QExploreError as error:
+            return failed(row, error, seconds)
+        self._engine.note(scores)
+        return evaluation
+
+    # ------------------------------------------------------------------------------------------------- the engine
+
+    def _bring_up_to_date(self) -> None:
+        """Take the network apart anew when it has changed."""
+        version = self._model.version(), torch.get_num_threads()
+        if version == self._version:
+            return
+        self._version = version
+        if self._engine is not None:
+            self._engine.close()
+        self._engine, self._why_not = None, ""
+        try:
+            self._engine = self._build()
+        except CaptureError as error:
+            self._why_not = str(error)
+        except Exception as error:  # whatever a network does when it is taken apart, the direct evaluator still can
+            self._why_not = f"{type(error).__name__}: {error}"
+        if self._required and self._engine is None:
+            raise EvaluationError(
+                f'engine="prefix" cannot be used: {self._why_not}. engine="auto" falls back to the direct evaluator'
+            )
+
+    def _build(self) -> Engine:
+        if not isinstance(self._metric, Metric):
+            raise CaptureError("a whole-set metric runs the model itself")
+        data = self.direct.data
+        scores = self.direct.float_evaluation.scores
+        assert data is not None and scores is not None
+        if not data.is_held:
+            raise CaptureError("the evaluation set is too large to be held in memory")
+        samples = Samples(list(data), len(scores))
+        network = Network(self._model, samples)
+        return Engine(network, samples, self._metric, self._budget_bytes)

@@ -1,0 +1,97 @@
+"""Stopping early by proof: which samples come first, and when a candidate can no longer matter."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexplore.metrics import Metric, WholeSetMetric
+
+_ROUNDING = 1e-6
+
+
+def why_not(metric: Metric | WholeSetMetric) -> str:
+    """Why candidates cannot be stopped early under ``metric``; empty where they can."""
+    if isinstance(metric, WholeSetMetric):
+        return "a whole-set metric has no score per sample"
+    if not metric.is_mean:
+        return f"the metric '{metric.name}' is no plain mean of its samples' scores"
+    if not math.isfinite(best_score(metric)):
+        return f"the best score that a sample can have is not known for the metric '{metric.name}'"
+    return ""
+
+
+def best_score(metric: Metric) -> float:
+    """The best score that a sample can have."""
+    return metric.range[1] if metric.higher_is_better else metric.range[0]
+
+
+class Race:
+    """What the samples run so far prove about each of ``N`` candidates.
+
+    A candidate's final score is at best the mean of what it has and the best possible score for every sample that is
+    left. Once that does not beat ``must_beat``, no outcome can.
+
+    Args:
+        metric: one that `why_not` has nothing against.
+        num_samples: of the whole set.
+        must_beat: one score per candidate, shape ``[N]``.
+    """
+
+    def __init__(self, metric: Metric, num_samples: int, must_beat: NDArray[np.float64]) -> None:
+        self._best = best_score(metric)
+        self._sign = 1.0 if metric.higher_is_better else -1.0
+        self._num_samples = num_samples
+        self._must_beat = self._sign * np.asarray(must_beat, dtype=np.float64)
+        self._sums = np.zeros(len(self._must_beat))
+        self._counts = np.zeros(len(self._must_beat), dtype=np.int64)
+        self._provable = np.ones(len(self._must_beat), dtype=bool)
+
+    def add(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+        """Take in scores of more samples, shape ``[len(rows), samples]``, for the candidates ``rows``."""
+        exact = scores.astype(np.float64)
+        self._sums[rows] += exact.sum(axis=1)
+        self._counts[rows] += scores.shape[1]
+        # A score beyond the metric's range, or NaN, proves nothing: such a candidate runs to its end.
+        self._provable[rows] &= (self._sign * exact <= self._sign * self._best).all(axis=1)
+
+    def bounds(self) -> NDArray[np.float64]:
+        """What each candidate's score cannot beat, shape ``[N]``."""
+        left = self._num_samples - self._counts
+        return (self._sums + left * self._best) / self._num_samples
+
+    def is_decided(self) -> NDArray[np.bool_]:
+        """Candidates that are proved not to beat their score, shape ``[N]``."""
+        # Sums of whole numbers are exact; others may be off in the last places, which must not decide.
+        slack = np.where(self._sums == np.rint(self._sums), 0.0, _ROUNDING * np.maximum(1.0, np.abs(self._sums)))
+        beaten = self._sign * self.bounds() + slack / self._num_samples <= self._must_beat
+        return np.asarray(beaten & self._provable & (self._counts < self._num_samples))
+
+
+class SampleOrder:
+    """Samples that earlier candidates got wrong come first; the order changes when what is known has doubled.
+
+    Args:
+        metric: of the scores.
+        num_samples: of the whole set.
+    """
+
+    def __init__(self, metric: Metric, num_samples: int) -> None:
+        self._sign = 1.0 if metric.higher_is_better else -1.0
+        self._totals = np.zeros(num_samples)
+        self._known = 0
+        self._known_at_last_change = 0
+
+    def note(self, scores: NDArray[np.float32]) -> None:
+        """Learn from the scores of a complete evaluation, in the order of the evaluation set."""
+        self._totals += self._sign * scores
+        self._known += 1
+
+    def changed(self) -> NDArray[np.int64] | None:
+        """A new order, hardest first, when it is time for one."""
+        if self._known < max(1, 2 * self._known_at_last_change):
+            return None
+        self._known_at_last_change = self._known
+        return np.argsort(self._totals, kind="stable")

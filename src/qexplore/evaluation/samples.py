@@ -1,0 +1,128 @@
+"""The evaluation set cut anew: batches of a size that suits the machine, samples in an order that suits the search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that go through the network together.
+
+    Attributes:
+        inputs: as `qexplore.model.call` takes them.
+        target: for the metric.
+        samples: their places in the evaluation set as the loader gave it.
+    """
+
+    inputs: Any
+    target: Any
+    samples: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+class Samples:
+    """All samples of an evaluation set.
+
+    Args:
+        batches: inputs and target of each, on the network's device.
+        num_samples: how many scores they give together.
+    """
+
+    def __init__(self, batches: Sequence[tuple[Any, Any]], num_samples: int) -> None:
+        self._batches = list(batches)
+        self._num_samples = num_samples
+        self._together = _together(self._batches, num_samples)
+        self._order: NDArray[np.int64] = np.arange(num_samples)
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether every tensor counts samples on its first axis and batches differ in nothing else."""
+        return self._together is not None
+
+    def keep_batches(self) -> None:
+        """Leave the loader's batches as they are from now on."""
+        self._together = None
+        self._order = np.arange(self._num_samples)
+
+    def reorder(self, order: NDArray[np.int64]) -> None:
+        """Take samples in this order from now on: places in the set as the loader gave it."""
+        assert self._together is not None
+        place = np.empty_like(self._order)
+        place[self._order] = np.arange(len(self._order))
+        chosen = torch.from_numpy(place[order])
+        self._together = pytree.tree_map_only(
+            Tensor, lambda tensor: tensor[chosen.to(tensor.device)], self._together
+        )
+        self._order = order
+
+    def cut(self, size: int) -> list[Batch]:
+        """Batches of ``size`` samples, as even as can be; the loader's own where they cannot be cut."""
+        if self._together is None:
+            return self._as_given()
+        count = -(-self._num_samples // size)
+        limits = np.linspace(0, self._num_samples, count + 1).round().astype(int).tolist()
+        return [self.part(start, stop) for start, stop in zip(limits, limits[1:], strict=False)]
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The samples from ``start`` to ``stop`` of the present order, in one batch."""
+        inputs, target = pytree.tree_map_only(Tensor, lambda tensor: tensor[start:stop], self._together)
+        return Batch(inputs, target, self._order[start:stop])
+
+    def _as_given(self) -> list[Batch]:
+        sizes = [_size(batch) for batch in self._batches]
+        if None in sizes or sum(map(int, sizes)) != self._num_samples:  # type: ignore[arg-type]
+            raise ValueError("the samples of a batch cannot be counted")
+        ends = np.cumsum(np.array(sizes, dtype=np.int64))
+        return [
+            Batch(inputs, target, np.arange(end - size, end))
+            for (inputs, target), size, end in zip(self._batches, sizes, ends.tolist(), strict=True)
+        ]
+
+
+def _leaves(batch: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
+
+
+def _size(batch: tuple[Any, Any]) -> int | None:
+    """How many samples a batch holds, as its target says, or else its inputs."""
+    sizes = [leaf.shape[0] for leaf in (*_leaves(batch[1]), *_leaves(batch[0])) if leaf.dim()]
+    return sizes[0] if sizes else None
+
+
+def _together(batches: Sequence[tuple[Any, Any]], num_samples: int) -> tuple[Any, Any] | None:
+    """All batches as one; None where that would not be the same samples."""
+    flat = [pytree.tree_flatten(batch) for batch in batches]
+    specs = [spec for _, spec in flat]
+    if any(spec != specs[0] for spec in specs):
+        return None
+    columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+    joined = []
+    for column in columns:
+        if not all(isinstance(leaf, Tensor) for leaf in column):
+            if any(isinstance(leaf, Tensor) or leaf != column[0] for leaf in column):
+                return None
+            joined.append(column[0])
+            continue
+        first = column[0]
+        alike = all(leaf.dim() and leaf.shape[1:] == first.shape[1:] and leaf.dtype == first.dtype for leaf in column)
+        if not alike or sum(leaf.shape[0] for leaf in column) != num_samples:
+            return None
+        joined.append(first if len(column) == 1 else torch.cat(column))
+    if any(len({leaf.shape[0] for leaf in _leaves(batch)}) > 1 for batch in batches):
+        return None
+    together: tuple[Any, Any] = pytree.tree_unflatten(joined, specs[0])
+    return together

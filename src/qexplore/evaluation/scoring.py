@@ -1,0 +1,88 @@
+"""From a network's output to an `Evaluation`: the metric, checked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from qexplore.errors import MetricError, QExploreError
+from qexplore.evaluation.base import Evaluation
+from qexplore.evaluation.interval import confidence_interval
+from qexplore.metrics import Metric, Scores, WholeSetMetric
+
+
+def apply_metric(metric: Metric | WholeSetMetric, *arguments: Any) -> Any:
+    """What ``metric`` says; what it raises is told apart from what the network raises."""
+    try:
+        return metric(*arguments)
+    except QExploreError:
+        raise
+    except Exception as error:
+        raise MetricError(f"the metric '{metric.name}' raised {type(error).__name__}: {error}") from error
+
+
+def batch_scores(metric: Metric, output: Any, inputs: Any, target: Any) -> Tensor:
+    """Scores of one batch, shape ``[B]``; which axis of the inputs counts samples is the network's affair.
+
+    Raises:
+        MetricError: ``metric`` raised, or did not give one score per sample.
+    """
+    scores = apply_metric(metric, output, target)
+    sizes = [leaf.shape[0] for leaf in pytree.tree_leaves((inputs, target)) if isinstance(leaf, Tensor) and leaf.dim()]
+    if isinstance(scores, Tensor) and scores.dim() == 1 and (not sizes or scores.shape[0] in sizes):
+        return scores.detach().float()
+    got = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
+    raise MetricError(
+        f"the metric '{metric.name}' must return one score per sample, shape [{sizes[0] if sizes else 'B'}], got "
+        f"{got}. For one number over a whole set use qexplore.whole_set(f) with f(model, loader)"
+    )
+
+
+def summary(scores: Scores, metric: Metric) -> float:
+    """The metric from all scores, shape ``[num_samples]``.
+
+    Raises:
+        MetricError: scores that are not finite.
+    """
+    finite = np.isfinite(scores)
+    if not finite.all():
+        what = "NaN" if np.isnan(scores).any() else "infinity"
+        raise MetricError(f"the metric '{metric.name}' gave {what} for {int((~finite).sum())} of {len(scores)} samples")
+    return metric.summarize(scores)
+
+
+def complete(
+    candidate: tuple[int, ...],
+    score: float,
+    scores: Scores | None,
+    metric: Metric | WholeSetMetric,
+    seconds: float,
+) -> Evaluation:
+    """The record of a whole measurement.
+
+    Raises:
+        MetricError: the score is not finite, or outside the metric's range.
+    """
+    low, high = metric.range
+    slack = 1e-6 * max(1.0, abs(score)) if math.isfinite(score) else 0.0
+    if not math.isfinite(score) or not low - slack <= score <= high + slack:
+        raise MetricError(f"the metric '{metric.name}' must be finite and within {metric.range}, got {score}")
+    return Evaluation(
+        candidate,
+        "complete",
+        score=score,
+        scores=scores,
+        interval=None if scores is None else confidence_interval(scores, metric),  # type: ignore[arg-type]
+        num_samples=0 if scores is None else len(scores),
+        seconds=seconds,
+    )
+
+
+def failed(candidate: tuple[int, ...], error: Exception, seconds: float) -> Evaluation:
+    """The record of a candidate that could not be measured."""
+    reason = str(error) if isinstance(error, QExploreError) else f"{type(error).__name__}: {error}"
+    return Evaluation(candidate, "failed", reason=reason, seconds=seconds)

@@ -1,0 +1,105 @@
+"""Fewer passes over memory for the same answer: BatchNorm folded, clamps taken over by quantizers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from qexplore.evaluation.graph import Clamp
+from qexplore.evaluation.trace import Trace, quantize
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_INFINITY = float("inf")
+
+
+def fold_batchnorm(traced: Trace) -> int:
+    """Fold each BatchNorm into the convolution or linear layer before it; says how many.
+
+    Only where nothing else reads the layer's output, a quantizer included, and both modules are called once. Moves
+    float rounding: the folded network is another one in the last bits.
+    """
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    folded = 0
+    for node in list(traced.graph.nodes):
+        norm, source = _module(traced, node), node.args[0] if node.args else None
+        if type(norm) not in _BATCHNORMS or not isinstance(source, fx.Node) or len(source.users) != 1:
+            continue
+        layer = _module(traced, source)
+        if calls[node.target] != 1 or calls[source.target] != 1 or not (_is_bare(norm) and _is_bare(layer)):
+            continue
+        merged = _merged(layer, norm)
+        if merged is None:
+            continue
+        traced.root.set_submodule(str(source.target), merged)
+        source.meta["value"] = node.meta.get("value")
+        node.replace_all_uses_with(source)
+        traced.graph.erase_node(node)
+        folded += 1
+    return folded
+
+
+def _merged(layer: Any, norm: Any) -> nn.Module | None:
+    if norm.running_mean is None or norm.running_var is None or norm.training:
+        return None
+    if type(layer) in _CONVOLUTIONS:
+        return fuse_conv_bn_eval(layer, norm)  # type: ignore[no-any-return]
+    if type(layer) in _TRANSPOSED and layer.groups == 1:
+        return fuse_conv_bn_eval(layer, norm, transpose=True)  # type: ignore[no-any-return]
+    if type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
+        return fuse_linear_bn_eval(layer, norm)  # type: ignore[no-any-return]
+    return None
+
+
+def merge_clamps(traced: Trace) -> int:
+    """Let quantizers take over the ReLU, ReLU6 or Hardtanh before them, which nothing else reads; says how many."""
+    merged = 0
+    for node in list(traced.graph.nodes):
+        source = node.args[0] if node.target is quantize else None
+        if not isinstance(source, fx.Node) or len(source.users) != 1:
+            continue
+        clamp = _clamp(traced, source)
+        described = source.meta.get("value")
+        if clamp is None or getattr(described, "dtype", None) != torch.float32:
+            continue
+        node.update_arg(0, source.args[0])
+        node.meta["clamp"] = clamp
+        traced.graph.erase_node(source)
+        merged += 1
+    return merged
+
+
+def _clamp(traced: Trace, node: fx.Node) -> Clamp | None:
+    """The limits of a node that only clamps its one argument."""
+    if node.kwargs or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    module = _module(traced, node)
+    if module is not None:
+        if not _is_bare(module):
+            return None
+        if type(module) in (nn.Hardtanh, nn.ReLU6):
+            return float(module.min_val), float(module.max_val)  # type: ignore[arg-type]
+        return (0.0, _INFINITY) if type(module) is nn.ReLU else None
+    if len(node.args) == 1 and (node.target in (F.relu, torch.relu) or (node.op, node.target) == ("call_method", "relu")):
+        return 0.0, _INFINITY
+    return (0.0, 6.0) if len(node.args) == 1 and node.target is F.relu6 else None
+
+
+def _module(traced: Trace, node: Any) -> nn.Module | None:
+    is_call = isinstance(node, fx.Node) and node.op == "call_module"
+    return traced.root.get_submodule(str(node.target)) if is_call else None
+
+
+def _is_bare(module: nn.Module | None) -> bool:
+    """Whether calling ``module`` runs its forward and nothing else."""
+    if module is None:
+        return False
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and not parametrize.is_parametrized(module)

@@ -1,0 +1,294 @@
+"""A wrapped network as a graph: `torch.fx`, with every quantization point a node of its own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from qexplore.model import (
+    QuantizedActivationsModel,
+    comes_last,
+    foreign_hooks,
+    point_hooks,
+    remove_point_hooks,
+)
+
+
+class CaptureError(Exception):
+    """A network that cannot be taken apart into steps; the message says why."""
+
+
+def quantize(tree: Any, point: int) -> Any:
+    """Stands in a graph for the quantizer of the point with this index."""
+    raise AssertionError("a graph is run by its steps")
+
+
+@dataclass
+class Trace:
+    """A traced network.
+
+    Attributes:
+        graph: its nodes; `quantize` marks the points.
+        root: holds the modules and tensors that nodes name. Points inside opaque modules keep their hooks.
+        hidden: points inside an opaque module, by the module's name.
+        opaque: modules of the user's own that could not be looked into, each with the reason.
+        signature: binds inputs to placeholders, which stand in its order.
+        fixed: values of arguments that were settled while tracing, by name.
+        names: of the points, by index.
+    """
+
+    graph: fx.Graph
+    root: nn.Module
+    hidden: dict[str, tuple[int, ...]]
+    opaque: dict[str, str]
+    signature: inspect.Signature
+    fixed: dict[str, Any]
+    names: tuple[str, ...]
+
+    def bind(self, inputs: Any) -> list[Any]:
+        """The values of the placeholders for ``inputs``, a batch's.
+
+        Raises:
+            CaptureError: arguments that are no tensors differ from those that were traced.
+        """
+        bound = _bound(self.signature, inputs)
+        for name, value in self.fixed.items():
+            if bound[name] is not value and bound[name] != value:
+                raise CaptureError(f"the argument '{name}' is {value!r} in one batch and {bound[name]!r} in another")
+        return list(bound.values())
+
+
+def trace(model: QuantizedActivationsModel, inputs: Any) -> Trace:
+    """Trace ``model``, a copy that may be changed: hooks of points that become nodes are taken off.
+
+    Args:
+        model: in eval mode.
+        inputs: one batch's, as `qexplore.model.call` takes them.
+
+    Raises:
+        CaptureError: says what stands in the way.
+    """
+    network = model.model
+    _refuse_hooks(network)
+    indices = {point.name: point.index for point in model.points}
+    on_module = {
+        id(module): indices[hook.name] for module, hook in point_hooks(network) if _is_output(hook)
+    }
+    signature = inspect.signature(network.forward)
+    bound = _bound(signature, inputs)
+    fixed = {name: value for name, value in bound.items() if not _holds_tensor(value)}
+    # A module with hooks of the user's own is run as a whole, hooks and all.
+    opaque = {name: "" for name, module in network.named_modules() if name and foreign_hooks(module)}
+    while True:
+        tracer = _Tracer(network, on_module, set(opaque))
+        try:
+            graph = tracer.trace(network, concrete_args=fixed or None)
+            break
+        except Exception as error:
+            where = tracer.path[-1] if tracer.path else ""
+            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+            if not where or where in opaque:
+                raise CaptureError(f"{where or type(network).__name__} cannot be traced: {reason}") from error
+            is_torchs = type(network.get_submodule(where)).__module__.startswith("torch.nn")
+            opaque[where] = "" if is_torchs else reason
+    _quantize_ends(graph, model, on_module, bound)
+    explicit = {node.args[1] for node in graph.nodes if node.target is quantize}
+    hidden = _hidden(network, set(opaque), indices, explicit)
+    lost = set(indices.values()) - explicit - {index for inside in hidden.values() for index in inside}
+    if lost:
+        names = ", ".join(point.name for point in model.points if point.index in lost)
+        raise CaptureError(f"the points {names} do not appear in the traced network")
+    for module, hook in point_hooks(network):
+        if indices[hook.name] in explicit:
+            remove_point_hooks(module)
+    unseen = {name: reason for name, reason in opaque.items() if reason}
+    return Trace(graph, network, hidden, unseen, signature, fixed, tuple(point.name for point in model.points))
+
+
+def _itself(tree: Any) -> Any:
+    return tree
+
+
+def _is_output(hook: Any) -> bool:
+    return hasattr(hook, "outputs")
+
+
+def _refuse_hooks(network: nn.Module) -> None:
+    if foreign_hooks(network):
+        raise CaptureError("the network itself carries hooks of its own")
+    if torch.nn.modules.module._global_forward_hooks or torch.nn.modules.module._global_forward_pre_hooks:
+        raise CaptureError("torch carries global module hooks")
+    for name, module in network.named_modules():
+        if not comes_last(module):
+            raise CaptureError(f"'{name}' carries a hook that was added after its quantizer")
+
+
+def _bound(signature: inspect.Signature, inputs: Any) -> dict[str, Any]:
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+        raise CaptureError("the network's forward takes *args or **kwargs")
+    if isinstance(inputs, Mapping):
+        bound = signature.bind(**inputs)
+    elif isinstance(inputs, (tuple, list)):
+        bound = signature.bind(*inputs)
+    else:
+        bound = signature.bind(inputs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _holds_tensor(value: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+
+
+class _Tracer(fx.Tracer):
+    """Makes a node of every point, and leaves alone what is opaque."""
+
+    def __init__(self, network: nn.Module, on_module: dict[int, int], opaque: set[str]) -> None:
+        super().__init__()
+        self._on_module = on_module
+        self._opaque = opaque
+        self._holds_points = {
+            name
+            for name, module in network.named_modules()
+            if any(id(inner) in on_module for inner in module.modules() if inner is not module)
+        }
+        self.path: list[str] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if module_qualified_name in self._opaque:
+            return True
+        return module_qualified_name not in self._holds_points and super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        name = self.path_of_module(m)
+        self.path.append(name)
+        if self.is_leaf_module(m, name):
+            output: Any = self.create_proxy("call_module", name, args, kwargs)
+        elif type(m) is nn.TransformerEncoder and len(args) == 1 and not kwargs:
+            output = _layer_by_layer(m, args[0])
+        else:
+            output = m.forward(*args, **kwargs)  # past the hooks, which would meet proxies
+        self.path.pop()  # not in a finally: after an error the path tells where it was
+        point = self._on_module.get(id(m))
+        return output if point is None else self.create_proxy("call_function", quantize, (output, point), {})
+
+
+def _layer_by_layer(encoder: nn.TransformerEncoder, source: Any) -> Any:
+    """What torch's encoder does without masks; its own forward asks questions that a proxy cannot answer."""
+    for layer in encoder.layers:
+        source = layer(source)
+    return source if encoder.norm is None else encoder.norm(source)
+
+
+def _quantize_ends(
+    graph: fx.Graph, model: QuantizedActivationsModel, on_module: dict[int, int], bound: dict[str, Any]
+) -> None:
+    """Put nodes for the point on the input, and for one on the network as a whole."""
+    at_input = next((point.index for point in model.points if point.kind == "input"), None)
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    last = placeholders[-1] if placeholders else None
+    for node, value in zip(placeholders, bound.values(), strict=True):
+        if at_input is None or not _holds_floating(value):
+            continue
+        users = list(node.users)
+        assert last is not None
+        with graph.inserting_after(last):
+            quantized = graph.call_function(quantize, (node, at_input))
+        for user in users:
+            user.replace_input_with(node, quantized)
+    output = next(node for node in graph.nodes if node.op == "output")
+    at_output = on_module.get(id(model.model))
+    with graph.inserting_before(output):
+        if at_output is not None:
+            output.args = (graph.call_function(quantize, (output.args[0], at_output)),)
+        else:
+            output.args = (graph.call_function(_itself, (output.args[0],)),)
+
+
+def _holds_floating(value: Any) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(value))
+
+
+def _hidden(
+    network: nn.Module, opaque: set[str], indices: dict[str, int], explicit: set[Any]
+) -> dict[str, tuple[int, ...]]:
+    hidden = {}
+    for name in opaque:
+        hooks = [hook for module, hook in point_hooks(network.get_submodule(name))]
+        inside = tuple(sorted({indices[hook.name] for hook in hooks} - explicit))
+        if inside:
+            hidden[name] = inside
+    return hidden
+
+
+# ------------------------------------------------------------------------------------------ in-place operations
+
+
+def without_writes(traced: Trace, inputs: Any) -> None:
+    """Rewrite operations that write into their argument, so that every value can be kept and read again.
+
+    Runs the graph once on ``inputs``, in float, and notes in ``node.meta["value"]`` what each node gave.
+
+    Raises:
+        CaptureError: an operation writes into something else than what it returns.
+    """
+    watcher = _WriteWatcher(traced)
+    watcher.run(*traced.bind(inputs))
+    order = {node: place for place, node in enumerate(traced.graph.nodes)}
+    for node, written in watcher.writes:
+        if not watcher.returned[node]:
+            raise CaptureError(f"'{node}' writes into a tensor that it does not return")
+        module = traced.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if getattr(module, "inplace", None) is True:
+            module.inplace = False  # type: ignore[union-attr]
+        else:
+            with traced.graph.inserting_before(node):
+                copied = traced.graph.call_method("clone", (written,))
+            copied.meta = dict(written.meta)
+            node.replace_input_with(written, copied)
+        for user in list(written.users):
+            if order.get(user, -1) > order[node]:
+                user.replace_input_with(written, node)
+
+
+class _WriteWatcher(fx.Interpreter):
+    """Runs a graph in float and notes which nodes write into an argument."""
+
+    def __init__(self, traced: Trace) -> None:
+        super().__init__(traced.root, garbage_collect_values=False, graph=traced.graph)
+        self.writes: list[tuple[fx.Node, fx.Node]] = []
+        self.returned: dict[fx.Node, bool] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        given = {arg: self.env[arg] for arg in n.all_input_nodes if isinstance(self.env[arg], Tensor)}
+        before = {arg: value._version for arg, value in given.items()}
+        if n.target is quantize:
+            output: Any = pytree.tree_map_only(Tensor, torch.clone, self.fetch_args_kwargs_from_env(n)[0][0])
+        else:
+            output = super().run_node(n)
+        for arg, value in given.items():
+            if value._version != before[arg]:
+                self.writes.append((n, arg))
+                self.returned[n] = output is value
+        n.meta["value"] = pytree.tree_map_only(Tensor, _described, output)
+        return output
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is kept of a tensor that a node gave."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    nbytes: int
+
+
+def _described(tensor: Tensor) -> Described:
+    return Described(tuple(tensor.shape), tensor.dtype, tensor.nbytes)

@@ -1,0 +1,95 @@
+"""What a quantizer does at one width, as a function that no longer changes: for evaluating many widths at once."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qexplore.quant.formats import IntegerGrid
+from qexplore.quant.kernel import fused_kernel
+from qexplore.quant.tensor_quantizer import TensorQuantizer
+
+
+@dataclass(frozen=True, eq=False)
+class FixedQuantizer:
+    """`TensorQuantizer`'s arithmetic with width and range settled.
+
+    ``clamp(round_half_even(x * scale), low, high) / divisor``, bit for bit what the quantizer gives, in a new tensor.
+    What this arithmetic does not cover (a range per channel, half precision, more stages) goes through a copy of the
+    quantizer itself.
+    """
+
+    quantizer: TensorQuantizer
+    scale: float = math.nan
+    divisor: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    clamp: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, quantizer: TensorQuantizer, num_bits: int) -> FixedQuantizer:
+        """What ``quantizer`` does at ``num_bits``, its range as it is now.
+
+        Raises:
+            NumBitsError: no width of this quantizer.
+        """
+        copied = copy.deepcopy(quantizer)
+        copied.num_bits = num_bits
+        if not _is_plain(quantizer):
+            return cls(copied)
+        grid = IntegerGrid(num_bits, quantizer.unsigned, bool(quantizer.narrow_range))
+        amax = quantizer.amax
+        assert amax is not None
+        if quantizer.is_dead:
+            return cls(copied, 0.0, 1.0, grid.quant_min, grid.quant_max)
+        scale = float(torch.tensor(float(grid.quant_max)) / amax.detach().cpu().reshape(()))
+        return cls(copied, scale, scale, grid.quant_min, grid.quant_max)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the arithmetic is the formula."""
+        return not math.isnan(self.scale)
+
+    def behind_clamp(self, low: float, high: float) -> FixedQuantizer:
+        """The quantizer of ``x.clamp(low, high)`` as a quantizer of ``x``.
+
+        Multiplying and rounding never change the order of two numbers, so clamping first, and clamping to the rounded
+        limits afterwards, give the same. Not where a scale of 0 would turn infinity into NaN.
+        """
+        if not self.is_plain or self.scale == 0:
+            return replace(self, scale=math.nan, clamp=(low, high))
+        lowest, highest = np.rint(np.float32([low, high]) * np.float32(self.scale)).tolist()
+        return replace(self, low=max(self.low, lowest), high=min(self.high, highest), clamp=(low, high))
+
+    def __call__(self, tensor: Tensor, out: Tensor | None = None) -> Tensor:
+        """Quantize ``tensor``, into ``out`` where one of the same shape and layout is given."""
+        if not self.is_plain or tensor.dtype != torch.float32:
+            quantized: Tensor = self.quantizer(tensor if self.clamp is None else tensor.clamp(*self.clamp))
+            return quantized if out is None else out.copy_(quantized)
+        target = torch.empty_like(tensor) if out is None else out
+        kernel = fused_kernel() if tensor.device.type == "cpu" else None
+        if kernel is not None and tensor.stride() == target.stride() and _is_dense(tensor):
+            kernel(tensor, target, self.scale, self.low, self.high, self.divisor)
+            return target
+        # 0-dim tensors, as upstream has them: a Python number would be taken in double precision on some paths.
+        torch.mul(tensor, torch.tensor(self.scale), out=target)
+        return target.round_().clamp_(self.low, self.high).div_(torch.tensor(self.divisor))
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+
+
+def _is_plain(quantizer: TensorQuantizer) -> bool:
+    """One range for the tensor, known in advance, and nothing but the quantize stage."""
+    amax = quantizer.amax
+    if amax is None or amax.numel() != 1 or quantizer.stages != (True, False):
+        return False
+    # A sign that was asked for refuses negative values; only one that calibration chose clamps them.
+    refuses_negatives = quantizer.unsigned and not quantizer.auto_sign
+    return bool(quantizer.fake_quant) and not refuses_negatives and not quantizer.scales_amax

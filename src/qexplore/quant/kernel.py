@@ -1,0 +1,100 @@
+"""Fake quantization in one pass over memory: a few lines of C, where a compiler is at hand.
+
+torch takes four passes: multiply, round, clamp, divide. ``torch.compile`` fuses them too, but takes seconds to load and
+to compile; this takes a fraction of one. `fused_kernel` gives None where it cannot be had, and callers take the passes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SWITCH = "QEXPLORE_COMPILE"
+"""Environment variable; ``0`` leaves compilers alone."""
+
+Kernel = Callable[[Tensor, Tensor, float, float, float, float], None]
+"""``kernel(source, target, scale, low, high, divisor)`` on float32 tensors of one dense layout, maybe the same one."""
+
+# Comparisons with NaN are false, so NaN passes, as it does in torch. No contraction: a product must round before it is
+# rounded to an integer.
+_SOURCE = """
+#include <math.h>
+#include <stddef.h>
+
+void fake_quantize(const float *x, float *y, ptrdiff_t n, float scale, float low, float high, float divisor)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        float v = nearbyintf(x[i] * scale);
+        v = v < low ? low : v;
+        v = v > high ? high : v;
+        y[i] = v / divisor;
+    }
+}
+"""
+_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-shared", "-fPIC")
+_SECONDS = 20
+
+
+@functools.cache
+def fused_kernel() -> Kernel | None:
+    """The compiled kernel; None without a compiler, or when its results are not torch's bit for bit."""
+    if os.environ.get(SWITCH) == "0" or not sys.platform.startswith("linux"):
+        return None
+    named = os.environ.get("CC", "").split()[:1]
+    compiler = next((found for name in (*named, "cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    if compiler is None:
+        return None
+    # For this very processor if the compiler knows how to say that.
+    for for_this_machine in (("-march=native",), ()):
+        kernel = _compiled([compiler, *_FLAGS, *for_this_machine])
+        if kernel is not None and _agrees_with_torch(kernel):
+            return kernel
+    return None
+
+
+def _compiled(command: Sequence[str]) -> Kernel | None:
+    try:
+        with tempfile.TemporaryDirectory(prefix="qexplore-") as folder:
+            source, library = Path(folder, "kernel.c"), Path(folder, "kernel.so")
+            source.write_text(_SOURCE)
+            subprocess.run(
+                [*command, str(source), "-o", str(library), "-lm"], check=True, capture_output=True, timeout=_SECONDS
+            )
+            function = ctypes.CDLL(str(library)).fake_quantize  # stays mapped after its file is gone
+    except (OSError, subprocess.SubprocessError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t, *[ctypes.c_float] * 4]
+    function.restype = None
+
+    def kernel(source: Tensor, target: Tensor, scale: float, low: float, high: float, divisor: float) -> None:
+        function(source.data_ptr(), target.data_ptr(), source.numel(), scale, low, high, divisor)
+
+    return kernel
+
+
+def _agrees_with_torch(kernel: Kernel) -> bool:
+    """Compare on half-way values, NaN, infinities, both zeros, subnormals and random numbers."""
+    ramp = torch.arange(-40.0, 40.5, 0.25)
+    special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-42, -1e-42, 3e38, -3e38])
+    drawn = torch.randn(4001, generator=torch.Generator().manual_seed(0)) * 3
+    x = torch.cat([ramp, special, drawn])
+    for scale in (1.0, 127 / 2.7182817, 1 / 3.0, 0.0):
+        factor, divisor = torch.tensor(scale), torch.tensor(scale or 1.0)
+        expected = x.mul(factor).round_().clamp_(-8, 7).div_(divisor)
+        got = torch.empty_like(x)
+        kernel(x, got, float(factor), -8.0, 7.0, float(divisor))
+        if not torch.equal(expected.view(torch.int32)[~x.isnan()], got.view(torch.int32)[~x.isnan()]):
+            return False
+        if not bool(got[x.isnan()].isnan().all()):
+            return False
+    return True
