@@ -1,4 +1,4 @@
-"""What the benchmarks measure on: networks trained on Fashion-MNIST, its images, and the plain script to compare with."""
+"""What the benchmarks measure on: networks trained on Fashion-MNIST, and the plain script to compare with."""
 
 from __future__ import annotations
 

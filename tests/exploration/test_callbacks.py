@@ -32,7 +32,7 @@ def test_they_are_called_when_the_front_grows_and_at_the_end_of_each_generation(
         snapshots.append(snapshot)
         added.append({point.num_bits for point in snapshot.front})
 
-    exploration = explored([watch], problem)
+    exploration = explored([watch], problem, racing=False)
     # Replay: the archive of the evaluations in order says when the front grew.
     archive, grew_at = Archive(problem), []
     for number, evaluation in enumerate(_in_order(problem, exploration), start=1):
@@ -100,7 +100,7 @@ def test_a_callback_that_changes_the_network_ends_no_search():
 
     model = tiny_model()
     problem = tiny_problem(model=model, upper=8)
-    exploration = explored([fine_tune], problem)
+    exploration = explored([fine_tune], problem, racing=False)
     assert exploration.num_evaluations == 30
     for point in exploration.front:  # verified on the network as it is now
         assert point.accuracy == correct(model, point.num_bits) / 400
@@ -117,8 +117,9 @@ def test_a_network_that_keeps_a_count_of_its_calls_is_explored():
             self.num_calls += 1
             return self.inner(x)
 
-    counting = explored([], tiny_problem(model=tiny_model(Counting()), upper=8, min_accuracy=0.8))
-    assert np.array_equal(counting.front.num_bits, explored([]).front.num_bits)
+    counting = explored([], tiny_problem(model=tiny_model(Counting()), upper=8, min_accuracy=0.8), racing=False)
+    assert "changes its own buffers" in counting.engine
+    assert np.array_equal(counting.front.num_bits, explored([], racing=False).front.num_bits)
 
 
 def test_an_exploration_within_a_callback_is_an_exploration_like_any_other():

@@ -44,6 +44,7 @@ def everything(exploration):
         steps,
         exploration.reference_point,
         exploration.num_evaluations,
+        exploration.num_passes,
         exploration.num_verifications,
         exploration.stopped_by,
     )
@@ -65,7 +66,7 @@ def test_the_same_seed_gives_the_same_to_the_last_bit_and_another_differs(algori
 
 def test_numpy_and_large_seeds_are_seeds():
     assert everything(explored(seed=np.int64(7))) == everything(explored(seed=7))
-    assert explored(seed=2**40).num_evaluations == 30
+    assert explored(seed=2**40, racing=False).num_evaluations == 30
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -86,9 +87,9 @@ def test_the_budget_counts_different_candidates_and_is_never_exceeded(algorithm,
     problem = tiny_problem(upper=8)
     asked = []
     inner = problem.measure
-    problem.measure = lambda candidates: asked.append(np.array(candidates)) or inner(candidates)
-    exploration = explored(problem, max_evaluations=budget, algorithm=algorithm)
-    assert exploration.num_evaluations == budget
+    problem.measure = lambda candidates, **limits: asked.append(np.array(candidates)) or inner(candidates, **limits)
+    exploration = explored(problem, max_evaluations=budget, algorithm=algorithm, racing=False)
+    assert exploration.num_evaluations == exploration.num_passes == budget
     assert exploration.stopped_by == "max_evaluations"
     widths = {tuple(row) for row in problem.space.uniform().tolist()}
     different = {tuple(row) for rows in asked for row in problem.space.decode(rows).tolist()}
@@ -174,7 +175,7 @@ def test_without_a_min_accuracy_the_reference_is_the_worst_uniform_width():
 
 def test_every_point_of_the_front_is_measured_again():
     metric = Watched()
-    problem = tiny_problem(metric)
+    problem = tiny_problem(metric, engine="direct")
     exploration = explored(problem, max_evaluations=20)
     assert exploration.front.verified
     assert exploration.num_verifications == len(exploration.front)
@@ -186,10 +187,10 @@ def test_every_point_of_the_front_is_measured_again():
 
 def test_what_verification_finds_replaces_what_was_known():
     problem = tiny_problem()
-    explored(problem, max_evaluations=27)
+    explored(problem, max_evaluations=27, racing=False)
     for evaluation in problem.evaluations:  # a memory gone wrong
         object.__setattr__(evaluation, "score", 0.001 * sum(evaluation.candidate))
-    exploration = explored(problem, max_evaluations=27)
+    exploration = explored(problem, max_evaluations=27, racing=False)
     assert exploration.history[-1].front.accuracy.max() == 0.012
     for point in exploration.front:
         assert point.accuracy == correct(problem.model, point.num_bits) / 400
@@ -292,8 +293,10 @@ def test_a_whole_set_metric_is_searched():
 
 
 def test_the_result_says_in_words_what_it_is():
-    text = str(explored())
-    assert text.startswith("nsga2, seed 1: 30 evaluations in ")
+    text = str(explored(racing=False))
+    assert text.startswith("nsga2, seed 1: 30 candidates for 30 full evaluations in ")
+    assert "engine: prefix: 8 steps" in text
+    assert "early stop: off: racing=False" in text
     assert "stopped by max_evaluations" in text
     assert "verified" in text
 

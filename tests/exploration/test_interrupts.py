@@ -1,5 +1,6 @@
 """Whatever stops an exploration, what was found is kept and the model is as it was."""
 
+import functools
 import itertools
 import os
 import signal
@@ -8,12 +9,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import problems
 import pytest
 from networks import batches, digits
-from problems import Watched, correct, raising, random_state, state_of, tiny_model, tiny_problem, true_front
+from problems import Watched, correct, raising, random_state, state_of, tiny_model, true_front
 
 import qexplore as qx
 from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, ProblemError
+
+# One candidate after the other, so that a test can say at which one it happens.
+tiny_problem = functools.partial(problems.tiny_problem, engine="direct")
 
 BUILT = 2  # batches that building a problem takes: the float network, the widest candidate
 

@@ -48,7 +48,7 @@ def an_exploration(members=8, points=20, *, lower=False, **fields):
     known = {2: 0.10, 3: 0.30, 4: 0.88, 5: 0.91, 6: 0.92, 7: 0.925, 8: 0.93}
     uniform = uniform_front({w: 1 - s if lower else s for w, s in known.items()}, points, **direction)
     history = tuple(
-        SimpleNamespace(num_evaluations=count, seconds=count / 10, hypervolume=volume, generation=1, front=front)
+        SimpleNamespace(num_passes=count, seconds=count / 10, hypervolume=volume, generation=1, front=front)
         for count, volume in ((1, 0.0), (5, 1.5), (40, 2.0))
     )
     return SimpleNamespace(

@@ -112,13 +112,14 @@ def test_metrics_that_do_not_work_are_refused(case):
     metric, error, sentence = case
     if isinstance(metric, Watched):
         metric.calls = 0
-    refused(error, sentence, metric=metric)
+    refused(error, sentence, metric=metric, engine="direct")
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1)])
 @pytest.mark.parametrize("call", [1, 2])
 def test_an_interrupt_while_a_problem_is_built_leaves_the_model_as_it_was(stop, call):
     refused(type(stop), None, metric=Watched(at=[call], do=raising(stop)))
+    refused(type(stop), None, metric=Watched(at=[call], do=raising(stop)), engine="direct")
 
 
 LOADERS = {

@@ -32,7 +32,7 @@ def counted():
     network = tiny_network()
     model = tiny_model(network)
     forwards = Forwards(network)
-    return tiny_problem(model=model), model, forwards
+    return tiny_problem(model=model, engine="direct"), model, forwards
 
 
 def test_a_candidate_is_measured_once(counted):

@@ -166,7 +166,9 @@ def test_a_failed_candidate_is_finitely_worse_than_every_other_and_never_feasibl
         return metric(output, target)
 
     problem = tiny_problem(
-        qx.Metric(failing, metric.name, metric.higher_is_better, metric.range), min_accuracy=min_accuracy
+        qx.Metric(failing, metric.name, metric.higher_is_better, metric.range),
+        min_accuracy=min_accuracy,
+        engine="direct",
     )
     candidates = np.array(every_candidate(problem))
     out = problem.evaluate(candidates, return_as_dictionary=True)
@@ -182,7 +184,7 @@ def test_a_failed_candidate_is_finitely_worse_than_every_other_and_never_feasibl
 
 def test_a_search_in_which_nothing_works_is_empty_and_not_a_crash():
     metric = Watched(at=range(3, 1000), do=raising(RuntimeError("never again")))
-    problem = tiny_problem(metric, min_accuracy=0.1)
+    problem = tiny_problem(metric, min_accuracy=0.1, engine="direct")
     # Only the widest candidate works: it was measured when the problem was built.
     minimize(problem, rounded_operators(), ("n_gen", 3), seed=1)
     assert [point.num_bits for point in problem.front()] == [(4, 4, 4)]

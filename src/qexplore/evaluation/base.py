@@ -64,6 +64,16 @@ class Evaluator(Protocol):
         ...
 
     @property
+    def description(self) -> str:
+        """How candidates are evaluated."""
+        ...
+
+    @property
+    def early_stop(self) -> str:
+        """``"on"``, or why candidates are always run to their end."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Changes with everything that a score depends on, the candidate apart."""
         ...

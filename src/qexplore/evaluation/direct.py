@@ -67,6 +67,16 @@ class DirectEvaluator:
         parts = (self._model.version(), self.data.checksum if self.data else None, self._metric.name)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
+    @property
+    def description(self) -> str:
+        """How candidates are evaluated."""
+        return "direct: the hooked network runs for every candidate"
+
+    @property
+    def early_stop(self) -> str:
+        """Why candidates are run to their end."""
+        return "off: the direct evaluator runs every candidate to its end"
+
     def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
         """Measure ``candidates``, shape ``[N, L]``, one after the other; ``must_beat`` is not made use of."""
         for row in np.asarray(candidates):

@@ -126,6 +126,7 @@ class Engine:
         """Scores of ``candidates``, shape ``[N, L]``, all different.
 
         Args:
+            candidates: widths; 0 switches a quantizer off.
             must_beat: shape ``[N]``; a candidate proved not to beat it is not run further. None runs all to the end.
         """
         count, num_samples = len(candidates), len(self._samples)
@@ -195,9 +196,7 @@ class Engine:
                 for slot in operation.last_reads:
                     slots[slot] = None
 
-    def _run_operation(
-        self, operation: Operation, slots: list[Any], place: int, function: Callable[..., Any]
-    ) -> None:
+    def _run_operation(self, operation: Operation, slots: list[Any], place: int, function: Callable[..., Any]) -> None:
         if operation.is_loaded:
             assert operation.key is not None
             slots[operation.output] = self._variants.get(place, operation.key)

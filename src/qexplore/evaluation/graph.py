@@ -208,7 +208,7 @@ def _flat_call(
     target: Callable[..., Any], args: Sequence[Any], slots: dict[fx.Node, int], constants: dict[fx.Node, Any]
 ) -> Function:
     """The common case, quick: no keyword, every argument a value or a constant."""
-    template = [constants.get(arg, None) if isinstance(arg, fx.Node) else arg for arg in args]
+    template = [constants.get(arg) if isinstance(arg, fx.Node) else arg for arg in args]
     fills = [(index, slots[arg]) for index, arg in enumerate(args) if isinstance(arg, fx.Node) and arg in slots]
     if fills == [(0, 0)] and len(template) == 1:
         return lambda values: target(values[0])

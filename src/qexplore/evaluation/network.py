@@ -15,7 +15,7 @@ from qexplore._random import isolated
 from qexplore.evaluation.graph import Steps, build_steps
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.simplify import fold_batchnorm, merge_clamps
-from qexplore.evaluation.trace import CaptureError, Trace, trace, without_writes
+from qexplore.evaluation.trace import CaptureError, trace, without_writes
 from qexplore.model import Candidates, Placement, QuantizedActivationsModel, call, content_version, in_eval_mode
 from qexplore.quant import FixedQuantizer
 
@@ -51,6 +51,7 @@ class Network:
         example = samples.part(0, min(_EXAMPLE_SIZE, len(samples))) if samples.can_be_cut else samples.cut(1)[0]
         self.device = Placement.of(model.model).device
         with torch.no_grad(), isolated(self.device):
+            before = content_version(copied)
             self._trace = trace(copied, _cloned(example.inputs))
             without_writes(self._trace, _cloned(example.inputs))
             self.num_folded = 0
@@ -58,6 +59,8 @@ class Network:
             self._root = self._trace.root
             self.steps = build_steps(self._trace, self._root)
             self._accept(model, example)
+            if content_version(copied) != before:  # while it was traced, or run
+                raise CaptureError("the network changes its own buffers")
             self._simplify(example)
             self._check_company(samples)
         self.example_size = len(example)
@@ -119,15 +122,12 @@ class Network:
     # ------------------------------------------------------------------------------------------------- acceptance
 
     def _accept(self, model: QuantizedActivationsModel, example: Batch) -> None:
-        before = content_version(self._root)
         for candidate in _two_candidates(model):
             expected = _hooked(model, candidate, example, seed=0)
             if not _equal(expected, _hooked(model, candidate, example, seed=1)):
                 raise CaptureError("the network draws random numbers")
             if not _equal(expected, self.run(_cloned(example.inputs), candidate)):
                 raise CaptureError("the traced network does not equal the hooked one")
-        if content_version(self._root) != before:
-            raise CaptureError("the network changes its own buffers")
 
     def _simplify(self, example: Batch) -> None:
         off = [0] * len(self._quantizers)

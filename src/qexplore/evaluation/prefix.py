@@ -78,11 +78,6 @@ class PrefixEvaluator:
         self._bring_up_to_date()
 
     @property
-    def float_evaluation(self) -> Evaluation:
-        """The float network, by the direct evaluator."""
-        return self.direct.float_evaluation
-
-    @property
     def fingerprint(self) -> str:
         """Changes with the model's content, the samples, the metric, and what rounding depends on."""
         parts = (self.direct.fingerprint, self.description, torch.get_num_threads())
@@ -105,9 +100,14 @@ class PrefixEvaluator:
         parts += [f"'{name}' as one step ({reason})" for name, reason in network.opaque.items()]
         return f"prefix: {', '.join(parts)}"
 
-    def evaluate_float(self) -> Evaluation:
-        """See `DirectEvaluator`."""
-        return self.direct.evaluate_float()
+    @property
+    def early_stop(self) -> str:
+        """``"on"``, or why candidates are run to their end."""
+        self._bring_up_to_date()
+        if self._engine is None:
+            return self.direct.early_stop
+        reason = why_not(self._metric)
+        return f"off: {reason}" if reason else "on"
 
     def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
         """Measure ``candidates``, shape ``[N, L]``, a chunk of some seconds at a time.
@@ -213,7 +213,7 @@ class PrefixEvaluator:
 
     def _bring_up_to_date(self) -> None:
         """Take the network apart anew when it has changed."""
-        version = self._model.version(), torch.get_num_threads()
+        version = self._model.version(), _hooks(self._model), torch.get_num_threads()
         if version == self._version:
             return
         self._version = version
@@ -242,3 +242,10 @@ class PrefixEvaluator:
         samples = Samples(list(data), len(scores))
         network = Network(self._model, samples)
         return Engine(network, samples, self._metric, self._budget_bytes)
+
+
+def _hooks(model: QuantizedActivationsModel) -> tuple[Any, ...]:
+    """Changes when a forward hook is added or removed anywhere, or a module takes another's place."""
+    return tuple(
+        (id(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks)) for module in model.modules()
+    )

@@ -64,9 +64,7 @@ class Samples:
         place = np.empty_like(self._order)
         place[self._order] = np.arange(len(self._order))
         chosen = torch.from_numpy(place[order])
-        self._together = pytree.tree_map_only(
-            Tensor, lambda tensor: tensor[chosen.to(tensor.device)], self._together
-        )
+        self._together = pytree.tree_map_only(Tensor, lambda tensor: tensor[chosen.to(tensor.device)], self._together)
         self._order = order
 
     def cut(self, size: int) -> list[Batch]:

@@ -46,15 +46,16 @@ def fold_batchnorm(traced: Trace) -> int:
     return folded
 
 
-def _merged(layer: Any, norm: Any) -> nn.Module | None:
+def _merged(layer: Any, norm: Any) -> Any:
+    """The layer with ``norm`` in its weights; None where the two cannot be merged."""
     if norm.running_mean is None or norm.running_var is None or norm.training:
         return None
     if type(layer) in _CONVOLUTIONS:
-        return fuse_conv_bn_eval(layer, norm)  # type: ignore[no-any-return]
+        return fuse_conv_bn_eval(layer, norm)
     if type(layer) in _TRANSPOSED and layer.groups == 1:
-        return fuse_conv_bn_eval(layer, norm, transpose=True)  # type: ignore[no-any-return]
+        return fuse_conv_bn_eval(layer, norm, transpose=True)
     if type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
-        return fuse_linear_bn_eval(layer, norm)  # type: ignore[no-any-return]
+        return fuse_linear_bn_eval(layer, norm)
     return None
 
 
@@ -87,7 +88,9 @@ def _clamp(traced: Trace, node: fx.Node) -> Clamp | None:
         if type(module) in (nn.Hardtanh, nn.ReLU6):
             return float(module.min_val), float(module.max_val)  # type: ignore[arg-type]
         return (0.0, _INFINITY) if type(module) is nn.ReLU else None
-    if len(node.args) == 1 and (node.target in (F.relu, torch.relu) or (node.op, node.target) == ("call_method", "relu")):
+    if len(node.args) == 1 and (
+        node.target in (F.relu, torch.relu) or (node.op, node.target) == ("call_method", "relu")
+    ):
         return 0.0, _INFINITY
     return (0.0, 6.0) if len(node.args) == 1 and node.target is F.relu6 else None
 

@@ -77,9 +77,7 @@ def trace(model: QuantizedActivationsModel, inputs: Any) -> Trace:
     network = model.model
     _refuse_hooks(network)
     indices = {point.name: point.index for point in model.points}
-    on_module = {
-        id(module): indices[hook.name] for module, hook in point_hooks(network) if _is_output(hook)
-    }
+    on_module = {id(module): indices[hook.name] for module, hook in point_hooks(network) if _is_output(hook)}
     signature = inspect.signature(network.forward)
     bound = _bound(signature, inputs)
     fixed = {name: value for name, value in bound.items() if not _holds_tensor(value)}

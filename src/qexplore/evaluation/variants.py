@@ -57,7 +57,10 @@ class Variants:
     def _choose(self, scale: float) -> None:
         for depth in range(1, len(self._steps.order)):
             frontier = self._frontier(depth)
-            if sum(self._num_variants(step) * self._steps.steps[step].nbytes * scale for step in frontier) > self._budget:
+            if (
+                sum(self._num_variants(step) * self._steps.steps[step].nbytes * scale for step in frontier)
+                > self._budget
+            ):
                 return
             self.kept_steps = frontier
 

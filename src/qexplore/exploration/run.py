@@ -19,6 +19,7 @@ from qexplore.model import Loader, Placement, Unpack
 from qexplore.search import ALGORITHMS, Archive, Generation, LayerwiseQuantizationProblem, generations
 
 Callback = Callable[[Snapshot], object]
+_ROUNDING = 1e-9
 
 
 def explore(
@@ -28,6 +29,7 @@ def explore(
     seed: int,
     algorithm: str = "nsga2",
     population_size: int = 40,
+    racing: bool = True,
     report_loader: Loader | None = None,
     unpack: Unpack | None = None,
     callbacks: Sequence[Callback] = (),
@@ -40,13 +42,16 @@ def explore(
 
     Args:
         problem: what to search.
-        max_evaluations: budget in different candidates, each a full pass over the search set. The search also ends when
-            every candidate has been measured.
+        max_evaluations: budget in full passes over the search set; a candidate that is stopped early costs the share of
+            the samples that it has seen. The search also ends when every candidate has been measured.
         seed: of the search.
         algorithm: ``"nsga2"``, with every uniform width in its first population and no candidate proposed twice, or
             ``"nsga2-plain"``, pymoo's own from a random start (the uniform widths are then measured beside the search,
             for comparison, and not counted).
         population_size: of NSGA-II.
+        racing: stop a candidate as soon as its errors prove that it is infeasible, or no better than a known point with
+            no more bits. No front point can be lost by it. Off for ``"nsga2-plain"``, and where ``problem.describe()``
+            gives another reason.
         report_loader: data that neither calibration nor search has seen; the front's accuracy on it is reported.
         unpack: for ``report_loader``, where its batches differ from the problem's.
         callbacks: called with a `Snapshot` whenever the front grows and at the end of a generation. `StopExploration`
@@ -60,7 +65,7 @@ def explore(
         EvaluationError: every candidate failed.
         ModelError: the model is detached from its network.
     """
-    _check_arguments(problem, max_evaluations, seed, algorithm, population_size, callbacks)
+    _check_arguments(problem, max_evaluations, seed, algorithm, population_size, racing, callbacks)
     device = Placement.of(problem.model.model).device
     start = time.perf_counter()
     with isolated(device):
@@ -74,6 +79,7 @@ def explore(
             problem,
             algorithm=algorithm,
             max_evaluations=max_evaluations,
+            racing=racing and algorithm != "nsga2-plain",
             start=start,
             callbacks=callbacks,
             progress=progress,
@@ -91,17 +97,26 @@ def explore(
         report_float_accuracy=None if reporter is None else reporter.float_evaluation.score,
         reference_point=run.reference_point,
         num_evaluations=run.num_evaluations,
+        num_passes=run.num_passes,
         num_verifications=num_verifications,
         seconds=time.perf_counter() - start,
         failures=tuple(run.failures),
         stopped_by=stopped_by,
         algorithm=algorithm,
         seed=seed,
+        engine=problem.evaluator.description,
+        early_stop=run.early_stop,
     )
 
 
 def _check_arguments(
-    problem: object, max_evaluations: object, seed: object, algorithm: object, population_size: object, callbacks: Any
+    problem: object,
+    max_evaluations: object,
+    seed: object,
+    algorithm: object,
+    population_size: object,
+    racing: object,
+    callbacks: Any,
 ) -> None:
     if not isinstance(problem, LayerwiseQuantizationProblem):
         raise ProblemError(f"explore takes a LayerwiseQuantizationProblem, got {type(problem).__name__}")
@@ -114,6 +129,8 @@ def _check_arguments(
             raise ProblemError(f"`{name}` must be an int of at least {least}, got {value!r}")
     if algorithm not in ALGORITHMS:
         raise ProblemError(f"`algorithm` must be one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
+    if not isinstance(racing, bool):
+        raise ProblemError(f"`racing` must be True or False, got {racing!r}")
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise ProblemError(f"`callbacks` must be a sequence of functions of a Snapshot, got {callbacks!r}")
 
@@ -127,6 +144,7 @@ class _Run:
         *,
         algorithm: str,
         max_evaluations: int,
+        racing: bool,
         start: float,
         callbacks: Iterable[Callback],
         progress: bool | None,
@@ -134,6 +152,7 @@ class _Run:
         self._problem = problem
         self._algorithm = algorithm
         self._max_evaluations = max_evaluations
+        self._racing = racing
         self._start = start
         self._callbacks = tuple(callbacks)
         self._progress = progress
@@ -142,6 +161,7 @@ class _Run:
         self.history: list[Snapshot] = []
         self.failures: list[Evaluation] = []
         self.num_evaluations = 0
+        self.num_passes = 0.0
         self.reference_point = (math.nan, math.nan)
 
     def search(self, population_size: int, seed: int) -> str:
@@ -153,7 +173,7 @@ class _Run:
             return "interrupt"
         except StopExploration:
             return "callback"
-        return "exhausted" if self.num_evaluations < self._max_evaluations else "max_evaluations"
+        return "exhausted" if self._num_affordable else "max_evaluations"
 
     def require_success(self) -> None:
         """Raise when candidates were measured and every one of them failed."""
@@ -191,31 +211,53 @@ class _Run:
         accuracy = worst if problem.min_accuracy is None else problem.min_accuracy
         return accuracy, float(problem.cost.cost(problem.space.widest)[0])
 
+    @property
+    def early_stop(self) -> str:
+        """``"on"``, or why it is off."""
+        if self._racing:
+            return self._problem.evaluator.early_stop
+        return "off: pymoo's own NSGA-II needs every score" if self._algorithm == "nsga2-plain" else "off: racing=False"
+
+    @property
+    def _num_affordable(self) -> int:
+        """How many candidates the budget allows should none of them be stopped."""
+        return math.floor(self._max_evaluations - self.num_passes + _ROUNDING)
+
     def _search(self, population_size: int, seed: int) -> None:
-        proposals = generations(
-            self._problem,
-            algorithm=self._algorithm,
-            population_size=population_size,
-            seed=seed,
-            max_evaluations=self._max_evaluations,
-        )
+        proposals = generations(self._problem, algorithm=self._algorithm, population_size=population_size, seed=seed)
         total = min(self._max_evaluations, self._problem.space.size)
         with Progress(total, description="explore", unit="evaluation", shown=self._progress) as bar:
             for generation in proposals:
                 self._measure(generation, bar)
                 self._note(generation.index)
+                if not self._num_affordable:
+                    return
 
     def _measure(self, generation: Generation, bar: Progress) -> None:
-        for evaluation in self._problem.measure(generation.candidates):
-            grew = self._take(evaluation)
-            hypervolume = self.archive.hypervolume(self.reference_point)
-            bar.advance(front=len(self.archive.members), hypervolume=f"{hypervolume:.4g}")
-            if grew:
-                self._note(generation.index)
+        candidates = generation.candidates
+        # Settled before the generation, so that what its first members find decides nothing about its last.
+        limits = self.archive.must_beat(candidates) if self._racing else None
+        done = 0
+        while done < len(candidates) and self._num_affordable:
+            part = slice(done, done + self._num_affordable)
+            for evaluation in self._problem.measure(
+                candidates[part], must_beat=None if limits is None else limits[part]
+            ):
+                grew = self._take(evaluation)
+                hypervolume = self.archive.hypervolume(self.reference_point)
+                bar.advance(self._share(evaluation), front=len(self.archive.members), hypervolume=f"{hypervolume:.4g}")
+                if grew:
+                    self._note(generation.index)
+            done = part.stop
+
+    def _share(self, evaluation: Evaluation) -> float:
+        """What ``evaluation`` cost, in passes over the search set."""
+        return evaluation.num_samples / self._problem.num_samples if evaluation.state == "stopped" else 1.0
 
     def _take(self, evaluation: Evaluation) -> bool:
         self.num_evaluations += 1
-        if not evaluation.is_complete:
+        self.num_passes += self._share(evaluation)
+        if evaluation.state == "failed":
             self.failures.append(evaluation)
         return self.archive.add(evaluation)
 
@@ -223,6 +265,7 @@ class _Run:
         snapshot = Snapshot(
             front=self.archive.front(),
             num_evaluations=self.num_evaluations,
+            num_passes=self.num_passes,
             seconds=time.perf_counter() - self._start,
             hypervolume=self.archive.hypervolume(self.reference_point),
             generation=generation,

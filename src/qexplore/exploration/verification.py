@@ -23,7 +23,7 @@ def verify(problem: LayerwiseQuantizationProblem, archive: Archive, progress: bo
     verified = Archive(problem)
     try:
         with Progress(len(candidates), description="verify the front", unit="evaluation", shown=progress) as bar:
-            for evaluation in problem.evaluator.evaluate(candidates):
+            for evaluation in problem.direct.evaluate(candidates):
                 verified.add(evaluation)
                 bar.advance()
     except KeyboardInterrupt:

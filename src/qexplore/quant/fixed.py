@@ -63,7 +63,7 @@ class FixedQuantizer:
         """
         if not self.is_plain or self.scale == 0:
             return replace(self, scale=math.nan, clamp=(low, high))
-        lowest, highest = np.rint(np.float32([low, high]) * np.float32(self.scale)).tolist()
+        lowest, highest = np.rint(np.array([low, high], dtype=np.float32) * np.float32(self.scale)).tolist()
         return replace(self, low=max(self.low, lowest), high=min(self.high, highest), clamp=(low, high))
 
     def __call__(self, tensor: Tensor, out: Tensor | None = None) -> Tensor:

@@ -26,7 +26,7 @@ class SnapshotLike(Protocol):
     """What a picture reads from a moment of a search."""
 
     @property
-    def num_evaluations(self) -> float:
+    def num_passes(self) -> float:
         """Full passes over the search set so far."""
 
     @property
@@ -191,7 +191,7 @@ def hypervolume_record(exploration: ExplorationLike) -> HypervolumeRecord:
     names = (front.metric_name, *front.cost_names)
     return HypervolumeRecord(
         metric_name=front.metric_name,
-        num_evaluations=tuple(float(snapshot.num_evaluations) for snapshot in exploration.history),
+        num_evaluations=tuple(snapshot.num_passes for snapshot in exploration.history),
         hypervolume=tuple(float(snapshot.hypervolume) for snapshot in exploration.history),
         reference_point=tuple(zip(names, map(float, exploration.reference_point), strict=True)),
     )

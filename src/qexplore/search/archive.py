@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import moocore
 import numpy as np
+from numpy.typing import NDArray
 
 from qexplore.evaluation import Evaluation
 from qexplore.front import Front
+from qexplore.model import Candidates
 from qexplore.search.problem import LayerwiseQuantizationProblem
 
 
@@ -36,6 +39,20 @@ class Archive:
             return False
         self._members = [member for member, keep in zip(together, keeps, strict=True) if keep]
         return True
+
+    def must_beat(self, candidates: Candidates) -> NDArray[np.float64]:
+        """The score that each candidate, shape ``[N, L]``, has to beat to matter, shape ``[N]``.
+
+        The best known at no more bits, and anything that is not feasible.
+        """
+        problem = self._problem
+        sign = 1.0 if problem.metric.higher_is_better else -1.0
+        least = -math.inf if problem.min_accuracy is None else math.nextafter(sign * problem.min_accuracy, -math.inf)
+        scores = np.array([sign * member.score for member in self._members])
+        known = problem.cost.cost(problem.candidates_of(self._members))
+        costs = problem.cost.cost(candidates)
+        limits = [max(scores[known <= cost], default=least) for cost in costs]
+        return sign * np.maximum(np.array(limits, dtype=np.float64), least)
 
     def hypervolume(self, reference_point: tuple[float, float]) -> float:
         """Hypervolume of the members against ``(accuracy, total bits)``, in accuracy times bits."""

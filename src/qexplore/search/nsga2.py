@@ -68,29 +68,27 @@ def _keys(space: SearchSpace, population: Any) -> list[tuple[int, ...]]:
 
 
 def generations(
-    problem: LayerwiseQuantizationProblem, *, algorithm: str, population_size: int, seed: int, max_evaluations: int
+    problem: LayerwiseQuantizationProblem, *, algorithm: str, population_size: int, seed: int
 ) -> Iterator[Generation]:
-    """Propose candidates, a generation at a time, until the budget is spent or nothing new is left.
+    """Propose candidates, a generation at a time, until nothing new is left.
 
     The caller measures a generation's candidates with ``problem.measure`` before it asks for the next; what it has
-    measured is then answered from the problem's memory. Ends after ``max_evaluations`` different candidates.
+    measured is then taken from the problem's memory.
     """
     seen: Seen = {}
     searcher = _build(algorithm, problem, population_size, seed, seen)
     rng = stream(seed, "unseen candidates")
     index = idle = 0
-    while len(seen) < min(max_evaluations, problem.space.size) and idle < _IDLE_GENERATIONS:
+    while len(seen) < problem.space.size and idle < _IDLE_GENERATIONS:
         index += 1
         proposed = searcher.ask()
         if proposed is None or len(proposed) == 0:
             proposed = Population.new("X", problem.space.unseen(population_size, seen, rng))
-        keys = [key for key in dict.fromkeys(_keys(problem.space, proposed)) if key not in seen]
-        new = keys[: max_evaluations - len(seen)]
+        new = [key for key in dict.fromkeys(_keys(problem.space, proposed)) if key not in seen]
         idle = 0 if new else idle + 1
         seen.update(dict.fromkeys(new))
         yield Generation(index, np.array(new, dtype=np.int64).reshape(-1, problem.space.num_points))
-        if len(new) == len(keys):  # else the budget has cut this generation short
-            _tell(searcher, problem, proposed)
+        _tell(searcher, problem, proposed)
 
 
 def _build(algorithm: str, problem: LayerwiseQuantizationProblem, population_size: int, seed: int, seen: Seen) -> NSGA2:
@@ -115,7 +113,7 @@ def first_population(space: SearchSpace, population_size: int, seed: int) -> Can
 
 
 def _tell(searcher: NSGA2, problem: LayerwiseQuantizationProblem, proposed: Any) -> None:
-    evaluations = list(problem.measure(proposed.get("X")))
+    evaluations = problem.remembered(proposed.get("X"))
     known = StaticProblem(problem, F=problem.objectives(evaluations), G=problem.constraints(evaluations))
     PymooEvaluator().eval(known, proposed)
     searcher.tell(infills=proposed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,17 @@ from pymoo.core.problem import Problem
 
 from qexplore.cost import TotalBits
 from qexplore.errors import EvaluationError, ProblemError
-from qexplore.evaluation import DirectEvaluator, Evaluation
+from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator
 from qexplore.front import Front
 from qexplore.metrics import as_metric, top1_accuracy
 from qexplore.model import Candidates, Loader, QuantizedActivationsModel, Unpack
+from qexplore.search.description import Description
 from qexplore.search.space import SearchSpace
 
 Objectives = NDArray[np.float64]
+Candidate = tuple[int, ...]
+
+ENGINES = ("auto", "prefix", "direct")
 
 _UNREACHABLE = 1e6
 """How far beyond the float network's score a failed candidate is put where the metric has no worst value."""
@@ -43,7 +48,10 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         num_bits_upper_limit: widest width, likewise.
         min_accuracy: worst acceptable score; None accepts all.
         unpack: ``unpack(batch) -> (inputs, target)`` where batches are not ``(x, y, ...)`` or dicts.
+        engine: ``"auto"`` shares work between candidates where the network can be taken apart into steps, and says in
+            `describe` why it cannot be; ``"prefix"`` insists on it; ``"direct"`` runs the hooked network for each.
         hold_bytes: how much of the search set may be held in memory; None takes a quarter of what is free.
+        budget_bytes: most memory for the engine's activations; None takes a quarter of what is free.
 
     Raises:
         CalibrationError: a point has no range.
@@ -64,8 +72,12 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         num_bits_upper_limit: int | Sequence[int] = 8,
         min_accuracy: float | None = None,
         unpack: Unpack | None = None,
+        engine: str = "auto",
         hold_bytes: int | None = None,
+        budget_bytes: int | None = None,
     ) -> None:
+        if engine not in ENGINES:
+            raise ProblemError(f"`engine` must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
         if not isinstance(model, QuantizedActivationsModel):
             raise ProblemError(f"the model must be a QuantizedActivationsModel, got {type(model).__name__}: wrap it")
         model.require_calibrated()
@@ -75,9 +87,23 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         self.unpack = unpack
         self.space = SearchSpace.of(model, num_bits_lower_limit, num_bits_upper_limit)
         self.cost = TotalBits()
-        self.evaluator = DirectEvaluator(model, loader, self.metric, unpack=unpack, hold_bytes=hold_bytes)
-        self._float_evaluation = self.evaluator.float_evaluation
-        self._memory: dict[tuple[int, ...], Evaluation] = {}
+        self.evaluator: DirectEvaluator | PrefixEvaluator
+        if engine == "direct":
+            self.direct = DirectEvaluator(model, loader, self.metric, unpack=unpack, hold_bytes=hold_bytes)
+            self.evaluator = self.direct
+        else:
+            self.evaluator = PrefixEvaluator(
+                model,
+                loader,
+                self.metric,
+                unpack=unpack,
+                hold_bytes=hold_bytes,
+                budget_bytes=budget_bytes,
+                required=engine == "prefix",
+            )
+            self.direct = self.evaluator.direct
+        self._float_evaluation = self.direct.float_evaluation
+        self._memory: dict[Candidate, Evaluation] = {}
         self._version = model.version()
         super().__init__(
             n_var=self.space.num_points,
@@ -99,25 +125,79 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return self._float_evaluation.score
 
     @property
+    def num_samples(self) -> int:
+        """Samples of the search set; 0 under a whole-set metric, which counts them itself."""
+        return self._float_evaluation.num_samples
+
+    @property
     def evaluations(self) -> tuple[Evaluation, ...]:
         """Everything in memory, in the order it was measured."""
         self._forget_if_changed()
         return tuple(self._memory.values())
 
-    def measure(self, candidates: Any) -> Iterator[Evaluation]:
-        """Evaluations of ``candidates``, shape ``[N, L]``, one by one; from memory where there is one."""
+    def describe(self) -> Description:
+        """What will be searched and how candidates are evaluated; ``print`` shows it."""
+        return Description(
+            self.model.describe(),
+            tuple(self.space.lower.tolist()),
+            tuple(self.space.upper.tolist()),
+            self.evaluator.description,
+            self.evaluator.early_stop,
+        )
+
+    def measure(self, candidates: Any, *, must_beat: Any = None) -> Iterator[Evaluation]:
+        """Evaluations of ``candidates``, shape ``[N, L]``, one by one; from memory where there is one.
+
+        Args:
+            candidates: genes or widths.
+            must_beat: one score per candidate, shape ``[N]``. One that is proved not to beat it may be answered
+                ``"stopped"``, with a bound instead of a score. None has all of them run to the end.
+        """
         self._forget_if_changed()
-        wanted = [tuple(row) for row in self._effective(self.space.decode(candidates)).tolist()]
+        wanted = self._effective(self.space.decode(candidates))
+        rows = [tuple(row) for row in wanted.tolist()]
+        keys = [tuple(row) for row in self.model.canonical(wanted).tolist()]
+        limits = None if must_beat is None else self._easiest(keys, must_beat)
         # What is known now stays known to this call: a callback between two answers may make the problem forget.
-        known = {candidate: self._memory[candidate] for candidate in wanted if candidate in self._memory}
-        unknown = [candidate for candidate in dict.fromkeys(wanted) if candidate not in known]
+        known = {key: self._memory[key] for key in keys if self._knows(key, limits)}
+        order = [keys.index(key) for key in dict.fromkeys(keys) if key not in known]
         # One call for the whole population: an evaluator may share work between candidates.
-        answers = self.evaluator.evaluate(np.array(unknown, dtype=np.int64).reshape(-1, self.space.num_points))
-        for candidate in wanted:
-            while candidate not in known:
-                answer = next(answers)
-                known[answer.candidate] = self._memory[answer.candidate] = answer
-            yield known[candidate]
+        answers = self.evaluator.evaluate(
+            wanted[order], must_beat=None if limits is None else [limits[keys[place]] for place in order]
+        )
+        places = iter(order)
+        for row, key in zip(rows, keys, strict=True):
+            while key not in known:
+                answered = keys[next(places)]
+                known[answered] = self._memory[answered] = next(answers)
+            evaluation = known[key]
+            yield evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
+
+    def _easiest(self, keys: list[Candidate], must_beat: Any) -> dict[Candidate, float]:
+        """For each candidate the score that is beaten first, of those that its equals in the same call must beat."""
+        limits: dict[Candidate, float] = {}
+        easier = min if self.metric.higher_is_better else max
+        for key, limit in zip(keys, must_beat, strict=True):
+            limits[key] = easier(limits.get(key, float(limit)), float(limit))
+        return limits
+
+    def remembered(self, candidates: Any) -> list[Evaluation]:
+        """What is known of ``candidates``, stopped ones included; what was forgotten meanwhile is measured again."""
+        wanted = self._effective(self.space.decode(candidates))
+        keys = [tuple(row) for row in self.model.canonical(wanted).tolist()]
+        forgotten = [place for place, key in enumerate(keys) if key not in self._memory]
+        list(self.measure(wanted[forgotten]))
+        return [self._memory[key] for key in keys]
+
+    def _knows(self, key: Candidate, limits: dict[Candidate, float] | None) -> bool:
+        """Whether all that is asked of a candidate is in memory: a bound will do where it proves the same again."""
+        evaluation = self._memory.get(key)
+        if evaluation is None or evaluation.bound is None:
+            return evaluation is not None
+        if limits is None:
+            return False
+        beats = evaluation.bound > limits[key] if self.metric.higher_is_better else evaluation.bound < limits[key]
+        return not beats
 
     def front(self) -> Front:
         """The front of everything that was measured so far, for searches that qexplore does not run itself."""
@@ -156,10 +236,10 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return evaluation.is_complete and self._violation(evaluation.score) <= 0
 
     def objectives(self, evaluations: Sequence[Evaluation]) -> Objectives:
-        """What is minimised, shape ``[N, 2]``; finite also for failed candidates."""
-        scores = np.array([e.score if e.is_complete else self._worst_score() for e in evaluations])
+        """What is minimised, shape ``[N, 2]``; finite also for failed candidates. A stopped one has its bound."""
+        scores = np.array([self._known_score(evaluation) for evaluation in evaluations])
         costs = self.cost.cost(self.candidates_of(evaluations))
-        failed = np.array([not e.is_complete for e in evaluations], dtype=bool)
+        failed = np.array([evaluation.state == "failed" for evaluation in evaluations], dtype=bool)
         costs[failed] = np.maximum(costs[failed], self.cost.cost(self.space.widest)[0])
         return self.minimized(scores, costs[:, None])
 
@@ -171,8 +251,13 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         """Violation of ``min_accuracy``, shape ``[N, 1]``; at most 0 where the score is acceptable."""
         # A failed candidate violates the constraint also where every score is acceptable.
         failed = 1.0 + max(0.0, self._violation(self._worst_score()))
-        rows = [self._violation(evaluation.score) if evaluation.is_complete else failed for evaluation in evaluations]
+        rows = [failed if e.state == "failed" else self._violation(self._known_score(e)) for e in evaluations]
         return np.array(rows, dtype=np.float64).reshape(-1, 1)
+
+    def _known_score(self, evaluation: Evaluation) -> float:
+        if evaluation.is_complete:
+            return evaluation.score
+        return self._worst_score() if evaluation.bound is None else evaluation.bound
 
     def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         evaluations = list(self.measure(x))
@@ -199,7 +284,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         if version != self._version:
             self._memory.clear()
             self._version = version
-            self._float_evaluation = self.evaluator.evaluate_float()
+            self._float_evaluation = self.direct.evaluate_float()
 
     def _checked_min_accuracy(self, value: Any) -> float | None:
         if value is None:
