@@ -16,7 +16,10 @@ from torch.utils.data import TensorDataset
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
+import networks  # noqa: E402
 import recipe  # noqa: E402
+
+__all__ = ["BATCH_SIZE", "EPOCHS", "Batches", "PlainScript", "Workload", "correct", "networks"]
 
 BATCH_SIZE = 128
 Batches = list[tuple[Tensor, Tensor]]

@@ -13,27 +13,19 @@ from __future__ import annotations
 import argparse
 import copy
 import platform
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _workloads import BATCH_SIZE, Batches, PlainScript, correct, networks
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-
-import networks
-
-BATCH_SIZE = 128
-Batches = list[tuple[Tensor, Tensor]]
 
 
 def main() -> None:
@@ -92,36 +84,6 @@ def measure(network: nn.Module, batches: Batches, arguments: argparse.Namespace)
     # The first round warms up.
     float_seconds = median(float_times[1:])
     return len(amax), float_seconds, median(plain_times[1:]) / float_seconds, median(our_times[1:]) / float_seconds
-
-
-class PlainScript:
-    """The recipe with pytorch-quantization alone."""
-
-    def __init__(self, network: nn.Module, amax: dict[str, float]) -> None:
-        from pytorch_quantization.nn import TensorQuantizer
-
-        self.network = network
-        self.quantizers = {name: TensorQuantizer() for name in amax}
-        for name, quantizer in self.quantizers.items():
-            quantizer.amax = amax[name]
-        at_input = self.quantizers["input"]
-        network.register_forward_pre_hook(lambda module, args: (at_input(args[0]), *args[1:]))
-        modules = dict(network.named_modules())
-        for name, quantizer in self.quantizers.items():
-            if name != "input":
-                modules[name].register_forward_hook(lambda module, args, output, q=quantizer: q(output))
-
-    def correct(self, candidate: np.ndarray, batches: Batches) -> int:
-        """Correct predictions with the widths of ``candidate``."""
-        for quantizer, num_bits in zip(self.quantizers.values(), candidate.tolist(), strict=True):
-            quantizer.num_bits = num_bits
-        return correct(self.network, batches)
-
-
-@torch.no_grad()
-def correct(network: nn.Module, batches: Batches) -> int:
-    """Correct predictions of ``network``."""
-    return sum(int((network(images).argmax(1) == labels).sum()) for images, labels in batches)
 
 
 def timed(work: Callable[[], object]) -> tuple[float, object]:

@@ -106,7 +106,7 @@ class Watched:
 
 
 class SpoiledFor:
-    """Top-1 accuracy that does something else where it recognizes the output of one candidate of the tiny network.
+    """Top-1 accuracy that does something else for samples whose output is that of one candidate of the tiny network.
 
     However an evaluator cuts and orders its work, the same candidate is hit.
     """
@@ -121,8 +121,11 @@ class SpoiledFor:
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         scores = qx.top1_accuracy(output, target)
-        distance = (self.rows - output[:1]).abs().amax(dim=1).min()
-        return self.do(scores) if distance < 1e-5 else scores
+        is_hit = (output[:, None] - self.rows).abs().amax(dim=2).amin(dim=1) < 1e-5
+        # A sample or two may come out the same for other candidates; eight in a row do not.
+        if not is_hit.unfold(0, 8, 1).all(dim=1).any():
+            return scores
+        return torch.where(is_hit, self.do(scores), scores)
 
 
 def raising(error: BaseException) -> Callable[[Any], Any]:

@@ -13,19 +13,19 @@ import torch
 from numpy.typing import NDArray
 
 from qexplore.evaluation.batches import free_memory
-from qexplore.evaluation.graph import Steps
+from qexplore.evaluation.graph import Function, Steps
 from qexplore.evaluation.network import Network
+from qexplore.evaluation.outputs import Outputs, can_be_stacked
 from qexplore.evaluation.racing import Race, SampleOrder
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.schedule import Operation, Schedule, make_schedule
-from qexplore.evaluation.scoring import batch_scores
 from qexplore.evaluation.variants import Variants
 from qexplore.evaluation.workers import Workers
 from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidates
 
 _SHARE_OF_FREE_MEMORY = 4
-_CACHE_BYTES = 4 * 2**20
+_CACHE_BYTES = 2 * 2**20
 """What the largest value of a batch may take: values then stay in a core's share of the cache. One number for all
 machines, for outputs depend on the batch size."""
 _LEAST_BATCHES = 8
@@ -71,6 +71,7 @@ class Engine:
         self._variants = Variants(network.steps, self.budget_bytes // 2)
         self.workers = Workers(1 if self._device.type != "cpu" or torch.is_autocast_enabled("cpu") else _MOST_WORKERS)
         self.batch_size = self._suitable_batch_size()
+        self._stacks_outputs = can_be_stacked(metric, network, samples)
         self._cut()
         copies = self.workers.count - 1 if network.has_state else 0
         self._steps = [network.steps, *(network.another() for _ in range(copies))]
@@ -184,35 +185,50 @@ class Engine:
         batch = self._batches[place]
         function = self._functions[min(worker, len(self._functions) - 1)]
         slots: list[Any] = [*self._arguments[place], *[None] * schedule.num_slots]
+        outputs = Outputs(self._metric, batch, rows, scores, stacks=self._stacks_outputs)
         with torch.inference_mode():
             for operation in schedule.operations:
                 self.workers.check()
                 self._run_operation(operation, slots, place, function)
                 if operation.rows:
-                    output = slots[operation.output]
-                    part = batch_scores(self._metric, output, batch.inputs, batch.target).cpu().numpy()
-                    for row in operation.rows:
-                        scores[rows[row], batch.samples] = part
+                    outputs.add(slots[operation.output], operation.rows)
                 for slot in operation.last_reads:
                     slots[slot] = None
+            outputs.flush()
 
-    def _run_operation(self, operation: Operation, slots: list[Any], place: int, function: Callable[..., Any]) -> None:
+    def _run_operation(
+        self, operation: Operation, slots: list[Any], place: int, function: Callable[..., Function]
+    ) -> None:
         if operation.is_loaded:
             assert operation.key is not None
             slots[operation.output] = self._variants.get(place, operation.key)
             return
         if operation.step < self.network.steps.num_inputs:
             return
-        value = function(operation.step, operation.widths)([slots[source] for source in operation.inputs])
+        run = function(operation.step, operation.widths, operation.is_stacked, operation.in_place)
+        value = run([slots[source] for source in operation.inputs])
         slots[operation.output] = value
         if operation.key is not None:
             self._variants.put(place, operation.key, value)
 
 
-def _function(network: Network, steps: Steps, index: int, widths: tuple[int, ...]) -> Callable[[Sequence[Any]], Any]:
+def _function(
+    network: Network, steps: Steps, index: int, widths: tuple[int, ...], is_stacked: bool, in_place: bool
+) -> Function:
     """What a step does at these widths."""
     step = steps.steps[index]
     if not step.points:
         return step.function
-    settled = step.settle([network.quantizer(point, width) for point, width in zip(step.points, widths, strict=True)])
-    return functools.partial(step.run, settled=settled)
+    points = step.points * len(widths) if is_stacked else step.points
+    settled = step.settle([network.quantizer(point, width) for point, width in zip(points, widths, strict=True)])
+    if not is_stacked:
+        return functools.partial(step.run, settled=settled, in_place=in_place)
+    behind = [steps.steps[other].function for other in steps.tail[1:]]
+
+    def run(values: Sequence[Any]) -> Any:
+        value = step.run_stacked(values, settled)
+        for function in behind:
+            value = function([value])
+        return value
+
+    return run

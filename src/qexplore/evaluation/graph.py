@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from qexplore.evaluation.trace import Described, Trace, quantize
+from qexplore.evaluation.trace import Described, Trace, itself, quantize
 from qexplore.model import point_hooks
-from qexplore.quant import FixedQuantizer, TensorQuantizer
+from qexplore.quant import FixedQuantizer, TensorQuantizer, quantize_stacked
 
 Clamp = tuple[float, float]
 Function = Callable[[Sequence[Any]], Any]
@@ -28,10 +30,13 @@ class Step:
         function: gives its value from theirs; of a quantizer, what is to be quantized.
         point: index of the point that it quantizes; None for an operation.
         clamp: limits that a quantizer clamps to, taken over from the operation before it.
+        adds: whether a quantizer takes two inputs and quantizes their sum, likewise.
         hidden: quantizers inside the module that it calls, by the index of their point.
         upstream: all points that its value depends on, in the order they are passed.
         shapes: of the tensors in its value, for one batch.
         nbytes: size of its value for one batch.
+        is_fresh: whether its value is a tensor of its own, and no view of another.
+        is_rowwise: whether it treats every sample alone, to the last bit, in a batch of any size.
     """
 
     name: str
@@ -39,10 +44,13 @@ class Step:
     function: Function
     point: int | None
     clamp: Clamp | None
+    adds: bool
     hidden: dict[int, TensorQuantizer]
     upstream: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     nbytes: int
+    is_fresh: bool
+    is_rowwise: bool
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -55,27 +63,35 @@ class Step:
             return tuple(quantizers)
         return tuple(None if quantizer is None else quantizer.behind_clamp(*self.clamp) for quantizer in quantizers)
 
-    def run(self, values: Sequence[Any], settled: Sequence[FixedQuantizer | None]) -> Any:
-        """The step's value from the values of `inputs` and what `settle` gave."""
+    def run(self, values: Sequence[Any], settled: Sequence[FixedQuantizer | None], *, in_place: bool = False) -> Any:
+        """The step's value from the values of `inputs` and what `settle` gave; ``in_place`` lets a quantizer write."""
+        if self.adds:
+            first, second = values
+            if settled[0] is not None:
+                return settled[0](first, second, in_place=in_place)
+            return self._quantize(first + second, None)
         if self.point is not None:
-            return self._quantize(self.function(values), settled[0])
+            return self._quantize(self.function(values), settled[0], in_place)
         for quantizer, chosen in zip(self.hidden.values(), settled, strict=True):
             quantizer.switched_off = chosen is None
             if chosen is not None:
                 quantizer.num_bits = chosen.quantizer.num_bits
         return self.function(values)
 
-    def _quantize(self, value: Any, quantizer: FixedQuantizer | None) -> Any:
-        if isinstance(value, Tensor):
-            return self.quantize_tensor(value, quantizer)
-        return pytree.tree_map_only(Tensor, lambda tensor: self.quantize_tensor(tensor, quantizer), value)
+    def run_stacked(self, values: Sequence[Any], settled: Sequence[FixedQuantizer | None]) -> Tensor:
+        """What each of ``k`` quantizers makes of one tensor ``[B, ...]``, one after the other: ``[k * B, ...]``."""
+        tensor = self.function(values)
+        present = [quantizer for quantizer in settled if quantizer is not None]
+        if len(present) == len(settled):
+            return quantize_stacked(tensor, present)
+        return torch.cat([self._quantize(tensor, quantizer) for quantizer in settled])
 
-    def quantize_tensor(self, tensor: Tensor, quantizer: FixedQuantizer | None, out: Tensor | None = None) -> Tensor:
-        """``tensor`` quantized, into ``out`` where it is given."""
-        if quantizer is not None and tensor.is_floating_point():
-            return quantizer(tensor, out)
-        passed = tensor if self.clamp is None else tensor.clamp(*self.clamp)
-        return passed if out is None else out.copy_(passed)
+    def _quantize(self, value: Any, quantizer: FixedQuantizer | None, in_place: bool = False) -> Any:
+        if not isinstance(value, Tensor):
+            return pytree.tree_map_only(Tensor, lambda tensor: self._quantize(tensor, quantizer), value)
+        if quantizer is not None and value.is_floating_point():
+            return quantizer(value, in_place=in_place)
+        return value if self.clamp is None else value.clamp(*self.clamp)
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,28 @@ class Steps:
     num_inputs: int
     output: int
     order: tuple[int, ...]
+
+    @functools.cached_property
+    def tail(self) -> tuple[int, ...]:
+        """The last quantizer and the steps behind it, where they take nothing else and treat each sample alone.
+
+        All widths of that quantizer can then go through them together. Empty where it is not so.
+        """
+        if not self.order:
+            return ()
+        last = self.order[-1]
+        behind = [index for index, step in enumerate(self.steps) if last in step.upstream]
+        first, *others = (self.steps[index] for index in behind)
+        is_chain = all(step.inputs == (index,) for step, index in zip(others, behind, strict=False))
+        fits = (
+            first.point == last
+            and len(first.inputs) == 1
+            and not first.adds
+            and len(first.shapes) == 1
+            and len(first.shapes[0]) > 0
+        )
+        alone = all(step.is_rowwise and not step.points for step in others)
+        return tuple(behind) if fits and is_chain and alone and behind[-1] == self.output else ()
 
     def run(self, arguments: Sequence[Any], quantizers: Sequence[FixedQuantizer | None]) -> Any:
         """The network's output, every step run once: what faster ways are held against.
@@ -134,10 +172,13 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
                 function=function,
                 point=node.args[1] if node.target is quantize else None,
                 clamp=node.meta.get("clamp"),
+                adds=_is_sum(node),
                 hidden=_hidden_quantizers(node, traced, root),
                 upstream=upstream[node],
                 shapes=tuple(tensor.shape for tensor in described),
                 nbytes=sum(tensor.nbytes for tensor in described),
+                is_fresh=bool(node.meta.get("fresh")),
+                is_rowwise=_is_rowwise(node, root),
             )
         )
     output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
@@ -146,6 +187,23 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
 
 def _attribute(root: nn.Module, name: str) -> Any:
     return operator.attrgetter(name)(root)
+
+
+def _is_sum(node: fx.Node) -> bool:
+    """Whether a quantizer has taken over an addition."""
+    return node.target is quantize and len(node.args) == 3
+
+
+def _is_rowwise(node: fx.Node, root: nn.Module) -> bool:
+    """Whether samples cannot meet in this operation; few are known to be so to the last bit."""
+    if node.op != "call_module":
+        return node.target is itself
+    module = root.get_submodule(str(node.target))
+    if module._forward_hooks or module._forward_pre_hooks:
+        return False
+    if isinstance(module, (nn.Softmax, nn.LogSoftmax)):
+        return module.dim not in (None, 0)
+    return isinstance(module, (nn.Identity, nn.Dropout)) or (type(module) is nn.Flatten and module.start_dim == 1)
 
 
 def _tensors(value: Any) -> list[Described]:
@@ -186,6 +244,8 @@ def _call(
         return (), _no_function
     sources = [arg for arg in node.all_input_nodes if arg in place]
     inputs = tuple(place[arg] for arg in sources)
+    if _is_sum(node):
+        return (place[node.args[0]], place[node.args[2]]), _first  # type: ignore[index]
     if node.target is quantize and len(sources) == 1 and node.args[0] is sources[0]:
         return inputs, _first
     args: Any = (node.args[0],) if node.target is quantize else node.args

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from qexplore._random import isolated
 from qexplore.evaluation.graph import Steps, build_steps
 from qexplore.evaluation.samples import Batch, Samples
-from qexplore.evaluation.simplify import fold_batchnorm, merge_clamps
+from qexplore.evaluation.simplify import drop_idle, fold_batchnorm, merge_clamps, merge_sums
 from qexplore.evaluation.trace import CaptureError, trace, without_writes
 from qexplore.model import Candidates, Placement, QuantizedActivationsModel, call, content_version, in_eval_mode
 from qexplore.quant import FixedQuantizer
@@ -132,8 +132,10 @@ class Network:
     def _simplify(self, example: Batch) -> None:
         off = [0] * len(self._quantizers)
         expected = self.run(_cloned(example.inputs), off)
+        drop_idle(self._trace)
         self.num_folded = fold_batchnorm(self._trace)
         merge_clamps(self._trace)
+        merge_sums(self._trace)
         self.steps = build_steps(self._trace, self._root)
         for channels_last in (True, False):
             self.is_channels_last = channels_last

@@ -140,7 +140,7 @@ class PrefixEvaluator:
             least = None if limits is None else self._easiest(limits[fit], group.reshape(-1), len(unique))
             measured = self._measured([tuple(row) for row in unique.tolist()], least)
             answers = {
-                index: replace(measured[number], candidate=rows[index])
+                index: _answer(measured[number], rows[index])
                 for index, number in zip(fit, group.reshape(-1).tolist(), strict=True)
             }
         return [answers[index] if index in answers else self._directly(row) for index, row in enumerate(rows)]
@@ -242,6 +242,11 @@ class PrefixEvaluator:
         samples = Samples(list(data), len(scores))
         network = Network(self._model, samples)
         return Engine(network, samples, self._metric, self._budget_bytes)
+
+
+def _answer(evaluation: Evaluation, row: Candidate) -> Evaluation:
+    """``evaluation`` as that of ``row``, whose outputs are the same."""
+    return evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
 
 
 def _hooks(model: QuantizedActivationsModel) -> tuple[Any, ...]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from qexplore.metrics import Metric, WholeSetMetric
 
 _ROUNDING = 1e-6
+_GROWTH = 1.1
+"""What is known has to grow by this factor before the order changes, which costs what was kept of old batches."""
 
 
 def why_not(metric: Metric | WholeSetMetric) -> str:
@@ -71,7 +73,7 @@ class Race:
 
 
 class SampleOrder:
-    """Samples that earlier candidates got wrong come first; the order changes when what is known has doubled.
+    """Samples that earlier candidates got wrong come first; the order changes as more candidates become known.
 
     Args:
         metric: of the scores.
@@ -91,7 +93,7 @@ class SampleOrder:
 
     def changed(self) -> NDArray[np.int64] | None:
         """A new order, hardest first, when it is time for one."""
-        if self._known < max(1, 2 * self._known_at_last_change):
+        if self._known < max(1.0, _GROWTH * self._known_at_last_change):
             return None
         self._known_at_last_change = self._known
         return np.argsort(self._totals, kind="stable")

@@ -30,6 +30,9 @@ class Operation:
         is_loaded: whether the value is taken from what earlier calls kept.
         last_reads: slots that nothing reads afterwards.
         rows: candidates whose network output this value is.
+        is_stacked: whether ``widths`` are several of the last quantizer; the outputs, one for each of ``rows``, then
+            stand one after the other.
+        in_place: whether a quantizer may write into the value it takes.
     """
 
     step: int
@@ -40,6 +43,8 @@ class Operation:
     is_loaded: bool = False
     last_reads: tuple[int, ...] = ()
     rows: list[int] = field(default_factory=list)
+    is_stacked: bool = False
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def make_schedule(
     operations = _operations(steps, candidates, kept_steps, is_kept)
     operations = _needed(operations)
     _note_last_reads(operations)
+    _allow_writes(steps, operations)
     num_slots = 1 + max((operation.output for operation in operations), default=steps.num_inputs - 1)
     return Schedule(tuple(operations), max(num_slots, steps.num_inputs), _peak(steps, operations))
 
@@ -99,7 +105,8 @@ def _operations(
     slots: list[dict[int, int]] = [{0: index} for index in range(steps.num_inputs)]
     slots += [{} for _ in steps.steps[steps.num_inputs :]]
     own = [(step.points, step.inputs, step.upstream) for step in steps.steps]
-    computed = range(steps.num_inputs, len(steps.steps))
+    computed = [index for index in range(steps.num_inputs, len(steps.steps)) if index not in steps.tail]
+    stacks: dict[int, Operation] = {}
     operations: list[Operation] = []
     by_slot: dict[int, Operation] = {}
     free = steps.num_inputs
@@ -124,6 +131,16 @@ def _operations(
             by_slot[free] = operation
             operations.append(operation)
             free += 1
+        if steps.tail:
+            source = own[steps.tail[0]][1][0]
+            before = slots[source][variants[source][place]]
+            if before not in stacks:
+                stacks[before] = Operation(steps.tail[0], (), (before,), free, is_stacked=True)
+                operations.append(stacks[before])
+                free += 1
+            stacks[before].widths += (chosen[steps.order[-1]],)
+            stacks[before].rows.append(row)
+            continue
         output = slots[steps.output][variants[steps.output][place]]
         if output not in by_slot:  # the network hands an argument on
             by_slot[output] = Operation(steps.output, (), (), output)
@@ -163,11 +180,38 @@ def _note_last_reads(operations: list[Operation]) -> None:
         seen.update(operation.inputs)
 
 
+def _allow_writes(steps: Steps, operations: list[Operation]) -> None:
+    """Let a quantizer write into a value that it is the last to read, and that is nobody else's memory."""
+    producers = {operation.output: operation for operation in operations}
+    alone = _unviewed(steps)
+    for operation in operations:
+        if steps.steps[operation.step].point is None or operation.is_stacked:
+            continue
+        for place, slot in enumerate(operation.inputs):
+            source = producers.get(slot)
+            if source is None or source.rows or source.is_loaded or source.key is not None:
+                continue
+            if source.step in alone and slot in operation.last_reads:
+                # Of a sum either part will do.
+                operation.inputs = (slot, *operation.inputs[:place], *operation.inputs[place + 1 :])
+                operation.in_place = True
+                break
+
+
+def _unviewed(steps: Steps) -> set[int]:
+    """Steps whose value is memory of its own that no other value lies in; quantizers, which may be off, are not."""
+    viewed = {source for step in steps.steps for source in step.inputs if step.point is None and not step.is_fresh}
+    return {
+        index for index, step in enumerate(steps.steps) if step.is_fresh and step.point is None and index not in viewed
+    }
+
+
 def _peak(steps: Steps, operations: list[Operation]) -> int:
     sizes: dict[int, int] = {}
     held = peak = 0
     for operation in operations:
-        sizes[operation.output] = steps.steps[operation.step].nbytes
+        copies = len(operation.widths) if operation.is_stacked else 1
+        sizes[operation.output] = steps.steps[operation.step].nbytes * copies
         held += sizes[operation.output]
         peak = max(peak, held)
         held -= sum(sizes.pop(slot, 0) for slot in operation.last_reads)

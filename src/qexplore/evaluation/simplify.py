@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from typing import Any
 
@@ -17,6 +18,7 @@ from qexplore.evaluation.trace import Trace, quantize
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _INFINITY = float("inf")
 
 
@@ -59,6 +61,19 @@ def _merged(layer: Any, norm: Any) -> Any:
     return None
 
 
+def drop_idle(traced: Trace) -> int:
+    """Leave out Dropout and Identity, which do nothing in eval mode; says how many."""
+    dropped = 0
+    for node in list(traced.graph.nodes):
+        module = _module(traced, node)
+        if not isinstance(module, _IDLE) or not _is_bare(module) or len(node.args) != 1 or node.kwargs:
+            continue
+        node.replace_all_uses_with(node.args[0])
+        traced.graph.erase_node(node)
+        dropped += 1
+    return dropped
+
+
 def merge_clamps(traced: Trace) -> int:
     """Let quantizers take over the ReLU, ReLU6 or Hardtanh before them, which nothing else reads; says how many."""
     merged = 0
@@ -72,6 +87,23 @@ def merge_clamps(traced: Trace) -> int:
             continue
         node.update_arg(0, source.args[0])
         node.meta["clamp"] = clamp
+        traced.graph.erase_node(source)
+        merged += 1
+    return merged
+
+
+def merge_sums(traced: Trace) -> int:
+    """Let quantizers take over the sum of two tensors before them, which nothing else reads; says how many."""
+    merged = 0
+    for node in list(traced.graph.nodes):
+        source = node.args[0] if node.target is quantize else None
+        if not isinstance(source, fx.Node) or len(source.users) != 1 or source.target not in (operator.add, torch.add):
+            continue
+        terms = [arg for arg in source.args if isinstance(arg, fx.Node)]
+        shapes = {(getattr(d, "shape", None), getattr(d, "dtype", None)) for d in (a.meta.get("value") for a in terms)}
+        if len(terms) != 2 or source.kwargs or len(shapes) != 1 or shapes.pop()[1] != torch.float32:
+            continue
+        node.args = (terms[0], node.args[1], terms[1])
         traced.graph.erase_node(source)
         merged += 1
     return merged

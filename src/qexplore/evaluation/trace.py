@@ -24,8 +24,8 @@ class CaptureError(Exception):
     """A network that cannot be taken apart into steps; the message says why."""
 
 
-def quantize(tree: Any, point: int) -> Any:
-    """Stands in a graph for the quantizer of the point with this index."""
+def quantize(tree: Any, point: int, addend: Any = None) -> Any:
+    """Stands in a graph for the quantizer of the point with this index, which may take a sum over."""
     raise AssertionError("a graph is run by its steps")
 
 
@@ -109,7 +109,8 @@ def trace(model: QuantizedActivationsModel, inputs: Any) -> Trace:
     return Trace(graph, network, hidden, unseen, signature, fixed, tuple(point.name for point in model.points))
 
 
-def _itself(tree: Any) -> Any:
+def itself(tree: Any) -> Any:
+    """What a graph ends in, so that its output is always a node."""
     return tree
 
 
@@ -207,7 +208,7 @@ def _quantize_ends(
         if at_output is not None:
             output.args = (graph.call_function(quantize, (output.args[0], at_output)),)
         else:
-            output.args = (graph.call_function(_itself, (output.args[0],)),)
+            output.args = (graph.call_function(itself, (output.args[0],)),)
 
 
 def _holds_floating(value: Any) -> bool:
@@ -275,8 +276,18 @@ class _WriteWatcher(fx.Interpreter):
             if value._version != before[arg]:
                 self.writes.append((n, arg))
                 self.returned[n] = output is value
+        n.meta["fresh"] = isinstance(output, Tensor) and not self._is_shared(output, n)
         n.meta["value"] = pytree.tree_map_only(Tensor, _described, output)
         return output
+
+    def _is_shared(self, output: Tensor, node: fx.Node) -> bool:
+        """Whether ``output`` lies in memory that an argument or the network itself lies in."""
+        if node.op in ("placeholder", "get_attr") or output._base is not None:
+            return True
+        storage = output.untyped_storage().data_ptr()
+        given = [leaf for arg in node.all_input_nodes for leaf in pytree.tree_leaves(self.env[arg])]
+        own = [*self.module.parameters(), *self.module.buffers()]
+        return any(leaf.untyped_storage().data_ptr() == storage for leaf in (*given, *own) if isinstance(leaf, Tensor))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from qexplore.evaluation.graph import Steps
 from qexplore.evaluation.schedule import Key
 from qexplore.model import Candidates
 
+_MOST_VARIANTS = 512
+"""More than so many are no longer met again soon."""
+
 
 class Variants:
     """Values by batch, step and widths, within a budget of bytes.
@@ -57,6 +60,8 @@ class Variants:
     def _choose(self, scale: float) -> None:
         for depth in range(1, len(self._steps.order)):
             frontier = self._frontier(depth)
+            if max(map(self._num_variants, frontier), default=0) > _MOST_VARIANTS:
+                return
             if (
                 sum(self._num_variants(step) * self._steps.steps[step].nbytes * scale for step in frontier)
                 > self._budget

@@ -64,7 +64,11 @@ def _hits(output: Any, target: Any, k: int) -> Tensor:
         raise MetricError(f"top-{k} accuracy needs outputs of shape [B, C] with C >= {k}, got {tuple(logits.shape)}")
     target = _check_target(target, (logits.shape[0],), f"top-{k} accuracy")
     best = logits.argmax(dim=1, keepdim=True) if k == 1 else logits.topk(k, dim=1).indices
-    return _nan_where_undefined((best == target[:, None]).any(dim=1).float(), logits)
+    hits = best[:, 0] == target if k == 1 else (best == target[:, None]).any(dim=1)
+    # torch counts NaN as largest, so it is found where the best is: no second pass over all outputs.
+    undefined = logits.gather(1, best[:, :1])[:, 0].isnan()
+    scores: Tensor = hits.float().masked_fill(undefined, math.nan)
+    return scores
 
 
 def topk_accuracy(k: int) -> Metric:

@@ -1,6 +1,6 @@
 """Quantizer arithmetic: grids of a width, and the quantizer that puts tensors on them."""
 
-from qexplore.quant.fixed import FixedQuantizer
+from qexplore.quant.fixed import FixedQuantizer, quantize_stacked
 from qexplore.quant.formats import MAX_NUM_BITS, OFF_BITS, IntegerGrid, check_num_bits, min_num_bits
 from qexplore.quant.tensor_quantizer import QuantDescriptor, TensorQuantizer
 
@@ -13,4 +13,5 @@ __all__ = [
     "TensorQuantizer",
     "check_num_bits",
     "min_num_bits",
+    "quantize_stacked",
 ]

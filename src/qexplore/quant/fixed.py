@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qexplore.quant.formats import IntegerGrid
-from qexplore.quant.kernel import fused_kernel
+from qexplore.quant.kernel import Kernel, fused_kernel
 from qexplore.quant.tensor_quantizer import TensorQuantizer
 
 
@@ -19,7 +20,7 @@ from qexplore.quant.tensor_quantizer import TensorQuantizer
 class FixedQuantizer:
     """`TensorQuantizer`'s arithmetic with width and range settled.
 
-    ``clamp(round_half_even(x * scale), low, high) / divisor``, bit for bit what the quantizer gives, in a new tensor.
+    ``clamp(round_half_even(x * scale), low, high) / divisor``, bit for bit what the quantizer gives.
     What this arithmetic does not cover (a range per channel, half precision, more stages) goes through a copy of the
     quantizer itself.
     """
@@ -66,23 +67,67 @@ class FixedQuantizer:
         lowest, highest = np.rint(np.array([low, high], dtype=np.float32) * np.float32(self.scale)).tolist()
         return replace(self, low=max(self.low, lowest), high=min(self.high, highest), clamp=(low, high))
 
-    def __call__(self, tensor: Tensor, out: Tensor | None = None) -> Tensor:
-        """Quantize ``tensor``, into ``out`` where one of the same shape and layout is given."""
+    def __call__(self, tensor: Tensor, addend: Tensor | None = None, *, in_place: bool = False) -> Tensor:
+        """Quantize ``tensor``, or its sum with ``addend``; ``in_place`` allows to write into ``tensor``."""
+        if addend is not None and not _alike(tensor, addend):
+            return self(tensor + addend, in_place=True)
         if not self.is_plain or tensor.dtype != torch.float32:
+            tensor = tensor if addend is None else tensor + addend
             quantized: Tensor = self.quantizer(tensor if self.clamp is None else tensor.clamp(*self.clamp))
-            return quantized if out is None else out.copy_(quantized)
-        target = torch.empty_like(tensor) if out is None else out
-        kernel = fused_kernel() if tensor.device.type == "cpu" else None
-        if kernel is not None and tensor.stride() == target.stride() and _is_dense(tensor):
-            kernel(tensor, target, self.scale, self.low, self.high, self.divisor)
-            return target
-        # 0-dim tensors, as upstream has them: a Python number would be taken in double precision on some paths.
-        torch.mul(tensor, torch.tensor(self.scale), out=target)
-        return target.round_().clamp_(self.low, self.high).div_(torch.tensor(self.divisor))
+            return quantized
+        kernel = _kernel_for(tensor)
+        if kernel is None:
+            # 0-dim tensors, as upstream has them: a Python number would be taken in double precision on some paths.
+            scale, divisor = torch.tensor(self.scale), torch.tensor(self.divisor)
+            total = tensor if addend is None else tensor + addend
+            scaled = total.mul_(scale) if in_place or addend is not None else total * scale
+            return scaled.round_().clamp_(self.low, self.high).div_(divisor)
+        target = tensor if in_place else torch.empty_like(tensor)
+        other = 0 if addend is None else addend.data_ptr()
+        kernel(
+            tensor.data_ptr(),
+            other,
+            target.data_ptr(),
+            tensor.numel(),
+            self.scale,
+            self.low,
+            self.high,
+            self.divisor,
+        )
+        return target
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+def quantize_stacked(tensor: Tensor, quantizers: Sequence[FixedQuantizer]) -> Tensor:
+    """What each of ``k`` quantizers makes of ``tensor``, shape ``[B, ...]``, one after the other: ``[k * B, ...]``."""
+    kernel = _kernel_for(tensor)
+    plain = all(quantizer.is_plain for quantizer in quantizers) and tensor.dtype == torch.float32
+    if kernel is None or not plain or not tensor.is_contiguous():
+        return torch.cat([quantizer(tensor) for quantizer in quantizers])
+    target = tensor.new_empty((len(quantizers) * tensor.shape[0], *tensor.shape[1:]))
+    source, place, count = tensor.data_ptr(), target.data_ptr(), tensor.numel()
+    for quantizer in quantizers:
+        kernel(source, 0, place, count, quantizer.scale, quantizer.low, quantizer.high, quantizer.divisor)
+        place += count * _FLOAT_BYTES
+    return target
+
+
+_FLOAT_BYTES = 4
+
+
+def _kernel_for(tensor: Tensor) -> Kernel | None:
+    """The kernel, where it is at hand and takes tensors laid out like this one."""
+    if not tensor.is_cpu or not (tensor.is_contiguous() or _is_channels_last(tensor)):
+        return None
+    return fused_kernel()
+
+
+def _alike(tensor: Tensor, addend: Tensor) -> bool:
+    """Whether two tensors can be added number by number as they lie in memory."""
+    return tensor.dtype == addend.dtype and tensor.shape == addend.shape and tensor.stride() == addend.stride()
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _is_plain(quantizer: TensorQuantizer) -> bool:

@@ -22,8 +22,9 @@ from torch import Tensor
 SWITCH = "QEXPLORE_COMPILE"
 """Environment variable; ``0`` leaves compilers alone."""
 
-Kernel = Callable[[Tensor, Tensor, float, float, float, float], None]
-"""``kernel(source, target, scale, low, high, divisor)`` on float32 tensors of one dense layout, maybe the same one."""
+Kernel = Callable[[int, int, int, int, float, float, float, float], None]
+"""``kernel(source, addend, target, count, scale, low, high, divisor)`` on float32 numbers at these addresses, some of
+which may be the same; address 0 for no addend."""
 
 # Comparisons with NaN are false, so NaN passes, as it does in torch. No contraction: a product must round before it is
 # rounded to an integer.
@@ -31,14 +32,23 @@ _SOURCE = """
 #include <math.h>
 #include <stddef.h>
 
-void fake_quantize(const float *x, float *y, ptrdiff_t n, float scale, float low, float high, float divisor)
+static inline float one(float x, float scale, float low, float high, float divisor)
 {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        float v = nearbyintf(x[i] * scale);
-        v = v < low ? low : v;
-        v = v > high ? high : v;
-        y[i] = v / divisor;
-    }
+    float v = nearbyintf(x * scale);
+    v = v < low ? low : v;
+    v = v > high ? high : v;
+    return v / divisor;
+}
+
+void fake_quantize(const float *x, const float *a, float *y, ptrdiff_t n, float scale, float low, float high,
+                   float divisor)
+{
+    if (a)
+        for (ptrdiff_t i = 0; i < n; i++)
+            y[i] = one(x[i] + a[i], scale, low, high, divisor);
+    else
+        for (ptrdiff_t i = 0; i < n; i++)
+            y[i] = one(x[i], scale, low, high, divisor);
 }
 """
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-shared", "-fPIC")
@@ -73,13 +83,9 @@ def _compiled(command: Sequence[str]) -> Kernel | None:
             function = ctypes.CDLL(str(library)).fake_quantize  # stays mapped after its file is gone
     except (OSError, subprocess.SubprocessError, AttributeError):
         return None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t, *[ctypes.c_float] * 4]
+    function.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_ssize_t, *[ctypes.c_float] * 4]
     function.restype = None
-
-    def kernel(source: Tensor, target: Tensor, scale: float, low: float, high: float, divisor: float) -> None:
-        function(source.data_ptr(), target.data_ptr(), source.numel(), scale, low, high, divisor)
-
-    return kernel
+    return function
 
 
 def _agrees_with_torch(kernel: Kernel) -> bool:
@@ -88,13 +94,24 @@ def _agrees_with_torch(kernel: Kernel) -> bool:
     special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-42, -1e-42, 3e38, -3e38])
     drawn = torch.randn(4001, generator=torch.Generator().manual_seed(0)) * 3
     x = torch.cat([ramp, special, drawn])
+    addend = x.flip(0)
     for scale in (1.0, 127 / 2.7182817, 1 / 3.0, 0.0):
         factor, divisor = torch.tensor(scale), torch.tensor(scale or 1.0)
         expected = x.mul(factor).round_().clamp_(-8, 7).div_(divisor)
         got = torch.empty_like(x)
-        kernel(x, got, float(factor), -8.0, 7.0, float(divisor))
-        if not torch.equal(expected.view(torch.int32)[~x.isnan()], got.view(torch.int32)[~x.isnan()]):
+        settings = (x.numel(), float(factor), -8.0, 7.0, float(divisor))
+        kernel(x.data_ptr(), 0, got.data_ptr(), *settings)
+        if not _same(expected, got):
             return False
-        if not bool(got[x.isnan()].isnan().all()):
+        expected = (x + addend).mul(factor).round_().clamp_(-8, 7).div_(divisor)
+        kernel(x.data_ptr(), addend.data_ptr(), got.data_ptr(), *settings)
+        if not _same(expected, got):
             return False
     return True
+
+
+def _same(expected: Tensor, got: Tensor) -> bool:
+    """Whether all bits agree, NaN apart, which may be any NaN."""
+    numbers = ~expected.isnan()
+    same = torch.equal(expected.view(torch.int32)[numbers], got.view(torch.int32)[numbers])
+    return same and bool(got[~numbers].isnan().all())

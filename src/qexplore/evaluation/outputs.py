@@ -1,0 +1,105 @@
+"""Outputs of many candidates for one batch, scored together where that changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qexplore._random import isolated
+from qexplore.evaluation.network import Network
+from qexplore.evaluation.samples import Batch, Samples
+from qexplore.evaluation.scoring import batch_scores
+from qexplore.metrics import Metric, Scores
+
+_MOST_TOGETHER = 14
+_MOST_BYTES = 2**20
+_EXAMPLE_SIZE = 8
+
+
+def can_be_stacked(metric: Metric, network: Network, samples: Samples) -> bool:
+    """Whether ``metric`` gives the same to the last bit for the outputs of two candidates at once.
+
+    A metric is a function of samples, so it should; one that looks at its batch as a whole does not.
+    """
+    if not samples.can_be_cut:
+        return False
+    batch = samples.part(0, min(_EXAMPLE_SIZE, len(samples)))
+    candidates = [0] * network.num_points, [2] * network.num_points
+    try:
+        with torch.inference_mode(), isolated(network.device):
+            outputs = [network.run(batch.inputs, candidate) for candidate in candidates]
+            apart = [batch_scores(metric, output, batch.inputs, batch.target) for output in outputs]
+            together = metric(torch.cat(outputs), _repeated(batch.target, 2))
+            return torch.equal(torch.cat(apart).nan_to_num(), together.detach().float().nan_to_num())
+    except Exception:
+        return False  # an output or a target of another form, or a metric that wants its batch as it is
+
+
+class Outputs:
+    """Takes outputs as they come and writes scores.
+
+    Args:
+        metric: per sample.
+        batch: what the outputs belong to.
+        rows: places in ``scores`` of the candidates of a schedule.
+        scores: shape ``[N, num_samples]``; written into.
+        stacks: score several outputs together.
+    """
+
+    def __init__(self, metric: Metric, batch: Batch, rows: NDArray[np.int64], scores: Scores, *, stacks: bool) -> None:
+        self._metric = metric
+        self._batch = batch
+        self._rows = rows
+        self._scores = scores
+        self._most = _MOST_TOGETHER if stacks else 1
+        self._waiting: list[Tensor] = []
+        self._places: list[int] = []
+        self._targets: dict[int, Any] = {}
+
+    def add(self, output: Any, places: Sequence[int]) -> None:
+        """Take the output of the candidates ``places``: one for all of them, or theirs one after the other."""
+        if self._most == 1 or not isinstance(output, Tensor):
+            count = len(output) // len(self._batch) if isinstance(output, Tensor) and output.dim() else 1
+            self._write_apart(output, places, stacked=count == len(places) > 1)
+            return
+        if output.shape[0] == len(self._batch) and len(places) > 1:
+            output = torch.cat([output] * len(places))
+        self._waiting.append(output)
+        self._places += places
+        if len(self._places) >= self._most or len(self._places) * output.nbytes > _MOST_BYTES * len(places):
+            self.flush()
+
+    def _write_apart(self, output: Any, places: Sequence[int], *, stacked: bool) -> None:
+        parts = output.split(len(self._batch)) if stacked else [output] * len(places)
+        for place, part in zip(places, parts, strict=True):
+            scores = batch_scores(self._metric, part, self._batch.inputs, self._batch.target)
+            self._scores[self._rows[place], self._batch.samples] = scores.cpu().numpy()
+
+    def flush(self) -> None:
+        """Score what is waiting."""
+        if not self._waiting:
+            return
+        count = len(self._places)
+        outputs = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
+        scores = batch_scores(self._metric, outputs, None, self._repeated_target(count))
+        parts = scores.cpu().numpy().reshape(count, len(self._batch))
+        self._scores[np.ix_(self._rows[self._places], self._batch.samples)] = parts
+        self._waiting, self._places = [], []
+
+    def _repeated_target(self, count: int) -> Any:
+        if count not in self._targets:
+            self._targets[count] = _repeated(self._batch.target, count)
+        return self._targets[count]
+
+
+def _repeated(target: Any, count: int) -> Any:
+    if target is None:
+        return None
+    if not isinstance(target, Tensor):
+        raise TypeError("only a tensor can be repeated")
+    return target.repeat(count, *[1] * (target.dim() - 1))

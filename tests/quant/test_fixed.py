@@ -1,0 +1,135 @@
+"""A settled quantizer gives bit for bit what the quantizer gives, compiled or not."""
+
+import itertools
+
+import pytest
+import torch
+from pytorch_quantization.tensor_quant import QuantDescriptor
+
+from qexplore.errors import NumBitsError
+from qexplore.quant import FixedQuantizer, TensorQuantizer, fixed, quantize_stacked
+from qexplore.quant.kernel import fused_kernel
+
+SPECIAL = [0.0, -0.0, 1e-42, -1e-42, 3e38, -3e38, float("inf"), -float("inf"), float("nan")]
+
+
+@pytest.fixture(params=["compiled", "four passes"], autouse=True)
+def kernel(request, monkeypatch):
+    """Every test runs with the compiled kernel and without one."""
+    if request.param == "four passes":
+        monkeypatch.setattr(fixed, "fused_kernel", lambda: None)
+    elif fused_kernel() is None:
+        pytest.skip("no compiler at hand")
+
+
+def numbers(shape=(4, 6, 5, 3), seed=0):
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2
+    drawn.view(-1)[: len(SPECIAL)] = torch.tensor(SPECIAL)
+    drawn.view(-1)[20:60] = torch.arange(-10, 10, 0.5) * 1.7 / 127  # half-way between two levels at 8 bits
+    return drawn
+
+
+def quantizer(unsigned=False, narrow=False, amax=1.7, **options):
+    built = TensorQuantizer(QuantDescriptor(amax=amax, narrow_range=narrow, **options), unsigned=unsigned)
+    if unsigned == "auto":
+        built.decide_sign(0.0)
+    return built
+
+
+def same(first, second):
+    """Equal bits, NaN apart, and zeros of either sign, which clamping at zero may choose freely."""
+    return torch.equal(first.nan_to_num(7.7), second.nan_to_num(7.7)) and torch.equal(first.isnan(), second.isnan())
+
+
+def exact(built, num_bits, tensor):
+    with torch.no_grad():
+        before, built.num_bits = built.num_bits, num_bits
+        output = built(tensor.clone())
+        built.num_bits = before
+    return output
+
+
+CASES = list(itertools.product([False, "auto"], [False, True], range(2, 17)))
+
+
+@pytest.mark.filterwarnings("ignore:point")
+@pytest.mark.parametrize(("unsigned", "narrow", "num_bits"), CASES)
+def test_it_equals_the_quantizer_bit_for_bit(unsigned, narrow, num_bits):
+    built = quantizer(unsigned, narrow)
+    settled = FixedQuantizer.of(built, num_bits)
+    assert settled.is_plain
+    for tensor in (numbers(), numbers().contiguous(memory_format=torch.channels_last), numbers()[:, ::2]):
+        expected, before = exact(built, num_bits, tensor), tensor.clone()
+        assert same(settled(tensor), expected)
+        assert same(tensor, before)
+        written = tensor.clone(memory_format=torch.preserve_format)
+        assert same(settled(written, in_place=True), expected)
+
+
+@pytest.mark.filterwarnings("ignore:point")
+@pytest.mark.parametrize("limits", [(0.0, float("inf")), (0.0, 6.0), (-0.35, 0.91)], ids=["relu", "relu6", "hardtanh"])
+@pytest.mark.parametrize("num_bits", [2, 4, 8, 16])
+@pytest.mark.parametrize("unsigned", [False, "auto"])
+@pytest.mark.parametrize("amax", [1.7, 9.0, 0.0])
+def test_a_clamp_before_it_can_be_taken_over(limits, num_bits, unsigned, amax):
+    built = quantizer(unsigned, amax=amax)
+    merged = FixedQuantizer.of(built, num_bits).behind_clamp(*limits)
+    assert same(merged(numbers()), exact(built, num_bits, numbers().clamp(*limits)))
+
+
+@pytest.mark.parametrize("num_bits", [2, 5, 8])
+def test_a_sum_before_it_can_be_taken_over(num_bits):
+    built = quantizer()
+    settled = FixedQuantizer.of(built, num_bits)
+    first, second = numbers(seed=1), numbers(seed=2)
+    expected = exact(built, num_bits, first + second)
+    assert same(settled(first, second), expected)
+    assert same(settled(first, second.contiguous(memory_format=torch.channels_last)), expected)
+    assert same(settled(first.clone(), second, in_place=True), expected)
+    assert same(settled(first, second[:, :, :1]), exact(built, num_bits, first + second[:, :, :1]))
+
+
+def test_many_widths_of_one_tensor_stand_one_after_the_other():
+    built, tensor = quantizer(), numbers((6, 20))
+    settled = [FixedQuantizer.of(built, num_bits) for num_bits in (2, 3, 8)]
+    expected = torch.cat([exact(built, num_bits, tensor) for num_bits in (2, 3, 8)])
+    assert same(quantize_stacked(tensor, settled), expected)
+    turned = numbers((20, 6)).t()
+    assert same(quantize_stacked(turned, settled), torch.cat([one(turned) for one in settled]))
+
+
+@pytest.mark.parametrize("amax", [0.0, 2.0**-25, 2.0**-24])
+def test_a_range_of_nothing_gives_zeros(amax):
+    built = quantizer(amax=amax)
+    finite = torch.randn(50)
+    assert built.is_dead
+    assert same(FixedQuantizer.of(built, 4)(finite), torch.zeros(50))
+
+
+def test_what_the_formula_does_not_cover_goes_through_the_quantizer():
+    per_channel = quantizer(amax=[[[[0.5]], [[1.0]], [[2.0]], [[0.1]], [[3.0]], [[1.0]]]], axis=1)
+    assert not FixedQuantizer.of(per_channel, 4).is_plain
+    assert same(FixedQuantizer.of(per_channel, 4)(numbers()), exact(per_channel, 4, numbers()))
+    built, half = quantizer(), torch.randn(40).half()
+    assert torch.equal(FixedQuantizer.of(built, 4)(half), exact(built, 4, half))
+    assert FixedQuantizer.of(built, 4).behind_clamp(0.0, 6.0)(half).dtype == torch.half
+
+
+def test_a_sign_that_was_asked_for_still_refuses_negative_values():
+    settled = FixedQuantizer.of(quantizer(unsigned=True), 4)
+    with pytest.raises(TypeError, match="Negative values"):
+        settled(torch.tensor([-1.0, 1.0]))
+
+
+def test_it_does_not_follow_the_quantizer_it_was_made_of():
+    built = quantizer()
+    settled = FixedQuantizer.of(built, 4)
+    expected = settled(numbers())
+    built.amax = 3.0
+    built.num_bits = 7
+    assert same(settled(numbers()), expected)
+
+
+def test_a_width_that_the_quantizer_cannot_have_is_refused():
+    with pytest.raises(NumBitsError, match=r"must be an int in \[2, 16\], got 1"):
+        FixedQuantizer.of(quantizer(), 1)
