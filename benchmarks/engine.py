@@ -200,7 +200,7 @@ def searches(bench: Bench) -> list[str]:
     return [
         total(full, trace).line(f"NSGA-II, {len(trace)} generations", count),
         total(raced, trace, extra=seconds).line("the same, stopped early", count),
-        f"{'':34s} share of the samples that were run: {np.mean(used):.2f}; the {len(uniform)} uniform widths count too",
+        f"{'':34s} share of the samples that ran: {np.mean(used):.2f}; the {len(uniform)} uniform widths are counted",
     ]
 
 

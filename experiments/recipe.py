@@ -302,7 +302,10 @@ def explore(
     # 3. Search; the front's points are then evaluated once more, and on the report set.
     print(f"\nSearching {arguments.evaluations} evaluations for solutions of at least {min_accuracy} accuracy ...")
     exploration = qx.explore(problem, max_evaluations=arguments.evaluations, seed=arguments.seed, report_loader=report)
-    print(f"{exploration.num_evaluations} evaluations in {exploration.seconds:.1f} s\n")
+    print(
+        f"{exploration.num_evaluations} candidates for the price of {exploration.num_passes:.0f} in "
+        f"{exploration.seconds:.1f} s\n{exploration.engine}; early stop {exploration.early_stop}\n"
+    )
     print(exploration.front)
 
     # 4. Pictures, and the front as files.

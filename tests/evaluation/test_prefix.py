@@ -49,6 +49,17 @@ def test_two_workers_give_what_one_gives_and_leave_the_threads_as_they_were(two_
     assert scores(alone.evaluate(SOME)) == together
 
 
+@pytest.mark.parametrize("name", ["transformer", "lstm"])
+def test_workers_do_not_disturb_each_other_where_widths_are_set_inside_modules(two_threads, name):
+    model = qx.QuantizedActivationsModel(trained(name), **wrapping(name))
+    model.calibrate(batches(digits().calibration))
+    candidates = np.random.default_rng(3).integers(4, 9, size=(10, len(model.points)))
+    ours = evaluator(model)
+    together = [scores(ours.evaluate(candidates)) for _ in range(3)]
+    torch.set_num_threads(1)
+    assert together == [scores(evaluator(model).evaluate(candidates))] * 3
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)], ids=repr)
 def test_an_interrupt_in_a_worker_comes_through_and_the_next_call_works(two_threads, error):
     class Once:
@@ -150,10 +161,10 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch):
     ours, run = evaluator(), Engine._run_batch
     assert ours._engine.batch_size == 32
 
-    def limited(self, worker, place, **options):
-        if len(self._batches[place]) > 9:
+    def limited(self, worker, item, **options):
+        if len(self._batches[item[0]]) > 9:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        run(self, worker, place, **options)
+        run(self, worker, item, **options)
 
     monkeypatch.setattr(Engine, "_run_batch", limited)
     assert scores(ours.evaluate(SOME)) == expected

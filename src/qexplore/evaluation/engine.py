@@ -18,7 +18,7 @@ from qexplore.evaluation.network import Network
 from qexplore.evaluation.outputs import Outputs, can_be_stacked
 from qexplore.evaluation.racing import Race, SampleOrder
 from qexplore.evaluation.samples import Batch, Samples
-from qexplore.evaluation.schedule import Operation, Schedule, make_schedule
+from qexplore.evaluation.schedule import Operation, Schedule, in_order, make_schedule
 from qexplore.evaluation.variants import Variants
 from qexplore.evaluation.workers import Workers
 from qexplore.metrics import Metric, Scores
@@ -30,6 +30,7 @@ _CACHE_BYTES = 2 * 2**20
 machines, for outputs depend on the batch size."""
 _LEAST_BATCHES = 8
 """A set is cut into so many batches at least, so that a candidate can be stopped between them."""
+_MANY_BATCHES = 8
 _MOST_WORKERS = 8
 
 
@@ -142,7 +143,7 @@ class Engine:
         race = None if must_beat is None else Race(self._metric, num_samples, must_beat)
         alive = np.arange(count)
         places = range(len(self._batches))
-        stride = len(self._batches) if race is None else self.workers.count
+        stride = len(self._batches) if race is None else self._batches_between_stops
         for start in places[::stride]:
             turn = places[start : start + stride]
             begin = time.perf_counter()
@@ -159,15 +160,24 @@ class Engine:
                 break
         return result
 
+    @property
+    def _batches_between_stops(self) -> int:
+        """One for each worker, but a single one where that would leave few moments to stop a candidate."""
+        return self.workers.count if len(self._batches) >= _MANY_BATCHES * self.workers.count else 1
+
     def _run(self, candidates: Candidates, alive: NDArray[np.int64], turn: Sequence[int], scores: Scores) -> None:
         """Run the batches of a turn for the candidates that are still alive; writes into ``scores``."""
-        limit = self.budget_bytes / 2 / self.workers.count * self.network.example_size / self.batch_size
+        largest = max(len(self._batches[place]) for place in turn)
+        limit = self.budget_bytes / 2 / self.workers.count * self.network.example_size / largest
         variants = self._variants
 
         def is_kept(key: tuple[int, ...]) -> bool:
             return all(variants.has(place, key) for place in turn)
 
-        waiting = [alive]
+        # With a single batch the workers take a share of the candidates each, equal beginnings together.
+        shares = self.workers.count if len(turn) == 1 else 1
+        waiting = np.array_split(alive[in_order(self.network.steps, candidates[alive])], shares)
+        items: list[tuple[int, Schedule, NDArray[np.int64]]] = []
         while waiting:
             rows = waiting.pop()
             schedule = make_schedule(
@@ -175,13 +185,12 @@ class Engine:
             )
             if schedule.peak > limit and len(rows) > 1:
                 waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
-                continue
-            work = functools.partial(self._run_batch, schedule=schedule, rows=rows, scores=scores)
-            self.workers.map(work, turn)
+            else:
+                items += [(place, schedule, rows) for place in turn]
+        self.workers.map(functools.partial(self._run_batch, scores=scores), items)
 
-    def _run_batch(
-        self, worker: int, place: int, *, schedule: Schedule, rows: NDArray[np.int64], scores: Scores
-    ) -> None:
+    def _run_batch(self, worker: int, item: tuple[int, Schedule, NDArray[np.int64]], *, scores: Scores) -> None:
+        place, schedule, rows = item
         batch = self._batches[place]
         function = self._functions[min(worker, len(self._functions) - 1)]
         slots: list[Any] = [*self._arguments[place], *[None] * schedule.num_slots]

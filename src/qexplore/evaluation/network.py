@@ -16,7 +16,15 @@ from qexplore.evaluation.graph import Steps, build_steps
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.simplify import drop_idle, fold_batchnorm, merge_clamps, merge_sums
 from qexplore.evaluation.trace import CaptureError, trace, without_writes
-from qexplore.model import Candidates, Placement, QuantizedActivationsModel, call, content_version, in_eval_mode
+from qexplore.model import (
+    Candidates,
+    Placement,
+    QuantizedActivationsModel,
+    call,
+    content_version,
+    foreign_hooks,
+    in_eval_mode,
+)
 from qexplore.quant import FixedQuantizer
 
 _EXAMPLE_SIZE = 32
@@ -72,8 +80,9 @@ class Network:
 
     @property
     def has_state(self) -> bool:
-        """Whether steps set widths inside modules, so that two threads need a copy each."""
-        return bool(self._trace.hidden)
+        """Whether two threads need a copy each: steps set widths inside modules, or run code of the user's own."""
+        hooked = any(foreign_hooks(module) for module in self._root.modules())
+        return bool(self._trace.hidden or self._trace.opaque or hooked)
 
     @property
     def opaque(self) -> dict[str, str]:

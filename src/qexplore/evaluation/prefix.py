@@ -120,7 +120,10 @@ class PrefixEvaluator:
         rows: list[Candidate] = [tuple(row) for row in np.asarray(candidates, dtype=np.int64).tolist()]
         limits = None if must_beat is None or why_not(self._metric) else np.asarray(must_beat, dtype=np.float64)
         self._bring_up_to_date()
-        if self._engine is not None and limits is not None:
+        if self._engine is None:
+            yield from self.direct.evaluate(candidates)
+            return
+        if limits is not None:
             self._engine.reorder()
         done = 0
         while done < len(rows):

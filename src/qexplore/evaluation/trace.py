@@ -280,14 +280,25 @@ class _WriteWatcher(fx.Interpreter):
         n.meta["value"] = pytree.tree_map_only(Tensor, _described, output)
         return output
 
+    def _is_torchs(self, node: fx.Node) -> bool:
+        """Whether only torch's own code runs; a user's may hand out a tensor that it keeps."""
+        if node.op == "call_module":
+            module = self.module.get_submodule(str(node.target))
+            return type(module).__module__.startswith("torch.nn") and not foreign_hooks(module)
+        home = getattr(node.target, "__module__", None)
+        return node.op == "call_method" or home is None or home.partition(".")[0] in _TRUSTED
+
     def _is_shared(self, output: Tensor, node: fx.Node) -> bool:
         """Whether ``output`` lies in memory that an argument or the network itself lies in."""
-        if node.op in ("placeholder", "get_attr") or output._base is not None:
+        if node.op in ("placeholder", "get_attr") or output._base is not None or not self._is_torchs(node):
             return True
         storage = output.untyped_storage().data_ptr()
         given = [leaf for arg in node.all_input_nodes for leaf in pytree.tree_leaves(self.env[arg])]
         own = [*self.module.parameters(), *self.module.buffers()]
         return any(leaf.untyped_storage().data_ptr() == storage for leaf in (*given, *own) if isinstance(leaf, Tensor))
+
+
+_TRUSTED = ("torch", "_operator", "operator", "builtins", "math", "qexplore")
 
 
 @dataclass(frozen=True)

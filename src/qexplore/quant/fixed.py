@@ -116,14 +116,16 @@ _FLOAT_BYTES = 4
 
 def _kernel_for(tensor: Tensor) -> Kernel | None:
     """The kernel, where it is at hand and takes tensors laid out like this one."""
-    if not tensor.is_cpu or not (tensor.is_contiguous() or _is_channels_last(tensor)):
+    is_plain = tensor.is_cpu and not tensor.is_neg() and (tensor.is_contiguous() or _is_channels_last(tensor))
+    if not is_plain:
         return None
     return fused_kernel()
 
 
 def _alike(tensor: Tensor, addend: Tensor) -> bool:
     """Whether two tensors can be added number by number as they lie in memory."""
-    return tensor.dtype == addend.dtype and tensor.shape == addend.shape and tensor.stride() == addend.stride()
+    same = tensor.dtype == addend.dtype and tensor.shape == addend.shape and tensor.stride() == addend.stride()
+    return same and tensor.device == addend.device and not addend.is_neg()
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
