@@ -189,7 +189,7 @@ def test_the_batch_size_follows_from_shapes_and_budget():
             return self.head(self.relu(self.conv(x)).mean(dim=(2, 3)))
 
     wide = tiny_model(Wide().eval())
-    assert "batches of 16" in evaluator(wide).description  # 131 kB a sample, 2 MiB a value
+    assert "batches of 32" in evaluator(wide).description  # 131 kB a sample, 4 MiB a value
     assert "batches of 2," in evaluator(wide, budget_bytes=2**20).description + ","
 
 

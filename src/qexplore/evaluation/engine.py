@@ -25,12 +25,12 @@ from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidates
 
 _SHARE_OF_FREE_MEMORY = 4
-_CACHE_BYTES = 2 * 2**20
+_CACHE_BYTES = 4 * 2**20
 """What the largest value of a batch may take: values then stay in a core's share of the cache. One number for all
 machines, for outputs depend on the batch size."""
 _LEAST_BATCHES = 8
 """A set is cut into so many batches at least, so that a candidate can be stopped between them."""
-_MANY_BATCHES = 8
+_MANY_BATCHES = 16
 _MOST_WORKERS = 8
 
 

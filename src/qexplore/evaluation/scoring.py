@@ -48,8 +48,8 @@ def summary(scores: Scores, metric: Metric) -> float:
     Raises:
         MetricError: scores that are not finite.
     """
-    if not math.isfinite(scores.sum(dtype=np.float64)):
-        finite = np.isfinite(scores)
+    finite = np.isfinite(scores)
+    if not finite.all():
         what = "NaN" if np.isnan(scores).any() else "infinity"
         raise MetricError(f"the metric '{metric.name}' gave {what} for {int((~finite).sum())} of {len(scores)} samples")
     return metric.summarize(scores)
