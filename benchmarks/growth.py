@@ -121,6 +121,8 @@ def draw(curves: dict[str, Curve], file: Path) -> None:
         axes.loglog(sizes, plain, "o-", color="tab:gray", label="plain script")
         axes.loglog(sizes, ours, "o-", color="tab:blue", label="qexplore")
         axes.set_xlabel(name)
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("seconds per candidate")
     panels[0].legend()

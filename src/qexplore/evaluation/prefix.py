@@ -127,6 +127,7 @@ class PrefixEvaluator:
             self._engine.reorder()
         done = 0
         while done < len(rows):
+            self._bring_up_to_date()  # whoever got the last chunk may have changed the network
             size = int(np.clip(_CHUNK_SECONDS / max(self._seconds, 1e-9), _SMALLEST_CHUNK, _LARGEST_CHUNK))
             chunk = slice(done, done + size)
             answers = self._chunk(rows[chunk], None if limits is None else limits[chunk])
@@ -198,7 +199,7 @@ class PrefixEvaluator:
 
     def _evaluation(self, row: Candidate, result: Measured, index: int, limits: Limits) -> Evaluation:
         seconds, count = float(result.seconds[index]), int(result.num_samples[index])
-        scores = result.scores[index]
+        scores = result.scores[index].copy()  # or every record would hold on to those of the whole call
         if count < len(scores):
             assert limits is not None
             bound = float(result.bounds[index])
