@@ -30,6 +30,8 @@ _CACHE_BYTES = 4 * 2**20
 machines, for outputs depend on the batch size."""
 _LEAST_BATCHES = 8
 """A set is cut into so many batches at least, so that a candidate can be stopped between them."""
+_LEAST_SIZE = 8
+"""Batches of a few samples, of one above all, take other ways through torch's kernels."""
 _MANY_BATCHES = 16
 _MOST_WORKERS = 8
 
@@ -85,7 +87,7 @@ class Engine:
         together = make_schedule(steps, np.zeros((1, self.network.num_points), dtype=np.int64)).peak / example
         limit = min(
             _CACHE_BYTES / max(1.0, largest),
-            len(self._samples) / _LEAST_BATCHES,
+            max(len(self._samples) / _LEAST_BATCHES, _LEAST_SIZE),
             self.budget_bytes / 2 / self.workers.count / max(1.0, together),
         )
         return 1 << max(0, int(limit).bit_length() - 1)

@@ -127,7 +127,8 @@ class PrefixEvaluator:
             self._engine.reorder()
         done = 0
         while done < len(rows):
-            self._bring_up_to_date()  # whoever got the last chunk may have changed the network
+            if done:
+                self._bring_up_to_date()  # whoever got the last chunk may have changed the network
             size = int(np.clip(_CHUNK_SECONDS / max(self._seconds, 1e-9), _SMALLEST_CHUNK, _LARGEST_CHUNK))
             chunk = slice(done, done + size)
             answers = self._chunk(rows[chunk], None if limits is None else limits[chunk])
