@@ -16,6 +16,7 @@ import qexplore as qx
 from qexplore import predicates
 from qexplore.evaluation import PrefixEvaluator
 from qexplore.evaluation.engine import Engine
+from qexplore.evaluation.network import equal
 
 SOME = np.random.default_rng(0).integers(2, 9, size=(40, 3))
 
@@ -260,3 +261,40 @@ def test_a_network_of_tokens_and_one_with_tuples_are_measured():
     candidates = np.array([[2], [4], [8]])
     direct = qx.DirectEvaluator(model, loader, qx.top1_accuracy)
     assert scores(evaluator(model, loader).evaluate(candidates)) == scores(direct.evaluate(candidates))
+
+
+class Forks(nn.Module):
+    """One tensor is read by two points, and the network's output is a point of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.fc = nn.Flatten(), nn.Linear(64, 10)
+        self.left, self.right, self.out = nn.Identity(), nn.Identity(), nn.Identity()
+
+    def forward(self, x):
+        x = self.fc(self.flatten(x))
+        left, right = self.left(x), self.right(x)
+        return self.out(left - 3 * right)
+
+
+@pytest.mark.parametrize("off", [(8, 0, 2, 0), (8, 0, 2, 8), (0, 0, 3, 3)])
+def test_a_quantizer_that_is_off_shares_no_memory_with_one_that_writes_in_place(off):
+    torch.manual_seed(0)
+    model = qx.QuantizedActivationsModel(Forks().eval(), predicates.by_type(nn.Identity))
+    model.calibrate(search_loader())
+    rows = np.array([off, (8, 3, 3, 3), (8, 2, 3, 0), (8, 3, 0, 2), (4, 2, 2, 2), (4, 4, 4, 0), (4, 4, 0, 5)])
+    metric = qx.negative_log_likelihood  # the order of the outputs alone would not tell
+    direct = qx.DirectEvaluator(model, search_loader(), metric)
+    # A value that is kept for later calls is never written into: nothing is kept here.
+    ours = evaluator(model, metric=metric, budget_bytes=2**14)
+    expected = [evaluation.score for evaluation in direct.evaluate(rows)]
+    assert [evaluation.score for evaluation in ours.evaluate(rows)] == pytest.approx(expected, rel=1e-4)
+    # Alone, its values are read for the last time earlier.
+    assert next(ours.evaluate(rows[:1])).score == pytest.approx(expected[0], rel=1e-4)
+    assert ours._engine._variants.nbytes == 0
+
+
+def test_outputs_of_nan_and_of_zero_are_not_taken_for_equal():
+    assert equal(torch.tensor([float("nan"), 1.0]), torch.tensor([float("nan"), 1.0]))
+    assert not equal(torch.tensor([float("nan")]), torch.tensor([0.0]))
+    assert not equal(torch.tensor([float("inf")]), torch.tensor([torch.finfo(torch.float32).max]))

@@ -33,6 +33,7 @@ _LEAST_BATCHES = 8
 _LEAST_SIZE = 8
 """Batches of a few samples, of one above all, take other ways through torch's kernels."""
 _MANY_BATCHES = 16
+"""From so many rounds on, a round of one batch for each worker is fine enough to stop candidates between rounds."""
 _MOST_WORKERS = 8
 
 

@@ -91,7 +91,8 @@ class Step:
             return pytree.tree_map_only(Tensor, lambda tensor: self._quantize(tensor, quantizer), value)
         if quantizer is not None and value.is_floating_point():
             return quantizer(value, in_place=in_place)
-        return value if self.clamp is None else value.clamp(*self.clamp)
+        # Memory of its own in any case: what is not quantized may be written into elsewhere.
+        return value.clone() if self.clamp is None else value.clamp(*self.clamp)
 
 
 @dataclass(frozen=True)

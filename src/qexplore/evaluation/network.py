@@ -133,9 +133,9 @@ class Network:
     def _accept(self, model: QuantizedActivationsModel, example: Batch) -> None:
         for candidate in _two_candidates(model):
             expected = _hooked(model, candidate, example, seed=0)
-            if not _equal(expected, _hooked(model, candidate, example, seed=1)):
+            if not equal(expected, _hooked(model, candidate, example, seed=1)):
                 raise CaptureError("the network draws random numbers")
-            if not _equal(expected, self.run(_cloned(example.inputs), candidate)):
+            if not equal(expected, self.run(_cloned(example.inputs), candidate)):
                 raise CaptureError("the traced network does not equal the hooked one")
 
     def _simplify(self, example: Batch) -> None:
@@ -219,8 +219,9 @@ def _pairs(first: Any, second: Any) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(left, right, strict=True)
 
 
-def _equal(first: Any, second: Any) -> bool:
-    return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in _pairs(first, second))
+def equal(first: Any, second: Any) -> bool:
+    """Whether all tensors are equal, NaN to NaN."""
+    return all(bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in _pairs(first, second))
 
 
 def _close(first: Any, second: Any) -> bool:

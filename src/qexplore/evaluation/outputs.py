@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qexplore._random import isolated
-from qexplore.evaluation.network import Network
+from qexplore.evaluation.network import Network, equal
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.scoring import batch_scores
 from qexplore.metrics import Metric, Scores
@@ -35,7 +35,7 @@ def can_be_stacked(metric: Metric, network: Network, samples: Samples) -> bool:
             outputs = [network.run(batch.inputs, candidate) for candidate in candidates]
             apart = [batch_scores(metric, output, batch.inputs, batch.target) for output in outputs]
             together = metric(torch.cat(outputs), _repeated(batch.target, 2))
-            return torch.equal(torch.cat(apart).nan_to_num(), together.detach().float().nan_to_num())
+            return equal(torch.cat(apart), together.detach().float())
     except Exception:
         return False  # an output or a target of another form, or a metric that wants its batch as it is
 

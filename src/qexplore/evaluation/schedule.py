@@ -23,7 +23,8 @@ class Operation:
     """One step for one choice of the widths it depends on.
 
     Attributes:
-        step: its index; widths: those of the points that the step itself takes.
+        step: its index.
+        widths: those of the points that the step itself takes.
         inputs: slots that hold the values it takes.
         output: slot that its value goes to.
         key: what its value is known by, where it is to be kept for later calls; else None.
@@ -54,7 +55,7 @@ class Schedule:
     Attributes:
         operations: each reads slots that earlier ones have filled.
         num_slots: how many slots they use; the first ones hold the network's arguments.
-        peak: largest sum of all values held at once, as a multiple of what ``sizes`` is in.
+        peak: largest sum of all values held at once, in bytes, for a batch of the size that `Step.nbytes` stands for.
     """
 
     operations: tuple[Operation, ...]

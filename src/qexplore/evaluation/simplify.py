@@ -74,13 +74,16 @@ def drop_idle(traced: Trace) -> int:
     return dropped
 
 
+def _quantized(traced: Trace) -> list[tuple[fx.Node, fx.Node]]:
+    """Each quantizer with the operation before it, where nothing else reads that."""
+    pairs = [(node, node.args[0]) for node in traced.graph.nodes if node.target is quantize]
+    return [(node, source) for node, source in pairs if isinstance(source, fx.Node) and len(source.users) == 1]
+
+
 def merge_clamps(traced: Trace) -> int:
     """Let quantizers take over the ReLU, ReLU6 or Hardtanh before them, which nothing else reads; says how many."""
     merged = 0
-    for node in list(traced.graph.nodes):
-        source = node.args[0] if node.target is quantize else None
-        if not isinstance(source, fx.Node) or len(source.users) != 1:
-            continue
+    for node, source in _quantized(traced):
         clamp = _clamp(traced, source)
         described = source.meta.get("value")
         if clamp is None or getattr(described, "dtype", None) != torch.float32:
@@ -95,9 +98,8 @@ def merge_clamps(traced: Trace) -> int:
 def merge_sums(traced: Trace) -> int:
     """Let quantizers take over the sum of two tensors before them, which nothing else reads; says how many."""
     merged = 0
-    for node in list(traced.graph.nodes):
-        source = node.args[0] if node.target is quantize else None
-        if not isinstance(source, fx.Node) or len(source.users) != 1 or source.target not in (operator.add, torch.add):
+    for node, source in _quantized(traced):
+        if source.target not in (operator.add, torch.add):
             continue
         terms = [arg for arg in source.args if isinstance(arg, fx.Node)]
         shapes = {(getattr(d, "shape", None), getattr(d, "dtype", None)) for d in (a.meta.get("value") for a in terms)}

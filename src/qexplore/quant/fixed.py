@@ -68,13 +68,13 @@ class FixedQuantizer:
         return replace(self, low=max(self.low, lowest), high=min(self.high, highest), clamp=(low, high))
 
     def __call__(self, tensor: Tensor, addend: Tensor | None = None, *, in_place: bool = False) -> Tensor:
-        """Quantize ``tensor``, or its sum with ``addend``; ``in_place`` allows to write into ``tensor``."""
+        """Quantize ``tensor``, or its sum with ``addend``, into new memory, or with ``in_place`` into ``tensor``."""
         if addend is not None and not _alike(tensor, addend):
             return self(tensor + addend, in_place=True)
         if not self.is_plain or tensor.dtype != torch.float32:
             tensor = tensor if addend is None else tensor + addend
             quantized: Tensor = self.quantizer(tensor if self.clamp is None else tensor.clamp(*self.clamp))
-            return quantized
+            return quantized.clone() if quantized is tensor else quantized
         kernel = _kernel_for(tensor)
         if kernel is None:
             # 0-dim tensors, as upstream has them: a Python number would be taken in double precision on some paths.
