@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qexplore import errors, predicates
     from qexplore.errors import QExploreError
     from qexplore.evaluation import DirectEvaluator, Evaluation
-    from qexplore.exploration import Exploration, Snapshot, StopExploration, explore
+    from qexplore.exploration import Exploration, Snapshot, StopExploration, explore, fit
     from qexplore.front import Front, FrontPoint
     from qexplore.metrics import (
         Metric,
@@ -41,9 +41,16 @@ if TYPE_CHECKING:
     from qexplore.model import CalibrationReport, Plan, QuantizationPoint, QuantizedActivationsModel, detach
     from qexplore.quant import QuantDescriptor, TensorQuantizer
     from qexplore.report import plot_hypervolume, plot_num_bits, plot_pareto_front
-    from qexplore.search import LayerwiseQuantizationProblem
+    from qexplore.search import (
+        AdditiveFront,
+        LayerwiseQuantizationProblem,
+        SensitivityTable,
+        additive_front,
+        sensitivity,
+    )
 
 _HOMES = {
+    "AdditiveFront": "search",
     "CalibrationReport": "model",
     "DirectEvaluator": "evaluation",
     "Evaluation": "evaluation",
@@ -57,17 +64,21 @@ _HOMES = {
     "QuantDescriptor": "quant",
     "QuantizationPoint": "model",
     "QuantizedActivationsModel": "model",
+    "SensitivityTable": "search",
     "Snapshot": "exploration",
     "StopExploration": "exploration",
     "TensorQuantizer": "quant",
+    "additive_front": "search",
     "detach": "model",
     "explore": "exploration",
+    "fit": "exploration",
     "negative_log_likelihood": "metrics",
     "perplexity": "metrics",
     "pixel_accuracy": "metrics",
     "plot_hypervolume": "report",
     "plot_num_bits": "report",
     "plot_pareto_front": "report",
+    "sensitivity": "search",
     "squared_error": "metrics",
     "token_accuracy": "metrics",
     "top1_accuracy": "metrics",
@@ -77,6 +88,7 @@ _HOMES = {
 _ROOMS = ("errors", "predicates")
 
 __all__ = [
+    "AdditiveFront",
     "CalibrationReport",
     "DirectEvaluator",
     "Evaluation",
@@ -90,13 +102,16 @@ __all__ = [
     "QuantDescriptor",
     "QuantizationPoint",
     "QuantizedActivationsModel",
+    "SensitivityTable",
     "Snapshot",
     "StopExploration",
     "TensorQuantizer",
     "__version__",
+    "additive_front",
     "detach",
     "errors",
     "explore",
+    "fit",
     "negative_log_likelihood",
     "perplexity",
     "pixel_accuracy",
@@ -104,6 +119,7 @@ __all__ = [
     "plot_num_bits",
     "plot_pareto_front",
     "predicates",
+    "sensitivity",
     "squared_error",
     "token_accuracy",
     "top1_accuracy",

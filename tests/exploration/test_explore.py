@@ -133,7 +133,7 @@ def test_an_exhausted_space_ends_the_search_with_the_true_front(population_size,
 
 
 def test_the_plain_recipe_ends_when_nothing_new_comes(monkeypatch):
-    monkeypatch.setattr("qexplore.search.nsga2._IDLE_GENERATIONS", 2)
+    monkeypatch.setattr("qexplore.search.algorithms._IDLE_GENERATIONS", 2)
     exploration = explored(tiny_problem(upper=3), max_evaluations=1000, algorithm="nsga2-plain", population_size=4)
     assert exploration.stopped_by == "exhausted"
     assert exploration.num_evaluations <= 8
@@ -231,7 +231,7 @@ SPACES = {
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("case", SPACES.values(), ids=SPACES)
 def test_spaces_with_next_to_nothing_in_them(monkeypatch, case, algorithm):
-    monkeypatch.setattr("qexplore.search.nsga2._IDLE_GENERATIONS", 2)
+    monkeypatch.setattr("qexplore.search.algorithms._IDLE_GENERATIONS", 2)
     limits, size = case
     problem = tiny_problem(**limits)
     exploration = explored(problem, algorithm=algorithm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from qexplore._random import isolated
 from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, QExploreError
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
+from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary
 from qexplore.metrics import Metric, Scores, WholeSetMetric
 from qexplore.model import Candidates, Loader, Placement, QuantizedActivationsModel, Unpack, call, in_eval_mode
@@ -82,6 +84,53 @@ class DirectEvaluator:
         for row in np.asarray(candidates):
             yield self._evaluate_one(tuple(int(width) for width in row))
 
+    def scores_on_subset(
+        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
+    ) -> Scores:
+        """Scores of ``candidates``, shape ``[N, L]``, on a part of the set: shape ``[N, samples]``.
+
+        Args:
+            candidates: widths; 0 switches a quantizer off.
+            metric: per sample; need not be the evaluator's own.
+            num_samples: about how many samples, from all over the set; whole batches where they cannot be cut.
+            against_float: give the metric the float network's output in place of the target.
+
+        Raises:
+            EvaluationError: the evaluator's metric is one of a whole set, so that it holds no samples; or the network
+                raises.
+            MetricError: see `qexplore.evaluation.scoring.batch_scores`.
+        """
+        if self.data is None:
+            raise EvaluationError(f"the metric '{self._metric.name}' reads the set itself, so no part of it can be run")
+        try:
+            chosen = [(batch.inputs, batch.target) for batch in self._spread(num_samples)]
+            off = [0] * len(self._model.points)
+            if against_float:
+                chosen = [(inputs, self._output(off, inputs)) for inputs, _ in chosen]
+            rows = [
+                torch.cat([batch_scores(metric, self._output(row, x), x, target) for x, target in chosen])
+                for row in np.asarray(candidates).tolist()
+            ]
+        except QExploreError:
+            raise
+        except Exception as error:
+            raise EvaluationError(f"the network could not be run on a part of the set: {error}") from error
+        return torch.stack(rows).cpu().numpy() if rows else np.zeros((0, 0), dtype=np.float32)
+
+    def _spread(self, num_samples: int) -> list[Batch]:
+        assert self.data is not None
+        if self.data.is_held:
+            return Samples(list(self.data), self.float_evaluation.num_samples).spread(num_samples)
+        # A set that is read anew in each pass is not held here either: batches from its beginning will do.
+        per_batch = max(1, self.float_evaluation.num_samples // len(self.data))
+        batches = itertools.islice(self.data, -(-num_samples // per_batch))
+        return [Batch(inputs, target, np.arange(per_batch)) for inputs, target in batches]
+
+    def _output(self, candidate: Sequence[int], inputs: Any) -> Any:
+        model = self._model
+        with model.using(candidate), in_eval_mode(model), torch.no_grad(), isolated(self._placement.device):
+            return call(model, _cloned(inputs))
+
     def evaluate_float(self) -> Evaluation:
         """Measure the network with every quantizer off.
 
@@ -124,7 +173,7 @@ class DirectEvaluator:
         assert self.data is not None
         parts, changed = [], False
         for inputs, target in self.data:
-            given = inputs if self._changes_inputs is False else pytree.tree_map_only(Tensor, torch.clone, inputs)
+            given = inputs if self._changes_inputs is False else _cloned(inputs)
             before = _versions(given)
             output = call(self._model, given)
             changed = changed or before != _versions(given)
@@ -144,6 +193,10 @@ def _check_whole_set_loader(loader: Loader) -> None:
             "a whole-set metric reads the loader for every candidate, got an iterator: pass a DataLoader or list"
         )
     require_same_samples(loader)
+
+
+def _cloned(inputs: Any) -> Any:
+    return pytree.tree_map_only(Tensor, torch.clone, inputs)
 
 
 def _versions(inputs: Any) -> list[object]:

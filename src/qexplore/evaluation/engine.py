@@ -62,9 +62,18 @@ class Engine:
         samples: the evaluation set.
         metric: per sample.
         budget_bytes: most memory for values, kept ones included; None takes a quarter of what is free.
+        stops: cut the set finely enough for candidates to be stopped early.
     """
 
-    def __init__(self, network: Network, samples: Samples, metric: Metric, budget_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        samples: Samples,
+        metric: Metric,
+        budget_bytes: int | None = None,
+        *,
+        stops: bool = True,
+    ) -> None:
         self.network = network
         self._samples = samples
         self._metric = metric
@@ -74,21 +83,21 @@ class Engine:
         self._order = SampleOrder(metric, len(samples))
         self._variants = Variants(network.steps, self.budget_bytes // 2)
         self.workers = Workers(1 if self._device.type != "cpu" or torch.is_autocast_enabled("cpu") else _MOST_WORKERS)
-        self.batch_size = self._suitable_batch_size()
+        self.batch_size = self._suitable_batch_size(_LEAST_BATCHES if stops else self.workers.count)
         self._stacks_outputs = can_be_stacked(metric, network, samples)
         self._cut()
         copies = self.workers.count - 1 if network.has_state else 0
         self._steps = [network.steps, *(network.another() for _ in range(copies))]
         self._functions = [functools.cache(functools.partial(_function, network, steps)) for steps in self._steps]
 
-    def _suitable_batch_size(self) -> int:
+    def _suitable_batch_size(self, least_batches: int) -> int:
         """The largest power of two under three limits: the cache, the samples there are, the budget."""
         steps, example = self.network.steps, self.network.example_size
         largest = max((step.nbytes for step in steps.steps), default=0) / example
         together = make_schedule(steps, np.zeros((1, self.network.num_points), dtype=np.int64)).peak / example
         limit = min(
             _CACHE_BYTES / max(1.0, largest),
-            max(len(self._samples) / _LEAST_BATCHES, _LEAST_SIZE),
+            max(len(self._samples) / least_batches, _LEAST_SIZE),
             self.budget_bytes / 2 / self.workers.count / max(1.0, together),
         )
         return 1 << max(0, int(limit).bit_length() - 1)
@@ -115,6 +124,28 @@ class Engine:
         """End the workers and forget what is kept."""
         self.workers.close()
         self._variants.clear()
+
+    def on_subset(self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool) -> Scores:
+        """Scores of ``candidates``, shape ``[N, L]``, on about ``num_samples`` samples: shape ``[N, samples]``.
+
+        Args:
+            candidates: widths, all different.
+            metric: per sample.
+            num_samples: how many.
+            against_float: give the metric the float network's output in place of the target.
+        """
+        chosen = self._samples.spread(num_samples)
+        pairs = [(batch.inputs, batch.target) for batch in chosen]
+        if against_float:
+            off = [0] * self.network.num_points
+            with torch.inference_mode():
+                pairs = [(inputs, self.network.run(inputs, off)) for inputs, _ in pairs]
+        subset = Samples(pairs, sum(map(len, chosen)))
+        engine = Engine(self.network, subset, metric, self.budget_bytes, stops=False)
+        try:
+            return engine.measure(candidates).scores
+        finally:
+            engine.close()
 
     def note(self, scores: Scores) -> None:
         """Learn from a complete evaluation which samples are hard."""

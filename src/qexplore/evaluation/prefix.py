@@ -22,7 +22,7 @@ from qexplore.evaluation.racing import why_not
 from qexplore.evaluation.samples import Samples
 from qexplore.evaluation.scoring import complete, failed, summary
 from qexplore.evaluation.trace import CaptureError
-from qexplore.metrics import Metric, WholeSetMetric
+from qexplore.metrics import Metric, Scores, WholeSetMetric
 from qexplore.model import Candidates, Loader, QuantizedActivationsModel, Unpack
 
 _CHUNK_SECONDS = 5.0
@@ -134,6 +134,23 @@ class PrefixEvaluator:
             answers = self._chunk(rows[chunk], None if limits is None else limits[chunk])
             yield from answers
             done += size
+
+    def scores_on_subset(
+        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
+    ) -> Scores:
+        """As `DirectEvaluator.scores_on_subset`, every step once for all candidates that share it."""
+        self._bring_up_to_date()
+        unique, group = np.unique(np.asarray(candidates, dtype=np.int64), axis=0, return_inverse=True)
+        if self._engine is not None:
+            try:
+                with isolated(self._engine.network.device):
+                    scores = self._engine.on_subset(unique, metric, num_samples, against_float=against_float)
+                return scores[group.reshape(-1)]
+            except QExploreError:
+                raise
+            except Exception:
+                pass  # whatever it is, the direct evaluator says it better, or can do without it
+        return self.direct.scores_on_subset(candidates, metric, num_samples, against_float=against_float)
 
     def _chunk(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
         """Answers to ``rows``, in their order."""

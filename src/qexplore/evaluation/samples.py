@@ -80,6 +80,22 @@ class Samples:
         inputs, target = pytree.tree_map_only(Tensor, lambda tensor: tensor[start:stop], self._together)
         return Batch(inputs, target, self._order[start:stop])
 
+    def spread(self, count: int) -> list[Batch]:
+        """About ``count`` samples from all over the set, the same ones whatever the present order.
+
+        One batch of them, or whole batches where they cannot be cut.
+        """
+        if self._together is None:
+            given = self._as_given()
+            needed = 1 + int(np.searchsorted(np.cumsum([len(batch) for batch in given]), count))
+            return [given[place] for place in _spread(min(needed, len(given)), len(given))]
+        place = np.empty_like(self._order)
+        place[self._order] = np.arange(len(self._order))
+        samples = _spread(min(count, self._num_samples), self._num_samples)
+        rows = torch.from_numpy(place[samples])
+        inputs, target = pytree.tree_map_only(Tensor, lambda tensor: tensor[rows.to(tensor.device)], self._together)
+        return [Batch(inputs, target, samples)]
+
     def _as_given(self) -> list[Batch]:
         sizes = [_size(batch) for batch in self._batches]
         if None in sizes or sum(map(int, sizes)) != self._num_samples:  # type: ignore[arg-type]
@@ -89,6 +105,11 @@ class Samples:
             Batch(inputs, target, np.arange(end - size, end))
             for (inputs, target), size, end in zip(self._batches, sizes, ends.tolist(), strict=True)
         ]
+
+
+def _spread(count: int, among: int) -> NDArray[np.int64]:
+    """``count`` different places, evenly from the first to the last of ``among``."""
+    return np.linspace(0, among - 1, count).round().astype(np.int64)
 
 
 def _leaves(batch: Any) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Exploring: a search, its callbacks, its progress, and the verified front it ends with."""
 
+from qexplore.exploration.fit import fit
 from qexplore.exploration.records import Exploration, Snapshot, StopExploration
 from qexplore.exploration.run import explore
 
-__all__ = ["Exploration", "Snapshot", "StopExploration", "explore"]
+__all__ = ["Exploration", "Snapshot", "StopExploration", "explore", "fit"]

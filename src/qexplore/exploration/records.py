@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qexplore.evaluation import Evaluation
 from qexplore.front import Front
 
@@ -49,8 +52,9 @@ class Exploration:
         num_verifications: evaluations spent on re-evaluating the front, not counted above.
         seconds: wall time, verification included.
         failures: candidates that could not be evaluated, with their reasons.
-        stopped_by: ``"max_evaluations"``, ``"exhausted"``, ``"interrupt"`` or ``"callback"``.
-        algorithm: as given to `explore`.
+        stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"``, ``"interrupt"`` or
+            ``"callback"``.
+        algorithm: as given to `explore`, or the type of an algorithm object.
         seed: as given to `explore`.
         engine: how candidates were evaluated, or why one after the other.
         early_stop: ``"on"``, or why every candidate ran to its end.
@@ -73,11 +77,50 @@ class Exploration:
     engine: str
     early_stop: str
 
+    @property
+    def optimism_gap(self) -> float | None:
+        """By how much the front looks better on the search set than on the report set, mean over its points.
+
+        In the metric's unit, positive where it looks better than it is; None without a report set. The search picks
+        what does well on its own set, so some of it is luck.
+        """
+        known = self._report_gaps()
+        return None if known is None or not len(known) else float(known.mean())
+
+    @property
+    def num_report_violations(self) -> int | None:
+        """Points of the front that miss ``min_accuracy`` on the report set; None without one."""
+        accuracy, least = self.front.report_accuracy, self.front.min_accuracy
+        if accuracy is None:
+            return None
+        if least is None:
+            return 0
+        misses = accuracy < least if self.front.higher_is_better else accuracy > least
+        return int(misses.sum())
+
+    def _report_gaps(self) -> NDArray[np.float64] | None:
+        if self.front.report_accuracy is None:
+            return None
+        gaps = self.front.accuracy - self.front.report_accuracy
+        return gaps[~np.isnan(gaps)] * (1.0 if self.front.higher_is_better else -1.0)
+
+    def _report_line(self) -> str:
+        gap, violations = self.optimism_gap, self.num_report_violations
+        if gap is None:
+            return ""
+        least = self.front.min_accuracy
+        missed = (
+            "" if least is None else f", {violations} of {len(self.front)} points miss min_accuracy {least:g} there"
+        )
+        return (
+            f"\nreport set: {self.front.metric_name} {gap:+.4f} better on the search set, mean over the front{missed}"
+        )
+
     def __str__(self) -> str:
         hypervolume = self.history[-1].hypervolume if self.history else 0.0
         failed = f", {len(self.failures)} failed: {self.failures[0].reason}" if self.failures else ""
         return (
             f"{self.algorithm}, seed {self.seed}: {self.num_evaluations} candidates for {self.num_passes:.0f} full "
             f"evaluations in {self.seconds:.1f} s, stopped by {self.stopped_by}, hypervolume {hypervolume:.4g}{failed}"
-            f"\nengine: {self.engine}\nearly stop: {self.early_stop}\n{self.front}"
+            f"\nengine: {self.engine}\nearly stop: {self.early_stop}{self._report_line()}\n{self.front}"
         )

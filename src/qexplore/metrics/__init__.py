@@ -1,6 +1,7 @@
 """How well a network does: scores per sample, or one number for a whole set."""
 
 from qexplore.metrics.base import Metric, Scores, WholeSetMetric, as_metric, whole_set
+from qexplore.metrics.divergences import kl_divergence, mean_squared_divergence, noise_to_signal
 from qexplore.metrics.scores import (
     negative_log_likelihood,
     perplexity,
@@ -16,7 +17,10 @@ __all__ = [
     "Scores",
     "WholeSetMetric",
     "as_metric",
+    "kl_divergence",
+    "mean_squared_divergence",
     "negative_log_likelihood",
+    "noise_to_signal",
     "perplexity",
     "pixel_accuracy",
     "squared_error",

@@ -24,7 +24,12 @@ IGNORED_PIXEL = 255
 """Target of pixels that do not count, as in the usual segmentation data sets."""
 
 
-def _logits(output: Any) -> Tensor:
+def logits_of(output: Any) -> Tensor:
+    """The tensor of logits in a network's output.
+
+    Raises:
+        MetricError: none of the forms named above.
+    """
     if isinstance(output, Tensor):
         return output
     if hasattr(output, "logits"):
@@ -41,7 +46,7 @@ def _logits(output: Any) -> Tensor:
 
 def _shaped(output: Any, least: int, metric: str, form: str) -> Tensor:
     """The logits in ``output``, which need ``least`` axes."""
-    logits = _logits(output)
+    logits = logits_of(output)
     if logits.dim() < least:
         raise MetricError(f"{metric} needs outputs of shape {form}, got {tuple(logits.shape)}")
     return logits
@@ -59,7 +64,7 @@ def _nan_where_undefined(scores: Tensor, logits: Tensor) -> Tensor:
 
 
 def _hits(output: Any, target: Any, k: int) -> Tensor:
-    logits = _logits(output)
+    logits = logits_of(output)
     if logits.dim() != 2 or not 1 <= k <= logits.shape[1]:
         raise MetricError(f"top-{k} accuracy needs outputs of shape [B, C] with C >= {k}, got {tuple(logits.shape)}")
     target = _check_target(target, (logits.shape[0],), f"top-{k} accuracy")

@@ -117,6 +117,13 @@ class QuantizedActivationsModel(nn.Module):
         )
 
     @property
+    def call_order(self) -> tuple[int, ...]:
+        """Indices of `points` in the order in which a forward passes them; that of `points` until one was seen."""
+        names = list(self._keys)
+        seen = [name for name in self._observed.calls if name in self._keys] if self._observed else names
+        return tuple(names.index(name) for name in dict.fromkeys([*seen, *names]))
+
+    @property
     def num_bits(self) -> NumBits:
         """Widths, shape ``[L]``, in the order of `points`; 0 where a quantizer is off. Settable by any sequence.
 

@@ -64,3 +64,19 @@ class Archive:
     def front(self) -> Front:
         """The members as a `Front`."""
         return self._problem.front_of(self._members)
+
+
+def reference_point(problem: LayerwiseQuantizationProblem, evaluations: Sequence[Evaluation]) -> tuple[float, float]:
+    """(score, total bits) that hypervolumes are measured against.
+
+    ``min_accuracy``, or without one the worst score among ``evaluations``, those of the uniform widths; and the cost of
+    the widest candidate, or one bit more than ``max_total_bits``.
+    """
+    scores = [evaluation.score for evaluation in evaluations if evaluation.is_complete]
+    scores = scores or [problem.float_accuracy]  # nothing could be measured
+    worst = min(scores) if problem.metric.higher_is_better else max(scores)
+    accuracy = worst if problem.min_accuracy is None else problem.min_accuracy
+    most = problem.requirements.max_total_bits
+    widest = float(problem.cost.cost(problem.space.widest)[0])
+    # A front that reaches the limit should count there too.
+    return accuracy, widest if most is None else min(widest, most + 1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,14 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pymoo.core.problem import Problem
+from torch import Tensor
 
 from qexplore.cost import TotalBits
 from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator
 from qexplore.front import Front
-from qexplore.metrics import as_metric, top1_accuracy
+from qexplore.metrics import Metric, Scores, as_metric, top1_accuracy
 from qexplore.model import Candidates, Loader, QuantizedActivationsModel, Unpack
 from qexplore.search.description import Description
+from qexplore.search.requirements import checked_requirements
 from qexplore.search.space import SearchSpace
 
 Objectives = NDArray[np.float64]
@@ -47,6 +48,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         num_bits_lower_limit: narrowest width, for all points or one per point.
         num_bits_upper_limit: widest width, likewise.
         min_accuracy: worst acceptable score; None accepts all.
+        max_drop: the same, counted from the float network's score, in the metric's unit: 0.01 is one point of accuracy.
+        max_total_bits: most total bits; None accepts all. Adds a second constraint, ``total_bits - max_total_bits``.
         unpack: ``unpack(batch) -> (inputs, target)`` where batches are not ``(x, y, ...)`` or dicts.
         engine: ``"auto"`` shares work between candidates where the network can be taken apart into steps, and says in
             `describe` why it cannot be; ``"prefix"`` insists on it; ``"direct"`` runs the hooked network for each.
@@ -56,7 +59,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     Raises:
         CalibrationError: a point has no range.
         ProblemError: limits that contradict each other or the quantizers; a ``min_accuracy`` outside the metric's
-            range, or above what the widest candidate reaches.
+            range, or above what the widest candidate reaches; fewer bits than the narrowest candidate needs.
         DataError: the loader is empty or gives other samples in each pass.
         MetricError: the metric does not give one finite score per sample.
         EvaluationError: the network or the metric raises.
@@ -71,6 +74,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         num_bits_lower_limit: int | Sequence[int] = 2,
         num_bits_upper_limit: int | Sequence[int] = 8,
         min_accuracy: float | None = None,
+        max_drop: float | None = None,
+        max_total_bits: float | None = None,
         unpack: Unpack | None = None,
         engine: str = "auto",
         hold_bytes: int | None = None,
@@ -83,7 +88,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         model.require_calibrated()
         self.model = model
         self.metric = as_metric(metric)
-        self.min_accuracy = self._checked_min_accuracy(min_accuracy)
+        if max_drop is None:  # said before the network runs
+            checked_requirements(self.metric, 0.0, min_accuracy, None, max_total_bits)
         self.unpack = unpack
         self.space = SearchSpace.of(model, num_bits_lower_limit, num_bits_upper_limit)
         self.cost = TotalBits()
@@ -103,12 +109,15 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             )
             self.direct = self.evaluator.direct
         self._float_evaluation = self.direct.float_evaluation
+        self.requirements = checked_requirements(
+            self.metric, self._float_evaluation.score, min_accuracy, max_drop, max_total_bits
+        )
         self._memory: dict[Candidate, Evaluation] = {}
         self._version = model.version()
         super().__init__(
             n_var=self.space.num_points,
             n_obj=2,
-            n_ieq_constr=1,
+            n_ieq_constr=1 if max_total_bits is None else 2,
             xl=self.space.lower,
             xu=self.space.upper,
             vtype=int,
@@ -117,6 +126,11 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerwiseQuantizationProblem:
         return self  # pymoo copies algorithms together with their problem; a copy would drag network and data along
+
+    @property
+    def min_accuracy(self) -> float | None:
+        """The worst acceptable score; None where all are."""
+        return self.requirements.min_accuracy
 
     @property
     def float_accuracy(self) -> float:
@@ -145,6 +159,13 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             self.evaluator.early_stop,
         )
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether the first target holds class indices, so that outputs are logits."""
+        data = self.direct.data
+        target = None if data is None else next(iter(data))[1]
+        return isinstance(target, Tensor) and not target.is_floating_point()
+
     def measure(self, candidates: Any, *, must_beat: Any = None) -> Iterator[Evaluation]:
         """Evaluations of ``candidates``, shape ``[N, L]``, one by one; from memory where there is one.
 
@@ -154,7 +175,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
                 ``"stopped"``, with a bound instead of a score. None has all of them run to the end.
         """
         self._forget_if_changed()
-        wanted = self._effective(self.space.decode(candidates))
+        wanted = self.effective(self.space.decode(candidates))
         rows = [tuple(row) for row in wanted.tolist()]
         keys = [tuple(row) for row in self.model.canonical(wanted).tolist()]
         limits = None if must_beat is None else self._easiest(keys, must_beat)
@@ -173,6 +194,28 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             evaluation = known[key]
             yield evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
 
+    def scores_on_subset(
+        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
+    ) -> Scores:
+        """Scores of ``candidates``, shape ``[N, L]``, on about ``num_samples`` samples: shape ``[N, samples]``.
+
+        Widths are taken as they are, 0 for off, also outside the limits; nothing of it is remembered.
+
+        Args:
+            candidates: widths.
+            metric: per sample; need not be the problem's own.
+            num_samples: how many samples, from all over the search set.
+            against_float: give the metric the float network's output in place of the target.
+
+        Raises:
+            EvaluationError: the problem's metric is one of a whole set, or the network raises.
+            MetricError: the metric cannot be had from the network's outputs.
+        """
+        self._forget_if_changed()
+        return self.evaluator.scores_on_subset(
+            self.effective(candidates), metric, num_samples, against_float=against_float
+        )
+
     def _easiest(self, keys: list[Candidate], must_beat: Any) -> dict[Candidate, float]:
         """For each candidate the score that is beaten first, of those that its equals in the same call must beat."""
         limits: dict[Candidate, float] = {}
@@ -183,7 +226,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def remembered(self, candidates: Any) -> list[Evaluation]:
         """What is known of ``candidates``, stopped ones included; what was forgotten meanwhile is measured again."""
-        wanted = self._effective(self.space.decode(candidates))
+        self._forget_if_changed()
+        wanted = self.effective(self.space.decode(candidates))
         keys = [tuple(row) for row in self.model.canonical(wanted).tolist()]
         forgotten = [place for place, key in enumerate(keys) if key not in self._memory]
         list(self.measure(wanted[forgotten]))
@@ -205,7 +249,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def front_of(self, evaluations: Sequence[Evaluation]) -> Front:
         """The front of the complete ones among ``evaluations``."""
-        return Front.from_candidates(**self._front_fields(evaluations), min_accuracy=self.min_accuracy)
+        feasible = [evaluation for evaluation in evaluations if self.is_feasible(evaluation)]
+        return Front.from_candidates(**self._front_fields(feasible), min_accuracy=self.min_accuracy)
 
     def points_of(self, evaluations: Sequence[Evaluation]) -> Front:
         """All complete ``evaluations`` in the given order, dominated and infeasible ones too."""
@@ -232,8 +277,12 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return rows.reshape(-1, self.space.num_points)
 
     def is_feasible(self, evaluation: Evaluation) -> bool:
-        """Whether the score is acceptable."""
-        return evaluation.is_complete and self._violation(evaluation.score) <= 0
+        """Whether score and cost are acceptable."""
+        if not evaluation.is_complete or self.requirements.violation(evaluation.score) > 0:
+            return False
+        if self.requirements.max_total_bits is None:
+            return True
+        return self.requirements.excess(float(self.cost.cost(self.candidates_of([evaluation]))[0])) <= 0
 
     def objectives(self, evaluations: Sequence[Evaluation]) -> Objectives:
         """What is minimised, shape ``[N, 2]``; finite also for failed candidates. A stopped one has its bound."""
@@ -248,11 +297,15 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return np.column_stack([-accuracy if self.metric.higher_is_better else accuracy, costs])
 
     def constraints(self, evaluations: Sequence[Evaluation]) -> Objectives:
-        """Violation of ``min_accuracy``, shape ``[N, 1]``; at most 0 where the score is acceptable."""
+        """Violations, shape ``[N, 1]``, at most 0 where the score is acceptable; ``[N, 2]`` with ``max_total_bits``."""
         # A failed candidate violates the constraint also where every score is acceptable.
-        failed = 1.0 + max(0.0, self._violation(self._worst_score()))
-        rows = [failed if e.state == "failed" else self._violation(self._known_score(e)) for e in evaluations]
-        return np.array(rows, dtype=np.float64).reshape(-1, 1)
+        violation = self.requirements.violation
+        failed = 1.0 + max(0.0, violation(self._worst_score()))
+        rows = [failed if e.state == "failed" else violation(self._known_score(e)) for e in evaluations]
+        columns = [np.array(rows, dtype=np.float64)]
+        if self.requirements.max_total_bits is not None:
+            columns.append(self.cost.cost(self.candidates_of(evaluations)) - self.requirements.max_total_bits)
+        return np.stack(columns, axis=1)
 
     def _known_score(self, evaluation: Evaluation) -> float:
         if evaluation.is_complete:
@@ -263,18 +316,13 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         evaluations = list(self.measure(x))
         out["F"], out["G"] = self.objectives(evaluations), self.constraints(evaluations)
 
-    def _violation(self, score: float) -> float:
-        if self.min_accuracy is None:
-            return 0.0
-        return self.min_accuracy - score if self.metric.higher_is_better else score - self.min_accuracy
-
     def _worst_score(self) -> float:
         worst = self.metric.range[0 if self.metric.higher_is_better else 1]
         beyond = -_UNREACHABLE if self.metric.higher_is_better else _UNREACHABLE
         return worst if math.isfinite(worst) else self._float_evaluation.score + beyond
 
-    def _effective(self, candidates: Candidates) -> Candidates:
-        """Quantizers that were disabled by hand stay off whatever the candidate says."""
+    def effective(self, candidates: Candidates) -> Candidates:
+        """``candidates`` as they take effect: quantizers that were disabled by hand stay off."""
         is_on = np.array([not q.disabled for q in self.model.activation_fake_quantizers.values()])
         return np.where(is_on, candidates, 0)
 
@@ -286,23 +334,17 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             self._version = version
             self._float_evaluation = self.direct.evaluate_float()
 
-    def _checked_min_accuracy(self, value: Any) -> float | None:
-        if value is None:
-            return None
-        low, high = self.metric.range
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not low <= float(value) <= high:
-            raise ProblemError(
-                f"min_accuracy must be a number within the range of the metric '{self.metric.name}', [{low:g}, "
-                f"{high:g}], got {value!r}"
-            )
-        return float(value)
-
     def _require_reachable(self) -> None:
+        least = float(self.cost.cost(self.space.lower[None])[0])
+        if self.requirements.excess(least) > 0:
+            raise ProblemError(
+                f"max_total_bits ({self.requirements.max_total_bits:g}) is below what can be reached: the narrowest "
+                f"candidate has {least:g} bits. Raise max_total_bits or lower num_bits_lower_limit"
+            )
         widest = next(self.measure(self.space.widest))
         if not widest.is_complete:
             raise EvaluationError(f"the widest candidate {widest.candidate} could not be evaluated: {widest.reason}")
-        if not self.is_feasible(widest):
+        if self.requirements.violation(widest.score) > 0:
             side = "above" if self.metric.higher_is_better else "below"
             raise ProblemError(
                 f"min_accuracy ({self.min_accuracy:g}) is {side} what can be reached: the widest candidate "

@@ -1,0 +1,87 @@
+"""What `explore` was given, checked before anything runs."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qexplore.errors import ProblemError
+from qexplore.model import Candidates
+from qexplore.search import ALGORITHMS, LayerwiseQuantizationProblem, is_pymoo_algorithm
+
+
+def check_search(
+    problem: object, seed: object, algorithm: object, population_size: object, racing: object, callbacks: Any
+) -> None:
+    """Raise for what no search can be run with.
+
+    Raises:
+        ProblemError: names the argument.
+    """
+    if not isinstance(problem, LayerwiseQuantizationProblem):
+        raise ProblemError(f"explore takes a LayerwiseQuantizationProblem, got {type(problem).__name__}")
+    _check_int("seed", seed, 0)
+    _check_int("population_size", population_size, 2)
+    if algorithm not in ALGORITHMS if isinstance(algorithm, str) else not is_pymoo_algorithm(algorithm):
+        known = ", ".join(map(repr, ALGORITHMS))
+        raise ProblemError(f"`algorithm` must be one of {known} or an algorithm object of pymoo, got {algorithm!r}")
+    if not isinstance(racing, bool):
+        raise ProblemError(f"`racing` must be True or False, got {racing!r}")
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        hint = ": put it into a list" if callable(callbacks) else ""
+        raise ProblemError(f"`callbacks` must be a sequence of functions of a Snapshot, got {callbacks!r}{hint}")
+
+
+def check_budget(max_evaluations: object, max_seconds: object, patience: object) -> None:
+    """Raise unless a search would end.
+
+    Raises:
+        ProblemError: names the limit.
+    """
+    if max_evaluations is None and max_seconds is None and patience is None:
+        raise ProblemError("a search needs an end: give `max_evaluations`, `max_seconds` or `patience`")
+    for name, value in (("max_evaluations", max_evaluations), ("patience", patience)):
+        if value is not None:
+            _check_int(name, value, 1)
+    if max_seconds is not None:
+        is_number = isinstance(max_seconds, numbers.Real) and not isinstance(max_seconds, bool)
+        if not is_number or not 0 < float(max_seconds) < math.inf:  # type: ignore[arg-type]
+            raise ProblemError(f"`max_seconds` must be a positive number, got {max_seconds!r}")
+
+
+def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem) -> Candidates | None:
+    """The user's own candidates, shape ``[N, L]``; None where there are none.
+
+    Raises:
+        ProblemError: of another shape, no whole numbers, or outside the limits.
+    """
+    if initial is None:
+        return None
+    space, names = problem.space, list(problem.model.activation_fake_quantizers)
+    try:
+        given = np.asarray(initial)
+        given = given[None] if given.ndim == 1 else given
+        rows = given.astype(np.int64)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"`initial` must hold whole numbers, one width for each point, got {initial!r}") from error
+    if rows.ndim != 2 or rows.shape[1] != space.num_points or not np.array_equal(rows, given):
+        raise ProblemError(
+            f"`initial` must be candidates of {space.num_points} whole numbers each, shape [N, {space.num_points}], "
+            f"got shape {given.shape} of {given.dtype}"
+        )
+    rows = problem.effective(rows)
+    for row, point in np.argwhere((rows < space.lower) | (rows > space.upper)):
+        raise ProblemError(
+            f"`initial` must keep to the limits, but candidate {row} has {rows[row, point]} bits at '{names[point]}', "
+            f"which may have {space.lower[point]} to {space.upper[point]}"
+        )
+    return rows
+
+
+def _check_int(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ProblemError(f"`{name}` must be an int of at least {least}, got {value!r}")

@@ -1,0 +1,67 @@
+"""When a search ends."""
+
+from __future__ import annotations
+
+import math
+import time
+
+_ROUNDING = 1e-9
+_UNLIMITED = 2**31
+_LEAST_GROWTH = 1e-3
+"""A hypervolume that has grown by less than this share within ``patience`` passes stands still."""
+
+
+class Budget:
+    """Passes over the search set, seconds, and patience; each may be without a limit.
+
+    Args:
+        max_evaluations: most full passes.
+        max_seconds: most seconds since ``start``.
+        patience: most full passes without growth of the hypervolume by 0.1 %.
+        start: as `time.perf_counter` gives it.
+    """
+
+    def __init__(
+        self, max_evaluations: int | None, max_seconds: float | None, patience: int | None, start: float
+    ) -> None:
+        self._max_evaluations = max_evaluations
+        self._max_seconds = max_seconds
+        self._patience = patience
+        self._start = start
+        self._hypervolume = 0.0
+        self._grown_at = 0.0
+        self.num_passes = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._start
+
+    @property
+    def num_affordable(self) -> int:
+        """How many candidates the budget allows should none of them be stopped."""
+        if self._max_evaluations is None:
+            return _UNLIMITED
+        return max(0, math.floor(self._max_evaluations - self.num_passes + _ROUNDING))
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the seconds are up."""
+        return self._max_seconds is not None and self.seconds >= self._max_seconds
+
+    @property
+    def spent_by(self) -> str:
+        """What limit is reached; empty while there is something left."""
+        if not self.num_affordable:
+            return "max_evaluations"
+        if self.is_late:
+            return "max_seconds"
+        if self._patience is not None and self.num_passes - self._grown_at >= self._patience:
+            return "stagnation"
+        return ""
+
+    def spend(self, num_passes: float, hypervolume: float) -> None:
+        """Count passes, and note what they brought."""
+        self.num_passes += num_passes
+        if hypervolume > self._hypervolume * (1 + _LEAST_GROWTH):
+            self._hypervolume, self._grown_at = hypervolume, self.num_passes

@@ -1,0 +1,133 @@
+"""The whole front of an additive model: the least summed sensitivity for every total cost, by dynamic programming."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexplore.errors import ProblemError
+from qexplore.model import Candidates
+from qexplore.search.sensitivity import SensitivityTable
+
+_RESOLUTION = 4096
+"""Costs that are no whole numbers are rounded up to this many steps between the cheapest and the dearest total."""
+
+
+@dataclass(frozen=True, eq=False)
+class AdditiveFront:
+    """The non-dominated candidates of an additive model, by rising cost.
+
+    Predictions, not measurements: they say which candidates are worth measuring.
+
+    Attributes:
+        num_bits: widths, shape ``[K, L]``.
+        cost: summed cost, shape ``[K]``.
+        sensitivity: summed sensitivity, shape ``[K]``, falling.
+        step: what costs were rounded up to, 0 where none were; a total may then be up to L steps dearer than need be.
+    """
+
+    num_bits: Candidates
+    cost: NDArray[np.float64]
+    sensitivity: NDArray[np.float64]
+    step: float
+
+    def __len__(self) -> int:
+        return len(self.cost)
+
+    def within(self, max_cost: float) -> tuple[int, ...] | None:
+        """The widths of least summed sensitivity at no more than ``max_cost``; None where nothing is that cheap."""
+        place = int(np.searchsorted(self.cost, max_cost, side="right")) - 1
+        return tuple(self.num_bits[place].tolist()) if place >= 0 else None
+
+
+def additive_front(
+    table: SensitivityTable, costs: Sequence[Sequence[float]] | None = None, *, resolution: int = _RESOLUTION
+) -> AdditiveFront:
+    """Candidates of least summed sensitivity for every total cost, the whole front at once.
+
+    Exact where costs are whole numbers. Others are rounded up to ``resolution`` steps between the cheapest and the
+    dearest total, so that no candidate costs more than it seems; the costs that are returned are the exact ones.
+
+    Args:
+        table: sensitivities; a width of infinite sensitivity is never chosen.
+        costs: of every width at every point, in the order of the table; None takes the widths themselves (total bits).
+        resolution: steps for costs that are no whole numbers.
+
+    Raises:
+        ProblemError: costs of another shape than the table, negative or not finite; no finite sensitivity at a point.
+
+    Source: dynamic programming over points and totals, as for the multiple-choice knapsack problem (Kellerer, Pferschy,
+    Pisinger, "Knapsack Problems", 2004, section 11.5).
+    """
+    exact = _checked_costs(table, costs)
+    whole, step = _whole_costs(exact, resolution)
+    chosen, least = _solve([np.asarray(row) for row in table.values], whole)
+    places = np.array(chosen, dtype=np.int64).reshape(-1, len(exact))
+    columns = range(len(exact))
+    num_bits = np.stack([np.array(table.num_bits[point])[places[:, point]] for point in columns], axis=1)
+    cost = sum((exact[point][places[:, point]] for point in columns), start=np.zeros(len(places)))
+    order = np.argsort(cost, kind="stable")
+    keep = order[least[order] < np.minimum.accumulate(np.concatenate([[np.inf], least[order][:-1]]))]
+    return AdditiveFront(num_bits[keep].astype(np.int64), cost[keep], least[keep], step)
+
+
+def _solve(
+    values: list[NDArray[np.float64]], costs: list[NDArray[np.int64]]
+) -> tuple[list[list[int]], NDArray[np.float64]]:
+    """Choices of each point for every total at which the sum falls, and the sums."""
+    offsets = [row.min() for row in costs]  # every total contains them, so they need no place in the tables
+    costs = [row - offset for row, offset in zip(costs, offsets, strict=True)]
+    num_totals = 1 + sum(int(row.max()) for row in costs)
+    best = np.full(num_totals, np.inf)
+    best[0] = 0.0
+    taken: list[NDArray[np.int64]] = []
+    reach = 0  # largest total that the points so far can have
+    for value, cost in zip(values, costs, strict=True):
+        before, reach = reach, reach + int(cost.max())
+        # sums[w, t]: the best of the points before with what is left of total t once choice w is paid for
+        sums = np.full((len(value), reach + 1), np.inf)
+        for choice, (worth, price) in enumerate(zip(value, cost, strict=True)):
+            np.add(best[: before + 1], worth, out=sums[choice, price : price + before + 1])
+        choices = sums.argmin(axis=0)
+        taken.append(choices)
+        best[: reach + 1] = sums[choices, np.arange(reach + 1)]
+    falls = np.flatnonzero(best < np.minimum.accumulate(np.concatenate([[np.inf], best[:-1]])))
+    left = falls.copy()
+    columns = []
+    for choices, cost in zip(taken[::-1], costs[::-1], strict=True):
+        column = choices[left]
+        columns.append(column)
+        left = left - cost[column]
+    return np.stack(columns[::-1], axis=1).tolist(), best[falls]
+
+
+def _checked_costs(table: SensitivityTable, costs: Any) -> list[NDArray[np.float64]]:
+    rows = table.num_bits if costs is None else costs
+    try:
+        checked = [np.array(row, dtype=np.float64) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"`costs` must hold one number for every width of every point, got {costs!r}") from error
+    shapes, wanted = [row.shape for row in checked], [(len(row),) for row in table.values]
+    if shapes != wanted:
+        raise ProblemError(f"`costs` must have the shape of the sensitivity table, {wanted}, got {shapes}")
+    for name, row, values in zip(table.point_names, checked, table.values, strict=True):
+        if not (np.isfinite(row) & (row >= 0)).all():
+            raise ProblemError(f"`costs` must be finite and not negative, got {row.tolist()} at '{name}'")
+        if not np.isfinite(values).any():
+            raise ProblemError(f"the sensitivity of '{name}' is not finite at any width: leave it out, or widen it")
+    return checked
+
+
+def _whole_costs(exact: list[NDArray[np.float64]], resolution: int) -> tuple[list[NDArray[np.int64]], float]:
+    if isinstance(resolution, bool) or not isinstance(resolution, numbers.Integral) or resolution < 1:
+        raise ProblemError(f"`resolution` must be a positive int, got {resolution!r}")
+    spread = sum(float(row.max() - row.min()) for row in exact)
+    if all((row == np.rint(row)).all() for row in exact) and spread <= max(resolution, _RESOLUTION):
+        return [np.rint(row).astype(np.int64) for row in exact], 0.0
+    step = spread / resolution
+    return [np.ceil((row - row.min()) / step - 1e-9).astype(np.int64) for row in exact], step

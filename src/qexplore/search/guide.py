@@ -1,0 +1,138 @@
+"""What a search has learnt, and the candidates that it would measure next."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexplore._random import stream
+from qexplore.evaluation import Evaluation
+from qexplore.model import Candidates
+from qexplore.search.acquisition import Staircase, choose
+from qexplore.search.additive import additive_front
+from qexplore.search.archive import Archive, reference_point
+from qexplore.search.goals import Goal
+from qexplore.search.moves import crossovers, neighbours
+from qexplore.search.problem import LayerwiseQuantizationProblem
+from qexplore.search.sensitivity import SensitivityTable, quick_table
+from qexplore.search.surrogate import Surrogate
+
+_NEIGHBOURS, _CROSSOVERS, _RANDOM = 1200, 600, 100
+_MOST_FITTED = 300
+"""Evaluations that the model is fitted on, those nearest to the front: more cost time and tell little."""
+_RESOLUTION = 0.005
+"""Scores that differ by less than this share of the way from the reference point to the best are taken as equal."""
+_BELOW_FLOOR = 0.35
+"""How far below the reference point scores are told apart, as a share of the way from there to the best."""
+
+Key = tuple[int, ...]
+
+
+class Guide:
+    """Learns from evaluations; proposes candidates from which the hypervolume is expected to gain most.
+
+    Args:
+        problem: what is searched.
+        seed: of the search.
+        goal: what counts as progress.
+    """
+
+    def __init__(self, problem: LayerwiseQuantizationProblem, seed: int, goal: Goal) -> None:
+        self._problem = problem
+        self._goal = goal
+        self._rng = stream(seed, "offspring")
+        self._sign = 1.0 if problem.metric.higher_is_better else -1.0
+        self._archive = Archive(problem)
+        self._known: dict[Key, Evaluation] = {}
+        self._reference: tuple[float, float] | None = None
+        self.num_passes = 0.0
+        """Passes over the search set that were spent on sensitivities."""
+
+    def note(self, evaluations: Iterable[Evaluation]) -> None:
+        """Learn from ``evaluations``; the first ones, uniform widths among them, settle the reference point."""
+        evaluations = list(evaluations)
+        if self._reference is None:
+            accuracy, cost = reference_point(self._problem, evaluations)
+            self._reference = self._sign * accuracy, cost
+        for evaluation in evaluations:
+            self._known[evaluation.candidate] = evaluation
+            self._archive.add(evaluation)
+
+    def propose(self, parents: Candidates, count: int, seen: Collection[Key]) -> Candidates:
+        """Up to ``count`` candidates that are not in ``seen``, the most promising of many.
+
+        Args:
+            parents: what the search would breed from, shape ``[N, L]``; members of the front are added.
+            count: how many.
+            seen: not to be proposed again.
+        """
+        pool = self._pool(parents, seen)
+        if len(pool) <= count:
+            return pool
+        stairs = self._stairs()
+        costs, beliefs = self._problem.cost.cost(pool), self._fitted().predict(pool)
+        chosen = choose(stairs, self._goal, costs, beliefs, count)
+        return pool[chosen]
+
+    def _pool(self, parents: Candidates, seen: Collection[Key]) -> Candidates:
+        """Everything that comes into question: the additive front, children of what is known, some at random."""
+        problem, space = self._problem, self._problem.space
+        front = problem.candidates_of(self._archive.members)
+        parents = np.concatenate([front, parents]) if len(parents) else front
+        parts = [self._additive, space.random(_RANDOM, self._rng)]
+        if len(parents):
+            order = np.array(problem.model.call_order)
+            children = crossovers(parents, _CROSSOVERS, order, self._rng)
+            parts += [children, neighbours(children, _CROSSOVERS, space, self._rng)]
+            parts += [neighbours(parents, _NEIGHBOURS, space, self._rng)]
+        pool = np.unique(problem.effective(np.concatenate(parts)), axis=0)
+        new = [row for row, candidate in enumerate(pool.tolist()) if tuple(candidate) not in seen]
+        return pool[new]
+
+    @functools.cached_property
+    def _table(self) -> SensitivityTable:
+        table, self.num_passes = quick_table(self._problem)
+        return table
+
+    @functools.cached_property
+    def _additive(self) -> Candidates:
+        return additive_front(self._table).num_bits
+
+    def _stairs(self) -> Staircase:
+        assert self._reference is not None
+        members = self._archive.members
+        costs = self._problem.cost.cost(self._problem.candidates_of(members))
+        gains = self._sign * np.array([member.score for member in members])
+        return Staircase(*self._goal.view(costs, gains), self._goal.reference(*self._reference))
+
+    def _fitted(self) -> Surrogate:
+        """The model of what is known now."""
+        known = [evaluation for evaluation in self._known.values() if evaluation.state != "stopped"]
+        candidates = self._problem.candidates_of(known)
+        gains = self._gains(known)
+        assert self._reference is not None
+        lift = float(gains.max()) - self._reference[0]
+        floor = self._reference[0] - _BELOW_FLOOR * lift if lift > 0 else float(gains.min())
+        nearest = self._nearest_to_front(candidates, gains)
+        surrogate = Surrogate(self._table, _RESOLUTION * abs(lift)).fit(
+            candidates[nearest], gains[nearest], floor=floor
+        )
+        stopped = [evaluation for evaluation in self._known.values() if evaluation.state == "stopped"]
+        if stopped:
+            surrogate.add_bounds(self._problem.candidates_of(stopped), self._gains(stopped))
+        return surrogate
+
+    def _nearest_to_front(self, candidates: Candidates, gains: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Rows of those that lack least to the best known at no higher cost."""
+        members = self._archive.members
+        known = self._problem.cost.cost(self._problem.candidates_of(members))
+        stairs = Staircase(known, self._gains(list(members)), (-np.inf, np.inf))
+        lacking = stairs.heights(self._problem.cost.cost(candidates)) - gains
+        return np.argsort(lacking, kind="stable")[:_MOST_FITTED]
+
+    def _gains(self, evaluations: list[Evaluation]) -> NDArray[np.float64]:
+        """Scores, the higher the better: bounds of stopped candidates, the worst of all for failed ones."""
+        return -self._problem.objectives(evaluations)[:, 0]

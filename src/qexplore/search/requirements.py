@@ -1,0 +1,86 @@
+"""What a candidate has to meet: a worst acceptable score, and most bits."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+from qexplore.errors import ProblemError
+from qexplore.metrics import Metric, WholeSetMetric
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """Constraints on a candidate; a violation of at most 0 is none.
+
+    Attributes:
+        higher_is_better: the direction of scores.
+        min_accuracy: the worst acceptable score, the largest one where lower is better; None accepts all.
+        max_total_bits: most bits; None accepts all.
+    """
+
+    higher_is_better: bool
+    min_accuracy: float | None
+    max_total_bits: float | None
+
+    def violation(self, score: float) -> float:
+        """By how much ``score`` is too bad."""
+        if self.min_accuracy is None:
+            return 0.0
+        return self.min_accuracy - score if self.higher_is_better else score - self.min_accuracy
+
+    def excess(self, cost: float) -> float:
+        """By how much ``cost`` is too high."""
+        return 0.0 if self.max_total_bits is None else cost - self.max_total_bits
+
+
+def checked_requirements(
+    metric: Metric | WholeSetMetric, float_score: float, min_accuracy: Any, max_drop: Any, max_total_bits: Any
+) -> Requirements:
+    """Requirements from what the user gave.
+
+    Raises:
+        ProblemError: both ``min_accuracy`` and ``max_drop``; one that is no number or outside the metric's range.
+    """
+    if min_accuracy is not None and max_drop is not None:
+        raise ProblemError(
+            f"give min_accuracy ({min_accuracy!r}) or max_drop ({max_drop!r}), not both: max_drop is min_accuracy "
+            "counted from the float network's score"
+        )
+    if max_drop is not None:
+        if not _is_number(max_drop) or not 0 <= float(max_drop) < math.inf:
+            raise ProblemError(
+                f"max_drop must be a number of at least 0 in the unit of the metric '{metric.name}', got {max_drop!r}"
+            )
+        low, high = metric.range
+        sign = 1.0 if metric.higher_is_better else -1.0
+        min_accuracy = min(max(float_score - sign * float(max_drop), low), high)
+    return Requirements(
+        metric.higher_is_better, _checked_min_accuracy(metric, min_accuracy), _checked_max_total_bits(max_total_bits)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _checked_min_accuracy(metric: Metric | WholeSetMetric, value: Any) -> float | None:
+    if value is None:
+        return None
+    low, high = metric.range
+    if not _is_number(value) or not low <= float(value) <= high:
+        raise ProblemError(
+            f"min_accuracy must be a number within the range of the metric '{metric.name}', [{low:g}, {high:g}], got "
+            f"{value!r}"
+        )
+    return float(value)
+
+
+def _checked_max_total_bits(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not _is_number(value) or not 0 < float(value) < math.inf:
+        raise ProblemError(f"max_total_bits must be a positive number of bits, got {value!r}")
+    return float(value)

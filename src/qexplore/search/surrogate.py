@@ -1,0 +1,181 @@
+"""A model of the score, fitted on everything measured so far. It ranks candidates; it never reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.stats import norm
+
+from qexplore.model import Candidates
+from qexplore.search.sensitivity import SensitivityTable
+
+Array = NDArray[np.float64]
+
+_LEAST_SENSITIVITY = 1e-9
+
+# Variances are shares of that of the scores; lengths are in nats of total damage, and in Hellinger distance.
+_LINK_LENGTH = 3.0
+_LOCAL_LENGTH = 0.7
+_LINK, _SHARES, _LOCAL = 1.0, (0.02, 0.1), 0.05
+_NOISES = (1e-4, 1e-3, 1e-2)
+
+_MOST_BOUNDS = 150
+_TELLING = -1.5
+"""A bound further than so many standard deviations on the far side of what is expected tells nothing."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Normal beliefs about ``N`` candidates' roots of damage, and the way back to scores.
+
+    Attributes:
+        mean: shape ``[N]``.
+        std: shape ``[N]``.
+        best: the gain of no damage.
+    """
+
+    mean: Array
+    std: Array
+    best: float
+
+    def of(self, places: NDArray[np.int64]) -> Prediction:
+        """Those of some candidates."""
+        return Prediction(self.mean[places], self.std[places], self.best)
+
+    def gain(self, quantile: Array | float = 0.0) -> Array:
+        """Gains (scores, the higher the better) so many standard deviations better than the mean; shapes broadcast."""
+        root = np.maximum(self.mean - quantile * self.std, 0.0)
+        return np.asarray(self.best - root**2)
+
+
+class Surrogate:
+    """Gaussian process over the square root of the damage that quantization does to the score.
+
+    The sensitivities of a candidate's widths add up to a total, and the damage is a smooth function of its logarithm,
+    corrected by which points and widths make up the total: shares of it are the features of a linear part ("this point
+    suffers more than its sensitivity says"), and distances between shares those of a local part, in which pairs of
+    points act together. The root makes damages near the best score and far from it equally uncertain. Two variances
+    are chosen by marginal likelihood. C. E. Rasmussen, C. Williams, "Gaussian Processes for Machine Learning", 2006,
+    algorithm 2.1 and chapter 5.
+
+    Args:
+        table: sensitivities.
+        resolution: the least difference between two scores that means something, such as one sample.
+    """
+
+    def __init__(self, table: SensitivityTable, resolution: float) -> None:
+        finite = [value for row in table.values for value in row if np.isfinite(value)]
+        most = 10.0 * max(finite, default=1.0)
+        self._lowest = np.array([row[0] for row in table.num_bits])
+        self._values = np.full((len(table.values), max(map(len, table.values))), most)
+        for row, values in zip(self._values, table.values, strict=True):
+            row[: len(values)] = np.clip(np.nan_to_num(values, nan=most, posinf=most), _LEAST_SENSITIVITY, most)
+        self._resolution = resolution
+
+    def damage(self, candidates: Candidates) -> Array:
+        """Summed sensitivity, shape ``[N]``."""
+        return np.asarray(self._sensitivities(candidates).sum(axis=1))
+
+    def fit(self, candidates: Candidates, gains: Array, *, floor: float) -> Surrogate:
+        """Learn from complete evaluations.
+
+        Args:
+            candidates: shape ``[N, L]``, N at least 1.
+            gains: their scores, the higher the better, shape ``[N]``.
+            floor: gains below it are all the same to the search.
+        """
+        self._floor, self._best = floor, float(gains.max()) + self._resolution
+        root = self._root(gains)
+        self._mean, self._scale = float(root.mean()), float(root.std()) or 1.0
+        self._known, self._target = self._features(candidates), (root - self._mean) / self._scale
+        fits = [self._fitted(shares, noise) for shares in _SHARES for noise in _NOISES]
+        self._fit = max(fits, key=lambda fit: fit.log_likelihood)
+        return self
+
+    def add_bounds(self, candidates: Candidates, bounds: Array) -> Surrogate:
+        """Learn from candidates that were stopped: their gains, shape ``[N]``, are no better than ``bounds``.
+
+        Where that contradicts the belief, the belief given the bound takes its place: the mean of the normal
+        distribution cut off there (the step of J. Tobin's censored regression, Econometrica 26, 1958, that expectation
+        maximization takes).
+        """
+        belief = self.predict(candidates)
+        least = (self._root(bounds) - belief.mean) / belief.std
+        told = np.argsort(-least, kind="stable")[:_MOST_BOUNDS]
+        told = told[least[told] > _TELLING]
+        hazard = np.exp(norm.logpdf(least[told]) - norm.logsf(least[told]))
+        root = belief.mean[told] + belief.std[told] * hazard
+        added = self._features(candidates[told])
+        self._known = _Features(
+            *(np.concatenate(pair) for pair in zip(vars(self._known).values(), vars(added).values(), strict=True))
+        )
+        self._target = np.concatenate([self._target, (root - self._mean) / self._scale])
+        self._fit = self._fitted(self._fit.shares, self._fit.noise)
+        return self
+
+    def _root(self, gains: Array) -> Array:
+        return np.asarray(np.sqrt(np.maximum(self._best - np.maximum(gains, self._floor), 0.0)))
+
+    def _fitted(self, shares: float, noise: float) -> _Fit:
+        return _Fit(self._kernel(self._known, shares), self._target, shares, noise)
+
+    def predict(self, candidates: Candidates) -> Prediction:
+        """Beliefs about ``candidates``, shape ``[N, L]``."""
+        features = self._features(candidates)
+        between = self._kernel(features, self._fit.shares, self._known)
+        mean = between @ self._fit.weights
+        explained = np.square(solve_triangular(self._fit.root, between.T, lower=True)).sum(axis=0)
+        variance = self._own_variance(features) - explained + self._fit.noise
+        std = np.sqrt(np.maximum(variance, 0.0))
+        return Prediction(self._mean + self._scale * mean, self._scale * std, self._best)
+
+    def _sensitivities(self, candidates: Candidates) -> Array:
+        values: Array = self._values[np.arange(len(self._values)), candidates - self._lowest]
+        return values
+
+    def _features(self, candidates: Candidates) -> _Features:
+        values = self._sensitivities(candidates)
+        total = values.sum(axis=1)
+        shares = values / total[:, None]
+        num_points, num_widths = self._values.shape
+        by_width = np.zeros((len(candidates), num_points, num_widths))
+        np.put_along_axis(by_width, (candidates - self._lowest)[:, :, None], shares[:, :, None], axis=2)
+        return _Features(np.log(total), shares, by_width.reshape(len(candidates), num_points * num_widths))
+
+    def _kernel(self, first: _Features, scale: float, second: _Features | None = None) -> Array:
+        second = first if second is None else second
+        apart = np.square(first.log_total[:, None] - second.log_total)
+        hellinger = 1.0 - np.clip(np.sqrt(first.shares) @ np.sqrt(second.shares).T, 0.0, 1.0)
+        return np.asarray(
+            1.0  # the mean is not known beforehand
+            + _LINK * np.exp(-apart / (2 * _LINK_LENGTH**2))
+            + scale * (first.shares @ second.shares.T + first.by_width @ second.by_width.T)
+            + _LOCAL * np.exp(-hellinger / _LOCAL_LENGTH**2 - apart / 2)
+        )
+
+    def _own_variance(self, features: _Features) -> Array:
+        squared = 2 * self._fit.shares * np.square(features.shares).sum(axis=1)
+        return np.asarray(1.0 + _LINK + _LOCAL + squared)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Logarithm of the total ``[N]``, shares of it by point ``[N, L]``, and by point and width ``[N, L x W]``."""
+
+    log_total: Array
+    shares: Array
+    by_width: Array
+
+
+class _Fit:
+    """The process for one choice of variances."""
+
+    def __init__(self, kernel: Array, target: Array, shares: float, noise: float) -> None:
+        self.shares, self.noise = shares, noise
+        self.root = np.linalg.cholesky(kernel + noise * np.eye(len(target)))
+        half = solve_triangular(self.root, target, lower=True)
+        self.weights = solve_triangular(self.root, half, lower=True, trans=1)
+        self.log_likelihood = float(-half @ half / 2 - np.log(np.diag(self.root)).sum())
