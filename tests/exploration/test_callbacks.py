@@ -40,8 +40,10 @@ def test_they_are_called_when_the_front_grows_and_at_the_end_of_each_generation(
             grew_at.append(number)
     ends = [last.num_evaluations for last in _last_of_each_generation(snapshots)]
     assert [snapshot.num_evaluations for snapshot in snapshots] == sorted(grew_at + ends)
-    assert [last.generation for last in _last_of_each_generation(snapshots)] == [1, 2, 3]
-    assert ends == [10, 20, 30]
+    generations = [last.generation for last in _last_of_each_generation(snapshots)]
+    assert generations == list(range(1, len(generations) + 1))
+    assert ends[0] == 7  # the uniform widths
+    assert ends[-1] == exploration.num_evaluations == 28
 
 
 def _in_order(problem, exploration):
@@ -101,7 +103,7 @@ def test_a_callback_that_changes_the_network_ends_no_search():
     model = tiny_model()
     problem = tiny_problem(model=model, upper=8)
     exploration = explored([fine_tune], problem, racing=False)
-    assert exploration.num_evaluations == 30
+    assert exploration.num_evaluations >= 25  # a table of sensitivities is measured anew
     for point in exploration.front:  # verified on the network as it is now
         assert point.accuracy == correct(model, point.num_bits) / 400
 
@@ -119,7 +121,8 @@ def test_a_network_that_keeps_a_count_of_its_calls_is_explored():
 
     counting = explored([], tiny_problem(model=tiny_model(Counting()), upper=8, min_accuracy=0.8), racing=False)
     assert "changes its own buffers" in counting.engine
-    assert np.array_equal(counting.front.num_bits, explored([], racing=False).front.num_bits)
+    direct = explored([], tiny_problem(upper=8, min_accuracy=0.8, engine="direct"), racing=False)
+    assert np.array_equal(counting.front.num_bits, direct.front.num_bits)
 
 
 def test_an_exploration_within_a_callback_is_an_exploration_like_any_other():

@@ -20,6 +20,8 @@ from pymoo.indicators.hv import HV
 import qexplore as qx
 
 ALGORITHMS = ("nsga2", "nsga2-plain")
+TABLE = 3 * 7 * 25 / 400
+"""Passes of the sensitivity table: seven widths of three points on 25 of 400 samples."""
 
 
 def explored(problem=None, *, max_evaluations=30, seed=1, population_size=8, **options):
@@ -66,7 +68,7 @@ def test_the_same_seed_gives_the_same_to_the_last_bit_and_another_differs(algori
 
 def test_numpy_and_large_seeds_are_seeds():
     assert everything(explored(seed=np.int64(7))) == everything(explored(seed=7))
-    assert explored(seed=2**40, racing=False).num_evaluations == 30
+    assert explored(seed=2**40, racing=False).num_evaluations == 28
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -89,21 +91,23 @@ def test_the_budget_counts_different_candidates_and_is_never_exceeded(algorithm,
     inner = problem.measure
     problem.measure = lambda candidates, **limits: asked.append(np.array(candidates)) or inner(candidates, **limits)
     exploration = explored(problem, max_evaluations=budget, algorithm=algorithm, racing=False)
-    assert exploration.num_evaluations == exploration.num_passes == budget
+    knows_table = algorithm == "nsga2" and budget > len(problem.space.uniform())
+    assert exploration.num_passes == exploration.num_evaluations + knows_table * TABLE
+    assert budget - 2 < exploration.num_passes <= budget
     assert exploration.stopped_by == "max_evaluations"
     widths = {tuple(row) for row in problem.space.uniform().tolist()}
     different = {tuple(row) for rows in asked for row in problem.space.decode(rows).tolist()}
     if algorithm == "nsga2-plain":  # the uniform widths stand beside the plain search
         assert budget <= len(different) <= budget + len(widths)
     else:
-        assert len(different) == budget
+        assert len(different) == exploration.num_evaluations
     # Beside them the problem remembers the widest candidate, measured when it was built.
     assert {e.candidate for e in problem.evaluations} == different | {(8, 8, 8)}
 
 
 def test_every_uniform_width_is_in_the_first_population():
     problem = tiny_problem(upper=8)
-    exploration = explored(problem, max_evaluations=8, population_size=8)
+    exploration = explored(problem, max_evaluations=7, population_size=8)
     assert {(width,) * 3 for width in range(2, 9)} <= {e.candidate for e in problem.evaluations}
     assert exploration.history[-1].generation == 1
     assert [point.num_bits for point in exploration.uniform] == [(width,) * 3 for width in range(2, 9)]
@@ -294,7 +298,7 @@ def test_a_whole_set_metric_is_searched():
 
 def test_the_result_says_in_words_what_it_is():
     text = str(explored(racing=False))
-    assert text.startswith("nsga2, seed 1: 30 candidates for 30 full evaluations in ")
+    assert text.startswith("nsga2, seed 1: 28 candidates for 29 full evaluations in ")
     assert "engine: prefix: 8 steps" in text
     assert "early stop: off: racing=False" in text
     assert "stopped by max_evaluations" in text

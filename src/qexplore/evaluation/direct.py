@@ -92,7 +92,7 @@ class DirectEvaluator:
         Args:
             candidates: widths; 0 switches a quantizer off.
             metric: per sample; need not be the evaluator's own.
-            num_samples: about how many samples, from all over the set; whole batches where they cannot be cut.
+            num_samples: about how many samples, drawn at random; whole batches where they cannot be cut.
             against_float: give the metric the float network's output in place of the target.
 
         Raises:
@@ -103,7 +103,7 @@ class DirectEvaluator:
         if self.data is None:
             raise EvaluationError(f"the metric '{self._metric.name}' reads the set itself, so no part of it can be run")
         try:
-            chosen = [(batch.inputs, batch.target) for batch in self._spread(num_samples)]
+            chosen = [(batch.inputs, batch.target) for batch in self._part_at_random(num_samples)]
             off = [0] * len(self._model.points)
             if against_float:
                 chosen = [(inputs, self._output(off, inputs)) for inputs, _ in chosen]
@@ -117,10 +117,10 @@ class DirectEvaluator:
             raise EvaluationError(f"the network could not be run on a part of the set: {error}") from error
         return torch.stack(rows).cpu().numpy() if rows else np.zeros((0, 0), dtype=np.float32)
 
-    def _spread(self, num_samples: int) -> list[Batch]:
+    def _part_at_random(self, num_samples: int) -> list[Batch]:
         assert self.data is not None
         if self.data.is_held:
-            return Samples(list(self.data), self.float_evaluation.num_samples).spread(num_samples)
+            return Samples(list(self.data), self.float_evaluation.num_samples).part_at_random(num_samples)
         # A set that is read anew in each pass is not held here either: batches from its beginning will do.
         per_batch = max(1, self.float_evaluation.num_samples // len(self.data))
         batches = itertools.islice(self.data, -(-num_samples // per_batch))

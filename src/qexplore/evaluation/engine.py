@@ -134,7 +134,7 @@ class Engine:
             num_samples: how many.
             against_float: give the metric the float network's output in place of the target.
         """
-        chosen = self._samples.spread(num_samples)
+        chosen = self._samples.part_at_random(num_samples)
         pairs = [(batch.inputs, batch.target) for batch in chosen]
         if against_float:
             off = [0] * self.network.num_points

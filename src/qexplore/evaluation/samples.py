@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from qexplore._random import stream
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -80,18 +82,18 @@ class Samples:
         inputs, target = pytree.tree_map_only(Tensor, lambda tensor: tensor[start:stop], self._together)
         return Batch(inputs, target, self._order[start:stop])
 
-    def spread(self, count: int) -> list[Batch]:
-        """About ``count`` samples from all over the set, the same ones whatever the present order.
+    def part_at_random(self, count: int) -> list[Batch]:
+        """About ``count`` samples drawn at random, always the same ones.
 
         One batch of them, or whole batches where they cannot be cut.
         """
         if self._together is None:
             given = self._as_given()
             needed = 1 + int(np.searchsorted(np.cumsum([len(batch) for batch in given]), count))
-            return [given[place] for place in _spread(min(needed, len(given)), len(given))]
+            return [given[place] for place in _drawn(min(needed, len(given)), len(given))]
         place = np.empty_like(self._order)
         place[self._order] = np.arange(len(self._order))
-        samples = _spread(min(count, self._num_samples), self._num_samples)
+        samples = _drawn(min(count, self._num_samples), self._num_samples)
         rows = torch.from_numpy(place[samples])
         inputs, target = pytree.tree_map_only(Tensor, lambda tensor: tensor[rows.to(tensor.device)], self._together)
         return [Batch(inputs, target, samples)]
@@ -107,9 +109,9 @@ class Samples:
         ]
 
 
-def _spread(count: int, among: int) -> NDArray[np.int64]:
-    """``count`` different places, evenly from the first to the last of ``among``."""
-    return np.linspace(0, among - 1, count).round().astype(np.int64)
+def _drawn(count: int, among: int) -> NDArray[np.int64]:
+    """``count`` different places below ``among``, rising."""
+    return np.sort(stream(0, "part of the set").choice(among, size=count, replace=False))
 
 
 def _leaves(batch: Any) -> list[Tensor]:

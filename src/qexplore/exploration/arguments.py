@@ -15,7 +15,13 @@ from qexplore.search import ALGORITHMS, LayerwiseQuantizationProblem, is_pymoo_a
 
 
 def check_search(
-    problem: object, seed: object, algorithm: object, population_size: object, racing: object, callbacks: Any
+    problem: object,
+    seed: object,
+    algorithm: object,
+    population_size: object,
+    racing: object,
+    screening: object,
+    callbacks: Any,
 ) -> None:
     """Raise for what no search can be run with.
 
@@ -29,8 +35,9 @@ def check_search(
     if algorithm not in ALGORITHMS if isinstance(algorithm, str) else not is_pymoo_algorithm(algorithm):
         known = ", ".join(map(repr, ALGORITHMS))
         raise ProblemError(f"`algorithm` must be one of {known} or an algorithm object of pymoo, got {algorithm!r}")
-    if not isinstance(racing, bool):
-        raise ProblemError(f"`racing` must be True or False, got {racing!r}")
+    for name, switch in (("racing", racing), ("screening", screening)):
+        if not isinstance(switch, bool):
+            raise ProblemError(f"`{name}` must be True or False, got {switch!r}")
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         hint = ": put it into a list" if callable(callbacks) else ""
         raise ProblemError(f"`callbacks` must be a sequence of functions of a Snapshot, got {callbacks!r}{hint}")

@@ -77,7 +77,7 @@ def fit(
         max_total_bits=max_total_bits,
         unpack=unpack,
     )
-    check_search(problem, seed, _ALGORITHM, _POPULATION_SIZE, True, ())
+    check_search(problem, seed, _ALGORITHM, _POPULATION_SIZE, True, True, ())
     exploration = run_search(
         problem,
         budget=Budget(max_evaluations, max_seconds, None, start),
@@ -86,6 +86,7 @@ def fit(
         population_size=_POPULATION_SIZE,
         initial=None,
         racing=True,
+        screening=True,
         report_loader=report_loader,
         unpack=unpack,
         callbacks=(),

@@ -28,6 +28,7 @@ def explore(
     population_size: int = 40,
     initial: Any = None,
     racing: bool = True,
+    screening: bool = True,
     report_loader: Loader | None = None,
     unpack: Unpack | None = None,
     callbacks: Sequence[Callback] = (),
@@ -57,6 +58,9 @@ def explore(
         racing: stop a candidate as soon as its errors prove that it is infeasible, or no better than a known point with
             no more bits. No front point can be lost by it. Off for plain algorithms, and where ``problem.describe()``
             gives another reason.
+        screening: on search sets of 8,192 samples and more, measure a random part of them first, a thirty-second, and
+            go on only with candidates that may still matter; one is rejected wrongly with a probability of at most
+            0.001. Part of early stop: off where ``racing`` is.
         report_loader: data that neither calibration nor search has seen; the front's accuracy on it is reported.
         unpack: for ``report_loader``, where its batches differ from the problem's.
         callbacks: called with a `Snapshot` whenever the front grows and at the end of a generation. `StopExploration`
@@ -70,7 +74,7 @@ def explore(
         EvaluationError: every candidate failed.
         ModelError: the model is detached from its network.
     """
-    check_search(problem, seed, algorithm, population_size, racing, callbacks)
+    check_search(problem, seed, algorithm, population_size, racing, screening, callbacks)
     check_budget(max_evaluations, max_seconds, patience)
     own = checked_initial(initial, problem)
     return run_search(
@@ -81,6 +85,7 @@ def explore(
         population_size=population_size,
         initial=own,
         racing=racing,
+        screening=screening,
         report_loader=report_loader,
         unpack=unpack,
         callbacks=callbacks,
@@ -97,6 +102,7 @@ def run_search(
     population_size: int,
     initial: Candidates | None,
     racing: bool,
+    screening: bool,
     report_loader: Loader | None,
     unpack: Unpack | None,
     callbacks: Sequence[Callback],
@@ -117,6 +123,7 @@ def run_search(
             algorithm=algorithm,
             budget=budget,
             racing=racing,
+            screening=screening,
             goal=goal,
             callbacks=callbacks,
             progress=progress,

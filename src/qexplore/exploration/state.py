@@ -36,6 +36,7 @@ class Run:
         algorithm: Any,
         budget: Budget,
         racing: bool,
+        screening: bool,
         goal: Goal | None,
         callbacks: Iterable[Callback],
         progress: bool | None,
@@ -44,6 +45,7 @@ class Run:
         self._algorithm = algorithm
         self._is_plain = not isinstance(algorithm, str) or algorithm in PLAIN
         self._racing = racing and not self._is_plain
+        self._screening = screening
         self._goal = goal
         self._callbacks = tuple(callbacks)
         self._progress = progress
@@ -128,7 +130,7 @@ class Run:
         while done < len(candidates) and not self.budget.spent_by:
             part = slice(done, done + self.budget.num_affordable)
             for evaluation in self._problem.measure(
-                candidates[part], must_beat=None if limits is None else limits[part]
+                candidates[part], must_beat=None if limits is None else limits[part], screened=self._screening
             ):
                 if self._take(evaluation):
                     self._note(generation.index)
@@ -143,14 +145,18 @@ class Run:
 
     def _share(self, evaluation: Evaluation) -> float:
         """What ``evaluation`` cost, in passes over the search set."""
-        return evaluation.num_samples / self._problem.num_samples if evaluation.state == "stopped" else 1.0
+        if evaluation.state == "failed" or not evaluation.num_samples:
+            return 1.0
+        return evaluation.num_samples / self._problem.num_samples
 
     def _take(self, evaluation: Evaluation) -> bool:
         self.num_evaluations += 1
         if evaluation.state == "failed":
             self.failures.append(evaluation)
+        before = self._problem.further.num_passes
         grew = self.archive.add(evaluation)
-        self.budget.spend(self._share(evaluation), self.archive.hypervolume(self.reference_point))
+        further = self._problem.further.num_passes - before
+        self.budget.spend(self._share(evaluation) + further, self.archive.hypervolume(self.reference_point))
         return grew
 
     def _note(self, generation: int) -> None:

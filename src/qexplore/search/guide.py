@@ -23,7 +23,7 @@ from qexplore.search.surrogate import Surrogate
 _NEIGHBOURS, _CROSSOVERS, _RANDOM = 1200, 600, 100
 _MOST_FITTED = 300
 """Evaluations that the model is fitted on, those nearest to the front: more cost time and tell little."""
-_RESOLUTION = 0.005
+_RESOLUTION = 0.012
 """Scores that differ by less than this share of the way from the reference point to the best are taken as equal."""
 _BELOW_FLOOR = 0.35
 """How far below the reference point scores are told apart, as a share of the way from there to the best."""

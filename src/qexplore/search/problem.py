@@ -14,11 +14,12 @@ from torch import Tensor
 
 from qexplore.cost import TotalBits
 from qexplore.errors import EvaluationError, ProblemError
-from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator
+from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator, Screen
 from qexplore.front import Front
-from qexplore.metrics import Metric, Scores, as_metric, top1_accuracy
+from qexplore.metrics import Metric, Scores, WholeSetMetric, top1_accuracy
 from qexplore.model import Candidates, Loader, QuantizedActivationsModel, Unpack
 from qexplore.search.description import Description
+from qexplore.search.further import FurtherMetrics, split_metrics
 from qexplore.search.requirements import checked_requirements
 from qexplore.search.space import SearchSpace
 
@@ -44,12 +45,14 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     Args:
         model: wrapped and calibrated.
         loader: the search set.
-        metric: a `Metric`, a function ``(output, target) -> scores [B]``, or a `whole_set` metric.
+        metric: a `Metric`, a function ``(output, target) -> scores [B]``, or a `whole_set` metric. A sequence of them
+            for several tasks: the first is searched, the others only have to reach their ``min_accuracy`` or
+            ``max_drop``, which are sequences then. Each further one costs a pass for a candidate that meets the first.
         num_bits_lower_limit: narrowest width, for all points or one per point.
         num_bits_upper_limit: widest width, likewise.
         min_accuracy: worst acceptable score; None accepts all.
         max_drop: the same, counted from the float network's score, in the metric's unit: 0.01 is one point of accuracy.
-        max_total_bits: most total bits; None accepts all. Adds a second constraint, ``total_bits - max_total_bits``.
+        max_total_bits: most total bits; None accepts all.
         unpack: ``unpack(batch) -> (inputs, target)`` where batches are not ``(x, y, ...)`` or dicts.
         engine: ``"auto"`` shares work between candidates where the network can be taken apart into steps, and says in
             `describe` why it cannot be; ``"prefix"`` insists on it; ``"direct"`` runs the hooked network for each.
@@ -73,8 +76,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         *,
         num_bits_lower_limit: int | Sequence[int] = 2,
         num_bits_upper_limit: int | Sequence[int] = 8,
-        min_accuracy: float | None = None,
-        max_drop: float | None = None,
+        min_accuracy: float | Sequence[float | None] | None = None,
+        max_drop: float | Sequence[float | None] | None = None,
         max_total_bits: float | None = None,
         unpack: Unpack | None = None,
         engine: str = "auto",
@@ -87,37 +90,34 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             raise ProblemError(f"the model must be a QuantizedActivationsModel, got {type(model).__name__}: wrap it")
         model.require_calibrated()
         self.model = model
-        self.metric = as_metric(metric)
+        self.unpack = unpack
+        asked = split_metrics(metric, min_accuracy, max_drop)
+        self.metric, min_accuracy, max_drop = asked[0]
         if max_drop is None:  # said before the network runs
             checked_requirements(self.metric, 0.0, min_accuracy, None, max_total_bits)
-        self.unpack = unpack
         self.space = SearchSpace.of(model, num_bits_lower_limit, num_bits_upper_limit)
         self.cost = TotalBits()
-        self.evaluator: DirectEvaluator | PrefixEvaluator
-        if engine == "direct":
-            self.direct = DirectEvaluator(model, loader, self.metric, unpack=unpack, hold_bytes=hold_bytes)
-            self.evaluator = self.direct
-        else:
-            self.evaluator = PrefixEvaluator(
-                model,
-                loader,
-                self.metric,
-                unpack=unpack,
-                hold_bytes=hold_bytes,
-                budget_bytes=budget_bytes,
-                required=engine == "prefix",
-            )
-            self.direct = self.evaluator.direct
+
+        def evaluator(metric: Metric | WholeSetMetric) -> DirectEvaluator | PrefixEvaluator:
+            options: dict[str, Any] = {"unpack": unpack, "hold_bytes": hold_bytes}
+            if engine == "direct":
+                return DirectEvaluator(model, loader, metric, **options)
+            required = engine == "prefix"
+            return PrefixEvaluator(model, loader, metric, budget_bytes=budget_bytes, required=required, **options)
+
+        self.evaluator = evaluator(self.metric)
+        self.direct = self.evaluator.direct if isinstance(self.evaluator, PrefixEvaluator) else self.evaluator
         self._float_evaluation = self.direct.float_evaluation
         self.requirements = checked_requirements(
             self.metric, self._float_evaluation.score, min_accuracy, max_drop, max_total_bits
         )
+        self.further = FurtherMetrics(asked[1:], evaluator)
         self._memory: dict[Candidate, Evaluation] = {}
         self._version = model.version()
         super().__init__(
             n_var=self.space.num_points,
             n_obj=2,
-            n_ieq_constr=1 if max_total_bits is None else 2,
+            n_ieq_constr=1 + len(self.further) + (max_total_bits is not None),
             xl=self.space.lower,
             xu=self.space.upper,
             vtype=int,
@@ -166,13 +166,15 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         target = None if data is None else next(iter(data))[1]
         return isinstance(target, Tensor) and not target.is_floating_point()
 
-    def measure(self, candidates: Any, *, must_beat: Any = None) -> Iterator[Evaluation]:
+    def measure(self, candidates: Any, *, must_beat: Any = None, screened: bool = False) -> Iterator[Evaluation]:
         """Evaluations of ``candidates``, shape ``[N, L]``, one by one; from memory where there is one.
 
         Args:
             candidates: genes or widths.
             must_beat: one score per candidate, shape ``[N]``. One that is proved not to beat it may be answered
                 ``"stopped"``, with a bound instead of a score. None has all of them run to the end.
+            screened: look at a random part of a large search set first, and answer ``"stopped"`` where that makes it
+                all but certain; see `qexplore.evaluation.Screen`. The part counts in ``num_samples``.
         """
         self._forget_if_changed()
         wanted = self.effective(self.space.decode(candidates))
@@ -182,6 +184,12 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         # What is known now stays known to this call: a callback between two answers may make the problem forget.
         known = {key: self._memory[key] for key in keys if self._knows(key, limits)}
         order = [keys.index(key) for key in dict.fromkeys(keys) if key not in known]
+        screen = Screen.of(self.metric, self.num_samples) if screened and limits is not None else None
+        if screen is not None and limits is not None and order:
+            rejected = self._rejected(screen, wanted[order], [limits[keys[place]] for place in order])
+            known.update((keys[order[place]], evaluation) for place, evaluation in rejected.items())
+            self._memory.update((keys[order[place]], evaluation) for place, evaluation in rejected.items())
+            order = [place for place in order if keys[place] not in known]
         # One call for the whole population: an evaluator may share work between candidates.
         answers = self.evaluator.evaluate(
             wanted[order], must_beat=None if limits is None else [limits[keys[place]] for place in order]
@@ -190,9 +198,30 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         for row, key in zip(rows, keys, strict=True):
             while key not in known:
                 answered = keys[next(places)]
-                known[answered] = self._memory[answered] = next(answers)
+                evaluation = next(answers)
+                if screen is not None:
+                    evaluation = replace(evaluation, num_samples=evaluation.num_samples + screen.num_samples)
+                known[answered] = self._memory[answered] = evaluation
             evaluation = known[key]
             yield evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
+
+    def _rejected(self, screen: Screen, candidates: Candidates, limits: list[float]) -> dict[int, Evaluation]:
+        """Those of ``candidates`` that a part of the set tells off, by their places."""
+        assert isinstance(self.metric, Metric)
+        scores = self.scores_on_subset(candidates, self.metric, screen.num_samples)
+        bounds = screen.bounds(scores, self.metric, self.num_samples)
+        told_off = bounds <= limits if self.metric.higher_is_better else bounds >= limits
+        return {
+            int(place): Evaluation(
+                tuple(candidates[place].tolist()),
+                "stopped",
+                bound=float(bounds[place]),
+                num_samples=scores.shape[1],
+                reason=f"does not beat {limits[place]:.6g} but for a chance of {screen.error:g}, told by "
+                f"{scores.shape[1]} of {self.num_samples} samples",
+            )
+            for place in np.flatnonzero(told_off)
+        }
 
     def scores_on_subset(
         self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
@@ -204,7 +233,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         Args:
             candidates: widths.
             metric: per sample; need not be the problem's own.
-            num_samples: how many samples, from all over the search set.
+            num_samples: how many samples, drawn at random.
             against_float: give the metric the float network's output in place of the target.
 
         Raises:
@@ -278,11 +307,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def is_feasible(self, evaluation: Evaluation) -> bool:
         """Whether score and cost are acceptable."""
-        if not evaluation.is_complete or self.requirements.violation(evaluation.score) > 0:
-            return False
-        if self.requirements.max_total_bits is None:
-            return True
-        return self.requirements.excess(float(self.cost.cost(self.candidates_of([evaluation]))[0])) <= 0
+        return evaluation.is_complete and bool((self.constraints([evaluation]) <= 0).all())
 
     def objectives(self, evaluations: Sequence[Evaluation]) -> Objectives:
         """What is minimised, shape ``[N, 2]``; finite also for failed candidates. A stopped one has its bound."""
@@ -297,12 +322,22 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return np.column_stack([-accuracy if self.metric.higher_is_better else accuracy, costs])
 
     def constraints(self, evaluations: Sequence[Evaluation]) -> Objectives:
-        """Violations, shape ``[N, 1]``, at most 0 where the score is acceptable; ``[N, 2]`` with ``max_total_bits``."""
+        """Violations, shape ``[N, G]``, at most 0 where a candidate is acceptable.
+
+        Of ``min_accuracy``; of the minima of further metrics, 0 where the first is missed; of ``max_total_bits``.
+        """
         # A failed candidate violates the constraint also where every score is acceptable.
         violation = self.requirements.violation
         failed = 1.0 + max(0.0, violation(self._worst_score()))
         rows = [failed if e.state == "failed" else violation(self._known_score(e)) for e in evaluations]
         columns = [np.array(rows, dtype=np.float64)]
+        if len(self.further):
+            met = [e.is_complete and row <= 0 for e, row in zip(evaluations, rows, strict=True)]
+            further = [
+                self.further.violations(e.candidate) if is_met else [0.0] * len(self.further)
+                for e, is_met in zip(evaluations, met, strict=True)
+            ]
+            columns += list(np.array(further, dtype=np.float64).reshape(-1, len(self.further)).T)
         if self.requirements.max_total_bits is not None:
             columns.append(self.cost.cost(self.candidates_of(evaluations)) - self.requirements.max_total_bits)
         return np.stack(columns, axis=1)
@@ -331,6 +366,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         version = self.model.version()
         if version != self._version:
             self._memory.clear()
+            self.further.forget()
             self._version = version
             self._float_evaluation = self.direct.evaluate_float()
 
@@ -351,6 +387,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
                 f"({int(self.space.upper.max())} bits) has {self.metric.name} {widest.score:.4f}, the float network "
                 f"{self._float_evaluation.score:.4f}. Relax min_accuracy or raise num_bits_upper_limit"
             )
+        self.further.require_met(widest.candidate)
 
 
 def intervals_of(evaluations: Sequence[Evaluation]) -> NDArray[np.float64] | None:

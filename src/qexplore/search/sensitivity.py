@@ -101,7 +101,7 @@ def sensitivity(
             outputs; ``"sqnr"``, noise over signal power of the outputs, the reciprocal of the SQNR; ``"accuracy"``, how
             much worse the problem's own metric is than the float network's; or a function ``(output, float_output) ->
             [B]`` whose scores are larger where the outputs differ more.
-        num_samples: samples from all over the search set; None takes 256, or all of them for ``"accuracy"``, which
+        num_samples: samples drawn at random; None takes 256, or all of them for ``"accuracy"``, which
             small sets say little about.
 
     Raises:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +21,8 @@ _LEAST_SENSITIVITY = 1e-9
 # Variances are shares of that of the scores; lengths are in nats of total damage, and in Hellinger distance.
 _LINK_LENGTH = 3.0
 _LOCAL_LENGTH = 0.7
-_LINK, _SHARES, _LOCAL = 1.0, (0.02, 0.1), 0.05
-_NOISES = (1e-4, 1e-3, 1e-2)
+_LINK, _BY_WIDTH = 1.0, 1.0
+_SHARES, _LOCALS, _NOISES = (0.02, 0.1), (0.05,), (1e-4, 1e-3, 1e-2)
 
 _MOST_BOUNDS = 150
 _TELLING = -1.5
@@ -57,7 +59,7 @@ class Surrogate:
     The sensitivities of a candidate's widths add up to a total, and the damage is a smooth function of its logarithm,
     corrected by which points and widths make up the total: shares of it are the features of a linear part ("this point
     suffers more than its sensitivity says"), and distances between shares those of a local part, in which pairs of
-    points act together. The root makes damages near the best score and far from it equally uncertain. Two variances
+    points act together. The root makes damages near the best score and far from it equally uncertain. Variances
     are chosen by marginal likelihood. C. E. Rasmussen, C. Williams, "Gaussian Processes for Machine Learning", 2006,
     algorithm 2.1 and chapter 5.
 
@@ -91,7 +93,8 @@ class Surrogate:
         root = self._root(gains)
         self._mean, self._scale = float(root.mean()), float(root.std()) or 1.0
         self._known, self._target = self._features(candidates), (root - self._mean) / self._scale
-        fits = [self._fitted(shares, noise) for shares in _SHARES for noise in _NOISES]
+        parts = self._parts(self._known, self._known)
+        fits = (_Fit(parts, self._target, scales) for scales in map(_Scales._make, product(_SHARES, _LOCALS, _NOISES)))
         self._fit = max(fits, key=lambda fit: fit.log_likelihood)
         return self
 
@@ -113,22 +116,22 @@ class Surrogate:
             *(np.concatenate(pair) for pair in zip(vars(self._known).values(), vars(added).values(), strict=True))
         )
         self._target = np.concatenate([self._target, (root - self._mean) / self._scale])
-        self._fit = self._fitted(self._fit.shares, self._fit.noise)
+        self._fit = _Fit(self._parts(self._known, self._known), self._target, self._fit.scales)
         return self
 
     def _root(self, gains: Array) -> Array:
         return np.asarray(np.sqrt(np.maximum(self._best - np.maximum(gains, self._floor), 0.0)))
 
-    def _fitted(self, shares: float, noise: float) -> _Fit:
-        return _Fit(self._kernel(self._known, shares), self._target, shares, noise)
-
     def predict(self, candidates: Candidates) -> Prediction:
         """Beliefs about ``candidates``, shape ``[N, L]``."""
         features = self._features(candidates)
-        between = self._kernel(features, self._fit.shares, self._known)
+        scales = self._fit.scales
+        between = scales.kernel(self._parts(features, self._known))
         mean = between @ self._fit.weights
         explained = np.square(solve_triangular(self._fit.root, between.T, lower=True)).sum(axis=0)
-        variance = self._own_variance(features) - explained + self._fit.noise
+        squares = np.square(features.shares).sum(axis=1)
+        own = 1.0 + _LINK + scales.local + scales.shares * (1.0 + _BY_WIDTH) * squares
+        variance = own - explained + scales.noise
         std = np.sqrt(np.maximum(variance, 0.0))
         return Prediction(self._mean + self._scale * mean, self._scale * std, self._best)
 
@@ -145,20 +148,27 @@ class Surrogate:
         np.put_along_axis(by_width, (candidates - self._lowest)[:, :, None], shares[:, :, None], axis=2)
         return _Features(np.log(total), shares, by_width.reshape(len(candidates), num_points * num_widths))
 
-    def _kernel(self, first: _Features, scale: float, second: _Features | None = None) -> Array:
-        second = first if second is None else second
+    def _parts(self, first: _Features, second: _Features) -> tuple[Array, Array, Array]:
+        """Covariances of the link, of shares and of what is local, each with a variance of its own."""
         apart = np.square(first.log_total[:, None] - second.log_total)
         hellinger = 1.0 - np.clip(np.sqrt(first.shares) @ np.sqrt(second.shares).T, 0.0, 1.0)
-        return np.asarray(
-            1.0  # the mean is not known beforehand
-            + _LINK * np.exp(-apart / (2 * _LINK_LENGTH**2))
-            + scale * (first.shares @ second.shares.T + first.by_width @ second.by_width.T)
-            + _LOCAL * np.exp(-hellinger / _LOCAL_LENGTH**2 - apart / 2)
+        return (
+            1.0 + _LINK * np.exp(-apart / (2 * _LINK_LENGTH**2)),  # 1: the mean is not known beforehand
+            first.shares @ second.shares.T + _BY_WIDTH * (first.by_width @ second.by_width.T),
+            np.exp(-hellinger / _LOCAL_LENGTH**2 - apart / 2),
         )
 
-    def _own_variance(self, features: _Features) -> Array:
-        squared = 2 * self._fit.shares * np.square(features.shares).sum(axis=1)
-        return np.asarray(1.0 + _LINK + _LOCAL + squared)
+
+class _Scales(NamedTuple):
+    """Variances that are chosen by likelihood."""
+
+    shares: float
+    local: float
+    noise: float
+
+    def kernel(self, parts: tuple[Array, Array, Array]) -> Array:
+        link, shares, local = parts
+        return link + self.shares * shares + self.local * local
 
 
 @dataclass(frozen=True)
@@ -173,9 +183,9 @@ class _Features:
 class _Fit:
     """The process for one choice of variances."""
 
-    def __init__(self, kernel: Array, target: Array, shares: float, noise: float) -> None:
-        self.shares, self.noise = shares, noise
-        self.root = np.linalg.cholesky(kernel + noise * np.eye(len(target)))
+    def __init__(self, parts: tuple[Array, Array, Array], target: Array, scales: _Scales) -> None:
+        self.scales = scales
+        self.root = np.linalg.cholesky(scales.kernel(parts) + scales.noise * np.eye(len(target)))
         half = solve_triangular(self.root, target, lower=True)
         self.weights = solve_triangular(self.root, half, lower=True, trans=1)
         self.log_likelihood = float(-half @ half / 2 - np.log(np.diag(self.root)).sum())

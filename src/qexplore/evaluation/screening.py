@@ -1,0 +1,56 @@
+"""Looking at a few samples first: a bound on the score of all of them that holds with a stated probability."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexplore.metrics import Metric, Scores, WholeSetMetric
+
+_LEAST_SET = 8192
+_SHARE = 32
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A random part of the evaluation set, and how sure a candidate's rejection has to be.
+
+    Attributes:
+        num_samples: size of the part.
+        error: probability that a candidate is rejected wrongly, at most.
+    """
+
+    num_samples: int
+    error: float = 1e-3
+
+    @classmethod
+    def of(cls, metric: Metric | WholeSetMetric, num_samples: int) -> Screen | None:
+        """The screen for a set of ``num_samples``: a thirty-second of 8,192 samples or more. None where none is of use.
+
+        Small sets say too little in parts, and without limits on a sample's score there is no bound.
+        """
+        bounded = isinstance(metric, Metric) and metric.is_mean and all(map(math.isfinite, metric.range))
+        return cls(num_samples // _SHARE) if bounded and num_samples >= _LEAST_SET else None
+
+    def bounds(self, scores: Scores, metric: Metric, num_samples: int) -> NDArray[np.float64]:
+        """What the scores of whole sets of ``num_samples`` do not beat, but for the chance ``error``: shape ``[N]``.
+
+        The inequality of Hoeffding and Serfling for sampling without replacement: R. Serfling, "Probability
+        inequalities for the sum in sampling without replacement", Annals of Statistics 2, 1974, corollary 1.1.
+
+        Args:
+            scores: of a random part, shape ``[N, samples]``.
+            metric: says the limits of a sample's score, and the direction.
+            num_samples: of the whole set.
+        """
+        count = scores.shape[1]
+        low, high = metric.range
+        left = 1.0 - (count - 1) / num_samples
+        slack = (high - low) * math.sqrt(left * math.log(1.0 / self.error) / (2 * count))
+        means = scores.mean(axis=1, dtype=np.float64)
+        return np.asarray(
+            np.minimum(means + slack, high) if metric.higher_is_better else np.maximum(means - slack, low)
+        )
