@@ -44,7 +44,7 @@ ALGORITHMS = (*GUIDED, "greedy", *PLAIN)
 _IDLE_GENERATIONS = 20
 """Plain algorithms propose candidates again; after so many generations of nothing new one is taken to be at its end."""
 
-_SHARE_OF_OFFSPRING = 0.4
+_SHARE_OF_OFFSPRING = 0.25
 """Fewer offspring than members of the population: what each generation teaches makes the next one better."""
 
 Key = tuple[int, ...]
