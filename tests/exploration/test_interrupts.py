@@ -239,7 +239,10 @@ BAD_ARGUMENTS = {
     "negative seed": ({"seed": -1}, "got -1"),
     "text seed": ({"seed": "1"}, "got '1'"),
     "population of one": ({"population_size": 1}, "`population_size` must be an int of at least 2, got 1"),
-    "unknown algorithm": ({"algorithm": "nsga4"}, "'nsga2-plain', 'random' or an algorithm object of pymoo, got 'nsga4'"),
+    "unknown algorithm": (
+        {"algorithm": "nsga4"},
+        "'nsga2-plain', 'random' or an algorithm object of pymoo, got 'nsga4'",
+    ),
     "algorithm object": ({"algorithm": ["nsga2"]}, "`algorithm` must be one of"),
     "one callback": ({"callbacks": print}, "`callbacks` must be a sequence"),
     "callbacks of another kind": ({"callbacks": [print, 3]}, "`callbacks` must be a sequence of functions"),

@@ -31,6 +31,8 @@ class Budget:
         self._hypervolume = 0.0
         self._grown_at = 0.0
         self.num_passes = 0.0
+        self.most_for_one = 1.0
+        """What a candidate may cost at most; more than a pass where a part of the set is looked at first."""
 
     @property
     def seconds(self) -> float:
@@ -42,7 +44,7 @@ class Budget:
         """How many candidates the budget allows should none of them be stopped."""
         if self._max_evaluations is None:
             return _UNLIMITED
-        return max(0, math.floor(self._max_evaluations - self.num_passes + _ROUNDING))
+        return max(0, math.floor((self._max_evaluations - self.num_passes) / self.most_for_one + _ROUNDING))
 
     @property
     def is_late(self) -> bool:

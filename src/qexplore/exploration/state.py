@@ -8,7 +8,7 @@ from typing import Any
 
 from qexplore._progress import Progress
 from qexplore.errors import EvaluationError
-from qexplore.evaluation import Evaluation
+from qexplore.evaluation import Evaluation, Screen
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Snapshot, StopExploration
 from qexplore.front import Front
@@ -45,7 +45,9 @@ class Run:
         self._algorithm = algorithm
         self._is_plain = not isinstance(algorithm, str) or algorithm in PLAIN
         self._racing = racing and not self._is_plain
-        self._screening = screening
+        self._screening = screening and self._racing
+        screen = Screen.of(problem.metric, problem.num_samples) if self._screening else None
+        budget.most_for_one = 1.0 if screen is None else 1.0 + screen.num_samples / problem.num_samples
         self._goal = goal
         self._callbacks = tuple(callbacks)
         self._progress = progress

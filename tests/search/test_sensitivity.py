@@ -1,0 +1,134 @@
+"""The sensitivity table, against evaluations by hand."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import torch
+from problems import search_loader, tiny_model, tiny_problem
+
+import qexplore as qx
+from qexplore.errors import EvaluationError, MetricError, ProblemError
+from qexplore.metrics import kl_divergence
+from qexplore.search.sensitivity import quick_table
+
+
+def by_hand(problem, point, width, divergence):
+    """Mean divergence over the search set with one point quantized."""
+    widths = [0] * problem.space.num_points
+    model, values = problem.model, []
+    for x, _ in search_loader():
+        with torch.no_grad(), model.using(widths):
+            reference = model(x)
+        widths[point] = width
+        with torch.no_grad(), model.using(widths):
+            values.append(divergence(model(x), reference))
+    return float(torch.cat(values).mean())
+
+
+def test_every_width_of_every_point_is_measured_alone():
+    problem = tiny_problem(lower=[2, 3, 2], upper=[4, 5, 3])
+    table = qx.sensitivity(problem, num_samples=400)
+    assert table.point_names == ("input", "relu1", "relu2")
+    assert table.num_bits == ((2, 3, 4), (3, 4, 5), (2, 3))
+    assert table.num_samples == 400
+    for point, (widths, values) in enumerate(zip(table.num_bits, table.values, strict=True)):
+        for width, value in zip(widths, values, strict=True):
+            assert value == pytest.approx(by_hand(problem, point, width, kl_divergence), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["prefix", "direct"])
+def test_accuracy_is_what_the_problems_metric_loses(engine):
+    problem = tiny_problem(engine=engine)
+    table = qx.sensitivity(problem, "accuracy")
+    for point, row in enumerate(table.values):
+        for width, value in zip(table.num_bits[point], row, strict=True):
+            candidate = np.zeros((1, 3), dtype=np.int64)
+            candidate[0, point] = width
+            score = next(problem.direct.evaluate(candidate)).score
+            assert value == pytest.approx(problem.float_accuracy - score, abs=1e-6)
+
+
+def test_where_lower_is_better_a_loss_is_still_positive():
+    table = qx.sensitivity(tiny_problem(qx.negative_log_likelihood), "accuracy")
+    assert max(max(row) for row in table.values) > 0.05
+
+
+def test_a_whole_set_metric_is_measured_directly():
+    calls = []
+
+    def accuracy(model, loader):
+        calls.append(1)
+        hits = [(model(x).argmax(1) == y).float() for x, y in loader]
+        return float(torch.cat(hits).mean())
+
+    problem = tiny_problem(qx.whole_set(accuracy))
+    table, same = qx.sensitivity(problem, "accuracy"), qx.sensitivity(tiny_problem(), "accuracy")
+    assert np.allclose(table.values, same.values, atol=1e-6)
+    with pytest.raises(EvaluationError, match="reads the set itself"):
+        qx.sensitivity(problem, "kl")
+
+
+@pytest.mark.parametrize("metric", ["mse", "sqnr", lambda output, reference: (output - reference).abs().amax(1)])
+def test_other_measures_fall_with_the_width_too(metric):
+    table = qx.sensitivity(tiny_problem(upper=8), metric, num_samples=100)
+    for row in table.values:
+        assert row[0] > row[3] > row[6] >= 0
+
+
+def test_points_are_ranked_from_the_one_that_suffers_most():
+    table = qx.SensitivityTable(
+        ("a", "b", "c"), ((2, 3), (3, 4), (2, 4)), ((1.0, 0.9), (5.0, 0.1), (2.0, 0.2)), "m", "", 1
+    )
+    assert table.rank() == ("b", "c", "a")
+    assert table.rank(4) == ("a", "c", "b")
+
+
+def test_the_table_is_text_and_csv(tmp_path):
+    table = qx.SensitivityTable(
+        ("a,b", "c"), ((2, 3), (3, 4)), ((1.5, 0.25), (np.inf, 0.125)), "KL divergence", "nats", 7
+    )
+    written = table.to_csv(tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_text() == written
+    assert list(csv.reader(io.StringIO(written))) == [
+        ["point", "2", "3", "4"],
+        ["a,b", "1.5", "0.25", ""],
+        ["c", "", "inf", "0.125"],
+    ]
+    assert "KL divergence in nats" in str(table)
+    assert "7 samples" in str(table)
+
+
+@pytest.mark.parametrize("metric", ["fisher", 3, None])
+def test_an_unknown_measure_is_refused(metric):
+    with pytest.raises(ProblemError, match="must be one of 'kl', 'mse', 'sqnr', 'accuracy' or a function"):
+        qx.sensitivity(tiny_problem(), metric)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "many"])
+def test_a_number_of_samples_is_a_positive_int(count):
+    with pytest.raises(ProblemError, match="`num_samples` must be a positive int or None"):
+        qx.sensitivity(tiny_problem(), num_samples=count)
+
+
+def test_a_measure_that_gives_no_score_a_sample_is_named():
+    with pytest.raises(MetricError, match="one score per sample"):
+        qx.sensitivity(tiny_problem(), lambda output, reference: output.sum())
+
+
+def test_a_quantizer_that_was_disabled_by_hand_stays_off():
+    model = tiny_model()
+    model.activation_fake_quantizers["relu1"].disable()
+    table = qx.sensitivity(tiny_problem(model=model))
+    assert table.num_bits[1] == (0,)
+    assert table.values[1] == (0.0,)
+
+
+def test_a_search_knows_what_its_table_cost_and_does_without_where_there_is_none():
+    table, passes = quick_table(tiny_problem(upper=8))
+    assert passes == pytest.approx(21 * table.num_samples / 400)
+    alike, nothing = quick_table(tiny_problem(qx.whole_set(lambda model, loader: 0.5), upper=8))
+    assert nothing == 0
+    assert len(set(alike.values)) == 1
+    assert alike.values[0][0] == 4 * alike.values[0][1]
