@@ -129,7 +129,7 @@ class Run:
         # Settled before the generation, so that what its first members find decides nothing about its last.
         limits = self.archive.must_beat(candidates) if self._racing else None
         done = 0
-        while done < len(candidates) and not self.budget.spent_by:
+        while done < len(candidates) and not (self.num_evaluations and self.budget.spent_by):
             part = slice(done, done + self.budget.num_affordable)
             for evaluation in self._problem.measure(
                 candidates[part], must_beat=None if limits is None else limits[part], screened=self._screening
