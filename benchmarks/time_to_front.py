@@ -10,8 +10,8 @@ All three work on the same network, images, ranges, sign mode and widths, in one
   front measured, all with the same hooks;
 - qexplore: posing the problem (set-up, capture) and `explore`; its seconds hold everything.
 
-What the plain evaluator needs does not depend on the candidate. With ``--plain-every K`` it runs one candidate in K, the
-others take their scores from the engine and are charged the mean seconds of those that ran.
+What the plain evaluator needs does not depend on the candidate. With ``--plain-every K`` it runs one candidate in K;
+the others take their scores from the engine and are charged the mean seconds of those that ran.
 """
 
 from __future__ import annotations

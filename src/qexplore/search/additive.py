@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,8 +67,7 @@ def additive_front(
     """
     exact = _checked_costs(table, costs)
     whole, step = _whole_costs(exact, resolution)
-    chosen, least = _solve([np.asarray(row) for row in table.values], whole)
-    places = np.array(chosen, dtype=np.int64).reshape(-1, len(exact))
+    places, least = _solve([np.asarray(row) for row in table.values], whole)
     columns = range(len(exact))
     num_bits = np.stack([np.array(table.num_bits[point])[places[:, point]] for point in columns], axis=1)
     cost = sum((exact[point][places[:, point]] for point in columns), start=np.zeros(len(places)))
@@ -78,20 +78,20 @@ def additive_front(
 
 def _solve(
     values: list[NDArray[np.float64]], costs: list[NDArray[np.int64]]
-) -> tuple[list[list[int]], NDArray[np.float64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Choices of each point for every total at which the sum falls, and the sums."""
     offsets = [row.min() for row in costs]  # every total contains them, so they need no place in the tables
     costs = [row - offset for row, offset in zip(costs, offsets, strict=True)]
-    num_totals = 1 + sum(int(row.max()) for row in costs)
-    best = np.full(num_totals, np.inf)
+    dearest = [int(row.max()) for row in costs]
+    best = np.full(1 + sum(dearest), np.inf)
     best[0] = 0.0
     taken: list[NDArray[np.int64]] = []
     reach = 0  # largest total that the points so far can have
-    for value, cost in zip(values, costs, strict=True):
-        before, reach = reach, reach + int(cost.max())
+    for value, cost, most in zip(values, costs, dearest, strict=True):
+        before, reach = reach, reach + most
         # sums[w, t]: the best of the points before with what is left of total t once choice w is paid for
         sums = np.full((len(value), reach + 1), np.inf)
-        for choice, (worth, price) in enumerate(zip(value, cost, strict=True)):
+        for choice, (worth, price) in enumerate(zip(value.tolist(), cost.tolist(), strict=True)):
             np.add(best[: before + 1], worth, out=sums[choice, price : price + before + 1])
         choices = sums.argmin(axis=0)
         taken.append(choices)
@@ -103,7 +103,7 @@ def _solve(
         column = choices[left]
         columns.append(column)
         left = left - cost[column]
-    return np.stack(columns[::-1], axis=1).tolist(), best[falls]
+    return np.stack(columns[::-1], axis=1), best[falls]
 
 
 def _checked_costs(table: SensitivityTable, costs: Any) -> list[NDArray[np.float64]]:
@@ -116,9 +116,9 @@ def _checked_costs(table: SensitivityTable, costs: Any) -> list[NDArray[np.float
     if shapes != wanted:
         raise ProblemError(f"`costs` must have the shape of the sensitivity table, {wanted}, got {shapes}")
     for name, row, values in zip(table.point_names, checked, table.values, strict=True):
-        if not (np.isfinite(row) & (row >= 0)).all():
+        if not all(0 <= cost < math.inf for cost in row.tolist()):
             raise ProblemError(f"`costs` must be finite and not negative, got {row.tolist()} at '{name}'")
-        if not np.isfinite(values).any():
+        if not any(map(math.isfinite, values)):
             raise ProblemError(f"the sensitivity of '{name}' is not finite at any width: leave it out, or widen it")
     return checked
 
