@@ -55,6 +55,9 @@ class Workload:
         self.calibration = _batches(*first[calibration])
         (search,) = recipe.stratified_parts(second.tensors[1], [num_samples], seed=1)
         self.search = _batches(*second[search])
+        is_left = torch.ones(len(second), dtype=torch.bool)
+        is_left[search] = False
+        self.report = _batches(*second[is_left.nonzero()[:, 0]])
 
 
 def _batches(images: Tensor, labels: Tensor) -> Batches:
