@@ -2,8 +2,8 @@
 
     python benchmarks/held_out.py --networks small --samples 1024 4096
 
-Both search the same images under the same floor, a given drop from the float network's accuracy on them; the rest of the
-test images is the report set. A point violates the floor when its accuracy on the report set has dropped by more than
+Both search the same images under the same floor, a given drop from the float network's accuracy on them; the rest of
+the test images is the report set. A point violates the floor when its accuracy on the report set has dropped by more than
 that from the float network's accuracy there, for the two sets differ in how hard they are.
 """
 
@@ -62,7 +62,7 @@ def held_out(
         relative += drops.tolist()
         violations += int((front.report_accuracy < found.report_float_accuracy - arguments.max_drop).sum())
     return (
-        f"{points:3d} points over {len(arguments.seeds)} seeds: {violations / points:6.1%} drop too far on the report set; "
+        f"{points:3d} points over {len(arguments.seeds)} seeds: {violations / points:6.1%} drop too far there; "
         f"mean gap {100 * mean(gaps):+.2f} points, {100 * mean(relative):+.2f} beyond the float network's own gap"
     )
 

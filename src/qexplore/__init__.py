@@ -24,7 +24,7 @@ from qexplore._version import __version__
 if TYPE_CHECKING:
     from qexplore import errors, predicates
     from qexplore.errors import QExploreError
-    from qexplore.evaluation import DirectEvaluator, Evaluation
+    from qexplore.evaluation import DirectEvaluator, Evaluation, LayerAnalysis, analyze
     from qexplore.exploration import Exploration, Snapshot, StopExploration, explore, fit
     from qexplore.front import Front, FrontPoint
     from qexplore.metrics import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from qexplore.model import CalibrationReport, Plan, QuantizationPoint, QuantizedActivationsModel, detach
     from qexplore.quant import QuantDescriptor, TensorQuantizer
-    from qexplore.report import plot_hypervolume, plot_num_bits, plot_pareto_front
+    from qexplore.report import plot_analysis, plot_hypervolume, plot_num_bits, plot_pareto_front, plot_sensitivity
     from qexplore.search import (
         AdditiveFront,
         LayerwiseQuantizationProblem,
@@ -57,6 +57,7 @@ _HOMES = {
     "Exploration": "exploration",
     "Front": "front",
     "FrontPoint": "front",
+    "LayerAnalysis": "evaluation",
     "LayerwiseQuantizationProblem": "search",
     "Metric": "metrics",
     "Plan": "model",
@@ -69,15 +70,18 @@ _HOMES = {
     "StopExploration": "exploration",
     "TensorQuantizer": "quant",
     "additive_front": "search",
+    "analyze": "evaluation",
     "detach": "model",
     "explore": "exploration",
     "fit": "exploration",
     "negative_log_likelihood": "metrics",
     "perplexity": "metrics",
     "pixel_accuracy": "metrics",
+    "plot_analysis": "report",
     "plot_hypervolume": "report",
     "plot_num_bits": "report",
     "plot_pareto_front": "report",
+    "plot_sensitivity": "report",
     "sensitivity": "search",
     "squared_error": "metrics",
     "token_accuracy": "metrics",
@@ -95,6 +99,7 @@ __all__ = [
     "Exploration",
     "Front",
     "FrontPoint",
+    "LayerAnalysis",
     "LayerwiseQuantizationProblem",
     "Metric",
     "Plan",
@@ -108,6 +113,7 @@ __all__ = [
     "TensorQuantizer",
     "__version__",
     "additive_front",
+    "analyze",
     "detach",
     "errors",
     "explore",
@@ -115,9 +121,11 @@ __all__ = [
     "negative_log_likelihood",
     "perplexity",
     "pixel_accuracy",
+    "plot_analysis",
     "plot_hypervolume",
     "plot_num_bits",
     "plot_pareto_front",
+    "plot_sensitivity",
     "predicates",
     "sensitivity",
     "squared_error",

@@ -1,8 +1,12 @@
-"""Aligned text tables."""
+"""Tables as text: aligned for people, CSV for spreadsheets."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import csv
+import io
+import math
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Collection[int] = ()) -> str:
@@ -18,3 +22,20 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numeric:
         return "  ".join(aligned).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * width for width in widths).rstrip(), *map(line, rows)])
+
+
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """``rows`` under ``header``, comma-separated, one line each; a value that is not known (NaN) is an empty cell."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_csv_cell(value) for value in row] for row in rows)
+    return stream.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    if math.isnan(value):
+        return ""
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value

@@ -1,9 +1,20 @@
-"""Measuring candidates: what an evaluation is, the evaluator that is obviously right, and the fast one."""
+"""Measuring: what an evaluation is, the evaluator that is obviously right, the fast one, and a look at each layer."""
 
+from qexplore.evaluation.analysis import LayerAnalysis, LayerRecord, analyze
 from qexplore.evaluation.base import Evaluation, Evaluator
 from qexplore.evaluation.direct import DirectEvaluator
 from qexplore.evaluation.prefix import PrefixEvaluator
 from qexplore.evaluation.racing import why_not
 from qexplore.evaluation.screening import Screen
 
-__all__ = ["DirectEvaluator", "Evaluation", "Evaluator", "PrefixEvaluator", "Screen", "why_not"]
+__all__ = [
+    "DirectEvaluator",
+    "Evaluation",
+    "Evaluator",
+    "LayerAnalysis",
+    "LayerRecord",
+    "PrefixEvaluator",
+    "Screen",
+    "analyze",
+    "why_not",
+]

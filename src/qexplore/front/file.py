@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -11,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qexplore._table import csv_table
 from qexplore.errors import FrontFileError
 
 if TYPE_CHECKING:
@@ -91,11 +90,7 @@ def to_csv(front: Front) -> str:
         columns |= _score_columns(f"report_{front.metric_name}", front.report_accuracy, front.report_interval)
     names = [*columns, *front.cost_names, *front.point_names]
     cells = [*columns.values(), *front.costs.T.tolist(), *front.num_bits.T.tolist()]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_csv_cell(cell) for cell in row] for row in zip(*cells, strict=True))
-    return stream.getvalue()
+    return csv_table(names, zip(*cells, strict=True))
 
 
 def _check_version(shown: str, version: Any) -> None:
@@ -130,11 +125,3 @@ def _score_columns(name: str, score: Any, interval: Any) -> dict[str, list[Any]]
     if interval is not None:
         columns |= {f"{name}_low": interval[:, 0].tolist(), f"{name}_high": interval[:, 1].tolist()}
     return columns
-
-
-def _csv_cell(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    if math.isnan(value):
-        return ""
-    return int(value) if value.is_integer() and abs(value) < 2**53 else value

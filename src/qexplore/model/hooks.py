@@ -6,7 +6,8 @@ or a bound method would leave behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -22,19 +23,21 @@ Listener = Callable[[str, list[Tensor]], None]
 
 
 class PointHook:
-    """Puts every floating tensor that passes a point through the point's quantizer, or shows them to a listener."""
+    """Puts every floating tensor that passes a point through the point's quantizer, and shows them to a listener."""
 
     def __init__(self, name: str, quantizer: TensorQuantizer) -> None:
         self.name = name
         self.quantizer = quantizer
         self.listener: Listener | None = None
+        self.quantizes = True
 
     def pass_through(self, tree: Any) -> Any:
-        """``tree`` with its tensors quantized; unchanged while somebody listens, who so sees full precision."""
+        """``tree`` with its tensors quantized, unless the listener wants full precision."""
+        if self.quantizes:
+            tree = pytree.tree_map_only(Tensor, self._quantize, tree)
         if self.listener is not None:
             self.listener(self.name, floating_tensors(tree))
-            return tree
-        return pytree.tree_map_only(Tensor, self._quantize, tree)
+        return tree
 
     def _quantize(self, tensor: Tensor) -> Tensor:
         return self.quantizer(tensor) if tensor.is_floating_point() else tensor
@@ -102,10 +105,17 @@ class Hooks:
         hook = OutputHook(name, quantizer, outputs)
         self._hooks[name] = hook, module.register_forward_hook(hook)
 
-    def listen(self, listener: Listener | None) -> None:
-        """Show tensors to ``listener`` instead of quantizing them; None goes back to quantizing."""
-        for hook, _ in self._hooks.values():
-            hook.listener = listener
+    @contextmanager
+    def heard_by(self, listener: Listener, *, quantized: bool) -> Iterator[None]:
+        """Show tensors to ``listener`` for a block: as the quantizers leave them, or in full precision."""
+        hooks = [hook for hook, _ in self._hooks.values()]
+        try:
+            for hook in hooks:
+                hook.listener, hook.quantizes = listener, quantized
+            yield
+        finally:
+            for hook in hooks:
+                hook.listener, hook.quantizes = None, True
 
     def remove(self, name: str) -> None:
         """Remove the hook of one point."""

@@ -224,7 +224,7 @@ class QuantizedActivationsModel(nn.Module):
             for batch in islice(loader, num_batches):
                 inputs = unpack_batch(batch, unpack)[0]
                 # Shapes and calls are those of one forward, the first.
-                self._run_listening(inputs, collector if count else both(collector, seen))
+                self.listen(inputs, collector if count else both(collector, seen))
                 count += 1
                 bar.advance()
         if count == 0:
@@ -247,7 +247,7 @@ class QuantizedActivationsModel(nn.Module):
         if example_input is not None:
             seen = CallCounter()
             with isolated(Placement.of(self.model).device):
-                self._run_listening(example_input, seen)
+                self.listen(example_input, seen)
             self._note(seen, called=set(seen.calls))
         quantizers = self.activation_fake_quantizers
         planned = [
@@ -262,14 +262,23 @@ class QuantizedActivationsModel(nn.Module):
         ]
         return Plan(type(self.model).__name__, self._predicate_text, tuple(planned))
 
-    def _run_listening(self, inputs: Any, listener: Listener) -> None:
-        hooks = self._attached()
-        hooks.listen(listener)
-        try:
-            with in_eval_mode(self), torch.no_grad():
-                call(self.model, Placement.of(self.model).copy_inputs(inputs))
-        finally:
-            hooks.listen(None)
+    def listen(self, inputs: Any, listener: Listener, *, quantized: bool = False) -> Any:
+        """Run the network once and show ``listener(name, tensors)`` the floating tensors of every call at a point.
+
+        Runs in eval mode and without gradients. The tensors are the network's own: copy what is to be kept, for a
+        later module may write into them.
+
+        Args:
+            inputs: a tensor, a tuple of positional or a dict of keyword arguments; copied first.
+            listener: called in the order of the forward.
+            quantized: show tensors as the quantizers leave them, at the present widths, instead of running the float
+                network.
+
+        Returns:
+            The network's output.
+        """
+        with self._attached().heard_by(listener, quantized=quantized), in_eval_mode(self), torch.no_grad():
+            return call(self.model, Placement.of(self.model).copy_inputs(inputs))
 
     def _note(self, seen: CallCounter, called: set[str]) -> None:
         refuse_never_called([name for name in self._module_types if name not in called], self.model)

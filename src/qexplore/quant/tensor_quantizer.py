@@ -79,6 +79,7 @@ if TYPE_CHECKING:  # upstream is untyped: this is the one typed door to it
         fake_quant: bool
         narrow_range: bool
         axis: Any
+        clip: Any
 
         def __init__(self, quant_desc: Any, disabled: bool = ..., **stages: bool) -> None: ...
         def _quant_forward(self, inputs: Tensor) -> Tensor: ...
@@ -231,6 +232,15 @@ class TensorQuantizer(_Upstream):
     @amax.setter
     def amax(self, value: float | Tensor) -> None:
         self.set_amax(value)
+
+    @property
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """Least and greatest value that the present width can represent, float32, in the shape of `amax`."""
+        assert self.amax is not None, "limits are known after calibration"
+        amax = self._get_amax(self.amax)
+        if self._learn_amax:
+            amax = torch.max(-self.clip.clip_value_min, self.clip.clip_value_max).detach()
+        return amax * (self.grid.quant_min / self.grid.quant_max), amax
 
     @property
     def is_calibrated(self) -> bool:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qexplore.errors import FrontError
 from qexplore.front import Front
 from qexplore.front.text import cost_text, score_text
+from qexplore.report._canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    OFF_COLOUR,
+    ORANGE,
+    PURPLE,
+    finished,
+    label_rows,
+    label_size,
+    luminance,
+    new_picture,
+    set_titles,
+    short_name,
+    thinned,
+    width_text,
+)
 from qexplore.report.records import (
     ExplorationLike,
     HypervolumeRecord,
@@ -28,18 +43,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-_SIZE_INCHES = (12.0, 8.0)
-_DPI = 100
-_SUFFIXES = (".png", ".svg", ".pdf")
-
-# Okabe and Ito's palette, told apart with every common form of colour blindness (jfly.uni-koeln.de/color, 2008).
-_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
-_OFF_COLOUR = "#D9D9D9"
-
-# What fits into the heat map's part of the picture at its font sizes: row labels, column labels, numbers in cells.
-_MOST_ROW_LABELS, _MOST_COLUMN_LABELS = 48, 48
+# What fits into the heat map's part of the picture at its font sizes: column labels, numbers in cells.
+_MOST_COLUMN_LABELS = 48
 _MOST_TEXT_ROWS, _MOST_TEXT_COLUMNS = 48, 40
-_LONGEST_NAME = 34
 _MOST_MARKERS = 60  # on the curve of the hypervolume
 _HEAD_ROOM = 0.05
 
@@ -50,7 +56,7 @@ def plot_pareto_front(source: ExplorationLike | Front, path: str | os.PathLike[s
     Uniform widths that score far below the front are named in the legend and left off the picture. `path` saves it, by
     its suffix as PNG, SVG or PDF. FrontError when the front is empty or the suffix is another.
     """
-    return _finished(draw_pareto_front(pareto_front_record(source)), path)
+    return finished(draw_pareto_front(pareto_front_record(source)), path)
 
 
 def plot_num_bits(source: ExplorationLike | Front, path: str | os.PathLike[str] | None = None) -> Figure:
@@ -58,7 +64,7 @@ def plot_num_bits(source: ExplorationLike | Front, path: str | os.PathLike[str] 
 
     `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front is empty or the suffix is another.
     """
-    return _finished(draw_num_bits(num_bits_record(source)), path)
+    return finished(draw_num_bits(num_bits_record(source)), path)
 
 
 def plot_hypervolume(exploration: ExplorationLike, path: str | os.PathLike[str] | None = None) -> Figure:
@@ -66,12 +72,12 @@ def plot_hypervolume(exploration: ExplorationLike, path: str | os.PathLike[str] 
 
     `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front is empty or the suffix is another.
     """
-    return _finished(draw_hypervolume(hypervolume_record(exploration)), path)
+    return finished(draw_hypervolume(hypervolume_record(exploration)), path)
 
 
 def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
     """The picture of a front."""
-    figure, axes = _new_picture()
+    figure, axes = new_picture()
     _draw_reference_lines(axes, record)
     _draw_uniform(axes, record)
     _draw_front(axes, record)
@@ -84,7 +90,7 @@ def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
     title = f"{record.metric_name} against total bits"
     worse = "less" if record.higher_is_better else "more"
     savings = ", ".join(saving.text for saving in record.savings)
-    _set_titles(
+    set_titles(
         axes, title, f"Bits saved at no {worse} {record.metric_name}, uniform widths: {savings}" if savings else ""
     )
     axes.grid(alpha=0.3)
@@ -97,34 +103,33 @@ def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
 
 def draw_num_bits(record: NumBitsRecord) -> Figure:
     """The heat map of widths."""
-    figure, axes = _new_picture()
+    figure, axes = new_picture()
     image = _draw_cells(axes, record)
     if len(record.point_names) <= _MOST_TEXT_ROWS and len(record.total_bits) <= _MOST_TEXT_COLUMNS:
         _write_cells(axes, record)
-    rows = _thinned(len(record.point_names), _MOST_ROW_LABELS)
-    axes.set_yticks(rows, [_short_name(record.point_names[row]) for row in rows], fontsize=_label_size(len(rows)))
-    columns = _thinned(len(record.total_bits), _MOST_COLUMN_LABELS)
+    label_rows(axes, [short_name(name) for name in record.point_names])
+    columns = thinned(len(record.total_bits), _MOST_COLUMN_LABELS)
     names = [f"{cost_text(record.total_bits[k])} | {score_text(record.accuracy[k])}" for k in columns]
-    axes.set_xticks(columns, names, rotation=90, fontsize=_label_size(len(columns)))
+    axes.set_xticks(columns, names, rotation=90, fontsize=label_size(len(columns)))
     axes.set_xlabel(f"front members from few to many bits: total bits | {record.metric_name}", parse_math=False)
     axes.set_ylabel("quantization points in order")
-    _set_titles(axes, "num_bits of each quantization point over the front", "")
+    set_titles(axes, "num_bits of each quantization point over the front", "")
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=range(len(record.levels)))
     bar.set_label("num_bits (bits)")
-    bar.set_ticklabels([_width_text(level) for level in record.levels])
+    bar.set_ticklabels([width_text(level) for level in record.levels])
     bar.ax.tick_params(length=0)
     return figure
 
 
 def draw_hypervolume(record: HypervolumeRecord) -> Figure:
     """The step curve of a search's progress."""
-    figure, axes = _new_picture()
+    figure, axes = new_picture()
     marker = "o" if len(record.hypervolume) <= _MOST_MARKERS else ""
     axes.step(
         record.num_evaluations,
         record.hypervolume,
         where="post",
-        color=_BLUE,
+        color=BLUE,
         linewidth=2,
         marker=marker,
         markersize=5,
@@ -134,59 +139,18 @@ def draw_hypervolume(record: HypervolumeRecord) -> Figure:
     axes.set_xlabel("evaluations (full passes over the search set)")
     axes.set_ylabel(f"hypervolume ({record.metric_name} x bits)", parse_math=False)
     reference = ", ".join(f"{name.replace('_', ' ')} {value:,.6g}" for name, value in record.reference_point)
-    _set_titles(axes, "Hypervolume of the front over the search", f"reference point: {reference}")
+    set_titles(axes, "Hypervolume of the front over the search", f"reference point: {reference}")
     axes.grid(alpha=0.3)
     return figure
-
-
-def _finished(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    if path is not None:
-        target = _checked_path(path)
-        target.parent.mkdir(exist_ok=True)
-        figure.savefig(target, dpi=_DPI)
-    return figure
-
-
-def _checked_path(path: str | os.PathLike[str]) -> Path:
-    target = Path(path)
-    if target.suffix.lower() not in _SUFFIXES:
-        raise FrontError(
-            f"path: the suffix of a picture must be one of {', '.join(_SUFFIXES)}, got {target.suffix!r} in "
-            f"{str(target)!r}. Rename the file, for example to {target.with_suffix('.png').name!r}."
-        )
-    return target
-
-
-def _new_picture() -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
-def _set_titles(axes: Axes, title: str, subtitle: str) -> None:
-    axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=32 if subtitle else 12, parse_math=False)
-    if subtitle:
-        axes.annotate(
-            subtitle,
-            (0, 1),
-            xycoords="axes fraction",
-            xytext=(0, 10),
-            textcoords="offset points",
-            fontsize=12,
-            parse_math=False,
-        )
 
 
 def _draw_reference_lines(axes: Axes, record: ParetoFrontRecord) -> None:
     if record.float_accuracy is not None:
         label = f"float network: {score_text(record.float_accuracy)}"
-        axes.axhline(record.float_accuracy, color=_GREEN, linestyle="--", linewidth=1.5, label=label)
+        axes.axhline(record.float_accuracy, color=GREEN, linestyle="--", linewidth=1.5, label=label)
     if record.min_accuracy is not None:
         label = f"min_accuracy: {score_text(record.min_accuracy)}"
-        axes.axhline(record.min_accuracy, color=_GREY, linestyle=":", linewidth=2, label=label)
+        axes.axhline(record.min_accuracy, color=GREY, linestyle=":", linewidth=2, label=label)
 
 
 def _draw_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
@@ -197,8 +161,8 @@ def _draw_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
     side = "below" if record.higher_is_better else "above"
     label = "uniform widths" + (f" ({side} the picture: {', '.join(hidden)})" if hidden else "")
     total_bits, accuracy = [one.total_bits for one in shown], [one.accuracy for one in shown]
-    axes.plot(total_bits, accuracy, color=_ORANGE, marker="s", markersize=8, linewidth=1, label=label, zorder=3)
-    _draw_intervals(axes, total_bits, accuracy, [one.interval for one in shown], _ORANGE)
+    axes.plot(total_bits, accuracy, color=ORANGE, marker="s", markersize=8, linewidth=1, label=label, zorder=3)
+    _draw_intervals(axes, total_bits, accuracy, [one.interval for one in shown], ORANGE)
     # Uniform widths lie on the worse side of the front, so that is where their labels find room.
     below = record.higher_is_better
     for one in shown:
@@ -208,7 +172,7 @@ def _draw_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
             xytext=(8, -5 if below else 5),
             textcoords="offset points",
             va="top" if below else "bottom",
-            color=_ORANGE,
+            color=ORANGE,
             fontsize=12,
         )
 
@@ -221,7 +185,7 @@ def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
     axes.plot(
         record.total_bits,
         record.accuracy,
-        color=_BLUE,
+        color=BLUE,
         marker="o",
         markersize=7,
         # A budget between two members buys the cheaper one: steps, not slopes.
@@ -230,7 +194,7 @@ def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
         label=label,
         zorder=5,
     )
-    _draw_intervals(axes, record.total_bits, record.accuracy, record.intervals, _BLUE)
+    _draw_intervals(axes, record.total_bits, record.accuracy, record.intervals, BLUE)
     _draw_report_accuracy(axes, record)
     axes.plot(
         *record.knee,
@@ -251,7 +215,7 @@ def _draw_report_accuracy(axes: Axes, record: ParetoFrontRecord) -> None:
     if known:
         axes.plot(
             *zip(*known, strict=True),
-            color=_PURPLE,
+            color=PURPLE,
             marker="D",
             markersize=6,
             markerfacecolor="white",
@@ -302,11 +266,11 @@ def _draw_cells(axes: Axes, record: NumBitsRecord) -> AxesImage:
 
 def _write_cells(axes: Axes, record: NumBitsRecord) -> None:
     colours = dict(zip(record.levels, _level_colours(record.levels), strict=True))
-    size = _label_size(max(len(record.point_names), len(record.total_bits)))
+    size = label_size(max(len(record.point_names), len(record.total_bits)))
     for row, widths in enumerate(record.num_bits):
         for column, width in enumerate(widths):
-            ink = "black" if _luminance(colours[width]) > 0.4 else "white"
-            axes.text(column, row, _width_text(width), ha="center", va="center", color=ink, fontsize=size)
+            ink = "black" if luminance(colours[width]) > 0.4 else "white"
+            axes.text(column, row, width_text(width), ha="center", va="center", color=ink, fontsize=size)
 
 
 def _level_colours(levels: Sequence[int]) -> list[tuple[float, ...]]:
@@ -316,29 +280,4 @@ def _level_colours(levels: Sequence[int]) -> list[tuple[float, ...]]:
 
     num_widths = sum(level > 0 for level in levels)
     shades = [tuple(map(float, shade)) for shade in colormaps["viridis"](np.linspace(0.05, 0.97, num_widths))]
-    return shades + [to_rgba(_OFF_COLOUR)] * (len(levels) - num_widths)
-
-
-def _luminance(colour: Sequence[float]) -> float:
-    # ITU-R BT.709 weights.
-    return 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
-
-
-def _thinned(count: int, most: int) -> range:
-    return range(0, count, -(-count // most))
-
-
-def _label_size(count: int) -> float:
-    return 11 if count <= 20 else 9 if count <= 32 else 7.5
-
-
-def _short_name(name: str) -> str:
-    """A long name without its middle; its end, which tells siblings apart, keeps the larger part."""
-    if len(name) <= _LONGEST_NAME:
-        return name
-    head = _LONGEST_NAME // 3
-    return f"{name[:head]}…{name[-(_LONGEST_NAME - head - 1) :]}"
-
-
-def _width_text(width: int) -> str:
-    return str(width) if width else "off"
+    return shades + [to_rgba(OFF_COLOUR)] * (len(levels) - num_widths)

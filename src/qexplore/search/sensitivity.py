@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import numbers
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexplore._table import text_table
+from qexplore._table import csv_table, text_table
 from qexplore.errors import EvaluationError, MetricError, ProblemError
+from qexplore.front.file import write_text
 from qexplore.metrics import Metric, kl_divergence, mean_squared_divergence, noise_to_signal
 from qexplore.model import Candidates
 from qexplore.search.problem import LayerwiseQuantizationProblem
@@ -63,11 +61,10 @@ class SensitivityTable:
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """One line a point, one column a width; also written to ``path``."""
-        written = io.StringIO()
-        csv.writer(written, lineterminator="\n").writerows([("point", *self._widths), *self._rows(repr)])
+        written = csv_table(("point", *map(str, self._widths)), self._rows(repr))
         if path is not None:
-            Path(path).write_text(written.getvalue(), encoding="utf-8")
-        return written.getvalue()
+            write_text(path, written)
+        return written
 
     def __str__(self) -> str:
         header = ("point", *(f"{width} bit" for width in self._widths))

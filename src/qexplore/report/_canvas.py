@@ -1,0 +1,110 @@
+"""What the drawings share: canvases of their own (pyplot is never touched), files, colours, labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qexplore.errors import FrontError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SIZE_INCHES = (12.0, 8.0)
+_DPI = 100
+_SUFFIXES = (".png", ".svg", ".pdf")
+
+# Okabe and Ito's palette, told apart with every common form of colour blindness (jfly.uni-koeln.de/color, 2008).
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
+OFF_COLOUR = "#D9D9D9"
+
+MOST_ROW_LABELS = 48
+"""Row labels that fit into the picture at the smallest font size."""
+_LONGEST_NAME = 34
+
+
+def finished(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
+    """``figure``, also saved when there is a ``path``. FrontError when its suffix is of no picture."""
+    if path is not None:
+        target = _checked_path(path)
+        target.parent.mkdir(exist_ok=True)
+        figure.savefig(target, dpi=_DPI)
+    return figure
+
+
+def _checked_path(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if target.suffix.lower() not in _SUFFIXES:
+        raise FrontError(
+            f"path: the suffix of a picture must be one of {', '.join(_SUFFIXES)}, got {target.suffix!r} in "
+            f"{str(target)!r}. Rename the file, for example to {target.with_suffix('.png').name!r}."
+        )
+    return target
+
+
+def new_figure() -> Figure:
+    """An empty picture of 1200 x 800 pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def new_picture() -> tuple[Figure, Axes]:
+    """A picture of one panel."""
+    figure = new_figure()
+    return figure, figure.add_subplot()
+
+
+def set_titles(axes: Axes, title: str, subtitle: str) -> None:
+    """Write above the panel, from its left edge."""
+    axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=32 if subtitle else 12, parse_math=False)
+    if subtitle:
+        axes.annotate(
+            subtitle,
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 10),
+            textcoords="offset points",
+            fontsize=12,
+            parse_math=False,
+        )
+
+
+def label_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, ... of a panel, as many of them as fit."""
+    rows = thinned(len(names), MOST_ROW_LABELS)
+    axes.set_yticks(rows, [names[row] for row in rows], fontsize=label_size(len(rows)), parse_math=False)
+
+
+def luminance(colour: Sequence[float]) -> float:
+    """How bright a colour is, by the ITU-R BT.709 weights; 0 to 1."""
+    return 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
+
+
+def thinned(count: int, most: int) -> range:
+    """Every so many places of ``count``, so that no more than ``most`` are left."""
+    return range(0, count, -(-count // most))
+
+
+def label_size(count: int) -> float:
+    """Font size at which ``count`` labels fit beside each other."""
+    return 11 if count <= 20 else 9 if count <= 32 else 7.5
+
+
+def short_name(name: str) -> str:
+    """A long name without its middle; its end, which tells siblings apart, keeps the larger part."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    head = _LONGEST_NAME // 3
+    return f"{name[:head]}…{name[-(_LONGEST_NAME - head - 1) :]}"
+
+
+def width_text(width: int) -> str:
+    """A width as a label."""
+    return str(width) if width else "off"

@@ -1,0 +1,280 @@
+"""Pictures that look into a network, a row a quantization point: its quantization errors, and its sensitivity.
+
+Shape letters: L quantization points, W widths.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexplore.errors import FrontError
+from qexplore.evaluation import LayerAnalysis
+from qexplore.report._canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    OFF_COLOUR,
+    ORANGE,
+    PURPLE,
+    finished,
+    label_rows,
+    label_size,
+    luminance,
+    new_figure,
+    new_picture,
+    set_titles,
+    short_name,
+    width_text,
+)
+from qexplore.report.records import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARGIN = 0.05  # of an axis, beyond the outermost values
+_LEAST_CLIPPED = 0.001  # the axis of clipped shares reaches this far when less is clipped
+_MOST_TEXT_ROWS, _MOST_TEXT_COLUMNS = 48, 16  # what fits as numbers into cells
+_MOST_LARGE_MARKERS = 60
+
+
+class SensitivityLike(Protocol):
+    """What a picture reads from a table of sensitivities."""
+
+    @property
+    def point_names(self) -> tuple[str, ...]:
+        """The L points."""
+
+    @property
+    def num_bits(self) -> tuple[tuple[int, ...], ...]:
+        """The widths that each point can have, upwards."""
+
+    @property
+    def values(self) -> tuple[tuple[float, ...], ...]:
+        """The sensitivity at each of these widths, not negative."""
+
+    @property
+    def metric_name(self) -> str:
+        """What is measured."""
+
+    @property
+    def unit(self) -> str:
+        """Its unit; may be empty."""
+
+    def rank(self) -> Sequence[str]:
+        """The points' names, the most sensitive first."""
+
+
+@dataclass(frozen=True)
+class LayerAnalysisRecord:
+    """Quantization errors by point, L values each.
+
+    SQNRs are in dB: infinite ones are drawn at the edge of the picture, nan is left out. `clipped` and `range_used` are
+    shares. `sqnr_limits` are the ends of the SQNR axis, the other two the upper ends of theirs, which begin at 0.
+    """
+
+    point_names: tuple[str, ...]
+    num_bits: tuple[int, ...]
+    sqnr: tuple[float, ...]
+    sqnr_accumulated: tuple[float, ...]
+    clipped: tuple[float, ...]
+    range_used: tuple[float, ...]
+    output_sqnr: float
+    sqnr_limits: Interval
+    clipped_limit: float
+    range_used_limit: float
+
+
+@dataclass(frozen=True)
+class SensitivityRecord:
+    """Sensitivities as a picture, `values[l][w]`: L rows, the most sensitive first, and a column for each width.
+
+    A value is None where the point cannot have the width. `colour_limits` are the least and greatest positive value,
+    the ends of the logarithmic colour scale; None where nothing is positive.
+    """
+
+    metric_name: str
+    unit: str
+    point_names: tuple[str, ...]
+    num_bits: tuple[int, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    colour_limits: Interval | None
+
+
+def plot_analysis(analysis: LayerAnalysis, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw what `qexplore.analyze` found: SQNR of every point, alone and accumulated, clipped values, use of the range.
+
+    `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when there is no point or the suffix is another.
+    """
+    return finished(draw_analysis(layer_analysis_record(analysis)), path)
+
+
+def plot_sensitivity(table: SensitivityLike, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw the sensitivity of every point at every width as a heat map with a logarithmic colour scale.
+
+    The most sensitive point is the first row; 0 is as pale as the least positive value, and a width that a point cannot
+    have is grey. `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when there is no point or the suffix is
+    another.
+    """
+    return finished(draw_sensitivity(sensitivity_record(table)), path)
+
+
+def layer_analysis_record(analysis: LayerAnalysis) -> LayerAnalysisRecord:
+    """The record of an analysis. FrontError when it has no point."""
+    if not isinstance(analysis, LayerAnalysis):
+        raise FrontError(
+            f"plot_analysis: needs a LayerAnalysis, got {type(analysis).__name__}. Give what analyze gave."
+        )
+    points = analysis.points
+    if not points:
+        raise FrontError("plot_analysis: there is nothing to draw, the analysis has no point.")
+    ratios = [ratio for point in points for ratio in (point.sqnr, point.sqnr_accumulated)]
+    return LayerAnalysisRecord(
+        point_names=tuple(point.name for point in points),
+        num_bits=tuple(point.num_bits for point in points),
+        sqnr=tuple(point.sqnr for point in points),
+        sqnr_accumulated=tuple(point.sqnr_accumulated for point in points),
+        clipped=tuple(point.clipped for point in points),
+        range_used=tuple(point.range_used for point in points),
+        output_sqnr=analysis.output_sqnr,
+        sqnr_limits=_sqnr_limits([*ratios, analysis.output_sqnr]),
+        clipped_limit=_upper_limit([point.clipped for point in points], least=_LEAST_CLIPPED),
+        range_used_limit=_upper_limit([point.range_used for point in points], least=1.0),
+    )
+
+
+def _sqnr_limits(values: Sequence[float]) -> Interval:
+    """From 0 dB, or below where something is worse, to beyond the best."""
+    finite = [0.0, *filter(math.isfinite, values)]
+    low, high = min(finite), max([*finite, 1.0])
+    margin = _MARGIN * (high - low)
+    return low - margin, high + margin
+
+
+def _upper_limit(values: Sequence[float], least: float) -> float:
+    return max([least, *filter(math.isfinite, values)]) * (1 + _MARGIN)
+
+
+def sensitivity_record(table: SensitivityLike) -> SensitivityRecord:
+    """The record of a table of sensitivities. FrontError when it has no point."""
+    if not table.point_names:
+        raise FrontError("plot_sensitivity: there is nothing to draw, the table has no point.")
+    rows = {
+        name: dict(zip(widths, map(float, values), strict=True))
+        for name, widths, values in zip(table.point_names, table.num_bits, table.values, strict=True)
+    }
+    num_bits = tuple(sorted({width for row in rows.values() for width in row}))
+    names = tuple(table.rank())
+    positive = [value for row in rows.values() for value in row.values() if 0 < value < math.inf]
+    return SensitivityRecord(
+        metric_name=table.metric_name,
+        unit=table.unit,
+        point_names=names,
+        num_bits=num_bits,
+        values=tuple(tuple(rows[name].get(width) for width in num_bits) for name in names),
+        colour_limits=(min(positive), max(positive)) if positive else None,
+    )
+
+
+def draw_analysis(record: LayerAnalysisRecord) -> Figure:
+    """Three panels side by side with the points as rows."""
+    figure = new_figure()
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=(4, 1.3, 1.3))
+    _draw_sqnr(panels[0], record)
+    _draw_share(panels[1], record.clipped, record.clipped_limit, PURPLE)
+    _draw_share(panels[2], record.range_used, record.range_used_limit, GREY)
+    panels[2].axvline(100, color="black", linewidth=1)
+    for panel, label in zip(panels, ("SQNR (dB)", "clipped values (%)", "range used (% of amax)"), strict=True):
+        panel.set_xlabel(label)
+        panel.grid(axis="x", alpha=0.3)
+        panel.set_axisbelow(True)
+    panels[0].set_ylim(len(record.point_names) - 0.4, -0.6)
+    names = [_row_name(name, width) for name, width in zip(record.point_names, record.num_bits, strict=True)]
+    label_rows(panels[0], names)
+    panels[0].set_ylabel("quantization points in order")
+    figure.suptitle(
+        "Quantization error layer by layer: more dB is better", x=0.01, ha="left", fontsize=15, fontweight="bold"
+    )
+    figure.legend(loc="outside lower left", ncols=4, frameon=False)
+    return figure
+
+
+def draw_sensitivity(record: SensitivityRecord) -> Figure:
+    """The heat map of sensitivities."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LogNorm
+
+    figure, axes = new_picture()
+    low, high = record.colour_limits or (1.0, 1.0)
+    scale = LogNorm(low if low < high else high / 10, high, clip=True)
+    colours = colormaps["Blues"].with_extremes(bad=OFF_COLOUR)
+    cells = _cells(record, least=low)
+    image = axes.imshow(cells, cmap=colours, norm=scale, aspect="auto")
+    if len(record.point_names) <= _MOST_TEXT_ROWS and len(record.num_bits) <= _MOST_TEXT_COLUMNS:
+        shades = colours(scale(cells))
+        _write_values(axes, record, shades)
+    label_rows(axes, [short_name(name) for name in record.point_names])
+    axes.set_xticks(range(len(record.num_bits)), [width_text(width) for width in record.num_bits])
+    axes.set_xlabel("num_bits (bits)")
+    axes.set_ylabel("quantization points, the most sensitive first")
+    is_partial = any(value is None for row in record.values for value in row)
+    set_titles(
+        axes,
+        "Sensitivity of each quantization point to its width",
+        "grey: a width that the point cannot have" if is_partial else "",
+    )
+    if record.colour_limits:
+        label = f"{record.metric_name} ({record.unit})" if record.unit else record.metric_name
+        bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+        bar.ax.set_ylabel(label, parse_math=False)
+    return figure
+
+
+def _draw_sqnr(axes: Axes, record: LayerAnalysisRecord) -> None:
+    low, high = record.sqnr_limits
+    rows = range(len(record.point_names))
+    size = 7 if len(rows) <= _MOST_LARGE_MARKERS else 4
+    alone, accumulated = (np.clip(values, low, high) for values in (record.sqnr, record.sqnr_accumulated))
+    axes.hlines(rows, accumulated, alone, color=GREY, linewidth=1, alpha=0.5)
+    series = ((alone, BLUE, "o", "this point alone"), (accumulated, ORANGE, "s", "all points, errors accumulated"))
+    for values, colour, marker, label in series:
+        # Markers at the edge, which stand for infinity, are not to be cut in half.
+        axes.plot(values, rows, marker, color=colour, markersize=size, label=label, clip_on=False, zorder=3)
+    if low <= record.output_sqnr <= high:
+        label = f"output of the network: {record.output_sqnr:.1f} dB"
+        axes.axvline(record.output_sqnr, color=GREEN, linestyle="--", linewidth=1.5, label=label)
+    if any(map(math.isinf, (*record.sqnr, *record.sqnr_accumulated))):
+        axes.plot([], [], " ", label="at the edge: infinite")
+    axes.set_xlim(low, high)
+
+
+def _draw_share(axes: Axes, values: Sequence[float], limit: float, colour: str) -> None:
+    axes.barh(range(len(values)), 100 * np.minimum(values, limit), color=colour, height=0.7)
+    axes.set_xlim(0, 100 * limit)
+    axes.tick_params(axis="y", length=0, labelleft=False)
+
+
+def _row_name(name: str, width: int) -> str:
+    return f"{short_name(name)}, {f'{width} bit' if width else 'off'}"
+
+
+def _cells(record: SensitivityRecord, least: float) -> NDArray[np.float64]:
+    """Values for the colour scale, which knows no 0; nan where there is none."""
+    cells = np.array(record.values, dtype=np.float64)  # None becomes nan
+    return np.where(cells <= 0, least, cells)
+
+
+def _write_values(axes: Axes, record: SensitivityRecord, shades: NDArray[np.float64]) -> None:
+    size = label_size(max(len(record.point_names), 2 * len(record.num_bits)))
+    for row, values in enumerate(record.values):
+        for column, value in enumerate(values):
+            if value is not None:
+                ink = "black" if luminance(shades[row, column]) > 0.4 else "white"
+                axes.text(column, row, f"{value:.2g}", ha="center", va="center", color=ink, fontsize=size)
