@@ -3,8 +3,8 @@
     python benchmarks/held_out.py --networks small --samples 1024 4096
 
 Both search the same images under the same floor, a given drop from the float network's accuracy on them; the rest of
-the test images is the report set. A point violates the floor when its accuracy on the report set has dropped by more than
-that from the float network's accuracy there, for the two sets differ in how hard they are.
+the test images is the report set. A point violates the floor when its accuracy on the report set has dropped by more
+than that from the float network's accuracy there, for the two sets differ in how hard they are.
 """
 
 from __future__ import annotations

@@ -151,6 +151,7 @@ class Bench:
         self.plain_seconds: list[float] = []
         self.curves: dict[str, list[Curve]] = {"plain": [], "additive": [], "qexplore": []}
         self.best = 0.0
+        self.verified: dict[tuple[int, ...], float] = {}
 
     def new_model(self) -> qx.QuantizedActivationsModel:
         """The network, wrapped and calibrated."""
@@ -198,7 +199,7 @@ class Bench:
             curve.seconds.append(set_up + snapshot.seconds)
             curve.passes.append(snapshot.num_passes)
             curve.hypervolume.append(snapshot.hypervolume)
-        curve.end = found.front.num_bits.tolist()
+        curve.end = self.ended(found)
         return curve
 
     def plain(self, seed: int) -> Curve:
@@ -275,17 +276,20 @@ class Bench:
         found = qx.explore(
             problem, max_evaluations=self.arguments.best_evaluations, seed=99, callbacks=[enough], progress=False
         )
+        return self.ended(found)
+
+    def ended(self, found: qx.Exploration) -> list[list[int]]:
+        """The widths of a front, whose scores the direct evaluator has given already."""
+        self.verified |= {point.num_bits: point.accuracy for point in found.front}
         return found.front.num_bits.tolist()
 
     def judge(self, candidates: set[tuple[int, ...]]) -> None:
         """The best known front, every point of it measured by the direct evaluator."""
-        rows = np.array(sorted(candidates), dtype=np.int64)
-        together = [
-            (sum(key), e.score, key)
-            for key, e in zip(map(tuple, rows.tolist()), self.engine.direct.evaluate(rows), strict=True)
-        ]
-        scores = {key: score for _, score, key in together}
-        self.best = stairs([point for point in together if point[1] > MIN_ACCURACY], self.reference)
+        rows = np.array(sorted(candidates - set(self.verified)), dtype=np.int64).reshape(-1, self.num_points)
+        judged = zip(map(tuple, rows.tolist()), self.engine.direct.evaluate(rows), strict=True)
+        scores = self.verified | {key: evaluation.score for key, evaluation in judged}
+        together = [(sum(key), scores[key], key) for key in candidates if scores[key] > MIN_ACCURACY]
+        self.best = stairs(together, self.reference)
         self.direct_ends = {
             name: [
                 stairs(

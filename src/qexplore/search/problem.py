@@ -259,7 +259,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         wanted = self.effective(self.space.decode(candidates))
         keys = [tuple(row) for row in self.model.canonical(wanted).tolist()]
         forgotten = [place for place, key in enumerate(keys) if key not in self._memory]
-        list(self.measure(wanted[forgotten]))
+        if forgotten:
+            list(self.measure(wanted[forgotten]))
         return [self._memory[key] for key in keys]
 
     def _knows(self, key: Candidate, limits: dict[Candidate, float] | None) -> bool:
