@@ -1,0 +1,71 @@
+"""Pictures of layers: the records say what is drawn, the drawings are written."""
+
+import math
+
+import pytest
+from problems import search_loader, tiny_model, tiny_problem
+
+import qexplore as qx
+from qexplore.errors import FrontError
+from qexplore.evaluation import LayerAnalysis, LayerRecord
+from qexplore.report import layer_analysis_record, sensitivity_record
+
+
+def a_point(index, **fields):
+    given = {"sqnr": 20.0 - index, "sqnr_accumulated": 15.0 - index, "clipped": 0.01 * index, "range_used": 0.9}
+    return LayerRecord(f"stage{index % 4}.block{index}.relu", 4, True, 2.0, 0.0, 1.8, **given | fields)
+
+
+def test_the_record_of_an_analysis_holds_every_point_in_order():
+    analysis = qx.analyze(tiny_model(), search_loader(), [8, 2, 4])
+    record = layer_analysis_record(analysis)
+    assert record.point_names == ("input", "relu1", "relu2")
+    assert record.num_bits == (8, 2, 4)
+    assert record.sqnr == tuple(point.sqnr for point in analysis.points)
+    assert record.sqnr_limits[0] <= 0
+    assert record.sqnr_limits[1] > max(record.sqnr)
+
+
+def test_infinite_and_unknown_ratios_do_not_set_the_limits():
+    points = (a_point(0, sqnr=math.inf), a_point(1, sqnr=math.nan, sqnr_accumulated=-math.inf), a_point(2))
+    record = layer_analysis_record(LayerAnalysis(points, math.inf, 1))
+    assert all(map(math.isfinite, record.sqnr_limits))
+    assert record.clipped_limit >= 0.02
+    assert record.range_used_limit >= 1.0
+
+
+def test_the_record_of_a_table_has_the_most_sensitive_point_first():
+    table = qx.SensitivityTable(("a", "b"), ((2, 3), (3, 4)), ((0.5, 0.0), (2.0, math.inf)), "KL divergence", "nats", 8)
+    record = sensitivity_record(table)
+    assert record.point_names == ("b", "a")
+    assert record.num_bits == (2, 3, 4)
+    assert record.values == ((None, 2.0, math.inf), (0.5, 0.0, None))
+    assert record.colour_limits == (0.5, 2.0)
+
+
+@pytest.mark.parametrize("count", [1, 20, 120])
+def test_pictures_are_written(tmp_path, count):
+    points = tuple(a_point(index) for index in range(count - 1)) + (
+        a_point(3, sqnr=math.inf, sqnr_accumulated=math.nan),
+    )
+    qx.plot_analysis(LayerAnalysis(points, 12.0, 1), tmp_path / "layers.png")
+    names = tuple(f"point{index}" for index in range(count))
+    values = tuple((0.5 / (index + 1), 0.1 / (index + 1), 0.0) for index in range(count))
+    table = qx.SensitivityTable(names, ((2, 3, 4),) * count, values, "m", "", 8)
+    qx.plot_sensitivity(table, tmp_path / "table.svg")
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "table.svg").read_text()
+
+
+def test_a_table_of_a_real_network_is_drawn(tmp_path):
+    qx.plot_sensitivity(qx.sensitivity(tiny_problem(upper=8)), tmp_path / "table.png")
+    assert (tmp_path / "table.png").exists()
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(FrontError, match="needs a LayerAnalysis, got str"):
+        qx.plot_analysis("analysis")
+    with pytest.raises(FrontError, match="nothing to draw"):
+        qx.plot_analysis(LayerAnalysis((), 1.0, 1))
+    with pytest.raises(FrontError, match="suffix"):
+        qx.plot_analysis(LayerAnalysis((a_point(0),), 1.0, 1), "layers.gif")
