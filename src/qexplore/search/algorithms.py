@@ -44,6 +44,9 @@ ALGORITHMS = (*GUIDED, "greedy", *PLAIN)
 _IDLE_GENERATIONS = 20
 """Plain algorithms propose candidates again; after so many generations of nothing new one is taken to be at its end."""
 
+_FIRST_GUESSES = 4
+"""Uniform widths alone teach the model little, so its first guesses are few."""
+
 _SHARE_OF_OFFSPRING = 0.25
 """Fewer offspring than members of the population: what each generation teaches makes the next one better."""
 
@@ -177,9 +180,11 @@ class _Mating:
         self._space = space
         self._seen = seen
         self._rng = rng
+        self._is_first = True
 
     def do(self, problem: Any, pop: Any, n_offsprings: int, **_: Any) -> Any:
         """As `pymoo.core.mating.Mating.do`."""
+        n_offsprings, self._is_first = min(n_offsprings, _FIRST_GUESSES) if self._is_first else n_offsprings, False
         chosen = self._guide.propose(self._space.decode(pop.get("X")), n_offsprings, self._seen)
         if len(chosen) < n_offsprings:
             known = {**self._seen, **dict.fromkeys(map(tuple, chosen.tolist()))}
