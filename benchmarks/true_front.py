@@ -24,7 +24,7 @@ from qexplore import predicates
 
 SPACES = {
     "5 points x 7 widths": (predicates.by_type(nn.Conv2d, nn.Linear), 2, 8),
-    "8 points x 4 widths": (predicates.by_type(nn.Conv2d, nn.ReLU, nn.Linear), 3, 6),
+    "8 points x 4 widths": (predicates.by_type(nn.Conv2d, nn.ReLU, nn.AvgPool2d, nn.Linear), 3, 6),
 }
 MIN_ACCURACY = 0.5
 BUDGETS = (85, 300, 450)
