@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexplore._random import stream
+from qexplore.errors import ProblemError
 from qexplore.evaluation import Evaluation
 from qexplore.model import Candidates
 from qexplore.search.acquisition import Staircase, choose
@@ -55,7 +56,9 @@ class Guide:
         """Learn from ``evaluations``; the first ones, uniform widths among them, settle the reference point."""
         evaluations = list(evaluations)
         if self._reference is None:
-            accuracy, cost = reference_point(self._problem, evaluations)
+            uniform = set(map(tuple, self._problem.space.uniform().tolist()))
+            first = [evaluation for evaluation in evaluations if evaluation.candidate in uniform]
+            accuracy, cost = reference_point(self._problem, first)
             self._reference = self._sign * accuracy, cost
         for evaluation in evaluations:
             self._known[evaluation.candidate] = evaluation
@@ -99,7 +102,10 @@ class Guide:
 
     @functools.cached_property
     def _additive(self) -> Candidates:
-        return additive_front(self._table).num_bits
+        try:
+            return additive_front(self._table).num_bits
+        except ProblemError:  # a point whose output is not finite at any width
+            return np.zeros((0, self._problem.space.num_points), dtype=np.int64)
 
     def _stairs(self) -> Staircase:
         assert self._reference is not None
