@@ -289,22 +289,25 @@ def explore(
     print(f"\n{model.calibrate(calibration)}")
 
     # 2. What is searched: widths from 2 to 8 bits, for high accuracy and few bits.
-    min_accuracy = round(max(0.0, float_accuracy - arguments.max_drop), 3)
     problem = qx.LayerwiseQuantizationProblem(
         model,
         search,
         qx.top1_accuracy,
         num_bits_lower_limit=2,
         num_bits_upper_limit=8,
-        min_accuracy=min_accuracy,
+        max_drop=arguments.max_drop,
     )
+    table = qx.sensitivity(problem)
+    print(f"\n{table}\nMost sensitive: {', '.join(table.rank()[:5])}")
 
     # 3. Search; the front's points are then evaluated once more, and on the report set.
-    print(f"\nSearching {arguments.evaluations} evaluations for solutions of at least {min_accuracy} accuracy ...")
+    print(f"\nSearching {arguments.evaluations} evaluations for accuracies of at least {problem.min_accuracy:.4f} ...")
     exploration = qx.explore(problem, max_evaluations=arguments.evaluations, seed=arguments.seed, report_loader=report)
+    gap = 100 * (exploration.optimism_gap or 0.0)
     print(
         f"{exploration.num_evaluations} candidates for the price of {exploration.num_passes:.0f} in "
         f"{exploration.seconds:.1f} s\n{exploration.engine}; early stop {exploration.early_stop}\n"
+        f"The front looks {gap:.2f} points better on the search set than on the report set\n"
     )
     print(exploration.front)
 
@@ -312,11 +315,12 @@ def explore(
     arguments.output.mkdir(parents=True, exist_ok=True)
     files = {
         name: arguments.output / name
-        for name in ("front.png", "num_bits.png", "hypervolume.png", "front.json", "front.csv")
+        for name in ("front.png", "num_bits.png", "hypervolume.png", "sensitivity.png", "front.json", "front.csv")
     }
     qx.plot_pareto_front(exploration, path=files["front.png"])
     qx.plot_num_bits(exploration, path=files["num_bits.png"])
     qx.plot_hypervolume(exploration, path=files["hypervolume.png"])
+    qx.plot_sensitivity(table, path=files["sensitivity.png"])
     exploration.front.save(files["front.json"])
     exploration.front.to_csv(files["front.csv"])
 

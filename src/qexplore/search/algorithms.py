@@ -47,6 +47,9 @@ _IDLE_GENERATIONS = 20
 _FIRST_GUESSES = 4
 """Uniform widths alone teach the model little, so its first guesses are few."""
 
+_SEEN_PER_OFFSPRING = 30
+"""The more is known, the less one generation adds, and the more candidates the next one may hold."""
+
 _SHARE_OF_OFFSPRING = 0.25
 """Fewer offspring than members of the population: what each generation teaches makes the next one better."""
 
@@ -184,7 +187,9 @@ class _Mating:
 
     def do(self, problem: Any, pop: Any, n_offsprings: int, **_: Any) -> Any:
         """As `pymoo.core.mating.Mating.do`."""
-        n_offsprings, self._is_first = min(n_offsprings, _FIRST_GUESSES) if self._is_first else n_offsprings, False
+        if self._is_first:
+            n_offsprings, self._is_first = min(n_offsprings, _FIRST_GUESSES), False
+        n_offsprings = max(n_offsprings, len(self._seen) // _SEEN_PER_OFFSPRING)
         chosen = self._guide.propose(self._space.decode(pop.get("X")), n_offsprings, self._seen)
         if len(chosen) < n_offsprings:
             known = {**self._seen, **dict.fromkeys(map(tuple, chosen.tolist()))}
