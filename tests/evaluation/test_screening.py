@@ -147,3 +147,10 @@ def test_a_search_with_screening_counts_what_it_looked_at(monkeypatch):
     assert exploration.front.verified
     for point in exploration.front:
         assert point.accuracy >= 0.85
+
+
+def test_outputs_that_would_take_too_much_memory_are_taken_of_fewer_samples():
+    built = PrefixEvaluator(tiny_model(), search_loader(), qx.top1_accuracy, budget_bytes=4 * 10 * 4 * 100)
+    scores = built.scores_on_subset(np.array([[4, 4, 4]]), kl_divergence, 400, against_float=True)
+    assert 100 <= scores.shape[1] < 200
+    assert np.isfinite(scores).all()

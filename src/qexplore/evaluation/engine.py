@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils import _pytree as pytree
 
 from qexplore.evaluation.batches import free_memory
 from qexplore.evaluation.graph import Function, Steps
@@ -131,21 +132,31 @@ class Engine:
         Args:
             candidates: widths, all different.
             metric: per sample.
-            num_samples: how many.
+            num_samples: how many; fewer where the float network's outputs would take more than their share of memory.
             against_float: give the metric the float network's output in place of the target.
         """
         chosen = self._samples.part_at_random(num_samples)
-        pairs = [(batch.inputs, batch.target) for batch in chosen]
+        subset = Samples([(batch.inputs, batch.target) for batch in chosen], sum(map(len, chosen)))
         if against_float:
-            off = [0] * self.network.num_points
-            with torch.inference_mode():
-                pairs = [(inputs, self.network.run(inputs, off)) for inputs, _ in pairs]
-        subset = Samples(pairs, sum(map(len, chosen)))
+            subset = self._against_float(subset)
         engine = Engine(self.network, subset, metric, self.budget_bytes, stops=False)
         try:
             return engine.measure(candidates).scores
         finally:
             engine.close()
+
+    def _against_float(self, subset: Samples) -> Samples:
+        """``subset`` with the float network's outputs as targets, as many as fit into a quarter of the budget."""
+        off, pairs, count, size = [0] * self.network.num_points, [], 0, 0
+        with torch.inference_mode():
+            for batch in subset.cut(self.batch_size):
+                output = self.network.run(batch.inputs, off)
+                pairs.append((batch.inputs, output))
+                count += len(batch)
+                size += sum(leaf.nbytes for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
+                if size > self.budget_bytes // 4:
+                    break
+        return Samples(pairs, count)
 
     def note(self, scores: Scores) -> None:
         """Learn from a complete evaluation which samples are hard."""
