@@ -61,8 +61,8 @@ def test_a_bar_of_unknown_length_is_a_bar(monkeypatch):
 
 def test_exploring_shows_evaluations_front_and_hypervolume_when_asked(capsys):
     # A bar is drawn every tenth of a second.
-    slow = Watched(at=range(3, 9), do=lambda scores: time.sleep(0.12) or scores)
-    qx.explore(tiny_problem(slow, engine="direct"), max_evaluations=5, seed=1, progress=True)
+    slow = Watched(at=range(3, 15), do=lambda scores: time.sleep(0.12) or scores)
+    qx.explore(tiny_problem(slow, engine="direct"), max_evaluations=12, seed=1, progress=True)
     captured = capsys.readouterr()
     for word in ("explore", "evaluation", "front=", "hypervolume=", "verify the front"):
         assert word in captured.err

@@ -96,7 +96,10 @@ def test_further_metrics_may_drop_so_far_from_float_and_are_measured_anew_when_t
         ({"max_total_bits": 0}, "max_total_bits must be a positive number of bits, got 0"),
         ({"max_total_bits": "9"}, "max_total_bits must be a positive number of bits, got '9'"),
         ({"metric": []}, "`metric` must hold one metric at least"),
-        ({"metric": halves(), "min_accuracy": [0.1]}, "min_accuracy must hold one value for each of 2 metrics, got 1"),
+        (
+            {"metric": halves(), "min_accuracy": [0.1]},
+            "min_accuracy must hold one value for each of 2 metrics, None where one has none",
+        ),
         ({"metric": halves(), "min_accuracy": [0.1, 7]}, "range of the metric 'high digits'"),
         (
             {"metric": halves(), "min_accuracy": [0.1, 1.0]},

@@ -11,7 +11,7 @@ import numpy as np
 
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates
-from qexplore.search import ALGORITHMS, LayerwiseQuantizationProblem, is_pymoo_algorithm
+from qexplore.search import ALGORITHMS, PLAIN, LayerwiseQuantizationProblem, is_pymoo_algorithm
 
 
 def check_search(
@@ -60,14 +60,20 @@ def check_budget(max_evaluations: object, max_seconds: object, patience: object)
             raise ProblemError(f"`max_seconds` must be a positive number, got {max_seconds!r}")
 
 
-def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem) -> Candidates | None:
+def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem, algorithm: Any) -> Candidates | None:
     """The user's own candidates, shape ``[N, L]``; None where there are none.
 
     Raises:
-        ProblemError: of another shape, no whole numbers, or outside the limits.
+        ProblemError: of another shape, no whole numbers, or outside the limits; for an algorithm that would not measure
+            them.
     """
     if initial is None:
         return None
+    if not isinstance(algorithm, str) or algorithm in PLAIN:
+        name = repr(algorithm) if isinstance(algorithm, str) else type(algorithm).__name__
+        raise ProblemError(
+            f"`initial` is for guided algorithms and the ladder, but {name} begins with its own candidates"
+        )
     space, names = problem.space, list(problem.model.activation_fake_quantizers)
     try:
         given = np.asarray(initial)

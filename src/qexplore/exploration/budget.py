@@ -31,6 +31,7 @@ class Budget:
         self._hypervolume = 0.0
         self._grown_at = 0.0
         self.num_passes = 0.0
+        self._is_closed = False
         self.most_for_one = 1.0
         """What a candidate may cost at most; more than a pass where a part of the set is looked at first."""
 
@@ -54,13 +55,23 @@ class Budget:
     @property
     def spent_by(self) -> str:
         """What limit is reached; empty while there is something left."""
-        if not self.num_affordable:
+        if self._is_closed or not self.num_affordable:
             return "max_evaluations"
         if self.is_late:
             return "max_seconds"
         if self._patience is not None and self.num_passes - self._grown_at >= self._patience:
             return "stagnation"
         return ""
+
+    def prepare(self, num_passes: float) -> None:
+        """Count passes in which no candidate was measured: patience waits for them."""
+        self.num_passes += num_passes
+        self._grown_at += num_passes
+
+    def require(self, num_passes: float) -> None:
+        """End where fewer passes are left."""
+        if self._max_evaluations is not None and self._max_evaluations - self.num_passes < num_passes:
+            self._is_closed = True
 
     def spend(self, num_passes: float, hypervolume: float) -> None:
         """Count passes, and note what they brought."""

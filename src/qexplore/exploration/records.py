@@ -52,8 +52,8 @@ class Exploration:
         num_verifications: evaluations spent on re-evaluating the front, not counted above.
         seconds: wall time, verification included.
         failures: candidates that could not be evaluated, with their reasons.
-        stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"``, ``"interrupt"`` or
-            ``"callback"``.
+        stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"`` (nothing new was left to
+            propose: of the space, or of a ladder), ``"interrupt"`` or ``"callback"``.
         algorithm: as given to `explore`, or the type of an algorithm object.
         seed: as given to `explore`.
         engine: how candidates were evaluated, or why one after the other.

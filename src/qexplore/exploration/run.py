@@ -76,7 +76,7 @@ def explore(
     """
     check_search(problem, seed, algorithm, population_size, racing, screening, callbacks)
     check_budget(max_evaluations, max_seconds, patience)
-    own = checked_initial(initial, problem)
+    own = checked_initial(initial, problem, algorithm)
     return run_search(
         problem,
         budget=Budget(max_evaluations, max_seconds, patience, time.perf_counter()),

@@ -20,6 +20,7 @@ from qexplore.search import (
     Goal,
     LayerwiseQuantizationProblem,
     generations,
+    quick_passes,
     reference_point,
 )
 
@@ -47,7 +48,9 @@ class Run:
         self._racing = racing and not self._is_plain
         self._screening = screening and self._racing
         screen = Screen.of(problem.metric, problem.num_samples) if self._screening else None
-        budget.most_for_one = 1.0 if screen is None else 1.0 + screen.num_samples / problem.num_samples
+        budget.most_for_one = 1.0 + len(problem.further)
+        if screen is not None:
+            budget.most_for_one += screen.num_samples / problem.num_samples
         self._goal = goal
         self._callbacks = tuple(callbacks)
         self._progress = progress
@@ -117,10 +120,13 @@ class Run:
         total = min(self.budget.num_affordable, self._problem.space.size)
         with Progress(total, description="explore", unit="evaluation", shown=self._progress) as bar:
             for generation in proposals:
-                self.budget.spend(generation.num_passes, 0.0)
+                self.budget.prepare(generation.num_passes)
                 bar.advance(generation.num_passes)
                 self._measure(generation, bar)
                 self._note(generation.index)
+                if generation.index == 1 and not self._is_plain:
+                    # A sensitivity table comes next; without a pass left to make use of it there is no need of one.
+                    self.budget.require(quick_passes(self._problem) + self.budget.most_for_one)
                 if self.budget.spent_by:
                     return
 

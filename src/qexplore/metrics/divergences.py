@@ -21,7 +21,10 @@ from qexplore.metrics.scores import logits_of
 def _kl_divergence(output: Any, reference: Any) -> Tensor:
     logits, expected = logits_of(output), logits_of(reference)
     if logits.dim() < 2:
-        raise MetricError(f"KL divergence needs outputs of shape [B, C, ...] or [B, T, C], got {tuple(logits.shape)}")
+        raise MetricError(
+            f"KL divergence needs outputs of shape [B, C, ...] or [B, T, C], got {tuple(logits.shape)}. For outputs "
+            'that are no logits take noise to signal: metric="sqnr"'
+        )
     classes = -1 if logits.dim() == 3 else 1
     log_p, log_q = (F.log_softmax(tensor.float(), dim=classes) for tensor in (expected, logits))
     divergence = (log_p.exp() * (log_p - log_q)).sum(dim=classes)

@@ -5,7 +5,7 @@ from qexplore.search.algorithms import ALGORITHMS, PLAIN, Generation, generation
 from qexplore.search.archive import Archive, reference_point
 from qexplore.search.goals import Cheapest, Goal, MostAccurate, WholeFront
 from qexplore.search.problem import LayerwiseQuantizationProblem, intervals_of
-from qexplore.search.sensitivity import SensitivityTable, sensitivity
+from qexplore.search.sensitivity import SensitivityTable, quick_passes, sensitivity
 from qexplore.search.space import SearchSpace
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "generations",
     "intervals_of",
     "is_pymoo_algorithm",
+    "quick_passes",
     "reference_point",
     "sensitivity",
 ]

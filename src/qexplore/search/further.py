@@ -90,10 +90,18 @@ def split_metrics(metric: Any, min_accuracy: Any, max_drop: Any) -> list[Asked]:
         raise ProblemError("`metric` must hold one metric at least, got an empty sequence")
     columns = []
     for name, value in (("min_accuracy", min_accuracy), ("max_drop", max_drop)):
-        values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value] + [None] * (len(metric) - 1)
-        if len(values) != len(metric):
-            raise ProblemError(f"{name} must hold one value for each of {len(metric)} metrics, got {len(values)}")
+        values = [None] * len(metric) if value is None else value
+        if not isinstance(values, (list, tuple, np.ndarray)) or len(values) != len(metric):
+            raise ProblemError(
+                f"{name} must hold one value for each of {len(metric)} metrics, None where one has none, got {value!r}"
+            )
         columns.append(values)
+    for one, least, drop in list(zip(metric, *columns, strict=True))[1:]:
+        if least is None and drop is None:
+            raise ProblemError(
+                f"the metric '{as_metric(one).name}' needs min_accuracy or max_drop: those after the first only have "
+                "to reach theirs"
+            )
     return [(as_metric(one), least, drop) for one, least, drop in zip(metric, *columns, strict=True)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from qexplore._table import csv_table, text_table
 from qexplore.errors import EvaluationError, MetricError, ProblemError
@@ -161,19 +162,37 @@ def _divergence(metric: Any) -> tuple[Metric, str]:
     raise ProblemError(f"the metric of a sensitivity must be one of {names} or a function, got {metric!r}")
 
 
+def quick_passes(problem: LayerwiseQuantizationProblem) -> float:
+    """Passes over the search set that `quick_table` costs at most."""
+    widths, _ = one_at_a_time(problem)
+    return _quick_count(problem) * sum(map(len, widths)) / max(1, problem.num_samples)
+
+
+def _quick_count(problem: LayerwiseQuantizationProblem) -> int:
+    widths, _ = one_at_a_time(problem)
+    affordable = _QUICK_PASSES * problem.num_samples // sum(map(len, widths))
+    return min(int(np.clip(affordable, _FEWEST_SAMPLES, _MOST_SAMPLES)), problem.num_samples)
+
+
 def quick_table(problem: LayerwiseQuantizationProblem) -> tuple[SensitivityTable, float]:
     """A table of few samples, and the passes over the search set that it cost.
 
     Where none can be had, all points suffer alike: a quarter of the noise power at each further bit.
     """
-    widths, _ = one_at_a_time(problem)
-    affordable = _QUICK_PASSES * problem.num_samples // sum(map(len, widths))
-    count = int(np.clip(affordable, _FEWEST_SAMPLES, _MOST_SAMPLES))
-    for metric in ("kl", "sqnr") if problem.has_classes else ("sqnr",):
+    count = max(1, _quick_count(problem))
+    for metric in ("kl", "sqnr") if _has_classes(problem) else ("sqnr",):
         try:
             table = sensitivity(problem, metric, num_samples=count)
         except (EvaluationError, MetricError):
             continue
         return table, table.num_samples * sum(map(len, table.num_bits)) / problem.num_samples
+    widths, _ = one_at_a_time(problem)
     values = tuple(tuple(4.0**-width for width in row) for row in widths)
     return SensitivityTable(tuple(problem.model.activation_fake_quantizers), widths, values, "none", "", 0), 0.0
+
+
+def _has_classes(problem: LayerwiseQuantizationProblem) -> bool:
+    """Whether the first target holds class indices, so that outputs are logits."""
+    data = problem.direct.data
+    target = None if data is None else next(iter(data))[1]
+    return isinstance(target, Tensor) and not target.is_floating_point()
