@@ -128,6 +128,25 @@ def test_a_search_ends_when_nothing_gets_better():
     assert exploration.num_evaluations < 343
 
 
+def test_patience_waits_for_the_sensitivity_table():
+    exploration = qx.explore(tiny_problem(upper=8), patience=2, seed=1, progress=False)
+    assert exploration.stopped_by == "stagnation"
+    assert exploration.num_evaluations > 7  # the uniform widths, and then a table of more than two passes
+
+
+@pytest.mark.parametrize("budget", [7, 8, 11])
+def test_a_table_that_does_not_fit_is_not_taken(budget):
+    exploration = explored(tiny_problem(upper=8), max_evaluations=budget)
+    assert exploration.num_passes == exploration.num_evaluations == 7
+    assert exploration.stopped_by == "max_evaluations"
+
+
+@pytest.mark.parametrize("algorithm", ["random", "nsga2-plain", NSGA2(pop_size=10)], ids=["random", "plain", "object"])
+def test_candidates_that_an_algorithm_would_not_measure_are_refused(algorithm):
+    with pytest.raises(ProblemError, match="`initial` is for guided algorithms and the ladder"):
+        explored(tiny_problem(upper=8), algorithm=algorithm, initial=[[3, 4, 5]])
+
+
 @pytest.mark.parametrize(
     ("limits", "sentence"),
     [

@@ -37,6 +37,17 @@ def test_a_limit_on_bits_is_a_constraint_of_its_own():
     assert exploration.front.most_accurate().accuracy == best
 
 
+def test_a_floor_that_only_a_narrower_uniform_width_reaches_is_accepted():
+    uniform = np.array([[width] * 3 for width in range(2, 9)])
+    scores = [evaluation.score for evaluation in tiny_problem(upper=8).measure(uniform)]
+    upper = next(
+        w for w in range(3, 9) if max(scores[: w - 1]) > scores[w - 2]
+    )  # some width is worse than a narrower one
+    problem = tiny_problem(upper=upper, min_accuracy=max(scores[: upper - 1]))
+    front = qx.explore(problem, max_evaluations=40, seed=1, progress=False).front
+    assert len(front) >= 1
+
+
 def halves():
     """Two tasks on one network: the digits below five and the others."""
 
@@ -100,6 +111,8 @@ def test_further_metrics_may_drop_so_far_from_float_and_are_measured_anew_when_t
             {"metric": halves(), "min_accuracy": [0.1]},
             "min_accuracy must hold one value for each of 2 metrics, None where one has none",
         ),
+        ({"metric": halves(), "min_accuracy": 0.9}, "min_accuracy must hold one value for each of 2 metrics"),
+        ({"metric": halves(), "min_accuracy": [0.9, None]}, "the metric 'high digits' needs min_accuracy or max_drop"),
         ({"metric": halves(), "min_accuracy": [0.1, 7]}, "range of the metric 'high digits'"),
         (
             {"metric": halves(), "min_accuracy": [0.1, 1.0]},
