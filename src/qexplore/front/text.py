@@ -46,7 +46,8 @@ def why_empty(front: Front) -> str:
     side = "at least" if front.higher_is_better else "at most"
     return (
         f"The front is empty: no evaluated candidate has {front.metric_name} of {side} "
-        f"{score_text(front.min_accuracy)} (min_accuracy). Relax min_accuracy, allow wider num_bits, or explore longer."
+        f"{score_text(front.min_accuracy)} (min_accuracy) and meets what else is asked, such as max_total_bits. Relax "
+        "one of them, allow wider num_bits, or explore longer."
     )
 
 

@@ -202,7 +202,11 @@ def _drawable_front(owner: str, source: ExplorationLike | Front) -> Front:
     if not isinstance(front, Front):
         raise FrontError(f"{owner}: needs an Exploration or a Front, got {type(source).__name__}.")
     if not len(front):
-        reason = "no candidate met min_accuracy" if front.min_accuracy is not None else "no candidate was evaluated"
+        reason = (
+            "no candidate met min_accuracy and the other limits"
+            if front.min_accuracy is not None
+            else "no candidate was evaluated"
+        )
         raise FrontError(f"{owner}: there is nothing to draw, the front is empty: {reason}. Print the front for more.")
     return front
 
