@@ -77,10 +77,6 @@ class Surrogate:
             row[: len(values)] = np.clip(np.nan_to_num(values, nan=most, posinf=most), _LEAST_SENSITIVITY, most)
         self._resolution = resolution
 
-    def damage(self, candidates: Candidates) -> Array:
-        """Summed sensitivity, shape ``[N]``."""
-        return np.asarray(self._sensitivities(candidates).sum(axis=1))
-
     def fit(self, candidates: Candidates, gains: Array, *, floor: float) -> Surrogate:
         """Learn from complete evaluations.
 
