@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pymoo.indicators.hv import Hypervolume
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
+from qexplore._choices import FloatFormat
 from qexplore.errors import FrontError
 from qexplore.front import Front
 
@@ -17,12 +18,24 @@ SCORES = st.integers(0, 20).map(lambda twentieths: twentieths / 20)
 CANDIDATES = st.lists(st.tuples(SCORES, st.integers(4, 16)), min_size=0, max_size=25)
 
 
+def costly_front(accuracy, costs, cost_names=("total_bits", "model_bytes"), **fields):
+    """A front of several costs over one point; rows are kept as they are."""
+    return Front(
+        num_bits=[[1 + row] for row in range(len(accuracy))],
+        accuracy=accuracy,
+        costs=costs,
+        point_names=("input",),
+        cost_names=cost_names,
+        **fields,
+    )
+
+
 def front_of(candidates, **fields):
     """A front over two points; the widths say which candidate a row was."""
     accuracy = [score for score, _ in candidates]
     bits = [[cost] for _, cost in candidates]
     return Front.from_candidates(
-        num_bits=np.array([[2, 2 + index] for index in range(len(candidates))], dtype=int).reshape(-1, 2),
+        num_bits=np.array([[2 + n // 14, 2 + n % 14] for n in range(len(candidates))], dtype=int).reshape(-1, 2),
         accuracy=np.array(accuracy, dtype=float),
         costs=np.array(bits, dtype=float).reshape(-1, 1),
         point_names=("input", "relu"),
@@ -31,7 +44,7 @@ def front_of(candidates, **fields):
 
 
 def kept(front):
-    return [int(row[1]) - 2 for row in front.num_bits]
+    return [14 * (int(row[0]) - 2) + int(row[1]) - 2 for row in front.num_bits]
 
 
 def brute_force(candidates, *, min_accuracy=None, higher_is_better=True):
@@ -142,7 +155,9 @@ def test_limits_that_no_point_meets_name_the_best_on_offer():
 
     with pytest.raises(FrontError, match=r"min_accuracy=0.99; the best that this front offers is accuracy 0.94"):
         front.cheapest(min_accuracy=0.99)
-    with pytest.raises(FrontError, match=r"max_total_bits=5 or less; the fewest that this front offers is 10 bits"):
+    with pytest.raises(
+        FrontError, match=r"total_bits of 5 or less; the least that this front offers is 10 \(point 0\)"
+    ):
         front.most_accurate(max_total_bits=5)
 
 
@@ -158,6 +173,34 @@ def test_knee_is_the_point_farthest_from_the_line_between_the_ends():
 @pytest.mark.parametrize("candidates", [STEEP[:1], STEEP[:2]])
 def test_knee_of_one_or_two_points_is_the_most_accurate(candidates):
     assert front_of(candidates).knee().accuracy == max(score for score, _ in candidates)
+
+
+def plain_knee(front):
+    """Nearest to (best accuracy, least cost of each), each axis scaled over the front, in plain loops."""
+    axes = [[-value for value in front.accuracy], *front.costs.T.tolist()]
+    distances = []
+    for row in range(len(front)):
+        scaled = [(axis[row] - min(axis)) / (max(axis) - min(axis)) for axis in axes]
+        distances.append(sum(value**2 for value in scaled) ** 0.5)
+    return distances.index(min(distances))
+
+
+@pytest.mark.parametrize("num_costs", [2, 3])
+def test_knee_with_several_costs_is_the_point_nearest_to_the_ideal(num_costs):
+    random = np.random.default_rng(num_costs)
+    accuracy, costs = random.random(30), random.random((30, num_costs)) * [10.0**place for place in range(num_costs)]
+    front = costly_front(accuracy[:16], costs[:16], tuple("abc"[:num_costs]))
+
+    assert front.knee().index == plain_knee(front)
+
+
+def test_knee_does_not_mind_units_or_costs_that_are_the_same_everywhere():
+    one = front_of(STEEP)
+    two = costly_front(one.accuracy, np.column_stack([one.total_bits, np.full(4, 7.0)]))
+    scaled = costly_front([0.8, 0.93, 0.94], [[1, 3e9], [2, 1e9], [9, 5e9]])
+
+    assert two.knee().index == one.knee().index
+    assert scaled.knee().index == costly_front([0.8, 0.93, 0.94], [[1, 3], [2, 1], [9, 5]]).knee().index == 1
 
 
 @pytest.mark.parametrize("pick", ["cheapest", "most_accurate", "knee"])
@@ -193,11 +236,106 @@ def test_savings_against_another_metric_are_refused():
         front_of(STEEP).bits_saved(front_of(STEEP, metric_name="loss", higher_is_better=False))
 
 
+TWO_COSTS = ([0.80, 0.90, 0.93, 0.94], [[10, 900], [12, 500], [20, 700], [30, 800]])
+
+
+def test_one_picks_by_any_cost_and_within_limits_of_several():
+    front = costly_front(*TWO_COSTS)
+
+    assert front.cheapest().costs["total_bits"] == 10
+    assert front.cheapest(cost="model_bytes").costs["model_bytes"] == 500
+    assert front.cheapest(0.91, "model_bytes").accuracy == 0.93
+    assert front.cheapest(limits={"model_bytes": 800}).costs["total_bits"] == 12
+    assert front.most_accurate(limits={"model_bytes": 750}).accuracy == 0.93
+    assert front.most_accurate(19, limits={"model_bytes": 750}).accuracy == 0.90
+    assert front.most_accurate(25, limits={"total_bits": 15}).accuracy == 0.90
+    assert front.cost("model_bytes").tolist() == [900, 500, 700, 800]
+
+
+def test_equals_are_decided_by_the_other_objectives():
+    front = costly_front([0.8, 0.9, 0.9, 0.9], [[5, 9], [5, 9], [5, 7], [6, 1]])
+
+    assert front.cheapest().index == 2
+    assert front.most_accurate().index == 2
+    assert front.cheapest(cost="model_bytes").index == 3
+
+
+@pytest.mark.parametrize(
+    ("pick", "message"),
+    [
+        (lambda front: front.cheapest(cost="bops"), "cost must be among 'total_bits', 'model_bytes', got 'bops'"),
+        (lambda front: front.cost("bops"), "got 'bops'"),
+        (lambda front: front.nondominated(["bops"]), "must be among 'accuracy', 'total_bits', 'model_bytes'"),
+        (lambda front: front.most_accurate(limits={"bops": 3}), "limits must be among"),
+        (lambda front: front.most_accurate(limits={"model_bytes": "few"}), "limit of model_bytes must be a finite"),
+        (lambda front: front.most_accurate(limits={"model_bytes": 100}), r"the least .* is 500 \(point 1\)"),
+        (lambda front: front.most_accurate(10, limits={"model_bytes": 600}), "though each alone is met"),
+        (lambda front: front.cheapest(0.92, limits={"model_bytes": 600}), "within these limits is accuracy 0.9 "),
+    ],
+)
+def test_what_cannot_be_picked_is_explained(pick, message):
+    with pytest.raises(FrontError, match=message):
+        pick(costly_front(*TWO_COSTS))
+
+
+def test_a_front_without_total_bits_is_picked_from_by_its_first_cost():
+    front = costly_front(*TWO_COSTS, cost_names=("energy", "latency"))
+
+    assert front.cheapest().index == 0
+    assert front.most_accurate().index == 3
+    assert "energy 10" in str(front[0])
+    assert front.bits_saved(front) == ()
+    with pytest.raises(FrontError, match="must hold 'total_bits'"):
+        front.most_accurate(max_total_bits=20)
+    with pytest.raises(FrontError, match="must hold 'total_bits'"):
+        _ = front[0].total_bits
+
+
+def test_nondominated_counts_only_the_objectives_asked_for():
+    front = costly_front(*TWO_COSTS)
+
+    assert front.nondominated().tolist() == [True] * 4
+    assert front.nondominated(["accuracy", "model_bytes"]).tolist() == [False, True, True, True]
+    assert front.nondominated(["total_bits", "model_bytes"]).tolist() == [True, True, False, False]
+    assert front.nondominated(["model_bytes"]).tolist() == [False, True, False, False]
+
+
+def test_hypervolume_of_three_objectives_agrees_with_pymoo():
+    random = np.random.default_rng(0)
+    front = costly_front(random.random(16), random.random((16, 2)))
+    expected = Hypervolume(ref_point=np.array([-0.1, 0.9, 0.8])).do(np.column_stack([-front.accuracy, front.costs]))
+
+    assert front.hypervolume((0.1, 0.9, 0.8)) == pytest.approx(expected)
+
+
+def test_savings_are_of_the_cost_asked_for():
+    front = costly_front(*TWO_COSTS)
+    uniform = costly_front([0.85, 0.93], [[16, 600], [28, 1000]])
+
+    (first, second) = front.bits_saved(uniform, cost="model_bytes")
+
+    assert (first.saved, first.point.index, first.cost_name) == (100, 1, "model_bytes")
+    assert (second.saved, second.share) == (300, 0.3)
+    assert [saving.saved for saving in front.bits_saved(uniform)] == [4, 8]
+    with pytest.raises(FrontError, match="the other front's costs"):
+        front.bits_saved(front_of(STEEP), cost="model_bytes")
+
+
+def test_formats_are_codes_in_the_vector_and_formats_by_name():
+    front = Front(num_bits=[[403, 0, 1201, 4]], accuracy=[0.9], costs=[[48.25]], point_names=tuple("abcd"))
+
+    assert front[0].num_bits == (403, 0, 1201, 4)
+    assert front[0].widths == {"a": FloatFormat(4, 3), "b": 0, "c": FloatFormat(2, 1, 32), "d": 4}
+    assert str(front[0]).endswith("num_bits: a E4M3, b off, c MXE2M1, d 4")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"num_bits": [[2]]}, "num_bits"),
         ({"num_bits": [[2, -1]]}, "num_bits must be 0"),
+        ({"num_bits": [[2, 17]]}, "a width of 1 to 16 .* got 17 at point 'relu' in row 0"),
+        ({"num_bits": [[404, 3]]}, "got 404 at point 'input'"),
         ({"num_bits": [[2.5, 3.0]]}, "num_bits"),
         ({"accuracy": [0.9, 0.8]}, "accuracy"),
         ({"accuracy": [float("nan")]}, "accuracy"),

@@ -76,6 +76,31 @@ def test_front_written_by_the_first_version_loads():
     assert np.isnan(front.report_accuracy[1])
 
 
+def test_front_written_by_the_second_version_loads():
+    front = Front.load(ASSETS / "front-v2.json")
+
+    assert front.num_bits.tolist() == [[403, 4, 0], [8, 1203, 5]]
+    assert front.cost_names == ("total_bits", "bops")
+    assert [str(choice) for choice in front[0].widths.values()] == ["E4M3", "4", "0"]
+
+
+def test_saved_formats_come_back_and_are_named_in_the_file(tmp_path):
+    front = a_front(num_bits=[[403, 1201, 0], [8, 5, 403]])
+    front.save(tmp_path / "front.json")
+
+    assert_same(front, Front.load(tmp_path / "front.json"))
+    assert json.loads((tmp_path / "front.json").read_text())["formats"] == {"403": "E4M3", "1201": "MXE2M1"}
+
+
+@pytest.mark.parametrize("formats", [{}, {"403": "E5M2"}, None])
+def test_a_code_that_the_file_does_not_name_as_this_format_is_refused(formats, tmp_path):
+    file = tmp_path / "front.json"
+    file.write_text(changed(version=2, num_bits=[[403, 4, 4], [5, 5, 5]], formats=formats))
+
+    with pytest.raises(FrontFileError, match="must name the float format E4M3 for the code 403"):
+        Front.load(file)
+
+
 def test_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
     file = tmp_path / "front.json"
     a_front().save(file)
@@ -110,6 +135,9 @@ def changed(**fields):
         changed(accuracy=["high", "low"]),
         changed(num_bits=[[4, 4], [5]]),
         changed(num_bits=None),
+        changed(num_bits=[[403, 4, 4], [5, 5, 5]]),
+        changed(num_bits=[[99, 4, 4], [5, 5, 5]]),
+        changed(version=2, num_bits=[["E4M3", 4, 4], [5, 5, 5]], formats={}),
     ],
 )
 def test_file_that_holds_no_front_is_refused_by_its_name(text, tmp_path):
@@ -142,6 +170,35 @@ def test_csv_holds_the_numbers(tmp_path):
     assert [float(row["accuracy"]) for row in rows] == front.accuracy.tolist()
     assert [float(row["total_bits"]) for row in rows] == front.total_bits.tolist()
     assert [[int(row[name]) for name in front.point_names] for row in rows] == front.num_bits.tolist()
+
+
+def test_csv_names_formats_and_keeps_widths_as_numbers():
+    rows = list(csv.DictReader(io.StringIO(a_front(num_bits=[[403, 0, 4], [8, 1201, 5]]).to_csv())))
+
+    assert [[row[name] for name in ("layer0", "layer1", "layer2")] for row in rows] == [
+        ["E4M3", "0", "4"],
+        ["8", "MXE2M1", "5"],
+    ]
+
+
+def test_table_names_formats_and_means_stored_bits():
+    lines = str(a_front(num_bits=[[403, 0, 1201], [8, 4, 502]])).splitlines()
+
+    assert lines[3].endswith("6.12    E4M3    off MXE2M1")
+    assert lines[4].endswith("6.67       8      4   E5M2")
+
+
+@pytest.mark.parametrize("points", [9, 60])
+def test_table_of_many_formats_and_costs_is_short(points):
+    num_bits = np.array([[403, 2, 1201] * (points // 3), [8, 0, 403] * (points // 3)])
+    costs = [[4.5e2, 1.25e9, 123456], [5e2, 1.5e9, 234567]]
+    front = a_front(points, num_bits=num_bits, costs=costs, cost_names=("total_bits", "bops", "peak_activation_bytes"))
+
+    lines = str(front).splitlines()
+
+    assert max(map(len, lines)) <= 140
+    assert lines[3].endswith("2..E4M3" if points == 60 else lines[3][-5:])
+    assert "1,250,000,000" in lines[3]
 
 
 @pytest.mark.parametrize("points", [1, 8, 30, 120])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS
 from qexplore.errors import FrontError
 
+_KNOWN_CODES = [*range(MAX_NUM_BITS + 1), *(known.code for known in FLOAT_FORMATS)]
 _KINDS = {"iu": "whole numbers", "iuf": "numbers"}
 
 
@@ -42,6 +45,19 @@ def checked_array(
         )
     stored.setflags(write=False)
     return stored
+
+
+def checked_codes(value: Any, point_names: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """Codes of choices [K, L], read-only."""
+    codes = checked_array("num_bits", value, (None, len(point_names)), kinds="iu")
+    unknown = np.argwhere(~np.isin(codes, _KNOWN_CODES))
+    if len(unknown):
+        row, column = unknown[0]
+        raise FrontError(
+            f"Front: num_bits must be 0 (off), a width of 1 to {MAX_NUM_BITS} or the code of a float format, such as "
+            f"403 for E4M3, got {codes[row, column]} at point {point_names[column]!r} in row {row}."
+        )
+    return codes
 
 
 def checked_names(name: str, value: Any) -> tuple[str, ...]:
@@ -88,6 +104,37 @@ def checked_reference_point(value: Any, cost_names: tuple[str, ...]) -> npt.NDAr
             f"Front.hypervolume: reference_point must be {1 + len(cost_names)} finite numbers, the accuracy and then "
             f"{', '.join(cost_names)}, got {_short(value)}."
         ) from error
+
+
+def check_known_names(owner: str, wanted: Sequence[str], known: Sequence[str]) -> None:
+    """FrontError unless every one of `wanted`, at least one, is among `known`."""
+    if not wanted or not set(wanted) <= set(known):
+        raise FrontError(f"{owner} must be among {', '.join(map(repr, known))}, got {', '.join(map(repr, wanted))}.")
+
+
+def rows_within(
+    owner: str, limits: Mapping[str, float] | None, costs: npt.NDArray[np.float64], cost_names: tuple[str, ...]
+) -> npt.NDArray[np.int64]:
+    """Rows of `costs` [K, C], K at least 1, that are within all `limits`, at least one."""
+    if not limits:
+        return np.arange(len(costs))
+    check_known_names(f"{owner}: limits", list(limits), cost_names)
+    within = np.ones(len(costs), dtype=bool)
+    for name, limit in limits.items():
+        upper = checked_score(f"the limit of {name}", limit)
+        if upper is None:
+            raise FrontError(f"{owner}: the limit of {name} must be a finite number, got None. Leave it out instead.")
+        values = costs[:, cost_names.index(name)]
+        if not (values <= upper).any():
+            raise FrontError(
+                f"{owner}: no point has {name} of {upper:g} or less; the least that this front offers is "
+                f"{values.min():g} (point {values.argmin()}). Allow more."
+            )
+        within &= values <= upper
+    if not within.any():
+        asked = ", ".join(f"{name} {limit:g}" for name, limit in limits.items())
+        raise FrontError(f"{owner}: no point is within all of {asked}, though each alone is met. Allow more of one.")
+    return np.flatnonzero(within)
 
 
 def _short(value: Any) -> str:

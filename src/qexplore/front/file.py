@@ -9,6 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from qexplore._choices import choice_name, is_float_code
 from qexplore._table import csv_table
 from qexplore.errors import FrontFileError
 
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
     from qexplore.front.front import Front
 
 _FORMAT = "qexplore-front"
-_VERSION = 1
+# Version 1 knew widths only: its readers took the code of a float format for a width. Version 2 names the formats.
+_VERSION = 2
 _FIELDS = (
     "num_bits",
     "accuracy",
@@ -39,7 +43,9 @@ _UNKNOWN_ALLOWED = ("interval", "report_accuracy", "report_interval")
 def to_json(front: Front) -> str:
     """The front as JSON text, one field a line; Python's shortest float text reads back to the same bits."""
     assert tuple(field.name for field in fields(front)) == _FIELDS, "a new field of Front needs a new file version"
-    entries = {"format": _FORMAT, "version": _VERSION} | {name: _plain(getattr(front, name)) for name in _FIELDS}
+    formats = {str(code): choice_name(code) for code in np.unique(front.num_bits).tolist() if is_float_code(code)}
+    entries: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "formats": formats}
+    entries |= {name: _plain(getattr(front, name)) for name in _FIELDS}
     lines = (f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in entries.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -63,7 +69,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The constructor's fields from a front file; their values are checked by the constructor.
 
-    FrontFileError when the file is no JSON, no front, of a newer version, or lacks a field.
+    FrontFileError when the file is no JSON, no front, of a newer version, lacks a field or names no format for a code.
     """
     shown = f"Front file {os.fspath(path)!r}"
     try:
@@ -79,17 +85,24 @@ def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
     missing = [name for name in _FIELDS if name not in entries]
     if missing:
         raise FrontFileError(f"{shown} must hold every field of a front, {missing} missing. Save the front again.")
+    _check_formats(shown, entries["num_bits"], {} if entries["version"] == 1 else entries.get("formats"))
     return {name: _with_unknown(name, entries[name]) for name in _FIELDS}
 
 
 def to_csv(front: Front) -> str:
-    """Header and one line a point, comma-separated; a value that is not known is an empty cell."""
+    """Header and one line a point, comma-separated; a value that is not known is an empty cell.
+
+    A width is a number, 0 is off, a float format is its name.
+    """
     columns: dict[str, list[Any]] = {"index": list(range(len(front)))}
     columns |= _score_columns(front.metric_name, front.accuracy, front.interval)
     if front.report_accuracy is not None:
         columns |= _score_columns(f"report_{front.metric_name}", front.report_accuracy, front.report_interval)
     names = [*columns, *front.cost_names, *front.point_names]
-    cells = [*columns.values(), *front.costs.T.tolist(), *front.num_bits.T.tolist()]
+    choices = [
+        [choice_name(code) if is_float_code(code) else code for code in row] for row in front.num_bits.T.tolist()
+    ]
+    cells = [*columns.values(), *front.costs.T.tolist(), *choices]
     return csv_table(names, zip(*cells, strict=True))
 
 
@@ -100,6 +113,19 @@ def _check_version(shown: str, version: Any) -> None:
         raise FrontFileError(
             f"{shown} must be of version {_VERSION} or older, got {version}: it was written by a newer qexplore. "
             f"Install that version, or a newer one."
+        )
+
+
+def _check_formats(shown: str, num_bits: Any, formats: Any) -> None:
+    """A code must stand for the same format here as where the file was written."""
+    rows = [row for row in num_bits if isinstance(row, list)] if isinstance(num_bits, list) else []
+    codes = {code for row in rows for code in row if isinstance(code, int) and is_float_code(code)}
+    named = formats if isinstance(formats, dict) else {}
+    wrong = [code for code in sorted(codes) if named.get(str(code)) != choice_name(code)]
+    if wrong:
+        raise FrontFileError(
+            f"{shown} must name the float format {choice_name(wrong[0])} for the code {wrong[0]} in 'formats', got "
+            f"{named.get(str(wrong[0]))!r}. Save the front again."
         )
 
 

@@ -5,9 +5,10 @@ Shape letters: K front members, L quantization points, C costs, N candidates.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,8 +16,9 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
+from qexplore._choices import Choice, choice_of
 from qexplore.errors import FrontError, FrontFileError
-from qexplore.front import checks, file, text
+from qexplore.front import checks, file, picking, text
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -26,16 +28,18 @@ _ROW_FIELDS = ("num_bits", "accuracy", "costs", "interval", "report_accuracy", "
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """One member of a front: its widths in order (0 is off) and by point name, its scores and its costs by name.
+    """One member of a front: what stands at its quantization points, its scores and its costs by name.
 
-    Intervals are (low, high) at 95 %. An interval or a report accuracy that is not known is None.
+    `num_bits` holds codes in the order of the points, as a model takes them: a width is itself, 0 is off, a float
+    format has its code. `widths` says the same by point name, with a `FloatFormat` in the place of its code. Intervals
+    are (low, high) at 95 %. An interval or a report accuracy that is not known is None.
     """
 
     index: int
     num_bits: tuple[int, ...]
     accuracy: float
     costs: dict[str, float] = field(hash=False)
-    widths: dict[str, int] = field(hash=False, repr=False)
+    widths: dict[str, Choice] = field(hash=False, repr=False)
     interval: tuple[float, float] | None = None
     report_accuracy: float | None = None
     report_interval: tuple[float, float] | None = None
@@ -53,12 +57,16 @@ class FrontPoint:
 
 @dataclass(frozen=True)
 class BitsSaved:
-    """Bits that `point` needs less than `other_point` at no less accuracy; `share` is of `other_point`'s bits."""
+    """What `point` needs less than `other_point` of the cost `cost_name`, at no less accuracy.
+
+    `share` is of what `other_point` needs, nan where that is 0.
+    """
 
     saved: float
     share: float
     point: FrontPoint
     other_point: FrontPoint
+    cost_name: str = "total_bits"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +77,7 @@ class Front:
     read-only. Wrong shapes, types, infinite numbers and NaN outside the places named below raise FrontError.
     """
 
-    num_bits: IntArray  # [K, L] widths, 0 is off
+    num_bits: IntArray  # [K, L] codes: widths, 0 is off, 403 is E4M3
     accuracy: FloatArray  # [K] score on the search set, in the user's direction
     costs: FloatArray  # [K, C]
     point_names: tuple[str, ...]  # L names
@@ -91,13 +99,10 @@ class Front:
                 raise FrontError(f"Front: {name} must be a {wanted.__name__}, got {getattr(self, name)!r}.")
         for name in ("min_accuracy", "float_accuracy"):
             self._set(name, checks.checked_score(name, getattr(self, name)))
-        num_points, num_costs = len(self.point_names), len(self.cost_names)
-        self._set("num_bits", checks.checked_array("num_bits", self.num_bits, (None, num_points), kinds="iu"))
-        if (self.num_bits < 0).any():
-            raise FrontError(f"Front: num_bits must be 0 (off) or more, got {self.num_bits.min()}.")
+        self._set("num_bits", checks.checked_codes(self.num_bits, self.point_names))
         rows = len(self.num_bits)
         self._set("accuracy", checks.checked_array("accuracy", self.accuracy, (rows,)))
-        self._set("costs", checks.checked_array("costs", self.costs, (rows, num_costs)))
+        self._set("costs", checks.checked_array("costs", self.costs, (rows, len(self.cost_names))))
         for name in ("interval", "report_interval"):
             self._set(name, checks.checked_interval(name, getattr(self, name), rows))
         if self.report_accuracy is not None:
@@ -118,7 +123,7 @@ class Front:
         """
         everything = cls(num_bits=num_bits, accuracy=accuracy, costs=costs, point_names=tuple(point_names), **fields)
         feasible = everything._rows(everything._meets(everything.min_accuracy))
-        kept = feasible._rows(feasible._nondominated())
+        kept = feasible._rows(picking.nondominated(feasible._minimised))
         return kept._rows(np.lexsort(kept.costs.T[::-1]))
 
     def __len__(self) -> int:
@@ -134,13 +139,13 @@ class Front:
         if not 0 <= row < len(self):
             holds = f"has the points 0 to {len(self) - 1}" if len(self) else "is empty"
             raise IndexError(f"Front: no point {wanted}, this front {holds}.")
-        widths = tuple(int(width) for width in self.num_bits[row])
+        codes = tuple(int(code) for code in self.num_bits[row])
         return FrontPoint(
             index=row,
-            num_bits=widths,
+            num_bits=codes,
             accuracy=float(self.accuracy[row]),
             costs=dict(zip(self.cost_names, self.costs[row].tolist(), strict=True)),
-            widths=dict(zip(self.point_names, widths, strict=True)),
+            widths=dict(zip(self.point_names, map(choice_of, codes), strict=True)),
             interval=_known_pair(self.interval, row),
             report_accuracy=_known_number(self.report_accuracy, row),
             report_interval=_known_pair(self.report_interval, row),
@@ -153,55 +158,87 @@ class Front:
         _require_total_bits("Front.total_bits", self.cost_names)
         return self.costs[:, self.cost_names.index("total_bits")]
 
-    def cheapest(self, min_accuracy: float | None = None) -> FrontPoint:
-        """The point of the lowest first cost among those that meet `min_accuracy`; the most accurate of equals.
+    def cost(self, name: str | None = None) -> FloatArray:
+        """The cost of that name [K], read-only; without a name the first one. FrontError when there is none such."""
+        return self.costs[:, self._column("Front.cost", name)]
 
-        FrontError when the front is empty or no point meets it; the sentence names the best that there is.
+    def cheapest(
+        self, min_accuracy: float | None = None, cost: str | None = None, *, limits: Mapping[str, float] | None = None
+    ) -> FrontPoint:
+        """The point of the lowest `cost` that meets `min_accuracy` and `limits`; the most accurate of equals.
+
+        Args:
+            min_accuracy: the worst acceptable score: the largest one when lower is better.
+            cost: name of a cost; the first one when None.
+            limits: largest acceptable value by name of a cost.
+
+        Raises:
+            FrontError: an empty front, an unknown cost, or no point meets what is asked; the sentence names the best
+                that there is.
         """
-        best = self.most_accurate()
-        rows = np.flatnonzero(self._meets(min_accuracy))
+        self._require_points()
+        column = self._column("Front.cheapest", cost)
+        within = checks.rows_within("Front.cheapest", limits, self.costs, self.cost_names)
+        rows = within[self._meets(min_accuracy)[within]]
         if not rows.size:
+            best = self[within[self._gain[within].argmax()]]
+            where = " within these limits" if limits else ""
             raise FrontError(
-                f"Front.cheapest: no point meets min_accuracy={min_accuracy}; the best that this front offers is "
-                f"{self.metric_name} {best.accuracy} (point {best.index}). Ask for less, or explore with wider limits."
+                f"Front.cheapest: no point meets min_accuracy={min_accuracy}; the best that this front offers{where} "
+                f"is {self.metric_name} {best.accuracy} (point {best.index}). Ask for less, or explore with wider "
+                f"limits."
             )
-        return self[rows[np.lexsort((-self._gain[rows], self.costs[rows, 0]))[0]]]
+        return self[picking.cheapest_row(self._gain[rows], self.costs[rows], column, rows)]
 
-    def most_accurate(self, max_total_bits: float | None = None) -> FrontPoint:
-        """The point of the best accuracy among those of at most `max_total_bits`; the cheapest of equals.
+    def most_accurate(
+        self, max_total_bits: float | None = None, *, limits: Mapping[str, float] | None = None
+    ) -> FrontPoint:
+        """The point of the best accuracy among those within `limits`; the cheapest of equals, by the first cost.
 
-        FrontError when the front is empty or every point needs more bits; the sentence names the fewest.
+        Args:
+            max_total_bits: the same as ``limits={"total_bits": max_total_bits}``; both together are the stricter one.
+            limits: largest acceptable value by name of a cost.
+
+        Raises:
+            FrontError: an empty front, an unknown cost, or no point is within the limits; the sentence names the least
+                that there is.
         """
-        if not len(self):
-            raise FrontError(f"Front: there is no point to pick. {text.why_empty(self)}")
-        rows = np.arange(len(self)) if max_total_bits is None else np.flatnonzero(self.total_bits <= max_total_bits)
-        if not rows.size:
-            fewest = self.total_bits.argmin()
-            raise FrontError(
-                f"Front.most_accurate: no point has max_total_bits={max_total_bits} or less; the fewest that this "
-                f"front offers is {self.total_bits[fewest]:g} bits (point {fewest}). Allow more bits."
-            )
-        return self[rows[np.lexsort((self.costs[rows, 0], -self._gain[rows]))[0]]]
+        self._require_points()
+        owner, wanted = "Front.most_accurate", dict(limits or {})
+        if max_total_bits is not None:
+            _require_total_bits(owner, self.cost_names)
+            wanted["total_bits"] = min(max_total_bits, wanted.get("total_bits", max_total_bits))
+        rows = checks.rows_within(owner, wanted, self.costs, self.cost_names)
+        return self[picking.most_accurate_row(self._gain[rows], self.costs[rows], rows)]
 
     def knee(self) -> FrontPoint:
-        """The point where more bits begin to buy little: the farthest beyond the line between the front's two ends.
+        """The point from which more accuracy begins to cost much.
 
-        Ends are `cheapest()` and `most_accurate()`; both axes (accuracy, first cost) are scaled to [0, 1] between
-        them; of equals the cheapest. Where no point lies beyond the line (one or two points, a front that bulges
-        inward) it is `most_accurate()`. FrontError when the front is empty.
-        Source: I. Das, "On characterizing the 'knee' of the Pareto curve based on Normal-Boundary Intersection",
-        Structural Optimization 18, 1999.
+        With one cost: the farthest beyond the line between the front's two ends, the cheapest and the most accurate
+        point, both axes scaled to [0, 1] between them. Where no point lies beyond the line (one or two points, a front
+        that bulges inward) the most accurate. Source: I. Das, "On characterizing the 'knee' of the Pareto curve based
+        on Normal-Boundary Intersection", Structural Optimization 18, 1999.
+
+        With several costs the hyperplane through the ends is often none, because one point is the cheapest in all of
+        them. There it is the point nearest to the ideal one, which has the best accuracy and the least of every cost
+        that the front holds, each axis scaled to [0, 1] over the front: the compromise solution for p = 2. Source:
+        P. L. Yu, "A class of solutions for group decision problems", Management Science 19, 1973.
+
+        A cost that is the same for all points does not count; of equals the cheapest by the first cost. FrontError when
+        the front is empty.
         """
-        first, last = self.cheapest().index, self.most_accurate().index
-        spread = self.costs[last, 0] - self.costs[first, 0]
-        gained = self._gain[last] - self._gain[first]
-        if spread <= 0 or gained <= 0:
-            return self[last]
-        beyond = (self._gain - self._gain[first]) / gained - (self.costs[:, 0] - self.costs[first, 0]) / spread
-        # Rounding leaves about 1e-16 on points that lie exactly on the line; those are no knee.
-        beyond = beyond.round(12)
-        rows = np.flatnonzero(beyond == beyond.max())
-        return self[rows[self.costs[rows, 0].argmin()]] if beyond.max() > 0 else self[last]
+        self._require_points()
+        return self[picking.knee_row(self._gain, self.costs)]
+
+    def nondominated(self, objectives: Sequence[str] | None = None) -> npt.NDArray[np.bool_]:
+        """Which rows no other row beats when only these objectives count, [K]; of equal rows the first.
+
+        Objectives are names: the metric's or a cost's; all when None. FrontError when there is none such.
+        """
+        names = (self.metric_name, *self.cost_names)
+        wanted = names if objectives is None else tuple(objectives)
+        checks.check_known_names("Front.nondominated: objectives", wanted, names)
+        return picking.nondominated(self._minimised[:, [names.index(name) for name in wanted]])
 
     def hypervolume(self, reference_point: Sequence[float]) -> float:
         """What this front dominates up to `reference_point` = (accuracy, cost of each), in metric times cost units.
@@ -214,30 +251,35 @@ class Front:
         direction[0] = -1.0 if self.higher_is_better else 1.0
         return float(moocore.hypervolume(self._minimised, ref=reference * direction))
 
-    def bits_saved(self, other: Front) -> tuple[BitsSaved, ...]:
-        """Total bits saved against points of `other`, usually the uniform widths, at no less accuracy.
+    def bits_saved(self, other: Front, cost: str | None = None) -> tuple[BitsSaved, ...]:
+        """What is saved of a cost against points of `other`, usually the uniform widths, at no less accuracy.
 
         Each point of `other` is compared with the cheapest point of this front that is at least as accurate; in the
-        order of `other`, where bits are saved. Points that do not meet this front's `min_accuracy`, or that `other`
-        itself beats, are no baseline: leaving one for the next uniform width is no merit of a search. FrontError when
-        the two fronts hold different metrics.
+        order of `other`, where something is saved. Points that do not meet this front's `min_accuracy`, or that `other`
+        itself beats, are no baseline: leaving one for the next uniform width is no merit of a search. `cost` names the
+        cost, the first one when None; the others do not count. FrontError when one of the fronts lacks it, or when the
+        two hold different metrics.
         """
+        owner = "Front.bits_saved"
         if other.higher_is_better != self.higher_is_better or other.metric_name != self.metric_name:
             raise FrontError(
-                f"Front.bits_saved: both fronts must hold the same metric in the same direction, got "
+                f"{owner}: both fronts must hold the same metric in the same direction, got "
                 f"{self.metric_name!r} and {other.metric_name!r}. Compare fronts of one problem."
             )
-        baseline = other._nondominated() & other._meets(self.min_accuracy)
-        savings = (self._saving(other[int(row)]) for row in np.flatnonzero(baseline))
+        name = self.cost_names[self._column(owner, cost)]
+        checks.check_known_names(f"{owner}: the other front's costs", [name], other.cost_names)
+        baseline = other.nondominated([other.metric_name, name]) & other._meets(self.min_accuracy)
+        savings = (self._saving(other[int(row)], name) for row in np.flatnonzero(baseline))
         return tuple(saving for saving in savings if saving is not None)
 
-    def _saving(self, other_point: FrontPoint) -> BitsSaved | None:
+    def _saving(self, other_point: FrontPoint, name: str) -> BitsSaved | None:
         matches = np.flatnonzero(self._meets(other_point.accuracy))
         if not matches.size:
             return None
-        point = self[int(matches[self.total_bits[matches].argmin()])]
-        saved = other_point.total_bits - point.total_bits
-        return BitsSaved(saved, saved / other_point.total_bits, point, other_point) if saved > 0 else None
+        point = self[int(matches[self.cost(name)[matches].argmin()])]
+        before = other_point.costs[name]
+        saved = before - point.costs[name]
+        return BitsSaved(saved, saved / before if before else math.nan, point, other_point, name) if saved > 0 else None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this front as JSON, all or nothing; makes the folder of `path`, but not that folder's parents."""
@@ -253,7 +295,10 @@ class Front:
             raise FrontFileError(f"Front file {os.fspath(path)!r} is damaged. {error} Save the front again.") from error
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The front as CSV text, one line a point and one column for each point name; also written to `path`."""
+        """The front as CSV text, one line a point and one column for each point name; also written to `path`.
+
+        Widths are numbers, 0 is off, a float format is its name.
+        """
         written = file.to_csv(self)
         if path is not None:
             file.write_text(path, written)
@@ -274,8 +319,15 @@ class Front:
     def _minimised(self) -> FloatArray:
         return np.column_stack([-self._gain, self.costs])
 
-    def _nondominated(self) -> npt.NDArray[np.bool_]:
-        return np.asarray(moocore.is_nondominated(self._minimised), dtype=bool)
+    def _column(self, owner: str, cost: str | None) -> int:
+        if cost is None:
+            return 0
+        checks.check_known_names(f"{owner}: cost", [cost], self.cost_names)
+        return self.cost_names.index(cost)
+
+    def _require_points(self) -> None:
+        if not len(self):
+            raise FrontError(f"Front: there is no point to pick. {text.why_empty(self)}")
 
     def _meets(self, bound: float | None) -> npt.NDArray[np.bool_]:
         if bound is None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qexplore._choices import choice_name, stored_bits
 from qexplore._table import text_table
 
 if TYPE_CHECKING:
     from qexplore.front.front import Front, FrontPoint
 
 _TABLE_WIDTH = 100
-_NAMED_WIDTHS = 8  # a line names the width of each point up to this many points
+_NAMED_WIDTHS = 8  # a line names the choice at each point up to this many points
 
 
 def score_text(value: float) -> str:
@@ -23,8 +24,17 @@ def score_text(value: float) -> str:
 
 
 def cost_text(value: float) -> str:
-    """A cost: a whole number in full, any other with two decimals."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
+    """A cost: a whole number in full, any other with two decimals, a small one with four significant digits."""
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.4g}"
+
+
+def by_stored_bits(codes: Iterable[int]) -> list[int]:
+    """Different codes of choices, from few stored bits to many, so that off, which keeps 32, is the last."""
+    different = np.array(sorted(set(codes)), dtype=np.int64)
+    order: list[int] = different[np.argsort(stored_bits(different), kind="stable")].tolist()
+    return order
 
 
 def point_line(point: FrontPoint) -> str:
@@ -34,7 +44,7 @@ def point_line(point: FrontPoint) -> str:
         report = f"{score_text(point.report_accuracy)}{_bracketed(point.report_interval)}"
         parts.append(f"on the report set {report}")
     parts += [f"{name} {cost_text(cost)}" for name, cost in point.costs.items()]
-    named = ", ".join(f"{name} {width or 'off'}" for name, width in point.widths.items())
+    named = ", ".join(f"{name} {choice or 'off'}" for name, choice in point.widths.items())
     widths = named if len(point.widths) <= _NAMED_WIDTHS else _short_widths(point.num_bits)
     return f"point {point.index}: {', '.join(parts)}; num_bits: {widths}"
 
@@ -96,30 +106,31 @@ def _bracketed(interval: Sequence[float] | None) -> str:
     return f" ({score_text(interval[0])} to {score_text(interval[1])})"
 
 
-def _mean_bits(widths: Any) -> str:
-    on = widths[widths > 0]
-    return f"{np.mean(on):.2f}" if on.size else "-"
+def _mean_bits(codes: Any) -> str:
+    on = codes[codes > 0]
+    return f"{np.mean(stored_bits(on)):.2f}" if on.size else "-"
 
 
 def _widths_cells(rows: list[list[int]], room: int) -> list[str]:
     """The same form for all rows, the fullest that fits, so that rows stay comparable column by column."""
-    words = [[_width(width) for width in row] for row in rows]
+    words = [[choice_name(code) for code in row] for row in rows]
     longest = max(len(word) for row in words for word in row)
     if len(words[0]) * (longest + 1) - 1 <= room:
         return [" ".join(word.rjust(longest) for word in row) for row in words]
     # One digit a point needs no blanks between; "-" is a quantizer that is off.
     if max(map(max, rows)) < 10 and len(rows[0]) <= room:
-        return ["".join(str(width or "-") for width in row) for row in rows]
-    return [_short_widths(row) for row in rows]
+        return ["".join(str(code or "-") for code in row) for row in rows]
+    short = [_short_widths(row) for row in rows]
+    return short if max(map(len, short)) <= room else [_width_range(row) for row in rows]
 
 
 def _short_widths(row: Sequence[int]) -> str:
     if len(row) <= _NAMED_WIDTHS:
-        return " ".join(map(_width, row))
-    first, last = " ".join(map(_width, row[:3])), " ".join(map(_width, row[-2:]))
-    on = [width for width in row if width] or [0]
-    return f"{first} … {last} ({_width(min(on))}..{_width(max(on))})"
+        return " ".join(map(choice_name, row))
+    first, last = " ".join(map(choice_name, row[:3])), " ".join(map(choice_name, row[-2:]))
+    return f"{first} … {last} ({_width_range(row)})"
 
 
-def _width(width: int) -> str:
-    return str(width) if width else "off"
+def _width_range(row: Sequence[int]) -> str:
+    on = by_stored_bits(code for code in row if code) or [0]
+    return f"{choice_name(on[0])}..{choice_name(on[-1])}"
