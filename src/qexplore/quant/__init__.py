@@ -1,17 +1,28 @@
-"""Quantizer arithmetic: grids of a width, and the quantizer that puts tensors on them."""
+"""Quantizer arithmetic: grids of a choice, ranges found on data, and the quantizer that puts tensors on the grids."""
 
+from qexplore.quant.calibrators import amax_table, range_table
 from qexplore.quant.fixed import FixedQuantizer, quantize_stacked
-from qexplore.quant.formats import MAX_NUM_BITS, OFF_BITS, IntegerGrid, check_num_bits, min_num_bits
-from qexplore.quant.tensor_quantizer import QuantDescriptor, TensorQuantizer
+from qexplore.quant.formats import IntegerGrid, check_choice, check_num_bits, min_num_bits
+from qexplore.quant.histogram import Histogram
+from qexplore.quant.small_floats import float_grid, quantize_float, quantize_mx
+from qexplore.quant.tensor_quantizer import TensorQuantizer
+from qexplore.quant.upstream import QuantDescriptor
+from qexplore.quant.weight_calibrators import weight_amax_table
 
 __all__ = [
-    "MAX_NUM_BITS",
-    "OFF_BITS",
     "FixedQuantizer",
+    "Histogram",
     "IntegerGrid",
     "QuantDescriptor",
     "TensorQuantizer",
+    "amax_table",
+    "check_choice",
     "check_num_bits",
+    "float_grid",
     "min_num_bits",
+    "quantize_float",
+    "quantize_mx",
     "quantize_stacked",
+    "range_table",
+    "weight_amax_table",
 ]

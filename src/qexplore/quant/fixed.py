@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qexplore.quant.formats import IntegerGrid
+from qexplore._choices import FloatFormat, choice_of
 from qexplore.quant.kernel import Kernel, fused_kernel
-from qexplore.quant.tensor_quantizer import TensorQuantizer
+from qexplore.quant.tensor_quantizer import NOTHING_BELOW, TensorQuantizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,19 +34,22 @@ class FixedQuantizer:
 
     @classmethod
     def of(cls, quantizer: TensorQuantizer, num_bits: int) -> FixedQuantizer:
-        """What ``quantizer`` does at ``num_bits``, its range as it is now.
+        """What ``quantizer`` does at ``num_bits``, a width or a format's code, its range as it is now.
 
         Raises:
             NumBitsError: no width of this quantizer.
         """
         copied = copy.deepcopy(quantizer)
-        copied.num_bits = num_bits
-        if not _is_plain(quantizer):
+        copied.num_bits = choice_of(num_bits)
+        if not _is_plain(copied):
             return cls(copied)
-        grid = IntegerGrid(num_bits, quantizer.unsigned, bool(quantizer.narrow_range))
-        amax = quantizer.amax
+        if copied.asymmetric:
+            scale, low, high = (float(parameter) for parameter in copied.affine_parameters)
+            return cls(copied, scale, scale or 1.0, low, high)
+        grid = copied.grid
+        amax = copied.amax
         assert amax is not None
-        if quantizer.is_dead:
+        if bool(amax <= NOTHING_BELOW):
             return cls(copied, 0.0, 1.0, grid.quant_min, grid.quant_max)
         scale = float(torch.tensor(float(grid.quant_max)) / amax.detach().cpu().reshape(()))
         return cls(copied, scale, scale, grid.quant_min, grid.quant_max)
@@ -137,6 +140,10 @@ def _is_plain(quantizer: TensorQuantizer) -> bool:
     amax = quantizer.amax
     if amax is None or amax.numel() != 1 or quantizer.stages != (True, False):
         return False
+    if isinstance(quantizer.num_bits, FloatFormat):
+        return False
+    if quantizer.asymmetric:
+        return bool(quantizer.fake_quant)
     # A sign that was asked for refuses negative values; only one that calibration chose clamps them.
     refuses_negatives = quantizer.unsigned and not quantizer.auto_sign
     return bool(quantizer.fake_quant) and not refuses_negatives and not quantizer.scales_amax

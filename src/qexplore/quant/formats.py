@@ -1,17 +1,12 @@
-"""Integer grids: the bounds, step and values that a width stands for."""
+"""Integer grids: the bounds, step and values that a width stands for; and which choices a quantizer can have."""
 
 from __future__ import annotations
 
 import numbers
 from dataclasses import dataclass
 
+from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS, choice_code, is_float_code
 from qexplore.errors import NumBitsError
-
-MAX_NUM_BITS = 16
-"""Widest integer width of a quantizer."""
-
-OFF_BITS = 32
-"""What a quantizer that is switched off costs: the tensor stays in 32-bit float."""
 
 
 def min_num_bits(unsigned: bool) -> int:
@@ -32,6 +27,24 @@ def check_num_bits(value: object, *, unsigned: bool, owner: str) -> int:
         shown = repr(value) if width is None else width
         raise NumBitsError(f"`num_bits` of {owner} must be an int in [{low}, {MAX_NUM_BITS}], got {shown}{hint}")
     return width
+
+
+def check_choice(value: object, *, unsigned: bool, owner: str) -> int:
+    """The code of ``value``, a width or a float format in any form, when a quantizer can have it; 0 for off.
+
+    Raises:
+        NumBitsError: no such format, or a width that `check_num_bits` refuses.
+    """
+    code = choice_code(value)
+    if code == 0 or (code is not None and is_float_code(code)):
+        return code
+    if code is None and (isinstance(value, (tuple, list)) or (isinstance(value, str) and value[:1].isalpha())):
+        names = ", ".join(known.name for known in FLOAT_FORMATS)
+        raise NumBitsError(
+            f"`num_bits` of {owner} must be an int in [{min_num_bits(unsigned)}, {MAX_NUM_BITS}] or a float format "
+            f"({names}, or (exponent, mantissa) of one), got {value!r}"
+        )
+    return check_num_bits(value, unsigned=unsigned, owner=owner)
 
 
 @dataclass(frozen=True)

@@ -1,104 +1,33 @@
-"""pytorch-quantization's ``TensorQuantizer``, with what breaks off a GPU or at import mended.
-
-This is the only file that touches pytorch-quantization; the rest of the package speaks to the class below.
-"""
+"""pytorch-quantization's ``TensorQuantizer``, with what breaks off a GPU or at import mended, and more formats."""
 
 from __future__ import annotations
 
-import logging
 import math
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from qexplore._choices import Choice, FloatFormat, choice_of
 from qexplore.errors import CalibrationError, NumBitsError
-from qexplore.quant.formats import IntegerGrid, check_num_bits, min_num_bits
+from qexplore.quant.affine import affine_parameters, quantize_affine
+from qexplore.quant.formats import IntegerGrid, check_choice, check_num_bits, min_num_bits
+from qexplore.quant.ranges import RangeTable
+from qexplore.quant.small_floats import quantize_float, quantize_mx
+from qexplore.quant.upstream import HistogramCalibrator, QuantDescriptor, UpstreamQuantizer
 
 Sign = bool | Literal["auto"]
 
 
-@contextmanager
-def _logging_untouched() -> Iterator[None]:
-    """Give the root logger its handlers and level back, and keep import-time warnings from the caller."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit.script is deprecated; upstream decorates one function with it
-            yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-
-
-class _StandardLogging:
-    """Stands in for ``absl.logging`` inside pytorch-quantization.
-
-    absl installs a root handler on its first message, which would switch off an application's own ``basicConfig``.
-    Messages go to the standard logger "pytorch_quantization" instead, whose level the application may set.
-    """
-
-    def __init__(self) -> None:
-        logger = logging.getLogger("pytorch_quantization")
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.ERROR)
-        self.debug, self.info, self.warning = logger.debug, logger.info, logger.warning
-        self.error, self.critical = logger.error, logger.critical
-        self.DEBUG, self.INFO, self.WARNING, self.ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
-        self._log = logger.log
-
-    def log_first_n(self, level: int, message: str, n: int, *args: object) -> None:
-        self._log(level, message, *args)
-
-
-with _logging_untouched():
-    from pytorch_quantization import nn as _upstream_nn
-    from pytorch_quantization.calib import HistogramCalibrator
-    from pytorch_quantization.tensor_quant import QuantDescriptor as QuantDescriptor  # re-exported
-
-    for _name, _module in list(sys.modules.items()):
-        if _name.startswith("pytorch_quantization") and hasattr(_module, "logging"):
-            _module.logging = _StandardLogging()  # type: ignore[attr-defined]
-
-if TYPE_CHECKING:  # upstream is untyped: this is the one typed door to it
-
-    class _Upstream(nn.Module):
-        _num_bits: int
-        _unsigned: bool
-        _disabled: bool
-        _learn_amax: bool
-        _scale_amax: float | None
-        _if_quant: bool
-        _if_clip: bool
-        _calibrator: Any
-        fake_quant: bool
-        narrow_range: bool
-        axis: Any
-        clip: Any
-
-        def __init__(self, quant_desc: Any, disabled: bool = ..., **stages: bool) -> None: ...
-        def _quant_forward(self, inputs: Tensor) -> Tensor: ...
-        def _get_amax(self, inputs: Tensor) -> Tensor: ...
-        def init_learn_amax(self) -> None: ...
-        def disable(self) -> None: ...
-        def enable(self) -> None: ...
-        def extra_repr(self) -> str: ...
-
-else:
-    _Upstream = _upstream_nn.TensorQuantizer
-
-_NOTHING_BELOW = 2.0**-24
+NOTHING_BELOW = 2.0**-24
 """Ranges up to this give 0 everywhere."""
 
 _HALF_MAX = torch.finfo(torch.float16).max
 
 
-class TensorQuantizer(_Upstream):
+class TensorQuantizer(UpstreamQuantizer):
     """Fake quantizer of a tensor: pytorch-quantization's, bit for bit in float32.
 
     ``clamp(round_half_even(x * scale), quant_min, quant_max) / scale`` with ``scale = quant_max / amax``. Without an
@@ -110,12 +39,17 @@ class TensorQuantizer(_Upstream):
       ``amax`` and loads on any device.
     - bfloat16 tensors are computed in float32, as upstream does for half; half tensors whose scale float16 cannot
       hold are too.
+    - the range may depend on the width: `set_amax_table`. Setting ``amax`` gives one range to all widths again.
+    - ``num_bits`` may be a `FloatFormat`, its name or ``(exponent, mantissa)``; MX formats have no ``amax``.
+    - ``asymmetric=True``: integer widths have a zero point, their range is ``[low, high]`` with zero in it, and all
+      ``2^num_bits`` levels lie between.
 
     Args:
         quant_desc: pytorch-quantization's ``QuantDescriptor``; all that it sets is honoured.
         disabled: let tensors through unchanged.
         unsigned: True, False, or "auto"; None takes it from ``quant_desc``.
         name: how error messages call this quantizer; None takes the descriptor's name.
+        asymmetric: give integer widths a zero point.
         stages: upstream's ``if_quant``, ``if_clip`` and ``if_calib``.
 
     Raises:
@@ -130,6 +64,7 @@ class TensorQuantizer(_Upstream):
         *,
         unsigned: Sign | None = None,
         name: str | None = None,
+        asymmetric: bool = False,
         **stages: bool,
     ) -> None:
         quant_desc = QuantDescriptor() if quant_desc is None else quant_desc
@@ -137,6 +72,9 @@ class TensorQuantizer(_Upstream):
         if not (unsigned is None or isinstance(unsigned, bool) or unsigned == "auto"):
             raise NumBitsError(f'`unsigned` must be True, False or "auto", got {unsigned!r}')
         self.name = name or quant_desc.name or "quantizer"
+        self.asymmetric = asymmetric
+        self.ranges = RangeTable()
+        self._code = self._num_bits
         self.has_fixed_amax = quant_desc.amax is not None
         if self.has_fixed_amax:
             self.set_amax(quant_desc.amax)  # checks the range
@@ -147,18 +85,27 @@ class TensorQuantizer(_Upstream):
         self.num_bits = self._num_bits  # checks the width
 
     @property
-    def num_bits(self) -> int:
-        """Width in bits."""
-        return self._num_bits
+    def num_bits(self) -> Choice:
+        """Width in bits, or a float format."""
+        return choice_of(self._code)
 
     @num_bits.setter
-    def num_bits(self, value: int) -> None:
-        self._num_bits = check_num_bits(value, unsigned=self._unsigned, owner=f"point '{self.name}'")
+    def num_bits(self, value: Any) -> None:
+        limits: Any = {"unsigned": self._unsigned or self.asymmetric, "owner": f"point '{self.name}'"}
+        # Off is no width: `switched_off` and `disable` are the switches.
+        self._code = check_choice(value, **limits) or check_num_bits(value, **limits)
+        if isinstance(self.num_bits, int):
+            self._num_bits = self._code
+
+    @property
+    def code(self) -> int:
+        """The width, or the code of the float format, as it stands in a vector ``num_bits``."""
+        return self._code
 
     @property
     def min_num_bits(self) -> int:
         """Narrowest width that the present sign allows."""
-        return min_num_bits(self._unsigned)
+        return min_num_bits(self._unsigned or self.asymmetric)
 
     @property
     def unsigned(self) -> bool:
@@ -183,7 +130,8 @@ class TensorQuantizer(_Upstream):
 
     def _set_sign(self, unsigned: bool) -> None:
         self._unsigned = unsigned
-        self._num_bits = max(self._num_bits, min_num_bits(unsigned))
+        if not isinstance(self.num_bits, FloatFormat):
+            self.num_bits = max(self._num_bits, self.min_num_bits)
 
     @property
     def grid(self) -> IntegerGrid:
@@ -226,8 +174,15 @@ class TensorQuantizer(_Upstream):
 
     @property
     def amax(self) -> Tensor | None:
-        """Largest magnitude the range covers, float32, a scalar or one value per channel; None before calibration."""
-        return self._buffers.get("_amax")
+        """Largest magnitude the range covers, float32, a scalar or one value per channel; None before calibration.
+
+        That of the present width where every width has its own; setting it gives one to all.
+        """
+        row = self.ranges.row(self._code)
+        if row is None:
+            return self._buffers.get("_amax")
+        low, high = row
+        return high if low is None else torch.maximum(-low, high)
 
     @amax.setter
     def amax(self, value: float | Tensor) -> None:
@@ -240,6 +195,12 @@ class TensorQuantizer(_Upstream):
         amax = self._get_amax(self.amax)
         if self._learn_amax:
             amax = torch.max(-self.clip.clip_value_min, self.clip.clip_value_max).detach()
+        if isinstance(self.num_bits, FloatFormat):
+            return -amax, amax
+        if self.asymmetric:
+            scale, quant_min, quant_max = self.affine_parameters
+            divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
+            return quant_min / divisor, quant_max / divisor
         return amax * (self.grid.quant_min / self.grid.quant_max), amax
 
     @property
@@ -251,7 +212,41 @@ class TensorQuantizer(_Upstream):
     def is_dead(self) -> bool:
         """Whether the range is so small that everything becomes 0, whatever the width."""
         plain = self.stages == (True, False) and not self.scales_amax
-        return plain and self.amax is not None and bool((self.amax <= _NOTHING_BELOW).all())
+        largest = self._buffers.get("_amax")
+        return plain and largest is not None and bool((largest <= NOTHING_BELOW).all())
+
+    @property
+    def range(self) -> tuple[Tensor, Tensor]:
+        """``(low, high)`` of the present width; known after calibration."""
+        row, amax = self.ranges.row(self._code), self.amax
+        assert amax is not None, "the range is known after calibration"
+        return (-amax, amax) if row is None or row[0] is None else (row[0], row[1])
+
+    @property
+    def affine_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``(scale, quant_min, quant_max)`` of an asymmetric quantizer's present width."""
+        return affine_parameters(self._num_bits, *self.range)
+
+    def set_amax_table(self, high: Mapping[int, Any], low: Mapping[int, Any] | None = None) -> None:
+        """Give every choice its range, by code; ``amax`` at other choices stays that of the largest of them.
+
+        Args:
+            high: upper ends, which are the ``amax`` where ``low`` is None.
+            low: lower ends, for asymmetric quantizers.
+
+        Raises:
+            CalibrationError: a range that `set_amax` refuses.
+        """
+        device = "cpu" if self._buffers.get("_amax") is None else self._buffers["_amax"].device  # type: ignore[union-attr]
+        ends = {code: torch.as_tensor(value, dtype=torch.float32, device=device) for code, value in high.items()}
+        others = None
+        if low is not None:
+            others = {code: torch.as_tensor(value, dtype=torch.float32, device=device) for code, value in low.items()}
+        stacked = torch.stack([*ends.values(), *(-other for other in (others or {}).values())])
+        self.set_amax(stacked.amax(dim=0))
+        if not bool((torch.isfinite(stacked) & (stacked >= 0)).all()):
+            raise CalibrationError(f"`amax` of point '{self.name}' must be finite and not negative at every width")
+        self.ranges.fill(ends, others)
 
     def set_amax(self, value: Any) -> None:
         """Set the range and give ``_amax`` its shape, in place where the shape stays.
@@ -265,7 +260,8 @@ class TensorQuantizer(_Upstream):
             raise CalibrationError(f"`amax` of point '{self.name}' must be a number, got {value!r}") from error
         if amax.numel() == 0 or not bool((torch.isfinite(amax) & (amax >= 0)).all()):
             raise CalibrationError(f"`amax` of point '{self.name}' must be finite and not negative, got {value!r}")
-        present = self.amax
+        self.ranges.clear()
+        present = self._buffers.get("_amax")
         if present is not None and present.shape == amax.shape:
             with torch.no_grad():
                 present.copy_(amax)
@@ -297,12 +293,28 @@ class TensorQuantizer(_Upstream):
         output: Tensor = super().forward(inputs)
         return output
 
+    def _get_amax(self, inputs: Tensor) -> Tensor:
+        row = self.ranges.row(self._code)
+        return super()._get_amax(inputs) if row is None else self.amax  # type: ignore[return-value]
+
     def _quant_forward(self, inputs: Tensor) -> Tensor:
+        if self._code != self._num_bits or self.asymmetric:
+            return self._quantize_otherwise(inputs.float()).to(inputs.dtype)
         if self._auto_sign and self._unsigned:
             inputs = self._without_negatives(inputs)
         if inputs.dtype == torch.bfloat16 or (inputs.dtype == torch.float16 and self._overflows_half(inputs)):
             return super()._quant_forward(inputs.float()).to(inputs.dtype)
         return super()._quant_forward(inputs)
+
+    def _quantize_otherwise(self, inputs: Tensor) -> Tensor:
+        """Formats that upstream does not have."""
+        fmt = self.num_bits
+        if isinstance(fmt, FloatFormat):
+            return quantize_mx(inputs, fmt) if fmt.block else quantize_float(inputs, fmt, self._get_amax(inputs))
+        if self.amax is not None:
+            return quantize_affine(inputs, self._num_bits, *self.range)
+        low, high = torch.aminmax(inputs.detach())
+        return quantize_affine(inputs, self._num_bits, low.clamp(max=0), high.clamp(min=0))
 
     def _overflows_half(self, inputs: Tensor) -> bool:
         bound = self.grid.quant_max
@@ -323,23 +335,25 @@ class TensorQuantizer(_Upstream):
         return inputs.clamp(min=0)
 
     def _apply(self, fn: Any, recurse: bool = True) -> TensorQuantizer:
-        before = self.amax
+        before = self._buffers.get("_amax")
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        after = self.amax
+        after = self._buffers.get("_amax")
         if before is not None and after is not None and after.dtype != torch.float32:
             self._buffers["_amax"] = before.to(after.device)  # a model cast to half must not round its ranges
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "num_bits"] = torch.tensor(0 if self._switched_off else self._num_bits)
+        destination[prefix + "num_bits"] = torch.tensor(0 if self._switched_off else self._code)
         destination[prefix + "unsigned"] = torch.tensor(self._unsigned)
+        destination[prefix + "asymmetric"] = torch.tensor(self.asymmetric)
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: Any, unexpected: Any, errors: Any
     ) -> None:
         own = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
         num_bits, unsigned = own.pop("num_bits", None), own.pop("unsigned", None)
+        self.asymmetric = bool(own.pop("asymmetric", self.asymmetric))  # older state dicts do not say
         missing += [prefix + key for key, value in (("num_bits", num_bits), ("unsigned", unsigned)) if value is None]
         if unsigned is not None:
             self._unsigned = bool(unsigned)
@@ -354,11 +368,14 @@ class TensorQuantizer(_Upstream):
         )
 
     def _make_room_for_amax(self, saved: Tensor) -> None:
-        present = self.amax
+        present = self._buffers.get("_amax")
         if present is None or present.shape != saved.shape:
             device = torch.device("cpu") if present is None else present.device
             self.register_buffer("_amax", torch.full_like(saved, math.nan, dtype=torch.float32, device=device))
 
     def extra_repr(self) -> str:
-        """Upstream's summary, with what switches the quantizer off."""
-        return "off" if self._switched_off else super().extra_repr()
+        """Upstream's summary, with what switches the quantizer off and with formats that upstream does not have."""
+        if self._switched_off:
+            return "off"
+        kind = f"{self.num_bits} " if isinstance(self.num_bits, FloatFormat) else ""
+        return f"{kind}{'asymmetric ' if self.asymmetric else ''}{super().extra_repr()}"
