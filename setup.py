@@ -55,6 +55,7 @@ setup(
         "scipy>=1.9",  # scipy.optimize.milp
         "matplotlib>=3.6",  # subplots(layout="constrained")
         "tqdm>=4.60",  # the progress bar
+        "pyyaml>=6.0",  # target files; pytorch-quantization brings it
     ],
     extras_require={
         "demo": [
@@ -65,7 +66,6 @@ setup(
             "hypothesis>=6.80",
             "mypy>=1.10",
             "pytest>=8.2",  # --import-mode=importlib imports a module of the package once, not twice
-            "pyyaml>=6.0",  # reads environment.yml in the tests
             "ruff>=0.9",
             "scikit-learn>=1.2",  # the demo runs in the tests
             "setuptools>=70.1",  # makes wheels without the wheel package
