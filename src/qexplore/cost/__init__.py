@@ -1,5 +1,38 @@
 """What a candidate costs."""
 
-from qexplore.cost.base import Cost, TotalBits
+from qexplore.cost.base import CheckedCost, Choices, Cost, SeparableCost
+from qexplore.cost.bits import MeanBits, TotalBits, WeightedBits
+from qexplore.cost.build import COST_NAMES, build_costs
+from qexplore.cost.memory import ActivationBytes, ModelBits, ModelBytes, PeakActivationBytes
+from qexplore.cost.moments import Moments
+from qexplore.cost.observation import Observed, count_macs, observe
+from qexplore.cost.operations import Bops, Operation, Operations
+from qexplore.cost.reach import cheapest, marginal_costs
+from qexplore.cost.table import BoundTable, CostTable
 
-__all__ = ["Cost", "TotalBits"]
+__all__ = [
+    "COST_NAMES",
+    "ActivationBytes",
+    "Bops",
+    "BoundTable",
+    "CheckedCost",
+    "Choices",
+    "Cost",
+    "CostTable",
+    "MeanBits",
+    "ModelBits",
+    "ModelBytes",
+    "Moments",
+    "Observed",
+    "Operation",
+    "Operations",
+    "PeakActivationBytes",
+    "SeparableCost",
+    "TotalBits",
+    "WeightedBits",
+    "build_costs",
+    "cheapest",
+    "count_macs",
+    "marginal_costs",
+    "observe",
+]

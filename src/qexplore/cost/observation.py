@@ -1,0 +1,135 @@
+"""One float forward of the example input, and what costs need to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qexplore._random import isolated
+from qexplore.cost.bits import not_observed
+from qexplore.cost.moments import Moments, Sources
+from qexplore.cost.operations import Operation, Operations
+from qexplore.cost.tape import Tape, Value
+from qexplore.errors import ModelError
+from qexplore.model import Placement, QuantizedActivationsModel, call, in_eval_mode
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What one forward of one sample showed.
+
+    Attributes:
+        operations: multiply-accumulates, and the points that their operands come from.
+        moments: bytes alive, as a function of the widths.
+        meetings: groups of activation points whose values are added up, as the branches of a residual network are; no
+            point is in two groups.
+        feeds: the activation point that a weight point is multiplied by, by index; without the weights that meet
+            several points, or none.
+    """
+
+    operations: Operations
+    moments: Moments
+    meetings: tuple[tuple[int, ...], ...]
+    feeds: dict[int, int] = field(default_factory=dict)
+
+
+def observe(model: QuantizedActivationsModel, *, cost: str = "observe") -> Observed:
+    """Run the network once in float on ``model.example_input`` and note what it multiplies and keeps alive.
+
+    Values are followed by the memory that they are in: a tensor at a point carries that point, operations that only
+    move values hand it on (views, copies, padding, pooling by maxima, ReLU), every other one ends it.
+
+    Args:
+        model: calibrated or described, so that it has an example input.
+        cost: who asks, for the message.
+
+    Raises:
+        ProblemError: no forward was observed yet.
+    """
+    if model.example_input is None:
+        raise not_observed(cost, "what one forward does")
+    index = {point.name: point.index for point in model.points}
+    tape = Tape({point.parameter: index[point.name] for point in model.weight_points})
+
+    def mark(name: str, tensors: list[Tensor]) -> None:
+        if name in index:
+            tape.mark(index[name], tensors)
+
+    with isolated(Placement.of(model.model).device), tape:
+        output = model.listen(model.example_input, mark)
+    tape.keep(output)
+    weights = {point.index for point in model.points if point.kind == "weight"}
+    return Observed(_report(tape), _moments(tape), _meetings(tape, weights), _feeds(tape.operations, weights))
+
+
+def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
+    """Multiply-accumulates of one float forward, and a list of what was not counted; ``print`` shows both.
+
+    The counts are those of ``torch.utils.flop_counter``, halved. Biases, normalisation, activations and pooling have
+    no products of two tensors to count, or no formula; the latter are listed. Parameters on the meta device will do.
+
+    Args:
+        network: a float network, or a wrapped one.
+        example_input: a tensor, a tuple of positional or a dict of keyword arguments; counted as it is, batch included.
+            None takes a wrapped network's example of one sample.
+
+    Raises:
+        ModelError: a plain network without an example input.
+        ProblemError: a wrapped network that has seen none yet.
+    """
+    if isinstance(network, QuantizedActivationsModel):
+        inputs = network.example_input if example_input is None else example_input
+        if inputs is None:
+            raise not_observed("count_macs", "what one forward does")
+        with isolated(Placement.of(network.model).device), Tape() as tape:
+            network.listen(inputs, lambda name, tensors: None)
+        return _report(tape)
+    if example_input is None:
+        raise ModelError("count_macs needs an `example_input` to run the network on, got None")
+    placement = Placement.of(network)
+    with isolated(placement.device), in_eval_mode(network), torch.no_grad(), Tape() as tape:
+        call(network, placement.copy_inputs(example_input))
+    return _report(tape)
+
+
+def _report(tape: Tape) -> Operations:
+    left_out = sorted(tape.not_counted.items(), key=lambda item: (-item[1], item[0]))
+    return Operations(tuple(tape.operations), tuple(left_out))
+
+
+def _moments(tape: Tape) -> Moments:
+    # By-products that nothing reads exist in this library only: the indices of a max pooling, batch statistics.
+    def is_activation(value: Value) -> bool:
+        return value.is_read or value.is_marked or not value.is_by_product
+
+    return Moments.of(
+        [(value.sources, value.num_elements, value.num_bytes) for value in alive if is_activation(value)]
+        for alive in tape.moments
+    )
+
+
+def _meetings(tape: Tape, weights: set[int]) -> tuple[tuple[int, ...], ...]:
+    """Groups that share a point are one: to have one width is an equivalence."""
+    groups: list[set[int]] = []
+    for met in tape.additions:
+        joined = set(met) - weights
+        apart = [group for group in groups if group.isdisjoint(joined)]
+        joined.update(*(group for group in groups if not group.isdisjoint(joined)))
+        groups = [*apart, joined]
+    return tuple(sorted(tuple(sorted(group)) for group in groups if len(group) > 1))
+
+
+def _feeds(operations: list[Operation], weights: set[int]) -> dict[int, int]:
+    met: dict[int, set[Sources]] = {}
+    for operation in operations:
+        for weight, activation in (operation.operands, operation.operands[::-1]):
+            if len(weight) == 1 and weight[0] in weights and not set(activation) & weights:
+                met.setdefault(weight[0], set()).add(activation)
+    return {
+        weight: next(iter(sources))[0]
+        for weight, sources in met.items()
+        if len(sources) == 1 and len(next(iter(sources))) == 1
+    }

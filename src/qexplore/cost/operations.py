@@ -1,0 +1,95 @@
+"""Multiply-accumulates: what each operation multiplies, the report of them, and what they cost at given widths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexplore._choices import stored_bits
+from qexplore._table import text_table
+from qexplore.cost.moments import Sources, source_bits
+from qexplore.model import Candidates
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One product of two tensors.
+
+    Attributes:
+        module: qualified name of the module in whose forward it runs, ``""`` for the network itself.
+        name: of the operation, such as "aten.convolution".
+        macs: multiply-accumulates.
+        operands: the points that each of its two operands comes from; empty for one that comes from none.
+    """
+
+    module: str
+    name: str
+    macs: int
+    operands: tuple[Sources, Sources]
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Multiply-accumulates of one forward; ``print`` shows them by module.
+
+    Attributes:
+        operations: what was counted, in the order of the forward.
+        not_counted: operations without a formula that do more than move data, and how often each ran.
+    """
+
+    operations: tuple[Operation, ...]
+    not_counted: tuple[tuple[str, int], ...]
+
+    @property
+    def total(self) -> int:
+        """All multiply-accumulates that were counted."""
+        return sum(operation.macs for operation in self.operations)
+
+    @property
+    def by_module(self) -> dict[str, int]:
+        """Multiply-accumulates by the module in whose forward they run, all its calls together."""
+        macs: dict[str, int] = {}
+        for operation in self.operations:
+            macs[operation.module] = macs.get(operation.module, 0) + operation.macs
+        return macs
+
+    def __str__(self) -> str:
+        rows: dict[tuple[str, str], list[int]] = {}
+        for operation in self.operations:
+            rows.setdefault((operation.module, operation.name), []).append(operation.macs)
+        cells = [
+            (module or "(network)", name, str(len(macs)), f"{sum(macs):,}") for (module, name), macs in rows.items()
+        ]
+        table = text_table(
+            ("module", "operation", "runs", "MACs"), [*cells, ("total", "", "", f"{self.total:,}")], numeric=(2, 3)
+        )
+        left_out = ", ".join(f"{name} x {runs}" for name, runs in self.not_counted)
+        return f"{table}\nnot counted: {left_out or 'nothing'}"
+
+
+class Bops:
+    """Bit operations of one sample: MACs x bits of the one operand x bits of the other, over all operations.
+
+    An operand that comes from no point has 32 bits. The scale of an MX block is no part of the products, so its share
+    of a value's stored bits does not count here.
+    """
+
+    name = "bops"
+    unit = "bit operations"
+
+    def __init__(self, operations: Operations) -> None:
+        macs: dict[tuple[Sources, Sources], int] = {}
+        for operation in operations.operations:
+            macs[operation.operands] = macs.get(operation.operands, 0) + operation.macs
+        self._sources = sorted({source for operands in macs for source in operands})
+        place = {source: index for index, source in enumerate(self._sources)}
+        self._left = np.array([place[left] for left, _ in macs], dtype=np.int64)
+        self._right = np.array([place[right] for _, right in macs], dtype=np.int64)
+        self._macs = np.array(list(macs.values()), dtype=np.float64)
+
+    def cost(self, candidates: Candidates) -> NDArray[np.float64]:
+        """Costs, shape ``[N]``, of ``candidates``, codes of shape ``[N, L]``."""
+        bits = source_bits(np.floor(stored_bits(candidates)), self._sources)
+        return np.asarray((bits[:, self._left] * bits[:, self._right]) @ self._macs, dtype=np.float64)
