@@ -4,7 +4,7 @@ Each picture is made in two steps: an immutable record of what is drawn, then th
 a picture is drawn, not before.
 """
 
-from qexplore.report.drawings import plot_hypervolume, plot_num_bits, plot_pareto_front
+from qexplore.report.drawings import plot_hypervolume, plot_pareto_front
 from qexplore.report.layers import (
     LayerAnalysisRecord,
     SensitivityRecord,
@@ -13,14 +13,22 @@ from qexplore.report.layers import (
     plot_sensitivity,
     sensitivity_record,
 )
+from qexplore.report.num_bits import NumBitsRecord, num_bits_record, plot_num_bits
+from qexplore.report.objectives import (
+    ObjectiveRecord,
+    ObjectivesRecord,
+    PairRecord,
+    ParallelCoordinatesRecord,
+    objectives_record,
+    parallel_coordinates_record,
+)
+from qexplore.report.panels import plot_parallel_coordinates
 from qexplore.report.records import (
     HypervolumeRecord,
-    NumBitsRecord,
     ParetoFrontRecord,
     SavingRecord,
     UniformRecord,
     hypervolume_record,
-    num_bits_record,
     pareto_front_record,
 )
 
@@ -28,6 +36,10 @@ __all__ = [
     "HypervolumeRecord",
     "LayerAnalysisRecord",
     "NumBitsRecord",
+    "ObjectiveRecord",
+    "ObjectivesRecord",
+    "PairRecord",
+    "ParallelCoordinatesRecord",
     "ParetoFrontRecord",
     "SavingRecord",
     "SensitivityRecord",
@@ -35,10 +47,13 @@ __all__ = [
     "hypervolume_record",
     "layer_analysis_record",
     "num_bits_record",
+    "objectives_record",
+    "parallel_coordinates_record",
     "pareto_front_record",
     "plot_analysis",
     "plot_hypervolume",
     "plot_num_bits",
+    "plot_parallel_coordinates",
     "plot_pareto_front",
     "plot_sensitivity",
     "sensitivity_record",

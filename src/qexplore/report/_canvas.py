@@ -11,6 +11,7 @@ from qexplore.errors import FrontError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _SIZE_INCHES = (12.0, 8.0)
@@ -22,8 +23,10 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", 
 OFF_COLOUR = "#D9D9D9"
 
 MOST_ROW_LABELS = 48
-"""Row labels that fit into the picture at the smallest font size."""
+"""Row labels that fit into a picture of the usual height at the smallest font size."""
 _LONGEST_NAME = 34
+_LONGEST_SUBTITLE = 112  # letters, in the usual size
+_LARGE = 2e4
 
 
 def finished(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
@@ -45,19 +48,20 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def new_figure() -> Figure:
-    """An empty picture of 1200 x 800 pixels."""
+def new_figure(tallness: float = 1.0) -> Figure:
+    """An empty picture of 1200 x 800 pixels, `tallness` times as high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
+    width, height = _SIZE_INCHES
+    figure = Figure(figsize=(width, height * tallness), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def new_picture() -> tuple[Figure, Axes]:
+def new_picture(tallness: float = 1.0) -> tuple[Figure, Axes]:
     """A picture of one panel."""
-    figure = new_figure()
+    figure = new_figure(tallness)
     return figure, figure.add_subplot()
 
 
@@ -65,21 +69,30 @@ def set_titles(axes: Axes, title: str, subtitle: str) -> None:
     """Write above the panel, from its left edge."""
     axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=32 if subtitle else 12, parse_math=False)
     if subtitle:
-        axes.annotate(
+        written = axes.annotate(
             subtitle,
             (0, 1),
             xycoords="axes fraction",
             xytext=(0, 10),
             textcoords="offset points",
-            fontsize=12,
+            fontsize=12 * min(1.0, _LONGEST_SUBTITLE / len(subtitle)),
             parse_math=False,
         )
+        written.set_in_layout(False)
 
 
-def label_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Name the rows 0, 1, ... of a panel, as many of them as fit."""
-    rows = thinned(len(names), MOST_ROW_LABELS)
+def label_rows(axes: Axes, names: Sequence[str], most: int = MOST_ROW_LABELS) -> None:
+    """Name the rows 0, 1, ... of a panel, at most `most` of them."""
+    rows = thinned(len(names), most)
     axes.set_yticks(rows, [names[row] for row in rows], fontsize=label_size(len(rows)), parse_math=False)
+
+
+def set_large_ticks(axis: Axis, largest: float) -> None:
+    """Write the ticks of an axis of large numbers as 1.5 G instead of a power of ten in its corner."""
+    from matplotlib.ticker import EngFormatter
+
+    if largest >= _LARGE:
+        axis.set_major_formatter(EngFormatter())
 
 
 def luminance(colour: Sequence[float]) -> float:
@@ -103,8 +116,3 @@ def short_name(name: str) -> str:
         return name
     head = _LONGEST_NAME // 3
     return f"{name[:head]}…{name[-(_LONGEST_NAME - head - 1) :]}"
-
-
-def width_text(width: int) -> str:
-    """A width as a label."""
-    return str(width) if width else "off"

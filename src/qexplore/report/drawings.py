@@ -9,70 +9,68 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qexplore.front import Front
-from qexplore.front.text import cost_text, score_text
+from qexplore.front.text import score_text
 from qexplore.report._canvas import (
     BLUE,
     GREEN,
     GREY,
-    OFF_COLOUR,
     ORANGE,
     PURPLE,
     finished,
-    label_rows,
-    label_size,
-    luminance,
     new_picture,
+    set_large_ticks,
     set_titles,
-    short_name,
-    thinned,
-    width_text,
 )
+from qexplore.report._labels import label_points
+from qexplore.report._wording import cost_amount, cost_axis, cost_words
+from qexplore.report.objectives import objectives_record
+from qexplore.report.panels import draw_objectives
 from qexplore.report.records import (
     ExplorationLike,
     HypervolumeRecord,
     Interval,
-    NumBitsRecord,
     ParetoFrontRecord,
     hypervolume_record,
-    num_bits_record,
     pareto_front_record,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
-# What fits into the heat map's part of the picture at its font sizes: column labels, numbers in cells.
-_MOST_COLUMN_LABELS = 48
-_MOST_TEXT_ROWS, _MOST_TEXT_COLUMNS = 48, 40
 _MOST_MARKERS = 60  # on the curve of the hypervolume
 _HEAD_ROOM = 0.05
 
 
-def plot_pareto_front(source: ExplorationLike | Front, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Draw the score over total bits: the front, and the uniform widths beside it when `source` is an exploration.
+def plot_pareto_front(
+    source: ExplorationLike | Front, path: str | os.PathLike[str] | None = None, *, cost: str | None = None
+) -> Figure:
+    """Draw the front, and the uniform widths beside it when `source` is an exploration.
 
-    Uniform widths that score far below the front are named in the legend and left off the picture. `path` saves it, by
-    its suffix as PNG, SVG or PDF. FrontError when the front is empty or the suffix is another.
+    One panel with the score over the cost; with several costs a panel for each pair of objectives, unless `cost` names
+    the one to draw the score over. Uniform widths that score far below the front are named in the legend and left off
+    the picture. `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front is empty, has no such
+    cost or too many for one picture, or when the suffix is another.
     """
-    return finished(draw_pareto_front(pareto_front_record(source)), path)
+    front = source if isinstance(source, Front) else getattr(source, "front", None)
+    if cost is None and isinstance(front, Front) and len(front.cost_names) > 1:
+        return finished(draw_objectives(objectives_record(source)), path)
+    return finished(draw_pareto_front(pareto_front_record(source, cost)), path)
 
 
-def plot_num_bits(source: ExplorationLike | Front, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Draw the width of every quantization point for every front member as a heat map.
-
-    `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front is empty or the suffix is another.
-    """
-    return finished(draw_num_bits(num_bits_record(source)), path)
-
-
-def plot_hypervolume(exploration: ExplorationLike, path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_hypervolume(
+    exploration: ExplorationLike,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    reference_point: Sequence[float] | None = None,
+) -> Figure:
     """Draw the hypervolume of the front over the evaluations that the search has spent.
 
-    `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front is empty or the suffix is another.
+    It is measured against `reference_point` = (accuracy, cost of each), the search's own when None. `path` saves it, by
+    its suffix as PNG, SVG or PDF. FrontError when the front is empty, the reference point is not 1 + C finite numbers,
+    or the suffix is another.
     """
-    return finished(draw_hypervolume(hypervolume_record(exploration)), path)
+    return finished(draw_hypervolume(hypervolume_record(exploration, reference_point)), path)
 
 
 def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
@@ -84,40 +82,22 @@ def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
     _draw_savings(axes, record)
     axes.set_ylim(record.accuracy_limits)
     axes.margins(x=0.07)
+    _label_uniform(axes, record)
+    set_large_ticks(axes.xaxis, max(record.cost))
     better = "higher" if record.higher_is_better else "lower"
-    axes.set_xlabel("total bits over all quantization points (bits)")
+    axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
     axes.set_ylabel(f"{record.metric_name} on the search set ({better} is better)", parse_math=False)
-    title = f"{record.metric_name} against total bits"
+    words = cost_words(record.cost_name)
+    title = f"{record.metric_name} against {words}"
     worse = "less" if record.higher_is_better else "more"
     savings = ", ".join(saving.text for saving in record.savings)
-    set_titles(
-        axes, title, f"Bits saved at no {worse} {record.metric_name}, uniform widths: {savings}" if savings else ""
-    )
+    saved = f"{words[0].upper()}{words[1:]} saved at no {worse} {record.metric_name}, uniform widths: {savings}"
+    set_titles(axes, title, saved if savings else "")
     axes.grid(alpha=0.3)
     # Below the axes, where no point can ever lie under it.
     legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    return figure
-
-
-def draw_num_bits(record: NumBitsRecord) -> Figure:
-    """The heat map of widths."""
-    figure, axes = new_picture()
-    image = _draw_cells(axes, record)
-    if len(record.point_names) <= _MOST_TEXT_ROWS and len(record.total_bits) <= _MOST_TEXT_COLUMNS:
-        _write_cells(axes, record)
-    label_rows(axes, [short_name(name) for name in record.point_names])
-    columns = thinned(len(record.total_bits), _MOST_COLUMN_LABELS)
-    names = [f"{cost_text(record.total_bits[k])} | {score_text(record.accuracy[k])}" for k in columns]
-    axes.set_xticks(columns, names, rotation=90, fontsize=label_size(len(columns)))
-    axes.set_xlabel(f"front members from few to many bits: total bits | {record.metric_name}", parse_math=False)
-    axes.set_ylabel("quantization points in order")
-    set_titles(axes, "num_bits of each quantization point over the front", "")
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=range(len(record.levels)))
-    bar.set_label("num_bits (bits)")
-    bar.set_ticklabels([width_text(level) for level in record.levels])
-    bar.ax.tick_params(length=0)
     return figure
 
 
@@ -137,8 +117,10 @@ def draw_hypervolume(record: HypervolumeRecord) -> Figure:
     axes.set_xlim(left=0)
     axes.set_ylim(0, max(record.hypervolume) * (1 + _HEAD_ROOM) or 1)
     axes.set_xlabel("evaluations (full passes over the search set)")
-    axes.set_ylabel(f"hypervolume ({record.metric_name} x bits)", parse_math=False)
+    units = " x ".join([record.metric_name, *(cost_words(name) for name, _ in record.reference_point[1:])])
+    axes.set_ylabel(f"hypervolume ({units})", parse_math=False)
     reference = ", ".join(f"{name.replace('_', ' ')} {value:,.6g}" for name, value in record.reference_point)
+    set_large_ticks(axes.yaxis, max(record.hypervolume))
     set_titles(axes, "Hypervolume of the front over the search", f"reference point: {reference}")
     axes.grid(alpha=0.3)
     return figure
@@ -158,23 +140,30 @@ def _draw_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
         return
     shown = [one for one in record.uniform if one.shown]
     hidden = [f"{one.label} {score_text(one.accuracy)}" for one in record.uniform if not one.shown]
-    side = "below" if record.higher_is_better else "above"
-    label = "uniform widths" + (f" ({side} the picture: {', '.join(hidden)})" if hidden else "")
-    total_bits, accuracy = [one.total_bits for one in shown], [one.accuracy for one in shown]
-    axes.plot(total_bits, accuracy, color=ORANGE, marker="s", markersize=8, linewidth=1, label=label, zorder=3)
-    _draw_intervals(axes, total_bits, accuracy, [one.interval for one in shown], ORANGE)
+    note = f" (not shown: {', '.join(hidden)})" if hidden else ""
+    # Formats of one width cost the same, so a line through them would go up and down.
+    for is_format, marker, line, label in ((False, "s", 1, "uniform widths"), (True, "^", 0, "uniform formats")):
+        drawn = [one for one in shown if one.is_format == is_format]
+        if drawn or not is_format:
+            axes.plot(
+                [one.costs[record.column] for one in drawn],
+                [one.accuracy for one in drawn],
+                color=ORANGE,
+                marker=marker,
+                markersize=8,
+                linewidth=line,
+                label=label + ("" if is_format else note),
+                zorder=3,
+            )
+    costs, accuracy = [one.costs[record.column] for one in shown], [one.accuracy for one in shown]
+    _draw_intervals(axes, costs, accuracy, [one.interval for one in shown], ORANGE)
+
+
+def _label_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
+    labels = [(one.costs[record.column], one.accuracy, one.label) for one in record.uniform if one.shown]
     # Uniform widths lie on the worse side of the front, so that is where their labels find room.
-    below = record.higher_is_better
-    for one in shown:
-        axes.annotate(
-            one.label,
-            (one.total_bits, one.accuracy),
-            xytext=(8, -5 if below else 5),
-            textcoords="offset points",
-            va="top" if below else "bottom",
-            color=ORANGE,
-            fontsize=12,
-        )
+    others = list(zip(record.cost, record.accuracy, strict=True))
+    label_points(axes, labels, others, colour=ORANGE, size=12, below=record.higher_is_better)
 
 
 def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
@@ -182,20 +171,18 @@ def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
     label = f"front: {count} point{'' if count == 1 else 's'}{', verified' if record.verified else ''}"
     if any(record.intervals):
         label += ", with 95 % intervals"
-    axes.plot(
-        record.total_bits,
-        record.accuracy,
-        color=BLUE,
-        marker="o",
-        markersize=7,
-        # A budget between two members buys the cheaper one: steps, not slopes.
-        drawstyle="steps-post",
-        linestyle="-" if record.connected else "none",
-        label=label,
-        zorder=5,
-    )
-    _draw_intervals(axes, record.total_bits, record.accuracy, record.intervals, BLUE)
+    points = list(zip(record.cost, record.accuracy, record.on_line, strict=True))
+    best = [(cost, score) for cost, score, on_line in points if on_line]
+    others = [(cost, score) for cost, score, on_line in points if not on_line]
+    # A budget between two members buys the cheaper one: steps, not slopes.
+    axes.plot(*zip(*best, strict=True), "o-", color=BLUE, markersize=7, drawstyle="steps-post", label=label, zorder=5)
+    if others:
+        label = "front, for the sake of another cost"
+        axes.plot(*zip(*others, strict=True), "o", color=BLUE, markerfacecolor="white", label=label, zorder=4)
+    _draw_intervals(axes, record.cost, record.accuracy, record.intervals, BLUE)
     _draw_report_accuracy(axes, record)
+    cost, score = record.knee
+    label = f"knee: {cost_amount(record.cost_name, cost)}, {record.metric_name} {score_text(score)}"
     axes.plot(
         *record.knee,
         color="black",
@@ -204,14 +191,14 @@ def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
         markerfacecolor="none",
         markeredgewidth=1.8,
         linestyle="none",
-        label=f"knee: {cost_text(record.knee[0])} bits, {record.metric_name} {score_text(record.knee[1])}",
+        label=label,
         zorder=7,
     )
 
 
 def _draw_report_accuracy(axes: Axes, record: ParetoFrontRecord) -> None:
-    pairs = zip(record.total_bits, record.report_accuracy, strict=True)
-    known = [(bits, score) for bits, score in pairs if score is not None]
+    pairs = zip(record.cost, record.report_accuracy, strict=True)
+    known = [(cost, score) for cost, score in pairs if score is not None]
     if known:
         axes.plot(
             *zip(*known, strict=True),
@@ -228,12 +215,12 @@ def _draw_report_accuracy(axes: Axes, record: ParetoFrontRecord) -> None:
 
 def _draw_intervals(
     axes: Axes,
-    total_bits: Sequence[float],
+    costs: Sequence[float],
     accuracy: Sequence[float],
     intervals: Sequence[Interval | None],
     colour: str,
 ) -> None:
-    known = [(x, y, *ends) for x, y, ends in zip(total_bits, accuracy, intervals, strict=True) if ends is not None]
+    known = [(x, y, *ends) for x, y, ends in zip(costs, accuracy, intervals, strict=True) if ends is not None]
     if known:
         x, y, low, high = (np.array(column) for column in zip(*known, strict=True))
         # An interval need not hold its score (a bootstrap's may not); a negative length is no bar.
@@ -247,37 +234,3 @@ def _draw_savings(axes: Axes, record: ParetoFrontRecord) -> None:
         # Level at the uniform width's accuracy, which the point at the tip reaches or passes.
         tip = (saving.front[0], saving.uniform[1])
         axes.annotate("", xy=tip, xytext=saving.uniform, arrowprops=arrow, zorder=4)
-
-
-def _draw_cells(axes: Axes, record: NumBitsRecord) -> AxesImage:
-    from matplotlib.colors import ListedColormap
-
-    position = {level: index for index, level in enumerate(record.levels)}
-    cells = np.array([[position[width] for width in row] for row in record.num_bits])
-    colours = ListedColormap(_level_colours(record.levels))
-    image = axes.imshow(cells, cmap=colours, vmin=-0.5, vmax=len(record.levels) - 0.5, aspect="auto")
-    # White lines between the cells instead of ticks.
-    axes.set_xticks(np.arange(0.5, cells.shape[1] - 1), minor=True)
-    axes.set_yticks(np.arange(0.5, cells.shape[0] - 1), minor=True)
-    axes.grid(which="minor", color="white", linewidth=0.5)
-    axes.tick_params(which="minor", length=0)
-    return image
-
-
-def _write_cells(axes: Axes, record: NumBitsRecord) -> None:
-    colours = dict(zip(record.levels, _level_colours(record.levels), strict=True))
-    size = label_size(max(len(record.point_names), len(record.total_bits)))
-    for row, widths in enumerate(record.num_bits):
-        for column, width in enumerate(widths):
-            ink = "black" if luminance(colours[width]) > 0.4 else "white"
-            axes.text(column, row, width_text(width), ha="center", va="center", color=ink, fontsize=size)
-
-
-def _level_colours(levels: Sequence[int]) -> list[tuple[float, ...]]:
-    """Viridis from dark (few bits) to light (many): even in grey and for the colour-blind; grey for off."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_rgba
-
-    num_widths = sum(level > 0 for level in levels)
-    shades = [tuple(map(float, shade)) for shade in colormaps["viridis"](np.linspace(0.05, 0.97, num_widths))]
-    return shades + [to_rgba(OFF_COLOUR)] * (len(levels) - num_widths)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore._choices import choice_name, is_float_code
 from qexplore.errors import FrontError
 from qexplore.evaluation import LayerAnalysis
+from qexplore.front.text import by_stored_bits
 from qexplore.report._canvas import (
     BLUE,
     GREEN,
@@ -31,8 +33,8 @@ from qexplore.report._canvas import (
     new_picture,
     set_titles,
     short_name,
-    width_text,
 )
+from qexplore.report._wording import choice_words
 from qexplore.report.records import Interval
 
 if TYPE_CHECKING:
@@ -170,7 +172,7 @@ def sensitivity_record(table: SensitivityLike) -> SensitivityRecord:
         name: dict(zip(widths, map(float, values), strict=True))
         for name, widths, values in zip(table.point_names, table.num_bits, table.values, strict=True)
     }
-    num_bits = tuple(sorted({width for row in rows.values() for width in row}))
+    num_bits = tuple(by_stored_bits(width for row in rows.values() for width in row))
     names = tuple(table.rank())
     positive = [value for row in rows.values() for value in row.values() if 0 < value < math.inf]
     return SensitivityRecord(
@@ -221,8 +223,9 @@ def draw_sensitivity(record: SensitivityRecord) -> Figure:
         shades = colours(scale(cells))
         _write_values(axes, record, shades)
     label_rows(axes, [short_name(name) for name in record.point_names])
-    axes.set_xticks(range(len(record.num_bits)), [width_text(width) for width in record.num_bits])
-    axes.set_xlabel("num_bits (bits)")
+    axes.set_xticks(range(len(record.num_bits)), list(map(choice_name, record.num_bits)))
+    has_formats = any(map(is_float_code, record.num_bits))
+    axes.set_xlabel("num_bits (bits) and float formats" if has_formats else "num_bits (bits)")
     axes.set_ylabel("quantization points, the most sensitive first")
     is_partial = any(value is None for row in record.values for value in row)
     set_titles(
@@ -262,7 +265,7 @@ def _draw_share(axes: Axes, values: Sequence[float], limit: float, colour: str) 
 
 
 def _row_name(name: str, width: int) -> str:
-    return f"{short_name(name)}, {f'{width} bit' if width else 'off'}"
+    return f"{short_name(name)}, {choice_words(width)}"
 
 
 def _cells(record: SensitivityRecord, least: float) -> NDArray[np.float64]:

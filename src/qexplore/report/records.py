@@ -1,6 +1,6 @@
 """What the pictures show, as immutable records: everything is decided here, the drawings only draw.
 
-Shape letters: K front members, L quantization points, N uniform widths.
+Shape letters: K front members, N uniform candidates.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from qexplore._choices import is_float_code
 from qexplore.errors import FrontError
 from qexplore.front import Front, FrontPoint
-from qexplore.front.text import cost_text
+from qexplore.report._wording import OFF, amount_text, uniform_labels
 
 Interval = tuple[float, float]
 
@@ -24,6 +25,10 @@ _MARGIN = 0.06  # of the height of the picture, above and below what is in it
 
 class SnapshotLike(Protocol):
     """What a picture reads from a moment of a search."""
+
+    @property
+    def front(self) -> Front:
+        """The front at that moment."""
 
     @property
     def num_passes(self) -> float:
@@ -43,7 +48,7 @@ class ExplorationLike(Protocol):
 
     @property
     def uniform(self) -> Front:
-        """All uniform widths that were evaluated, by total bits; neither feasible nor non-dominated by need."""
+        """All uniform widths that were evaluated; neither feasible nor non-dominated by need."""
 
     @property
     def float_accuracy(self) -> float:
@@ -60,18 +65,24 @@ class ExplorationLike(Protocol):
 
 @dataclass(frozen=True)
 class UniformRecord:
-    """One uniform width in the picture; `shown` is False where it scores too far below the rest."""
+    """One uniform candidate in the picture.
+
+    `shown` is False where it scores too far below the rest, or is off: its score is that of the float network, and its
+    cost so far off that the front would be pressed into a corner.
+    `costs` are all its costs in the order of the front. `is_format` says that a float format stands somewhere in it.
+    """
 
     label: str
-    total_bits: float
+    costs: tuple[float, ...]
     accuracy: float
     interval: Interval | None
     shown: bool
+    is_format: bool
 
 
 @dataclass(frozen=True)
 class SavingRecord:
-    """Bits saved at no less accuracy, as "17 (57%) against 6 bit", and (total bits, accuracy) of both points."""
+    """What is saved at no less accuracy, as "17 (57%) against 6 bit", and (cost, accuracy) of both points."""
 
     text: str
     uniform: tuple[float, float]
@@ -80,19 +91,22 @@ class SavingRecord:
 
 @dataclass(frozen=True)
 class ParetoFrontRecord:
-    """The front over total bits (K values each), the uniform widths beside it, and the lines of reference.
+    """The front over one of its costs (K values each), the uniform widths beside it, and the lines of reference.
 
-    `connected` says whether the members form one line: with a second cost they need not. `accuracy_limits` are the
-    lower and upper end of the vertical axis, `float_accuracy` and `min_accuracy` are None where not known.
+    `on_line` says which members no other one beats in accuracy and this cost: all of them when there is no other cost.
+    `column` is the cost's place among those of the front. `accuracy_limits` are the lower and upper end of the vertical
+    axis, `float_accuracy` and `min_accuracy` are None where not known.
     """
 
     metric_name: str
     higher_is_better: bool
-    total_bits: tuple[float, ...]
+    cost_name: str
+    column: int
+    cost: tuple[float, ...]
     accuracy: tuple[float, ...]
     intervals: tuple[Interval | None, ...]
     report_accuracy: tuple[float | None, ...]
-    connected: bool
+    on_line: tuple[bool, ...]
     verified: bool
     uniform: tuple[UniformRecord, ...]
     float_accuracy: float | None
@@ -100,25 +114,6 @@ class ParetoFrontRecord:
     knee: tuple[float, float]
     savings: tuple[SavingRecord, ...]
     accuracy_limits: Interval
-
-
-@dataclass(frozen=True)
-class NumBitsRecord:
-    """Widths as a picture, `num_bits[l][k]`: L rows in the order of the points, K columns from few to many bits."""
-
-    metric_name: str
-    point_names: tuple[str, ...]
-    total_bits: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    num_bits: tuple[tuple[int, ...], ...]
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """The widths of the colour scale, without gaps, upwards; 0 (off) last, because off is the most precise."""
-        present = {width for row in self.num_bits for width in row}
-        on = present - {0}
-        widths = tuple(range(min(on), max(on) + 1)) if on else ()
-        return widths + ((0,) if 0 in present else ())
 
 
 @dataclass(frozen=True)
@@ -131,73 +126,69 @@ class HypervolumeRecord:
     reference_point: tuple[tuple[str, float], ...]
 
 
-def pareto_front_record(source: ExplorationLike | Front) -> ParetoFrontRecord:
-    """The record of a front, with the uniform widths beside it when `source` is an exploration.
+def pareto_front_record(source: ExplorationLike | Front, cost: str | None = None) -> ParetoFrontRecord:
+    """The record of a front over one cost, with the uniform widths beside it when `source` is an exploration.
 
-    FrontError when the front is empty or has no total bits.
+    `cost` is the name of the cost, the first one when None. FrontError when the front is empty or has no such cost.
     """
-    owner = "plot_pareto_front"
-    front = _drawable_front(owner, source)
-    points = _by_total_bits(front)
-    float_accuracy = front.float_accuracy if isinstance(source, Front) else source.float_accuracy
-    references = [value for value in (float_accuracy, front.min_accuracy) if value is not None]
-    low, high = _extent(points, references)
-    uniform = () if isinstance(source, Front) else _uniform_records(source.uniform, low, high)
-    shown = [value for one in uniform if one.shown for value in (one.accuracy, *(one.interval or ()))]
-    low, high = min([low, *shown]), max([high, *shown])
-    margin = _MARGIN * (high - low)
+    front = drawable_front("plot_pareto_front", source)
+    name = front.cost_names[0] if cost is None else cost
+    front.cost(name)  # an unknown name is refused here
+    points = by_cost(front, name)
+    uniform, limits = uniform_records(source, front)
+    kept = front.nondominated([front.metric_name, name])
     knee = front.knee()
     return ParetoFrontRecord(
         metric_name=front.metric_name,
         higher_is_better=front.higher_is_better,
-        total_bits=tuple(point.total_bits for point in points),
+        cost_name=name,
+        column=front.cost_names.index(name),
+        cost=tuple(point.costs[name] for point in points),
         accuracy=tuple(point.accuracy for point in points),
         intervals=tuple(point.interval for point in points),
         report_accuracy=tuple(point.report_accuracy for point in points),
-        connected=len(front.cost_names) == 1,
+        on_line=tuple(bool(kept[point.index]) for point in points),
         verified=front.verified,
         uniform=uniform,
-        float_accuracy=float_accuracy,
+        float_accuracy=source.float_accuracy,
         min_accuracy=front.min_accuracy,
-        knee=(knee.total_bits, knee.accuracy),
-        savings=() if isinstance(source, Front) else _savings(front, source.uniform),
-        accuracy_limits=(low - margin, high + margin),
+        knee=(knee.costs[name], knee.accuracy),
+        savings=() if isinstance(source, Front) else _savings(front, source.uniform, name),
+        accuracy_limits=limits,
     )
 
 
-def num_bits_record(source: ExplorationLike | Front) -> NumBitsRecord:
-    """The record of the widths of each front member. FrontError when the front is empty or has no total bits."""
-    front = _drawable_front("plot_num_bits", source)
-    points = _by_total_bits(front)
-    return NumBitsRecord(
-        metric_name=front.metric_name,
-        point_names=front.point_names,
-        total_bits=tuple(point.total_bits for point in points),
-        accuracy=tuple(point.accuracy for point in points),
-        num_bits=tuple(zip(*(point.num_bits for point in points), strict=True)),
-    )
+def hypervolume_record(
+    exploration: ExplorationLike, reference_point: Sequence[float] | None = None
+) -> HypervolumeRecord:
+    """The record of a search's progress, measured against `reference_point` instead of the search's own if given.
 
-
-def hypervolume_record(exploration: ExplorationLike) -> HypervolumeRecord:
-    """The record of a search's progress. FrontError when its front or its history is empty."""
+    FrontError when its front or its history is empty, or the reference point is not 1 + C finite numbers.
+    """
     owner = "plot_hypervolume"
     if isinstance(exploration, Front):
         raise FrontError(
             f"{owner}: needs an Exploration, got a Front, which has no history. Give what explore returned."
         )
-    front = _drawable_front(owner, exploration)
-    if not exploration.history:
+    front = drawable_front(owner, exploration)
+    history = exploration.history
+    if not history:
         raise FrontError(f"{owner}: there is nothing to draw, the history of this exploration is empty.")
-    names = (front.metric_name, *front.cost_names)
+    reference = exploration.reference_point if reference_point is None else tuple(reference_point)
+    volumes = [
+        snapshot.hypervolume if reference_point is None else snapshot.front.hypervolume(reference)
+        for snapshot in history
+    ]
     return HypervolumeRecord(
         metric_name=front.metric_name,
-        num_evaluations=tuple(snapshot.num_passes for snapshot in exploration.history),
-        hypervolume=tuple(float(snapshot.hypervolume) for snapshot in exploration.history),
-        reference_point=tuple(zip(names, map(float, exploration.reference_point), strict=True)),
+        num_evaluations=tuple(snapshot.num_passes for snapshot in history),
+        hypervolume=tuple(map(float, volumes)),
+        reference_point=tuple(zip((front.metric_name, *front.cost_names), map(float, reference), strict=True)),
     )
 
 
-def _drawable_front(owner: str, source: ExplorationLike | Front) -> Front:
+def drawable_front(owner: str, source: ExplorationLike | Front) -> Front:
+    """The front of `source`. FrontError when it has none, or an empty one."""
     front = source if isinstance(source, Front) else getattr(source, "front", None)
     if not isinstance(front, Front):
         raise FrontError(f"{owner}: needs an Exploration or a Front, got {type(source).__name__}.")
@@ -211,8 +202,22 @@ def _drawable_front(owner: str, source: ExplorationLike | Front) -> Front:
     return front
 
 
-def _by_total_bits(front: Front) -> list[FrontPoint]:
-    return sorted(front, key=lambda point: point.total_bits)
+def by_cost(front: Front, name: str) -> list[FrontPoint]:
+    """The front's points from cheap to costly."""
+    return sorted(front, key=lambda point: point.costs[name])
+
+
+def uniform_records(source: ExplorationLike | Front, front: Front) -> tuple[tuple[UniformRecord, ...], Interval]:
+    """The uniform candidates of an exploration by the first cost, none for a front, and the limits of accuracy."""
+    references = [value for value in (source.float_accuracy, front.min_accuracy) if value is not None]
+    low, high = _extent(list(front), references)
+    records: tuple[UniformRecord, ...] = ()
+    if not isinstance(source, Front):
+        records = _uniform_records(source.uniform, front.cost_names, low, high)
+    shown = [value for one in records if one.shown for value in (one.accuracy, *(one.interval or ()))]
+    low, high = min([low, *shown]), max([high, *shown])
+    margin = _MARGIN * (high - low)
+    return records, (low - margin, high + margin)
 
 
 def _extent(points: list[FrontPoint], references: list[float]) -> Interval:
@@ -226,36 +231,32 @@ def _extent(points: list[FrontPoint], references: list[float]) -> Interval:
     return (low, high) if high - low >= least else (low - least / 2, high + least / 2)
 
 
-def _uniform_records(uniform: Front, low: float, high: float) -> tuple[UniformRecord, ...]:
+def _uniform_records(uniform: Front, cost_names: tuple[str, ...], low: float, high: float) -> tuple[UniformRecord, ...]:
     reach = _UNIFORM_REACH * (high - low)
     worst = low - reach if uniform.higher_is_better else high + reach
+    points = by_cost(uniform, cost_names[0])
     return tuple(
         UniformRecord(
-            label=_uniform_label(point.num_bits),
-            total_bits=point.total_bits,
+            label=label,
+            costs=tuple(point.costs[name] for name in cost_names),
             accuracy=point.accuracy,
             interval=point.interval,
-            shown=point.accuracy >= worst if uniform.higher_is_better else point.accuracy <= worst,
+            shown=label != OFF and (point.accuracy >= worst if uniform.higher_is_better else point.accuracy <= worst),
+            is_format=any(map(is_float_code, point.num_bits)),
         )
-        for point in _by_total_bits(uniform)
+        for point, label in zip(points, uniform_labels(points), strict=True)
     )
 
 
-def _uniform_label(num_bits: tuple[int, ...]) -> str:
-    """Like "5 bit"; "4-6 bit" where points cannot all have the same width, "off" where all are off."""
-    low, high = min(num_bits), max(num_bits)
-    if high == 0:
-        return "off"
-    return f"{low} bit" if low == high else f"{low}-{high} bit"
-
-
-def _savings(front: Front, uniform: Front) -> tuple[SavingRecord, ...]:
-    widest_first = sorted(front.bits_saved(uniform), key=lambda saving: -saving.other_point.total_bits)
+def _savings(front: Front, uniform: Front, cost: str) -> tuple[SavingRecord, ...]:
+    labels = uniform_labels(list(uniform))
+    savings = [one for one in front.bits_saved(uniform, cost) if labels[one.other_point.index] != OFF]
+    widest_first = sorted(savings, key=lambda saving: -saving.other_point.costs[cost])
     return tuple(
         SavingRecord(
-            text=f"{cost_text(one.saved)} ({one.share:.0%}) against {_uniform_label(one.other_point.num_bits)}",
-            uniform=(one.other_point.total_bits, one.other_point.accuracy),
-            front=(one.point.total_bits, one.point.accuracy),
+            text=f"{amount_text(one.saved)} ({one.share:.0%}) against {labels[one.other_point.index]}",
+            uniform=(one.other_point.costs[cost], one.other_point.accuracy),
+            front=(one.point.costs[cost], one.point.accuracy),
         )
         for one in widest_first[:_MOST_SAVINGS]
     )
