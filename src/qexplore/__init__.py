@@ -23,6 +23,7 @@ from qexplore._version import __version__
 
 if TYPE_CHECKING:
     from qexplore import errors, predicates
+    from qexplore.cost import CostTable, count_macs
     from qexplore.errors import QExploreError
     from qexplore.evaluation import DirectEvaluator, Evaluation, LayerAnalysis, analyze
     from qexplore.exploration import Exploration, Snapshot, StopExploration, explore, fit
@@ -38,7 +39,14 @@ if TYPE_CHECKING:
         topk_accuracy,
         whole_set,
     )
-    from qexplore.model import CalibrationReport, Plan, QuantizationPoint, QuantizedActivationsModel, detach
+    from qexplore.model import (
+        CalibrationReport,
+        Plan,
+        QuantizationPoint,
+        QuantizedActivationsModel,
+        QuantizedModel,
+        detach,
+    )
     from qexplore.quant import QuantDescriptor, TensorQuantizer
     from qexplore.report import plot_analysis, plot_hypervolume, plot_num_bits, plot_pareto_front, plot_sensitivity
     from qexplore.search import (
@@ -52,6 +60,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdditiveFront": "search",
     "CalibrationReport": "model",
+    "CostTable": "cost",
     "DirectEvaluator": "evaluation",
     "Evaluation": "evaluation",
     "Exploration": "exploration",
@@ -65,12 +74,14 @@ _HOMES = {
     "QuantDescriptor": "quant",
     "QuantizationPoint": "model",
     "QuantizedActivationsModel": "model",
+    "QuantizedModel": "model",
     "SensitivityTable": "search",
     "Snapshot": "exploration",
     "StopExploration": "exploration",
     "TensorQuantizer": "quant",
     "additive_front": "search",
     "analyze": "evaluation",
+    "count_macs": "cost",
     "detach": "model",
     "explore": "exploration",
     "fit": "exploration",
@@ -94,6 +105,7 @@ _ROOMS = ("errors", "predicates")
 __all__ = [
     "AdditiveFront",
     "CalibrationReport",
+    "CostTable",
     "DirectEvaluator",
     "Evaluation",
     "Exploration",
@@ -107,6 +119,7 @@ __all__ = [
     "QuantDescriptor",
     "QuantizationPoint",
     "QuantizedActivationsModel",
+    "QuantizedModel",
     "SensitivityTable",
     "Snapshot",
     "StopExploration",
@@ -114,6 +127,7 @@ __all__ = [
     "__version__",
     "additive_front",
     "analyze",
+    "count_macs",
     "detach",
     "errors",
     "explore",

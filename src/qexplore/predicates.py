@@ -141,8 +141,17 @@ def by_regex(pattern: str) -> Predicate:
 leaves = Predicate(lambda name, module: next(module.children(), None) is None, "leaves")
 """Modules that hold no other module."""
 
+weighted = Predicate(lambda name, module: _weight_dim(module) >= 2, "weighted")
+"""Modules with a ``weight`` of two axes or more: convolutions, linear layers, embeddings, and attention of torch."""
+
 everything = Predicate(lambda name, module: True, "everything")
 """Every module that can be called, containers and the network itself included."""
+
+
+def _weight_dim(module: nn.Module) -> int:
+    name = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
+    weight = module._parameters.get(name)
+    return 0 if weight is None or not weight.is_floating_point() else weight.dim()
 
 
 def select_modules(network: nn.Module, predicate: PredicateLike) -> dict[str, nn.Module]:

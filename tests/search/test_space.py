@@ -15,7 +15,7 @@ from qexplore.search.algorithms import ALGORITHMS, first_population, generations
 
 
 def space(lower, upper):
-    return SearchSpace(np.array(lower), np.array(upper))
+    return SearchSpace.between(lower, upper)
 
 
 def rows(candidates):

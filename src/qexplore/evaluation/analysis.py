@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,11 @@ from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from qexplore._choices import FloatFormat, choice_code, choice_name
 from qexplore._random import drawn_apart, isolated
 from qexplore._table import csv_table, text_table
 from qexplore.errors import DataError, EvaluationError, ModelError
@@ -21,10 +22,10 @@ from qexplore.evaluation.batches import require_iterable
 from qexplore.front.file import write_text
 from qexplore.model import (
     Loader,
-    NumBits,
     Placement,
-    QuantizedActivationsModel,
+    QuantizedModel,
     Unpack,
+    WeightPoint,
     check_num_batches,
     floating_tensors,
     unpack_batch,
@@ -41,7 +42,7 @@ class LayerRecord:
 
     Attributes:
         name: the point.
-        num_bits: width in bits, 0 where the quantizer is off.
+        num_bits: the choice as a code: a width in bits, that of a float format, 0 where the quantizer is off.
         unsigned: whether the grid starts at zero.
         amax: the range of the quantizer; the largest one where it has one per channel.
         lowest: least value of ``x``; nan where no tensor came.
@@ -106,7 +107,7 @@ class LayerAnalysis:
 def _row(point: LayerRecord) -> tuple[str, ...]:
     return (
         point.name,
-        str(point.num_bits) if point.num_bits else "off",
+        choice_name(point.num_bits),
         "unsigned" if point.unsigned else "signed",
         _text(point.sqnr, ".1f"),
         _text(point.sqnr_accumulated, ".1f"),
@@ -123,9 +124,9 @@ def _text(value: float, form: str) -> str:
 
 
 def analyze(
-    model: QuantizedActivationsModel,
+    model: QuantizedModel,
     loader: Loader,
-    num_bits: int | Sequence[int | None] | Mapping[str, int | None] | NumBits | None = None,
+    num_bits: Any = None,
     *,
     num_batches: int | None = None,
     unpack: Unpack | None = None,
@@ -139,8 +140,8 @@ def analyze(
     Args:
         model: wrapped and calibrated.
         loader: batches ``x``, ``(x, y, ...)`` or dicts; targets are not looked at.
-        num_bits: a width for each point, or one for all; 0 switches a quantizer off. None takes the model's present
-            widths.
+        num_bits: a choice for each point, in order or by name, or one for all; 0 switches a quantizer off. None takes
+            the model's present choices.
         num_batches: stop after so many batches; None takes all.
         unpack: ``unpack(batch) -> (inputs, target)``.
 
@@ -150,17 +151,17 @@ def analyze(
         DataError: the loader is empty, a batch cannot be unpacked, or ``num_batches`` is no positive int.
         EvaluationError: NaN or infinity at a point of the float network, or a network that passes a point another
             number of times, or with other shapes, when it is quantized.
-        ModelError: ``model`` is no `QuantizedActivationsModel`, or is detached.
+        ModelError: ``model`` is no `QuantizedModel`, or is detached.
     """
-    if not isinstance(model, QuantizedActivationsModel):
-        raise ModelError(f"the model must be a QuantizedActivationsModel, got {type(model).__name__}: wrap it")
+    if not isinstance(model, QuantizedModel):
+        raise ModelError(f"the model must be a QuantizedModel, got {type(model).__name__}: wrap it")
     model.require_attached()
     model.require_calibrated()
     check_num_batches(num_batches)
     require_iterable(loader)
     device = Placement.of(model.model).device
     with model.using(_widths(model, num_bits)), isolated(device):
-        comparison, count = _Comparison(model.activation_fake_quantizers), 0
+        comparison, count = _Comparison(model.fake_quantizers), 0
         for batch in islice(drawn_apart(loader), num_batches):
             inputs = unpack_batch(batch, unpack)[0]
             # Both runs begin with the same random numbers, for networks that draw some in eval mode.
@@ -172,15 +173,15 @@ def analyze(
             count += 1
         if count == 0:
             raise DataError("the loader must yield at least one batch to analyze, got none")
+        comparison.look_at_weights(model.weight_points)
         return LayerAnalysis(comparison.records(), comparison.output.sqnr, count)
 
 
-def _widths(model: QuantizedActivationsModel, num_bits: Any) -> Any:
+def _widths(model: QuantizedModel, num_bits: Any) -> Any:
     if num_bits is None:
         return model.num_bits
-    if isinstance(num_bits, numbers.Integral) and not isinstance(num_bits, bool):
-        return [int(num_bits)] * len(model.points)
-    return num_bits
+    is_one = isinstance(num_bits, (str, int, np.integer, FloatFormat))
+    return [num_bits] * len(model.points) if is_one and choice_code(num_bits) is not None else num_bits
 
 
 class _Noise:
@@ -259,7 +260,7 @@ class _Point:
         amax = float(self._limits[1].max())
         return LayerRecord(
             name=self._name,
-            num_bits=self._quantizer.num_bits if self._quantizer.is_active else 0,
+            num_bits=self._quantizer.code if self._quantizer.is_active else 0,
             unsigned=self._quantizer.unsigned,
             amax=amax,
             lowest=self._lowest if seen else math.nan,
@@ -281,6 +282,7 @@ class _Comparison:
     """Listens to both runs of every batch."""
 
     def __init__(self, quantizers: Mapping[str, TensorQuantizer]) -> None:
+        self._quantizers = quantizers
         self._points = {name: _Point(name, quantizer) for name, quantizer in quantizers.items()}
         self.output = _Noise()
 
@@ -306,6 +308,13 @@ class _Comparison:
             )
         for x, quantized in zip(expected, output, strict=True):
             self.output.add(x, quantized)
+
+    def look_at_weights(self, weights: Sequence[WeightPoint]) -> None:
+        """Set weights against their quantized selves; nothing before them adds to their error."""
+        for weight in weights:
+            point, rows = self._points[weight.name], weight.layout.rows(weight.parameter.detach())
+            point.take(rows)
+            point.compare(self._quantizers[weight.name](rows))
 
     def records(self) -> tuple[LayerRecord, ...]:
         """One record a point."""

@@ -6,11 +6,13 @@ import hashlib
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from qexplore._random import isolated
@@ -20,7 +22,7 @@ from qexplore.evaluation.batches import EvaluationSet, require_same_samples
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary
 from qexplore.metrics import Metric, Scores, WholeSetMetric
-from qexplore.model import Candidates, Loader, Placement, QuantizedActivationsModel, Unpack, call, in_eval_mode
+from qexplore.model import Candidates, Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode
 
 
 class DirectEvaluator:
@@ -43,7 +45,7 @@ class DirectEvaluator:
 
     def __init__(
         self,
-        model: QuantizedActivationsModel,
+        model: QuantizedModel,
         loader: Loader,
         metric: Metric | WholeSetMetric,
         *,
@@ -128,8 +130,22 @@ class DirectEvaluator:
 
     def _output(self, candidate: Sequence[int], inputs: Any) -> Any:
         model = self._model
-        with model.using(candidate), in_eval_mode(model), torch.no_grad(), isolated(self._placement.device):
+        with self._settled(candidate):
             return call(model, _cloned(inputs))
+
+    @contextmanager
+    def _settled(self, candidate: Sequence[int]) -> Iterator[None]:
+        """The model with these choices, ready to be measured; a weight is quantized once, not once a batch."""
+        with ExitStack() as stack:
+            for context in (
+                self._model.using(candidate),
+                in_eval_mode(self._model),
+                torch.no_grad(),
+                isolated(self._placement.device),
+                parametrize.cached(),
+            ):
+                stack.enter_context(context)
+            yield
 
     def evaluate_float(self) -> Evaluation:
         """Measure the network with every quantizer off.
@@ -161,7 +177,7 @@ class DirectEvaluator:
     def _measure(self, candidate: tuple[int, ...]) -> Evaluation:
         start = time.perf_counter()
         model = self._model
-        with model.using(candidate), in_eval_mode(model), torch.no_grad(), isolated(self._placement.device):
+        with self._settled(candidate):
             if isinstance(self._metric, WholeSetMetric):
                 score, scores = _as_score(apply_metric(self._metric, model, self._loader), self._metric.name), None
             else:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from qexplore.evaluation.layers import WeightedLayer
 from qexplore.evaluation.trace import Described, Trace, itself, quantize
-from qexplore.model import point_hooks
+from qexplore.model import point_hooks, weight_quantizations
 from qexplore.quant import FixedQuantizer, TensorQuantizer, quantize_stacked
 
 Clamp = tuple[float, float]
@@ -32,6 +33,8 @@ class Step:
         clamp: limits that a quantizer clamps to, taken over from the operation before it.
         adds: whether a quantizer takes two inputs and quantizes their sum, likewise.
         hidden: quantizers inside the module that it calls, by the index of their point.
+        weight: index of the point of the weight of the module that it calls; None for others.
+        at: of such a module, its function with the weight put through a quantizer.
         upstream: all points that its value depends on, in the order they are passed.
         shapes: of the tensors in its value, for one batch.
         nbytes: size of its value for one batch.
@@ -46,6 +49,8 @@ class Step:
     clamp: Clamp | None
     adds: bool
     hidden: dict[int, TensorQuantizer]
+    weight: int | None
+    at: Callable[[FixedQuantizer | None], Function] | None
     upstream: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     nbytes: int
@@ -55,7 +60,8 @@ class Step:
     @property
     def points(self) -> tuple[int, ...]:
         """The points whose widths this step itself takes."""
-        return tuple(self.hidden) if self.point is None else (self.point,)
+        own = self.weight if self.point is None else self.point
+        return tuple(self.hidden) if own is None else (own,)
 
     def settle(self, quantizers: Sequence[FixedQuantizer | None]) -> tuple[FixedQuantizer | None, ...]:
         """The quantizers for `run`: one for each of `points`, None where it is off."""
@@ -72,6 +78,8 @@ class Step:
             return self._quantize(first + second, None)
         if self.point is not None:
             return self._quantize(self.function(values), settled[0], in_place)
+        if self.at is not None:
+            return self.at(settled[0])(values)
         for quantizer, chosen in zip(self.hidden.values(), settled, strict=True):
             quantizer.switched_off = chosen is None
             if chosen is not None:
@@ -164,7 +172,8 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
     place = {node: index for index, node in enumerate(nodes)}
     steps = []
     for node in nodes:
-        inputs, function = _call(node, root, place, constants)
+        inputs, function = _call(node, _target(node, root), place, constants)
+        weight = _weight(node, traced)
         described = _tensors(node.meta.get("value"))
         steps.append(
             Step(
@@ -175,10 +184,12 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
                 clamp=node.meta.get("clamp"),
                 adds=_is_sum(node),
                 hidden=_hidden_quantizers(node, traced, root),
+                weight=weight,
+                at=None if weight is None else _at(node, root, place, constants),
                 upstream=upstream[node],
                 shapes=tuple(tensor.shape for tensor in described),
                 nbytes=sum(tensor.nbytes for tensor in described),
-                is_fresh=bool(node.meta.get("fresh")),
+                is_fresh=bool(node.meta.get("fresh")) and bool(inputs),
                 is_rowwise=_is_rowwise(node, root),
             )
         )
@@ -214,7 +225,14 @@ def _tensors(value: Any) -> list[Described]:
 def _own_points(node: fx.Node, traced: Trace) -> tuple[int, ...]:
     if node.target is quantize:
         return (node.args[1],)  # type: ignore[return-value]
+    weight = _weight(node, traced)
+    if weight is not None:
+        return (weight,)
     return traced.hidden.get(str(node.target), ()) if node.op == "call_module" else ()
+
+
+def _weight(node: fx.Node, traced: Trace) -> int | None:
+    return traced.weights.get(str(node.target)) if node.op == "call_module" else None
 
 
 def _points_in_order(nodes: Sequence[fx.Node], traced: Trace) -> tuple[int, ...]:
@@ -233,12 +251,28 @@ def _upstream(nodes: Sequence[fx.Node], traced: Trace, order: tuple[int, ...]) -
 def _hidden_quantizers(node: fx.Node, traced: Trace, root: nn.Module) -> dict[int, TensorQuantizer]:
     if node.op != "call_module" or str(node.target) not in traced.hidden:
         return {}
-    inside = {hook.name: hook.quantizer for _, hook in point_hooks(root.get_submodule(str(node.target)))}
+    module = root.get_submodule(str(node.target))
+    inside = {hook.name: hook.quantizer for _, hook in point_hooks(module)}
+    for *_, quantization in weight_quantizations(module):
+        quantization.keep()
+        inside[quantization.name] = quantization.quantizer
     return {point: inside[traced.names[point]] for point in traced.hidden[str(node.target)]}
 
 
-def _call(
+def _at(
     node: fx.Node, root: nn.Module, place: dict[fx.Node, int], constants: dict[fx.Node, Any]
+) -> Callable[[FixedQuantizer | None], Function]:
+    layer = WeightedLayer(root.get_submodule(str(node.target)), node.meta.get("norm"))
+
+    @functools.cache
+    def at(quantizer: FixedQuantizer | None) -> Function:
+        return _call(node, layer.at(quantizer), place, constants)[1]
+
+    return at
+
+
+def _call(
+    node: fx.Node, target: Callable[..., Any], place: dict[fx.Node, int], constants: dict[fx.Node, Any]
 ) -> tuple[tuple[int, ...], Function]:
     """Where a node's arguments come from, and a function of their values."""
     if node.op == "placeholder":
@@ -250,7 +284,6 @@ def _call(
     if node.target is quantize and len(sources) == 1 and node.args[0] is sources[0]:
         return inputs, _first
     args: Any = (node.args[0],) if node.target is quantize else node.args
-    target = _target(node, root)
     slots = {arg: index for index, arg in enumerate(sources)}
     if not node.kwargs and all(isinstance(arg, fx.Node) or not _nodes_in(arg) for arg in args):
         return inputs, _flat_call(target, args, slots, constants)
@@ -290,6 +323,8 @@ def _nodes_in(arg: Any) -> list[fx.Node]:
 
 
 def _target(node: fx.Node, root: nn.Module) -> Callable[..., Any]:
+    if node.op == "placeholder":
+        return _no_function
     if node.op == "call_module":
         return root.get_submodule(str(node.target))
     if node.op == "call_method":

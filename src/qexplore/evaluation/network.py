@@ -19,7 +19,7 @@ from qexplore.evaluation.trace import CaptureError, trace, without_writes
 from qexplore.model import (
     Candidates,
     Placement,
-    QuantizedActivationsModel,
+    QuantizedModel,
     call,
     content_version,
     foreign_hooks,
@@ -49,8 +49,8 @@ class Network:
         CaptureError: says why the network cannot be used in steps.
     """
 
-    def __init__(self, model: QuantizedActivationsModel, samples: Samples) -> None:
-        self._quantizers = list(model.activation_fake_quantizers.values())
+    def __init__(self, model: QuantizedModel, samples: Samples) -> None:
+        self._quantizers = list(model.fake_quantizers.values())
         self._fixed: dict[tuple[int, int], FixedQuantizer | None] = {}
         try:
             copied = copy.deepcopy(model).eval().requires_grad_(False)
@@ -130,7 +130,7 @@ class Network:
 
     # ------------------------------------------------------------------------------------------------- acceptance
 
-    def _accept(self, model: QuantizedActivationsModel, example: Batch) -> None:
+    def _accept(self, model: QuantizedModel, example: Batch) -> None:
         for candidate in _two_candidates(model):
             expected = _hooked(model, candidate, example, seed=0)
             if not equal(expected, _hooked(model, candidate, example, seed=1)):
@@ -193,12 +193,12 @@ def _lay_out(root: nn.Module, layout: torch.memory_format) -> None:
                 tensor.data = tensor.data.contiguous(memory_format=layout)
 
 
-def _two_candidates(model: QuantizedActivationsModel) -> Candidates:
-    least = np.array([quantizer.min_num_bits for quantizer in model.activation_fake_quantizers.values()], dtype=int)
+def _two_candidates(model: QuantizedModel) -> Candidates:
+    least = np.array([quantizer.min_num_bits for quantizer in model.fake_quantizers.values()], dtype=int)
     return np.stack([np.maximum(least, 8), np.maximum(least, 2 + np.arange(len(least)) % 7)])
 
 
-def _hooked(model: QuantizedActivationsModel, candidate: Sequence[int], example: Batch, seed: int) -> Any:
+def _hooked(model: QuantizedModel, candidate: Sequence[int], example: Batch, seed: int) -> Any:
     device = Placement.of(model.model).device
     with model.using(list(map(int, candidate))), in_eval_mode(model), isolated(device, seed):
         return call(model, _cloned(example.inputs))

@@ -23,7 +23,7 @@ from qexplore.evaluation.samples import Samples
 from qexplore.evaluation.scoring import complete, failed, summary
 from qexplore.evaluation.trace import CaptureError
 from qexplore.metrics import Metric, Scores, WholeSetMetric
-from qexplore.model import Candidates, Loader, QuantizedActivationsModel, Unpack
+from qexplore.model import Candidates, Loader, QuantizedModel, Unpack
 
 _CHUNK_SECONDS = 5.0
 _LARGEST_CHUNK = 1024
@@ -57,7 +57,7 @@ class PrefixEvaluator:
 
     def __init__(
         self,
-        model: QuantizedActivationsModel,
+        model: QuantizedModel,
         loader: Loader,
         metric: Metric | WholeSetMetric,
         *,
@@ -271,7 +271,7 @@ def _answer(evaluation: Evaluation, row: Candidate) -> Evaluation:
     return evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
 
 
-def _hooks(model: QuantizedActivationsModel) -> tuple[Any, ...]:
+def _hooks(model: QuantizedModel) -> tuple[Any, ...]:
     """Changes when a forward hook is added or removed anywhere, or a module takes another's place."""
     return tuple(
         (id(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks)) for module in model.modules()

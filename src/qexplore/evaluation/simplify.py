@@ -10,13 +10,11 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from qexplore.evaluation.graph import Clamp
+from qexplore.evaluation.layers import can_be_merged, merged
 from qexplore.evaluation.trace import Trace, quantize
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _INFINITY = float("inf")
@@ -35,30 +33,21 @@ def fold_batchnorm(traced: Trace) -> int:
         if type(norm) not in _BATCHNORMS or not isinstance(source, fx.Node) or len(source.users) != 1:
             continue
         layer = _module(traced, source)
-        if calls[node.target] != 1 or calls[source.target] != 1 or not (_is_bare(norm) and _is_bare(layer)):
+        if calls[node.target] != 1 or calls[source.target] != 1 or layer is None or not _is_bare(norm):
             continue
-        merged = _merged(layer, norm)
-        if merged is None:
+        if not can_be_merged(layer, norm):
             continue
-        traced.root.set_submodule(str(source.target), merged)
+        if source.target in traced.weights and not _is_hooked(layer):
+            source.meta["norm"] = norm
+        elif _is_bare(layer):
+            traced.root.set_submodule(str(source.target), merged(layer, norm))
+        else:
+            continue
         source.meta["value"] = node.meta.get("value")
         node.replace_all_uses_with(source)
         traced.graph.erase_node(node)
         folded += 1
     return folded
-
-
-def _merged(layer: Any, norm: Any) -> Any:
-    """The layer with ``norm`` in its weights; None where the two cannot be merged."""
-    if norm.running_mean is None or norm.running_var is None or norm.training:
-        return None
-    if type(layer) in _CONVOLUTIONS:
-        return fuse_conv_bn_eval(layer, norm)
-    if type(layer) in _TRANSPOSED and layer.groups == 1:
-        return fuse_conv_bn_eval(layer, norm, transpose=True)
-    if type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
-        return fuse_linear_bn_eval(layer, norm)
-    return None
 
 
 def drop_idle(traced: Trace) -> int:
@@ -82,7 +71,7 @@ def _quantized(traced: Trace) -> list[tuple[fx.Node, fx.Node]]:
 
 def merge_clamps(traced: Trace) -> int:
     """Let quantizers take over the ReLU, ReLU6 or Hardtanh before them, which nothing else reads; says how many."""
-    merged = 0
+    count = 0
     for node, source in _quantized(traced):
         clamp = _clamp(traced, source)
         described = source.meta.get("value")
@@ -91,13 +80,13 @@ def merge_clamps(traced: Trace) -> int:
         node.update_arg(0, source.args[0])
         node.meta["clamp"] = clamp
         traced.graph.erase_node(source)
-        merged += 1
-    return merged
+        count += 1
+    return count
 
 
 def merge_sums(traced: Trace) -> int:
     """Let quantizers take over the sum of two tensors before them, which nothing else reads; says how many."""
-    merged = 0
+    count = 0
     for node, source in _quantized(traced):
         if source.target not in (operator.add, torch.add):
             continue
@@ -107,8 +96,8 @@ def merge_sums(traced: Trace) -> int:
             continue
         node.args = (terms[0], node.args[1], terms[1])
         traced.graph.erase_node(source)
-        merged += 1
-    return merged
+        count += 1
+    return count
 
 
 def _clamp(traced: Trace, node: fx.Node) -> Clamp | None:
@@ -136,7 +125,8 @@ def _module(traced: Trace, node: Any) -> nn.Module | None:
 
 def _is_bare(module: nn.Module | None) -> bool:
     """Whether calling ``module`` runs its forward and nothing else."""
-    if module is None:
-        return False
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    return not hooked and not parametrize.is_parametrized(module)
+    return module is not None and not _is_hooked(module) and not parametrize.is_parametrized(module)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -9,14 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
+from qexplore.evaluation.layers import quantization_of
 from qexplore.model import (
-    QuantizedActivationsModel,
+    QuantizedModel,
     comes_last,
+    float_weights,
     foreign_hooks,
     point_hooks,
     remove_point_hooks,
+    weight_quantizations,
 )
 
 
@@ -36,7 +40,9 @@ class Trace:
     Attributes:
         graph: its nodes; `quantize` marks the points.
         root: holds the modules and tensors that nodes name. Points inside opaque modules keep their hooks.
-        hidden: points inside an opaque module, by the module's name.
+        hidden: points inside a module that is run as a whole, by the module's name.
+        weights: the point of the weight of a module that the graph calls, by the module's name; a weight that is read
+            by itself goes by the name of its parametrizations.
         opaque: modules of the user's own that could not be looked into, each with the reason.
         signature: binds inputs to placeholders, which stand in its order.
         fixed: values of arguments that were settled while tracing, by name.
@@ -46,6 +52,7 @@ class Trace:
     graph: fx.Graph
     root: nn.Module
     hidden: dict[str, tuple[int, ...]]
+    weights: dict[str, int]
     opaque: dict[str, str]
     signature: inspect.Signature
     fixed: dict[str, Any]
@@ -64,7 +71,7 @@ class Trace:
         return list(bound.values())
 
 
-def trace(model: QuantizedActivationsModel, inputs: Any) -> Trace:
+def trace(model: QuantizedModel, inputs: Any) -> Trace:
     """Trace ``model``, a copy that may be changed: hooks of points that become nodes are taken off.
 
     Args:
@@ -97,8 +104,9 @@ def trace(model: QuantizedActivationsModel, inputs: Any) -> Trace:
             opaque[where] = "" if is_torchs else reason
     _quantize_ends(graph, model, on_module, bound)
     explicit = {node.args[1] for node in graph.nodes if node.target is quantize}
-    hidden = _hidden(network, set(opaque), indices, explicit)
-    lost = set(indices.values()) - explicit - {index for inside in hidden.values() for index in inside}
+    hidden, weights = _inside_modules(graph, network, indices, explicit)
+    found = explicit.union(weights.values(), *hidden.values())
+    lost = set(indices.values()) - found
     if lost:
         names = ", ".join(point.name for point in model.points if point.index in lost)
         raise CaptureError(f"the points {names} do not appear in the traced network")
@@ -106,7 +114,7 @@ def trace(model: QuantizedActivationsModel, inputs: Any) -> Trace:
         if indices[hook.name] in explicit:
             remove_point_hooks(module)
     unseen = {name: reason for name, reason in opaque.items() if reason}
-    return Trace(graph, network, hidden, unseen, signature, fixed, tuple(point.name for point in model.points))
+    return Trace(graph, network, hidden, weights, unseen, signature, fixed, tuple(point.name for point in model.points))
 
 
 def itself(tree: Any) -> Any:
@@ -186,9 +194,7 @@ def _layer_by_layer(encoder: nn.TransformerEncoder, source: Any) -> Any:
     return source if encoder.norm is None else encoder.norm(source)
 
 
-def _quantize_ends(
-    graph: fx.Graph, model: QuantizedActivationsModel, on_module: dict[int, int], bound: dict[str, Any]
-) -> None:
+def _quantize_ends(graph: fx.Graph, model: QuantizedModel, on_module: dict[int, int], bound: dict[str, Any]) -> None:
     """Put nodes for the point on the input, and for one on the network as a whole."""
     at_input = next((point.index for point in model.points if point.kind == "input"), None)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
@@ -215,16 +221,25 @@ def _holds_floating(value: Any) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(value))
 
 
-def _hidden(
-    network: nn.Module, opaque: set[str], indices: dict[str, int], explicit: set[Any]
-) -> dict[str, tuple[int, ...]]:
-    hidden = {}
-    for name in opaque:
-        hooks = [hook for module, hook in point_hooks(network.get_submodule(name))]
-        inside = tuple(sorted({indices[hook.name] for hook in hooks} - explicit))
+def _inside_modules(
+    graph: fx.Graph, network: nn.Module, indices: dict[str, int], explicit: set[Any]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Points that are no nodes, by the name of the called module: those inside it, and that of its own weight."""
+    hidden, weights = {}, {}
+    for name in dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module"):
+        module = network.get_submodule(name)
+        if isinstance(module, parametrize.ParametrizationList):
+            weights[name] = indices[module[0].name]  # type: ignore[index]
+            continue
+        own = quantization_of(module)
+        if own is not None:
+            weights[name] = indices[own[1].name]
+            continue
+        inside = {indices[hook.name] for _, hook in point_hooks(module)} - explicit
+        inside |= {indices[quantization.name] for *_, quantization in weight_quantizations(module)}
         if inside:
-            hidden[name] = inside
-    return hidden
+            hidden[name] = tuple(sorted(inside))
+    return hidden, weights
 
 
 # ------------------------------------------------------------------------------------------ in-place operations
@@ -239,7 +254,8 @@ def without_writes(traced: Trace, inputs: Any) -> None:
         CaptureError: an operation writes into something else than what it returns.
     """
     watcher = _WriteWatcher(traced)
-    watcher.run(*traced.bind(inputs))
+    with float_weights(traced.root):
+        watcher.run(*traced.bind(inputs))
     order = {node: place for place, node in enumerate(traced.graph.nodes)}
     for node, written in watcher.writes:
         if not watcher.returned[node]:

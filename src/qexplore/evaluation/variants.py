@@ -78,7 +78,7 @@ class Variants:
             for index, step in enumerate(steps)
             if not is_early[index]
             for source in step.inputs
-            if is_early[source] and source >= self._steps.num_inputs
+            if is_early[source] and steps[source].inputs  # neither an argument nor a weight
         )
 
     def _num_variants(self, step: int) -> int:

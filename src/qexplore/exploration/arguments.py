@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qexplore._choices import choice_code
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates
 from qexplore.search import ALGORITHMS, PLAIN, LayerwiseQuantizationProblem, is_pymoo_algorithm
@@ -74,25 +75,41 @@ def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem, algorit
         raise ProblemError(
             f"`initial` is for guided algorithms and the ladder, but {name} begins with its own candidates"
         )
-    space, names = problem.space, list(problem.model.activation_fake_quantizers)
+    rows = problem.effective(_as_candidates(initial, problem))
     try:
-        given = np.asarray(initial)
-        given = given[None] if given.ndim == 1 else given
-        rows = given.astype(np.int64)
-    except (TypeError, ValueError) as error:
-        raise ProblemError(f"`initial` must hold whole numbers, one width for each point, got {initial!r}") from error
-    if rows.ndim != 2 or rows.shape[1] != space.num_points or not np.array_equal(rows, given):
-        raise ProblemError(
-            f"`initial` must be candidates of {space.num_points} whole numbers each, shape [N, {space.num_points}], "
-            f"got shape {given.shape} of {given.dtype}"
-        )
-    rows = problem.effective(rows)
-    for row, point in np.argwhere((rows < space.lower) | (rows > space.upper)):
-        raise ProblemError(
-            f"`initial` must keep to the limits, but candidate {row} has {rows[row, point]} bits at '{names[point]}', "
-            f"which may have {space.lower[point]} to {space.upper[point]}"
-        )
+        problem.space.places(rows)
+    except ProblemError as error:
+        raise ProblemError(f"`initial` must keep to the choices of the search: {error}") from error
+    for group in problem.space.groups:
+        apart = np.flatnonzero((rows[:, list(group)] != rows[:, group[:1]]).any(axis=1))
+        if apart.size:
+            names = ", ".join(problem.model.points[point].name for point in group)
+            raise ProblemError(
+                f"`initial` must give tied points one choice, but candidate {apart[0]} does not: {names}"
+            )
     return rows
+
+
+def _as_candidates(initial: Any, problem: LayerwiseQuantizationProblem) -> Candidates:
+    """Codes, shape ``[N, L]``, from one vector of choices or several."""
+    given = initial.tolist() if hasattr(initial, "tolist") else initial
+    is_one = isinstance(given, (list, tuple)) and not any(isinstance(row, list) for row in given)
+    is_one = is_one and len(given) == problem.space.num_points and all(choice_code(one) is not None for one in given)
+    rows = [given] if is_one else given
+    wanted = problem.space.num_points
+    if not isinstance(rows, (list, tuple)) or not all(hasattr(row, "__len__") and len(row) == wanted for row in rows):
+        raise ProblemError(
+            f"`initial` must be candidates of {wanted} choices each, shape [N, {wanted}], got {initial!r}"
+        )
+    codes = [[choice_code(choice) for choice in row] for row in rows]
+    for row, choice in (
+        (row, choice) for row, known in enumerate(codes) for choice, code in enumerate(known) if code is None
+    ):
+        raise ProblemError(
+            f"`initial` must hold whole numbers or formats, but candidate {row} has {rows[row][choice]!r} at "
+            f"'{problem.model.points[choice].name}'"
+        )
+    return np.array(codes, dtype=np.int64).reshape(-1, wanted)
 
 
 def _check_int(name: str, value: Any, least: int) -> None:

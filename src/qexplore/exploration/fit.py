@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from qexplore.errors import ProblemError
@@ -12,26 +11,25 @@ from qexplore.exploration.budget import Budget
 from qexplore.exploration.run import run_search
 from qexplore.front import FrontPoint
 from qexplore.metrics import top1_accuracy
-from qexplore.model import Loader, QuantizedActivationsModel, Unpack
+from qexplore.model import Loader, QuantizedModel, Unpack
 from qexplore.search import Cheapest, Goal, LayerwiseQuantizationProblem, MostAccurate
 
 
 def fit(
-    model: QuantizedActivationsModel,
+    model: QuantizedModel,
     loader: Loader,
     metric: Any = top1_accuracy,
     *,
     min_accuracy: float | None = None,
     max_drop: float | None = None,
     max_total_bits: float | None = None,
-    num_bits_lower_limit: int | Sequence[int] = 2,
-    num_bits_upper_limit: int | Sequence[int] = 8,
     max_evaluations: int | None = 150,
     max_seconds: float | None = None,
     seed: int = 0,
     report_loader: Loader | None = None,
     unpack: Unpack | None = None,
     progress: bool | None = None,
+    **problem_options: Any,
 ) -> FrontPoint:
     """The cheapest widths that are accurate enough, or the most accurate ones that are cheap enough.
 
@@ -45,14 +43,14 @@ def fit(
         min_accuracy: worst acceptable score; the point is the cheapest that reaches it.
         max_drop: the same, counted from the float network's score.
         max_total_bits: most total bits; the point is the most accurate within them. Exactly one of these three.
-        num_bits_lower_limit: narrowest width, for all points or one per point.
-        num_bits_upper_limit: widest width, likewise.
         max_evaluations: budget in full passes over ``loader``; None leaves it to ``max_seconds``.
         max_seconds: end at the first answer after so many seconds.
         seed: of the search.
         report_loader: data that the point's accuracy is reported on, as ``point.report_accuracy``.
         unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form.
         progress: show a bar on stderr; None shows it on a terminal.
+        problem_options: further arguments of `LayerwiseQuantizationProblem`, such as ``choices`` or ``limits``. The
+            first of ``costs`` is what the point is cheap in.
 
     Raises:
         ProblemError: none or several of the three goals; one that cannot be reached, with what can be.
@@ -70,12 +68,11 @@ def fit(
         model,
         loader,
         metric,
-        num_bits_lower_limit=num_bits_lower_limit,
-        num_bits_upper_limit=num_bits_upper_limit,
         min_accuracy=min_accuracy,
         max_drop=max_drop,
         max_total_bits=max_total_bits,
         unpack=unpack,
+        **problem_options,
     )
     check_search(problem, seed, _ALGORITHM, _POPULATION_SIZE, True, True, ())
     exploration = run_search(
@@ -105,8 +102,8 @@ def _named(*values: Any) -> list[tuple[str, Any]]:
 
 
 def _goal(problem: LayerwiseQuantizationProblem) -> Goal:
-    requirements = problem.requirements
-    if requirements.max_total_bits is not None:
-        return MostAccurate(requirements.max_total_bits)
-    assert requirements.min_accuracy is not None
+    requirements, max_total_bits = problem.requirements, problem.limits.of("total_bits")
+    if requirements.min_accuracy is None:
+        assert max_total_bits is not None
+        return MostAccurate(max_total_bits)
     return Cheapest(requirements.min_accuracy if requirements.higher_is_better else -requirements.min_accuracy)

@@ -3,18 +3,19 @@
 from qexplore.model.calibration import CalibrationReport, PointRange, check_num_batches
 from qexplore.model.hooks import (
     comes_last,
-    detach,
     floating_tensors,
     foreign_hooks,
     point_hooks,
     remove_point_hooks,
 )
-from qexplore.model.inputs import Loader, Placement, Unpack, call, unpack_batch
+from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples, num_samples, unpack_batch
 from qexplore.model.observation import Plan, PlannedPoint
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint
-from qexplore.model.quantized_model import QuantizedActivationsModel
+from qexplore.model.quantized_model import QuantizedActivationsModel, QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.state import bit_sum, content_version, in_eval_mode
+from qexplore.model.weights import WeightPoint, WeightQuantization, float_weights, weight_quantizations
+from qexplore.model.wrapping import detach
 
 __all__ = [
     "CalibrationReport",
@@ -27,18 +28,25 @@ __all__ = [
     "PointRange",
     "QuantizationPoint",
     "QuantizedActivationsModel",
+    "QuantizedModel",
     "QuantizerView",
     "Unpack",
+    "WeightPoint",
+    "WeightQuantization",
     "bit_sum",
     "call",
     "check_num_batches",
     "comes_last",
     "content_version",
     "detach",
+    "first_samples",
+    "float_weights",
     "floating_tensors",
     "foreign_hooks",
     "in_eval_mode",
+    "num_samples",
     "point_hooks",
     "remove_point_hooks",
     "unpack_batch",
+    "weight_quantizations",
 ]

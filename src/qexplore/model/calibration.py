@@ -10,14 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS
 from qexplore._table import text_table
 from qexplore.errors import CalibrationError, DataError
-from qexplore.quant import TensorQuantizer
+from qexplore.quant import Histogram, TensorQuantizer, amax_table, min_num_bits, range_table
 
 DEAD_AMAX = 2.0**-24
 """A range no larger than this makes every output zero; pytorch-quantization treats it as no range."""
 
-_HISTOGRAM_METHODS = ("percentile", "entropy")
+UPSTREAM_HISTOGRAM_METHODS = ("percentile", "entropy")
+"""What pytorch-quantization's own histograms give, where the descriptor asks for them."""
+
+METHODS = ("max", "percentile", "mse", "entropy")
+"""How a range is found; all but "max" give every width its own."""
+
+FLOAT_CODES = tuple(known.code for known in FLOAT_FORMATS)
+
+Ranges = tuple[dict[int, Any], dict[int, Any] | None]
+"""Upper ends by choice, and lower ends where they are not symmetric; the one key 0 stands for all choices."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +82,35 @@ class CalibrationReport:
 
 
 class RangeCollector:
-    """Listens at all points: feeds each quantizer's own calibrator and keeps the extremes.
+    """Listens at all points: the extremes of every one, and what the method needs besides.
 
     Args:
         quantizers: by point name.
-        method: ``"max"``, or where the descriptor asks for histograms ``"percentile"`` or ``"entropy"``; None takes
-            the first that fits.
+        method: one of `METHODS`; where the descriptor asks for pytorch-quantization's histograms ``"percentile"`` or
+            ``"entropy"``; None takes the first that fits.
+        with_histograms: collect them whatever the method, so that `ranges` can be asked for several.
 
     Raises:
-        CalibrationError: a method that the quantizers' calibrators cannot give.
+        CalibrationError: an unknown method, or one that a quantizer cannot have.
     """
 
-    def __init__(self, quantizers: Mapping[str, TensorQuantizer], method: str | None) -> None:
+    def __init__(
+        self, quantizers: Mapping[str, TensorQuantizer], method: str | None, *, with_histograms: bool = False
+    ) -> None:
         self._quantizers = quantizers
-        self.method = _checked_method(quantizers, method)
-        self._lowest = dict.fromkeys(quantizers, math.inf)
-        self._highest = dict.fromkeys(quantizers, -math.inf)
+        self.uses_upstream = bool(quantizers) and all(one.collects_histogram for one in quantizers.values())
+        self.method = _checked_method(self.uses_upstream, method)
+        self.lowest = dict.fromkeys(quantizers, math.inf)
+        self.highest = dict.fromkeys(quantizers, -math.inf)
+        self._histograms: dict[str, Histogram] = {}
+        if not self.uses_upstream and (with_histograms or self.method != "max"):
+            for name, quantizer in quantizers.items():
+                if quantizer.axis is not None:
+                    raise CalibrationError(
+                        f"point '{name}' has a range per channel (`axis` of its descriptor), which only method "
+                        f'"max" can find, got {method!r}'
+                    )
+                self._histograms[name] = Histogram()
         for quantizer in quantizers.values():
             quantizer.calibrator.reset()
 
@@ -109,9 +132,12 @@ class RangeCollector:
                 f"point '{name}' must see finite values to be calibrated, got {what} in a tensor of shape "
                 f"{tuple(tensor.shape)}: look at the data and at the float network, or leave this point out"
             )
-        self._feed(name, tensor)
-        self._lowest[name] = min(self._lowest[name], lowest)
-        self._highest[name] = max(self._highest[name], highest)
+        if name in self._histograms:
+            self._histograms[name].collect(tensor)
+        else:
+            self._feed(name, tensor)
+        self.lowest[name] = min(self.lowest[name], lowest)
+        self.highest[name] = max(self.highest[name], highest)
 
     def _feed(self, name: str, tensor: Tensor) -> None:
         try:
@@ -127,52 +153,89 @@ class RangeCollector:
     @property
     def names(self) -> set[str]:
         """Points that a tensor has passed."""
-        return {name for name, lowest in self._lowest.items() if lowest != math.inf}
+        return {name for name, lowest in self.lowest.items() if lowest != math.inf}
 
-    def compute(self, options: dict[str, Any]) -> dict[str, Tensor]:
-        """The range of every point that a tensor has passed; the quantizers are left as they are.
+    def ranges(self, name: str, method: str, options: dict[str, Any]) -> Ranges:
+        """The ranges of one point by ``method``; its quantizer is left as it is.
 
         Raises:
             CalibrationError: ``options`` do not suit the method, or a range is not finite.
         """
-        arguments = () if self.method == "max" else (self.method,)
-        computed = {}
-        for name in (name for name in self._quantizers if name in self.names):
-            try:
-                amax = self._quantizers[name].calibrator.compute_amax(*arguments, **options)
-            except (TypeError, ValueError) as error:
-                raise CalibrationError(f"calibration by {self.method} with {options} failed: {error}") from error
-            computed[name] = torch.as_tensor(amax)
-            if not bool(torch.isfinite(computed[name]).all()):
-                raise CalibrationError(f"calibration by {self.method} gave point '{name}' the range {amax}")
-        return computed
+        quantizer = self._quantizers[name]
+        unsigned = self.lowest[name] >= 0 if quantizer.auto_sign else quantizer.unsigned
+        asymmetric = quantizer.wants_zero_point(self.lowest[name], self.highest[name])
+        least = min_num_bits(unsigned or asymmetric)
+        widths = tuple(range(least, MAX_NUM_BITS + 1))
+        if name not in self._histograms:
+            return self._extremes(name, widths, asymmetric, options)
+        histogram = self._histograms[name]
+        try:
+            if asymmetric:
+                both = range_table(histogram, method, widths, **options)
+                widest = dict.fromkeys(FLOAT_CODES, max(-self.lowest[name], self.highest[name], 0.0))
+                return (
+                    {code: pair[1] for code, pair in both.items()} | widest,
+                    {code: pair[0] for code, pair in both.items()} | {code: -end for code, end in widest.items()},
+                )
+            narrow = bool(quantizer.narrow_range)
+            codes = (*widths, *FLOAT_CODES)
+            return amax_table(histogram, method, codes, unsigned=unsigned, narrow_range=narrow, **options), None
+        except TypeError as error:
+            raise CalibrationError(f"calibration by {method} with {options} failed: {error}") from error
 
-    def load(self, computed: dict[str, Tensor], num_batches: int) -> CalibrationReport:
-        """Give the quantizers their sign and the ranges that `compute` found."""
-        for name, amax in computed.items():
+    def _extremes(self, name: str, widths: tuple[int, ...], asymmetric: bool, options: dict[str, Any]) -> Ranges:
+        """The range that upstream's calibrator has found; with a zero point that of the extremes."""
+        quantizer = self._quantizers[name]
+        arguments = () if self.method == "max" else (self.method,)
+        try:
+            amax = torch.as_tensor(quantizer.calibrator.compute_amax(*arguments, **options))
+        except (TypeError, ValueError) as error:
+            raise CalibrationError(f"calibration by {self.method} with {options} failed: {error}") from error
+        if not bool(torch.isfinite(amax).all()):
+            raise CalibrationError(f"calibration by {self.method} gave point '{name}' the range {amax}")
+        if not asymmetric:
+            return {0: amax}, None
+        low, high = min(self.lowest[name], 0.0), max(self.highest[name], 0.0)
+        symmetric = dict.fromkeys(FLOAT_CODES, max(-low, high))
+        return (
+            dict.fromkeys(widths, high) | symmetric,
+            dict.fromkeys(widths, low) | {code: -amax for code, amax in symmetric.items()},
+        )
+
+    def load(self, computed: Mapping[str, Ranges]) -> None:
+        """Give the quantizers their sign and the ranges that `ranges` found."""
+        for name, (high, low) in computed.items():
             quantizer = self._quantizers[name]
-            quantizer.decide_sign(self._lowest[name])
+            quantizer.decide_sign(self.lowest[name])
+            quantizer.decide_zero_point(self.lowest[name], self.highest[name])
             if not quantizer.has_fixed_amax:
-                quantizer.set_amax(amax)
+                set_ranges(quantizer, high, low)
             quantizer.calibrator.reset()
-        ranges = tuple(self._range(name, self._quantizers[name]) for name in computed)
-        return CalibrationReport(ranges, num_batches, self.method)
+
+    def report(self, num_batches: int, method: str) -> CalibrationReport:
+        """What the quantizers have now."""
+        rows = tuple(self._range(name, self._quantizers[name]) for name in self._quantizers if name in self.names)
+        return CalibrationReport(rows, num_batches, method)
 
     def _range(self, name: str, quantizer: TensorQuantizer) -> PointRange:
         assert quantizer.amax is not None
         amax = float(quantizer.amax.max())
-        return PointRange(
-            name, amax, self._lowest[name], self._highest[name], quantizer.unsigned, dead=amax <= DEAD_AMAX
-        )
+        return PointRange(name, amax, self.lowest[name], self.highest[name], quantizer.unsigned, dead=quantizer.is_dead)
 
 
-def _checked_method(quantizers: Mapping[str, TensorQuantizer], method: str | None) -> str:
-    histograms = all(quantizer.collects_histogram for quantizer in quantizers.values())
-    known = _HISTOGRAM_METHODS if histograms else ("max",)
+def set_ranges(quantizer: TensorQuantizer, high: Mapping[int, Any], low: Mapping[int, Any] | None) -> None:
+    """Give ``quantizer`` one range, or one for every choice."""
+    if set(high) == {0}:
+        quantizer.set_amax(high[0])
+    else:
+        quantizer.set_amax_table(high, low)
+
+
+def _checked_method(uses_upstream: bool, method: str | None) -> str:
+    known = UPSTREAM_HISTOGRAM_METHODS if uses_upstream else METHODS
     if method is None or method in known:
         return method or known[0]
-    hint = "" if histograms else '; others need quant_desc=QuantDescriptor(calib_method="histogram")'
-    raise CalibrationError(f"`method` must be one of {', '.join(known)}, got {method!r}{hint}")
+    raise CalibrationError(f"`method` must be one of {', '.join(known)} or auto, got {method!r}")
 
 
 def check_num_batches(num_batches: object) -> None:

@@ -137,16 +137,6 @@ def carries_hooks(network: nn.Module) -> bool:
     return any(_own(hooks) for module in network.modules() for hooks in _hook_tables(module))
 
 
-def detach(network: nn.Module) -> nn.Module:
-    """Take the hooks of any wrapper off ``network`` and return it, a float network again.
-
-    For a network whose wrapper is out of reach; the wrapper's own ``detach()`` does the same.
-    """
-    for module in network.modules():
-        remove_point_hooks(module)
-    return network
-
-
 def point_hooks(network: nn.Module) -> list[tuple[nn.Module, PointHook]]:
     """The hooks of a wrapper on ``network``, each with the module that it is on."""
     return [

@@ -86,3 +86,20 @@ def call(network: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, (tuple, list)):
         return network(*inputs)
     return network(inputs)
+
+
+def num_samples(inputs: Any) -> int:
+    """How many samples ``inputs`` hold, where all tensors agree on it; else 1."""
+    sizes = _sizes(inputs)
+    return max(1, sizes.pop()) if len(sizes) == 1 else 1
+
+
+def first_samples(inputs: Any, count: int) -> Any:
+    """The first ``count`` samples of ``inputs``; all of them where its tensors disagree on how many there are."""
+    if len(_sizes(inputs)) != 1:
+        return inputs
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor[:count] if tensor.dim() else tensor, inputs)
+
+
+def _sizes(inputs: Any) -> set[int]:
+    return {leaf.shape[0] for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()}

@@ -7,34 +7,35 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from qexplore._choices import choice_name
 from qexplore._table import text_table
 from qexplore.errors import SelectionError
-from qexplore.model.hooks import Listener
 from qexplore.model.points import QuantizationPoint
 
 
 class CallCounter:
-    """Listens at all points during one forward: shapes and calls."""
+    """Listens at all points during one forward: shapes, calls, and how many values pass.
 
-    def __init__(self) -> None:
+    Args:
+        num_samples: of the forward that it listens to.
+    """
+
+    def __init__(self, num_samples: int = 1) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.calls: Counter[str] = Counter()
+        self._num_samples = num_samples
+        self._values: Counter[str] = Counter()
 
     def __call__(self, name: str, tensors: list[Tensor]) -> None:
         """Note one call at the point ``name``."""
         if tensors:
             self.shapes.setdefault(name, tuple(tensors[0].shape))
             self.calls[name] += 1
+            self._values[name] += sum(tensor.numel() for tensor in tensors)
 
-
-def both(first: Listener, second: Listener) -> Listener:
-    """A listener that tells two others."""
-
-    def listen(name: str, tensors: list[Tensor]) -> None:
-        first(name, tensors)
-        second(name, tensors)
-
-    return listen
+    def num_elements(self, name: str) -> int:
+        """Values that one sample's forward passes at the point ``name``; at least that where samples share some."""
+        return -(-self._values[name] // self._num_samples)
 
 
 def refuse_never_called(never_called: list[str], network: nn.Module) -> None:
@@ -71,6 +72,7 @@ class PlannedPoint:
     num_bits: int
     unsigned: bool
     auto_sign: bool
+    asymmetric: bool
     amax: float | None
 
 
@@ -91,14 +93,15 @@ class Plan:
 
 def _row(planned: PlannedPoint) -> tuple[str, ...]:
     point = planned.point
-    sign = "unsigned" if planned.unsigned else "signed"
+    calls = "-" if point.kind == "weight" else "?"
+    sign = "asymmetric" if planned.asymmetric else "unsigned" if planned.unsigned else "signed"
     return (
         str(point.index),
         point.name,
         point.module_type or "(input)",
         "?" if point.shape is None else " x ".join(map(str, point.shape)) or "scalar",
-        "?" if point.num_calls is None else str(point.num_calls),
-        "off" if planned.num_bits == 0 else str(planned.num_bits),
+        calls if point.num_calls is None else str(point.num_calls),
+        choice_name(planned.num_bits),
         "auto" if planned.auto_sign and planned.amax is None else sign,
         "not calibrated" if planned.amax is None else f"{planned.amax:.6g}",
     )

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-PointKind = Literal["input", "activation"]
+PointKind = Literal["input", "activation", "weight"]
 
 NumBits = NDArray[np.int64]
-"""Widths by point, shape ``[L]``; 0 where a quantizer is off."""
+"""Choices by point as codes (see `qexplore._choices`), shape ``[L]``: widths, 0 where a quantizer is off."""
 
 Candidates = NDArray[np.int64]
-"""Vectors of widths, shape ``[N, L]``."""
+"""Vectors of choices as codes, shape ``[N, L]``."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,17 @@ class QuantizationPoint:
     """A place where a tensor is fake-quantized.
 
     Attributes:
-        name: ``"input"``, or the qualified name of the module whose output is quantized.
-        kind: the network's input, or a module's output.
+        name: ``"input"``; the qualified name of the module whose output is quantized; or that of a weight.
+        kind: the network's input, a module's output, or a weight.
         index: place in the vector ``num_bits``.
         module_type: class name of the module, ``""`` for the input.
-        shape: shape of the first quantized tensor of one observed forward, batch included; None before one.
-        num_calls: how often one forward passes here; None before an observed forward.
+        shape: of the first quantized tensor of one observed forward, batch included; None before one. Of a weight its
+            own.
+        num_calls: how often one forward passes here; None before an observed forward, and of a weight.
+        num_elements: values that one sample's forward passes here, over all tensors and calls; None before an observed
+            forward. Of a weight the number of its values.
+        num_scales: how many scales are stored with a weight; 1 for others.
+        module: qualified name of the module, ``""`` for the input.
     """
 
     name: str
@@ -37,6 +42,9 @@ class QuantizationPoint:
     module_type: str = ""
     shape: tuple[int, ...] | None = None
     num_calls: int | None = None
+    num_elements: int | None = None
+    num_scales: int = 1
+    module: str = ""
 
 
 def free_name(wanted: str, taken: Iterable[str]) -> str:

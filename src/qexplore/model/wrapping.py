@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import jit, nn
 
 from qexplore.errors import ModelError
-from qexplore.model.hooks import carries_hooks
+from qexplore.model.hooks import carries_hooks, remove_point_hooks
+from qexplore.model.weights import restore_weights, weight_quantizations
 
 _SHELLS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -28,11 +29,22 @@ def unwrap(model: object) -> nn.Module:
             break
     for name, module in network.named_modules():
         _refuse_without_hooks(name or "the model", module)
-    if carries_hooks(network):
+    if carries_hooks(network) or any(True for _ in weight_quantizations(network)):
         raise ModelError(
             f"the model ({type(network).__name__}) is wrapped already: call detach() on the wrapper that holds it, or "
             "qexplore.detach(network) when that is out of reach"
         )
+    return network
+
+
+def detach(network: nn.Module) -> nn.Module:
+    """Take the quantizers of any wrapper off ``network`` and return it, a float network again.
+
+    For a network whose wrapper is out of reach; the wrapper's own ``detach()`` does the same.
+    """
+    for module in network.modules():
+        remove_point_hooks(module)
+    restore_weights(network)
     return network
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore._choices import stored_bits
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates
 from qexplore.search.sensitivity import SensitivityTable
@@ -56,7 +57,7 @@ def additive_front(
 
     Args:
         table: sensitivities; a width of infinite sensitivity is never chosen.
-        costs: of every width at every point, in the order of the table; None takes the widths themselves (total bits).
+        costs: of every choice at every point, in the order of the table; None takes stored bits (total bits).
         resolution: steps for costs that are no whole numbers.
 
     Raises:
@@ -107,7 +108,7 @@ def _solve(
 
 
 def _checked_costs(table: SensitivityTable, costs: Any) -> list[NDArray[np.float64]]:
-    rows = table.num_bits if costs is None else costs
+    rows = [stored_bits(np.array(row)) for row in table.num_bits] if costs is None else costs
     try:
         checked = [np.array(row, dtype=np.float64) for row in rows]
     except (TypeError, ValueError) as error:

@@ -9,10 +9,15 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore.cost import Cost
 from qexplore.evaluation import Evaluation
 from qexplore.front import Front
 from qexplore.model import Candidates
+from qexplore.search.limits import TOTAL_BITS
 from qexplore.search.problem import LayerwiseQuantizationProblem
+
+_STEP = 0.01
+"""Share of the way from the cheapest to the dearest candidate by which a reference point lies beyond a limit."""
 
 
 class Archive:
@@ -43,22 +48,22 @@ class Archive:
     def must_beat(self, candidates: Candidates) -> NDArray[np.float64]:
         """The score that each candidate, shape ``[N, L]``, has to beat to matter, shape ``[N]``.
 
-        The best known at no more bits, and anything that is not feasible.
+        The best known at no higher cost, and anything that is not feasible.
         """
         problem = self._problem
         sign = 1.0 if problem.metric.higher_is_better else -1.0
         least = -math.inf if problem.min_accuracy is None else math.nextafter(sign * problem.min_accuracy, -math.inf)
         scores = np.array([sign * member.score for member in self._members])
-        known = problem.cost.cost(problem.candidates_of(self._members))
-        costs = problem.cost.cost(candidates)
-        limits = [max(scores[known <= cost], default=least) for cost in costs]
+        known = problem.costs_of(problem.candidates_of(self._members))
+        costs = problem.costs_of(candidates)
+        limits = [max(scores[(known <= cost).all(axis=1)], default=least) for cost in costs]
         return sign * np.maximum(np.array(limits, dtype=np.float64), least)
 
-    def hypervolume(self, reference_point: tuple[float, float]) -> float:
-        """Hypervolume of the members against ``(accuracy, total bits)``, in accuracy times bits."""
+    def hypervolume(self, reference_point: tuple[float, ...]) -> float:
+        """Hypervolume of the members against ``(accuracy, each cost)``, in the product of their units."""
         if not self._members:
             return 0.0
-        reference = self._problem.minimized(np.array([reference_point[0]]), np.array([[reference_point[1]]]))
+        reference = self._problem.minimized(np.array([reference_point[0]]), np.array([reference_point[1:]]))
         return float(moocore.hypervolume(self._problem.objectives(self._members), ref=reference[0]))
 
     def front(self) -> Front:
@@ -66,17 +71,22 @@ class Archive:
         return self._problem.front_of(self._members)
 
 
-def reference_point(problem: LayerwiseQuantizationProblem, evaluations: Sequence[Evaluation]) -> tuple[float, float]:
-    """(score, total bits) that hypervolumes are measured against.
+def reference_point(problem: LayerwiseQuantizationProblem, evaluations: Sequence[Evaluation]) -> tuple[float, ...]:
+    """(score, each cost) that hypervolumes are measured against.
 
-    ``min_accuracy``, or without one the worst score among ``evaluations``, those of the uniform widths; and the cost of
-    the widest candidate, or one bit more than ``max_total_bits``.
+    ``min_accuracy``, or without one the worst score among ``evaluations``, those of the uniform widths; and the costs
+    of the widest candidate, or a little more than a limit.
     """
     scores = [evaluation.score for evaluation in evaluations if evaluation.is_complete]
     scores = scores or [problem.float_accuracy]  # nothing could be measured
     worst = min(scores) if problem.metric.higher_is_better else max(scores)
     accuracy = worst if problem.min_accuracy is None else problem.min_accuracy
-    most = problem.requirements.max_total_bits
-    widest = float(problem.cost.cost(problem.space.widest)[0])
+    ends = problem.costs_of(np.concatenate([problem.space.narrowest, problem.space.widest]))
+    return accuracy, *(_reference_cost(problem, cost, *ends[:, place]) for place, cost in enumerate(problem.costs))
+
+
+def _reference_cost(problem: LayerwiseQuantizationProblem, cost: Cost, narrowest: float, widest: float) -> float:
+    most = problem.limits.of(cost.name)
     # A front that reaches the limit should count there too.
-    return accuracy, widest if most is None else min(widest, most + 1.0)
+    step = 1.0 if cost.name == TOTAL_BITS else (widest - narrowest) * _STEP
+    return float(widest if most is None else min(widest, most + step))

@@ -33,7 +33,7 @@ class FurtherMetrics:
         self._evaluators = [evaluator(metric) for metric in self._metrics]
         self._floats = [_float_score(one) for one in self._evaluators]
         self._requirements: list[Requirements] = [
-            checked_requirements(metric, score, least, drop, None)
+            checked_requirements(metric, score, least, drop)
             for (metric, least, drop), score in zip(asked, self._floats, strict=True)
         ]
         self._memory: dict[Key, list[Evaluation]] = {}

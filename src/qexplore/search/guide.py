@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from qexplore.search.moves import crossovers, neighbours
 from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.sensitivity import SensitivityTable, quick_table
 from qexplore.search.surrogate import Surrogate
+from qexplore.search.trade_off import TradeOff
 
 _NEIGHBOURS, _CROSSOVERS, _RANDOM = 1200, 600, 100
 _MOST_FITTED = 300
@@ -48,7 +50,8 @@ class Guide:
         self._sign = 1.0 if problem.metric.higher_is_better else -1.0
         self._archive = Archive(problem)
         self._known: dict[Key, Evaluation] = {}
-        self._reference: tuple[float, float] | None = None
+        self._trade_off = TradeOff(problem.costs, problem.space)
+        self._reference: tuple[float, ...] | None = None
         self.num_passes = 0.0
         """Passes over the search set that were spent on sensitivities."""
 
@@ -58,8 +61,8 @@ class Guide:
         if self._reference is None:
             uniform = set(map(tuple, self._problem.space.uniform().tolist()))
             first = [evaluation for evaluation in evaluations if evaluation.candidate in uniform]
-            accuracy, cost = reference_point(self._problem, first)
-            self._reference = self._sign * accuracy, cost
+            accuracy, *costs = reference_point(self._problem, first)
+            self._reference = self._sign * accuracy, *costs
         for evaluation in evaluations:
             self._known[evaluation.candidate] = evaluation
             self._archive.add(evaluation)
@@ -72,11 +75,12 @@ class Guide:
             count: how many.
             seen: not to be proposed again.
         """
+        self._trade_off.draw(self._rng)
         pool = self._pool(parents, seen)
         if len(pool) <= count:
             return pool
         stairs = self._stairs()
-        costs, beliefs = self._problem.cost.cost(pool), self._fitted().predict(pool)
+        costs, beliefs = self._trade_off.cost(pool), self._fitted().predict(pool)
         chosen = choose(stairs, self._goal, costs, beliefs, count)
         return pool[chosen]
 
@@ -85,13 +89,14 @@ class Guide:
         problem, space = self._problem, self._problem.space
         front = problem.candidates_of(self._archive.members)
         parents = np.concatenate([front, parents]) if len(parents) else front
-        parts = [self._additive, space.random(_RANDOM, self._rng)]
+        parts = [self._additive(), space.random(_RANDOM, self._rng)]
         if len(parents):
             order = np.array(problem.model.call_order)
-            children = crossovers(parents, _CROSSOVERS, order, self._rng)
+            children = crossovers(parents, _CROSSOVERS, space, order, self._rng)
             parts += [children, neighbours(children, _CROSSOVERS, space, self._rng)]
             parts += [neighbours(parents, _NEIGHBOURS, space, self._rng)]
         pool = np.unique(problem.effective(np.concatenate(parts)), axis=0)
+        pool = pool[problem.limits.are_kept(pool)]
         new = [row for row, candidate in enumerate(pool.tolist()) if tuple(candidate) not in seen]
         return pool[new]
 
@@ -100,19 +105,31 @@ class Guide:
         table, self.num_passes = quick_table(self._problem)
         return table
 
-    @functools.cached_property
     def _additive(self) -> Candidates:
+        """The additive front under the present weights of the costs."""
+        space, table = self._problem.space, self._table
+        summed = [np.zeros(size) for size in space.sizes.tolist()]
+        for gene, values in zip(space.gene_of.tolist(), table.values, strict=True):
+            summed[gene] = summed[gene] + np.array(values)
+        by_gene = replace(
+            table,
+            point_names=tuple(map(str, range(space.num_genes))),
+            num_bits=tuple(tuple(range(len(row))) for row in summed),
+            values=tuple(tuple(row.tolist()) for row in summed),
+        )
         try:
-            return additive_front(self._table).num_bits
-        except ProblemError:  # a point whose output is not finite at any width
-            return np.zeros((0, self._problem.space.num_points), dtype=np.int64)
+            return space.at(additive_front(by_gene, [row.tolist() for row in self._trade_off.gene_costs()]).num_bits)
+        except ProblemError:  # a point whose output is not finite at any choice
+            return np.zeros((0, space.num_points), dtype=np.int64)
 
     def _stairs(self) -> Staircase:
         assert self._reference is not None
         members = self._archive.members
-        costs = self._problem.cost.cost(self._problem.candidates_of(members))
+        costs = self._trade_off.cost(self._problem.candidates_of(members))
         gains = self._sign * np.array([member.score for member in members])
-        return Staircase(*self._goal.view(costs, gains), self._goal.reference(*self._reference))
+        gain, *most = self._reference
+        reference = most[0] if len(most) == 1 else float(self._trade_off.of(np.array([most]))[0])
+        return Staircase(*self._goal.view(costs, gains), self._goal.reference(gain, reference))
 
     def _fitted(self) -> Surrogate:
         """The model of what is known now."""
@@ -123,7 +140,7 @@ class Guide:
         lift = float(gains.max()) - self._reference[0]
         floor = self._reference[0] - _BELOW_FLOOR * lift if lift > 0 else float(gains.min())
         nearest = self._nearest_to_front(candidates, gains)
-        surrogate = Surrogate(self._table, _RESOLUTION * abs(lift)).fit(
+        surrogate = Surrogate(self._table, self._problem.space, _RESOLUTION * abs(lift)).fit(
             candidates[nearest], gains[nearest], floor=floor
         )
         stopped = [evaluation for evaluation in self._known.values() if evaluation.state == "stopped"]
@@ -134,9 +151,9 @@ class Guide:
     def _nearest_to_front(self, candidates: Candidates, gains: NDArray[np.float64]) -> NDArray[np.int64]:
         """Rows of those that lack least to the best known at no higher cost."""
         members = self._archive.members
-        known = self._problem.cost.cost(self._problem.candidates_of(members))
+        known = self._trade_off.cost(self._problem.candidates_of(members))
         stairs = Staircase(known, self._gains(list(members)), (-np.inf, np.inf))
-        lacking = stairs.heights(self._problem.cost.cost(candidates)) - gains
+        lacking = stairs.heights(self._trade_off.cost(candidates)) - gains
         return np.argsort(lacking, kind="stable")[:_MOST_FITTED]
 
     def _gains(self, evaluations: list[Evaluation]) -> NDArray[np.float64]:

@@ -11,10 +11,13 @@ from qexplore.evaluation import Evaluation
 from qexplore.model import Candidates
 from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.sensitivity import quick_table
+from qexplore.search.space import SearchSpace
+from qexplore.search.trade_off import TradeOff
 
 _RUNGS_AT_ONCE = 8
 _MISSES = 8
 """So many rungs in a row that do not meet the constraints, and no lower one will."""
+_EQUAL = 1e-9
 
 
 class Ladder:
@@ -58,18 +61,44 @@ def rungs(values: list[NDArray[np.float64]], problem: LayerwiseQuantizationProbl
     """All candidates of the way down, the widest left out, shape ``[steps, L]``.
 
     Args:
-        values: sensitivities of each point by width, rising widths.
+        values: sensitivities of each point by choice, the cheapest first.
         problem: says what a step saves.
     """
-    current = problem.space.upper.copy()
+    space = problem.space
+    trade_off = TradeOff(problem.costs, space)
+    by_gene = [np.zeros(size) for size in space.sizes.tolist()]
+    for gene, row in zip(space.gene_of.tolist(), values, strict=True):
+        by_gene[gene] = by_gene[gene] + row
+    current = space.sizes - 1
     way: list[NDArray[np.int64]] = []
-    while (current > problem.space.lower).any():
-        points = np.flatnonzero(current > problem.space.lower)
-        below = np.repeat(current[None], len(points), axis=0)
-        below[np.arange(len(points)), points] -= 1
-        saved = problem.cost.cost(current[None])[0] - problem.cost.cost(below)
-        at = current - problem.space.lower
-        grown = np.array([values[point][at[point] - 1] - values[point][at[point]] for point in points])
-        current = below[int((grown / saved).argmin())]
-        way.append(current)
-    return np.array(way, dtype=np.int64).reshape(-1, problem.space.num_points)
+    while True:
+        below = _rungs_below(current, by_gene, trade_off, space)
+        if below is None:
+            break
+        current = below
+        way.append(space.at(current[None])[0])
+    return np.array(way, dtype=np.int64).reshape(-1, space.num_points)
+
+
+def _rungs_below(
+    current: NDArray[np.int64], by_gene: list[NDArray[np.float64]], trade_off: TradeOff, space: SearchSpace
+) -> NDArray[np.int64] | None:
+    """The places one rung below ``current``; None at the foot of the ladder."""
+    steps = [(gene, place) for gene, at in enumerate(current.tolist()) for place in range(at)]
+    if not steps:
+        return None
+    genes, places = np.array(steps).T
+    below = np.repeat(current[None], len(steps), axis=0)
+    below[np.arange(len(steps)), genes] = places
+    saved = float(trade_off.cost(space.at(current[None]))[0]) - trade_off.cost(space.at(below))
+    grown = np.array([by_gene[gene][place] - by_gene[gene][current[gene]] for gene, place in steps])
+    nearest = np.zeros(len(steps), dtype=bool)  # of each gene the choices that save least, and something
+    for gene in np.unique(genes):
+        saves = (genes == gene) & (saved > 0)
+        if saves.any():
+            nearest |= saves & (saved <= saved[saves].min() * (1 + _EQUAL))
+    if not nearest.any():
+        return None
+    rate = np.where(nearest, grown / np.where(nearest, saved, 1.0), np.inf)
+    chosen: NDArray[np.int64] = below[int(rate.argmin())]
+    return chosen

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pymoo.core.problem import Problem
 
-from qexplore.cost import TotalBits
+from qexplore.cost import BoundTable, CheckedCost, Cost, build_costs
 from qexplore.errors import EvaluationError, ProblemError
-from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator, Screen
+from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, WholeSetMetric, top1_accuracy
-from qexplore.model import Candidates, Loader, QuantizedActivationsModel, Unpack
+from qexplore.model import Candidates, Loader, QuantizedModel, Unpack
+from qexplore.search.control import plan_choices
 from qexplore.search.description import Description
 from qexplore.search.further import FurtherMetrics, split_metrics
+from qexplore.search.limits import TOTAL_BITS, checked_limits
+from qexplore.search.memory import Memory
 from qexplore.search.requirements import checked_requirements
-from qexplore.search.space import SearchSpace
+from qexplore.search.space import SearchSpace, width_limits
 
 Objectives = NDArray[np.float64]
 Candidate = tuple[int, ...]
@@ -32,11 +34,12 @@ _UNREACHABLE = 1e6
 
 
 class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
-    """Integer widths per point; minimises ``[-accuracy, total_bits]`` under ``min_accuracy - accuracy <= 0``.
+    """A choice per point; minimises ``[-accuracy, *costs]`` under ``min_accuracy - accuracy <= 0``.
 
     An ordinary pymoo ``Problem`` that evaluates a whole population at once: ``pymoo.optimize.minimize`` works on it.
-    Genes may be floats, as pymoo's default operators hand them over; they are rounded. Where lower is better, the score
-    itself is minimised and ``min_accuracy`` is the largest acceptable one.
+    Genes may be floats, as pymoo's default operators hand them over; they are rounded. With whole ranges of widths
+    genes are the widths; with other choices they are places in ``problem.space.choices``, and tied points share one.
+    Where lower is better, the score itself is minimised and ``min_accuracy`` is the largest acceptable one.
 
     A candidate that was measured once is answered from memory until a weight, a range or a hand-made switch of the
     model changes. A candidate whose evaluation fails gets the worst objectives and violates the constraint.
@@ -49,9 +52,19 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             ``max_drop``, which are sequences then. Each further one costs a pass for a candidate that meets the first.
         num_bits_lower_limit: narrowest width, for all points or one per point.
         num_bits_upper_limit: widest width, likewise.
+        choices: what points may have instead, for points that a rule matches: a sequence of choices for all, or a
+            mapping from selectors to such sequences; see `qexplore.search.plan_choices`, as for the next four.
+        pinned: a mapping from selectors to one choice.
+        tied: groups of points that share one choice.
+        first_last: the choice of first and last points.
+        target: what a device can run: the path of a YAML file, or a dict.
         min_accuracy: worst acceptable score; None accepts all.
         max_drop: the same, counted from the float network's score, in the metric's unit: 0.01 is one point of accuracy.
-        max_total_bits: most total bits; None accepts all.
+        costs: what is kept small beside accuracy: names (``"total_bits"``, ``"weighted_bits"``, ``"mean_bits"``,
+            ``"model_bytes"``, ``"model_bits"``, ``"activation_bytes"``, ``"peak_activation_bytes"``, ``"bops"``),
+            `CostTable`, other `Cost` objects, or functions of candidates ``[N, L]``. A front has an axis for each.
+        limits: the most of costs by name, those of ``costs`` or further named ones.
+        max_total_bits: short for ``limits={"total_bits": ...}``.
         unpack: ``unpack(batch) -> (inputs, target)`` where batches are not ``(x, y, ...)`` or dicts.
         engine: ``"auto"`` shares work between candidates where the network can be taken apart into steps, and says in
             `describe` why it cannot be; ``"prefix"`` insists on it; ``"direct"`` runs the hooked network for each.
@@ -69,14 +82,21 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: QuantizedActivationsModel,
+        model: QuantizedModel,
         loader: Loader,
         metric: Any = top1_accuracy,
         *,
         num_bits_lower_limit: int | Sequence[int] = 2,
         num_bits_upper_limit: int | Sequence[int] = 8,
+        choices: Any = None,
+        pinned: Any = None,
+        tied: Any = None,
+        first_last: Any = None,
+        target: Any = None,
         min_accuracy: float | Sequence[float | None] | None = None,
         max_drop: float | Sequence[float | None] | None = None,
+        costs: Any = (TOTAL_BITS,),
+        limits: Any = None,
         max_total_bits: float | None = None,
         unpack: Unpack | None = None,
         engine: str = "auto",
@@ -85,17 +105,25 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     ) -> None:
         if engine not in ENGINES:
             raise ProblemError(f"`engine` must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
-        if not isinstance(model, QuantizedActivationsModel):
-            raise ProblemError(f"the model must be a QuantizedActivationsModel, got {type(model).__name__}: wrap it")
+        if not isinstance(model, QuantizedModel):
+            raise ProblemError(f"the model must be a QuantizedModel, got {type(model).__name__}: wrap it")
         model.require_calibrated()
         self.model = model
         self.unpack = unpack
         asked = split_metrics(metric, min_accuracy, max_drop)
         self.metric, min_accuracy, max_drop = asked[0]
         if max_drop is None:  # said before the network runs
-            checked_requirements(self.metric, 0.0, min_accuracy, None, max_total_bits)
-        self.space = SearchSpace.of(model, num_bits_lower_limit, num_bits_upper_limit)
-        self.cost = TotalBits()
+            checked_requirements(self.metric, 0.0, min_accuracy, None)
+        widths = width_limits(model, num_bits_lower_limit, num_bits_upper_limit)
+        if choices is None and len(set(widths)) > 1:
+            choices = dict(zip(model.fake_quantizers, widths, strict=True))
+        self.plan = plan_choices(
+            model, choices, pinned=pinned, tied=tied, first_last=first_last, target=target, default=widths[0]
+        )
+        self.space = SearchSpace(self.plan.choices, self.plan.groups)
+        self.costs = checked_costs(costs, model, self.space)
+        self.limits = checked_limits(limits, max_total_bits, self.costs, model, self.plan.limits)
+        self.limits.require_reachable(self.space)
 
         def evaluator(metric: Metric | WholeSetMetric) -> DirectEvaluator | PrefixEvaluator:
             options: dict[str, Any] = {"unpack": unpack, "hold_bytes": hold_bytes}
@@ -107,16 +135,13 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         self.evaluator = evaluator(self.metric)
         self.direct = self.evaluator.direct if isinstance(self.evaluator, PrefixEvaluator) else self.evaluator
         self._float_evaluation = self.direct.float_evaluation
-        self.requirements = checked_requirements(
-            self.metric, self._float_evaluation.score, min_accuracy, max_drop, max_total_bits
-        )
+        self.requirements = checked_requirements(self.metric, self._float_evaluation.score, min_accuracy, max_drop)
         self.further = FurtherMetrics(asked[1:], evaluator)
-        self._memory: dict[Candidate, Evaluation] = {}
-        self._version = model.version()
+        self._memory = Memory(model, self.evaluator, self.metric)
         super().__init__(
-            n_var=self.space.num_points,
-            n_obj=2,
-            n_ieq_constr=1 + len(self.further) + (max_total_bits is not None),
+            n_var=self.space.num_genes,
+            n_obj=1 + len(self.costs),
+            n_ieq_constr=1 + len(self.further) + len(self.limits),
             xl=self.space.lower,
             xu=self.space.upper,
             vtype=int,
@@ -146,14 +171,16 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     def evaluations(self) -> tuple[Evaluation, ...]:
         """Everything in memory, in the order it was measured."""
         self._forget_if_changed()
-        return tuple(self._memory.values())
+        return self._memory.evaluations
 
     def describe(self) -> Description:
         """What will be searched and how candidates are evaluated; ``print`` shows it."""
         return Description(
             self.model.describe(),
-            tuple(self.space.lower.tolist()),
-            tuple(self.space.upper.tolist()),
+            self.plan,
+            tuple(cost.name for cost in self.costs),
+            self.min_accuracy,
+            dict(zip((cost.name for cost in self.limits.costs), self.limits.uppers, strict=True)),
             self.evaluator.description,
             self.evaluator.early_stop,
         )
@@ -162,58 +189,15 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         """Evaluations of ``candidates``, shape ``[N, L]``, one by one; from memory where there is one.
 
         Args:
-            candidates: genes or widths.
+            candidates: choices of every point, as codes.
             must_beat: one score per candidate, shape ``[N]``. One that is proved not to beat it may be answered
                 ``"stopped"``, with a bound instead of a score. None has all of them run to the end.
             screened: look at a random part of a large search set first, and answer ``"stopped"`` where that makes it
                 all but certain; see `qexplore.evaluation.Screen`. The part counts in ``num_samples``.
         """
         self._forget_if_changed()
-        wanted = self.effective(self.space.decode(candidates))
-        rows = [tuple(row) for row in wanted.tolist()]
-        keys = [tuple(row) for row in self.model.canonical(wanted).tolist()]
-        limits = None if must_beat is None else self._easiest(keys, must_beat)
-        # What is known now stays known to this call: a callback between two answers may make the problem forget.
-        known = {key: self._memory[key] for key in keys if self._knows(key, limits)}
-        order = [keys.index(key) for key in dict.fromkeys(keys) if key not in known]
-        screen = Screen.of(self.metric, self.num_samples) if screened and limits is not None else None
-        if screen is not None and limits is not None and order:
-            rejected = self._rejected(screen, wanted[order], [limits[keys[place]] for place in order])
-            known.update((keys[order[place]], evaluation) for place, evaluation in rejected.items())
-            self._memory.update((keys[order[place]], evaluation) for place, evaluation in rejected.items())
-            order = [place for place in order if keys[place] not in known]
-        # One call for the whole population: an evaluator may share work between candidates.
-        answers = self.evaluator.evaluate(
-            wanted[order], must_beat=None if limits is None else [limits[keys[place]] for place in order]
-        )
-        places = iter(order)
-        for row, key in zip(rows, keys, strict=True):
-            while key not in known:
-                answered = keys[next(places)]
-                evaluation = next(answers)
-                if screen is not None:
-                    evaluation = replace(evaluation, num_samples=evaluation.num_samples + screen.num_samples)
-                known[answered] = self._memory[answered] = evaluation
-            evaluation = known[key]
-            yield evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
-
-    def _rejected(self, screen: Screen, candidates: Candidates, limits: list[float]) -> dict[int, Evaluation]:
-        """Those of ``candidates`` that a part of the set tells off, by their places."""
-        assert isinstance(self.metric, Metric)
-        scores = self.scores_on_subset(candidates, self.metric, screen.num_samples)
-        bounds = screen.bounds(scores, self.metric, self.num_samples)
-        told_off = bounds <= limits if self.metric.higher_is_better else bounds >= limits
-        return {
-            int(place): Evaluation(
-                tuple(candidates[place].tolist()),
-                "stopped",
-                bound=float(bounds[place]),
-                num_samples=scores.shape[1],
-                reason=f"does not beat {limits[place]:.6g} but for a chance of {screen.error:g}, told by "
-                f"{scores.shape[1]} of {self.num_samples} samples",
-            )
-            for place in np.flatnonzero(told_off)
-        }
+        rows = np.asarray(candidates, dtype=np.int64).reshape(-1, self.space.num_points)
+        return self._memory.measure(rows, self.num_samples, must_beat=must_beat, screened=screened)
 
     def scores_on_subset(
         self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
@@ -233,37 +217,12 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             MetricError: the metric cannot be had from the network's outputs.
         """
         self._forget_if_changed()
-        return self.evaluator.scores_on_subset(
-            self.effective(candidates), metric, num_samples, against_float=against_float
-        )
+        return self._memory.scores_on_subset(candidates, metric, num_samples, against_float=against_float)
 
-    def _easiest(self, keys: list[Candidate], must_beat: Any) -> dict[Candidate, float]:
-        """For each candidate the score that is beaten first, of those that its equals in the same call must beat."""
-        limits: dict[Candidate, float] = {}
-        easier = min if self.metric.higher_is_better else max
-        for key, limit in zip(keys, must_beat, strict=True):
-            limits[key] = easier(limits.get(key, float(limit)), float(limit))
-        return limits
-
-    def remembered(self, candidates: Any) -> list[Evaluation]:
+    def remembered(self, candidates: Candidates) -> list[Evaluation]:
         """What is known of ``candidates``, stopped ones included; what was forgotten meanwhile is measured again."""
         self._forget_if_changed()
-        wanted = self.effective(self.space.decode(candidates))
-        keys = [tuple(row) for row in self.model.canonical(wanted).tolist()]
-        forgotten = [place for place, key in enumerate(keys) if key not in self._memory]
-        if forgotten:
-            list(self.measure(wanted[forgotten]))
-        return [self._memory[key] for key in keys]
-
-    def _knows(self, key: Candidate, limits: dict[Candidate, float] | None) -> bool:
-        """Whether all that is asked of a candidate is in memory: a bound will do where it proves the same again."""
-        evaluation = self._memory.get(key)
-        if evaluation is None or evaluation.bound is None:
-            return evaluation is not None
-        if limits is None:
-            return False
-        beats = evaluation.bound > limits[key] if self.metric.higher_is_better else evaluation.bound < limits[key]
-        return not beats
+        return self._memory.remembered(candidates, self.num_samples)
 
     def front(self) -> Front:
         """The front of everything that was measured so far, for searches that qexplore does not run itself."""
@@ -284,10 +243,10 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return {
             "num_bits": candidates,
             "accuracy": np.array([evaluation.score for evaluation in complete]),
-            "costs": self.cost.cost(candidates)[:, None],
+            "costs": self.costs_of(candidates),
             "interval": intervals_of(complete),
-            "point_names": tuple(self.model.activation_fake_quantizers),
-            "cost_names": (self.cost.name,),
+            "point_names": tuple(self.model.fake_quantizers),
+            "cost_names": tuple(cost.name for cost in self.costs),
             "metric_name": self.metric.name,
             "higher_is_better": self.metric.higher_is_better,
             "float_accuracy": self.float_accuracy,
@@ -298,17 +257,21 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         rows = np.array([evaluation.candidate for evaluation in evaluations], dtype=np.int64)
         return rows.reshape(-1, self.space.num_points)
 
+    def costs_of(self, candidates: Candidates) -> NDArray[np.float64]:
+        """Costs of ``candidates``, shape ``[N, L]``: shape ``[N, C]``, in the order of ``costs``."""
+        return np.stack([cost.cost(candidates) for cost in self.costs], axis=1)
+
     def is_feasible(self, evaluation: Evaluation) -> bool:
         """Whether score and cost are acceptable."""
         return evaluation.is_complete and bool((self.constraints([evaluation]) <= 0).all())
 
     def objectives(self, evaluations: Sequence[Evaluation]) -> Objectives:
-        """What is minimised, shape ``[N, 2]``; finite also for failed candidates. A stopped one has its bound."""
+        """What is minimised, shape ``[N, 1 + C]``; finite also for failed candidates. A stopped one has its bound."""
         scores = np.array([self._known_score(evaluation) for evaluation in evaluations])
-        costs = self.cost.cost(self.candidates_of(evaluations))
+        costs = self.costs_of(self.candidates_of(evaluations))
         failed = np.array([evaluation.state == "failed" for evaluation in evaluations], dtype=bool)
-        costs[failed] = np.maximum(costs[failed], self.cost.cost(self.space.widest)[0])
-        return self.minimized(scores, costs[:, None])
+        costs[failed] = np.maximum(costs[failed], self.costs_of(self.space.widest)[0])
+        return self.minimized(scores, costs)
 
     def minimized(self, accuracy: NDArray[np.float64], costs: NDArray[np.float64]) -> Objectives:
         """From the user's direction, ``accuracy [N]`` and ``costs [N, C]``, to what is minimised."""
@@ -317,7 +280,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     def constraints(self, evaluations: Sequence[Evaluation]) -> Objectives:
         """Violations, shape ``[N, G]``, at most 0 where a candidate is acceptable.
 
-        Of ``min_accuracy``; of the minima of further metrics, 0 where the first is missed; of ``max_total_bits``.
+        Of ``min_accuracy``; of the minima of further metrics, 0 where the first is missed; of limits on costs.
         """
         # A failed candidate violates the constraint also where every score is acceptable.
         violation = self.requirements.violation
@@ -331,8 +294,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
                 for e, is_met in zip(evaluations, met, strict=True)
             ]
             columns += list(np.array(further, dtype=np.float64).reshape(-1, len(self.further)).T)
-        if self.requirements.max_total_bits is not None:
-            columns.append(self.cost.cost(self.candidates_of(evaluations)) - self.requirements.max_total_bits)
+        columns += list(self.limits.excess(self.candidates_of(evaluations)).T)
         return np.stack(columns, axis=1)
 
     def _known_score(self, evaluation: Evaluation) -> float:
@@ -341,7 +303,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return self._worst_score() if evaluation.bound is None else evaluation.bound
 
     def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        evaluations = list(self.measure(x))
+        evaluations = list(self.measure(self.space.decode(x)))
         out["F"], out["G"] = self.objectives(evaluations), self.constraints(evaluations)
 
     def _worst_score(self) -> float:
@@ -351,25 +313,14 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def effective(self, candidates: Candidates) -> Candidates:
         """``candidates`` as they take effect: quantizers that were disabled by hand stay off."""
-        is_on = np.array([not q.disabled for q in self.model.activation_fake_quantizers.values()])
-        return np.where(is_on, candidates, 0)
+        return self._memory.effective(candidates)
 
     def _forget_if_changed(self) -> None:
-        self.model.require_attached()
-        version = self.model.version()
-        if version != self._version:
-            self._memory.clear()
+        if self._memory.forget_if_changed():
             self.further.forget()
-            self._version = version
             self._float_evaluation = self.direct.evaluate_float()
 
     def _require_reachable(self) -> None:
-        least = float(self.cost.cost(self.space.lower[None])[0])
-        if self.requirements.excess(least) > 0:
-            raise ProblemError(
-                f"max_total_bits ({self.requirements.max_total_bits:g}) is below what can be reached: the narrowest "
-                f"candidate has {least:g} bits. Raise max_total_bits or lower num_bits_lower_limit"
-            )
         widest = next(self.measure(self.space.widest))
         if not widest.is_complete:
             raise EvaluationError(f"the widest candidate {widest.candidate} could not be evaluated: {widest.reason}")
@@ -381,7 +332,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             side = "above" if self.metric.higher_is_better else "below"
             raise ProblemError(
                 f"min_accuracy ({self.min_accuracy:g}) is {side} what can be reached: the widest candidate "
-                f"({int(self.space.upper.max())} bits) has {self.metric.name} {widest.score:.4f}, the float network "
+                f"({widest_text(self.space)}) has {self.metric.name} {widest.score:.4f}, the float network "
                 f"{self._float_evaluation.score:.4f}. Relax min_accuracy or raise num_bits_upper_limit"
             )
         self.further.require_met(widest.candidate)
@@ -392,3 +343,26 @@ def intervals_of(evaluations: Sequence[Evaluation]) -> NDArray[np.float64] | Non
     if not any(evaluation.interval for evaluation in evaluations):
         return None
     return np.array([evaluation.interval or (math.nan, math.nan) for evaluation in evaluations])
+
+
+def checked_costs(costs: Any, model: QuantizedModel, space: SearchSpace) -> tuple[Cost, ...]:
+    """The costs that were asked for.
+
+    Raises:
+        ProblemError: none, an unknown one, or one that does not know a choice of ``space``.
+    """
+    specs = (costs,) if isinstance(costs, str) or not isinstance(costs, Sequence) else tuple(costs)
+    if not specs:
+        raise ProblemError("`costs` must hold at least one cost, got none")
+    built = build_costs(specs, model)
+    for cost in built:
+        if isinstance(cost, BoundTable | CheckedCost):
+            cost.check(space.choices)
+        cost.cost(np.concatenate([space.narrowest, space.widest]))  # a user's own may fail; better now than later
+    return built
+
+
+def widest_text(space: SearchSpace) -> str:
+    """The widest choice of a space, in words."""
+    widest = int(space.widest.max())
+    return f"{widest} bits" if space.has_widths else "the dearest choices"

@@ -1,4 +1,4 @@
-"""What a candidate has to meet: a worst acceptable score, and most bits."""
+"""What a candidate's score has to meet."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from qexplore.metrics import Metric, WholeSetMetric
 
 @dataclass(frozen=True)
 class Requirements:
-    """Constraints on a candidate; a violation of at most 0 is none.
+    """The constraint on a score; a violation of at most 0 is none.
 
     Attributes:
         higher_is_better: the direction of scores.
         min_accuracy: the worst acceptable score, the largest one where lower is better; None accepts all.
-        max_total_bits: most bits; None accepts all.
     """
 
     higher_is_better: bool
     min_accuracy: float | None
-    max_total_bits: float | None
 
     def violation(self, score: float) -> float:
         """By how much ``score`` is too bad."""
@@ -31,13 +29,9 @@ class Requirements:
             return 0.0
         return self.min_accuracy - score if self.higher_is_better else score - self.min_accuracy
 
-    def excess(self, cost: float) -> float:
-        """By how much ``cost`` is too high."""
-        return 0.0 if self.max_total_bits is None else cost - self.max_total_bits
-
 
 def checked_requirements(
-    metric: Metric | WholeSetMetric, float_score: float, min_accuracy: Any, max_drop: Any, max_total_bits: Any
+    metric: Metric | WholeSetMetric, float_score: float, min_accuracy: Any, max_drop: Any
 ) -> Requirements:
     """Requirements from what the user gave.
 
@@ -57,9 +51,7 @@ def checked_requirements(
         low, high = metric.range
         sign = 1.0 if metric.higher_is_better else -1.0
         min_accuracy = min(max(float_score - sign * float(max_drop), low), high)
-    return Requirements(
-        metric.higher_is_better, _checked_min_accuracy(metric, min_accuracy), _checked_max_total_bits(max_total_bits)
-    )
+    return Requirements(metric.higher_is_better, _checked_min_accuracy(metric, min_accuracy))
 
 
 def _is_number(value: Any) -> bool:
@@ -75,12 +67,4 @@ def _checked_min_accuracy(metric: Metric | WholeSetMetric, value: Any) -> float 
             f"min_accuracy must be a number within the range of the metric '{metric.name}', [{low:g}, {high:g}], got "
             f"{value!r}"
         )
-    return float(value)
-
-
-def _checked_max_total_bits(value: Any) -> float | None:
-    if value is None:
-        return None
-    if not _is_number(value) or not 0 < float(value) < math.inf:
-        raise ProblemError(f"max_total_bits must be a positive number of bits, got {value!r}")
     return float(value)

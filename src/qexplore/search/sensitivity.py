@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
 from qexplore._table import csv_table, text_table
 from qexplore.errors import EvaluationError, MetricError, ProblemError
 from qexplore.front.file import write_text
@@ -31,7 +32,7 @@ class SensitivityTable:
 
     Attributes:
         point_names: L names, in the order of the points.
-        num_bits: the widths that each point may have, rising.
+        num_bits: the choices that each point may have, as codes, the cheapest first.
         values: the sensitivity at each of these widths; larger is worse, infinite where the output is not finite.
         metric_name: what was measured.
         unit: of the values; empty where they have none.
@@ -54,34 +55,38 @@ class SensitivityTable:
         """
         wanted = 0 if num_bits is None else num_bits
         worst = [
-            values[min(range(len(widths)), key=lambda place: abs(widths[place] - wanted))]
-            for widths, values in zip(self.num_bits, self.values, strict=True)
+            values[int(np.abs(stored_bits(np.array(codes)) - wanted).argmin())]
+            for codes, values in zip(self.num_bits, self.values, strict=True)
         ]
         order = sorted(range(len(worst)), key=lambda point: (-worst[point], point))
         return tuple(self.point_names[point] for point in order)
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """One line a point, one column a width; also written to ``path``."""
-        written = csv_table(("point", *map(str, self._widths)), self._rows(repr))
+        written = csv_table(("point", *map(choice_name, self._choices)), self._rows(repr))
         if path is not None:
             write_text(path, written)
         return written
 
     def __str__(self) -> str:
-        header = ("point", *(f"{width} bit" for width in self._widths))
+        header = (
+            "point",
+            *(f"{code} bit" if 0 < code <= MAX_NUM_BITS else choice_name(code) for code in self._choices),
+        )
         table = text_table(header, self._rows("{:.3g}".format), numeric=tuple(range(1, len(header))))
         unit = f" in {self.unit}" if self.unit else ""
         return f"Sensitivity ({self.metric_name}{unit}) of one point at a time, {self.num_samples} samples\n{table}"
 
     @property
-    def _widths(self) -> list[int]:
-        return sorted({width for row in self.num_bits for width in row})
+    def _choices(self) -> list[int]:
+        present = np.array(sorted({code for row in self.num_bits for code in row}), dtype=np.int64)
+        return [int(code) for code in present[np.argsort(stored_bits(present), kind="stable")]]
 
     def _rows(self, written: Callable[[float], str]) -> list[tuple[str, ...]]:
         rows = []
         for name, widths, values in zip(self.point_names, self.num_bits, self.values, strict=True):
             known = dict(zip(widths, values, strict=True))
-            rows.append((name, *(written(known[width]) if width in known else "" for width in self._widths)))
+            rows.append((name, *(written(known[code]) if code in known else "" for code in self._choices)))
         return rows
 
 
@@ -121,15 +126,14 @@ def sensitivity(
         name, values, count = divergence.name, scores.mean(axis=1, dtype=np.float64), scores.shape[1]
     values = np.where(np.isnan(values), np.inf, values)
     rows = np.split(values, np.cumsum([len(row) for row in widths])[:-1])
-    names = tuple(problem.model.activation_fake_quantizers)
+    names = tuple(problem.model.fake_quantizers)
     return SensitivityTable(names, widths, tuple(tuple(row.tolist()) for row in rows), name, unit, count)
 
 
 def one_at_a_time(problem: LayerwiseQuantizationProblem) -> tuple[tuple[tuple[int, ...], ...], Candidates]:
-    """The widths of each point, and a candidate for each of them: that width there, every other point off."""
+    """The choices of each point, and a candidate for each of them: that choice there, every other point off."""
     space = problem.space
-    limits = zip(space.lower.tolist(), space.upper.tolist(), strict=True)
-    widths = tuple(tuple(range(low, high + 1)) for low, high in limits)
+    widths = space.choices
     candidates = np.zeros((sum(map(len, widths)), space.num_points), dtype=np.int64)
     columns = np.repeat(np.arange(space.num_points), [len(row) for row in widths])
     candidates[np.arange(len(columns)), columns] = np.concatenate(widths)
@@ -187,8 +191,8 @@ def quick_table(problem: LayerwiseQuantizationProblem) -> tuple[SensitivityTable
             continue
         return table, table.num_samples * sum(map(len, table.num_bits)) / problem.num_samples
     widths, _ = one_at_a_time(problem)
-    values = tuple(tuple(4.0**-width for width in row) for row in widths)
-    return SensitivityTable(tuple(problem.model.activation_fake_quantizers), widths, values, "none", "", 0), 0.0
+    values = tuple(tuple((4.0 ** -stored_bits(np.array(row))).tolist()) for row in widths)
+    return SensitivityTable(tuple(problem.model.fake_quantizers), widths, values, "none", "", 0), 0.0
 
 
 def _has_classes(problem: LayerwiseQuantizationProblem) -> bool:

@@ -1,7 +1,8 @@
-"""The widths that a search may choose: limits per point, and candidates made of them."""
+"""The choices that a search may make: a few per point, some points tied together, and candidates made of them."""
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from collections.abc import Collection, Sequence
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
 from qexplore.errors import ProblemError
-from qexplore.model import Candidates, QuantizedActivationsModel
-from qexplore.quant import MAX_NUM_BITS
+from qexplore.model import Candidates, QuantizedModel
+
+Places = NDArray[np.int64]
+"""Positions in the lists of choices, shape ``[N, G]``: one a gene."""
 
 _LISTABLE = 200_000
 """A space up to this size is listed to find what is left of it; a larger one is sampled."""
@@ -22,81 +26,193 @@ _LISTABLE = 200_000
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Integer limits of ``num_bits`` at every point, both included, shape ``[L]``.
+    """Choices of every point, and groups of points that make the same one.
 
-    A quantizer that was disabled by hand has the limits 0 and 0: it stays off.
+    A gene stands for a group, or for a point alone; genes come in the order of their first points. Where the choices of
+    every point are whole ranges of widths, genes are the widths themselves; otherwise they are places in the lists of
+    choices.
+
+    Attributes:
+        choices: codes for each of L points (see `qexplore._choices`), the cheapest first.
+        groups: indices of points that share one choice; a point in none has a gene of its own.
     """
 
-    lower: NDArray[np.int64]
-    upper: NDArray[np.int64]
+    choices: tuple[tuple[int, ...], ...]
+    groups: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
-    def of(cls, model: QuantizedActivationsModel, lower: Any, upper: Any) -> SearchSpace:
-        """Limits for the points of ``model``: an int for all of them, or one per point.
+    def between(cls, lower: Sequence[int], upper: Sequence[int]) -> SearchSpace:
+        """All widths from ``lower`` to ``upper``, both included, one limit a point."""
+        return cls(tuple(tuple(range(int(low), int(high) + 1)) for low, high in zip(lower, upper, strict=True)))
 
-        Raises:
-            ProblemError: a limit is no int, of the wrong length, contradicts the other, or no quantizer can have it.
-        """
-        quantizers = model.activation_fake_quantizers
-        names = list(quantizers)
-        lows = _limits("num_bits_lower_limit", lower, names)
-        highs = _limits("num_bits_upper_limit", upper, names)
-        for name, low, high in zip(names, lows, highs, strict=True):
-            least = quantizers[name].min_num_bits
-            if low > high:
-                raise ProblemError(f"num_bits_lower_limit ({low}) must not be above num_bits_upper_limit ({high})")
-            if low < least:
-                raise ProblemError(
-                    f"num_bits_lower_limit must be at least {least} at '{name}', which is "
-                    f"{'unsigned' if least == 1 else 'signed'}, got {low}; give one limit per point for others"
-                )
-            if high > MAX_NUM_BITS:
-                raise ProblemError(f"num_bits_upper_limit must be at most {MAX_NUM_BITS}, got {high} at '{name}'")
-        is_on = np.array([not quantizer.disabled for quantizer in quantizers.values()])
-        return cls(np.where(is_on, lows, 0), np.where(is_on, highs, 0))
+    @functools.cached_property
+    def gene_of(self) -> NDArray[np.int64]:
+        """The gene of each point, shape ``[L]``."""
+        first = {point: group[0] for group in map(sorted, self.groups) for point in group}
+        owners = [first.get(point, point) for point in range(self.num_points)]
+        order = {owner: gene for gene, owner in enumerate(dict.fromkeys(owners))}
+        return np.array([order[owner] for owner in owners], dtype=np.int64)
+
+    @functools.cached_property
+    def gene_points(self) -> NDArray[np.int64]:
+        """The first point of each gene, shape ``[G]``."""
+        return np.unique(self.gene_of, return_index=True)[1]
+
+    @functools.cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many choices each gene has, shape ``[G]``."""
+        return np.array([len(self.choices[point]) for point in self.gene_points], dtype=np.int64)
+
+    @functools.cached_property
+    def has_widths(self) -> bool:
+        """Whether genes are widths: the choices of every point are consecutive integers."""
+        return all(row == tuple(range(row[0], row[0] + len(row))) and row[-1] <= MAX_NUM_BITS for row in self.choices)
+
+    @functools.cached_property
+    def _offsets(self) -> NDArray[np.int64]:
+        """What a gene's place is counted from."""
+        first = [self.choices[point][0] if self.has_widths else 0 for point in self.gene_points]
+        return np.array(first, dtype=np.int64)
+
+    @property
+    def lower(self) -> NDArray[np.int64]:
+        """Least genes, shape ``[G]``."""
+        return self._offsets
+
+    @property
+    def upper(self) -> NDArray[np.int64]:
+        """Greatest genes, shape ``[G]``."""
+        return self._offsets + self.sizes - 1
 
     @property
     def num_points(self) -> int:
         """L, the length of a candidate."""
-        return len(self.lower)
+        return len(self.choices)
+
+    @property
+    def num_genes(self) -> int:
+        """G, how many choices there are to make."""
+        return len(self.gene_points)
 
     @property
     def size(self) -> int:
         """How many candidates there are."""
-        return math.prod(int(choices) for choices in self.upper - self.lower + 1)
+        return math.prod(self.sizes.tolist())
 
     @property
     def widest(self) -> Candidates:
-        """The candidate of the widest choices, shape ``[1, L]``."""
-        return self.upper[None]
+        """The candidate of the dearest choices, shape ``[1, L]``."""
+        return self.at(self.sizes[None] - 1)
+
+    @property
+    def narrowest(self) -> Candidates:
+        """The candidate of the cheapest choices, shape ``[1, L]``."""
+        return self.at(np.zeros((1, self.num_genes), dtype=np.int64))
+
+    @functools.cached_property
+    def _table(self) -> NDArray[np.int64]:
+        table = np.zeros((self.num_points, max(map(len, self.choices))), dtype=np.int64)
+        for row, codes in zip(table, self.choices, strict=True):
+            row[: len(codes)] = codes
+        return table
+
+    def at(self, places: Places) -> Candidates:
+        """Candidates, shape ``[N, L]``, from places, shape ``[N, G]``."""
+        return np.asarray(self._table[np.arange(self.num_points), places[:, self.gene_of]])
+
+    def describe(self, point: int) -> str:
+        """What a point may have, in words."""
+        return ", ".join(map(choice_name, self.choices[point]))
+
+    def places(self, candidates: Candidates) -> NDArray[np.int64]:
+        """Where the choices of ``candidates``, shape ``[N, L]``, stand in the lists of their points; the same shape.
+
+        Raises:
+            ProblemError: a choice that the point may not have.
+        """
+        equal = candidates[:, :, None] == self._table
+        equal &= np.arange(self._table.shape[1]) < np.array([len(row) for row in self.choices])[:, None]
+        if not equal.any(axis=2).all():
+            row, point = np.argwhere(~equal.any(axis=2))[0]
+            raise ProblemError(
+                f"candidate {row} has {choice_name(candidates[row, point])} at point {point}, which may have "
+                f"{self.describe(int(point))}"
+            )
+        return np.asarray(equal.argmax(axis=2), dtype=np.int64)
+
+    def gene_places(self, candidates: Candidates) -> Places:
+        """Places of ``candidates``, shape ``[N, L]``, by gene: shape ``[N, G]``."""
+        return self.places(candidates)[:, self.gene_points]
 
     def decode(self, genes: Any) -> Candidates:
-        """``genes`` of any numeric type, shape ``[N, L]``, rounded half to even and kept within the limits."""
-        rounded = np.rint(np.asarray(genes, dtype=np.float64))
-        return np.clip(rounded, self.lower, self.upper).astype(np.int64)
+        """``genes`` of any numeric type, shape ``[N, G]``, rounded half to even and kept within the limits."""
+        rounded = np.rint(np.asarray(genes, dtype=np.float64)).reshape(-1, self.num_genes)
+        return self.at(np.clip(rounded - self._offsets, 0, self.sizes - 1).astype(np.int64))
+
+    def encode(self, candidates: Candidates) -> NDArray[np.int64]:
+        """The genes of ``candidates``, shape ``[N, L]``."""
+        return self.gene_places(candidates) + self._offsets
 
     def uniform(self) -> Candidates:
-        """One candidate for each width between the limits, the same everywhere it is allowed, widest first."""
-        widths = range(int(self.upper.max()), int(self.lower[self.upper > 0].min(initial=MAX_NUM_BITS)) - 1, -1)
-        rows = [np.clip(np.full(self.num_points, width), self.lower, self.upper) for width in widths]
-        return np.array(list(dict.fromkeys(map(tuple, rows))) or self.widest, dtype=np.int64)
+        """A candidate for each choice that any point has: the same everywhere, or what comes nearest; dearest first."""
+        codes = sorted({code for row in self.choices for code in row if len(row) > 1}, key=_dearest_first)
+        bits = [stored_bits(np.array(row)) for row in self.choices]
+        rows = []
+        for code in codes:
+            wanted = float(stored_bits(np.array([code]))[0])
+            nearest = [
+                row.index(code) if code in row else int(np.abs(of_row - wanted).argmin())
+                for row, of_row in zip(self.choices, bits, strict=True)
+            ]
+            rows.append(tuple(np.array(nearest)[self.gene_points].tolist()))
+        return self.at(np.array(list(dict.fromkeys(rows)), dtype=np.int64)) if rows else self.widest
 
     def random(self, count: int, rng: np.random.Generator) -> Candidates:
-        """``count`` random candidates, each width equally likely."""
-        return rng.integers(self.lower, self.upper + 1, size=(count, self.num_points))
+        """``count`` random candidates, each choice equally likely."""
+        return self.at(rng.integers(0, self.sizes, size=(count, self.num_genes)))
 
     def unseen(self, count: int, seen: Collection[tuple[int, ...]], rng: np.random.Generator) -> Candidates:
         """Up to ``count`` different random candidates that are not in ``seen``; fewer only when no more are left."""
         if self.size <= _LISTABLE:
-            ranges = (range(int(low), int(high) + 1) for low, high in zip(self.lower, self.upper, strict=True))
-            left = [candidate for candidate in product(*ranges) if candidate not in seen]
+            places = np.array(list(product(*map(range, self.sizes.tolist()))), dtype=np.int64)
+            left = [candidate for candidate in map(tuple, self.at(places).tolist()) if candidate not in seen]
             chosen = rng.permutation(len(left))[:count]
             return np.array([left[index] for index in chosen], dtype=np.int64).reshape(-1, self.num_points)
         found: dict[tuple[int, ...], None] = {}
         while len(found) < count:
-            drawn = (tuple(map(int, row)) for row in self.random(count, rng))
+            drawn = map(tuple, self.random(count, rng).tolist())
             found.update((candidate, None) for candidate in drawn if candidate not in seen)
         return np.array(list(found)[:count], dtype=np.int64).reshape(-1, self.num_points)
+
+
+def _dearest_first(code: int) -> tuple[float, int]:
+    return -float(stored_bits(np.array([code]))[0]), code
+
+
+def width_limits(model: QuantizedModel, lower: Any, upper: Any) -> tuple[tuple[int, ...], ...]:
+    """The choices between limits of widths: an int for all points of ``model``, or one per point.
+
+    A quantizer that was disabled by hand has the one choice 0: it stays off.
+
+    Raises:
+        ProblemError: a limit is no int, of the wrong length, contradicts the other, or no quantizer can have it.
+    """
+    quantizers = model.fake_quantizers
+    names = list(quantizers)
+    lows = _limits("num_bits_lower_limit", lower, names)
+    highs = _limits("num_bits_upper_limit", upper, names)
+    for name, low, high in zip(names, lows, highs, strict=True):
+        least = quantizers[name].min_num_bits
+        if low > high:
+            raise ProblemError(f"num_bits_lower_limit ({low}) must not be above num_bits_upper_limit ({high})")
+        if low < least:
+            raise ProblemError(
+                f"num_bits_lower_limit must be at least {least} at '{name}', which is "
+                f"{'unsigned' if least == 1 else 'signed'}, got {low}; give one limit per point for others"
+            )
+        if high > MAX_NUM_BITS:
+            raise ProblemError(f"num_bits_upper_limit must be at most {MAX_NUM_BITS}, got {high} at '{name}'")
+    return tuple(tuple(range(low, high + 1)) for low, high in zip(lows, highs, strict=True))
 
 
 def _limits(argument: str, value: Any, names: Sequence[str]) -> list[int]:

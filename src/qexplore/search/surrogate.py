@@ -13,6 +13,7 @@ from scipy.stats import norm
 
 from qexplore.model import Candidates
 from qexplore.search.sensitivity import SensitivityTable
+from qexplore.search.space import SearchSpace
 
 Array = NDArray[np.float64]
 
@@ -65,13 +66,14 @@ class Surrogate:
 
     Args:
         table: sensitivities.
+        space: says which row of the table a choice is.
         resolution: the least difference between two scores that means something, such as one sample.
     """
 
-    def __init__(self, table: SensitivityTable, resolution: float) -> None:
+    def __init__(self, table: SensitivityTable, space: SearchSpace, resolution: float) -> None:
         finite = [value for row in table.values for value in row if np.isfinite(value)]
         most = 10.0 * max(finite, default=1.0)
-        self._lowest = np.array([row[0] for row in table.num_bits])
+        self._space = space
         self._values = np.full((len(table.values), max(map(len, table.values))), most)
         for row, values in zip(self._values, table.values, strict=True):
             row[: len(values)] = np.clip(np.nan_to_num(values, nan=most, posinf=most), _LEAST_SENSITIVITY, most)
@@ -132,7 +134,7 @@ class Surrogate:
         return Prediction(self._mean + self._scale * mean, self._scale * std, self._best)
 
     def _sensitivities(self, candidates: Candidates) -> Array:
-        values: Array = self._values[np.arange(len(self._values)), candidates - self._lowest]
+        values: Array = self._values[np.arange(len(self._values)), self._space.places(candidates)]
         return values
 
     def _features(self, candidates: Candidates) -> _Features:
@@ -141,7 +143,7 @@ class Surrogate:
         shares = values / total[:, None]
         num_points, num_widths = self._values.shape
         by_width = np.zeros((len(candidates), num_points, num_widths))
-        np.put_along_axis(by_width, (candidates - self._lowest)[:, :, None], shares[:, :, None], axis=2)
+        np.put_along_axis(by_width, self._space.places(candidates)[:, :, None], shares[:, :, None], axis=2)
         return _Features(np.log(total), shares, by_width.reshape(len(candidates), num_points * num_widths))
 
     def _parts(self, first: _Features, second: _Features) -> tuple[Array, Array, Array]:

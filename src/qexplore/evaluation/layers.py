@@ -1,0 +1,91 @@
+"""Layers at every choice of their weights: quantized once, BatchNorm folded in behind the quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from qexplore.model import WeightQuantization
+from qexplore.quant import FixedQuantizer
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def quantization_of(module: nn.Module) -> tuple[str, WeightQuantization] | None:
+    """The quantized weight of ``module`` itself and its attribute; None where it has none, or holds other modules."""
+    if set(module._modules) - {"parametrizations"}:
+        return None
+    for attribute, chain in getattr(module, "parametrizations", {}).items():
+        if len(chain) == 1 and isinstance(chain[0], WeightQuantization):
+            return attribute, chain[0]
+    return None
+
+
+class WeightedLayer:
+    """A module whose weight is quantized, or such a weight alone.
+
+    Args:
+        module: with a parametrized weight, or the list of parametrizations that stands for the weight itself.
+        norm: the BatchNorm behind it, which is folded into the quantized weight.
+    """
+
+    def __init__(self, module: nn.Module, norm: nn.Module | None = None) -> None:
+        self._module = module
+        self._norm = norm
+
+    @torch.no_grad()
+    def at(self, quantizer: FixedQuantizer | None) -> Callable[..., Any]:
+        """What the module does with its weight put through ``quantizer``; None leaves it float."""
+        if isinstance(self._module, parametrize.ParametrizationList):
+            weight = _quantized(self._module, quantizer)
+            return lambda: weight
+        found = quantization_of(self._module)
+        assert found is not None
+        attribute = found[0]
+        weight = _quantized(self._module.parametrizations[attribute], quantizer)  # type: ignore[index,union-attr]
+        plain = _with_weight(self._module, attribute, weight)
+        return plain if self._norm is None else merged(plain, self._norm)  # type: ignore[no-any-return]
+
+
+def _quantized(chain: Any, quantizer: FixedQuantizer | None) -> Tensor:
+    weight: Tensor = chain.original.detach()
+    if quantizer is None:
+        return weight
+    quantized: Tensor = chain[0].quantize(weight, quantizer)
+    is_channels_last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return quantized.contiguous(memory_format=torch.channels_last) if is_channels_last else quantized.contiguous()
+
+
+def _with_weight(module: nn.Module, attribute: str, weight: Tensor) -> nn.Module:
+    """``module`` with a plain weight; everything else is shared."""
+    kind = parametrize.type_before_parametrizations(module)
+    plain: nn.Module = kind.__new__(kind)  # copy.copy asks for a pickle, which parametrized modules refuse
+    plain.__dict__.update(module.__dict__)
+    plain._modules = {name: inner for name, inner in module._modules.items() if name != "parametrizations"}
+    plain._parameters = {**module._parameters, attribute: nn.Parameter(weight, requires_grad=False)}
+    return plain
+
+
+def merged(layer: Any, norm: Any) -> Any:
+    """``layer`` with ``norm`` in its weights; None where the two cannot be merged."""
+    if not can_be_merged(layer, norm):
+        return None
+    if isinstance(layer, nn.Linear):
+        return fuse_linear_bn_eval(layer, norm)
+    return fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, _TRANSPOSED))
+
+
+def can_be_merged(layer: nn.Module, norm: Any) -> bool:
+    """Whether BatchNorm ``norm`` behind ``layer`` is only a scale and a shift of its output channels."""
+    if norm.running_mean is None or norm.running_var is None or norm.training:
+        return False
+    kind = parametrize.type_before_parametrizations(layer)
+    if kind in _TRANSPOSED:
+        return layer.groups == 1
+    return kind in _CONVOLUTIONS or (kind is nn.Linear and type(norm) is nn.BatchNorm1d)

@@ -1,0 +1,82 @@
+"""Quantizers of a network that is being wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from qexplore._choices import choice_code
+from qexplore.errors import ModelError, NumBitsError
+from qexplore.model.weights import WeightPoint, calibrated_rows
+from qexplore.model.widths import DEFAULT_NUM_BITS
+from qexplore.predicates import as_predicate
+from qexplore.quant import QuantDescriptor, TensorQuantizer
+
+IsAsymmetric = Callable[[str, nn.Module | None], Any]
+"""What the ``asymmetric`` of a module's quantizer is, given its name and itself; of the input without a module."""
+
+
+def checked_asymmetric(asymmetric: Any) -> IsAsymmetric:
+    """The answer for each module; of the input False where a predicate decides.
+
+    Raises:
+        ModelError: neither a bool nor "auto" nor a predicate.
+    """
+    if isinstance(asymmetric, bool) or asymmetric == "auto":
+        return lambda name, module: asymmetric
+    if not callable(asymmetric):
+        raise ModelError(f'`asymmetric` must be True, False, "auto" or a predicate, got {asymmetric!r}')
+    asked = as_predicate(asymmetric)
+    return lambda name, module: module is not None and asked(name, module)
+
+
+def initial_num_bits(init_num_bits: Any, quant_desc: Any) -> Any:
+    """The choice to begin with: the argument's or the descriptor's, whichever is not left at the default.
+
+    Raises:
+        NumBitsError: both are set, to different choices.
+    """
+    described = DEFAULT_NUM_BITS if quant_desc is None else quant_desc.num_bits
+    if choice_code(described) in (DEFAULT_NUM_BITS, choice_code(init_num_bits)):
+        return init_num_bits
+    if init_num_bits != DEFAULT_NUM_BITS:
+        raise NumBitsError(
+            f"`init_num_bits` ({init_num_bits}) and the width of quant_desc ({described}) contradict each other: "
+            "leave one of them alone"
+        )
+    return described
+
+
+def input_quantizer(
+    name: str, quant_desc: Any, unsigned: Any, is_asymmetric: IsAsymmetric, num_bits: Any
+) -> TensorQuantizer:
+    """The quantizer of the network's input."""
+    return _quantizer(name, quant_desc, unsigned, is_asymmetric(name, None), num_bits)
+
+
+def quantizers_of(
+    modules: Mapping[str, nn.Module], quant_desc: Any, unsigned: Any, is_asymmetric: IsAsymmetric, num_bits: Any
+) -> dict[str, TensorQuantizer]:
+    """A quantizer for the output of each module."""
+    return {
+        name: _quantizer(name, quant_desc, unsigned, is_asymmetric(name, module), num_bits)
+        for name, module in modules.items()
+    }
+
+
+def weight_quantizer(point: WeightPoint, num_bits: Any) -> TensorQuantizer:
+    """The quantizer of a weight's rows, with the largest magnitudes as their range."""
+    quantizer = _quantizer(point.name, None, False, False, num_bits)
+    rows, shape = calibrated_rows(point)
+    quantizer.set_amax(torch.nan_to_num(rows.abs().amax(dim=1), nan=0.0, posinf=0.0).reshape(shape))
+    return quantizer
+
+
+def _quantizer(name: str, quant_desc: Any, unsigned: Any, asymmetric: Any, num_bits: Any) -> TensorQuantizer:
+    descriptor = QuantDescriptor() if quant_desc is None else quant_desc
+    quantizer = TensorQuantizer(descriptor, unsigned=unsigned, name=name, asymmetric=asymmetric)
+    quantizer.num_bits = num_bits
+    return quantizer

@@ -1,0 +1,249 @@
+"""A calibration from its data to its report: collect in full precision, compute all ranges, then set them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from qexplore._choices import MAX_NUM_BITS
+from qexplore._progress import Progress
+from qexplore._random import isolated
+from qexplore.errors import CalibrationError, DataError
+from qexplore.model.calibration import (
+    FLOAT_CODES,
+    METHODS,
+    CalibrationReport,
+    RangeCollector,
+    Ranges,
+    length,
+    set_ranges,
+)
+from qexplore.model.hooks import floating_tensors
+from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples, num_samples, unpack_batch
+from qexplore.model.observation import CallCounter
+from qexplore.model.state import in_eval_mode
+from qexplore.model.weights import WeightPoint, calibrated_rows
+from qexplore.quant import min_num_bits, weight_amax_table
+
+if TYPE_CHECKING:
+    from qexplore.model.quantized_model import QuantizedModel
+
+WEIGHT_METHODS = ("max", "percentile", "mse")
+
+Note = Callable[[CallCounter, set[str], Any], None]
+
+_AUTOMATIC = "auto"
+_COMPARED = {"activation": ("mse", "percentile", "max"), "weight": ("mse", "max")}
+_COMPARED_WIDTHS = 8
+"""Wider ones take what the widest compared one takes: ranges matter little there."""
+_COMPARED_SAMPLES = 32
+
+
+class OutputWatcher:
+    """Finds the points whose tensor is the network's output: what is clipped there is lost to the loss."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._passed: dict[str, set[tuple[int, int, float]]] = {}
+
+    def __call__(self, name: str, tensors: list[Tensor]) -> None:
+        """Listen at a point."""
+        self._passed.setdefault(name, set()).update(map(_mark, tensors))
+
+    def finish(self, output: Any) -> None:
+        """Compare with what the network returned, and forget."""
+        returned = set(map(_mark, floating_tensors(output)))
+        self.names |= {name for name, marks in self._passed.items() if marks & returned}
+        self._passed.clear()
+
+
+def _mark(tensor: Tensor) -> tuple[int, int, float]:
+    # The address alone may be that of a tensor that is no more.
+    return tensor.untyped_storage().data_ptr(), tensor.numel(), float(tensor.sum(dtype=torch.float64))
+
+
+def calibrate(
+    model: QuantizedModel,
+    loader: Loader | None,
+    *,
+    method: str | None,
+    weight_method: str | None,
+    num_batches: int | None,
+    clip_outputs: bool,
+    unpack: Unpack | None,
+    progress: bool | None,
+    options: dict[str, Any],
+    note: Note,
+) -> CalibrationReport:
+    """As `QuantizedModel.calibrate`; tells ``note`` what one forward passed, which points data passed, and its inputs."""
+    collected = _collect(model, loader, method, num_batches, unpack, progress)
+    collector, count = collected.collector, collected.num_batches
+    weight_method = _checked_weight_method(weight_method, method or collector.method)
+    by_activation = {
+        name: {
+            one: collector.ranges(name, one, options if one == method else {})
+            for one in _methods("max" if name in collected.outputs and not clip_outputs else method or collector.method)
+        }
+        for name in collector.names
+    }
+    by_weight = {
+        point.name: {one: weight_ranges(point, one) for one in _methods(weight_method, "weight")}
+        for point in model.weight_points
+    }
+    if weight_method == _AUTOMATIC and count == 0:
+        raise DataError('weight_method "auto" compares outputs on data: pass a loader')
+    if count:
+        note(collected.seen, collector.names, collected.example)
+    collector.load({name: next(iter(by_method.values())) for name, by_method in by_activation.items()})
+    for name, by_method in by_weight.items():
+        set_ranges(model.fake_quantizers[name], *next(iter(by_method.values())))
+    if _AUTOMATIC in (method, weight_method):
+        _take_least_error(model, {**by_activation, **by_weight}, collected.example)
+    return collector.report(count, method or collector.method)
+
+
+@dataclass(frozen=True)
+class _Collected:
+    """What passed the points while data ran through the float network.
+
+    Attributes:
+        collector: extremes and histograms.
+        seen: shapes and calls of the first batch.
+        outputs: names of the points whose tensor is the network's output.
+        example: inputs of the first batch; None without data.
+        num_batches: how many there were.
+    """
+
+    collector: RangeCollector
+    seen: CallCounter
+    outputs: set[str]
+    example: Any
+    num_batches: int
+
+
+def _collect(
+    model: QuantizedModel,
+    loader: Loader | None,
+    method: str | None,
+    num_batches: int | None,
+    unpack: Unpack | None,
+    progress: bool | None,
+) -> _Collected:
+    quantizers = model.activation_fake_quantizers
+    is_automatic = method == _AUTOMATIC
+    collector = RangeCollector(quantizers, None if is_automatic else method, with_histograms=is_automatic)
+    if loader is None and quantizers:
+        raise DataError("calibrating activations needs data: pass a loader, model.calibrate(loader)")
+    seen, outputs, example, count = CallCounter(), OutputWatcher(), None, 0
+    bar = Progress(length(loader, num_batches), description="calibrate", unit="batch", shown=progress)
+    with bar, isolated(Placement.of(model.model).device):
+        for batch in islice(() if loader is None else loader, num_batches):
+            inputs = unpack_batch(batch, unpack)[0]
+            if count == 0:
+                example, seen = inputs, CallCounter(num_samples(inputs))
+
+            def listen(name: str, tensors: list[Tensor], first: bool = count == 0) -> None:
+                collector(name, tensors)
+                outputs(name, tensors)
+                if first:  # shapes and calls are those of one forward
+                    seen(name, tensors)
+
+            outputs.finish(model.listen(inputs, listen))
+            count += 1
+            bar.advance()
+    if count == 0 and loader is not None:
+        raise DataError("the calibration loader must yield at least one batch, got none")
+    return _Collected(collector, seen, outputs.names, example, count)
+
+
+def weight_ranges(point: WeightPoint, method: str) -> Ranges:
+    """The ranges of a weight's rows at every choice."""
+    rows, shape = calibrated_rows(point)
+    if not bool(torch.isfinite(rows).all()):
+        raise CalibrationError(f"the weight '{point.name}' must be finite to be calibrated, got NaN or an infinity")
+    codes = (*range(min_num_bits(unsigned=False), MAX_NUM_BITS + 1), *FLOAT_CODES)
+    if method == "max":
+        return {0: rows.abs().amax(dim=1).reshape(shape)}, None
+    return {code: amax.reshape(shape) for code, amax in weight_amax_table(rows, method, codes).items()}, None
+
+
+def _methods(method: str, kind: str = "activation") -> tuple[str, ...]:
+    return _COMPARED[kind] if method == _AUTOMATIC else (method,)
+
+
+def _checked_weight_method(method: str | None, of_activations: str) -> str:
+    if method is None:
+        return _AUTOMATIC if of_activations == _AUTOMATIC else "mse"
+    if method not in (*WEIGHT_METHODS, _AUTOMATIC):
+        known = ", ".join((*WEIGHT_METHODS, _AUTOMATIC))
+        hint = ": entropy is for activations" if method in METHODS else ""
+        raise CalibrationError(f"`weight_method` must be one of {known}, got {method!r}{hint}")
+    return method
+
+
+def _take_least_error(model: QuantizedModel, found: Mapping[str, Mapping[str, Ranges]], example: Any) -> None:
+    """Give every point, at every width, the range of the method under which the output differs least, all else float.
+
+    The difference is the mean square over all floating tensors of the output, on a few samples.
+    """
+    inputs = first_samples(Placement.of(model.model).move_inputs(example), _COMPARED_SAMPLES)
+    names = list(model.fake_quantizers)
+    with in_eval_mode(model), torch.no_grad(), isolated(Placement.of(model.model).device):
+        expected = _output(model, [0] * len(names), inputs)
+        for name, by_method in found.items():
+            tables = [_per_choice(ranges) for ranges in by_method.values()]
+            if len(tables) < 2 or model.fake_quantizers[name].has_fixed_amax:
+                continue
+            chosen = dict.fromkeys(tables[0], 0)
+            last = 0
+            for code in tables[0]:
+                if code <= _COMPARED_WIDTHS:
+                    last = _best(model, tables, names.index(name), code, inputs, expected)
+                chosen[code] = last if code <= MAX_NUM_BITS else 0
+            high = {code: tables[place][code][1] for code, place in chosen.items()}
+            low = {code: tables[place][code][0] for code, place in chosen.items()}
+            is_symmetric = any(end is None for end in low.values())
+            model.fake_quantizers[name].set_amax_table(high, None if is_symmetric else low)
+
+
+def _best(
+    model: QuantizedModel, tables: Sequence[Mapping[int, Any]], place: int, code: int, inputs: Any, expected: Any
+) -> int:
+    quantizer = list(model.fake_quantizers.values())[place]
+    errors = []
+    widths = [code if index == place else 0 for index in range(len(model.fake_quantizers))]
+    for table in tables:
+        low, high = table[code]
+        quantizer.set_amax_table({code: high}, None if low is None else {code: low})
+        errors.append(_difference(_output(model, widths, inputs), expected))
+    return int(np.argmin(errors))
+
+
+def _per_choice(ranges: Ranges) -> dict[int, tuple[Any, Any]]:
+    high, low = ranges
+    if set(high) == {0}:
+        codes = (*range(min_num_bits(unsigned=True), MAX_NUM_BITS + 1), *FLOAT_CODES)
+        return dict.fromkeys(codes, (None, high[0]))
+    return {code: (None if low is None else low[code], end) for code, end in high.items()}
+
+
+def _output(model: QuantizedModel, widths: Sequence[int], inputs: Any) -> list[Tensor]:
+    copied = pytree.tree_map_only(Tensor, torch.clone, inputs)
+    with model.using(widths):
+        return floating_tensors(call(model, copied))
+
+
+def _difference(output: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    if len(output) != len(expected) or any(a.shape != b.shape for a, b in zip(output, expected, strict=True)):
+        return math.inf
+    squares = [float((a.double() - b.double()).square().mean()) for a, b in zip(output, expected, strict=True)]
+    total = sum(squares)
+    return total if math.isfinite(total) else math.inf

@@ -1,0 +1,265 @@
+"""Fake quantizers on weights, as parametrizations: the module reads its weight and gets it quantized."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from qexplore.errors import ModelError, SelectionError
+from qexplore.model.points import QuantizationPoint
+from qexplore.quant import TensorQuantizer
+
+Granularity = Literal["channel", "tensor"] | int
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_IN_PROJECTION = "in_proj_weight"
+
+
+def check_granularity(value: object) -> None:
+    """Raise unless ``value`` is "channel", "tensor" or a positive group size.
+
+    Raises:
+        ModelError: it is not.
+    """
+    is_size = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1  # type: ignore[operator]
+    if value not in ("channel", "tensor") and not is_size:
+        raise ModelError(
+            f'`weight_granularity` must be "channel", "tensor" or a group size such as 32, 64 or 128, got {value!r}'
+        )
+
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """A weight as rows that share a scale each.
+
+    Attributes:
+        axis: of the output channels.
+        groups: of a transposed convolution, whose channels stand in groups along both axes; 1 for others.
+        granularity: "channel" for a scale per output channel; "tensor" for one; or the length of groups along a
+            channel's inputs, in the order in which a convolution unfolds them (input channel, then kernel); a shorter
+            last group stands alone.
+    """
+
+    axis: int
+    groups: int
+    granularity: Granularity
+
+    @classmethod
+    def of(cls, module: nn.Module, weight: Tensor, granularity: Granularity) -> WeightLayout:
+        """The layout of ``weight`` in ``module``. A vector has one scale: a value each would be exact."""
+        if isinstance(module, _TRANSPOSED):
+            return cls(1, module.groups, granularity)
+        return cls(0, 1, "tensor" if weight.dim() < 2 else granularity)
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """``weight`` as ``[rows, values]``, or ``[channels, groups, values]`` padded with zeros; one scale a row."""
+        if self.granularity == "tensor":
+            return weight.reshape(1, -1)
+        channels = self._channels_first(weight).flatten(1)
+        if self.granularity == "channel":
+            return channels
+        size = int(self.granularity)
+        return F.pad(channels, (0, -channels.shape[1] % size)).unflatten(1, (-1, size))
+
+    def restore(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """What `rows` undone gives, in the shape of ``weight``."""
+        if self.granularity == "tensor":
+            return rows.reshape(weight.shape)
+        first = self._channels_first(weight)
+        flat = rows if rows.dim() == 2 else rows.flatten(1)[:, : first[0].numel()]
+        if self.axis == 0:
+            return flat.reshape(weight.shape)
+        apart = flat.reshape(self.groups, -1, first.shape[1], *first.shape[2:])
+        return apart.transpose(1, 2).reshape(weight.shape)
+
+    def _channels_first(self, weight: Tensor) -> Tensor:
+        if self.axis == 0:
+            return weight
+        # [in, out / groups, ...] -> [groups, in / groups, out / groups, ...] -> [out, in / groups, ...]
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+class WeightQuantization(nn.Module):
+    """The parametrization of one weight.
+
+    Args:
+        name: of the point.
+        quantizer: its quantizer, registered by the wrapper and only referred to here.
+        layout: which values share a scale.
+    """
+
+    def __init__(self, name: str, quantizer: TensorQuantizer, layout: WeightLayout) -> None:
+        super().__init__()
+        self.name = name
+        self.layout = layout
+        # In a tuple, so that the quantizer is no submodule of the network too; a deep copy still takes it along.
+        self._held = (quantizer,)
+        self._kept: dict[int, Tensor] | None = None
+        self.quantizes = True
+
+    @property
+    def quantizer(self) -> TensorQuantizer:
+        """The point's quantizer."""
+        return self._held[0]
+
+    def keep(self) -> None:
+        """Keep what each width gave from now on: for a copy whose weights no longer change."""
+        self._kept = {}
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """``weight``, fake-quantized where the point is on."""
+        if not (self.quantizes and self.quantizer.is_active):
+            return weight
+        if self._kept is None:
+            return self.quantize(weight, self.quantizer)
+        code = self.quantizer.code
+        if code not in self._kept:
+            self._kept[code] = self.quantize(weight, self.quantizer)
+        return self._kept[code]
+
+    def quantize(self, weight: Tensor, quantizer: Any) -> Tensor:
+        """``weight`` through ``quantizer``, a function of the layout's rows."""
+        return self.layout.restore(quantizer(self.layout.rows(weight)), weight)
+
+
+@dataclass(frozen=True)
+class WeightPoint:
+    """A weight that several modules may share.
+
+    Attributes:
+        name: of the point: the parameter's qualified name under its first module.
+        holders: modules that hold the parameter, each with the parameter's name there.
+        parameter: the float weight.
+        layout: which values share a scale.
+    """
+
+    name: str
+    holders: tuple[tuple[nn.Module, str], ...]
+    parameter: nn.Parameter
+    layout: WeightLayout
+
+    @property
+    def module_type(self) -> str:
+        """Class name of the first module that holds it."""
+        module = self.holders[0][0]
+        kind = type(module)
+        return kind.__bases__[0].__name__ if parametrize.is_parametrized(module) else kind.__name__
+
+    @property
+    def num_scales(self) -> int:
+        """How many scales are stored with it."""
+        return self.layout.rows(self.parameter.detach()).shape[:-1].numel()
+
+    def as_point(self, index: int) -> QuantizationPoint:
+        """The point with this place in the vector ``num_bits``."""
+        parameter = self.parameter
+        return QuantizationPoint(
+            self.name,
+            "weight",
+            index,
+            self.module_type,
+            tuple(parameter.shape),
+            num_elements=parameter.numel(),
+            num_scales=self.num_scales,
+            module=self.name.rpartition(".")[0],
+        )
+
+    def attach(self, quantizer: TensorQuantizer) -> None:
+        """Let every holder read its weight through ``quantizer``."""
+        for module, attribute in self.holders:
+            quantization = WeightQuantization(self.name, quantizer, self.layout)
+            parametrize.register_parametrization(module, attribute, quantization, unsafe=True)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether every holder still reads its weight through a quantizer."""
+        return all(_quantization(module, attribute) is not None for module, attribute in self.holders)
+
+
+def weight_points(network: nn.Module, selected: Mapping[str, nn.Module], granularity: Granularity) -> list[WeightPoint]:
+    """A point for every weight of the selected modules, and for all modules of the network that share it.
+
+    Raises:
+        SelectionError: a module without a weight of floating numbers.
+        ModelError: a weight that is parametrized already.
+    """
+    everywhere: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in network.modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                everywhere.setdefault(id(parameter), []).append((module, attribute))
+    points: dict[int, WeightPoint] = {}
+    for name, module in selected.items():
+        attribute = _IN_PROJECTION if isinstance(module, nn.MultiheadAttention) else "weight"
+        parameter = _parameter(name, module, attribute)
+        qualified = f"{name}.{attribute}" if name else attribute
+        layout = WeightLayout.of(module, parameter, granularity)
+        holders = tuple(everywhere[id(parameter)])
+        points.setdefault(id(parameter), WeightPoint(qualified, holders, parameter, layout))
+    return list(points.values())
+
+
+def _parameter(name: str, module: nn.Module, attribute: str) -> nn.Parameter:
+    if attribute in getattr(module, "parametrizations", {}):
+        raise ModelError(
+            f"the weight of '{name}' must not be parametrized already: bake it in with "
+            "torch.nn.utils.parametrize.remove_parametrizations, or leave this module out of `weights`"
+        )
+    parameter = module._parameters.get(attribute)
+    if parameter is None or not parameter.is_floating_point():
+        held = [own for own, value in module._parameters.items() if value is not None]
+        raise SelectionError(
+            f"every module that `weights` selects must have a parameter '{attribute}', but '{name}' "
+            f"({type(module).__name__}) has {', '.join(held) or 'no parameter'}: select modules that have one, for "
+            "example with `& predicates.weighted`"
+        )
+    return parameter
+
+
+def _quantization(module: nn.Module, attribute: str) -> WeightQuantization | None:
+    chain = getattr(module, "parametrizations", {})
+    if attribute not in chain:
+        return None
+    return next((one for one in chain[attribute] if isinstance(one, WeightQuantization)), None)
+
+
+def weight_quantizations(network: nn.Module) -> Iterator[tuple[nn.Module, str, WeightQuantization]]:
+    """Modules of ``network`` whose weights are quantized, with the weight's name and its quantization."""
+    for module in network.modules():
+        for attribute in getattr(module, "parametrizations", ()):
+            found = _quantization(module, attribute)
+            if found is not None:
+                yield module, attribute, found
+
+
+@contextmanager
+def float_weights(network: nn.Module) -> Iterator[None]:
+    """Let every module of ``network`` read its float weight for a block."""
+    quantizations = [quantization for _, _, quantization in weight_quantizations(network)]
+    try:
+        for quantization in quantizations:
+            quantization.quantizes = False
+        yield
+    finally:
+        for quantization in quantizations:
+            quantization.quantizes = True
+
+
+def restore_weights(network: nn.Module) -> None:
+    """Give every module its float weight back, the very parameter it had."""
+    for module, attribute, _ in list(weight_quantizations(network)):
+        parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+
+
+def calibrated_rows(point: WeightPoint) -> tuple[Tensor, torch.Size]:
+    """The float weight as ``[R, n]`` rows of a scale each, and the shape that a range must have."""
+    rows = point.layout.rows(point.parameter.detach())
+    return rows.reshape(-1, rows.shape[-1]), torch.Size([*rows.shape[:-1], 1])

@@ -1,0 +1,222 @@
+"""Layer control: which choices each quantization point has, and by which rule."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qexplore._choices import choice_name, is_float_code
+from qexplore._table import text_table
+from qexplore.errors import ProblemError
+from qexplore.model import QuantizationPoint, QuantizedModel
+from qexplore.search.choices import Codes, choices_text, parsed_choices
+from qexplore.search.rules import Rule, choice_rules, decide, first_last_rules, pinned_rules
+from qexplore.search.selectors import PointModules
+from qexplore.search.target import Target, narrowed, read_target
+from qexplore.search.ties import Groups, tied_groups, unite
+
+DEFAULT_CHOICES = range(2, 9)
+"""What a point may have that no rule is about."""
+
+
+@dataclass(frozen=True)
+class ChoicePlan:
+    """The choices of every point and where they come from; ``print`` shows it.
+
+    Attributes:
+        points: in the order of ``num_bits``.
+        choices: codes of what each point may have, by the bits a value takes, an integer before a float format.
+        groups: indices of points that share one choice, two or more each; their choices are the same.
+        rules: the rule that decided each point.
+        notes: what was overridden, left out or narrowed.
+        limits: upper limits of costs by name, from the target.
+    """
+
+    points: tuple[QuantizationPoint, ...]
+    choices: tuple[Codes, ...]
+    groups: Groups = ()
+    rules: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        letters = {index: _letter(number) for number, group in enumerate(self.groups) for index in group}
+        rows = [
+            (str(index), point.name, point.kind, choices_text(codes), letters.get(index, ""), rule)
+            for index, (point, codes, rule) in enumerate(zip(self.points, self.choices, self.rules, strict=True))
+        ]
+        table = text_table(("#", "point", "kind", "choices", "tied", "rule"), rows, numeric=(0,))
+        limits = [f"limit: {name} at most {limit:g}" for name, limit in self.limits.items()]
+        return "\n".join([table, *([""] if limits or self.notes else []), *limits, *self.notes])
+
+
+_Step = tuple[list[Codes], list[str]]
+"""Choices by point, and notes."""
+
+
+def plan_choices(
+    model: QuantizedModel,
+    choices: Any = None,
+    *,
+    pinned: Mapping[Any, Any] | None = None,
+    tied: Any = None,
+    first_last: Any = None,
+    target: Any = None,
+    default: Any = DEFAULT_CHOICES,
+) -> ChoicePlan:
+    """Which choices each point of ``model`` has.
+
+    A *selector* is a predicate or a function of one module (asked with the module of the point), a glob over names of
+    points, or one of the words "weights", "activations" (with the input), "input" and "everything". A *choice* is a
+    width, "off", or a float format: its name or ``(exponent, mantissa)``. Quantizers disabled by hand stay off.
+
+    Args:
+        model: wrapped.
+        choices: a sequence of choices for all points, or a mapping from selectors to such sequences, of which the last
+            that matches a point counts.
+        pinned: one choice for the points of a selector; beats all others.
+        tied: groups of points that share one choice; see `tied_groups`.
+        first_last: the choice of the input, the first and the last weight and the last activation, and of what is tied
+            to them; beats ``choices``.
+        target: what a device can run: the path of a YAML file or a dict; see `read_target`. Narrows all others.
+        default: choices of points that no rule is about.
+
+    Raises:
+        ProblemError: a rule that matches nothing or asks for what no quantizer has; rules in conflict; tied points
+            with different choices; choices of which the target leaves nothing, or a float format that it forbids.
+    """
+    points = PointModules.of(model)
+    device = None if target is None else read_target(target)
+    if device is not None:
+        device.require_symmetric(model)
+    quantizers = tuple(model.fake_quantizers.values())
+    disabled = tuple(index for index, quantizer in enumerate(quantizers) if quantizer.disabled)
+    groups = unite(set(group).difference(disabled) for group in tied_groups(model, points, tied))
+
+    everywhere = tuple(range(len(points.points)))
+    rules = [
+        Rule("default", parsed_choices(default, "default"), everywhere),
+        *choice_rules(choices, points, everywhere),
+        *first_last_rules(first_last, model, points, groups),
+        *pinned_rules(pinned, points),
+        Rule("disabled by hand", (0,), disabled, is_final=True),
+    ]
+    decided, overridden = decide(rules, points)
+    least = [quantizer.min_num_bits for quantizer in quantizers]
+    possible, left_out = _leave_out_impossible(decided, least, points)
+    allowed, dropped = _narrow(possible, decided, device, points)
+    shared, narrowings = _share(allowed, decided, groups, points)
+    return ChoicePlan(
+        points.points,
+        tuple(shared),
+        groups,
+        tuple(rule.text for rule in decided),
+        (*overridden, *left_out, *dropped, *narrowings),
+        {} if device is None else dict(device.limits),
+    )
+
+
+def _leave_out_impossible(decided: Sequence[Rule], least: Sequence[int], points: PointModules) -> _Step:
+    """Leave out widths that a signed quantizer cannot have, where a rule over several points asked for them."""
+    left: list[Codes] = []
+    without: dict[str, list[int]] = {}
+    for index, (rule, narrowest) in enumerate(zip(decided, least, strict=True)):
+        possible = tuple(code for code in rule.codes if code == 0 or code >= narrowest)
+        if possible != rule.codes:
+            if not possible or len(rule.where) == 1:
+                raise ProblemError(
+                    f"{rule.text} gives 1 bit to '{points.points[index].name}', which is signed: one signed bit has no "
+                    "levels beside zero, take 2 or more"
+                )
+            without.setdefault(rule.text, []).append(index)
+        left.append(possible)
+    notes = [f"{points.named(where)}: 1 bit of {text} left out (signed)" for text, where in without.items()]
+    return left, notes
+
+
+def _narrow(choices: Sequence[Codes], decided: Sequence[Rule], device: Target | None, points: PointModules) -> _Step:
+    """Narrow ``choices`` to what the device can run."""
+    if device is None:
+        return list(choices), []
+    counting = [
+        None if rule.is_final else allowed for rule, allowed in zip(decided, device.allowed(points), strict=True)
+    ]
+    left = [narrowed(codes, allowed) for codes, allowed in zip(choices, counting, strict=True)]
+    _refuse_forbidden_formats(choices, left, decided, device, points)
+    dropped: dict[tuple[str, str, Codes], list[int]] = {}
+    for index, (asked, kept, rule, allowed) in enumerate(zip(choices, left, decided, counting, strict=True)):
+        if allowed is None or kept == asked:
+            continue
+        if not kept:
+            raise ProblemError(
+                f"{device.name} leaves nothing at '{points.points[index].name}': {rule.text} asks for "
+                f"{choices_text(asked)}, and its {allowed.path} allow {choices_text(allowed.choices)}"
+            )
+        gone = tuple(code for code in asked if code not in kept)
+        dropped.setdefault((rule.text, allowed.path, gone), []).append(index)
+    notes = [
+        f"{points.named(where)}: {choices_text(gone)} of {text} left out ({device.name}, {path})"
+        for (text, path, gone), where in dropped.items()
+    ]
+    return left, [*device.idle_rules(points), *notes]
+
+
+def _refuse_forbidden_formats(
+    choices: Sequence[Codes], left: Sequence[Codes], decided: Sequence[Rule], device: Target, points: PointModules
+) -> None:
+    """Raise where a rule asks for a float format that the device has at none of the rule's points."""
+    asked: dict[tuple[str, int], list[int]] = {}
+    for index, (codes, rule) in enumerate(zip(choices, decided, strict=True)):
+        for code in filter(is_float_code, codes):
+            asked.setdefault((rule.text, code), []).append(index)
+    for (text, code), where in asked.items():
+        if not any(code in left[index] for index in where):
+            raise ProblemError(
+                f"{device.name} does not list {choice_name(code)}, which {text} asks for at {points.named(where)}"
+            )
+
+
+def _share(choices: Sequence[Codes], decided: Sequence[Rule], groups: Groups, points: PointModules) -> _Step:
+    """Give the points of a group the same choices, where they were asked to have the same."""
+    shared, notes = list(choices), []
+    for group in groups:
+        if len({choices[index] for index in group}) == 1:
+            continue
+        first = group[0]
+        other = next((index for index in group if decided[index].codes != decided[first].codes), None)
+        if other is not None:
+            raise ProblemError(
+                f"{_difference(first, other, choices, decided, points)}: give them the same choices, "
+                "or pin all of them to one"
+            )
+        common = _common(choices[index] for index in group)
+        if not common:
+            other = next(index for index in group if choices[index] != choices[first])
+            raise ProblemError(
+                f"{_difference(first, other, choices, decided, points)}: nothing is left for both, do not tie them"
+            )
+        for index in group:
+            shared[index] = common
+        notes.append(f"{points.named(group)}: tied, so {choices_text(common)}")
+    return shared, notes
+
+
+def _difference(one: int, other: int, choices: Sequence[Codes], decided: Sequence[Rule], points: PointModules) -> str:
+    has = [
+        f"'{points.points[index].name}' has {choices_text(choices[index])} ({decided[index].text})"
+        for index in (one, other)
+    ]
+    return f"tied points must have the same choices, but {has[0]} and {has[1]}"
+
+
+def _common(sets: Iterable[Codes]) -> Codes:
+    first, *others = sets
+    return tuple(code for code in first if all(code in other for other in others))
+
+
+def _letter(number: int) -> str:
+    """A, B, ..., Z, AA, AB, ..."""
+    before, place = divmod(number, len(string.ascii_uppercase))
+    return (_letter(before - 1) if before else "") + string.ascii_uppercase[place]

@@ -1,0 +1,149 @@
+"""Measuring candidates once: what is known is answered from memory until the model changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator, Screen
+from qexplore.metrics import Metric, Scores, WholeSetMetric
+from qexplore.model import Candidates, QuantizedModel
+
+Candidate = tuple[int, ...]
+Limits = dict[Candidate, float]
+
+
+class Memory:
+    """Evaluations by candidate, and the evaluator that makes those that are missing.
+
+    Args:
+        model: wrapped and calibrated.
+        evaluator: measures.
+        metric: of the scores.
+    """
+
+    def __init__(
+        self,
+        model: QuantizedModel,
+        evaluator: DirectEvaluator | PrefixEvaluator,
+        metric: Metric | WholeSetMetric,
+    ) -> None:
+        self._model = model
+        self._evaluator = evaluator
+        self._metric = metric
+        self._known: dict[Candidate, Evaluation] = {}
+        self._version = model.version()
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Everything in memory, in the order it was measured."""
+        return tuple(self._known.values())
+
+    def forget_if_changed(self) -> bool:
+        """Forget everything when a weight, a range or a hand-made switch of the model has changed; says so."""
+        self._model.require_attached()
+        version = self._model.version()
+        if version == self._version:
+            return False
+        self._known.clear()
+        self._version = version
+        return True
+
+    def effective(self, candidates: Candidates) -> Candidates:
+        """``candidates`` as they take effect: quantizers that were disabled by hand stay off."""
+        is_on = np.array([not quantizer.disabled for quantizer in self._model.fake_quantizers.values()])
+        return np.where(is_on, candidates, 0)
+
+    def measure(
+        self, candidates: Candidates, num_samples: int, *, must_beat: Any, screened: bool
+    ) -> Iterator[Evaluation]:
+        """As `LayerwiseQuantizationProblem.measure`, on a set of ``num_samples``."""
+        wanted = self.effective(candidates)
+        rows = [tuple(row) for row in wanted.tolist()]
+        keys = self._keys(wanted)
+        limits = None if must_beat is None else self._easiest(keys, must_beat)
+        # What is known now stays known to this call: a callback between two answers may make the problem forget.
+        known = {key: self._known[key] for key in keys if self._knows(key, limits)}
+        order = [keys.index(key) for key in dict.fromkeys(keys) if key not in known]
+        screen = Screen.of(self._metric, num_samples) if screened and limits is not None else None
+        if screen is not None and limits is not None and order:
+            least = [limits[keys[place]] for place in order]
+            rejected = self._rejected(screen, wanted[order], least, num_samples)
+            known.update((keys[order[place]], evaluation) for place, evaluation in rejected.items())
+            self._known.update((keys[order[place]], evaluation) for place, evaluation in rejected.items())
+            order = [place for place in order if keys[place] not in known]
+        # One call for the whole population: an evaluator may share work between candidates.
+        answers = self._evaluator.evaluate(
+            wanted[order], must_beat=None if limits is None else [limits[keys[place]] for place in order]
+        )
+        places = iter(order)
+        for row, key in zip(rows, keys, strict=True):
+            while key not in known:
+                answered = keys[next(places)]
+                evaluation = next(answers)
+                if screen is not None:
+                    evaluation = replace(evaluation, num_samples=evaluation.num_samples + screen.num_samples)
+                known[answered] = self._known[answered] = evaluation
+            evaluation = known[key]
+            yield evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
+
+    def remembered(self, candidates: Candidates, num_samples: int) -> list[Evaluation]:
+        """What is known of ``candidates``, stopped ones included; what was forgotten meanwhile is measured again."""
+        wanted = self.effective(candidates)
+        keys = self._keys(wanted)
+        forgotten = [place for place, key in enumerate(keys) if key not in self._known]
+        if forgotten:
+            list(self.measure(wanted[forgotten], num_samples, must_beat=None, screened=False))
+        return [self._known[key] for key in keys]
+
+    def scores_on_subset(
+        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool
+    ) -> Scores:
+        """As `DirectEvaluator.scores_on_subset`; nothing of it is remembered."""
+        wanted = self.effective(candidates)
+        return self._evaluator.scores_on_subset(wanted, metric, num_samples, against_float=against_float)
+
+    def _keys(self, wanted: Candidates) -> list[Candidate]:
+        return [tuple(row) for row in self._model.canonical(wanted).tolist()]
+
+    def _rejected(
+        self, screen: Screen, candidates: Candidates, limits: Sequence[float], num_samples: int
+    ) -> dict[int, Evaluation]:
+        """Those of ``candidates`` that a part of the set tells off, by their places."""
+        assert isinstance(self._metric, Metric)
+        scores = self._evaluator.scores_on_subset(candidates, self._metric, screen.num_samples)
+        bounds = screen.bounds(scores, self._metric, num_samples)
+        told_off = bounds <= limits if self._metric.higher_is_better else bounds >= limits
+        return {
+            int(place): Evaluation(
+                tuple(candidates[place].tolist()),
+                "stopped",
+                bound=float(bounds[place]),
+                num_samples=scores.shape[1],
+                reason=f"does not beat {limits[place]:.6g} but for a chance of {screen.error:g}, told by "
+                f"{scores.shape[1]} of {num_samples} samples",
+            )
+            for place in np.flatnonzero(told_off)
+        }
+
+    def _easiest(self, keys: Sequence[Candidate], must_beat: Any) -> Limits:
+        """For each candidate the score that is beaten first, of those that its equals in the same call must beat."""
+        limits: Limits = {}
+        easier = min if self._metric.higher_is_better else max
+        for key, limit in zip(keys, must_beat, strict=True):
+            limits[key] = easier(limits.get(key, float(limit)), float(limit))
+        return limits
+
+    def _knows(self, key: Candidate, limits: Limits | None) -> bool:
+        """Whether all that is asked of a candidate is in memory: a bound will do where it proves the same again."""
+        evaluation = self._known.get(key)
+        if evaluation is None or evaluation.bound is None:
+            return evaluation is not None
+        if limits is None:
+            return False
+        higher = self._metric.higher_is_better
+        beats = evaluation.bound > limits[key] if higher else evaluation.bound < limits[key]
+        return not beats

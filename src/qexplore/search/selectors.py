@@ -1,0 +1,111 @@
+"""Which quantization points a selector means: by a predicate over modules, by a glob over names, by kind."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from qexplore.errors import ProblemError, SelectionError
+from qexplore.model import QuantizationPoint, QuantizedModel
+from qexplore.predicates import Predicate, PredicateLike, as_predicate
+
+Selector = str | PredicateLike
+"""A predicate or a function of one module, a glob over point names, or one of `KINDS_OF_WORD`."""
+
+KINDS_OF_WORD = {
+    "weights": ("weight",),
+    "activations": ("input", "activation"),
+    "input": ("input",),
+    "everything": ("input", "activation", "weight"),
+}
+"""Words for points of a kind; the network's input is an activation too."""
+
+_LISTED = 40
+_NAMED = 4
+
+
+@dataclass(frozen=True, eq=False)
+class PointModules:
+    """The points of a wrapped network, each with the modules that it belongs to.
+
+    Attributes:
+        points: in the order of ``num_bits``.
+        modules: of each point by qualified name: of an activation the one whose output it is, of a weight all that
+            hold it, of the input none.
+    """
+
+    points: tuple[QuantizationPoint, ...]
+    modules: tuple[Mapping[str, nn.Module], ...]
+
+    @classmethod
+    def of(cls, model: QuantizedModel) -> PointModules:
+        """Those of ``model``."""
+        by_name = dict(model.model.named_modules())
+        names = {id(module): name for name, module in by_name.items()}
+        holders = {point.name: [module for module, _ in point.holders] for point in model.weight_points}
+
+        def modules(point: QuantizationPoint) -> Mapping[str, nn.Module]:
+            if point.kind == "weight":
+                return {names[id(module)]: module for module in holders[point.name]}
+            if point.kind == "input":
+                return {}
+            name = point.module if point.module in by_name else ""  # the network's own output has a name of its own
+            return {name: by_name[name]}
+
+        points = model.points
+        return cls(points, tuple(modules(point) for point in points))
+
+    def select(self, selector: Selector, rule: str) -> tuple[int, ...]:
+        """Indices of the points that ``selector`` means.
+
+        Raises:
+            ProblemError: none, or something that is no selector; ``rule`` is how the message calls it.
+        """
+        found = tuple(index for index in range(len(self.points)) if self._is_meant(index, selector, rule))
+        if not found:
+            raise ProblemError(f"{rule} matches no point. There are:\n{self._listing()}")
+        return found
+
+    def named(self, indices: Iterable[int]) -> str:
+        """The points' names in a sentence, the first few of many."""
+        names = [self.points[index].name for index in indices]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return ", ".join(names[:_NAMED]) + more
+
+    def _is_meant(self, index: int, selector: Selector, rule: str) -> bool:
+        point = self.points[index]
+        if isinstance(selector, str):
+            if selector in KINDS_OF_WORD:
+                return point.kind in KINDS_OF_WORD[selector]
+            return fnmatch.fnmatchcase(point.name, selector)
+        predicate = checked_predicate(selector, rule)
+        return any(predicate(name, module) for name, module in self.modules[index].items())
+
+    def _listing(self) -> str:
+        lines = [
+            f"  {point.name}" + (f" ({point.kind}, {point.module_type})" if point.module_type else "")
+            for point in self.points[:_LISTED]
+        ]
+        more = len(self.points) - len(lines)
+        return "\n".join([*lines, f"  ... and {more} more"] if more else lines)
+
+
+def checked_predicate(selector: PredicateLike, rule: str) -> Predicate:
+    """``selector`` as a predicate.
+
+    Raises:
+        ProblemError: it is none; ``rule`` is how the message calls it.
+    """
+    try:
+        return as_predicate(selector)
+    except SelectionError as error:
+        raise ProblemError(f"{rule} is no selector: {error}") from error
+
+
+def selector_text(selector: object) -> str:
+    """How a selector is shown: ``'fc.*'`` or ``by_type(Linear)``."""
+    is_plain_function = callable(selector) and not isinstance(selector, (Predicate, type, nn.Module))
+    return getattr(selector, "__name__", repr(selector)) if is_plain_function else repr(selector)
