@@ -1,0 +1,68 @@
+"""Networks that the tests of layer control share."""
+
+from __future__ import annotations
+
+import torch
+from networks import SmallCNN, batches, digits
+from torch import Tensor, nn
+
+from qexplore import predicates
+from qexplore.model import QuantizedModel
+
+
+class Attention(nn.Module):
+    """One head over the eight rows of an image, in a residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(8, 8)
+        self.k_proj = nn.Linear(8, 8)
+        self.v_proj = nn.Linear(8, 8)
+        self.out_proj = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = torch.softmax(self.q_proj(x) @ self.k_proj(x).mT, dim=-1)
+        return x + self.out_proj(weights @ self.v_proj(x))
+
+
+class TwoHeads(nn.Module):
+    """Two blocks of attention, each with projections of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 8)
+        self.blocks = nn.Sequential(Attention(), Attention())
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.embed(x[:, 0])).mean(dim=1))
+
+
+class TiedEmbedding(nn.Module):
+    """Tokens in, their embedding's weight also that of the last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(16, 4)
+        self.fc = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 16, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.relu(self.fc(self.embed(tokens))))
+
+
+def small_cnn(**options) -> QuantizedModel:
+    """Points: input, relu1, relu2, relu3, fc2 (5 activations, unsigned but the last), and four weights, signed."""
+    chosen = predicates.by_type(nn.ReLU) | predicates.by_name("fc2")
+    model = QuantizedModel(SmallCNN().eval(), chosen, predicates.weighted, **options)
+    model.calibrate(batches(digits().calibration)[:1])
+    return model
+
+
+def two_heads() -> QuantizedModel:
+    """Every Linear layer, output and weight."""
+    linear = predicates.by_type(nn.Linear)
+    model = QuantizedModel(TwoHeads().eval(), linear, linear)
+    model.calibrate(batches(digits().calibration)[:1])
+    return model
