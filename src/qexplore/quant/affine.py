@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qexplore.quant.formats import NOTHING_BELOW
+
 
 class StraightThrough(torch.autograd.Function):
     """Takes on values that were computed elsewhere; the gradient passes where the input was within the range."""
@@ -35,7 +37,8 @@ def affine_parameters(num_bits: int, low: Tensor, high: Tensor) -> tuple[Tensor,
         high: at least 0, float32.
     """
     levels = float(2**num_bits - 1)
-    scale = torch.where(high > low, levels / (high - low), torch.zeros_like(high))
+    alive = torch.maximum(-low, high) > NOTHING_BELOW
+    scale = torch.where(alive, torch.full_like(high, levels) / (high - low), torch.zeros_like(high))
     zero_point = torch.round(-low * scale)
     return scale, -zero_point, levels - zero_point
 
@@ -43,7 +46,7 @@ def affine_parameters(num_bits: int, low: Tensor, high: Tensor) -> tuple[Tensor,
 def quantize_affine(x: Tensor, num_bits: int, low: Tensor, high: Tensor) -> Tensor:
     """``clamp(round_half_even(x * scale), quant_min, quant_max) / scale`` with `affine_parameters`; float32.
 
-    A range of nothing gives 0. Gradients pass within the range (straight-through).
+    A range up to 2^-24 gives 0. Gradients pass within the range (straight-through).
     """
     scale, quant_min, quant_max = affine_parameters(num_bits, low, high)
     divisor = torch.where(scale > 0, scale, torch.ones_like(scale))

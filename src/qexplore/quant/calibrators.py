@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from qexplore._choices import FloatFormat, choice_of
 from qexplore.quant.divergence import divergences
-from qexplore.quant.formats import IntegerGrid
+from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid
 from qexplore.quant.histogram import Histogram
 from qexplore.quant.histogram_error import HistogramError
 from qexplore.quant.small_floats import float_grid
@@ -20,15 +20,15 @@ DEFAULT_PERCENTILE = 99.99
 
 _LEAST = 2.0**-8
 """Least share of the largest magnitude that a range is tried at."""
-_COARSE = np.geomspace(_LEAST, 1.0, 49)
+_COARSE = np.geomspace(_LEAST, 1.0, 25)
 _FINE = 9
 _LEAST_GAIN = 0.01
 """A range is cut only if that is expected to save this share of the error: a histogram does not know more."""
 _LEAST_ENTROPY_SHARE = 1 / 16
 """pytorch-quantization starts at bin 128 of 2048."""
 _ENTROPY_CANDIDATES = 256
-_NOTHING_BELOW = 2.0**-24
-"""Ranges up to this give 0 everywhere."""
+_ENTROPY_EFFORT = 1 << 18
+"""Ranges tried times levels; up to 8 bits that lets every bin be an end, as in pytorch-quantization."""
 
 
 def amax_table(
@@ -64,7 +64,7 @@ def amax_table(
     """
     percentile = _checked(method, options)
     largest = histogram.amax
-    if largest <= _NOTHING_BELOW or method == "max":
+    if largest <= NOTHING_BELOW or method == "max":
         return dict.fromkeys(codes, largest)
     if method == "percentile":
         magnitude = _percentile(histogram, percentile)
@@ -94,7 +94,7 @@ def range_table(
     """
     percentile = _checked(method, options)
     low, high = min(histogram.lowest, 0.0), max(histogram.highest, 0.0)
-    if high - low <= _NOTHING_BELOW or method == "max":
+    if high - low <= NOTHING_BELOW or method == "max":
         return dict.fromkeys(widths, (low, high))
     if method == "percentile":
         tail = (1 - percentile / 100) / 2
@@ -197,7 +197,7 @@ def _least_error(errors: Callable[[Floats], Floats], largest: float) -> float:
 def _least_affine_error(error: HistogramError, width: int, low: float, high: float) -> tuple[float, float]:
     def errors(lows: Floats, highs: Floats) -> Floats:
         levels = float(2**width - 1)
-        step = np.maximum(highs - lows, _NOTHING_BELOW) / levels
+        step = np.maximum(highs - lows, NOTHING_BELOW) / levels
         zero_point = np.rint(-lows / step)
         return error.of_integers(step, -zero_point, levels - zero_point)
 
@@ -249,7 +249,8 @@ def _least_divergence(histogram: Histogram, counts: npt.NDArray[np.int64], borde
     # Magnitudes near 0 are as many as their neighbours, as TensorRT has it.
     smoothed = counts[:used].astype(np.float64)
     smoothed[0] = smoothed[1]
-    stop = np.unique(np.linspace(start, used, min(_ENTROPY_CANDIDATES, used - start + 1)).round().astype(np.int64))
+    num_candidates = min(max(_ENTROPY_EFFORT // (len(borders) - 1), _ENTROPY_CANDIDATES), used - start + 1)
+    stop = np.unique(np.linspace(start, used, num_candidates).round().astype(np.int64))
     found = divergences(smoothed, np.zeros_like(stop), stop, borders)
     best = stop[len(found) - 1 - int(np.argmin(found[::-1]))]
     return min(float(best) * histogram.bin_width, histogram.amax)

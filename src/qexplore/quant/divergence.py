@@ -40,8 +40,9 @@ def divergences(counts: Floats, first: Places, stop: Places, borders: Floats) ->
             own = np.where(counts[end] > 0, np.take_along_axis(shared, level[:, None], axis=1)[:, 0], 0.0)
             reference += _x_log_x(counts[end] + outsiders) - _x_log_x(counts[end])
             quantized += np.where(outsiders > 0, outsiders * np.log(own, where=outsiders > 0, out=own * 0), 0.0)
-        result: Floats = (reference - quantized) / total - np.log(total) + np.log(inside)
-    return result
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = (reference - quantized) / total - np.log(total) + np.log(inside)
+    return np.where(inside > 0, result, np.inf)
 
 
 def _log(x: Floats) -> Floats:

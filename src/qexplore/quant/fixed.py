@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from qexplore._choices import FloatFormat, choice_of
+from qexplore.quant.formats import NOTHING_BELOW
 from qexplore.quant.kernel import Kernel, fused_kernel
-from qexplore.quant.tensor_quantizer import NOTHING_BELOW, TensorQuantizer
+from qexplore.quant.tensor_quantizer import TensorQuantizer
 
 
 @dataclass(frozen=True, eq=False)

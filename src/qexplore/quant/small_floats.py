@@ -8,9 +8,7 @@ from torch.nn import functional
 
 from qexplore._choices import MX_BLOCK, FloatFormat
 from qexplore.quant.affine import StraightThrough
-
-_NOTHING_BELOW = 2.0**-24
-"""Ranges up to this give 0 everywhere, as on integer grids."""
+from qexplore.quant.formats import NOTHING_BELOW
 
 _EXPONENT_BITS = 0x7F800000
 _MANTISSA_LENGTH = 23
@@ -45,8 +43,9 @@ def quantize_float(x: Tensor, fmt: FloatFormat, amax: Tensor) -> Tensor:
     """
     values = x.float()
     limit = amax.detach().to(device=x.device, dtype=torch.float32)
-    alive = limit > _NOTHING_BELOW
-    scale = fmt.largest / torch.where(alive, limit, torch.ones_like(limit))
+    alive = limit > NOTHING_BELOW
+    # A Python number divided by a tensor would be multiplied by the reciprocal, which rounds twice.
+    scale = torch.full_like(limit, fmt.largest) / torch.where(alive, limit, torch.ones_like(limit))
     # Dividing by infinity gives 0 without hiding a NaN.
     divisor = torch.where(alive, scale, torch.full_like(scale, torch.inf))
     quantized = _round_onto_grid(values.detach() * scale, fmt).div_(divisor)

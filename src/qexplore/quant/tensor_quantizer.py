@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qexplore._choices import Choice, FloatFormat, choice_of
-from qexplore.errors import CalibrationError, NumBitsError
+from qexplore.errors import NumBitsError
 from qexplore.quant.affine import affine_parameters, quantize_affine
-from qexplore.quant.formats import IntegerGrid, check_choice, check_num_bits, min_num_bits
-from qexplore.quant.ranges import RangeTable
+from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid, check_choice, check_num_bits, min_num_bits
+from qexplore.quant.ranged import RangedQuantizer
 from qexplore.quant.small_floats import quantize_float, quantize_mx
-from qexplore.quant.upstream import HistogramCalibrator, QuantDescriptor, UpstreamQuantizer
+from qexplore.quant.upstream import HistogramCalibrator, QuantDescriptor
 
 Sign = bool | Literal["auto"]
 
-
-NOTHING_BELOW = 2.0**-24
-"""Ranges up to this give 0 everywhere."""
+_ONE_SIDED = 1.5
+"""Ranges shorter than this many of their larger end get a zero point where calibration decides."""
 
 _HALF_MAX = torch.finfo(torch.float16).max
 
 
-class TensorQuantizer(UpstreamQuantizer):
+class TensorQuantizer(RangedQuantizer):
     """Fake quantizer of a tensor: pytorch-quantization's, bit for bit in float32.
 
     ``clamp(round_half_even(x * scale), quant_min, quant_max) / scale`` with ``scale = quant_max / amax``. Without an
@@ -42,18 +39,18 @@ class TensorQuantizer(UpstreamQuantizer):
     - the range may depend on the width: `set_amax_table`. Setting ``amax`` gives one range to all widths again.
     - ``num_bits`` may be a `FloatFormat`, its name or ``(exponent, mantissa)``; MX formats have no ``amax``.
     - ``asymmetric=True``: integer widths have a zero point, their range is ``[low, high]`` with zero in it, and all
-      ``2^num_bits`` levels lie between.
+      ``2^num_bits`` levels lie between; "auto" is symmetric until calibration has seen the range.
 
     Args:
         quant_desc: pytorch-quantization's ``QuantDescriptor``; all that it sets is honoured.
         disabled: let tensors through unchanged.
         unsigned: True, False, or "auto"; None takes it from ``quant_desc``.
         name: how error messages call this quantizer; None takes the descriptor's name.
-        asymmetric: give integer widths a zero point.
+        asymmetric: give integer widths a zero point; "auto" leaves it to `decide_zero_point`.
         stages: upstream's ``if_quant``, ``if_clip`` and ``if_calib``.
 
     Raises:
-        NumBitsError: a width that the sign does not allow.
+        NumBitsError: a width that the sign does not allow, or what is no sign.
         CalibrationError: an ``amax`` in ``quant_desc`` that is negative or not finite.
     """
 
@@ -64,20 +61,17 @@ class TensorQuantizer(UpstreamQuantizer):
         *,
         unsigned: Sign | None = None,
         name: str | None = None,
-        asymmetric: bool = False,
+        asymmetric: Sign = False,
         **stages: bool,
     ) -> None:
         quant_desc = QuantDescriptor() if quant_desc is None else quant_desc
-        super().__init__(quant_desc, disabled, **stages)
+        super().__init__(quant_desc, disabled, name or quant_desc.name or "quantizer", **stages)
         if not (unsigned is None or isinstance(unsigned, bool) or unsigned == "auto"):
             raise NumBitsError(f'`unsigned` must be True, False or "auto", got {unsigned!r}')
-        self.name = name or quant_desc.name or "quantizer"
-        self.asymmetric = asymmetric
-        self.ranges = RangeTable()
-        self._code = self._num_bits
-        self.has_fixed_amax = quant_desc.amax is not None
-        if self.has_fixed_amax:
-            self.set_amax(quant_desc.amax)  # checks the range
+        if not (isinstance(asymmetric, bool) or asymmetric == "auto"):
+            raise NumBitsError(f'`asymmetric` must be True, False or "auto", got {asymmetric!r}')
+        self.asymmetric = asymmetric is True
+        self._auto_zero_point = asymmetric == "auto"
         self._auto_sign = unsigned == "auto" and not quant_desc.unsigned
         self._unsigned = unsigned if isinstance(unsigned, bool) else bool(quant_desc.unsigned)
         self._switched_off = False
@@ -130,13 +124,40 @@ class TensorQuantizer(UpstreamQuantizer):
 
     def _set_sign(self, unsigned: bool) -> None:
         self._unsigned = unsigned
+        self._widen()
+
+    def _widen(self) -> None:
+        """To the narrowest width that the sign allows."""
         if not isinstance(self.num_bits, FloatFormat):
             self.num_bits = max(self._num_bits, self.min_num_bits)
 
     @property
+    def auto_zero_point(self) -> bool:
+        """Whether calibration decides if integer widths have a zero point."""
+        return self._auto_zero_point
+
+    def wants_zero_point(self, lowest: float, highest: float) -> bool:
+        """Whether integer widths have a zero point once calibration has seen values from ``lowest`` to ``highest``.
+
+        As asked for; where that is "auto", on tensors that are negative too but clearly more to one side: when
+        ``[lowest, highest]``, with zero in it, is shorter than 3/4 of the symmetric range around it, which makes steps
+        finer by a quarter or more (2.5 dB). Never on tensors without a negative value, for which `decide_sign` does
+        the same.
+        """
+        if not self._auto_zero_point:
+            return self.asymmetric
+        low, high = min(lowest, 0.0), max(highest, 0.0)
+        return low < 0 and high - low < _ONE_SIDED * max(-low, high)
+
+    def decide_zero_point(self, lowest: float, highest: float) -> None:
+        """Choose by `wants_zero_point`; ranges are to be set afterwards."""
+        self.asymmetric = self.wants_zero_point(lowest, highest)
+        self._widen()
+
+    @property
     def grid(self) -> IntegerGrid:
-        """The integers that the present width, sign and range mode allow."""
-        return IntegerGrid(self._num_bits, self._unsigned, bool(self.narrow_range))
+        """The integers that the present width, sign and range mode allow, before a zero point is taken from them."""
+        return IntegerGrid(self._num_bits, self._unsigned or self.asymmetric, bool(self.narrow_range))
 
     @property
     def switched_off(self) -> bool:
@@ -173,22 +194,6 @@ class TensorQuantizer(UpstreamQuantizer):
         self._switched_off = False
 
     @property
-    def amax(self) -> Tensor | None:
-        """Largest magnitude the range covers, float32, a scalar or one value per channel; None before calibration.
-
-        That of the present width where every width has its own; setting it gives one to all.
-        """
-        row = self.ranges.row(self._code)
-        if row is None:
-            return self._buffers.get("_amax")
-        low, high = row
-        return high if low is None else torch.maximum(-low, high)
-
-    @amax.setter
-    def amax(self, value: float | Tensor) -> None:
-        self.set_amax(value)
-
-    @property
     def limits(self) -> tuple[Tensor, Tensor]:
         """Least and greatest value that the present width can represent, float32, in the shape of `amax`."""
         assert self.amax is not None, "limits are known after calibration"
@@ -204,11 +209,6 @@ class TensorQuantizer(UpstreamQuantizer):
         return amax * (self.grid.quant_min / self.grid.quant_max), amax
 
     @property
-    def is_calibrated(self) -> bool:
-        """Whether the range is known without looking at the tensor at hand."""
-        return self.amax is not None
-
-    @property
     def is_dead(self) -> bool:
         """Whether the range is so small that everything becomes 0, whatever the width."""
         plain = self.stages == (True, False) and not self.scales_amax
@@ -216,60 +216,9 @@ class TensorQuantizer(UpstreamQuantizer):
         return plain and largest is not None and bool((largest <= NOTHING_BELOW).all())
 
     @property
-    def range(self) -> tuple[Tensor, Tensor]:
-        """``(low, high)`` of the present width; known after calibration."""
-        row, amax = self.ranges.row(self._code), self.amax
-        assert amax is not None, "the range is known after calibration"
-        return (-amax, amax) if row is None or row[0] is None else (row[0], row[1])
-
-    @property
     def affine_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """``(scale, quant_min, quant_max)`` of an asymmetric quantizer's present width."""
         return affine_parameters(self._num_bits, *self.range)
-
-    def set_amax_table(self, high: Mapping[int, Any], low: Mapping[int, Any] | None = None) -> None:
-        """Give every choice its range, by code; ``amax`` at other choices stays that of the largest of them.
-
-        Args:
-            high: upper ends, which are the ``amax`` where ``low`` is None.
-            low: lower ends, for asymmetric quantizers.
-
-        Raises:
-            CalibrationError: a range that `set_amax` refuses.
-        """
-        device = "cpu" if self._buffers.get("_amax") is None else self._buffers["_amax"].device  # type: ignore[union-attr]
-        ends = {code: torch.as_tensor(value, dtype=torch.float32, device=device) for code, value in high.items()}
-        others = None
-        if low is not None:
-            others = {code: torch.as_tensor(value, dtype=torch.float32, device=device) for code, value in low.items()}
-        stacked = torch.stack([*ends.values(), *(-other for other in (others or {}).values())])
-        self.set_amax(stacked.amax(dim=0))
-        if not bool((torch.isfinite(stacked) & (stacked >= 0)).all()):
-            raise CalibrationError(f"`amax` of point '{self.name}' must be finite and not negative at every width")
-        self.ranges.fill(ends, others)
-
-    def set_amax(self, value: Any) -> None:
-        """Set the range and give ``_amax`` its shape, in place where the shape stays.
-
-        Raises:
-            CalibrationError: not a number, or not a tensor of finite, non-negative numbers with at least one in it.
-        """
-        try:
-            amax = torch.as_tensor(value, dtype=torch.float32).detach()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise CalibrationError(f"`amax` of point '{self.name}' must be a number, got {value!r}") from error
-        if amax.numel() == 0 or not bool((torch.isfinite(amax) & (amax >= 0)).all()):
-            raise CalibrationError(f"`amax` of point '{self.name}' must be finite and not negative, got {value!r}")
-        self.ranges.clear()
-        present = self._buffers.get("_amax")
-        if present is not None and present.shape == amax.shape:
-            with torch.no_grad():
-                present.copy_(amax)
-        else:
-            device = amax.device if present is None else present.device
-            self.register_buffer("_amax", amax.clone().to(device))
-        if self._learn_amax:
-            self.init_learn_amax()
 
     @property
     def calibrator(self) -> Any:
@@ -292,10 +241,6 @@ class TensorQuantizer(UpstreamQuantizer):
             return inputs
         output: Tensor = super().forward(inputs)
         return output
-
-    def _get_amax(self, inputs: Tensor) -> Tensor:
-        row = self.ranges.row(self._code)
-        return super()._get_amax(inputs) if row is None else self.amax  # type: ignore[return-value]
 
     def _quant_forward(self, inputs: Tensor) -> Tensor:
         if self._code != self._num_bits or self.asymmetric:
@@ -334,14 +279,6 @@ class TensorQuantizer(UpstreamQuantizer):
         self._num_negative += int((inputs.detach() < 0).sum())
         return inputs.clamp(min=0)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> TensorQuantizer:
-        before = self._buffers.get("_amax")
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        after = self._buffers.get("_amax")
-        if before is not None and after is not None and after.dtype != torch.float32:
-            self._buffers["_amax"] = before.to(after.device)  # a model cast to half must not round its ranges
-        return self
-
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "num_bits"] = torch.tensor(0 if self._switched_off else self._code)
@@ -366,12 +303,6 @@ class TensorQuantizer(UpstreamQuantizer):
         nn.Module._load_from_state_dict(
             self, {prefix + k: v for k, v in own.items()}, prefix, metadata, strict, missing, unexpected, errors
         )
-
-    def _make_room_for_amax(self, saved: Tensor) -> None:
-        present = self._buffers.get("_amax")
-        if present is None or present.shape != saved.shape:
-            device = torch.device("cpu") if present is None else present.device
-            self.register_buffer("_amax", torch.full_like(saved, math.nan, dtype=torch.float32, device=device))
 
     def extra_repr(self) -> str:
         """Upstream's summary, with what switches the quantizer off and with formats that upstream does not have."""

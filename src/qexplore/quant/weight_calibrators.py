@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qexplore._choices import FloatFormat, choice_of
 from qexplore.quant.calibrators import DEFAULT_PERCENTILE
-from qexplore.quant.formats import IntegerGrid
+from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid
 from qexplore.quant.small_floats import quantize_float
 
 _WIDEST_SEARCHED = 8
@@ -20,7 +20,6 @@ _COARSE_OF_FLOATS = torch.logspace(-0.6, 0, 8, dtype=torch.float64).float()[:-1]
 _FINE = (0.93, 0.965, 1.035, 1.07)
 _CHUNK = 1 << 17
 """Values that are searched at once: few enough to stay in a processor's cache."""
-_NOTHING_BELOW = 2.0**-24
 
 
 @torch.no_grad()
@@ -76,7 +75,7 @@ def _least_error(rows: Tensor, code: int) -> Tensor:
 def _better(errors: Callable[[Tensor], Tensor], amax: Tensor, best: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     found = errors(amax)
     # A range of nothing would make its row 0.
-    is_better = (found < least) & (amax > _NOTHING_BELOW)
+    is_better = (found < least) & (amax > NOTHING_BELOW)
     return torch.where(is_better, amax, best), torch.where(is_better, found, least)
 
 
@@ -85,7 +84,7 @@ def _integer_errors(rows: Tensor, num_bits: int) -> Callable[[Tensor], Tensor]:
     room = torch.empty_like(rows)
 
     def errors(amax: Tensor) -> Tensor:
-        scale = (grid.quant_max / amax.clamp(min=_NOTHING_BELOW))[:, None]
+        scale = (grid.quant_max / amax.clamp(min=NOTHING_BELOW))[:, None]
         torch.mul(rows, scale, out=room)
         return room.round_().clamp_(grid.quant_min, grid.quant_max).div_(scale).sub_(rows).square_().sum(dim=1)
 

@@ -1,0 +1,129 @@
+"""Where a quantizer keeps its ranges: one for all widths, or one for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qexplore.errors import CalibrationError
+from qexplore.quant.ranges import RangeTable
+from qexplore.quant.upstream import UpstreamQuantizer
+
+
+class RangedQuantizer(UpstreamQuantizer):
+    """Upstream's quantizer with ranges that are checked, stay float32, and may depend on the width.
+
+    Args:
+        quant_desc: upstream's descriptor.
+        disabled: let tensors through unchanged.
+        name: how error messages call this quantizer.
+        stages: upstream's ``if_quant``, ``if_clip`` and ``if_calib``.
+
+    Raises:
+        CalibrationError: an ``amax`` in ``quant_desc`` that is negative or not finite.
+    """
+
+    def __init__(self, quant_desc: Any, disabled: bool, name: str, **stages: bool) -> None:
+        super().__init__(quant_desc, disabled, **stages)
+        self.name = name
+        self.ranges = RangeTable()
+        self._code = self._num_bits
+        self.has_fixed_amax = quant_desc.amax is not None
+        if self.has_fixed_amax:
+            self.set_amax(quant_desc.amax)  # checks the range
+
+    @property
+    def amax(self) -> Tensor | None:
+        """Largest magnitude the range covers, float32, a scalar or one value per channel; None before calibration.
+
+        That of the present width where every width has its own; setting it gives one to all.
+        """
+        row = self.ranges.row(self._code)
+        if row is None:
+            return self._buffers.get("_amax")
+        low, high = row
+        return high if low is None else torch.maximum(-low, high)
+
+    @amax.setter
+    def amax(self, value: float | Tensor) -> None:
+        self.set_amax(value)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the range is known without looking at the tensor at hand."""
+        return self.amax is not None
+
+    @property
+    def range(self) -> tuple[Tensor, Tensor]:
+        """``(low, high)`` of the present width; known after calibration."""
+        row, amax = self.ranges.row(self._code), self.amax
+        assert amax is not None, "the range is known after calibration"
+        return (-amax, amax) if row is None or row[0] is None else (row[0], row[1])
+
+    def set_amax_table(self, high: Mapping[int, Any], low: Mapping[int, Any] | None = None) -> None:
+        """Give every choice its range, by code; ``amax`` at other choices stays that of the largest of them.
+
+        Args:
+            high: upper ends, which are the ``amax`` where ``low`` is None.
+            low: lower ends, for asymmetric quantizers.
+
+        Raises:
+            CalibrationError: a range that `set_amax` refuses.
+        """
+        device = "cpu" if self._buffers.get("_amax") is None else self._buffers["_amax"].device  # type: ignore[union-attr]
+        ends = {code: torch.as_tensor(value, dtype=torch.float32, device=device) for code, value in high.items()}
+        others = None
+        if low is not None:
+            others = {code: torch.as_tensor(value, dtype=torch.float32, device=device) for code, value in low.items()}
+        stacked = torch.stack([*ends.values(), *(-other for other in (others or {}).values())])
+        if not bool((torch.isfinite(stacked) & (stacked >= 0)).all()):
+            raise CalibrationError(f"`amax` of point '{self.name}' must be finite and not negative at every width")
+        self.set_amax(stacked.amax(dim=0))
+        self.ranges.fill(ends, others)
+
+    def set_amax(self, value: Any) -> None:
+        """Set the range and give ``_amax`` its shape, in place where the shape stays.
+
+        Raises:
+            CalibrationError: not a number, or not a tensor of finite, non-negative numbers with at least one in it.
+        """
+        try:
+            amax = torch.as_tensor(value, dtype=torch.float32).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CalibrationError(f"`amax` of point '{self.name}' must be a number, got {value!r}") from error
+        if amax.numel() == 0 or not bool((torch.isfinite(amax) & (amax >= 0)).all()):
+            raise CalibrationError(f"`amax` of point '{self.name}' must be finite and not negative, got {value!r}")
+        self.ranges.clear()
+        present = self._buffers.get("_amax")
+        if present is not None and present.shape == amax.shape:
+            with torch.no_grad():
+                present.copy_(amax)
+        else:
+            device = amax.device if present is None else present.device
+            self.register_buffer("_amax", amax.clone().to(device))
+        if self._learn_amax:
+            self.init_learn_amax()
+
+    def _get_amax(self, inputs: Tensor) -> Tensor:
+        if self.ranges.row(self._code) is None:
+            return super()._get_amax(inputs)
+        assert self.amax is not None
+        return self.amax if self._scale_amax is None else self.amax * self._scale_amax
+
+    def _apply(self, fn: Any, recurse: bool = True) -> RangedQuantizer:
+        before = self._buffers.get("_amax")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        after = self._buffers.get("_amax")
+        if before is not None and after is not None and after.dtype != torch.float32:
+            self._buffers["_amax"] = before.to(after.device)  # a model cast to half must not round its ranges
+        return self
+
+    def _make_room_for_amax(self, saved: Tensor) -> None:
+        present = self._buffers.get("_amax")
+        if present is None or present.shape != saved.shape:
+            device = torch.device("cpu") if present is None else present.device
+            self.register_buffer("_amax", torch.full_like(saved, math.nan, dtype=torch.float32, device=device))
