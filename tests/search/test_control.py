@@ -106,6 +106,15 @@ def test_the_output_of_the_network_itself_is_matched_by_name_and_by_predicate():
     assert by_name(plan_choices(model, {lambda module: module is network: [8]})) == expected
 
 
+def test_a_points_own_name_comes_before_words_and_globs():
+    network = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("input", "weights", "a[b]", "ab")})
+    model = QuantizedModel(network, predicates.by_type(nn.Linear), quantize_input=True)
+    names = [point.name for point in model.points]
+    assert names == ["(input)", "input", "weights", "a[b]", "ab"]
+    for name in names:
+        assert [at for at, codes in by_name(plan_choices(model, {name: [8]})).items() if codes == (8,)] == [name]
+
+
 def test_a_shared_weight_is_matched_by_all_modules_that_hold_it():
     model = QuantizedModel(TiedEmbedding(), weights=predicates.weighted)
     for module, name in ((nn.Embedding, "embed"), (nn.Linear, "head")):

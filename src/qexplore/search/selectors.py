@@ -13,7 +13,7 @@ from qexplore.model import QuantizationPoint, QuantizedModel
 from qexplore.predicates import Predicate, PredicateLike, as_predicate
 
 Selector = str | PredicateLike
-"""A predicate or a function of one module, a glob over point names, or one of `KINDS_OF_WORD`."""
+"""A predicate or a function of one module, a point's name, one of `KINDS_OF_WORD`, or a glob over names."""
 
 KINDS_OF_WORD = {
     "weights": ("weight",),
@@ -78,6 +78,8 @@ class PointModules:
     def _is_meant(self, index: int, selector: Selector, rule: str) -> bool:
         point = self.points[index]
         if isinstance(selector, str):
+            if any(selector == other.name for other in self.points):  # a module may bear a word's name
+                return selector == point.name
             if selector in KINDS_OF_WORD:
                 return point.kind in KINDS_OF_WORD[selector]
             return fnmatch.fnmatchcase(point.name, selector)
