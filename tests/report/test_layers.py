@@ -43,6 +43,13 @@ def test_the_record_of_a_table_has_the_most_sensitive_point_first():
     assert record.colour_limits == (0.5, 2.0)
 
 
+def test_formats_stand_among_the_widths_of_a_table_by_stored_bits(tmp_path):
+    table = qx.SensitivityTable(("a", "b"), ((4, 8, 0), (1201, 403)), ((1.0, 0.5, 0.0), (2.0, 0.1)), "m", "", 8)
+    figure = qx.plot_sensitivity(table, tmp_path / "table.png")
+    assert sensitivity_record(table).num_bits == (4, 1201, 8, 403, 0)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["4", "MXE2M1", "8", "E4M3", "off"]
+
+
 @pytest.mark.parametrize("count", [1, 20, 120])
 def test_pictures_are_written(tmp_path, count):
     points = tuple(a_point(index) for index in range(count - 1)) + (

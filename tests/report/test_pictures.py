@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import subprocess
 import sys
@@ -9,11 +10,25 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 import qexplore as qx
+from qexplore._choices import choice_name
 from qexplore.errors import FrontError
 from qexplore.front import Front
-from qexplore.report import hypervolume_record, num_bits_record, pareto_front_record
+from qexplore.report import (
+    hypervolume_record,
+    num_bits_record,
+    objectives_record,
+    parallel_coordinates_record,
+    pareto_front_record,
+    plot_parallel_coordinates,
+    plot_pareto_front,
+)
+from qexplore.report._canvas import new_picture
+from qexplore.report._labels import label_points
+from qexplore.report._wording import amount_text, tick_texts
+from qexplore.report.num_bits import level_colours
 
 
 def uniform_front(accuracies, points, **fields):
@@ -60,6 +75,32 @@ def an_exploration(members=8, points=20, *, lower=False, **fields):
     )
 
 
+def a_costly_exploration(members=24, costs=("total_bits", "bops"), points=20, **fields):
+    """A front over several costs, with float formats and a point that is off."""
+    rng = np.random.default_rng(7)
+    choices = np.array([2, 4, 5, 8, 403, 1201, 0])
+    values = rng.random((members, len(costs))) * [10.0 ** (3 + 3 * place) for place in range(len(costs))]
+    rank = (values / values.max(axis=0)).sum(axis=1)
+    known = {
+        "accuracy": 0.88 + 0.05 * rank / rank.max(),
+        "point_names": tuple(f"layer{index % 4}.{index}.weight" for index in range(points)),
+        "cost_names": costs,
+    }
+    front = Front(num_bits=rng.choice(choices, (members, points)), costs=values, **known | {"verified": True} | fields)
+    uniform = Front(
+        num_bits=np.repeat(choices[:, None], points, axis=1),
+        costs=np.linspace(0.2, 1, len(choices))[:, None] * values.max(axis=0),
+        **known | {"accuracy": np.linspace(0.7, 0.93, len(choices))},
+    )
+    reference = (0.8, *values.max(axis=0))
+    history = tuple(
+        SimpleNamespace(num_passes=count, hypervolume=front.hypervolume(reference), front=front) for count in (1, 9)
+    )
+    return SimpleNamespace(
+        front=front, uniform=uniform, float_accuracy=0.95, history=history, reference_point=reference
+    )
+
+
 PLOTS = (qx.plot_pareto_front, qx.plot_num_bits, qx.plot_hypervolume)
 
 
@@ -67,7 +108,8 @@ def test_record_of_a_front_holds_what_the_exploration_says():
     exploration = an_exploration()
     record = pareto_front_record(exploration)
 
-    assert record.total_bits == tuple(exploration.front.total_bits)
+    assert (record.cost_name, record.cost) == ("total_bits", tuple(exploration.front.total_bits))
+    assert all(record.on_line)
     assert record.accuracy == tuple(exploration.front.accuracy)
     assert record.report_accuracy == tuple(exploration.front.report_accuracy)
     assert (record.float_accuracy, record.min_accuracy) == (0.94, 0.88)
@@ -118,6 +160,180 @@ def test_hypervolume_record_is_the_history():
     assert record.reference_point == (("accuracy", 0.88), ("total_bits", 160.0))
 
 
+def test_hypervolume_can_be_measured_against_another_reference_point():
+    exploration = a_costly_exploration()
+    reference = (0.85, 500.0, 5e5)
+    record = hypervolume_record(exploration, reference)
+
+    assert record.hypervolume == (exploration.front.hypervolume(reference),) * 2 != (0.0, 0.0)
+    assert record.reference_point == (("accuracy", 0.85), ("total_bits", 500.0), ("bops", 5e5))
+    with pytest.raises(FrontError, match="must be 3 finite numbers"):
+        qx.plot_hypervolume(exploration, reference_point=(0.85, 500.0))
+
+
+def test_one_cost_of_several_is_drawn_by_its_name():
+    exploration = a_costly_exploration(costs=("latency_ms", "model_bytes"))
+    front = exploration.front
+    record = pareto_front_record(exploration, "model_bytes")
+
+    rows = np.argsort(front.cost("model_bytes"))
+    assert record.cost == tuple(front.cost("model_bytes")[rows])
+    assert record.on_line == tuple(front.nondominated(["accuracy", "model_bytes"])[rows])
+    assert record.knee == (front.knee().costs["model_bytes"], front.knee().accuracy)
+    axes = plot_pareto_front(exploration, cost="model_bytes").axes[0]
+    assert axes.get_xlabel() == "model bytes"
+    assert axes.get_title(loc="left") == "accuracy against model bytes"
+    with pytest.raises(FrontError, match="got 'energy'"):
+        plot_pareto_front(exploration, cost="energy")
+
+
+def test_the_axis_is_named_after_the_cost():
+    front = Front(num_bits=[[2]], accuracy=[0.9], costs=[[3.0]], point_names=("a",), cost_names=("latency_ms",))
+    axes = plot_pareto_front(front).axes[0]
+
+    assert axes.get_xlabel() == "latency (ms)"
+    assert any("knee: 3 ms" in text.get_text() for text in axes.get_legend().get_texts())
+
+
+def test_uniform_candidates_are_labelled_by_what_tells_them_apart():
+    rows = [[8, 4, 4], [8, 4, 5], [8, 403, 403], [8, 0, 403], [8, 4, 1201], [8, 0, 0]]
+    front = Front(
+        num_bits=rows, accuracy=[0.9] * 6, costs=[[float(cost)] for cost in range(6)], point_names=("a", "b", "c")
+    )
+    exploration = SimpleNamespace(front=front, uniform=front, float_accuracy=0.91)
+    record = pareto_front_record(exploration)
+
+    labels = ["4 bit", "4-5 bit", "E4M3", "E4M3", "4 bit to MXE2M1", "off"]
+    assert [one.label for one in record.uniform] == labels
+    assert [one.is_format for one in record.uniform] == [False, False, True, True, True, False]
+    assert [one.shown for one in record.uniform] == [True] * 5 + [False]  # off is the float network
+
+
+def test_formats_stand_among_the_widths_by_stored_bits():
+    record = num_bits_record(a_costly_exploration().front)
+    colours = level_colours(record.levels)
+
+    assert record.levels == (2, 3, 4, 1201, 5, 6, 7, 8, 403, 0)
+    assert len(set(colours)) == len(colours)
+
+
+def test_cells_and_colour_scale_name_the_choices():
+    front = a_costly_exploration(members=6).front
+    cells, scale = qx.plot_num_bits(front).axes
+
+    order = np.argsort(front.costs[:, 0])
+    names = [choice_name(code) for code in front.num_bits[order].T.ravel()]
+    assert [text.get_text() for text in cells.texts] == names
+    assert [label.get_text() for label in scale.get_yticklabels()] == [
+        choice_name(level) for level in num_bits_record(front).levels
+    ]
+
+
+def test_a_heat_map_of_many_points_grows_until_every_row_has_its_name():
+    figure = qx.plot_num_bits(a_costly_exploration(points=60).front)
+
+    assert figure.get_size_inches().tolist() == [12, 10]
+    assert len(figure.axes[0].get_yticks()) == 60
+
+
+def test_pairs_of_objectives_say_what_no_other_member_beats():
+    exploration = a_costly_exploration(costs=("total_bits", "bops", "latency_ms"))
+    front, record = exploration.front, objectives_record(exploration)
+
+    names = ("accuracy", *front.cost_names)
+    pairs = [(names[pair.y], names[pair.x]) for pair in record.pairs]
+    assert pairs == list(itertools.combinations(names, 2))
+    for pair, (y, x) in zip(record.pairs, pairs, strict=True):
+        assert pair.nondominated == tuple(front.nondominated([y, x]))
+    assert record.objectives[0].values == tuple(front.accuracy)
+    assert record.objectives[2].values == tuple(front.cost("bops"))
+    assert [one.higher_is_better for one in record.objectives] == [True, False, False, False]
+    assert record.knee == front.knee().index
+
+
+@pytest.mark.parametrize(("costs", "panels"), [(("bops", "model_bytes"), 3), (("bops", "model_bytes", "energy"), 6)])
+def test_a_panel_shows_each_pair_with_its_points_and_knee(costs, panels):
+    exploration = a_costly_exploration(costs=costs)
+    record = objectives_record(exploration)
+    figure = plot_pareto_front(exploration)
+
+    drawn = figure.axes[:panels]
+    assert len(figure.axes) == panels + 2  # the legend's corner and the colour bar
+    for axes, pair in zip(drawn, record.pairs, strict=True):
+        others, best, knee = (collection.get_offsets() for collection in axes.collections)
+        x, y = record.objectives[pair.x].values, record.objectives[pair.y].values
+        kept = np.array(pair.nondominated)
+        expected = np.column_stack([x, y])
+        np.testing.assert_array_equal(np.sort(best, axis=0), np.sort(expected[kept], axis=0))
+        np.testing.assert_array_equal(others, expected[~kept])
+        np.testing.assert_array_equal(knee, expected[[record.knee]])
+
+
+def test_too_many_costs_for_panels_point_to_the_way_out():
+    exploration = a_costly_exploration(costs=("a", "b", "c", "d", "e"))
+
+    with pytest.raises(FrontError, match="plot_parallel_coordinates"):
+        plot_pareto_front(exploration)
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_better_is_up_on_every_parallel_axis(lower):
+    front = a_costly_exploration(costs=("total_bits", "bops", "energy"), higher_is_better=not lower).front
+    record = parallel_coordinates_record(front)
+    heights = np.array(record.heights)
+
+    best = front.accuracy.argmin() if lower else front.accuracy.argmax()
+    assert heights[:, 0].argmax() == best
+    assert [heights[:, place].argmax() for place in (1, 2, 3)] == front.costs.argmin(axis=0).tolist()
+    assert heights.min() > 0
+    assert heights.max() < 1
+    for place, (worst, end) in enumerate(record.limits):
+        values = worst + heights[:, place] * (end - worst)
+        np.testing.assert_allclose(values, record.objectives[place].values)
+
+
+def test_parallel_lines_are_drawn_at_their_heights():
+    front = a_costly_exploration(costs=("total_bits", "bops", "energy", "latency_ms", "mean_bits", "macs")).front
+    record = parallel_coordinates_record(front)
+    axes = plot_parallel_coordinates(front).axes[0]
+
+    lines = [line.get_ydata() for line in axes.lines[: len(front)]]
+    np.testing.assert_allclose(lines, record.heights)
+    np.testing.assert_allclose(axes.lines[len(front)].get_ydata(), record.heights[front.knee().index])
+    names = [label.get_text().split("\n")[0] for label in axes.get_xticklabels()]
+    assert names == ["accuracy", "total bits", "BOPs", "energy", "latency (ms)", "mean bits", "MACs"]
+
+
+def test_one_point_and_equal_values_can_be_drawn():
+    front = a_costly_exploration(members=1).front
+    record = parallel_coordinates_record(front)
+
+    np.testing.assert_allclose(record.heights, 0.5)
+    plot_pareto_front(front)
+    plot_parallel_coordinates(front).canvas.draw()
+
+
+def test_costs_of_any_size_are_written_short():
+    assert [amount_text(value) for value in (12, 99_999.5, 123_456, 1.25e9, 0.00123)] == [
+        "12", "99,999.50", "123.5 k", "1.25 G", "0.00123",
+    ]  # fmt: skip
+    assert tick_texts([0.9, 0.915]) == ["0.900", "0.915"]
+    assert tick_texts([0.0, 2e9]) == ["0", "2 G"]
+
+
+def test_labels_cover_neither_each_other_nor_points():
+    figure, axes = new_picture()
+    labels = [(1.0, 1.0, "E4M3"), (1.0, 1.0, "E5M2"), (1.0, 1.001, "8 bit"), (2.0, 2.0, "MXE4M3"), (2.0, 1.99, "off")]
+    axes.plot([1, 2], [1, 2], "o")
+    label_points(axes, labels, [(1.01, 0.99)], colour="black", size=12, below=True)
+    figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+
+    assert len(boxes) == 5
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1) for box in boxes)
+
+
 @pytest.mark.parametrize("plot", PLOTS)
 def test_pictures_are_1200_by_800(plot, tmp_path):
     plot(an_exploration(), path=tmp_path / "picture.png")
@@ -163,15 +379,29 @@ def test_front_alone_is_drawn_without_uniform_widths():
 @pytest.mark.parametrize("plot", PLOTS)
 @pytest.mark.parametrize(("members", "points"), [(1, 1), (8, 5), (20, 20), (40, 120)])
 def test_all_text_is_within_the_picture(plot, members, points):
-    figure = plot(an_exploration(members, points))
+    assert_within(plot(an_exploration(members, points)))
+
+
+@pytest.mark.parametrize("plot", [plot_pareto_front, plot_parallel_coordinates])
+@pytest.mark.parametrize("costs", [("bops", "model_bytes"), ("bops", "peak_activation_bytes", "latency_ms", "energy")])
+def test_all_text_of_several_costs_is_within_the_picture(plot, costs):
+    assert_within(plot(a_costly_exploration(costs=costs, min_accuracy=0.88)))
+
+
+def test_all_text_of_many_points_with_formats_is_within_the_picture():
+    assert_within(qx.plot_num_bits(a_costly_exploration(members=6, points=60)))
+
+
+def assert_within(figure):
     figure.canvas.draw()
+    width, height = figure.bbox.size
     renderer = figure.canvas.get_renderer()
 
     texts = [text for axes in figure.axes for text in axes.findobj(match=lambda artist: hasattr(artist, "get_text"))]
     boxes = [text.get_window_extent(renderer) for text in texts if text.get_visible() and text.get_text().strip()]
 
     assert len(boxes) > 5
-    inside = [box for box in boxes if box.x0 >= -1 and box.y0 >= -1 and box.x1 <= 1201 and box.y1 <= 801]
+    inside = [box for box in boxes if box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1]
     assert len(inside) >= len(boxes) - outside_ticks(figure, renderer)
 
 
@@ -185,7 +415,8 @@ def outside_ticks(figure, renderer):
         if label.get_text().strip()
     ]
     boxes = [label.get_window_extent(renderer) for label in labels]
-    return sum(box.x0 < -1 or box.y0 < -1 or box.x1 > 1201 or box.y1 > 801 for box in boxes)
+    width, height = figure.bbox.size
+    return sum(box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1 for box in boxes)
 
 
 def test_names_with_dollars_and_underscores_are_drawn_as_they_are(tmp_path):

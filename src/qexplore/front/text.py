@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qexplore.front.front import Front, FrontPoint
 
 _TABLE_WIDTH = 100
+_LEAST_ROOM = 40  # for num_bits, when many costs fill the width
 _NAMED_WIDTHS = 8  # a line names the choice at each point up to this many points
 
 
@@ -72,7 +73,7 @@ def to_table(front: Front) -> str:
     if front.report_accuracy is not None:
         columns += _score_columns(f"report {front.metric_name}", front.report_accuracy, front.report_interval)
     columns.append(["mean bits", *map(_mean_bits, front.num_bits)])
-    room = _TABLE_WIDTH - sum(max(map(len, column)) + 2 for column in columns)
+    room = max(_TABLE_WIDTH - sum(max(map(len, column)) + 2 for column in columns), _LEAST_ROOM)
     numeric = range(len(columns))
     columns.append(["num_bits", *_widths_cells(front.num_bits.tolist(), room)])
     header, *rows = zip(*columns, strict=True)

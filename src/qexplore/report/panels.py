@@ -95,8 +95,8 @@ def draw_parallel_coordinates(record: ParallelCoordinatesRecord) -> Figure:
     shades = colours.to_rgba(np.array(record.objectives[0].values))
     for shade, heights in zip(shades, record.heights, strict=True):
         axes.plot(places, heights, color=shade, linewidth=1.8, alpha=faint, zorder=3)
-    knee = record.heights[record.knee]
-    axes.plot(places, knee, "o-", color="black", linewidth=3, markersize=8, label=_knee_text(record), zorder=4)
+    knee, label = record.heights[record.knee], textwrap.fill(_knee_text(record), _LEGEND_CHARACTERS)
+    axes.plot(places, knee, "o-", color="black", linewidth=3, markersize=8, label=label, zorder=4)
     for place, (objective, limits) in enumerate(zip(record.objectives, record.limits, strict=True)):
         _draw_axis(axes, place, objective, limits)
     axes.set_xlim(-0.35, places[-1] + 0.25)
@@ -212,7 +212,7 @@ def _finish_panel(panel: Axes, record: ObjectivesRecord, x: int, y: int) -> None
         panel.set_xlabel(horizontal.axis, fontsize=size, parse_math=False)
         panel.set_ylabel(vertical.axis, fontsize=size, parse_math=False)
     panel.grid(alpha=0.3)
-    if y == 0:
+    if y == 0 and len(record.objectives) <= _LARGE_TRIANGLE:  # with more, panels are too small for labels
         pair = next(one for one in record.pairs if (one.x, one.y) == (x, y))
         members = list(zip(horizontal.values, vertical.values, strict=True))
         below = vertical.higher_is_better
