@@ -64,7 +64,7 @@ setup(
         "dev": [
             "build>=1.0",
             "hypothesis>=6.80",
-            "ml_dtypes>=0.4",  # small float formats, the outside truth for ours
+            "ml_dtypes>=0.5",  # float4_e2m1fn and the float6 formats, the outside truth for ours
             "mypy>=1.10",
             "pytest>=8.2",  # --import-mode=importlib imports a module of the package once, not twice
             "ruff>=0.9",

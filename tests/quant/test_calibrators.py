@@ -10,6 +10,7 @@ from pytorch_quantization.calib.histogram import HistogramCalibrator, _compute_a
 from torch import Tensor
 
 from qexplore._choices import FLOAT_FORMATS, choice_of
+from qexplore.errors import CalibrationError
 from qexplore.quant import (
     Histogram,
     QuantDescriptor,
@@ -190,7 +191,7 @@ class TestAmax:
         with pytest.raises(TypeError, match="unknown calibration method 'guess'"):
             amax_table(histogram(gaussian(10)), "guess", (4,), unsigned=False)
         for percentile in (0.0, 101.0, -1.0):
-            with pytest.raises(ValueError, match="must be in"):
+            with pytest.raises(CalibrationError, match="must be in"):
                 amax_table(histogram(gaussian(10)), "percentile", (4,), unsigned=False, percentile=percentile)
 
 

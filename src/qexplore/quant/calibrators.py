@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qexplore._choices import FloatFormat, choice_of
+from qexplore.errors import CalibrationError
 from qexplore.quant.divergence import divergences
 from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid
 from qexplore.quant.histogram import Histogram
@@ -60,7 +61,7 @@ def amax_table(
 
     Raises:
         TypeError: an unknown method, or an option that it does not have.
-        ValueError: ``percentile`` is not in (0, 100].
+        CalibrationError: ``percentile`` is not in (0, 100].
     """
     percentile = _checked(method, options)
     largest = histogram.amax
@@ -90,7 +91,7 @@ def range_table(
 
     Raises:
         TypeError: an unknown method, or an option that it does not have.
-        ValueError: ``percentile`` is not in (0, 100].
+        CalibrationError: ``percentile`` is not in (0, 100].
     """
     percentile = _checked(method, options)
     low, high = min(histogram.lowest, 0.0), max(histogram.highest, 0.0)
@@ -115,7 +116,7 @@ def _checked(method: str, options: dict[str, float]) -> float:
         raise TypeError(f"method {method!r} has no option {', '.join(sorted(unknown))}")
     percentile = float(options.get("percentile", DEFAULT_PERCENTILE))
     if not 0 < percentile <= 100:
-        raise ValueError(f"`percentile` must be in (0, 100], got {percentile}")
+        raise CalibrationError(f"`percentile` must be in (0, 100], got {percentile}")
     return percentile
 
 
