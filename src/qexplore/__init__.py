@@ -48,7 +48,14 @@ if TYPE_CHECKING:
         detach,
     )
     from qexplore.quant import QuantDescriptor, TensorQuantizer
-    from qexplore.report import plot_analysis, plot_hypervolume, plot_num_bits, plot_pareto_front, plot_sensitivity
+    from qexplore.report import (
+        plot_analysis,
+        plot_hypervolume,
+        plot_num_bits,
+        plot_parallel_coordinates,
+        plot_pareto_front,
+        plot_sensitivity,
+    )
     from qexplore.search import (
         AdditiveFront,
         LayerwiseQuantizationProblem,
@@ -91,6 +98,7 @@ _HOMES = {
     "plot_analysis": "report",
     "plot_hypervolume": "report",
     "plot_num_bits": "report",
+    "plot_parallel_coordinates": "report",
     "plot_pareto_front": "report",
     "plot_sensitivity": "report",
     "sensitivity": "search",
@@ -138,6 +146,7 @@ __all__ = [
     "plot_analysis",
     "plot_hypervolume",
     "plot_num_bits",
+    "plot_parallel_coordinates",
     "plot_pareto_front",
     "plot_sensitivity",
     "predicates",

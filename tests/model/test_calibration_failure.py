@@ -97,10 +97,9 @@ class TestFailure:
         assert hooks(model.model) == {}
 
     def test_unknown_method_says_which_there_are(self) -> None:
-        with pytest.raises(
-            CalibrationError, match="`method` must be one of max, got 'percentile'; others need quant_desc"
-        ):
-            exploding(1.0).calibrate([X], method="percentile")
+        known = "max, percentile, mse, entropy, auto"
+        with pytest.raises(CalibrationError, match=f"`method` must be one of {known}, got 'minmax'"):
+            exploding(1.0).calibrate([X], method="minmax")
         histograms = QuantizedActivationsModel(
             trained("small_cnn"), RELU, quant_desc=QuantDescriptor(calib_method="histogram")
         )

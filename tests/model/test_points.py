@@ -75,7 +75,10 @@ def test_shared_module_has_one_quantizer_and_three_calls() -> None:
     seen: list[int] = []
     model.activation_fake_quantizers["relu"].register_forward_hook(lambda *_: seen.append(1))
     model.describe(digits().search.x[:2])
-    assert model.points[1] == QuantizationPoint("relu", "activation", 1, "ReLU", (2, 8, 8, 8), 3)
+    values = 8 * 8 * 8 + 8 * 4 * 4 + 32  # of one sample, over its three calls
+    assert model.points[1] == QuantizationPoint(
+        "relu", "activation", 1, "ReLU", (2, 8, 8, 8), 3, num_elements=values, module="relu"
+    )
     assert seen == []
     model(digits().search.x[:2])
     assert len(seen) == 3
@@ -188,7 +191,7 @@ class TestPlan:
         assert "?" in str(model.describe())
         example = digits().search.x[:3]
         lines = str(model.describe(example)).splitlines()
-        assert lines[0] == "SharedReLU: 2 quantization points, selected by by_type(ReLU)"
+        assert lines[0] == "SharedReLU: 2 quantization points, selected by activations by_type(ReLU)"
         assert lines[1].split() == ["#", "point", "type", "shape", "calls", "num_bits", "sign", "amax"]
         cells = [cell.strip() for cell in lines[-1].split("  ") if cell]
         assert cells == ["1", "relu", "ReLU", "3 x 8 x 8 x 8", "3", "8", "auto", "not calibrated"]

@@ -86,7 +86,7 @@ def test_the_model_ranks_candidates_that_it_has_not_seen():
     problem = tiny_problem(upper=8)
     table = qx.sensitivity(problem, num_samples=64)
     candidates, scores = known(problem, 60, seed=0)
-    surrogate = Surrogate(table, 0.005).fit(candidates, scores, floor=0.0)
+    surrogate = Surrogate(table, problem.space, 0.005).fit(candidates, scores, floor=0.0)
     others, truth = known(problem, 150, seed=1)
     prediction = surrogate.predict(others)
     assert spearmanr(prediction.gain(), truth).statistic > 0.9
@@ -101,7 +101,7 @@ def test_bounds_lower_what_is_expected_where_they_contradict_it_and_are_no_value
     table = qx.sensitivity(problem, num_samples=64)
     candidates, scores = known(problem, 40, seed=0)
     probe = np.array([[4, 4, 4]])
-    fitted = Surrogate(table, 0.005).fit(candidates, scores, floor=0.0)
+    fitted = Surrogate(table, problem.space, 0.005).fit(candidates, scores, floor=0.0)
     before = fitted.predict(probe).gain()[0]
     fitted.add_bounds(probe, np.array([before + 0.2]))  # no news
     assert fitted.predict(probe).gain()[0] == pytest.approx(before, abs=1e-3)
@@ -113,6 +113,6 @@ def test_a_constant_score_is_no_trouble():
     problem = tiny_problem()
     table = qx.sensitivity(problem, num_samples=50)
     candidates = np.array(list(itertools.product((2, 3, 4), repeat=3)))
-    prediction = Surrogate(table, 0.0).fit(candidates, np.full(27, 0.5), floor=0.5).predict(candidates)
+    prediction = Surrogate(table, problem.space, 0.0).fit(candidates, np.full(27, 0.5), floor=0.5).predict(candidates)
     assert np.isfinite(prediction.gain()).all()
     assert prediction.gain() == pytest.approx(0.5, abs=1e-6)

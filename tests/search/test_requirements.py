@@ -104,8 +104,8 @@ def test_further_metrics_may_drop_so_far_from_float_and_are_measured_anew_when_t
             {"max_total_bits": 5},
             r"max_total_bits \(5\) is below what can be reached: the narrowest candidate has 6 bits",
         ),
-        ({"max_total_bits": 0}, "max_total_bits must be a positive number of bits, got 0"),
-        ({"max_total_bits": "9"}, "max_total_bits must be a positive number of bits, got '9'"),
+        ({"max_total_bits": 0}, "max_total_bits must be a positive number, got 0"),
+        ({"max_total_bits": "9"}, "max_total_bits must be a positive number, got '9'"),
         ({"metric": []}, "`metric` must hold one metric at least"),
         (
             {"metric": halves(), "min_accuracy": [0.1]},

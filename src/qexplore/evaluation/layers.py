@@ -48,9 +48,10 @@ class WeightedLayer:
         found = quantization_of(self._module)
         assert found is not None
         attribute = found[0]
-        weight = _quantized(self._module.parametrizations[attribute], quantizer)  # type: ignore[index,union-attr]
+        chains: Any = self._module.parametrizations
+        weight = _quantized(chains[attribute], quantizer)
         plain = _with_weight(self._module, attribute, weight)
-        return plain if self._norm is None else merged(plain, self._norm)  # type: ignore[no-any-return]
+        return plain if self._norm is None else merged(plain, self._norm)
 
 
 def _quantized(chain: Any, quantizer: FixedQuantizer | None) -> Tensor:
@@ -64,7 +65,7 @@ def _quantized(chain: Any, quantizer: FixedQuantizer | None) -> Tensor:
 
 def _with_weight(module: nn.Module, attribute: str, weight: Tensor) -> nn.Module:
     """``module`` with a plain weight; everything else is shared."""
-    kind = parametrize.type_before_parametrizations(module)
+    kind: Any = parametrize.type_before_parametrizations(module)
     plain: nn.Module = kind.__new__(kind)  # copy.copy asks for a pickle, which parametrized modules refuse
     plain.__dict__.update(module.__dict__)
     plain._modules = {name: inner for name, inner in module._modules.items() if name != "parametrizations"}
@@ -87,5 +88,5 @@ def can_be_merged(layer: nn.Module, norm: Any) -> bool:
         return False
     kind = parametrize.type_before_parametrizations(layer)
     if kind in _TRANSPOSED:
-        return layer.groups == 1
+        return bool(layer.groups == 1)
     return kind in _CONVOLUTIONS or (kind is nn.Linear and type(norm) is nn.BatchNorm1d)

@@ -84,32 +84,31 @@ def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem, algorit
         apart = np.flatnonzero((rows[:, list(group)] != rows[:, group[:1]]).any(axis=1))
         if apart.size:
             names = ", ".join(problem.model.points[point].name for point in group)
-            raise ProblemError(
-                f"`initial` must give tied points one choice, but candidate {apart[0]} does not: {names}"
-            )
+            raise ProblemError(f"`initial` must give tied points one choice; candidate {apart[0]} does not: {names}")
     return rows
 
 
 def _as_candidates(initial: Any, problem: LayerwiseQuantizationProblem) -> Candidates:
     """Codes, shape ``[N, L]``, from one vector of choices or several."""
-    given = initial.tolist() if hasattr(initial, "tolist") else initial
-    is_one = isinstance(given, (list, tuple)) and not any(isinstance(row, list) for row in given)
-    is_one = is_one and len(given) == problem.space.num_points and all(choice_code(one) is not None for one in given)
-    rows = [given] if is_one else given
     wanted = problem.space.num_points
-    if not isinstance(rows, (list, tuple)) or not all(hasattr(row, "__len__") and len(row) == wanted for row in rows):
+    given = initial.tolist() if hasattr(initial, "tolist") else initial
+    is_list = isinstance(given, (list, tuple))
+    is_one = is_list and len(given) == wanted and all(choice_code(choice) is not None for choice in given)
+    rows = [given] if is_one else given
+    if not is_list or not all(isinstance(row, (list, tuple)) and len(row) == wanted for row in rows):
         raise ProblemError(
             f"`initial` must be candidates of {wanted} choices each, shape [N, {wanted}], got {initial!r}"
         )
-    codes = [[choice_code(choice) for choice in row] for row in rows]
-    for row, choice in (
-        (row, choice) for row, known in enumerate(codes) for choice, code in enumerate(known) if code is None
-    ):
-        raise ProblemError(
-            f"`initial` must hold whole numbers or formats, but candidate {row} has {rows[row][choice]!r} at "
-            f"'{problem.model.points[choice].name}'"
-        )
-    return np.array(codes, dtype=np.int64).reshape(-1, wanted)
+    codes = np.zeros((len(rows), wanted), dtype=np.int64)
+    for row, point in np.ndindex(codes.shape):
+        code = choice_code(rows[row][point])
+        if code is None:
+            raise ProblemError(
+                f"`initial` must hold whole numbers or formats, got {rows[row][point]!r} in candidate {row} at "
+                f"'{problem.model.points[point].name}'"
+            )
+        codes[row, point] = code
+    return codes
 
 
 def _check_int(name: str, value: Any, least: int) -> None:

@@ -46,7 +46,7 @@ class Exploration:
         history: a snapshot each time the front grew and at the end of every generation.
         float_accuracy: score of the float network on the search set.
         report_float_accuracy: the same on the report set; None without one.
-        reference_point: (score, total bits) that hypervolumes are measured against, fixed before the search.
+        reference_point: (score, each cost) that hypervolumes are measured against, fixed before the search.
         num_evaluations: different candidates that the search measured.
         num_passes: full passes over the search set that they cost.
         num_verifications: evaluations spent on re-evaluating the front, not counted above.
@@ -65,7 +65,7 @@ class Exploration:
     history: tuple[Snapshot, ...] = field(repr=False)
     float_accuracy: float
     report_float_accuracy: float | None
-    reference_point: tuple[float, float]
+    reference_point: tuple[float, ...]
     num_evaluations: int
     num_passes: float
     num_verifications: int

@@ -60,7 +60,7 @@ class Run:
         self.history: list[Snapshot] = []
         self.failures: list[Evaluation] = []
         self.num_evaluations = 0
-        self.reference_point = (math.nan, math.nan)
+        self.reference_point: tuple[float, ...] = (math.nan, math.nan)
 
     def search(self, population_size: int, seed: int, initial: Candidates | None) -> str:
         """Run to the end and say what ended it."""

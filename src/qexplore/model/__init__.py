@@ -1,5 +1,6 @@
 """The wrapped network: points, hooks, calibration."""
 
+from qexplore.model.activations_model import QuantizedActivationsModel
 from qexplore.model.calibration import CalibrationReport, PointRange, check_num_batches
 from qexplore.model.hooks import (
     comes_last,
@@ -9,9 +10,9 @@ from qexplore.model.hooks import (
     remove_point_hooks,
 )
 from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples, num_samples, unpack_batch
-from qexplore.model.observation import Plan, PlannedPoint
+from qexplore.model.plan import Plan, PlannedPoint
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint
-from qexplore.model.quantized_model import QuantizedActivationsModel, QuantizedModel
+from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.state import bit_sum, content_version, in_eval_mode
 from qexplore.model.weights import WeightPoint, WeightQuantization, float_weights, weight_quantizations

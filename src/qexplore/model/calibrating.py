@@ -18,6 +18,7 @@ from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore.errors import CalibrationError, DataError
 from qexplore.model.calibration import (
+    AUTOMATIC,
     FLOAT_CODES,
     METHODS,
     CalibrationReport,
@@ -28,7 +29,7 @@ from qexplore.model.calibration import (
 )
 from qexplore.model.hooks import floating_tensors
 from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples, num_samples, unpack_batch
-from qexplore.model.observation import CallCounter
+from qexplore.model.observation import CallCounter, all_of
 from qexplore.model.state import in_eval_mode
 from qexplore.model.weights import WeightPoint, calibrated_rows
 from qexplore.quant import min_num_bits, weight_amax_table
@@ -40,7 +41,6 @@ WEIGHT_METHODS = ("max", "percentile", "mse")
 
 Note = Callable[[CallCounter, set[str], Any], None]
 
-_AUTOMATIC = "auto"
 _COMPARED = {"activation": ("mse", "percentile", "max"), "weight": ("mse", "max")}
 _COMPARED_WIDTHS = 8
 """Wider ones take what the widest compared one takes: ranges matter little there."""
@@ -83,14 +83,17 @@ def calibrate(
     options: dict[str, Any],
     note: Note,
 ) -> CalibrationReport:
-    """As `QuantizedModel.calibrate`; tells ``note`` what one forward passed, which points data passed, and its inputs."""
+    """As `QuantizedModel.calibrate`; tells ``note`` what the first forward passed, all points passed, and its inputs."""
     collected = _collect(model, loader, method, num_batches, unpack, progress)
     collector, count = collected.collector, collected.num_batches
-    weight_method = _checked_weight_method(weight_method, method or collector.method)
+    method = method or collector.method
+    weight_method = _checked_weight_method(weight_method, method)
+    # Histograms of the descriptor's own were asked for point by point already.
+    whole = set() if clip_outputs or collector.uses_upstream else collected.outputs
     by_activation = {
         name: {
             one: collector.ranges(name, one, options if one == method else {})
-            for one in _methods("max" if name in collected.outputs and not clip_outputs else method or collector.method)
+            for one in _methods("max" if name in whole else method)
         }
         for name in collector.names
     }
@@ -98,16 +101,16 @@ def calibrate(
         point.name: {one: weight_ranges(point, one) for one in _methods(weight_method, "weight")}
         for point in model.weight_points
     }
-    if weight_method == _AUTOMATIC and count == 0:
+    if weight_method == AUTOMATIC and count == 0:
         raise DataError('weight_method "auto" compares outputs on data: pass a loader')
     if count:
         note(collected.seen, collector.names, collected.example)
     collector.load({name: next(iter(by_method.values())) for name, by_method in by_activation.items()})
     for name, by_method in by_weight.items():
         set_ranges(model.fake_quantizers[name], *next(iter(by_method.values())))
-    if _AUTOMATIC in (method, weight_method):
+    if AUTOMATIC in (method, weight_method):
         _take_least_error(model, {**by_activation, **by_weight}, collected.example)
-    return collector.report(count, method or collector.method)
+    return collector.report(count, method)
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,7 @@ def _collect(
     progress: bool | None,
 ) -> _Collected:
     quantizers = model.activation_fake_quantizers
-    is_automatic = method == _AUTOMATIC
-    collector = RangeCollector(quantizers, None if is_automatic else method, with_histograms=is_automatic)
+    collector = RangeCollector(quantizers, method)
     if loader is None and quantizers:
         raise DataError("calibrating activations needs data: pass a loader, model.calibrate(loader)")
     seen, outputs, example, count = CallCounter(), OutputWatcher(), None, 0
@@ -147,16 +149,12 @@ def _collect(
     with bar, isolated(Placement.of(model.model).device):
         for batch in islice(() if loader is None else loader, num_batches):
             inputs = unpack_batch(batch, unpack)[0]
+            # Shapes and calls are those of one forward, the first.
             if count == 0:
                 example, seen = inputs, CallCounter(num_samples(inputs))
-
-            def listen(name: str, tensors: list[Tensor], first: bool = count == 0) -> None:
-                collector(name, tensors)
-                outputs(name, tensors)
-                if first:  # shapes and calls are those of one forward
-                    seen(name, tensors)
-
-            outputs.finish(model.listen(inputs, listen))
+                outputs.finish(model.listen(inputs, all_of(collector, outputs, seen)))
+            else:
+                outputs.finish(model.listen(inputs, all_of(collector, outputs)))
             count += 1
             bar.advance()
     if count == 0 and loader is not None:
@@ -176,14 +174,14 @@ def weight_ranges(point: WeightPoint, method: str) -> Ranges:
 
 
 def _methods(method: str, kind: str = "activation") -> tuple[str, ...]:
-    return _COMPARED[kind] if method == _AUTOMATIC else (method,)
+    return _COMPARED[kind] if method == AUTOMATIC else (method,)
 
 
 def _checked_weight_method(method: str | None, of_activations: str) -> str:
     if method is None:
-        return _AUTOMATIC if of_activations == _AUTOMATIC else "mse"
-    if method not in (*WEIGHT_METHODS, _AUTOMATIC):
-        known = ", ".join((*WEIGHT_METHODS, _AUTOMATIC))
+        return AUTOMATIC if of_activations == AUTOMATIC else "mse"
+    if method not in (*WEIGHT_METHODS, AUTOMATIC):
+        known = ", ".join((*WEIGHT_METHODS, AUTOMATIC))
         hint = ": entropy is for activations" if method in METHODS else ""
         raise CalibrationError(f"`weight_method` must be one of {known}, got {method!r}{hint}")
     return method

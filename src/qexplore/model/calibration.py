@@ -24,6 +24,9 @@ UPSTREAM_HISTOGRAM_METHODS = ("percentile", "entropy")
 METHODS = ("max", "percentile", "mse", "entropy")
 """How a range is found; all but "max" give every width its own."""
 
+AUTOMATIC = "auto"
+"""The method that does least to the network's output, point by point and width by width."""
+
 FLOAT_CODES = tuple(known.code for known in FLOAT_FORMATS)
 
 Ranges = tuple[dict[int, Any], dict[int, Any] | None]
@@ -86,24 +89,21 @@ class RangeCollector:
 
     Args:
         quantizers: by point name.
-        method: one of `METHODS`; where the descriptor asks for pytorch-quantization's histograms ``"percentile"`` or
-            ``"entropy"``; None takes the first that fits.
-        with_histograms: collect them whatever the method, so that `ranges` can be asked for several.
+        method: one of `METHODS`, or `AUTOMATIC`, so that `ranges` can be asked for several; where the descriptor asks
+            for pytorch-quantization's histograms ``"percentile"`` or ``"entropy"``; None takes the first that fits.
 
     Raises:
         CalibrationError: an unknown method, or one that a quantizer cannot have.
     """
 
-    def __init__(
-        self, quantizers: Mapping[str, TensorQuantizer], method: str | None, *, with_histograms: bool = False
-    ) -> None:
+    def __init__(self, quantizers: Mapping[str, TensorQuantizer], method: str | None) -> None:
         self._quantizers = quantizers
         self.uses_upstream = bool(quantizers) and all(one.collects_histogram for one in quantizers.values())
         self.method = _checked_method(self.uses_upstream, method)
         self.lowest = dict.fromkeys(quantizers, math.inf)
         self.highest = dict.fromkeys(quantizers, -math.inf)
         self._histograms: dict[str, Histogram] = {}
-        if not self.uses_upstream and (with_histograms or self.method != "max"):
+        if not self.uses_upstream and self.method != "max":
             for name, quantizer in quantizers.items():
                 if quantizer.axis is not None:
                     raise CalibrationError(
@@ -232,10 +232,10 @@ def set_ranges(quantizer: TensorQuantizer, high: Mapping[int, Any], low: Mapping
 
 
 def _checked_method(uses_upstream: bool, method: str | None) -> str:
-    known = UPSTREAM_HISTOGRAM_METHODS if uses_upstream else METHODS
+    known = UPSTREAM_HISTOGRAM_METHODS if uses_upstream else (*METHODS, AUTOMATIC)
     if method is None or method in known:
         return method or known[0]
-    raise CalibrationError(f"`method` must be one of {', '.join(known)} or auto, got {method!r}")
+    raise CalibrationError(f"`method` must be one of {', '.join(known)}, got {method!r}")
 
 
 def check_num_batches(num_batches: object) -> None:

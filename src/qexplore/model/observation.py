@@ -1,15 +1,13 @@
-"""One forward in full precision that shows where tensors pass, and the plan that comes of it."""
+"""One forward in full precision that shows where tensors pass."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from qexplore._choices import choice_name
-from qexplore._table import text_table
 from qexplore.errors import SelectionError
+from qexplore.model.hooks import Listener
 from qexplore.model.points import QuantizationPoint
 
 
@@ -38,6 +36,33 @@ class CallCounter:
         return -(-self._values[name] // self._num_samples)
 
 
+def activation_point(
+    name: str, index: int, module: tuple[str, str] | None, seen: CallCounter | None
+) -> QuantizationPoint:
+    """The point of an output, given its module's name and type, or of the input, without one."""
+    qualified, kind = module or ("", "")
+    return QuantizationPoint(
+        name,
+        "input" if module is None else "activation",
+        index,
+        kind,
+        seen.shapes.get(name) if seen else None,
+        seen.calls[name] if seen else None,
+        seen.num_elements(name) if seen else None,
+        module=qualified,
+    )
+
+
+def all_of(*listeners: Listener) -> Listener:
+    """A listener that tells others."""
+
+    def listen(name: str, tensors: list[Tensor]) -> None:
+        for listener in listeners:
+            listener(name, tensors)
+
+    return listen
+
+
 def refuse_never_called(never_called: list[str], network: nn.Module) -> None:
     """Raise when selected modules were not called.
 
@@ -62,46 +87,3 @@ def refuse_never_called(never_called: list[str], network: nn.Module) -> None:
 def _is_bypassed(name: str, network: nn.Module) -> bool:
     parent, _, child = name.rpartition(".")
     return child == "out_proj" and isinstance(network.get_submodule(parent), nn.MultiheadAttention)
-
-
-@dataclass(frozen=True)
-class PlannedPoint:
-    """One row of a `Plan`: the point, and what its quantizer is set to."""
-
-    point: QuantizationPoint
-    num_bits: int
-    unsigned: bool
-    auto_sign: bool
-    asymmetric: bool
-    amax: float | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be quantized, where and how; ``print`` shows it as a table."""
-
-    network: str
-    predicate: str
-    points: tuple[PlannedPoint, ...]
-
-    def __str__(self) -> str:
-        rows = [_row(planned) for planned in self.points]
-        header = ("#", "point", "type", "shape", "calls", "num_bits", "sign", "amax")
-        title = f"{self.network}: {len(rows)} quantization points, selected by {self.predicate}"
-        return f"{title}\n{text_table(header, rows, numeric=(0, 4, 5, 7))}"
-
-
-def _row(planned: PlannedPoint) -> tuple[str, ...]:
-    point = planned.point
-    calls = "-" if point.kind == "weight" else "?"
-    sign = "asymmetric" if planned.asymmetric else "unsigned" if planned.unsigned else "signed"
-    return (
-        str(point.index),
-        point.name,
-        point.module_type or "(input)",
-        "?" if point.shape is None else " x ".join(map(str, point.shape)) or "scalar",
-        calls if point.num_calls is None else str(point.num_calls),
-        choice_name(planned.num_bits),
-        "auto" if planned.auto_sign and planned.amax is None else sign,
-        "not calibrated" if planned.amax is None else f"{planned.amax:.6g}",
-    )

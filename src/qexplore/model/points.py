@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 PointKind = Literal["input", "activation", "weight"]
 
@@ -45,6 +46,23 @@ class QuantizationPoint:
     num_elements: int | None = None
     num_scales: int = 1
     module: str = ""
+
+
+def in_call_order(points: Sequence[QuantizationPoint], called: Iterable[str], network: nn.Module) -> tuple[int, ...]:
+    """Indices of ``points``: activations as ``called``, each weight before the first of those whose module comes later.
+
+    Later, or with it, in the order in which the modules of ``network`` were registered.
+    """
+    registered = {name: place for place, (name, _) in enumerate(network.named_modules(remove_duplicate=False))}
+    index = {point.name: point.index for point in points}
+    waiting = [point for point in points if point.kind == "weight"]
+    order = []
+    for name in called:
+        place = registered.get(points[index[name]].module, -1) if points[index[name]].module else -1
+        before = [point for point in waiting if registered[point.module] <= place]
+        waiting = [point for point in waiting if registered[point.module] > place]
+        order += [*(point.index for point in before), index[name]]
+    return *order, *(point.index for point in waiting)
 
 
 def free_name(wanted: str, taken: Iterable[str]) -> str:

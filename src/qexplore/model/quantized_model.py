@@ -24,8 +24,9 @@ from qexplore.model.calibrating import calibrate
 from qexplore.model.calibration import CalibrationReport, check_num_batches
 from qexplore.model.hooks import Hooks, Listener, Outputs
 from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples, num_samples
-from qexplore.model.observation import CallCounter, Plan, PlannedPoint, refuse_never_called
-from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name
+from qexplore.model.observation import CallCounter, activation_point, refuse_never_called
+from qexplore.model.plan import Plan, make_plan
+from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name, in_call_order
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.state import content_version, in_eval_mode
 from qexplore.model.weights import Granularity, WeightPoint, check_granularity, float_weights, weight_points
@@ -38,9 +39,8 @@ from qexplore.quant import TensorQuantizer
 class QuantizedModel(nn.Module):
     """A float network with fake quantizers on module outputs, on its input, and on weights.
 
-    The network keeps its parameters and its code; hooks and parametrizations do the work, and `detach` takes them off
-    again. Called like the network itself. Weights have their range from the start; until `calibrate` ran (or an
-    ``amax`` is set) the other quantizers take each tensor's own maximum.
+    Hooks and parametrizations do the work, and `detach` takes them off again. Called like the network itself. Weights
+    have their range from the start; until `calibrate` ran the other quantizers take each tensor's own maximum.
 
     Args:
         model: the float network. ``torch.compile`` and data-parallel shells are taken off.
@@ -109,7 +109,11 @@ class QuantizedModel(nn.Module):
         built |= {point.name: weight_quantizer(point, width) for point in held}
         self._keys = {name: module_key(name) for name in built}
         self._weights = {point.name: point for point in held}
-        self._module_types = {name: type(module).__name__ for name, module in modules.items()}
+        # The network's own output is a point of the module "".
+        self._modules_of_points = {
+            point: (name, type(module).__name__)
+            for point, (name, module) in zip(modules, selected.items(), strict=True)
+        }
         self._observed: CallCounter | None = None
         self._example: Any = None
         self._dropped_input: TensorQuantizer | None = None
@@ -154,7 +158,7 @@ class QuantizedModel(nn.Module):
 
     @property
     def example_input(self) -> Any:
-        """Inputs of one sample, as `qexplore.model.call` takes them, of the first calibration or `describe`; or None."""
+        """Inputs of one sample, as `qexplore.model.call` takes them, of the last calibration or `describe`; or None."""
         return self._example
 
     @property
@@ -163,38 +167,27 @@ class QuantizedModel(nn.Module):
         return tuple(self._point(name, index) for index, name in enumerate(self._keys))
 
     def _point(self, name: str, index: int) -> QuantizationPoint:
-        seen, weight = self._observed, self._weights.get(name)
+        weight = self._weights.get(name)
         if weight is not None:
             return weight.as_point(index)
-        return QuantizationPoint(
-            name,
-            "input" if name not in self._module_types else "activation",
-            index,
-            self._module_types.get(name, ""),
-            seen.shapes.get(name) if seen else None,
-            seen.calls[name] if seen else None,
-            seen.num_elements(name) if seen else None,
-            module=name if name in self._module_types else "",
-        )
+        return activation_point(name, index, self._modules_of_points.get(name), self._observed)
 
     @property
     def call_order(self) -> tuple[int, ...]:
         """Indices of `points` in the order in which a forward passes them; that of `points` until one was seen.
 
-        A weight comes right before the output of its module where that is a point, else behind all others.
+        A weight stands before the first point whose module was registered with its own or behind it.
         """
-        names = list(self._keys)
+        names = list(self.activation_fake_quantizers)
         seen = [name for name in self._observed.calls if name in self._keys] if self._observed else names
-        return tuple(names.index(name) for name in dict.fromkeys([*seen, *names]))
+        return in_call_order(self.points, dict.fromkeys([*seen, *names]), self.model)
 
     @property
     def num_bits(self) -> NumBits:
         """Choices as codes, shape ``[L]``, in the order of `points`: widths, 0 where a quantizer is off.
 
-        Settable by any sequence of widths and formats, or by a mapping from names.
-
-        Raises:
-            NumBitsError: on setting, a wrong length, or a choice that a point cannot have; nothing is changed then.
+        Settable by any sequence of widths and formats, or by a mapping from names; `NumBitsError` for a wrong length or
+        a choice that a point cannot have, and nothing is changed then.
         """
         return np.array([q.code if q.is_active else 0 for q in self.fake_quantizers.values()], dtype=np.int64)
 
@@ -256,11 +249,10 @@ class QuantizedModel(nn.Module):
         Args:
             loader: batches ``x``, ``(x, y, ...)`` or dicts; moved to the network's device and floating dtype. None
                 where only weights are quantized.
-            method: ``"max"`` covers the largest magnitude, one range for all widths. The others give every width its
-                own: ``"percentile"`` of the magnitudes, ``"mse"`` (least squared error), ``"entropy"`` (least
-                Kullback-Leibler divergence). ``"auto"`` takes at each point and width the one under which the network's
-                output differs least. None is ``"max"``. With a ``quant_desc`` whose ``calib_method`` is
-                ``"histogram"``, pytorch-quantization's own ``"percentile"`` and ``"entropy"``, one range for all.
+            method: ``"max"`` (as None), one range for all widths. The others give every width its own: ``"percentile"``
+                of the magnitudes, ``"mse"`` (least squared error), ``"entropy"`` (least Kullback-Leibler divergence).
+                ``"auto"`` takes at each point and width the one under which the network's output differs least. With a
+                ``quant_desc`` whose ``calib_method`` is ``"histogram"``, pytorch-quantization's own, one for all.
             weight_method: the same for weights, ``"entropy"`` apart; None is ``"mse"``, or ``"auto"`` with ``method``.
             num_batches: stop after so many batches; None takes all.
             clip_outputs: let the method also clip tensors that are the network's output, and so go into the loss; else
@@ -269,8 +261,7 @@ class QuantizedModel(nn.Module):
             progress: show a bar; None shows it on a terminal.
             method_options: of the method, such as ``percentile=99.9``.
 
-        Returns:
-            One row per point: amax, extremes, sign, and whether the point is dead.
+        Returns one row per point: amax, extremes, sign, and whether the point is dead.
 
         Raises:
             DataError: the loader is empty or missing, a batch cannot be unpacked, ``num_batches`` is no positive int.
@@ -309,18 +300,7 @@ class QuantizedModel(nn.Module):
             with isolated(Placement.of(self.model).device):
                 self.listen(example_input, seen)
             self._note(seen, called=set(seen.calls), example=example_input)
-        planned = [
-            PlannedPoint(
-                point,
-                quantizer.code if quantizer.is_active else 0,
-                quantizer.unsigned,
-                quantizer.auto_sign,
-                quantizer.asymmetric,
-                None if quantizer.amax is None else float(quantizer.amax.max()),
-            )
-            for point, quantizer in zip(self.points, self.fake_quantizers.values(), strict=True)
-        ]
-        return Plan(type(self.model).__name__, self._predicate_text, tuple(planned))
+        return make_plan(type(self.model).__name__, self._predicate_text, self.points, self.fake_quantizers)
 
     def listen(self, inputs: Any, listener: Listener, *, quantized: bool = False) -> Any:
         """Run the network once and show ``listener(name, tensors)`` the floating tensors of every call at a point.
@@ -345,7 +325,7 @@ class QuantizedModel(nn.Module):
                 return call(self.model, copied)
 
     def _note(self, seen: CallCounter, called: set[str], example: Any) -> None:
-        refuse_never_called([name for name in self._module_types if name not in called], self.model)
+        refuse_never_called([name for name in self._modules_of_points if name not in called], self.model)
         self._observed = seen
         self._example = Placement.of(self.model).copy_inputs(first_samples(example, 1))
         if self._input_name in self._keys and self._input_name not in called:
@@ -388,19 +368,11 @@ class QuantizedModel(nn.Module):
         return self._hooks
 
     def require_attached(self) -> None:
-        """Raise when the quantizers are no longer on the network.
-
-        Raises:
-            ModelError: `detach` was called, or the network was wrapped anew.
-        """
+        """Raise `ModelError` when the quantizers are no longer on the network."""
         self._attached()
 
     def require_calibrated(self) -> None:
-        """Raise unless every point has its range.
-
-        Raises:
-            CalibrationError: names the points without an ``amax``.
-        """
+        """Raise `CalibrationError`, which names them, when points have no range."""
         missing = [name for name, quantizer in self.fake_quantizers.items() if not quantizer.is_calibrated]
         if missing:
             raise CalibrationError(
@@ -415,36 +387,6 @@ class QuantizedModel(nn.Module):
             for name, q in self.fake_quantizers.items()
         )
         return switches, content_version(self)
-
-
-class QuantizedActivationsModel(QuantizedModel):
-    """A float network with a fake quantizer on its input and on the output of every selected module.
-
-    `QuantizedModel` without weights: ``predicate`` is its ``activations``; the other arguments are its own.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        predicate: PredicateLike,
-        *,
-        unsigned: Any = "auto",
-        asymmetric: Any = False,
-        init_num_bits: Any = DEFAULT_NUM_BITS,
-        quant_desc: Any = None,
-        quantize_input: bool = True,
-        outputs: Outputs = "tensor",
-    ) -> None:
-        super().__init__(
-            model,
-            predicate,
-            unsigned=unsigned,
-            asymmetric=asymmetric,
-            init_num_bits=init_num_bits,
-            quant_desc=quant_desc,
-            quantize_input=quantize_input,
-            outputs=outputs,
-        )
 
 
 def _drop_absent_input(model: QuantizedModel, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:

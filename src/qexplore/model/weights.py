@@ -67,7 +67,7 @@ class WeightLayout:
         if self.granularity == "channel":
             return channels
         size = int(self.granularity)
-        return F.pad(channels, (0, -channels.shape[1] % size)).unflatten(1, (-1, size))
+        return F.pad(channels, (0, -channels.shape[1] % size)).reshape(len(channels), -1, size)
 
     def restore(self, rows: Tensor, weight: Tensor) -> Tensor:
         """What `rows` undone gives, in the shape of ``weight``."""
@@ -84,7 +84,8 @@ class WeightLayout:
         if self.axis == 0:
             return weight
         # [in, out / groups, ...] -> [groups, in / groups, out / groups, ...] -> [out, in / groups, ...]
-        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        apart = weight.reshape(self.groups, -1, *weight.shape[1:])
+        return apart.transpose(1, 2).flatten(0, 1)
 
 
 class WeightQuantization(nn.Module):

@@ -123,7 +123,7 @@ class Memory:
                 "stopped",
                 bound=float(bounds[place]),
                 num_samples=scores.shape[1],
-                reason=f"does not beat {limits[place]:.6g} but for a chance of {screen.error:g}, told by "
+                reason=f"does not beat {limits[int(place)]:.6g} but for a chance of {screen.error:g}, told by "
                 f"{scores.shape[1]} of {num_samples} samples",
             )
             for place in np.flatnonzero(told_off)

@@ -1,0 +1,72 @@
+"""What will be quantized, where and how, before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qexplore._choices import choice_name
+from qexplore._table import text_table
+from qexplore.model.points import QuantizationPoint
+from qexplore.quant import TensorQuantizer
+
+
+@dataclass(frozen=True)
+class PlannedPoint:
+    """One row of a `Plan`: the point, and what its quantizer is set to."""
+
+    point: QuantizationPoint
+    num_bits: int
+    unsigned: bool
+    auto_sign: bool
+    asymmetric: bool
+    amax: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be quantized, where and how; ``print`` shows it as a table."""
+
+    network: str
+    predicate: str
+    points: tuple[PlannedPoint, ...]
+
+    def __str__(self) -> str:
+        rows = [_row(planned) for planned in self.points]
+        header = ("#", "point", "type", "shape", "calls", "num_bits", "sign", "amax")
+        title = f"{self.network}: {len(rows)} quantization points, selected by {self.predicate}"
+        return f"{title}\n{text_table(header, rows, numeric=(0, 4, 5, 7))}"
+
+
+def make_plan(
+    network: str, predicate: str, points: Sequence[QuantizationPoint], quantizers: Mapping[str, TensorQuantizer]
+) -> Plan:
+    """The plan of a wrapped network, from its points and their quantizers in the same order."""
+    planned = [
+        PlannedPoint(
+            point,
+            quantizer.code if quantizer.is_active else 0,
+            quantizer.unsigned,
+            quantizer.auto_sign,
+            quantizer.asymmetric,
+            None if quantizer.amax is None else float(quantizer.amax.max()),
+        )
+        for point, quantizer in zip(points, quantizers.values(), strict=True)
+    ]
+    return Plan(network, predicate, tuple(planned))
+
+
+def _row(planned: PlannedPoint) -> tuple[str, ...]:
+    point = planned.point
+    calls = "-" if point.kind == "weight" else "?"
+    sign = "asymmetric" if planned.asymmetric else "unsigned" if planned.unsigned else "signed"
+    return (
+        str(point.index),
+        point.name,
+        point.module_type or "(input)",
+        "?" if point.shape is None else " x ".join(map(str, point.shape)) or "scalar",
+        calls if point.num_calls is None else str(point.num_calls),
+        choice_name(planned.num_bits),
+        "auto" if planned.auto_sign and planned.amax is None else sign,
+        "not calibrated" if planned.amax is None else f"{planned.amax:.6g}",
+    )
