@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from network_state import network_state, random_state
-from networks import AWKWARD, LSTM, BasicBlock, InvertedResidual, Transformer, trained, wrapping
+from networks import AWKWARD, LSTM, TRAINABLE, BasicBlock, InvertedResidual, Transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -48,9 +48,9 @@ def test_report_shows_modules_total_and_what_was_not_counted():
     network = nn.Sequential(nn.Linear(4, 3), nn.GELU(), nn.Linear(3, 2))
     text = str(count_macs(network, torch.ones(5, 4)))
     assert text.splitlines()[2:] == [
-        "0        aten.addmm     1    60",
-        "2        aten.addmm     1    30",
-        "total                        90",
+        "0       aten.addmm     1    60",
+        "2       aten.addmm     1    30",
+        "total                       90",
         "not counted: aten.gelu x 1",
     ]
 
@@ -84,7 +84,7 @@ def test_count_needs_an_input():
 
 
 def test_wrapped_network_has_the_macs_of_the_float_one():
-    network = trained("resnet20")
+    network = TRAINABLE["resnet20"].build()
     plain = count_macs(network, torch.ones(1, 1, 8, 8))
     model = QuantizedModel(network, RELU, WEIGHTED)
     model.describe(torch.ones(3, 1, 8, 8))
@@ -338,8 +338,9 @@ def test_awkward_networks_can_be_observed_and_are_left_as_they_were(name):
 
 
 @pytest.mark.parametrize("name", ["transformer", "lstm", "mobilenet", "shared_relu"])
-def test_trained_networks_cost_less_with_narrower_widths(name):
-    model = QuantizedActivationsModel(trained(name), **wrapping(name))
+def test_networks_cost_less_with_narrower_widths(name):
+    entry = TRAINABLE[name]
+    model = QuantizedModel(entry.build(), entry.predicate, predicates.by_type(nn.Linear), **entry.options)
     model.describe(torch.rand(2, 1, 8, 8))
     for cost in build_costs(["bops", "peak_activation_bytes", "weighted_bits"], model):
         by_width = [float(cost.cost(np.full((1, len(model.points)), bits))[0]) for bits in (2, 4, 8, 16, 0)]

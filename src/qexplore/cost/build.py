@@ -13,13 +13,13 @@ from qexplore.cost.observation import Observed, observe
 from qexplore.cost.operations import Bops
 from qexplore.cost.table import CostTable
 from qexplore.errors import ProblemError
-from qexplore.model import QuantizedActivationsModel
+from qexplore.model import QuantizedModel
 
 
 class _Source:
     """A model, and one observation of it for all costs that need one."""
 
-    def __init__(self, model: QuantizedActivationsModel) -> None:
+    def __init__(self, model: QuantizedModel) -> None:
         self.model = model
 
     @cached_property
@@ -44,7 +44,7 @@ COST_NAMES = tuple(sorted(_NAMED))
 """Costs that can be asked for by name."""
 
 
-def build_costs(specs: Any, model: QuantizedActivationsModel) -> tuple[Cost, ...]:
+def build_costs(specs: Any, model: QuantizedModel) -> tuple[Cost, ...]:
     """The costs that ``specs`` names, for candidates of ``model``.
 
     Args:

@@ -11,7 +11,7 @@ from qexplore._choices import FLOAT_FORMATS, stored_bits
 from qexplore.cost.base import Costs, SeparableCost
 from qexplore.cost.bits import num_elements
 from qexplore.cost.moments import Moments
-from qexplore.model import Candidates, QuantizationPoint, QuantizedActivationsModel
+from qexplore.model import Candidates, QuantizationPoint, QuantizedModel
 
 _SCALE_BITS = 32
 _BLOCK_CODES = [known.code for known in FLOAT_FORMATS if known.block]
@@ -27,7 +27,7 @@ class ModelBits(SeparableCost):
     name = "model_bits"
     unit = "bits"
 
-    def __init__(self, model: QuantizedActivationsModel) -> None:
+    def __init__(self, model: QuantizedModel) -> None:
         self._elements: Costs = np.zeros(len(model.points))
         self._scales: Costs = np.zeros(len(model.points))
         for point in model.points:
@@ -51,7 +51,7 @@ class ModelBytes(ModelBits):
     name = "model_bytes"
     unit = "bytes"
 
-    def __init__(self, model: QuantizedActivationsModel) -> None:
+    def __init__(self, model: QuantizedModel) -> None:
         super().__init__(model)
         self.constant /= 8
 

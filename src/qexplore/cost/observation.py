@@ -12,9 +12,9 @@ from qexplore._random import isolated
 from qexplore.cost.bits import not_observed
 from qexplore.cost.moments import Moments, Sources
 from qexplore.cost.operations import Operation, Operations
-from qexplore.cost.tape import Tape, Value
+from qexplore.cost.tape import Tape, Value, recording
 from qexplore.errors import ModelError
-from qexplore.model import Placement, QuantizedActivationsModel, call, in_eval_mode
+from qexplore.model import Placement, QuantizedModel, call, in_eval_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Observed:
     feeds: dict[int, int] = field(default_factory=dict)
 
 
-def observe(model: QuantizedActivationsModel, *, cost: str = "observe") -> Observed:
+def observe(model: QuantizedModel, *, cost: str = "observe") -> Observed:
     """Run the network once in float on ``model.example_input`` and note what it multiplies and keeps alive.
 
     Values are followed by the memory that they are in: a tensor at a point carries that point, operations that only
@@ -52,13 +52,13 @@ def observe(model: QuantizedActivationsModel, *, cost: str = "observe") -> Obser
     if model.example_input is None:
         raise not_observed(cost, "what one forward does")
     index = {point.name: point.index for point in model.points}
-    tape = Tape({point.parameter: index[point.name] for point in model.weight_points})
+    parameters = {point.parameter: index[point.name] for point in model.weight_points}
+    with isolated(Placement.of(model.model).device), recording(parameters) as tape:
 
-    def mark(name: str, tensors: list[Tensor]) -> None:
-        if name in index:
-            tape.mark(index[name], tensors)
+        def mark(name: str, tensors: list[Tensor]) -> None:
+            if name in index:
+                tape.mark(index[name], tensors)
 
-    with isolated(Placement.of(model.model).device), tape:
         output = model.listen(model.example_input, mark)
     tape.keep(output)
     weights = {point.index for point in model.points if point.kind == "weight"}
@@ -80,17 +80,17 @@ def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
         ModelError: a plain network without an example input.
         ProblemError: a wrapped network that has seen none yet.
     """
-    if isinstance(network, QuantizedActivationsModel):
+    if isinstance(network, QuantizedModel):
         inputs = network.example_input if example_input is None else example_input
         if inputs is None:
             raise not_observed("count_macs", "what one forward does")
-        with isolated(Placement.of(network.model).device), Tape() as tape:
+        with isolated(Placement.of(network.model).device), recording() as tape:
             network.listen(inputs, lambda name, tensors: None)
         return _report(tape)
     if example_input is None:
         raise ModelError("count_macs needs an `example_input` to run the network on, got None")
     placement = Placement.of(network)
-    with isolated(placement.device), in_eval_mode(network), torch.no_grad(), Tape() as tape:
+    with isolated(placement.device), in_eval_mode(network), torch.no_grad(), recording() as tape:
         call(network, placement.copy_inputs(example_input))
     return _report(tape)
 

@@ -63,6 +63,23 @@ _HAND_ON = frozenset(
 )
 """Every value of the result is one of the operands', or 0 or a bound: it needs no more bits than they do."""
 
+_FILLS = frozenset(
+    [
+        "empty_like",
+        "fill_",
+        "full_like",
+        "new_empty",
+        "new_empty_strided",
+        "new_full",
+        "new_ones",
+        "new_zeros",
+        "ones_like",
+        "zero_",
+        "zeros_like",
+    ]
+)
+"""Reads no more of its operand than its shape."""
+
 _ADDITIONS = frozenset(["add", "add_"])
 
 _PRODUCTS = {
@@ -82,6 +99,11 @@ def operation_name(function: Any) -> str:
 def hands_on(name: str) -> bool:
     """Whether the values of the result are those of the operands."""
     return _aten(name) in _HAND_ON
+
+
+def fills(name: str) -> bool:
+    """Whether the result is a constant."""
+    return _aten(name) in _FILLS
 
 
 def adds(name: str) -> bool:

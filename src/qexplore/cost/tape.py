@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from qexplore.cost.moments import Sources
 from qexplore.cost.operations import Operation
 from qexplore.cost.provenance import (
     adds,
+    fills,
     hands_on,
     multiplied,
     operation_name,
@@ -51,33 +53,25 @@ class Value:
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the operations that run while it is entered. Points are told to it as they pass; see `mark`.
+    """Records the operations that run while it is entered; see `recording`. Points are told to it as they pass.
 
     Args:
         weights: the float parameters at points, with their points' indices.
+        tracker: knows which modules run; entered by `recording`, since torch enters a mode again for every operation.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, weights: Mapping[nn.Parameter, int] | None = None) -> None:
+    def __init__(self, weights: Mapping[nn.Parameter, int], tracker: ModuleTracker) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.not_counted: Counter[str] = Counter()
         self.moments: list[tuple[Value, ...]] = []
         self.additions: list[frozenset[int]] = []
-        self._weights = {storage_key(weight): index for weight, index in (weights or {}).items()}
+        self._weights = {storage_key(weight): index for weight, index in weights.items()}
         self._alive: dict[int, Value] = {}
         self._references: dict[int, Any] = {}
-        self._tracker = ModuleTracker()
-
-    def __enter__(self) -> Tape:
-        self._tracker.__enter__()  # type: ignore[no-untyped-call]
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *exc_info: Any) -> None:
-        super().__exit__(*exc_info)  # type: ignore[no-untyped-call]
-        self._tracker.__exit__()  # type: ignore[no-untyped-call]
+        self._tracker = tracker
 
     def mark(self, point: int, tensors: Iterable[Tensor]) -> None:
         """Note that ``tensors`` pass at a point: it is what they held since they were made."""
@@ -124,7 +118,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _is_left_out(self, func: Any, name: str) -> bool:
         """Whether an operation has no formula and does more than move data."""
-        return getattr(func, "_overloadpacket", func) not in flop_registry and not hands_on(name)
+        return getattr(func, "_overloadpacket", func) not in flop_registry and not hands_on(name) and not fills(name)
 
     def _count(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         formula = flop_registry.get(getattr(func, "_overloadpacket", func))
@@ -211,6 +205,13 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note that a piece of memory is free."""
         self._alive.pop(key, None)
         self._references.pop(key, None)
+
+
+@contextmanager
+def recording(weights: Mapping[nn.Parameter, int] | None = None) -> Iterator[Tape]:
+    """A tape of what runs in a block; ``weights`` are the float parameters at points, with their points' indices."""
+    with ModuleTracker() as tracker, Tape(weights or {}, tracker) as tape:
+        yield tape
 
 
 class _Forget:
