@@ -92,6 +92,13 @@ def test_wrapped_network_has_the_macs_of_the_float_one():
     assert count_macs(model, torch.ones(2, 1, 8, 8)).total == 2 * plain.total
 
 
+def test_operations_that_fall_apart_are_counted_by_their_parts():
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.inference_mode():  # here composite operations arrive whole
+        operations = count_macs(network, torch.ones(1, 4))
+    assert operations.by_module == {"0": 12, "2": 6}
+
+
 # Where operands come from
 
 
@@ -204,6 +211,15 @@ def test_sum_of_sums_is_one_group():
     outputs = predicates.by_name("*.layers.7")
     model, seen = observed(network.eval(), outputs, WEIGHTED, 1, 4, 6, 6)
     assert [named(model, group) for group in seen.meetings] == [("input", "0.layers.7", "1.layers.7", "2.layers.7")]
+
+
+def test_weights_alone_are_fed_by_nothing_but_the_input():
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model, seen = observed(network, None, WEIGHTED, 1, 4)
+    assert {named(model, pair) for pair in seen.feeds.items()} <= {("0.weight", "input"), ("2.weight", "input")}
+    assert [one.operands[1] for one in seen.operations.operations] == [
+        (point.index,) for point in model.points if point.kind == "weight"
+    ]
 
 
 def test_weight_that_meets_two_activations_is_fed_by_neither():
