@@ -384,3 +384,16 @@ def test_network_that_raises_leaves_no_trace():
         observe(model)
     assert [len(table) for table in tables] == [0, 0]
     assert (torch.ones(2) + 1).tolist() == [2.0, 2.0]
+
+
+def test_compiled_functions_inside_a_network_are_counted():
+    class Compiled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+            self.part = torch.compile(lambda x: self.fc(x).relu(), backend="eager")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.part(x)
+
+    assert count_macs(Compiled(), torch.ones(2, 4)).by_module == {"fc": 24}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -61,6 +63,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # To have a mode skipped by its compiler, torch loads all of that, seconds; see `_without_compiler`.
+        return False
 
     def __init__(self, weights: Mapping[nn.Parameter, int], tracker: ModuleTracker) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -210,8 +217,16 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextmanager
 def recording(weights: Mapping[nn.Parameter, int] | None = None) -> Iterator[Tape]:
     """A tape of what runs in a block; ``weights`` are the float parameters at points, with their points' indices."""
-    with ModuleTracker() as tracker, Tape(weights or {}, tracker) as tape:
+    with _without_compiler(), ModuleTracker() as tracker, Tape(weights or {}, tracker) as tape:
         yield tape
+
+
+def _without_compiler() -> AbstractContextManager[Any]:
+    """Functions that were compiled run as they are written, where there can be any."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()
+    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 class _Forget:
