@@ -33,13 +33,13 @@ class Step:
         clamp: limits that a quantizer clamps to, taken over from the operation before it.
         adds: whether a quantizer takes two inputs and quantizes their sum, likewise.
         hidden: quantizers inside the module that it calls, by the index of their point.
-        weight: index of the point of the weight of the module that it calls; None for others.
-        at: of such a module, its function with the weight put through a quantizer.
         upstream: all points that its value depends on, in the order they are passed.
         shapes: of the tensors in its value, for one batch.
         nbytes: size of its value for one batch.
         is_fresh: whether its value is a tensor of its own, and no view of another.
         is_rowwise: whether it treats every sample alone, to the last bit, in a batch of any size.
+        weight: index of the point of the weight of the module that it calls; None for others.
+        at: of such a module, its function with the weight put through a quantizer.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Step:
     clamp: Clamp | None
     adds: bool
     hidden: dict[int, TensorQuantizer]
-    weight: int | None
-    at: Callable[[FixedQuantizer | None], Function] | None
     upstream: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     nbytes: int
     is_fresh: bool
     is_rowwise: bool
+    weight: int | None = None
+    at: Callable[[FixedQuantizer | None], Function] | None = None
 
     @property
     def points(self) -> tuple[int, ...]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from qexplore._choices import choice_code
+from qexplore._choices import choice_code, choice_name
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates
-from qexplore.search import ALGORITHMS, PLAIN, LayerwiseQuantizationProblem, is_pymoo_algorithm
+from qexplore.search import ALGORITHMS, PLAIN, LayerwiseQuantizationProblem, choices_text, is_pymoo_algorithm
 
 
 def check_search(
@@ -76,10 +76,11 @@ def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem, algorit
             f"`initial` is for guided algorithms and the ladder, but {name} begins with its own candidates"
         )
     rows = problem.effective(_as_candidates(initial, problem))
-    try:
-        problem.space.places(rows)
-    except ProblemError as error:
-        raise ProblemError(f"`initial` must keep to the choices of the search: {error}") from error
+    for row, point in problem.space.misfits(rows):
+        raise ProblemError(
+            f"`initial` must keep to the choices of the search, but candidate {row} has {choice_name(rows[row, point])} "
+            f"at '{problem.model.points[point].name}', which may have {choices_text(problem.space.choices[point])}"
+        )
     for group in problem.space.groups:
         apart = np.flatnonzero((rows[:, list(group)] != rows[:, group[:1]]).any(axis=1))
         if apart.size:

@@ -3,6 +3,8 @@
 from qexplore.search.additive import AdditiveFront, additive_front
 from qexplore.search.algorithms import ALGORITHMS, PLAIN, Generation, generations, is_pymoo_algorithm
 from qexplore.search.archive import Archive, reference_point
+from qexplore.search.choices import choices_text
+from qexplore.search.control import ChoicePlan, plan_choices
 from qexplore.search.goals import Cheapest, Goal, MostAccurate, WholeFront
 from qexplore.search.problem import LayerwiseQuantizationProblem, intervals_of
 from qexplore.search.sensitivity import SensitivityTable, quick_passes, sensitivity
@@ -13,6 +15,7 @@ __all__ = [
     "AdditiveFront",
     "Archive",
     "Cheapest",
+    "ChoicePlan",
     "Generation",
     "Goal",
     "LayerwiseQuantizationProblem",
@@ -22,9 +25,11 @@ __all__ = [
     "SensitivityTable",
     "WholeFront",
     "additive_front",
+    "choices_text",
     "generations",
     "intervals_of",
     "is_pymoo_algorithm",
+    "plan_choices",
     "quick_passes",
     "reference_point",
     "sensitivity",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
+from qexplore._choices import MAX_NUM_BITS, stored_bits
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates, QuantizedModel
 
@@ -120,25 +120,19 @@ class SearchSpace:
         """Candidates, shape ``[N, L]``, from places, shape ``[N, G]``."""
         return np.asarray(self._table[np.arange(self.num_points), places[:, self.gene_of]])
 
-    def describe(self, point: int) -> str:
-        """What a point may have, in words."""
-        return ", ".join(map(choice_name, self.choices[point]))
+    def misfits(self, candidates: Candidates) -> NDArray[np.int64]:
+        """Rows and points of ``candidates``, shape ``[N, L]``, whose choice the point may not have: shape ``[M, 2]``."""
+        return np.argwhere(~self._matches(candidates).any(axis=2))
 
     def places(self, candidates: Candidates) -> NDArray[np.int64]:
-        """Where the choices of ``candidates``, shape ``[N, L]``, stand in the lists of their points; the same shape.
+        """Where the choices of ``candidates``, shape ``[N, L]``, stand in the lists of their points; the same shape."""
+        matches = self._matches(candidates)
+        assert matches.any(axis=2).all(), "candidates are made of the choices of their points"
+        return np.asarray(matches.argmax(axis=2), dtype=np.int64)
 
-        Raises:
-            ProblemError: a choice that the point may not have.
-        """
-        equal = candidates[:, :, None] == self._table
-        equal &= np.arange(self._table.shape[1]) < np.array([len(row) for row in self.choices])[:, None]
-        if not equal.any(axis=2).all():
-            row, point = np.argwhere(~equal.any(axis=2))[0]
-            raise ProblemError(
-                f"candidate {row} has {choice_name(candidates[row, point])} at point {point}, which may have "
-                f"{self.describe(int(point))}"
-            )
-        return np.asarray(equal.argmax(axis=2), dtype=np.int64)
+    def _matches(self, candidates: Candidates) -> NDArray[np.bool_]:
+        is_choice = np.arange(self._table.shape[1]) < np.array([len(row) for row in self.choices])[:, None]
+        return np.asarray((candidates[:, :, None] == self._table) & is_choice)
 
     def gene_places(self, candidates: Candidates) -> Places:
         """Places of ``candidates``, shape ``[N, L]``, by gene: shape ``[N, G]``."""
