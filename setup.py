@@ -70,6 +70,7 @@ setup(
             "ruff>=0.9",
             "scikit-learn>=1.2",  # the demo runs in the tests
             "setuptools>=70.1",  # makes wheels without the wheel package
+            "torchao>=0.15",  # IntxWeightOnlyConfig with plain integers, the outside truth for weights
         ],
     },
 )
