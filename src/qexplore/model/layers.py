@@ -1,0 +1,60 @@
+"""Convolutions and linear layers: where their channels lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+
+
+def is_layer(module: nn.Module | None) -> bool:
+    """Whether ``module`` is one of torch's own `LAYERS`; a class derived from one may have a forward of its own."""
+    return module is not None and parametrize.type_before_parametrizations(module) in LAYERS
+
+
+def num_spatial(layer: nn.Module) -> int:
+    """Axes behind the channels of what ``layer`` gives; 0 for a linear layer, whose channels come last."""
+    return 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)  # type: ignore[arg-type]
+
+
+def num_inputs(layer: Any) -> int:
+    """Channels that ``layer`` takes."""
+    return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
+
+
+def num_outputs(layer: Any) -> int:
+    """Channels that ``layer`` gives."""
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+
+
+def grouped(layer: Any, weight: Tensor) -> Tensor:
+    """The weight as ``[groups, outputs of a group, inputs of a group, kernel]``."""
+    if isinstance(layer, nn.Linear):
+        return weight[None, :, :, None]
+    apart = weight.reshape(layer.groups, -1, weight.shape[1], weight[0, 0].numel())
+    return apart.transpose(1, 2) if isinstance(layer, TRANSPOSED) else apart
+
+
+def ungrouped(layer: Any, apart: Tensor, weight: Tensor) -> Tensor:
+    """What `grouped` undone gives, in the shape of ``weight``."""
+    inverse = apart.transpose(1, 2) if isinstance(layer, TRANSPOSED) else apart
+    return inverse.reshape(weight.shape)
+
+
+def bare(module: nn.Module, parameters: dict[str, Tensor | None]) -> nn.Module:
+    """``module`` without parametrizations and hooks, and with these plain parameters; everything else is shared."""
+    kind: Any = parametrize.type_before_parametrizations(module)
+    plain: nn.Module = kind.__new__(kind)  # copy.copy asks for a pickle, which parametrized modules refuse
+    plain.__dict__.update(module.__dict__)
+    plain._modules = {name: inner for name, inner in module._modules.items() if name != "parametrizations"}
+    held = {name: None if one is None else nn.Parameter(one, requires_grad=False) for name, one in parameters.items()}
+    plain._parameters = {**module._parameters, **held}
+    for name, value in held.items():
+        if value is None:
+            plain._parameters[name] = None
+    return plain
