@@ -16,7 +16,8 @@ Only assignments are compared: every one is measured by qexplore's direct evalua
 of least squared error). Hypervolumes are in points of accuracy times the share of the bits of the 8-bit model; the
 reference was set before any run: accuracy 0.5 and the bits of the 8-bit model, and, nearer to what is deployed, five
 points below the float network. Seconds begin with the float network and end with the assignments, imports not counted;
-the two sides take turns.
+the two sides take turns. CPU seconds are those of all threads of the process: on a machine shared with other work they
+say more.
 """
 
 from __future__ import annotations
@@ -87,8 +88,10 @@ class Method:
 
     name: str
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     candidates: list[tuple[int, ...]] = field(default_factory=list)
-    curve: list[tuple[float, Points]] = field(default_factory=list)  # of a search: seconds, and its front by then
+    curve: list[tuple[float, float, Points]] = field(default_factory=list)
+    """Of a search: seconds, CPU seconds, and its front by then."""
     passes: float = 0.0
 
 
@@ -111,40 +114,42 @@ def compare(workload: Workload, arguments: argparse.Namespace) -> dict[str, Any]
             measure_additive_front(workload, additive, arguments)
     methods = [*(method for method in theirs.values() if method.candidates), additive, ours]
     results = {method.name: judge.judged(method) for method in methods}
-    print(f"{'':16s} {'seconds':>16s}  assignments   hypervolume   near float   report set   bits 1 point below float")
+    print(
+        f"{'':16s} {'seconds':>16s} {'CPU':>7s}  assignments   hypervolume   near float   report set   bits 1 point below float"
+    )
     for method in methods:
         one = results[method.name]
         seconds = ", ".join(f"{value:.1f}" for value in method.seconds)
         print(
-            f"{method.name:16s} {seconds:>16s}  {one['num_assignments']:11d}   {one['hypervolume']:11.4f}   "
+            f"{method.name:16s} {seconds:>16s} {median(method.cpu_seconds):7.1f}  {one['num_assignments']:11d}   {one['hypervolume']:11.4f}   "
             f"{one['near']:10.4f}   {one['report']:10.4f}   {one['cheapest']}"
         )
     for method in theirs.values():
         if method.candidates:
             print(against(method, results[method.name], ours, results[ours.name], judge), flush=True)
-    return {"results": results, "seconds": {method.name: method.seconds for method in methods}}
+    return {"results": results, "seconds": {method.name: (method.seconds, method.cpu_seconds) for method in methods}}
 
 
 def against(theirs: Method, their_result: dict, ours: Method, our_result: dict, judge: Judge) -> str:
     """When our search passed their hypervolumes, and what it had at their time."""
-    limit = median(theirs.seconds)
     lines = [
         f"against {theirs.name}: hypervolume {our_result['hypervolume'] / their_result['hypervolume']:.4f} times, near "
         f"float {our_result['near'] / max(their_result['near'], 1e-12):.4f} times, report set "
         f"{our_result['report'] / their_result['report']:.4f} times"
     ]
     for key, accuracy in (("hypervolume", MIN_ACCURACY), ("near", judge.near_accuracy)):
-        values = [(seconds, judge.hypervolume(points, accuracy)) for seconds, points in ours.curve]
-        passed = next((seconds for seconds, value in values if value > their_result[key]), None)
-        by_then = max((value for seconds, value in values if seconds <= limit), default=0.0)
-        when = (
-            "never passed"
-            if passed is None
-            else f"passed after {passed:.1f} s, their time over ours {limit / passed:.2f}"
-        )
-        lines.append(
-            f"  {key}: {when}; within their {limit:.1f} s ours has {by_then:.4f}, theirs {their_result[key]:.4f}"
-        )
+        values = [judge.hypervolume(points, accuracy) for _, _, points in ours.curve]
+        passed = next((place for place, value in enumerate(values) if value > their_result[key]), None)
+        for column, (unit, limits) in enumerate((("s", theirs.seconds), ("CPU s", theirs.cpu_seconds))):
+            limit = median(limits)
+            times = [moment[column] for moment in ours.curve]
+            by_then = max((value for when, value in zip(times, values, strict=True) if when <= limit), default=0.0)
+            when = "never passed" if passed is None else f"passed after {times[passed]:.1f} {unit}"
+            share = "" if passed is None else f", {limit / times[passed]:.2f} times sooner"
+            lines.append(
+                f"  {key}: {when}{share}; within their {limit:.1f} {unit} ours has {by_then:.4f}, theirs "
+                f"{their_result[key]:.4f}"
+            )
     return "\n".join(lines)
 
 
@@ -162,21 +167,33 @@ def posed(workload: Workload, **options: Any) -> LayerwiseQuantizationProblem:
 
 def explore(workload: Workload, method: Method, arguments: argparse.Namespace) -> None:
     """qexplore's search; the first of several equal ones gives the curve."""
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
+    curve = []
+
+    def note(snapshot: qx.Snapshot) -> None:
+        curve.append((time.perf_counter() - start, time.process_time() - busy, points_of(snapshot.front)))
+
     problem = posed(workload)
     posing = time.perf_counter() - start
-    found = qx.explore(problem, max_evaluations=arguments.max_evaluations, seed=arguments.seed, progress=False)
+    found = qx.explore(
+        problem, max_evaluations=arguments.max_evaluations, seed=arguments.seed, callbacks=[note], progress=False
+    )
     method.seconds.append(time.perf_counter() - start)
+    method.cpu_seconds.append(time.process_time() - busy)
     if not method.candidates:
         method.passes = found.num_passes
         method.candidates = list(map(tuple, found.front.num_bits.tolist()))
-        method.curve = [(posing + snapshot.seconds, points_of(snapshot.front)) for snapshot in found.history]
-    print(f"  qexplore: {posing:.1f} s to pose, {found.num_passes:.0f} passes, {method.seconds[-1]:.1f} s", flush=True)
+        method.curve = curve
+    print(
+        f"  qexplore: {posing:.1f} s to pose, {found.num_passes:.0f} passes, {found.num_evaluations} candidates, "
+        f"{method.seconds[-1]:.1f} s with verification, stopped by {found.stopped_by}",
+        flush=True,
+    )
 
 
 def measure_additive_front(workload: Workload, method: Method, arguments: argparse.Namespace) -> None:
     """A table, its front, and members of it evenly from few bits to many."""
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     problem = posed(workload)
     table = qx.sensitivity(problem, num_samples=problem.num_samples // 2)
     costs = marginal(problem, table.num_bits)
@@ -188,6 +205,7 @@ def measure_additive_front(workload: Workload, method: Method, arguments: argpar
     method.candidates = list(map(tuple, problem.front_of(measured).num_bits.tolist()))
     method.passes += len(chosen)
     method.seconds.append(time.perf_counter() - start)
+    method.cpu_seconds.append(time.process_time() - busy)
     print(f"  additive front: {len(chosen)} of {len(front)} members measured, {method.seconds[-1]:.1f} s", flush=True)
 
 
@@ -222,10 +240,11 @@ def ask_modelopt(workload: Workload, methods: dict[str, Method], judge: Judge, a
     for calibration, run in answer["runs"].items():
         method = methods[calibration]
         method.seconds.append(run["seconds"])
+        method.cpu_seconds.append(run["cpu_seconds"])
         method.candidates = [judge.candidate(widths) for widths in run["assignments"].values()]
         print(
             f"  ModelOpt {answer['version']}, {calibration}: {run['score_seconds']:.1f} s to score, "
-            f"{run['seconds']:.1f} s",
+            f"{run['seconds']:.1f} s, {run['cpu_seconds']:.1f} CPU s",
             flush=True,
         )
 
