@@ -95,12 +95,16 @@ class WeightQuantization(nn.Module):
         name: of the point.
         quantizer: its quantizer, registered by the wrapper and only referred to here.
         layout: which values share a scale.
+        followers: names of the module's parameters that stand behind the weight.
     """
 
-    def __init__(self, name: str, quantizer: TensorQuantizer, layout: WeightLayout) -> None:
+    def __init__(
+        self, name: str, quantizer: TensorQuantizer, layout: WeightLayout, followers: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
         self.name = name
         self.layout = layout
+        self.followers = followers
         # In a tuple, so that the quantizer is no submodule of the network too; a deep copy still takes it along.
         self._held = (quantizer,)
         self._kept: dict[int, Tensor] | None = None
@@ -138,14 +142,20 @@ class WeightPoint:
     Attributes:
         name: of the point: the parameter's qualified name under its first module.
         holders: modules that hold the parameter, each with the parameter's name there.
-        parameter: the float weight.
         layout: which values share a scale.
     """
 
     name: str
     holders: tuple[tuple[nn.Module, str], ...]
-    parameter: nn.Parameter
     layout: WeightLayout
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The float weight; asked of the module each time, for loading with ``assign=True`` puts another there."""
+        module, attribute = self.holders[0]
+        chains: Any = getattr(module, "parametrizations", {})
+        parameter: nn.Parameter = chains[attribute].original if attribute in chains else getattr(module, attribute)
+        return parameter
 
     @property
     def module_type(self) -> str:
@@ -176,7 +186,10 @@ class WeightPoint:
     def attach(self, quantizer: TensorQuantizer) -> None:
         """Let every holder read its weight through ``quantizer``."""
         for module, attribute in self.holders:
-            quantization = WeightQuantization(self.name, quantizer, self.layout)
+            names = list(module._parameters)
+            followers = tuple(names[names.index(attribute) + 1 :])
+            quantization = WeightQuantization(self.name, quantizer, self.layout, followers)
+            own_class(module)
             parametrize.register_parametrization(module, attribute, quantization, unsafe=True)
 
     @property
@@ -204,7 +217,7 @@ def weight_points(network: nn.Module, selected: Mapping[str, nn.Module], granula
         qualified = f"{name}.{attribute}" if name else attribute
         layout = WeightLayout.of(module, parameter, granularity)
         holders = tuple(everywhere[id(parameter)])
-        points.setdefault(id(parameter), WeightPoint(qualified, holders, parameter, layout))
+        points.setdefault(id(parameter), WeightPoint(qualified, holders, layout))
     return list(points.values())
 
 
@@ -255,9 +268,25 @@ def float_weights(network: nn.Module) -> Iterator[None]:
 
 
 def restore_weights(network: nn.Module) -> None:
-    """Give every module its float weight back, the very parameter it had."""
-    for module, attribute, _ in list(weight_quantizations(network)):
+    """Give every module its float weight back, the very parameter it had, in its place among the others."""
+    for module, attribute, quantization in list(weight_quantizations(network)):
+        own_class(module)
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+        for name in quantization.followers:
+            if name in module._parameters:
+                module._parameters[name] = module._parameters.pop(name)
+
+
+def own_class(module: nn.Module) -> None:
+    """Part the class that torch made for a parametrized module from that of its deep copies.
+
+    They share it, and torch adds and removes a property there for every parametrization: of the others too.
+    """
+    if not parametrize.is_parametrized(module):
+        return
+    kind = type(module)
+    members = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(kind.__name__, kind.__bases__, members)
 
 
 def calibrated_rows(point: WeightPoint) -> tuple[Tensor, torch.Size]:
