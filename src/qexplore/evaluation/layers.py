@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from qexplore.model import WeightQuantization
+from qexplore.model import BiasCorrection, WeightQuantization, bare
 from qexplore.quant import FixedQuantizer
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -45,32 +45,21 @@ class WeightedLayer:
         if isinstance(self._module, parametrize.ParametrizationList):
             weight = _quantized(self._module, quantizer)
             return lambda: weight
-        found = quantization_of(self._module)
-        assert found is not None
-        attribute = found[0]
         chains: Any = self._module.parametrizations
-        weight = _quantized(chains[attribute], quantizer)
-        plain = _with_weight(self._module, attribute, weight)
+        # A bias beside it may be corrected for the quantized weight, and is read the same way.
+        plain = bare(self._module, {name: _quantized(chain, quantizer) for name, chain in chains.items()})
         return plain if self._norm is None else merged(plain, self._norm)
 
 
 def _quantized(chain: Any, quantizer: FixedQuantizer | None) -> Tensor:
     weight: Tensor = chain.original.detach()
+    if not isinstance(chain[0], (WeightQuantization, BiasCorrection)):
+        return chain().detach()  # type: ignore[no-any-return]
     if quantizer is None:
         return weight
-    quantized: Tensor = chain[0].quantize(weight, quantizer)
+    quantized: Tensor = chain[0].quantize(weight, quantizer).detach()
     is_channels_last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
     return quantized.contiguous(memory_format=torch.channels_last) if is_channels_last else quantized.contiguous()
-
-
-def _with_weight(module: nn.Module, attribute: str, weight: Tensor) -> nn.Module:
-    """``module`` with a plain weight; everything else is shared."""
-    kind: Any = parametrize.type_before_parametrizations(module)
-    plain: nn.Module = kind.__new__(kind)  # copy.copy asks for a pickle, which parametrized modules refuse
-    plain.__dict__.update(module.__dict__)
-    plain._modules = {name: inner for name, inner in module._modules.items() if name != "parametrizations"}
-    plain._parameters = {**module._parameters, attribute: nn.Parameter(weight, requires_grad=False)}
-    return plain
 
 
 def merged(layer: Any, norm: Any) -> Any:

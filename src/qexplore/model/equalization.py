@@ -17,6 +17,7 @@ from qexplore._table import text_table
 from qexplore.model.connections import Connections, largest_difference, outputs_of
 from qexplore.model.layers import grouped, ungrouped
 from qexplore.model.neighbours import Neighbours, find_neighbours
+from qexplore.model.noise import COMPARED_WIDTHS, output_sqnr
 from qexplore.model.preparation import FoldReport, copied_network, fold, replace_everywhere, require_equal
 from qexplore.model.quantized_model import QuantizedModel
 
@@ -26,7 +27,6 @@ _CONVERGED = 1e-3
 _DEAD = 1e-5
 """A channel whose weights are smaller than this share of the layer's largest is left alone: its scale would be so far
 from 1 that it only moves trouble into the activation."""
-_COMPARED_WIDTHS = (8, 6, 4)
 
 
 @dataclass(frozen=True)
@@ -214,14 +214,6 @@ def _noise(network: nn.Module, example: Any, names: Sequence[str]) -> dict[int, 
     expected = outputs_of(network, example)
     model = QuantizedModel(network, weights=lambda module: id(module) in chosen, weight_granularity="tensor")
     try:
-        return {width: _sqnr(model, width, expected, example) for width in _COMPARED_WIDTHS}
+        return {width: output_sqnr(model, width, example, expected) for width in COMPARED_WIDTHS}
     finally:
         model.detach()
-
-
-def _sqnr(model: QuantizedModel, width: int, expected: Sequence[Tensor], example: Any) -> float:
-    with model.using([width] * len(model.points)):
-        given = outputs_of(model.model, example)
-    signal = sum(float(one.double().square().sum()) for one in expected)
-    noise = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(expected, given, strict=True))
-    return 10 * math.log10(signal / noise) if signal and noise else math.inf

@@ -6,7 +6,7 @@ or a bound method would leave behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -20,6 +20,9 @@ from qexplore.quant import TensorQuantizer
 Outputs = Literal["tensor", "all"]
 Listener = Callable[[str, list[Tensor]], None]
 """Called with a point's name and the floating tensors of one call that passes there."""
+
+CallListener = Callable[[nn.Module, Any, dict[str, Any], Any], None]
+"""Called with a module, its positional and keyword arguments, and its output."""
 
 
 class PointHook:
@@ -130,6 +133,19 @@ class Hooks:
     def are_on(self) -> bool:
         """Whether every hook is still on its module; `detach` may have taken them off."""
         return all(handle.id in (handle.hooks_dict_ref() or ()) for _, handle in self._hooks.values())
+
+
+@contextmanager
+def calls_heard_by(modules: Iterable[nn.Module], listener: CallListener) -> Iterator[None]:
+    """Show ``listener`` every call of ``modules`` for a block, before other hooks see its output."""
+    handles: list[RemovableHandle] = []
+    try:
+        for module in modules:
+            handles.append(module.register_forward_hook(listener, prepend=True, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def carries_hooks(network: nn.Module) -> bool:

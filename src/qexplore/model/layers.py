@@ -32,12 +32,20 @@ def num_outputs(layer: Any) -> int:
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 
 
+def num_groups(layer: Any) -> int:
+    """Groups of channels that ``layer`` keeps apart."""
+    return 1 if isinstance(layer, nn.Linear) else int(layer.groups)
+
+
 def grouped(layer: Any, weight: Tensor) -> Tensor:
-    """The weight as ``[groups, outputs of a group, inputs of a group, kernel]``."""
-    if isinstance(layer, nn.Linear):
-        return weight[None, :, :, None]
-    apart = weight.reshape(layer.groups, -1, weight.shape[1], weight[0, 0].numel())
-    return apart.transpose(1, 2) if isinstance(layer, TRANSPOSED) else apart
+    """The weight of ``layer`` as ``[groups, outputs of a group, inputs of a group, kernel]``."""
+    return taken_apart(weight, num_groups(layer), isinstance(layer, TRANSPOSED))
+
+
+def taken_apart(weight: Tensor, groups: int, is_transposed: bool) -> Tensor:
+    """`grouped` for a layer that is not at hand."""
+    apart = weight.reshape(groups, -1, weight.shape[1], weight[0, 0].numel())
+    return apart.transpose(1, 2) if is_transposed else apart
 
 
 def ungrouped(layer: Any, apart: Tensor, weight: Tensor) -> Tensor:
@@ -52,9 +60,7 @@ def bare(module: nn.Module, parameters: dict[str, Tensor | None]) -> nn.Module:
     plain: nn.Module = kind.__new__(kind)  # copy.copy asks for a pickle, which parametrized modules refuse
     plain.__dict__.update(module.__dict__)
     plain._modules = {name: inner for name, inner in module._modules.items() if name != "parametrizations"}
-    held = {name: None if one is None else nn.Parameter(one, requires_grad=False) for name, one in parameters.items()}
-    plain._parameters = {**module._parameters, **held}
-    for name, value in held.items():
-        if value is None:
-            plain._parameters[name] = None
+    plain._parameters = dict(module._parameters)
+    for name, value in parameters.items():
+        plain._parameters[name] = None if value is None else nn.Parameter(value, requires_grad=False)
     return plain

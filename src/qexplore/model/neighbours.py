@@ -187,9 +187,9 @@ def _is_flatten(node: fx.Node, module: nn.Module | None, source: fx.Node) -> boo
         )
     if node.target is torch.flatten or (node.op, node.target) == ("call_method", "flatten"):
         given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | dict(node.kwargs)
-        return (given.get("start_dim", 0), given.get("end_dim", -1)) == (1, -1)
+        return bool((given.get("start_dim", 0), given.get("end_dim", -1)) == (1, -1))
     if node.op == "call_method" and node.target in ("view", "reshape"):
-        return len(node.args) == 3 and node.args[2] == -1 and _is_num_samples(node.args[1], source)
+        return len(node.args) == 3 and bool(node.args[2] == -1) and _is_num_samples(node.args[1], source)
     return False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import jit, nn
 
 from qexplore.errors import ModelError
+from qexplore.model.biases import restore_biases
 from qexplore.model.hooks import carries_hooks, remove_point_hooks
 from qexplore.model.weights import restore_weights, weight_quantizations
 
@@ -44,6 +45,7 @@ def detach(network: nn.Module) -> nn.Module:
     """
     for module in network.modules():
         remove_point_hooks(module)
+    restore_biases(network)  # they refer to the weights' quantizers
     restore_weights(network)
     return network
 
