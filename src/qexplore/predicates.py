@@ -151,6 +151,10 @@ everything = Predicate(lambda name, module: True, "everything")
 def _weight_dim(module: nn.Module) -> int:
     name = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
     weight = module._parameters.get(name)
+    if isinstance(weight, nn.UninitializedParameter):
+        raise SelectionError(
+            f"the weight of a {type(module).__name__} has no shape yet: call the network once before it is wrapped"
+        )
     return 0 if weight is None or not weight.is_floating_point() else weight.dim()
 
 

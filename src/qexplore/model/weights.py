@@ -123,12 +123,25 @@ class WeightQuantization(nn.Module):
         """``weight``, fake-quantized where the point is on."""
         if not (self.quantizes and self.quantizer.is_active):
             return weight
+        self._require_fitting_range(weight)
         if self._kept is None:
             return self.quantize(weight, self.quantizer)
         code = self.quantizer.code
         if code not in self._kept:
             self._kept[code] = self.quantize(weight, self.quantizer)
         return self._kept[code]
+
+    def _require_fitting_range(self, weight: Tensor) -> None:
+        amax = self.quantizer.amax
+        if amax is None or amax.numel() == 1:
+            return
+        wanted = torch.Size([*self.layout.rows(weight.detach()).shape[:-1], 1])
+        if amax.shape != wanted:
+            raise ModelError(
+                f"the range of '{self.name}' must have the shape {tuple(wanted)} (weight_granularity="
+                f"{self.layout.granularity!r}), got {tuple(amax.shape)}: load the state of a wrapper with the same "
+                "granularity, or calibrate anew"
+            )
 
     def quantize(self, weight: Tensor, quantizer: Any) -> Tensor:
         """``weight`` through ``quantizer``, a function of the layout's rows."""
@@ -217,17 +230,21 @@ def weight_points(network: nn.Module, selected: Mapping[str, nn.Module], granula
         qualified = f"{name}.{attribute}" if name else attribute
         layout = WeightLayout.of(module, parameter, granularity)
         holders = tuple(everywhere[id(parameter)])
+        if any(isinstance(holder, parametrize.ParametrizationList) for holder, _ in holders):
+            raise _parametrized(name)
         points.setdefault(id(parameter), WeightPoint(qualified, holders, layout))
     return list(points.values())
 
 
 def _parameter(name: str, module: nn.Module, attribute: str) -> nn.Parameter:
     if attribute in getattr(module, "parametrizations", {}):
-        raise ModelError(
-            f"the weight of '{name}' must not be parametrized already: bake it in with "
-            "torch.nn.utils.parametrize.remove_parametrizations, or leave this module out of `weights`"
-        )
+        raise _parametrized(name)
     parameter = module._parameters.get(attribute)
+    if isinstance(parameter, nn.UninitializedParameter):
+        raise SelectionError(
+            f"the weight of '{name}' ({type(module).__name__}) has no shape yet: call the network once before it is "
+            "wrapped"
+        )
     if parameter is None or not parameter.is_floating_point():
         held = [own for own, value in module._parameters.items() if value is not None]
         raise SelectionError(
@@ -236,6 +253,13 @@ def _parameter(name: str, module: nn.Module, attribute: str) -> nn.Parameter:
             "example with `& predicates.weighted`"
         )
     return parameter
+
+
+def _parametrized(name: str) -> ModelError:
+    return ModelError(
+        f"the weight of '{name}' must not be parametrized already, in a module that shares it neither: bake it in with "
+        "torch.nn.utils.parametrize.remove_parametrizations, or leave this module out of `weights`"
+    )
 
 
 def _quantization(module: nn.Module, attribute: str) -> WeightQuantization | None:
