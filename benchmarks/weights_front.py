@@ -114,15 +114,14 @@ def compare(workload: Workload, arguments: argparse.Namespace) -> dict[str, Any]
             measure_additive_front(workload, additive, arguments)
     methods = [*(method for method in theirs.values() if method.candidates), additive, ours]
     results = {method.name: judge.judged(method) for method in methods}
-    print(
-        f"{'':16s} {'seconds':>16s} {'CPU':>7s}  assignments   hypervolume   near float   report set   bits 1 point below float"
-    )
+    header = "seconds", "CPU s", "assignments", "hypervolume", "near float", "report set", "bits 1 point below float"
+    print("{:16s} {:>14s} {:>7s} {:>11s} {:>11s} {:>10s} {:>10s}   {}".format("", *header))
     for method in methods:
         one = results[method.name]
         seconds = ", ".join(f"{value:.1f}" for value in method.seconds)
         print(
-            f"{method.name:16s} {seconds:>16s} {median(method.cpu_seconds):7.1f}  {one['num_assignments']:11d}   {one['hypervolume']:11.4f}   "
-            f"{one['near']:10.4f}   {one['report']:10.4f}   {one['cheapest']}"
+            f"{method.name:16s} {seconds:>14s} {median(method.cpu_seconds):7.1f} {one['num_assignments']:11d} "
+            f"{one['hypervolume']:11.4f} {one['near']:10.4f} {one['report']:10.4f}   {one['cheapest']}"
         )
     for method in theirs.values():
         if method.candidates:
