@@ -65,17 +65,30 @@ def _batches(images: Tensor, labels: Tensor) -> Batches:
 
 
 class PlainScript:
-    """The recipe with pytorch-quantization alone: its TensorQuantizer in forward hooks."""
+    """The recipe with pytorch-quantization alone: its TensorQuantizer in forward hooks, and on weights once a candidate.
 
-    def __init__(self, network: nn.Module, amax: dict[str, float]) -> None:
+    Args:
+        network: hooked, and its weights are written over.
+        amax: ranges of the input and of module outputs.
+        weights: ranges per output channel, by names of weights; their widths come behind the others.
+    """
+
+    def __init__(self, network: nn.Module, amax: dict[str, float], weights: dict[str, Tensor] | None = None) -> None:
         from pytorch_quantization.nn import TensorQuantizer
+        from pytorch_quantization.tensor_quant import QuantDescriptor
 
         self.network = network
+        parameters = dict(network.named_parameters())
+        self.weights = {name: (parameters[name], parameters[name].detach().clone()) for name in weights or {}}
+        self.weight_quantizers = {name: TensorQuantizer(QuantDescriptor(axis=0)) for name in self.weights}
+        for name, quantizer in self.weight_quantizers.items():
+            quantizer.amax = (weights or {})[name].reshape(-1, *[1] * (parameters[name].dim() - 1))
         self.quantizers = {name: TensorQuantizer() for name in amax}
         for name, quantizer in self.quantizers.items():
             quantizer.amax = amax[name]
-        at_input = self.quantizers["input"]
-        network.register_forward_pre_hook(lambda module, args: (at_input(args[0]), *args[1:]))
+        if "input" in self.quantizers:
+            at_input = self.quantizers["input"]
+            network.register_forward_pre_hook(lambda module, args: (at_input(args[0]), *args[1:]))
         modules = dict(network.named_modules())
         for name, quantizer in self.quantizers.items():
             if name != "input":
@@ -83,8 +96,14 @@ class PlainScript:
 
     def correct(self, candidate: np.ndarray, batches: Batches) -> int:
         """Correct predictions with the widths of ``candidate``."""
-        for quantizer, num_bits in zip(self.quantizers.values(), candidate.tolist(), strict=True):
+        quantizers = [*self.quantizers.values(), *self.weight_quantizers.values()]
+        for quantizer, num_bits in zip(quantizers, candidate.tolist(), strict=True):
             quantizer.num_bits = num_bits
+        with torch.no_grad():
+            for (parameter, exact), quantizer in zip(
+                self.weights.values(), self.weight_quantizers.values(), strict=True
+            ):
+                parameter.copy_(quantizer(exact))
         return correct(self.network, batches)
 
 

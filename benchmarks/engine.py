@@ -2,10 +2,11 @@
 
     python benchmarks/engine.py                       # every network, about half an hour on two cores
     python benchmarks/engine.py --networks resnet20 --repeats 5
+    python benchmarks/engine.py --points weights      # or: both
 
 The plain script is pytorch-quantization's TensorQuantizer in forward hooks over batches of 128 built beforehand; what a
 candidate costs it does not depend on the candidate, so it runs a few of each lot, in turns with ours, in the same
-process. Its correct predictions and ours are compared on those: they may differ by one in a thousand, for ours has
+process; weights it quantizes once a candidate, one range a channel. Its correct predictions and ours are compared on those: they may differ by one in a thousand, for ours has
 BatchNorm folded. Networks are trained on Fashion-MNIST, once, with weights kept beside the experiment.
 """
 
@@ -39,6 +40,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--networks", nargs="+", choices=EPOCHS, default=list(EPOCHS))
     options.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    options.add_argument("--points", choices=("activations", "weights", "both"), default="activations")
     options.add_argument("--samples", type=int, default=1024)
     options.add_argument("--repeats", type=int, default=5, help="turns of each side; medians are reported")
     options.add_argument("--generations", type=int, default=20)
@@ -86,13 +88,17 @@ class Bench:
         network = workload.network
         self.float_network = copy.deepcopy(network)
         self.folded = fuse(copy.deepcopy(network)).to(memory_format=torch.channels_last)
-        self.model = qx.QuantizedActivationsModel(
-            copy.deepcopy(network), predicate or workload.predicate, unsigned=False
+        self.model = qx.QuantizedModel(
+            copy.deepcopy(network),
+            activations=None if arguments.points == "weights" else predicate or workload.predicate,
+            weights=None if arguments.points == "activations" else predicates.weighted,
+            unsigned=False,
         )
-        self.model.calibrate(workload.calibration)
+        self.model.calibrate(workload.calibration, weight_method="max")
         amax = {name: float(quantizer.amax) for name, quantizer in self.model.activation_fake_quantizers.items()}
-        self.script = PlainScript(copy.deepcopy(network), amax)
-        self.num_points = len(amax)
+        weights = {name: quantizer.amax for name, quantizer in self.model.weight_fake_quantizers.items()}
+        self.script = PlainScript(copy.deepcopy(network), amax, weights)
+        self.num_points = len(self.model.points)
         started = time.perf_counter()
         self.problem = self.new_problem()
         self.setup = time.perf_counter() - started
@@ -229,7 +235,7 @@ def one_at_a_time(bench: Bench) -> list[str]:
 
 def exhaustive(bench: Bench) -> list[str]:
     """Every candidate of the small network with five points."""
-    if bench.workload.name != "small":
+    if bench.workload.name != "small" or bench.arguments.points == "both":  # too many to run them all
         return []
     five = Bench(bench.workload, bench.arguments, predicates.by_type(nn.Conv2d, nn.Linear))
     widths = np.arange(WIDTHS[0], WIDTHS[1] + 1)

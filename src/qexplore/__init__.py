@@ -58,15 +58,18 @@ if TYPE_CHECKING:
     )
     from qexplore.search import (
         AdditiveFront,
+        ChoicePlan,
         LayerwiseQuantizationProblem,
         SensitivityTable,
         additive_front,
+        plan_choices,
         sensitivity,
     )
 
 _HOMES = {
     "AdditiveFront": "search",
     "CalibrationReport": "model",
+    "ChoicePlan": "search",
     "CostTable": "cost",
     "DirectEvaluator": "evaluation",
     "Evaluation": "evaluation",
@@ -95,6 +98,7 @@ _HOMES = {
     "negative_log_likelihood": "metrics",
     "perplexity": "metrics",
     "pixel_accuracy": "metrics",
+    "plan_choices": "search",
     "plot_analysis": "report",
     "plot_hypervolume": "report",
     "plot_num_bits": "report",
@@ -113,6 +117,7 @@ _ROOMS = ("errors", "predicates")
 __all__ = [
     "AdditiveFront",
     "CalibrationReport",
+    "ChoicePlan",
     "CostTable",
     "DirectEvaluator",
     "Evaluation",
@@ -143,6 +148,7 @@ __all__ = [
     "negative_log_likelihood",
     "perplexity",
     "pixel_accuracy",
+    "plan_choices",
     "plot_analysis",
     "plot_hypervolume",
     "plot_num_bits",
