@@ -48,21 +48,43 @@ _COMPARED_SAMPLES = 32
 
 
 class OutputWatcher:
-    """Finds the points whose tensor is the network's output: what is clipped there is lost to the loss."""
+    """Finds the points whose tensor is the network's output, or its logits: what is clipped there is lost to the loss.
+
+    Logits are told by their softmax, or its logarithm, over the last axis or the second.
+    """
 
     def __init__(self) -> None:
         self.names: set[str] = set()
         self._passed: dict[str, set[tuple[int, int, float]]] = {}
+        self._last: dict[str, Tensor] = {}
 
     def __call__(self, name: str, tensors: list[Tensor]) -> None:
         """Listen at a point."""
         self._passed.setdefault(name, set()).update(map(_mark, tensors))
+        self._last.pop(name, None)
+        for tensor in tensors[-1:]:
+            self._last[name] = tensor
 
     def finish(self, output: Any) -> None:
         """Compare with what the network returned, and forget."""
-        returned = set(map(_mark, floating_tensors(output)))
-        self.names |= {name for name, marks in self._passed.items() if marks & returned}
+        returned = floating_tensors(output)
+        marks = set(map(_mark, returned))
+        self.names |= {name for name, passed in self._passed.items() if passed & marks}
+        last = list(self._last.items())[-_NEAR_THE_END:]
+        self.names |= {name for name, tensor in last if any(_are_logits(tensor, one) for one in returned)}
         self._passed.clear()
+        self._last.clear()
+
+
+_NEAR_THE_END = 3
+"""So many points at the end of a forward are asked whether they are the logits."""
+
+
+def _are_logits(tensor: Tensor, output: Tensor) -> bool:
+    if tensor.shape != output.shape or tensor.dim() < 2:
+        return False
+    functions = (torch.softmax, torch.log_softmax)
+    return any(torch.equal(function(tensor, axis), output) for function in functions for axis in {-1, 1})
 
 
 def _mark(tensor: Tensor) -> tuple[int, int, float]:
