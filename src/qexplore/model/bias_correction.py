@@ -114,16 +114,25 @@ def correct_biases(
     _check(model)
     check_num_batches(num_batches)
     layers, skipped = _sorted_out(model)
-    held = [(module, correction.mean_input) for module, correction in bias_corrections(model.model)]
-    try:
-        restore_biases(model.model)
-        with isolated(Placement.of(model.model).device):
-            return _correct(model, loader, layers, skipped, num_batches, unpack, progress)
-    except BaseException:
-        restore_biases(model.model)
-        for module, mean_input in held:
-            correct_bias(module, mean_input)
-        raise
+    with isolated(Placement.of(model.model).device):
+        means, kept, count = _measured(model, loader, layers, num_batches, unpack, progress)
+        found = {module: mean for module, mean in means.items() if module in layers}
+        skipped |= {name: "it is never called" for module, name in layers.items() if module not in found}
+        _check_means(found, layers, skipped)
+        held = [(module, correction.mean_input) for module, correction in bias_corrections(model.model)]
+        try:
+            before, after = _before_and_after(model, found, kept)
+        except BaseException:
+            restore_biases(model.model)
+            for module, mean_input in held:
+                correct_bias(module, mean_input)
+            raise
+    return BiasCorrectionReport(
+        tuple(LayerShift(layers[module], before.shifts[module], after.shifts[module]) for module in found),
+        skipped,
+        {width: (noise, after.sqnr[width]) for width, noise in before.sqnr.items()},
+        count,
+    )
 
 
 def remove_bias_corrections(model: QuantizedModel) -> None:
@@ -169,15 +178,15 @@ def _refusal(module: Any) -> str | None:
     return None
 
 
-def _correct(
+def _measured(
     model: QuantizedModel,
     loader: Loader,
-    layers: dict[nn.Module, str],
-    skipped: dict[str, str],
+    layers: Mapping[nn.Module, str],
     num_batches: int | None,
     unpack: Unpack | None,
     progress: bool | None,
-) -> BiasCorrectionReport:
+) -> tuple[dict[nn.Module, Tensor], list[Any], int]:
+    """Mean inputs of the layers that are called, inputs for comparing, and how many batches there were."""
     means, kept, count = _MeanInputs(), _Kept(), 0
     with Progress(length(loader, num_batches), description="bias correction", unit="batch", shown=progress) as bar:
         for batch in islice(loader, num_batches):
@@ -189,24 +198,29 @@ def _correct(
             bar.advance()
     if count == 0:
         raise DataError("the loader must yield at least one batch, got none")
-    found = {module: mean for module, mean in means.found().items() if module in layers}
-    skipped |= {name: "it is never called" for module, name in layers.items() if module not in found}
+    return means.found(), kept.inputs, count
+
+
+def _check_means(
+    found: Mapping[nn.Module, Tensor], layers: Mapping[nn.Module, str], skipped: Mapping[str, str]
+) -> None:
     if not found:
         reasons = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
         raise ModelError(f"at least one layer must have a bias that can be corrected, but none has: {reasons}")
     for module, mean in found.items():
         if not bool(torch.isfinite(mean).all()):
             raise CalibrationError(f"inputs of '{layers[module]}' must be finite, got NaN or an infinity")
-    before = _Comparison(model, list(found), kept.inputs)
+
+
+def _before_and_after(
+    model: QuantizedModel, found: Mapping[nn.Module, Tensor], inputs: Sequence[Any]
+) -> tuple[_Comparison, _Comparison]:
+    """Correct the biases; the model before and after that."""
+    restore_biases(model.model)
+    before = _Comparison(model, list(found), inputs)
     for module, mean in found.items():
         correct_bias(module, mean)
-    after = _Comparison(model, list(found), kept.inputs)
-    return BiasCorrectionReport(
-        tuple(LayerShift(layers[module], before.shifts[module], after.shifts[module]) for module in found),
-        skipped,
-        {width: (noise, after.sqnr[width]) for width, noise in before.sqnr.items()},
-        count,
-    )
+    return before, _Comparison(model, list(found), inputs)
 
 
 def _nothing(name: str, tensors: list[Tensor]) -> None:
