@@ -62,16 +62,16 @@ class OutputWatcher:
         """Listen at a point."""
         self._passed.setdefault(name, set()).update(map(_mark, tensors))
         self._last.pop(name, None)
-        for tensor in tensors[-1:]:
-            self._last[name] = tensor
+        self._last.update((name, tensor) for tensor in tensors[-1:])
+        if len(self._last) > _NEAR_THE_END:
+            del self._last[next(iter(self._last))]
 
     def finish(self, output: Any) -> None:
         """Compare with what the network returned, and forget."""
         returned = floating_tensors(output)
         marks = set(map(_mark, returned))
         self.names |= {name for name, passed in self._passed.items() if passed & marks}
-        last = list(self._last.items())[-_NEAR_THE_END:]
-        self.names |= {name for name, tensor in last if any(_are_logits(tensor, one) for one in returned)}
+        self.names |= {name for name, last in self._last.items() if any(_are_logits(last, one) for one in returned)}
         self._passed.clear()
         self._last.clear()
 
