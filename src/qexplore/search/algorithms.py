@@ -151,17 +151,24 @@ def _proposer(
         return _Pymoo(problem, searcher, seed)
     guide = Guide(problem, seed, goal)
     options = {
-        "sampling": first_population(problem.space, initial).astype(float),
+        "sampling": problem.space.encode(first_population(problem.space, initial)).astype(float),
         "mating": _Mating(guide, problem.space, seen, stream(seed, "unseen candidates")),
         "n_offsprings": max(1, round(_SHARE_OF_OFFSPRING * population_size)),
         "eliminate_duplicates": False,
     }
     if algorithm == "nsga3":
-        directions = get_reference_directions("das-dennis", 2, n_partitions=population_size - 1)
+        directions = _directions(problem.n_obj, population_size)
         searcher = NSGA3(directions, pop_size=population_size, **options)
     else:
         searcher = {"nsga2": NSGA2, "sms-emoa": SMSEMOA}[str(algorithm)](pop_size=population_size, **options)
     return _Pymoo(problem, searcher, seed, guide)
+
+
+def _directions(num_objectives: int, count: int) -> Any:
+    """Reference directions of NSGA-III."""
+    if num_objectives == 2:
+        return get_reference_directions("das-dennis", 2, n_partitions=count - 1)
+    return get_reference_directions("energy", num_objectives, count, seed=1)
 
 
 def _plain(population_size: int) -> NSGA2:
@@ -194,7 +201,7 @@ class _Mating:
         if len(chosen) < n_offsprings:
             known = {**self._seen, **dict.fromkeys(map(tuple, chosen.tolist()))}
             chosen = np.concatenate([chosen, self._space.unseen(n_offsprings - len(chosen), known, self._rng)])
-        return Population.new("X", chosen.astype(float))
+        return Population.new("X", self._space.encode(chosen).astype(float))
 
 
 class _Pymoo:
