@@ -76,6 +76,20 @@ def test_code_of_the_search_page_runs(tmp_path, monkeypatch):
     assert (tmp_path / "sensitivity.png").stat().st_size > 10_000
 
 
+def test_code_of_the_preparation_page_runs_and_gains():
+    loaders = {"calibration_loader": batches(digits().calibration), "report_loader": batches(digits().report)}
+    namespace = {"network": trained("small_cnn"), **loaders}
+    (example,) = python_blocks("docs/preparation.md")
+
+    exec(compile(example, "docs/preparation.md", "exec"), namespace)
+
+    steps = {name: namespace[name] for name in ("plain", "corrected", "equalized", "both")}
+    assert all(accuracy > 0.93 for accuracy in steps.values()), steps
+    for report in (namespace["report"], namespace["equalization"]):
+        before, after = report.sqnr[4]
+        assert after > before
+
+
 @pytest.mark.parametrize("document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
 def test_links_within_the_project_lead_somewhere(document):
     text = (ROOT / document).read_text(encoding="utf-8")

@@ -57,7 +57,7 @@ class EqualizationReport:
         num_sweeps: rounds over all pairs until the scales stood still.
         difference: largest difference of outputs on the example that equalization itself made; None without example.
         sqnr: by width, ``(before, after)``: signal to quantization noise in dB of outputs on the example, weights of
-            the layers in pairs quantized with one scale a tensor; empty without example.
+            the layers in pairs quantized with one scale a tensor, up to their largest magnitude; empty without example.
     """
 
     network: nn.Module
