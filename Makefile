@@ -8,7 +8,7 @@ READY := $(if $(ACTIVE),active-environment,.venv/.installed)
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # What ".[dev,demo]" brings, by import name: one missing in an active environment, and it is installed there.
-NEEDED := qexplore build hypothesis ml_dtypes mypy pytest ruff sklearn torchao yaml
+NEEDED := qexplore build hypothesis ml_dtypes mypy pytest ruff sklearn torchao xdist yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check format bench active-environment
@@ -19,8 +19,10 @@ help: ## list the commands
 demo: $(READY) ## explore a small network on handwritten digits; no download, about two minutes
 	@$(RUN) experiments/digits/run.py
 
-test: $(READY) ## all tests but the slow ones
-	@$(RUN) -m pytest
+# A file stays in one process, which trains the networks that its tests share once.
+WORKERS ?= 2
+test: $(READY) ## all tests but the slow ones, in two processes
+	@$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # pytest exits with 5 when it finds no test to run.
 test-slow: $(READY) ## the slow tests

@@ -67,6 +67,7 @@ setup(
             "ml_dtypes>=0.5",  # float4_e2m1fn and the float6 formats, the outside truth for ours
             "mypy>=1.10",
             "pytest>=8.2",  # --import-mode=importlib imports a module of the package once, not twice
+            "pytest-xdist>=3.0",  # two cores run the tests
             "ruff>=0.9",
             "scikit-learn>=1.2",  # the demo runs in the tests
             "setuptools>=70.1",  # makes wheels without the wheel package
