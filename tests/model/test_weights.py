@@ -231,6 +231,20 @@ def all_equal(first: list[Tensor], second: list[Tensor]) -> bool:
 
 class TestKeeping:
     @pytest.mark.parametrize("granularity", ["channel", "tensor", 32])
+    @EVERY_MODULE
+    def test_a_quantized_weight_lies_in_memory_as_the_float_one_does(self, name: str, granularity: Any) -> None:
+        model, weight, read = wrapped(name, granularity)
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        model.num_bits = [3] * len(model.points)
+        assert read().stride() == weight.stride()
+        assert torch.equal(read().view(-1), read().flatten())
+        if weight.dim() in formats:
+            expected = read()
+            model.to(memory_format=formats[weight.dim()])
+            assert read().is_contiguous(memory_format=formats[weight.dim()])
+            assert torch.equal(read(), expected)
+
+    @pytest.mark.parametrize("granularity", ["channel", "tensor", 32])
     @pytest.mark.parametrize("asymmetric", [False, "auto", True])
     def test_a_state_dict_gives_a_fresh_wrapper_the_same_outputs(self, asymmetric: Any, granularity: Any) -> None:
         options = {"asymmetric": asymmetric, "weight_granularity": granularity}

@@ -170,6 +170,8 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
     rank = {point: place for place, point in enumerate(order)}
     nodes.sort(key=lambda node: (node.op != "placeholder", rank[upstream[node][-1]] if upstream[node] else -1))
     place = {node: index for index, node in enumerate(nodes)}
+    # A module that is called twice has one weight for both.
+    layers = functools.cache(lambda target, norm: WeightedLayer(root.get_submodule(target), norm))
     steps = []
     for node in nodes:
         inputs, function = _call(node, _target(node, root), place, constants)
@@ -185,7 +187,7 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
                 adds=_is_sum(node),
                 hidden=_hidden_quantizers(node, traced, root),
                 weight=weight,
-                at=None if weight is None else _at(node, root, place, constants),
+                at=None if weight is None else _at(node, layers, place, constants),
                 upstream=upstream[node],
                 shapes=tuple(tensor.shape for tensor in described),
                 nbytes=sum(tensor.nbytes for tensor in described),
@@ -260,9 +262,9 @@ def _hidden_quantizers(node: fx.Node, traced: Trace, root: nn.Module) -> dict[in
 
 
 def _at(
-    node: fx.Node, root: nn.Module, place: dict[fx.Node, int], constants: dict[fx.Node, Any]
+    node: fx.Node, layers: Callable[..., WeightedLayer], place: dict[fx.Node, int], constants: dict[fx.Node, Any]
 ) -> Callable[[FixedQuantizer | None], Function]:
-    layer = WeightedLayer(root.get_submodule(str(node.target)), node.meta.get("norm"))
+    layer = layers(str(node.target), node.meta.get("norm"))
 
     @functools.cache
     def at(quantizer: FixedQuantizer | None) -> Function:

@@ -38,10 +38,16 @@ class WeightedLayer:
     def __init__(self, module: nn.Module, norm: nn.Module | None = None) -> None:
         self._module = module
         self._norm = norm
+        self._made: dict[FixedQuantizer | None, Callable[..., Any]] = {}
 
-    @torch.no_grad()
     def at(self, quantizer: FixedQuantizer | None) -> Callable[..., Any]:
         """What the module does with its weight put through ``quantizer``; None leaves it float."""
+        if quantizer not in self._made:
+            self._made[quantizer] = self._make(quantizer)
+        return self._made[quantizer]
+
+    @torch.no_grad()
+    def _make(self, quantizer: FixedQuantizer | None) -> Callable[..., Any]:
         if isinstance(self._module, parametrize.ParametrizationList):
             weight = _quantized(self._module, quantizer)
             return lambda: weight
@@ -52,14 +58,10 @@ class WeightedLayer:
 
 
 def _quantized(chain: Any, quantizer: FixedQuantizer | None) -> Tensor:
-    weight: Tensor = chain.original.detach()
     if not isinstance(chain[0], (WeightQuantization, BiasCorrection)):
         return chain().detach()  # type: ignore[no-any-return]
-    if quantizer is None:
-        return weight
-    quantized: Tensor = chain[0].quantize(weight, quantizer).detach()
-    is_channels_last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-    return quantized.contiguous(memory_format=torch.channels_last) if is_channels_last else quantized.contiguous()
+    original: Tensor = chain.original.detach()
+    return original if quantizer is None else chain[0].quantize(original, quantizer).detach()
 
 
 def merged(layer: Any, norm: Any) -> Any:

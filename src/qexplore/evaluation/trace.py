@@ -14,7 +14,9 @@ from torch.utils import _pytree as pytree
 
 from qexplore.evaluation.layers import quantization_of
 from qexplore.model import (
+    BiasCorrection,
     QuantizedModel,
+    WeightQuantization,
     comes_last,
     float_weights,
     foreign_hooks,
@@ -229,7 +231,8 @@ def _inside_modules(
     for name in dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module"):
         module = network.get_submodule(name)
         if isinstance(module, parametrize.ParametrizationList):
-            weights[name] = indices[module[0].name]  # type: ignore[index]
+            if isinstance(module[0], (WeightQuantization, BiasCorrection)):
+                weights[name] = indices[module[0].name]
             continue
         own = quantization_of(module)
         if own is not None:

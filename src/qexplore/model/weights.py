@@ -144,8 +144,17 @@ class WeightQuantization(nn.Module):
             )
 
     def quantize(self, weight: Tensor, quantizer: Any) -> Tensor:
-        """``weight`` through ``quantizer``, a function of the layout's rows."""
-        return self.layout.restore(quantizer(self.layout.rows(weight)), weight)
+        """``weight`` through ``quantizer``, a function of the layout's rows; in memory as ``weight`` lies there."""
+        return _laid_out_like(weight, self.layout.restore(quantizer(self.layout.rows(weight)), weight))
+
+
+def _laid_out_like(weight: Tensor, restored: Tensor) -> Tensor:
+    # What may be asked of a weight, such as view(), is asked of it quantized too; and a kernel chosen by the layout
+    # would sum in another order. A tensor with one channel is contiguous in both formats.
+    for dim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if weight.dim() == dim and not weight.is_contiguous() and weight.is_contiguous(memory_format=layout):
+            return restored.contiguous(memory_format=layout)
+    return restored.contiguous()
 
 
 @dataclass(frozen=True)
