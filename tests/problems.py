@@ -65,6 +65,13 @@ def tiny_model(network: nn.Module | None = None, **options: Any) -> qx.Quantized
     return model
 
 
+def weighted_model(network: nn.Module | None = None, **options: Any) -> qx.QuantizedModel:
+    """The same with the three weights quantized too: points input, relu1, relu2, and fc1, fc2, fc3 with ".weight"."""
+    model = qx.QuantizedModel(network or tiny_network(), predicates.by_type(nn.ReLU), predicates.weighted, **options)
+    model.calibrate([digits().calibration.x.clone()], method="mse")
+    return model
+
+
 def search_loader(size: int = 400) -> list[tuple[Tensor, Tensor]]:
     """The 400 images of the search split; one batch unless told otherwise."""
     return batches(digits().search, size)
@@ -141,7 +148,7 @@ def correct(model: nn.Module, candidate: Iterable[int], split: Split | None = No
     """How many samples a hand-written loop finds right, with the quantizers' widths set one by one."""
     split = digits().search if split is None else split
     copied = copy.deepcopy(model).eval()
-    for quantizer, width in zip(copied.activation_fake_quantizers.values(), candidate, strict=True):
+    for quantizer, width in zip(copied.fake_quantizers.values(), candidate, strict=True):
         if width:
             quantizer.num_bits = width
         else:
@@ -166,12 +173,19 @@ def true_front(rows: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
     }
 
 
-def state_of(model: qx.QuantizedActivationsModel) -> dict[str, Any]:
+def state_of(model: qx.QuantizedModel) -> dict[str, Any]:
     """All that an evaluation must leave as it was."""
     return {
         "quantizers": {
-            name: (q.num_bits, q.switched_off, q.disabled, q.unsigned, q.num_negative, q.amax)
-            for name, q in model.activation_fake_quantizers.items()
+            name: (
+                q.code,
+                q.switched_off,
+                q.disabled,
+                q.unsigned,
+                q.num_negative,
+                None if q.amax is None else q.amax.tolist(),
+            )
+            for name, q in model.fake_quantizers.items()
         },
         "training": {name: module.training for name, module in model.named_modules()},
         "hooks": {
