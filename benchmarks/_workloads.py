@@ -65,7 +65,7 @@ def _batches(images: Tensor, labels: Tensor) -> Batches:
 
 
 class PlainScript:
-    """The recipe with pytorch-quantization alone: its TensorQuantizer in forward hooks, and on weights once a candidate.
+    """The recipe with pytorch-quantization alone: its TensorQuantizer in hooks, and on weights once a candidate.
 
     Args:
         network: hooked, and its weights are written over.

@@ -4,10 +4,11 @@
     python benchmarks/engine.py --networks resnet20 --repeats 5
     python benchmarks/engine.py --points weights      # or: both
 
-The plain script is pytorch-quantization's TensorQuantizer in forward hooks over batches of 128 built beforehand; what a
-candidate costs it does not depend on the candidate, so it runs a few of each lot, in turns with ours, in the same
-process; weights it quantizes once a candidate, one range a channel. Its correct predictions and ours are compared on those: they may differ by one in a thousand, for ours has
-BatchNorm folded. Networks are trained on Fashion-MNIST, once, with weights kept beside the experiment.
+The plain script is pytorch-quantization's TensorQuantizer in forward hooks over batches of 128 built beforehand, and on
+weights, which it quantizes once a candidate, one range a channel; what a candidate costs it does not depend on the
+candidate, so it runs a few of each lot, in turns with ours, in the same process. Its correct predictions and ours are
+compared on those: they may differ by one in a thousand, for ours has BatchNorm folded. Networks are trained on
+Fashion-MNIST, once, with weights kept beside the experiment.
 """
 
 from __future__ import annotations

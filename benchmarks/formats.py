@@ -5,8 +5,8 @@
 Widths 2 to 8, the six float formats, and all of them together, at every point that the experiment quantizes. The last
 network has outliers: a few channels behind each LayerNorm of the transformer are made larger, and the next layer's
 weights for them as much smaller, which changes nothing in float (as in large language models, where such channels keep
-integers wide). Hypervolumes are of accuracy times bits, against five points below the float network's accuracy at 8 bits
-everywhere.
+integers wide). Hypervolumes are of accuracy times bits, against five points below the float network's accuracy at 8
+bits everywhere.
 """
 
 from __future__ import annotations

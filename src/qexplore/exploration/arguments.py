@@ -78,7 +78,7 @@ def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem, algorit
     rows = problem.effective(_as_candidates(initial, problem))
     for row, point in problem.space.misfits(rows):
         raise ProblemError(
-            f"`initial` must keep to the choices of the search, but candidate {row} has {choice_name(rows[row, point])} "
+            f"`initial` must keep to the search's choices, but candidate {row} has {choice_name(rows[row, point])} "
             f"at '{problem.model.points[point].name}', which may have {choices_text(problem.space.choices[point])}"
         )
     for group in problem.space.groups:

@@ -105,7 +105,7 @@ def calibrate(
     options: dict[str, Any],
     note: Note,
 ) -> CalibrationReport:
-    """As `QuantizedModel.calibrate`; tells ``note`` what the first forward passed, which points ever, and its inputs."""
+    """As `QuantizedModel.calibrate`; tells ``note`` what one forward passed, which points all did, and its inputs."""
     collected = _collect(model, loader, method, num_batches, unpack, progress)
     collector, count = collected.collector, collected.num_batches
     method = method or collector.method

@@ -121,7 +121,7 @@ class SearchSpace:
         return np.asarray(self._table[np.arange(self.num_points), places[:, self.gene_of]])
 
     def misfits(self, candidates: Candidates) -> NDArray[np.int64]:
-        """Rows and points of ``candidates``, shape ``[N, L]``, whose choice the point may not have: shape ``[M, 2]``."""
+        """Rows and points of ``candidates [N, L]`` whose choice the point may not have, shape ``[M, 2]``."""
         return np.argwhere(~self._matches(candidates).any(axis=2))
 
     def places(self, candidates: Candidates) -> NDArray[np.int64]:
