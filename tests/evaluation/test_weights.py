@@ -200,7 +200,10 @@ def scores(evaluations):
 
 def awkward(name):
     case = AWKWARD[name]
-    model = QuantizedModel(case.build(), case.predicate, predicates.weighted, **case.options).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = case.build()
+    model = QuantizedModel(network, case.predicate, predicates.weighted, **case.options).eval()
     model.calibrate([case.inputs()], unpack=lambda batch: (batch, None))
     return model, case.inputs()
 

@@ -52,10 +52,14 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 EVERY_MODULE = pytest.mark.parametrize("name", MODULES)
 
 
-def seeded(build: Callable[[], nn.Module]) -> nn.Module:
+def built(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return build().eval()
+        return build()
+
+
+def seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    return built(build).eval()
 
 
 def wrapped(name: str, granularity: Any = "channel") -> tuple[QuantizedModel, Tensor, Callable[[], Tensor]]:
@@ -342,7 +346,7 @@ class TestDetach:
     @pytest.mark.parametrize("by_function", [False, True])
     @pytest.mark.parametrize("case", AWKWARD.values(), ids=AWKWARD)
     def test_the_network_comes_back_as_it_was(self, case: Case, by_function: bool) -> None:
-        network = case.build()
+        network = built(case.build)
         before = picture(network)
         for granularity in ("channel", "tensor", 4):
             model = QuantizedModel(
