@@ -90,7 +90,7 @@ def test_width_switches_a_quantizer_on_that_was_disabled_by_hand(model: Quantize
         ([4, "4", 4, 4], "got '4'"),
         ([4, [4], 4, 4], r"got \[4\]"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__ if hasattr(value, "__next__") else repr(value),
 )
 def test_wrong_vector_is_refused_as_a_whole(model: QuantizedActivationsModel, wrong: Any, text: str) -> None:
     model.num_bits = [3, 0, 5, 6]
