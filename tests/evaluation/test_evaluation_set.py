@@ -179,7 +179,9 @@ def test_a_one_shot_iterator_is_refused_for_a_whole_set_metric():
 
 
 @pytest.mark.parametrize("metric", [qx.top1_accuracy, qx.whole_set(lambda model, loader: 1.0)], ids=["each", "whole"])
-@pytest.mark.parametrize("loader", [[], (), DataLoader(TensorDataset(torch.zeros(0, 1))), iter([])], ids=lambda loader: type(loader).__name__)
+@pytest.mark.parametrize(
+    "loader", [[], (), DataLoader(TensorDataset(torch.zeros(0, 1))), iter([])], ids=lambda one: type(one).__name__
+)
 def test_an_empty_loader_is_refused(loader, metric):
     with pytest.raises(DataError, match="at least one batch|got an iterator"):
         scores(loader, metric=metric)

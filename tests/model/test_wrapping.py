@@ -129,7 +129,9 @@ class TestShells:
         with pytest.raises(ModelError, match="'0' is a torch.jit module.*wrap the eager network it was made from"):
             QuantizedActivationsModel(nn.Sequential(jitted, nn.ReLU()), RELU)
 
-    @pytest.mark.parametrize("wrong", [None, 3, "resnet", nn.Linear, lambda x: x], ids=lambda wrong: type(wrong).__name__)
+    @pytest.mark.parametrize(
+        "wrong", [None, 3, "resnet", nn.Linear, lambda x: x], ids=lambda wrong: type(wrong).__name__
+    )
     def test_what_is_no_module_is_refused(self, wrong: Any) -> None:
         with pytest.raises(ModelError, match="the model must be a torch.nn.Module, got"):
             QuantizedActivationsModel(wrong, RELU)

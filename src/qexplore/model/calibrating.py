@@ -22,6 +22,7 @@ from qexplore.model.calibration import (
     FLOAT_CODES,
     METHODS,
     CalibrationReport,
+    PointRange,
     RangeCollector,
     Ranges,
     length,
@@ -32,7 +33,7 @@ from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples
 from qexplore.model.observation import CallCounter, all_of
 from qexplore.model.state import in_eval_mode
 from qexplore.model.weights import WeightPoint, calibrated_rows
-from qexplore.quant import min_num_bits, weight_amax_table
+from qexplore.quant import TensorQuantizer, min_num_bits, weight_amax_table
 
 if TYPE_CHECKING:
     from qexplore.model.quantized_model import QuantizedModel
@@ -110,6 +111,8 @@ def calibrate(
     collector, count = collected.collector, collected.num_batches
     method = method or collector.method
     weight_method = _checked_weight_method(weight_method, method)
+    if options and not model.activation_fake_quantizers:
+        raise CalibrationError(f"options of a method are for activations, but there are none to calibrate: {options}")
     # Histograms of the descriptor's own were asked for point by point already.
     whole = set() if clip_outputs or collector.uses_upstream else collected.outputs
     by_activation = {
@@ -132,7 +135,8 @@ def calibrate(
         set_ranges(model.fake_quantizers[name], *next(iter(by_method.values())))
     if AUTOMATIC in (method, weight_method):
         _take_least_error(model, {**by_activation, **by_weight}, collected.example)
-    return collector.report(count, method)
+    weights = [weight_row(point, model.fake_quantizers[point.name]) for point in model.weight_points]
+    return CalibrationReport((*collector.rows(), *weights), count, method, weight_method if weights else None)
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,13 @@ def _collect(
     if count == 0 and loader is not None:
         raise DataError("the calibration loader must yield at least one batch, got none")
     return _Collected(collector, seen, outputs.names, example, count)
+
+
+def weight_row(point: WeightPoint, quantizer: TensorQuantizer) -> PointRange:
+    """What calibration saw of a weight, and what it made of it."""
+    assert quantizer.amax is not None
+    lowest, highest = (float(extreme) for extreme in torch.aminmax(point.parameter.detach()))
+    return PointRange(point.name, float(quantizer.amax.max()), lowest, highest, False, dead=quantizer.is_dead)
 
 
 def weight_ranges(point: WeightPoint, method: str) -> Ranges:

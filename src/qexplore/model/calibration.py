@@ -61,6 +61,7 @@ class CalibrationReport:
     ranges: tuple[PointRange, ...]
     num_batches: int
     method: str
+    weight_method: str | None = None
 
     @property
     def dead_points(self) -> tuple[str, ...]:
@@ -81,7 +82,9 @@ class CalibrationReport:
         ]
         table = text_table(("point", "amax", "lowest", "highest", "sign", ""), rows, numeric=(1, 2, 3))
         batches = "1 batch" if self.num_batches == 1 else f"{self.num_batches} batches"
-        return f"Calibrated on {batches}, method {self.method}\n{table}"
+        parts = [f"Calibrated on {batches}, method {self.method}"] if self.num_batches else []
+        parts += [] if self.weight_method is None else [f"weights by {self.weight_method}"]
+        return f"{', '.join(parts)}\n{table}"
 
 
 class RangeCollector:
@@ -212,10 +215,9 @@ class RangeCollector:
                 set_ranges(quantizer, high, low)
             quantizer.calibrator.reset()
 
-    def report(self, num_batches: int, method: str) -> CalibrationReport:
+    def rows(self) -> tuple[PointRange, ...]:
         """What the quantizers have now."""
-        rows = tuple(self._range(name, self._quantizers[name]) for name in self._quantizers if name in self.names)
-        return CalibrationReport(rows, num_batches, method)
+        return tuple(self._range(name, self._quantizers[name]) for name in self._quantizers if name in self.names)
 
     def _range(self, name: str, quantizer: TensorQuantizer) -> PointRange:
         assert quantizer.amax is not None
