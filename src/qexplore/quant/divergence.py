@@ -16,6 +16,11 @@ def divergences(counts: Floats, first: Places, stop: Places, borders: Floats) ->
     gives every level's count, without the outsiders, in equal parts to those of its bins that are not empty (S. Migacz,
     "8-bit Inference with TensorRT", GTC 2017; pytorch-quantization's ``calib/histogram.py``).
 
+    A range that leaves out more than one level's share of the values, ``1 / N`` of them, is not considered. Of tensors
+    with few distinct values, such as images of 17 grey levels, a range of one filled bin would be the best: with all
+    outsiders in that bin, reference and quantized histogram are equal. On bell-shaped data the least divergence leaves
+    out a fifth of such a share at most, so that nothing changes there.
+
     Args:
         counts: of the bins, shape ``[B]``.
         first: first bin of each range, shape ``[C]``.
@@ -23,7 +28,7 @@ def divergences(counts: Floats, first: Places, stop: Places, borders: Floats) ->
         borders: where levels begin and the last one ends, rising from 0 to 1, in shares of a range, shape ``[N + 1]``.
 
     Returns:
-        In nats, shape ``[C]``; infinite where an end bin that takes outsiders was empty.
+        In nats, shape ``[C]``; infinite where an end bin that takes outsiders was empty, or too many are left out.
     """
     total = counts.sum()
     sums, filled, products = (np.concatenate([[0.0], np.cumsum(one)]) for one in (counts, counts > 0, _x_log_x(counts)))
@@ -42,7 +47,8 @@ def divergences(counts: Floats, first: Places, stop: Places, borders: Floats) ->
             quantized += np.where(outsiders > 0, outsiders * np.log(own, where=outsiders > 0, out=own * 0), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         result = (reference - quantized) / total - np.log(total) + np.log(inside)
-    return np.where(inside > 0, result, np.inf)
+    num_levels = len(borders) - 1
+    return np.where((inside > 0) & ((below + above) * num_levels <= total), result, np.inf)
 
 
 def _log(x: Floats) -> Floats:
