@@ -175,6 +175,12 @@ class TestBatches:
 
 
 class TestReport:
+    def test_a_percentile_of_nothing_is_reported_as_dead(self) -> None:
+        model = QuantizedActivationsModel(nn.Sequential(nn.ReLU(), nn.Linear(1, 2)), RELU, quantize_input=False)
+        x = torch.linspace(-3, 1, 400)[:, None]
+        assert model.calibrate([x], method="percentile", percentile=60.0).dead_points == ("0",)
+        assert model.calibrate([x], method="percentile", percentile=90.0).dead_points == ()
+
     def test_report_is_a_table_with_signs_and_dead_points(self) -> None:
         network = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
         nn.init.constant_(network[0].weight, -1.0)

@@ -194,6 +194,14 @@ class TestAmax:
             with pytest.raises(CalibrationError, match="must be in"):
                 amax_table(histogram(gaussian(10)), "percentile", (4,), unsigned=False, percentile=percentile)
 
+    @pytest.mark.parametrize(("share", "meant"), [(0.9999, "99.99"), (0.999999, "99.9999"), (0.5, "50"), (1.0, "100")])
+    def test_a_share_is_no_percentile(self, share: float, meant: str) -> None:
+        said = f"counts from 0 to 100, got {share:g}: did you mean {meant}\\?$"
+        with pytest.raises(CalibrationError, match=said):
+            amax_table(histogram(gaussian(10)), "percentile", (4,), unsigned=False, percentile=share)
+        with pytest.raises(CalibrationError, match=said):
+            range_table(histogram(gaussian(10)), "percentile", (4,), percentile=share)
+
 
 class TestEntropy:
     @pytest.mark.parametrize("draw", [gaussian, with_outliers])
@@ -222,6 +230,19 @@ class TestEntropy:
         table = amax_table(histogram(laplace()), "entropy", (2, 4, 6, 8, 16, 201), unsigned=False)
         assert table[2] < table[4] < table[6] < table[8] < table[16]
         assert table[201] < table[6]
+
+    @pytest.mark.parametrize("num_values", [2, 3, 5, 17])
+    @pytest.mark.parametrize("unsigned", [False, True])
+    def test_of_few_distinct_values_little_is_left_out(self, num_values: int, unsigned: bool) -> None:
+        drawn = torch.randint(0, num_values, (4096,), generator=torch.Generator().manual_seed(0))
+        x = drawn / (num_values - 1) * (torch.arange(4096) % 8 > 1)  # a quarter is background
+        widths = range(2, 9)
+        table = amax_table(histogram(x), "entropy", widths, unsigned=unsigned)
+        ranges = range_table(histogram(x), "entropy", widths)
+        for width in widths:
+            of_maximum = error(x, width, 1.0, unsigned=unsigned)
+            assert error(x, width, table[width], unsigned=unsigned) <= 2 * of_maximum + 1e-12, width
+            assert affine_error(x, width, ranges[width]) <= 2 * affine_error(x, width, (0.0, 1.0)) + 1e-12, width
 
 
 class TestRange:

@@ -45,6 +45,22 @@ def test_a_choice_without_a_range_takes_the_largest_one() -> None:
     assert torch.equal(quantizer(X), single(6, 3.0)(X))
 
 
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_a_range_of_nothing_is_dead_however_large_the_values_are(asymmetric: bool) -> None:
+    quantizer = TensorQuantizer(QuantDescriptor(), asymmetric=asymmetric)
+    # The last two are MX formats, whose rows hold the largest magnitude seen.
+    high = {2: 0.0, 8: 0.0, 403: 0.0, 1403: 5.0, 1201: 5.0}
+    quantizer.set_amax_table(high, {code: -end for code, end in high.items()} if asymmetric else None)
+    assert quantizer.is_dead
+    for code in (2, 6, 8, 403):
+        quantizer.num_bits = code
+        assert not quantizer(X).any()
+    quantizer.num_bits = 1403
+    assert quantizer(X).any()
+    quantizer.set_amax_table({**high, 8: 0.1})
+    assert not quantizer.is_dead
+
+
 def test_setting_amax_gives_one_range_to_all_widths_again() -> None:
     quantizer = with_table()
     quantizer.amax = 1.1

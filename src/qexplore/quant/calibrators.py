@@ -47,7 +47,8 @@ def amax_table(
     - ``"percentile"``: the magnitude that ``percentile`` % of the values, zeros included, do not exceed.
     - ``"mse"``: of the least expected squared error (`HistogramError`), the largest magnitude among those tried.
     - ``"entropy"``: of the least divergence between the histogram and its quantized version (`divergences`), with as
-      many levels as the choice has on one side, as TensorRT and pytorch-quantization count them.
+      many levels as the choice has on one side, as TensorRT and pytorch-quantization count them. At most one level's
+      share of the values is left out.
 
     MX formats have no ``amax``; they are given the largest magnitude.
 
@@ -61,7 +62,7 @@ def amax_table(
 
     Raises:
         TypeError: an unknown method, or an option that it does not have.
-        CalibrationError: ``percentile`` is not in (0, 100].
+        CalibrationError: ``percentile`` is not in (1, 100]: 0.9999 is taken for a share.
     """
     percentile = _checked(method, options)
     largest = histogram.amax
@@ -91,7 +92,7 @@ def range_table(
 
     Raises:
         TypeError: an unknown method, or an option that it does not have.
-        CalibrationError: ``percentile`` is not in (0, 100].
+        CalibrationError: ``percentile`` is not in (1, 100]: 0.9999 is taken for a share.
     """
     percentile = _checked(method, options)
     low, high = min(histogram.lowest, 0.0), max(histogram.highest, 0.0)
@@ -115,8 +116,12 @@ def _checked(method: str, options: dict[str, float]) -> float:
     if unknown:
         raise TypeError(f"method {method!r} has no option {', '.join(sorted(unknown))}")
     percentile = float(options.get("percentile", DEFAULT_PERCENTILE))
+    if 0 < percentile <= 1:
+        raise CalibrationError(
+            f"`percentile` counts from 0 to 100, got {percentile:g}: did you mean {100 * percentile:.10g}?"
+        )
     if not 0 < percentile <= 100:
-        raise CalibrationError(f"`percentile` must be in (0, 100], got {percentile}")
+        raise CalibrationError(f"`percentile` must be in (1, 100], got {percentile}")
     return percentile
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qexplore._choices import has_range
 from qexplore.errors import CalibrationError
 from qexplore.quant.ranges import RangeTable
 from qexplore.quant.upstream import UpstreamQuantizer
@@ -65,7 +66,7 @@ class RangedQuantizer(UpstreamQuantizer):
         return (-amax, amax) if row is None or row[0] is None else (row[0], row[1])
 
     def set_amax_table(self, high: Mapping[int, Any], low: Mapping[int, Any] | None = None) -> None:
-        """Give every choice its range, by code; ``amax`` at other choices stays that of the largest of them.
+        """Give every choice its range, by code; ``amax`` at other choices is the largest of them, MX formats apart.
 
         Args:
             high: upper ends, which are the ``amax`` where ``low`` is None.
@@ -79,10 +80,14 @@ class RangedQuantizer(UpstreamQuantizer):
         others = None
         if low is not None:
             others = {code: torch.as_tensor(value, dtype=torch.float32, device=device) for code, value in low.items()}
-        stacked = torch.stack([*ends.values(), *(-other for other in (others or {}).values())])
-        if not bool((torch.isfinite(stacked) & (stacked >= 0)).all()):
+        magnitudes = {code: end if others is None else torch.stack([end, -others[code]]) for code, end in ends.items()}
+        if not all(bool((torch.isfinite(one) & (one >= 0)).all()) for one in magnitudes.values()):
             raise CalibrationError(f"`amax` of point '{self.name}' must be finite and not negative at every width")
-        self.set_amax(stacked.amax(dim=0))
+        if others is not None:
+            magnitudes = {code: pair.amax(dim=0) for code, pair in magnitudes.items()}
+        # The rows of MX formats say how large values are, not what a range covers: that may be nothing.
+        ranged = [one for code, one in magnitudes.items() if has_range(code)] or list(magnitudes.values())
+        self.set_amax(torch.stack(ranged).amax(dim=0))
         self.ranges.fill(ends, others)
 
     def set_amax(self, value: Any) -> None:
