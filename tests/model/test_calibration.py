@@ -177,7 +177,7 @@ class TestBatches:
 class TestReport:
     def test_a_percentile_of_nothing_is_reported_as_dead(self) -> None:
         model = QuantizedActivationsModel(nn.Sequential(nn.ReLU(), nn.Linear(1, 2)), RELU, quantize_input=False)
-        x = torch.linspace(-3, 1, 400)[:, None]
+        x = torch.linspace(-3, 1, 100_000)[:, None]
         assert model.calibrate([x], method="percentile", percentile=60.0).dead_points == ("0",)
         assert model.calibrate([x], method="percentile", percentile=90.0).dead_points == ()
 
