@@ -186,6 +186,20 @@ def test_the_last_activation_is_the_one_that_is_called_last():
     assert by_name(plan_choices(model, [4], first_last=8)) == {"input": (8,), "last": (8,), "first": (4,)}
 
 
+def test_a_shared_weight_is_first_and_last_where_its_holders_are():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.emb, self.mid, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9, bias=False)
+            self.head.weight = self.emb.weight
+
+        def forward(self, x):
+            return self.head(self.mid(self.emb(x)))
+
+    model = QuantizedModel(Tied(), weights=predicates.by_type(nn.Embedding, nn.Linear))
+    assert by_name(plan_choices(model, [4], first_last=8)) == {"emb.weight": (8,), "mid.weight": (4,)}
+
+
 def test_what_is_tied_to_an_end_follows_it(model):
     plan = plan_choices(model, [4], first_last=8, tied=[("relu3", "fc2.weight")])
     assert by_name(plan)["relu3"] == (8,)

@@ -94,13 +94,27 @@ def first_last_rules(first_last: Any, model: QuantizedModel, points: PointModule
     if first_last is None:
         return []
     codes = (parsed_choice(first_last, "first_last"),)
-    of_kind = {kind: [point.index for point in points.points if point.kind == kind] for kind in ("input", "weight")}
+    inputs = [point.index for point in points.points if point.kind == "input"]
     called = [index for index in model.call_order if points.points[index].kind == "activation"]
-    # Weights in the order of the network's modules: a call order places those only whose module is a point.
-    ends = {*of_kind["input"], *of_kind["weight"][:1], *of_kind["weight"][-1:], *called[-1:]}
+    ends = {*inputs, *_outer_weights(model, points), *called[-1:]}
     mates = {index for group in groups if not ends.isdisjoint(group) for index in group} - ends
     text = f"first_last={choice_name(codes[0])}"
     return [Rule(text, codes, tuple(sorted(ends))), Rule(f"{text}, tied", codes, tuple(sorted(mates)))]
+
+
+def _outer_weights(model: QuantizedModel, points: PointModules) -> set[int]:
+    """The first and the last weight in the order of the network's modules; a shared one stands at each of its holders.
+
+    A call order places those only whose module is a point.
+    """
+    order = {name: place for place, (name, _) in enumerate(model.model.named_modules())}
+    places = [
+        (order[name], point.index)
+        for point, modules in zip(points.points, points.modules, strict=True)
+        if point.kind == "weight"
+        for name in modules
+    ]
+    return {min(places)[1], max(places)[1]} if places else set()
 
 
 def decide(rules: Sequence[Rule], points: PointModules) -> tuple[list[Rule], list[str]]:
