@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from qexplore import predicates
-from qexplore.errors import ModelError
-from qexplore.model import QuantizedModel, fold_batchnorm
+from qexplore.errors import DataError, ModelError
+from qexplore.model import QuantizedModel, equalize, fold_batchnorm
 
 
 def lively(network):
@@ -199,3 +199,24 @@ def test_wrapped_and_foreign_objects_are_refused():
         fold_batchnorm(model.model)
     with pytest.raises(ModelError, match=r"must be a torch\.nn\.Module"):
         fold_batchnorm("network")
+
+
+@pytest.mark.parametrize("prepare", [fold_batchnorm, equalize])
+def test_an_example_of_another_form_is_refused_with_what_it_must_be(prepare):
+    network, x = trained("small_cnn"), digits().calibration.x[:4]
+    for wrong, said in [
+        (torch.utils.data.DataLoader(x), "got DataLoader: of a loader give the inputs of one batch"),
+        (x.numpy(), "got ndarray"),
+        ((x, torch.zeros(4)), "but too many positional arguments: .* without the target"),
+        ({"x": x, "labels": x}, "but .*argument 'labels'"),
+    ]:
+        with pytest.raises(DataError, match=f"`example_input` must be a tensor, a tuple .*{said}"):
+            prepare(network, wrong)
+    assert len(prepare(network, (x,)).pairs) == len(prepare(network, x).pairs) > 0
+
+
+def test_one_of_a_thing_is_no_plural():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3)).eval()
+    assert "Folded 1 of 1 BatchNorm module; 1 layer got a bias" in str(fold_batchnorm(network))
+    assert "Equalized 1 pair of layers in" in str(equalize(network))
+    assert "Folded 0 of 0 BatchNorm modules; 0 layers got a bias" in str(fold_batchnorm(nn.ReLU()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from qexplore._random import isolated
-from qexplore.errors import ModelError
+from qexplore.errors import DataError, ModelError
 from qexplore.model.hooks import foreign_hooks
 from qexplore.model.inputs import Placement, call
 from qexplore.model.layers import is_layer
@@ -156,6 +156,22 @@ class _DimsInterpreter(fx.Interpreter):
         return output
 
 
+def check_example(network: nn.Module, example: Any) -> None:
+    """Raise unless ``example`` is None or something that ``network`` can be called with.
+
+    Raises:
+        DataError: it has none of the forms, or ``forward`` takes other arguments.
+    """
+    wanted = "`example_input` must be a tensor, a tuple of positional or a dict of keyword arguments of forward"
+    if example is not None and not isinstance(example, (Tensor, tuple, list, Mapping)):
+        raise DataError(f"{wanted}, got {type(example).__name__}: of a loader give the inputs of one batch")
+    try:
+        if example is not None:
+            _bound(network, example)
+    except TypeError as error:
+        raise DataError(f"{wanted}, but {error}: of a batch give the inputs alone, without the target") from error
+
+
 def outputs_of(network: nn.Module, example: Any) -> list[Tensor]:
     """Floating tensors of the network's output on ``example``, in eval mode and without gradients."""
     placement = Placement.of(network)
@@ -180,7 +196,7 @@ def _only_describes(node: fx.Node) -> bool:
 
 def _bound(network: nn.Module, example: Any) -> dict[str, Any]:
     signature = inspect.signature(network.forward)
-    if isinstance(example, dict):
+    if isinstance(example, Mapping):
         bound = signature.bind(**example)
     else:
         bound = signature.bind(*(example if isinstance(example, (tuple, list)) else (example,)))

@@ -18,7 +18,7 @@ from qexplore.model.connections import Connections, largest_difference, outputs_
 from qexplore.model.layers import grouped, ungrouped
 from qexplore.model.neighbours import Neighbours, find_neighbours
 from qexplore.model.noise import COMPARED_WIDTHS, output_sqnr
-from qexplore.model.preparation import FoldReport, copied_network, fold, replace_everywhere, require_equal
+from qexplore.model.preparation import FoldReport, copied_network, counted, fold, replace_everywhere, require_equal
 from qexplore.model.quantized_model import QuantizedModel
 
 _MOST_SWEEPS = 200
@@ -72,7 +72,8 @@ class EqualizationReport:
     sqnr: Mapping[int, tuple[float, float]]
 
     def __str__(self) -> str:
-        lines = [str(self.folding), "", f"Equalized {len(self.pairs)} pairs of layers in {self.num_sweeps} sweeps"]
+        done = f"Equalized {counted(len(self.pairs), 'pair')} of layers in {counted(self.num_sweeps, 'sweep')}"
+        lines = [str(self.folding), "", done]
         if self.replaced:
             moved = self.replacement_difference
             told = "" if moved is None else f"; outputs on the example move by at most {moved:.2g} of the largest"
@@ -110,6 +111,7 @@ def equalize(network: nn.Module, example_input: Any = None, *, replace_relu6: bo
 
     Raises:
         ModelError: a network that cannot be copied or traced, or whose outputs would change.
+        DataError: ``example_input`` has none of these forms, or ``forward`` does not take it.
     """
     copied = copied_network(network)
     folding = fold(copied, example_input)

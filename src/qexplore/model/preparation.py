@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from qexplore._table import text_table
 from qexplore.errors import ModelError
-from qexplore.model.connections import Connections, largest_difference, outputs_of
+from qexplore.model.connections import Connections, check_example, largest_difference, outputs_of
 from qexplore.model.layers import TRANSPOSED, is_layer
 from qexplore.model.wrapping import unwrap
 
@@ -42,8 +42,8 @@ class FoldReport:
     difference: float | None
 
     def __str__(self) -> str:
-        count = len(self.pairs) + len(self.skipped)
-        lines = [f"Folded {len(self.pairs)} of {count} BatchNorm modules; {len(self.new_biases)} layers got a bias"]
+        found = counted(len(self.pairs) + len(self.skipped), "BatchNorm module")
+        lines = [f"Folded {len(self.pairs)} of {found}; {counted(len(self.new_biases), 'layer')} got a bias"]
         if self.difference is not None:
             lines.append(f"Outputs on the example differ by at most {self.difference:.1e} of the largest")
         rows = [(norm, f"into {layer}") for layer, norm in self.pairs]
@@ -65,9 +65,15 @@ def fold_batchnorm(network: nn.Module, example_input: Any = None) -> FoldReport:
 
     Raises:
         ModelError: a network that cannot be copied or traced, or whose outputs folding changes.
+        DataError: ``example_input`` has none of these forms, or ``forward`` does not take it.
     """
     copied = copied_network(network)
     return fold(copied, example_input)
+
+
+def counted(count: int, thing: str) -> str:
+    """Such as "1 layer" and "2 layers"."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def copied_network(network: nn.Module) -> nn.Module:
@@ -103,6 +109,7 @@ def require_equal(before: list[torch.Tensor], network: nn.Module, example: Any, 
 
 def fold(network: nn.Module, example: Any) -> FoldReport:
     """`fold_batchnorm` on ``network`` itself, a copy."""
+    check_example(network, example)
     before = None if example is None else outputs_of(network, example)
     connections = Connections(network, example)
     skipped = _uncalled(connections)
