@@ -13,6 +13,7 @@
     ├── ProblemError (ValueError)          limits that contradict each other or cannot be reached
     ├── FrontError (ValueError)            a question that a front cannot answer
     │   └── FrontFileError                 a file that holds no front
+    │       └── MissingFrontFileError (FileNotFoundError)  a file that is not there
     └── MissingPackageError (ImportError)  an optional package that is not installed
 
 Each is also the built-in exception named beside it, so code that knows nothing of qexplore can catch it.
@@ -63,6 +64,10 @@ class FrontError(QExploreError, ValueError):
 
 class FrontFileError(FrontError):
     """A file that does not hold a front this version can read."""
+
+
+class MissingFrontFileError(FrontFileError, FileNotFoundError):
+    """There is no such file."""
 
 
 class MissingPackageError(QExploreError, ImportError):

@@ -134,6 +134,30 @@ def test_index_counts_from_the_end_and_refuses_what_is_not_there():
         front[4]
 
 
+@pytest.mark.parametrize(
+    "rows", [slice(1, 3), slice(None, None, 2), slice(-1, None), slice(5, 9), slice(None, None, -1)]
+)
+def test_a_slice_is_a_front_of_these_rows(rows):
+    front = front_of(STEEP, min_accuracy=0.1, verified=True)
+    part = front[rows]
+    assert isinstance(part, Front)
+    assert part.accuracy.tolist() == front.accuracy.tolist()[rows]
+    assert part.num_bits.tolist() == front.num_bits.tolist()[rows]
+    assert [point.num_bits for point in part] == [point.num_bits for point in list(front)[rows]]
+    assert (part.min_accuracy, part.verified, part.point_names) == (0.1, True, front.point_names)
+
+
+def test_a_column_of_mean_bits_is_there_once():
+    own = costly_front([0.5, 0.6], [[3.25], [4.5]], cost_names=("mean_bits",))
+    assert own.table().count("mean bits") == 1
+    assert front_of(STEEP).table().count("mean bits") == 1
+
+
+def test_nothing_is_not_called_verified():
+    assert "verified" not in front_of([(0.5, 10)], min_accuracy=0.9, verified=True).table()
+    assert ", verified" in front_of(STEEP, verified=True).table()
+
+
 def test_cheapest_and_most_accurate_keep_to_their_limits():
     front = front_of(STEEP)
 

@@ -155,8 +155,9 @@ def test_newer_version_says_so(tmp_path):
         Front.load(tmp_path / "new.json")
 
 
-def test_missing_file_is_the_usual_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+@pytest.mark.parametrize("error", [FileNotFoundError, FrontFileError])
+def test_missing_file_is_the_usual_error_and_a_fronts(tmp_path, error):
+    with pytest.raises(error, match=r"nowhere.json' does not exist. Give a file written by Front.save"):
         Front.load(tmp_path / "nowhere.json")
 
 

@@ -27,7 +27,7 @@ from qexplore.report import (
 )
 from qexplore.report._canvas import new_picture
 from qexplore.report._labels import label_points
-from qexplore.report._wording import amount_text, tick_texts
+from qexplore.report._wording import amount_text, opening_words, tick_texts
 from qexplore.report.num_bits import level_colours
 
 
@@ -437,3 +437,10 @@ def test_drawing_leaves_pyplot_alone_and_importing_loads_no_matplotlib(tmp_path)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("total_bits", "Total bits"), ("bops", "BOPs"), ("lat", "lat"), ("energy_mJ", "energy")]
+)
+def test_a_sentence_begins_with_a_users_own_name_as_it_is(name, words):
+    assert opening_words(name) == words

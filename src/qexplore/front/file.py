@@ -13,7 +13,7 @@ import numpy as np
 
 from qexplore._choices import choice_name, is_float_code
 from qexplore._table import csv_table
-from qexplore.errors import FrontFileError
+from qexplore.errors import FrontFileError, MissingFrontFileError
 
 if TYPE_CHECKING:
     from qexplore.front.front import Front
@@ -69,11 +69,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The constructor's fields from a front file; their values are checked by the constructor.
 
-    FrontFileError when the file is no JSON, no front, of a newer version, lacks a field or names no format for a code.
+    MissingFrontFileError when there is no file. FrontFileError when it is no JSON, no front, of a newer version, lacks
+    a field or names no format for a code.
     """
     shown = f"Front file {os.fspath(path)!r}"
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError as error:
+        raise MissingFrontFileError(f"{shown} does not exist. Give a file written by Front.save.") from error
     except (ValueError, RecursionError) as error:
         raise FrontFileError(f"{shown} must be JSON, got: {error}. Give a file written by Front.save.") from error
     found = entries.get("format") if isinstance(entries, dict) else None

@@ -10,7 +10,7 @@ import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 import moocore
 import numpy as np
@@ -132,8 +132,16 @@ class Front:
     def __iter__(self) -> Iterator[FrontPoint]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> FrontPoint:
-        """Point by position, from the end when negative. IndexError outside the front."""
+    @overload
+    def __getitem__(self, index: int) -> FrontPoint: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Front: ...
+
+    def __getitem__(self, index: int | slice) -> FrontPoint | Front:
+        """Point by position, from the end when negative; of a slice, a front of these rows. IndexError outside."""
+        if isinstance(index, slice):
+            return self._rows(np.arange(len(self))[index])
         wanted = operator.index(index)
         row = wanted + len(self) if wanted < 0 else wanted
         if not 0 <= row < len(self):
@@ -287,7 +295,10 @@ class Front:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Front:
-        """The front that `save` wrote, equal to the last bit. FrontFileError when the file is no readable front."""
+        """The front that `save` wrote, equal to the last bit. FrontFileError when the file is no readable front.
+
+        A missing file is a MissingFrontFileError, which is a FileNotFoundError too.
+        """
         fields = file.read_fields(path)
         try:
             return cls(**fields)
@@ -305,7 +316,10 @@ class Front:
         return written
 
     def table(self) -> str:
-        """The front as an aligned text table, about 100 columns wide; "mean bits" is over quantizers that are on."""
+        """The front as an aligned text table, about 100 columns wide.
+
+        "mean bits" is over quantizers that are on, unless "mean_bits" is one of the costs.
+        """
         return text.to_table(self)
 
     def __str__(self) -> str:

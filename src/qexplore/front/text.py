@@ -72,10 +72,11 @@ def to_table(front: Front) -> str:
     columns += _score_columns(front.metric_name, front.accuracy, front.interval)
     if front.report_accuracy is not None:
         columns += _score_columns(f"report {front.metric_name}", front.report_accuracy, front.report_interval)
-    columns.append(["mean bits", *map(_mean_bits, front.num_bits)])
+    if "mean_bits" not in front.cost_names:
+        columns.append(["mean bits", *map(_mean_bits, front.num_bits)])
     room = max(_TABLE_WIDTH - sum(max(map(len, column)) + 2 for column in columns), _LEAST_ROOM)
     numeric = range(len(columns))
-    columns.append(["num_bits", *_widths_cells(front.num_bits.tolist(), room)])
+    columns.append(["num_bits", *choices_cells(front.num_bits.tolist(), room)])
     header, *rows = zip(*columns, strict=True)
     return f"{_header(front)}\n{text_table(header, rows, numeric=numeric)}"
 
@@ -85,7 +86,8 @@ def _header(front: Front) -> str:
     parts.append("no min_accuracy" if front.min_accuracy is None else f"min_accuracy {score_text(front.min_accuracy)}")
     if front.float_accuracy is not None:
         parts.append(f"float {score_text(front.float_accuracy)}")
-    parts.append("verified" if front.verified else "not verified")
+    if len(front):
+        parts.append("verified" if front.verified else "not verified")
     count = f"{len(front)} point" + ("" if len(front) == 1 else "s")
     return f"Front of {count}: {', '.join(parts)}"
 
@@ -112,8 +114,11 @@ def _mean_bits(codes: Any) -> str:
     return f"{np.mean(stored_bits(on)):.2f}" if on.size else "-"
 
 
-def _widths_cells(rows: list[list[int]], room: int) -> list[str]:
-    """The same form for all rows, the fullest that fits, so that rows stay comparable column by column."""
+def choices_cells(rows: list[list[int]], room: int) -> list[str]:
+    """Vectors of choices, of ``room`` characters where that suffices.
+
+    The same form for all rows, the fullest that fits, so that rows stay comparable column by column.
+    """
     words = [[choice_name(code) for code in row] for row in rows]
     longest = max(len(word) for row in words for word in row)
     if len(words[0]) * (longest + 1) - 1 <= room:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qexplore._choices import choice_name, is_float_code
+from qexplore.cost import COST_NAMES
 from qexplore.front import FrontPoint
 from qexplore.front.text import by_stored_bits, cost_text
 
@@ -22,6 +23,12 @@ def cost_words(name: str) -> str:
     """A cost's name as words: "total bits", "BOPs", "latency" of ``latency_ms``."""
     words, unit = _split(name)
     return " ".join(words) if unit in _UNITS else " ".join([*words, unit]).strip()
+
+
+def opening_words(name: str) -> str:
+    """A cost's name at the start of a sentence: with a capital letter, unless the name is the user's own."""
+    words = cost_words(name)
+    return f"{words[0].upper()}{words[1:]}" if name in COST_NAMES else words
 
 
 def cost_axis(name: str) -> str:

@@ -22,7 +22,7 @@ from qexplore.report._canvas import (
     set_titles,
 )
 from qexplore.report._labels import label_points
-from qexplore.report._wording import cost_amount, cost_axis, cost_words
+from qexplore.report._wording import cost_amount, cost_axis, cost_words, opening_words
 from qexplore.report.objectives import objectives_record
 from qexplore.report.panels import draw_objectives
 from qexplore.report.records import (
@@ -91,7 +91,7 @@ def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
     title = f"{record.metric_name} against {words}"
     worse = "less" if record.higher_is_better else "more"
     savings = ", ".join(saving.text for saving in record.savings)
-    saved = f"{words[0].upper()}{words[1:]} saved at no {worse} {record.metric_name}, uniform widths: {savings}"
+    saved = f"{opening_words(record.cost_name)} saved at no {worse} {record.metric_name}, uniform widths: {savings}"
     set_titles(axes, title, saved if savings else "")
     axes.grid(alpha=0.3)
     # Below the axes, where no point can ever lie under it.
