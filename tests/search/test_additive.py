@@ -137,3 +137,29 @@ def test_bad_costs_are_refused(costs, options, sentence):
 def test_a_point_without_any_finite_width_is_named():
     with pytest.raises(ProblemError, match="sensitivity of 'point1' is not finite"):
         qx.additive_front(table([[2.0, 1.0], [np.inf, np.inf]]))
+
+
+def test_it_is_a_table_of_about_twenty_rows():
+    front = additive_front(table(falling(12, 7, 0)))
+    lines = str(front).splitlines()
+    assert lines[0] == f"Additive front of {len(front)} candidates, predicted and not measured, 20 of them shown"
+    assert lines[1].split() == ["#", "cost", "sensitivity", "num_bits"]
+    rows = [int(line.split()[0]) for line in lines[3:]]
+    assert (len(rows), rows[0], rows[-1]) == (20, 0, len(front) - 1)
+    for row, line in zip(rows, lines[3:], strict=True):
+        _, cost, sensitivity, choices = line.split(maxsplit=3)
+        assert float(cost) == front.cost[row]
+        assert float(sensitivity) == pytest.approx(front.sensitivity[row], rel=1e-3)
+        assert [int(width) for width in choices.split()] == front.num_bits[row].tolist()
+
+
+def test_a_table_names_formats_and_is_short_for_many_points():
+    front = additive_front(table([[1.0, 0.5]], ((4, 403),)))
+    assert str(front).splitlines()[0] == "Additive front of 2 candidates, predicted and not measured"
+    assert str(front).splitlines()[-1].split() == ["1", "8", "0.5", "E4M3"]
+    assert max(map(len, str(additive_front(table(falling(200, 15, 0)))).splitlines())) <= 120
+
+
+def test_what_is_no_table_is_refused():
+    with pytest.raises(ProblemError, match="`table` must be a SensitivityTable, got list: measure one with"):
+        additive_front([[1.0, 0.5]])

@@ -6,9 +6,10 @@ import io
 import numpy as np
 import pytest
 import torch
-from problems import search_loader, tiny_model, tiny_problem
+from problems import search_loader, tiny_model, tiny_network, tiny_problem
 
 import qexplore as qx
+from qexplore._choices import FloatFormat
 from qexplore.errors import EvaluationError, MetricError, ProblemError
 from qexplore.metrics import kl_divergence
 from qexplore.search.sensitivity import quick_table
@@ -83,6 +84,27 @@ def test_points_are_ranked_from_the_one_that_suffers_most():
     )
     assert table.rank() == ("b", "c", "a")
     assert table.rank(4) == ("a", "c", "b")
+
+
+@pytest.mark.parametrize("choice", ["E2M1", "e2m1", (2, 1), FloatFormat(2, 1)])
+def test_points_are_ranked_at_a_format_too(choice):
+    formats = ((4, 201, 403), (201, 0), (8,))
+    table = qx.SensitivityTable(("a", "b", "c"), formats, ((1.0, 3.0, 0.5), (2.0, 0.0), (2.5,)), "m", "", 1)
+    assert table.rank(choice) == ("a", "c", "b")
+    assert table.rank(4) == ("c", "b", "a")
+    assert table.rank("off") == ("c", "a", "b")
+
+
+@pytest.mark.parametrize("choice", ["E9M9", 4.5, 99, -1, (1, 2), [3]])
+def test_ranks_at_no_choice_are_refused(choice):
+    table = qx.SensitivityTable(("a",), ((2, 3),), ((1.0, 0.9),), "m", "", 1)
+    with pytest.raises(ProblemError, match="`num_bits` of rank must be an int"):
+        table.rank(choice)
+
+
+def test_what_is_no_problem_is_refused():
+    with pytest.raises(ProblemError, match="`problem` must be a LayerwiseQuantizationProblem, got Tiny: make one of"):
+        qx.sensitivity(tiny_network())
 
 
 def test_the_table_is_text_and_csv(tmp_path):

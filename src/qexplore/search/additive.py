@@ -12,17 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexplore._choices import stored_bits
+from qexplore._table import text_table
 from qexplore.errors import ProblemError
+from qexplore.front.text import choices_cells, cost_text
 from qexplore.model import Candidates
 from qexplore.search.sensitivity import SensitivityTable
 
 _RESOLUTION = 4096
 """Costs that are no whole numbers are rounded up to this many steps between the cheapest and the dearest total."""
 
+_SHOWN = 20
+_CHOICES_WIDTH = 70
+
 
 @dataclass(frozen=True, eq=False)
 class AdditiveFront:
-    """The non-dominated candidates of an additive model, by rising cost.
+    """The non-dominated candidates of an additive model, by rising cost; ``print`` shows them.
 
     Predictions, not measurements: they say which candidates are worth measuring.
 
@@ -46,6 +51,19 @@ class AdditiveFront:
         place = int(np.searchsorted(self.cost, max_cost, side="right")) - 1
         return tuple(self.num_bits[place].tolist()) if place >= 0 else None
 
+    def __str__(self) -> str:
+        """About 20 rows of many, the first and the last among them."""
+        shown = np.unique(np.linspace(0, len(self) - 1, min(len(self), _SHOWN)).round().astype(np.int64))
+        choices = choices_cells(self.num_bits[shown].tolist(), _CHOICES_WIDTH)
+        rows = [
+            (str(row), cost_text(self.cost[row]), f"{self.sensitivity[row]:.4g}", cell)
+            for row, cell in zip(shown.tolist(), choices, strict=True)
+        ]
+        count = "1 candidate" if len(self) == 1 else f"{len(self)} candidates"
+        part = f", {len(shown)} of them shown" if len(shown) < len(self) else ""
+        table = text_table(("#", "cost", "sensitivity", "num_bits"), rows, numeric=range(3))
+        return f"Additive front of {count}, predicted and not measured{part}\n{table}"
+
 
 def additive_front(
     table: SensitivityTable, costs: Sequence[Sequence[float]] | None = None, *, resolution: int = _RESOLUTION
@@ -61,11 +79,16 @@ def additive_front(
         resolution: steps for costs that are no whole numbers.
 
     Raises:
-        ProblemError: costs of another shape than the table, negative or not finite; no finite sensitivity at a point.
+        ProblemError: ``table`` is none; costs of another shape than the table, negative or not finite; no finite
+            sensitivity at a point.
 
     Source: dynamic programming over points and totals, as for the multiple-choice knapsack problem (Kellerer, Pferschy,
     Pisinger, "Knapsack Problems", 2004, section 11.5).
     """
+    if not isinstance(table, SensitivityTable):
+        raise ProblemError(
+            f"`table` must be a SensitivityTable, got {type(table).__name__}: measure one with sensitivity(problem)"
+        )
     exact = _checked_costs(table, costs)
     whole, step = _whole_costs(exact, resolution)
     places, least = _solve([np.asarray(row) for row in table.values], whole)

@@ -18,6 +18,7 @@ from qexplore.errors import EvaluationError, MetricError, ProblemError
 from qexplore.front.file import write_text
 from qexplore.metrics import Metric, kl_divergence, mean_squared_divergence, noise_to_signal
 from qexplore.model import Candidates
+from qexplore.search.choices import parsed_choice
 from qexplore.search.problem import LayerwiseQuantizationProblem
 
 _DIVERGENCES = {"kl": (kl_divergence, "nats"), "mse": (mean_squared_divergence, ""), "sqnr": (noise_to_signal, "")}
@@ -46,18 +47,19 @@ class SensitivityTable:
     unit: str
     num_samples: int
 
-    def rank(self, num_bits: int | None = None) -> tuple[str, ...]:
+    def rank(self, num_bits: Any = None) -> tuple[str, ...]:
         """Names of the points from the one that suffers most, and so needs bits most, to the one that suffers least.
 
         Args:
-            num_bits: the width at which they are compared, or the nearest that a point may have; None takes each
-                point's narrowest.
+            num_bits: the choice at which they are compared, a width, "off" or a float format in any form; where a point
+                may not have it, the one of the nearest stored bits. None takes each point's narrowest.
+
+        Raises:
+            ProblemError: ``num_bits`` is a choice for no quantizer.
         """
-        wanted = 0 if num_bits is None else num_bits
-        worst = [
-            values[int(np.abs(stored_bits(np.array(codes)) - wanted).argmin())]
-            for codes, values in zip(self.num_bits, self.values, strict=True)
-        ]
+        wanted = None if num_bits is None else parsed_choice(num_bits, "rank")
+        rows = zip(self.num_bits, self.values, strict=True)
+        worst = [values[_nearest(codes, wanted)] for codes, values in rows]
         order = sorted(range(len(worst)), key=lambda point: (-worst[point], point))
         return tuple(self.point_names[point] for point in order)
 
@@ -90,6 +92,14 @@ class SensitivityTable:
         return rows
 
 
+def _nearest(codes: tuple[int, ...], wanted: int | None) -> int:
+    """The place of ``wanted`` in ``codes``, or of the first of those nearest to it; of None the place of the least."""
+    if wanted in codes:
+        return codes.index(wanted)
+    bits = 0.0 if wanted is None else stored_bits(np.array([wanted]))[0]
+    return int(np.abs(stored_bits(np.array(codes)) - bits).argmin())
+
+
 def sensitivity(
     problem: LayerwiseQuantizationProblem,
     metric: str | Callable[[Any, Any], Any] = "kl",
@@ -108,10 +118,15 @@ def sensitivity(
             small sets say little about.
 
     Raises:
-        ProblemError: an unknown metric, or ``num_samples`` that is no positive int.
+        ProblemError: ``problem`` is none, an unknown metric, or ``num_samples`` that is no positive int.
         MetricError: the metric cannot be had from the network's outputs.
         EvaluationError: the problem's metric is one of a whole set, which allows ``"accuracy"`` only.
     """
+    if not isinstance(problem, LayerwiseQuantizationProblem):
+        raise ProblemError(
+            f"`problem` must be a LayerwiseQuantizationProblem, got {type(problem).__name__}: make one of a calibrated "
+            "model and a search set, LayerwiseQuantizationProblem(model, loader)"
+        )
     if num_samples is not None and (
         isinstance(num_samples, bool) or not isinstance(num_samples, numbers.Integral) or num_samples < 1
     ):
