@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _workloads import EPOCHS, Workload
+from _workloads import BATCH_SIZE, EPOCHS, Workload
 
 import qexplore as qx
 from qexplore import predicates
@@ -82,6 +82,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--networks", nargs="+", choices=EPOCHS, default=list(EPOCHS))
     options.add_argument("--samples", type=int, default=2048)
+    options.add_argument("--report-samples", type=int, default=10_000, help="at most so many, of what is left")
     options.add_argument("--budget", type=int, default=200, help="full passes over the search set, every row the same")
     options.add_argument("--seeds", type=int, nargs="+", default=[1])
     options.add_argument("--threads", type=int, default=2)
@@ -89,6 +90,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     for name in arguments.networks:
         workload = Workload(name, arguments.samples)
+        del workload.report[arguments.report_samples // BATCH_SIZE :]
         for rows in (ACTIVATIONS, WEIGHTS):
             for line in table(workload, rows, arguments):
                 print(f"{name:12s} {line}", flush=True)

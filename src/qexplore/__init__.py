@@ -23,7 +23,8 @@ from qexplore._version import __version__
 
 if TYPE_CHECKING:
     from qexplore import errors, predicates
-    from qexplore.cost import CostTable, count_macs
+    from qexplore._choices import FloatFormat, stored_bits
+    from qexplore.cost import CostTable, count_macs, marginal_costs
     from qexplore.errors import QExploreError
     from qexplore.evaluation import DirectEvaluator, Evaluation, LayerAnalysis, analyze
     from qexplore.exploration import Exploration, Snapshot, StopExploration, explore, fit
@@ -83,6 +84,7 @@ _HOMES = {
     "EqualizationReport": "model",
     "Evaluation": "evaluation",
     "Exploration": "exploration",
+    "FloatFormat": "_choices",
     "FoldReport": "model",
     "Front": "front",
     "FrontPoint": "front",
@@ -108,6 +110,7 @@ _HOMES = {
     "explore": "exploration",
     "fit": "exploration",
     "fold_batchnorm": "model",
+    "marginal_costs": "cost",
     "negative_log_likelihood": "metrics",
     "perplexity": "metrics",
     "pixel_accuracy": "metrics",
@@ -121,6 +124,7 @@ _HOMES = {
     "remove_bias_corrections": "model",
     "sensitivity": "search",
     "squared_error": "metrics",
+    "stored_bits": "_choices",
     "token_accuracy": "metrics",
     "top1_accuracy": "metrics",
     "topk_accuracy": "metrics",
@@ -138,6 +142,7 @@ __all__ = [
     "EqualizationReport",
     "Evaluation",
     "Exploration",
+    "FloatFormat",
     "FoldReport",
     "Front",
     "FrontPoint",
@@ -165,6 +170,7 @@ __all__ = [
     "explore",
     "fit",
     "fold_batchnorm",
+    "marginal_costs",
     "negative_log_likelihood",
     "perplexity",
     "pixel_accuracy",
@@ -179,6 +185,7 @@ __all__ = [
     "remove_bias_corrections",
     "sensitivity",
     "squared_error",
+    "stored_bits",
     "token_accuracy",
     "top1_accuracy",
     "topk_accuracy",

@@ -31,7 +31,6 @@ class Budget:
         self._hypervolume = 0.0
         self._grown_at = 0.0
         self.num_passes = 0.0
-        self._is_closed = False
         self.most_for_one = 1.0
         """What a candidate may cost at most; more than a pass where a part of the set is looked at first."""
 
@@ -39,6 +38,11 @@ class Budget:
     def seconds(self) -> float:
         """Since the start."""
         return time.perf_counter() - self._start
+
+    @property
+    def num_left(self) -> float:
+        """Full passes that are left; infinite where they are not limited."""
+        return math.inf if self._max_evaluations is None else max(0.0, self._max_evaluations - self.num_passes)
 
     @property
     def num_affordable(self) -> int:
@@ -55,7 +59,7 @@ class Budget:
     @property
     def spent_by(self) -> str:
         """What limit is reached; empty while there is something left."""
-        if self._is_closed or not self.num_affordable:
+        if not self.num_affordable:
             return "max_evaluations"
         if self.is_late:
             return "max_seconds"
@@ -67,11 +71,6 @@ class Budget:
         """Count passes in which no candidate was measured: patience waits for them."""
         self.num_passes += num_passes
         self._grown_at += num_passes
-
-    def require(self, num_passes: float) -> None:
-        """End where fewer passes are left."""
-        if self._max_evaluations is not None and self._max_evaluations - self.num_passes < num_passes:
-            self._is_closed = True
 
     def spend(self, num_passes: float, hypervolume: float) -> None:
         """Count passes, and note what they brought."""

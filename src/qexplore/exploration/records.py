@@ -112,8 +112,9 @@ class Exploration:
         missed = (
             "" if least is None else f", {violations} of {len(self.front)} points miss min_accuracy {least:g} there"
         )
+        side = "better" if gap >= 0 else "worse"
         return (
-            f"\nreport set: {self.front.metric_name} {gap:+.4f} better on the search set, mean over the front{missed}"
+            f"\nreport set: {self.front.metric_name} {abs(gap):.4f} {side} on the search set, mean over the front{missed}"
         )
 
     def __str__(self) -> str:

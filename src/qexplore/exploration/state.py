@@ -20,9 +20,11 @@ from qexplore.search import (
     Goal,
     LayerwiseQuantizationProblem,
     generations,
-    quick_passes,
     reference_point,
 )
+
+_TABLE_SHARE = 0.5
+"""Of the passes that are left, what a sensitivity table may cost; the rest makes use of it."""
 
 Callback = Callable[[Snapshot], object]
 
@@ -116,6 +118,7 @@ class Run:
             seed=seed,
             initial=initial,
             goal=self._goal,
+            allowance=lambda: _TABLE_SHARE * self.budget.num_left,
         )
         total = min(self.budget.num_affordable, self._problem.space.size)
         with Progress(total, description="explore", unit="evaluation", shown=self._progress) as bar:
@@ -124,9 +127,6 @@ class Run:
                 bar.advance(generation.num_passes)
                 self._measure(generation, bar)
                 self._note(generation.index)
-                if generation.index == 1 and not self._is_plain:
-                    # A sensitivity table comes next; without a pass left to make use of it there is no need of one.
-                    self.budget.require(quick_passes(self._problem) + self.budget.most_for_one)
                 if self.budget.spent_by:
                     return
 

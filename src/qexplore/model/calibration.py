@@ -39,10 +39,11 @@ class PointRange:
 
     Attributes:
         name: the point.
-        amax: the range that the quantizer got (the largest one where ``amax`` is per channel).
+        amax: the range that the quantizer got, at its present choice (the largest one where it is per channel).
         lowest: least value seen.
         highest: greatest value seen.
         unsigned: whether the quantizer now has no sign.
+        asymmetric: whether its integer widths have a zero point.
         dead: the range is zero, so the output is zero at every width.
     """
 
@@ -52,6 +53,7 @@ class PointRange:
     highest: float
     unsigned: bool
     dead: bool
+    asymmetric: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class CalibrationReport:
                 f"{point.amax:.6g}",
                 f"{point.lowest:.6g}",
                 f"{point.highest:.6g}",
-                "unsigned" if point.unsigned else "signed",
+                "asymmetric" if point.asymmetric else "unsigned" if point.unsigned else "signed",
                 "dead: always zero" if point.dead else "",
             )
             for point in self.ranges
@@ -84,6 +86,8 @@ class CalibrationReport:
         batches = "1 batch" if self.num_batches == 1 else f"{self.num_batches} batches"
         parts = [f"Calibrated on {batches}, method {self.method}"] if self.num_batches else []
         parts += [] if self.weight_method is None else [f"weights by {self.weight_method}"]
+        # Behind other methods every width has a range of its own.
+        parts += [] if self.method == "max" and self.weight_method in (None, "max") else ["amax of the present choices"]
         return f"{', '.join(parts)}\n{table}"
 
 
@@ -222,7 +226,15 @@ class RangeCollector:
     def _range(self, name: str, quantizer: TensorQuantizer) -> PointRange:
         assert quantizer.amax is not None
         amax = float(quantizer.amax.max())
-        return PointRange(name, amax, self.lowest[name], self.highest[name], quantizer.unsigned, dead=quantizer.is_dead)
+        return PointRange(
+            name,
+            amax,
+            self.lowest[name],
+            self.highest[name],
+            quantizer.unsigned,
+            dead=quantizer.is_dead,
+            asymmetric=quantizer.asymmetric,
+        )
 
 
 def set_ranges(quantizer: TensorQuantizer, high: Mapping[int, Any], low: Mapping[int, Any] | None) -> None:

@@ -16,9 +16,12 @@ DEFAULT_NUM_BITS = 8
 def checked_num_bits(value: Any, quantizers: Mapping[str, TensorQuantizer]) -> list[int]:
     """``value``, in the order of the quantizers or by their names, as one code for each, 0 where it is to be off.
 
+    A point of a front stands for its vector.
+
     Raises:
         NumBitsError: not a vector, the wrong length, or a width that a quantizer cannot have.
     """
+    value = getattr(value, "num_bits", value)  # of a point of a front
     value = value.tolist() if isinstance(value, Tensor) else value
     if isinstance(value, Mapping):
         if set(value) != set(quantizers):

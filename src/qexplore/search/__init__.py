@@ -7,7 +7,7 @@ from qexplore.search.choices import choices_text
 from qexplore.search.control import ChoicePlan, plan_choices
 from qexplore.search.goals import Cheapest, Goal, MostAccurate, WholeFront
 from qexplore.search.problem import LayerwiseQuantizationProblem, intervals_of
-from qexplore.search.sensitivity import SensitivityTable, quick_passes, sensitivity
+from qexplore.search.sensitivity import SensitivityTable, sensitivity
 from qexplore.search.space import SearchSpace
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "intervals_of",
     "is_pymoo_algorithm",
     "plan_choices",
-    "quick_passes",
     "reference_point",
     "sensitivity",
 ]

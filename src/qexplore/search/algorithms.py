@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from qexplore._random import stream
 from qexplore.evaluation import Evaluation
 from qexplore.model import Candidates
 from qexplore.search.goals import Goal, WholeFront
-from qexplore.search.guide import Guide
+from qexplore.search.guide import Allowance, Guide
 from qexplore.search.ladder import Ladder
 from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.space import SearchSpace
@@ -44,8 +45,8 @@ ALGORITHMS = (*GUIDED, "greedy", *PLAIN)
 _IDLE_GENERATIONS = 20
 """Plain algorithms propose candidates again; after so many generations of nothing new one is taken to be at its end."""
 
-_FIRST_GUESSES = 4
-"""Uniform widths alone teach the model little, so its first guesses are few."""
+_FIRST_GUESSES = 3
+"""Uniform widths alone teach the model little, so its first guesses are few, and so many of the additive front's."""
 
 _SEEN_PER_OFFSPRING = 30
 """The more is known, the less one generation adds, and the more candidates the next one may hold."""
@@ -97,15 +98,16 @@ def generations(
     seed: int,
     initial: Candidates | None = None,
     goal: Goal | None = None,
+    allowance: Allowance = lambda: math.inf,
 ) -> Iterator[Generation]:
     """Propose candidates, a generation at a time, until nothing new is left.
 
     The caller measures a generation's candidates with ``problem.measure`` before it asks for the next; what it has
     measured is then taken from the problem's memory. ``goal`` is what the guided algorithms work for; None is the whole
-    front.
+    front. ``allowance`` says, when asked, how many passes over the search set a sensitivity table may cost.
     """
     seen: Seen = {}
-    proposer = _proposer(problem, algorithm, population_size, seed, initial, goal or WholeFront(), seen)
+    proposer = _proposer(problem, algorithm, population_size, seed, initial, goal or WholeFront(), seen, allowance)
     index = idle = 0
     spent = 0.0
     while len(seen) < problem.space.size and idle < _IDLE_GENERATIONS:
@@ -141,15 +143,16 @@ def _proposer(
     initial: Candidates | None,
     goal: Goal,
     seen: Seen,
+    allowance: Allowance,
 ) -> Proposer:
     if algorithm == "random":
         return _Random(problem.space, population_size, seed, seen)
     if algorithm == "greedy":
-        return Ladder(problem, first_population(problem.space, initial))
+        return Ladder(problem, first_population(problem.space, initial), allowance)
     if algorithm not in GUIDED:
         searcher = _plain(population_size) if isinstance(algorithm, str) else copy.deepcopy(algorithm)
         return _Pymoo(problem, searcher, seed)
-    guide = Guide(problem, seed, goal)
+    guide = Guide(problem, seed, goal, allowance)
     options = {
         "sampling": problem.space.encode(first_population(problem.space, initial)).astype(float),
         "mating": _Mating(guide, problem.space, seen, stream(seed, "unseen candidates")),
@@ -194,14 +197,17 @@ class _Mating:
 
     def do(self, problem: Any, pop: Any, n_offsprings: int, **_: Any) -> Any:
         """As `pymoo.core.mating.Mating.do`."""
+        guesses = np.zeros((0, self._space.num_points), dtype=np.int64)
         if self._is_first:
-            n_offsprings, self._is_first = min(n_offsprings, _FIRST_GUESSES), False
+            self._is_first, n_offsprings = False, min(n_offsprings, _FIRST_GUESSES)
+            guesses = self._guide.guess(n_offsprings, self._seen)
         n_offsprings = max(n_offsprings, len(self._seen) // _SEEN_PER_OFFSPRING)
-        chosen = self._guide.propose(self._space.decode(pop.get("X")), n_offsprings, self._seen)
+        seen = {**self._seen, **dict.fromkeys(map(tuple, guesses.tolist()))}
+        chosen = self._guide.propose(self._space.decode(pop.get("X")), n_offsprings, seen)
         if len(chosen) < n_offsprings:
-            known = {**self._seen, **dict.fromkeys(map(tuple, chosen.tolist()))}
+            known = {**seen, **dict.fromkeys(map(tuple, chosen.tolist()))}
             chosen = np.concatenate([chosen, self._space.unseen(n_offsprings - len(chosen), known, self._rng)])
-        return Population.new("X", self._space.encode(chosen).astype(float))
+        return Population.new("X", self._space.encode(np.concatenate([guesses, chosen])).astype(float))
 
 
 class _Pymoo:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +32,11 @@ _RESOLUTION = 0.012
 _BELOW_FLOOR = 0.35
 """How far below the reference point scores are told apart, as a share of the way from there to the best."""
 
+_TELLING_TOTALS, _LEAST_TOTAL = (0.02, 0.5), 1e-12
+"""Summed sensitivities, in nats or as noise over signal, between which the knee of a front lies."""
+
 Key = tuple[int, ...]
+Allowance = Callable[[], float]
 
 
 class Guide:
@@ -41,10 +46,14 @@ class Guide:
         problem: what is searched.
         seed: of the search.
         goal: what counts as progress.
+        allowance: passes over the search set that a sensitivity table may cost, asked when it is taken.
     """
 
-    def __init__(self, problem: LayerwiseQuantizationProblem, seed: int, goal: Goal) -> None:
+    def __init__(
+        self, problem: LayerwiseQuantizationProblem, seed: int, goal: Goal, allowance: Allowance = lambda: math.inf
+    ) -> None:
         self._problem = problem
+        self._allowance = allowance
         self._goal = goal
         self._rng = stream(seed, "offspring")
         self._sign = 1.0 if problem.metric.higher_is_better else -1.0
@@ -66,6 +75,21 @@ class Guide:
         for evaluation in evaluations:
             self._known[evaluation.candidate] = evaluation
             self._archive.add(evaluation)
+
+    def guess(self, count: int, seen: Collection[Key]) -> Candidates:
+        """Up to ``count`` members of the additive front from where networks begin to suffer to where they break down.
+
+        For the first generation, when uniform widths alone are known and the model is of little use.
+        """
+        members = self._problem.effective(self._additive())
+        places = self._problem.space.places(members)
+        columns = zip(self._table.values, places.T, strict=True)
+        totals = np.sum([np.array(values)[column] for values, column in columns], axis=0)
+        wanted = np.geomspace(*_TELLING_TOTALS, count)
+        apart = np.abs(np.log(np.maximum(totals, _LEAST_TOTAL)) - np.log(wanted)[:, None])
+        rows = dict.fromkeys(apart.argmin(axis=1).tolist()) if len(members) else {}
+        kept = [row for row in rows if tuple(members[row].tolist()) not in seen]
+        return members[kept][self._problem.limits.are_kept(members[kept])]
 
     def propose(self, parents: Candidates, count: int, seen: Collection[Key]) -> Candidates:
         """Up to ``count`` candidates that are not in ``seen``, the most promising of many.
@@ -102,7 +126,7 @@ class Guide:
 
     @functools.cached_property
     def _table(self) -> SensitivityTable:
-        table, self.num_passes = quick_table(self._problem)
+        table, self.num_passes = quick_table(self._problem, self._allowance())
         return table
 
     def _additive(self) -> Candidates:

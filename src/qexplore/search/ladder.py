@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,21 @@ class Ladder:
     Args:
         problem: what is searched.
         first: candidates to be measured before the ladder, shape ``[N, L]``.
+        allowance: passes over the search set that the table may cost, asked when it is taken.
     """
 
-    def __init__(self, problem: LayerwiseQuantizationProblem, first: Candidates) -> None:
+    def __init__(
+        self,
+        problem: LayerwiseQuantizationProblem,
+        first: Candidates,
+        allowance: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         self._problem = problem
+        self._allowance = allowance
         self._first: Candidates | None = first
         self._rungs = np.zeros((0, problem.space.num_points), dtype=np.int64)
         self._misses = 0
+        self._has_table = False
         self.num_passes = 0.0
 
     def ask(self) -> Candidates:
@@ -42,8 +51,9 @@ class Ladder:
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        if self.num_passes == 0.0:
-            table, self.num_passes = quick_table(self._problem)
+        if not self._has_table:
+            self._has_table = True
+            table, self.num_passes = quick_table(self._problem, self._allowance())
             self._rungs = rungs([np.array(row) for row in table.values], self._problem)
         if self._misses >= _MISSES:
             return self._rungs[:0]

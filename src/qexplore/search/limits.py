@@ -56,36 +56,38 @@ class CostLimits:
         for cost, upper in zip(self.costs, self.uppers, strict=True):
             least = float(cost.cost(cheapest(cost, space.choices, tied=space.groups)[None])[0])
             if least > upper:
+                amount = f"{least:g} {cost.unit}".rstrip()
                 argument = f"max_{cost.name}" if cost.name == TOTAL_BITS else f"the limit of {cost.name}"
                 raise ProblemError(
-                    f"{argument} ({upper:g}) is below what can be reached: the narrowest candidate has {least:g} "
-                    f"{cost.unit}. Raise it, or allow cheaper choices"
+                    f"{argument} ({upper:g}) is below what can be reached: the narrowest candidate has {amount}. "
+                    "Raise it, or allow cheaper choices"
                 )
 
 
 def checked_limits(
     limits: Any, max_total_bits: Any, costs: Sequence[Cost], model: QuantizedModel, of_target: Mapping[str, float]
 ) -> CostLimits:
-    """Limits from what the user gave, and those of a target.
+    """Limits from what the user gave, and those of a target; the tighter one where both limit a cost.
 
     Raises:
-        ProblemError: no mapping from names to numbers; an unknown cost; both forms of the limit on total bits.
+        ProblemError: no mapping from costs to numbers; an unknown cost; both forms of the limit on total bits.
     """
     if limits is not None and not isinstance(limits, Mapping):
-        raise ProblemError(f"`limits` must map names of costs to numbers, got {limits!r}")
+        raise ProblemError(f"`limits` must map costs, or their names, to numbers, got {limits!r}")
     given = dict(limits or {})
     if max_total_bits is not None:
         if TOTAL_BITS in given:
             raise ProblemError("give max_total_bits or limits={'total_bits': ...}, not both")
         given[TOTAL_BITS] = max_total_bits
-    for name, upper in given.items():
+    known = {cost.name: cost for cost in costs}
+    uppers: dict[str, float] = {}
+    for spec, upper in (*given.items(), *of_target.items()):
+        is_known = isinstance(spec, str) and spec in known
+        cost = known[spec] if is_known else build_costs([spec], model)[0]
+        known.setdefault(cost.name, cost)
         is_number = isinstance(upper, numbers.Real) and not isinstance(upper, bool)
         if not is_number or not 0 < float(upper) < math.inf:
-            argument = "max_total_bits" if name == TOTAL_BITS else f"the limit of '{name}'"
+            argument = "max_total_bits" if cost.name == TOTAL_BITS else f"the limit of '{cost.name}'"
             raise ProblemError(f"{argument} must be a positive number, got {upper!r}")
-    together = {name: min(upper, given.get(name, math.inf)) for name, upper in of_target.items()} | {
-        name: min(float(upper), of_target.get(name, math.inf)) for name, upper in given.items()
-    }
-    known = {cost.name: cost for cost in costs}
-    built = {cost.name: cost for cost in build_costs([name for name in together if name not in known], model)}
-    return CostLimits(tuple((known | built)[name] for name in together), tuple(map(float, together.values())))
+        uppers[cost.name] = min(float(upper), uppers.get(cost.name, math.inf))
+    return CostLimits(tuple(known[name] for name in uppers), tuple(uppers.values()))

@@ -63,7 +63,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         costs: what is kept small beside accuracy: names (``"total_bits"``, ``"weighted_bits"``, ``"mean_bits"``,
             ``"model_bytes"``, ``"model_bits"``, ``"activation_bytes"``, ``"peak_activation_bytes"``, ``"bops"``),
             `CostTable`, other `Cost` objects, or functions of candidates ``[N, L]``. A front has an axis for each.
-        limits: the most of costs by name, those of ``costs`` or further named ones.
+        limits: the most of costs, by name or by the cost itself; they need not be among ``costs``.
         max_total_bits: short for ``limits={"total_bits": ...}``.
         unpack: ``unpack(batch) -> (inputs, target)`` where batches are not ``(x, y, ...)`` or dicts.
         engine: ``"auto"`` shares work between candidates where the network can be taken apart into steps, and says in
@@ -123,6 +123,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         self.space = SearchSpace(self.plan.choices, self.plan.groups)
         self.costs = checked_costs(costs, model, self.space)
         self.limits = checked_limits(limits, max_total_bits, self.costs, model, self.plan.limits)
+        require_known(self.limits.costs, self.space)
         self.limits.require_reachable(self.space)
 
         def evaluator(metric: Metric | WholeSetMetric) -> DirectEvaluator | PrefixEvaluator:
@@ -355,11 +356,16 @@ def checked_costs(costs: Any, model: QuantizedModel, space: SearchSpace) -> tupl
     if not specs:
         raise ProblemError("`costs` must hold at least one cost, got none")
     built = build_costs(specs, model)
-    for cost in built:
+    require_known(built, space)
+    return built
+
+
+def require_known(costs: Sequence[Cost], space: SearchSpace) -> None:
+    """Raise `ProblemError` when a cost does not know a choice of ``space``, or cannot be computed."""
+    for cost in costs:
         if isinstance(cost, BoundTable | CheckedCost):
             cost.check(space.choices)
         cost.cost(np.concatenate([space.narrowest, space.widest]))  # a user's own may fail; better now than later
-    return built
 
 
 def widest_text(space: SearchSpace) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 from collections.abc import Callable
@@ -181,25 +182,23 @@ def _divergence(metric: Any) -> tuple[Metric, str]:
     raise ProblemError(f"the metric of a sensitivity must be one of {names} or a function, got {metric!r}")
 
 
-def quick_passes(problem: LayerwiseQuantizationProblem) -> float:
-    """Passes over the search set that `quick_table` costs at most."""
+def _quick_count(problem: LayerwiseQuantizationProblem, most_passes: float) -> int:
+    """Samples of a quick table; 0 where too few are affordable to tell anything."""
     widths, _ = one_at_a_time(problem)
-    return _quick_count(problem) * sum(map(len, widths)) / max(1, problem.num_samples)
+    total = sum(map(len, widths))
+    affordable = int(most_passes * problem.num_samples / total) if math.isfinite(most_passes) else _MOST_SAMPLES
+    wanted = int(np.clip(_QUICK_PASSES * problem.num_samples // total, _FEWEST_SAMPLES, _MOST_SAMPLES))
+    count = min(wanted, affordable, problem.num_samples)
+    return count if count >= min(_FEWEST_SAMPLES, problem.num_samples) else 0
 
 
-def _quick_count(problem: LayerwiseQuantizationProblem) -> int:
-    widths, _ = one_at_a_time(problem)
-    affordable = _QUICK_PASSES * problem.num_samples // sum(map(len, widths))
-    return min(int(np.clip(affordable, _FEWEST_SAMPLES, _MOST_SAMPLES)), problem.num_samples)
-
-
-def quick_table(problem: LayerwiseQuantizationProblem) -> tuple[SensitivityTable, float]:
-    """A table of few samples, and the passes over the search set that it cost.
+def quick_table(problem: LayerwiseQuantizationProblem, most_passes: float = math.inf) -> tuple[SensitivityTable, float]:
+    """A table of few samples, and the passes over the search set that it cost, ``most_passes`` at most.
 
     Where none can be had, all points suffer alike: a quarter of the noise power at each further bit.
     """
-    count = max(1, _quick_count(problem))
-    for metric in ("kl", "sqnr") if _has_classes(problem) else ("sqnr",):
+    count = _quick_count(problem, most_passes)
+    for metric in () if not count else ("kl", "sqnr") if _has_classes(problem) else ("sqnr",):
         try:
             table = sensitivity(problem, metric, num_samples=count)
         except (EvaluationError, MetricError):
