@@ -102,9 +102,10 @@ def table(workload: Workload, rows: Iterable[Row], arguments: argparse.Namespace
     for row in rows:
         found = [cheapest(workload, row, arguments, seed) for seed in arguments.seeds]
         bits, uniform = (float(np.median(column)) for column in zip(*found, strict=True))
-        saved = "" if before is None or first is None else f"  {1 - bits / before:6.1%} {1 - bits / first:6.1%}"
-        yield f"{row.label:32s} {bits:6.0f} bits, uniform {uniform:6.0f}{saved}"
-        first, before = first or bits, bits
+        saved = "".join(f" {1 - bits / other:6.1%}" for other in (before, first) if other is not None)
+        yield f"{row.label:32s} {_text(bits)} bits, uniform {_text(uniform)} {saved}"
+        if not np.isnan(bits):
+            first, before = first or bits, bits
 
 
 def cheapest(workload: Workload, row: Row, arguments: argparse.Namespace, seed: int) -> tuple[float, float]:
@@ -125,6 +126,10 @@ def cheapest(workload: Workload, row: Row, arguments: argparse.Namespace, seed: 
     reporter = qx.DirectEvaluator(model, workload.report, qx.top1_accuracy)
     scores = np.array([evaluation.score for evaluation in reporter.evaluate(found.uniform.num_bits)])
     return least(found.front.total_bits[enough]), least(found.uniform.total_bits[scores >= floor])
+
+
+def _text(bits: float) -> str:
+    return "  none" if np.isnan(bits) else f"{bits:6.0f}"
 
 
 def least(bits: np.ndarray) -> float:

@@ -112,10 +112,8 @@ class Exploration:
         missed = (
             "" if least is None else f", {violations} of {len(self.front)} points miss min_accuracy {least:g} there"
         )
-        side = "better" if gap >= 0 else "worse"
-        return (
-            f"\nreport set: {self.front.metric_name} {abs(gap):.4f} {side} on the search set, mean over the front{missed}"
-        )
+        gap_text = f"{self.front.metric_name} {abs(gap):.4f} {'better' if gap >= 0 else 'worse'}"
+        return f"\nreport set: {gap_text} on the search set, mean over the front{missed}"
 
     def __str__(self) -> str:
         hypervolume = self.history[-1].hypervolume if self.history else 0.0
