@@ -2,10 +2,12 @@
 
 import functools
 import itertools
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -305,7 +307,13 @@ def test_a_real_ctrl_c_in_a_process_returns_the_front_so_far(evaluations):
     with process:
         told = next(line for line in process.stdout if int(line.split()[1]) >= evaluations)
         process.send_signal(signal.SIGINT)
-        rest = process.stdout.readlines()
+        rest, again = [], time.monotonic() + 3
+        for line in process.stdout:
+            rest.append(line)
+            # Python drops an interrupt that it meets in a finalizer; whoever presses Ctrl-C presses it again.
+            if line.startswith("evaluated") and time.monotonic() > again:
+                process.send_signal(signal.SIGINT)
+                again = math.inf
     assert told
     assert process.returncode == 0
     assert rest[-1].split() == ["result", "interrupt", "True", "True", "True"]

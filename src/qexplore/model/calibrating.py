@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from qexplore._choices import MAX_NUM_BITS
+from qexplore._choices import MAX_NUM_BITS, has_range, stored_bits
 from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore.errors import CalibrationError, DataError
@@ -43,7 +43,7 @@ WEIGHT_METHODS = ("max", "percentile", "mse")
 Note = Callable[[CallCounter, set[str], Any], None]
 
 _COMPARED = {"activation": ("mse", "percentile", "max"), "weight": ("mse", "max")}
-_COMPARED_WIDTHS = 8
+_COMPARED_BITS = {"activation": 8, "weight": 5}
 """Wider ones take what the widest compared one takes: ranges matter little there."""
 _COMPARED_SAMPLES = 32
 
@@ -110,7 +110,7 @@ def calibrate(
     collected = _collect(model, loader, method, num_batches, unpack, progress)
     collector, count = collected.collector, collected.num_batches
     method = method or collector.method
-    weight_method = _checked_weight_method(weight_method, method)
+    weight_method = _checked_weight_method(weight_method, has_data=count > 0)
     if options and not model.activation_fake_quantizers:
         raise CalibrationError(f"options of a method are for activations, but there are none to calibrate: {options}")
     # Histograms of the descriptor's own were asked for point by point already.
@@ -126,14 +126,14 @@ def calibrate(
         point.name: {one: weight_ranges(point, one) for one in _methods(weight_method, "weight")}
         for point in model.weight_points
     }
-    if weight_method == AUTOMATIC and count == 0:
+    if AUTOMATIC in (method, weight_method) and count == 0:
         raise DataError('weight_method "auto" compares outputs on data: pass a loader')
     if count:
         note(collected.seen, collector.names, collected.example)
     collector.load({name: next(iter(by_method.values())) for name, by_method in by_activation.items()})
     for name, by_method in by_weight.items():
         set_ranges(model.fake_quantizers[name], *next(iter(by_method.values())))
-    if AUTOMATIC in (method, weight_method):
+    if method == AUTOMATIC or (weight_method == AUTOMATIC and by_weight):
         _take_least_error(model, {**by_activation, **by_weight}, collected.example)
     weights = [weight_row(point, model.fake_quantizers[point.name]) for point in model.weight_points]
     return CalibrationReport((*collector.rows(), *weights), count, method, weight_method if weights else None)
@@ -210,9 +210,9 @@ def _methods(method: str, kind: str = "activation") -> tuple[str, ...]:
     return _COMPARED[kind] if method == AUTOMATIC else (method,)
 
 
-def _checked_weight_method(method: str | None, of_activations: str) -> str:
+def _checked_weight_method(method: str | None, *, has_data: bool) -> str:
     if method is None:
-        return AUTOMATIC if of_activations == AUTOMATIC else "mse"
+        return AUTOMATIC if has_data else "max"
     if method not in (*WEIGHT_METHODS, AUTOMATIC):
         known = ", ".join((*WEIGHT_METHODS, AUTOMATIC))
         hint = ": entropy is for activations" if method in METHODS else ""
@@ -235,10 +235,13 @@ def _take_least_error(model: QuantizedModel, found: Mapping[str, Mapping[str, Ra
                 continue
             chosen = dict.fromkeys(tables[0], 0)
             last = 0
+            most = _COMPARED_BITS["weight" if name in model.weight_fake_quantizers else "activation"]
             for code in tables[0]:
-                if code <= _COMPARED_WIDTHS:
+                if stored_bits(np.array(code)) <= most and has_range(code):
                     last = _best(model, tables, names.index(name), code, inputs, expected)
-                chosen[code] = last if code <= MAX_NUM_BITS else 0
+                    chosen[code] = last
+                elif code <= MAX_NUM_BITS:
+                    chosen[code] = last
             high = {code: tables[place][code][1] for code, place in chosen.items()}
             low = {code: tables[place][code][0] for code, place in chosen.items()}
             is_symmetric = any(end is None for end in low.values())
