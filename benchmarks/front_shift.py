@@ -5,8 +5,8 @@
 For each network, the total bits of the cheapest front member whose accuracy on the report set is within one point of
 the float network's there. Activations: pytorch-quantization's recipe (signed, the largest magnitude, one range for all
 widths), then the sign decided by the data, then a range per width; the recipe's own search beside ours, which all rows
-have in common. Weights: one range a tensor by its largest magnitude, then one a channel by least squared error. Uniform
-widths stand beside every row.
+have in common. Weights: one range a tensor by its largest magnitude, then one a channel by least squared error, then by
+the least error of the network's output. Uniform widths stand beside every row.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def weights(granularity: Any, method: str) -> Wrap:
         model = qx.QuantizedModel(
             copy.deepcopy(workload.network), weights=predicates.weighted, weight_granularity=granularity
         )
-        model.calibrate(weight_method=method, progress=False)
+        model.calibrate(workload.calibration, weight_method=method, progress=False)
         return model
 
     return wrap
@@ -74,13 +74,16 @@ ACTIVATIONS = (
 WEIGHTS = (
     Row("weights: per tensor, max", weights("tensor", "max"), range(2, 9)),
     Row("weights: per channel, mse", weights("channel", "mse"), range(2, 9)),
+    Row("weights: per channel, auto", weights("channel", "auto"), range(2, 9)),
 )
+KINDS = {"activations": ACTIVATIONS, "weights": WEIGHTS}
 
 
 def main() -> None:
     """Search every row of every network and print what it needs."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--networks", nargs="+", choices=EPOCHS, default=list(EPOCHS))
+    options.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     options.add_argument("--samples", type=int, default=2048)
     options.add_argument("--report-samples", type=int, default=10_000, help="at most so many, of what is left")
     options.add_argument("--budget", type=int, default=200, help="full passes over the search set, every row the same")
@@ -91,8 +94,8 @@ def main() -> None:
     for name in arguments.networks:
         workload = Workload(name, arguments.samples)
         del workload.report[arguments.report_samples // BATCH_SIZE :]
-        for rows in (ACTIVATIONS, WEIGHTS):
-            for line in table(workload, rows, arguments):
+        for kind in arguments.kinds:
+            for line in table(workload, KINDS[kind], arguments):
                 print(f"{name:12s} {line}", flush=True)
 
 

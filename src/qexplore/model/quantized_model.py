@@ -253,8 +253,8 @@ class QuantizedModel(nn.Module):
                 of the magnitudes, ``"mse"`` (least squared error), ``"entropy"`` (least Kullback-Leibler divergence).
                 ``"auto"`` takes at each point and width the one under which the network's output differs least. With a
                 ``quant_desc`` whose ``calib_method`` is ``"histogram"``, pytorch-quantization's own, one for all.
-            weight_method: the same for weights, ``"entropy"`` apart. None is ``"auto"``, without a loader ``"max"``: what
-                changes the weights least often changes the output more.
+            weight_method: the same for weights, ``"entropy"`` apart. None is ``"auto"``, without a loader ``"max"``:
+                what changes a weight least often changes the output more.
             num_batches: stop after so many batches; None takes all.
             clip_outputs: let the method also clip tensors that are the network's output, and so go into the loss; else
                 these get the largest magnitude.
