@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,16 +29,16 @@ class Cost(Protocol):
         ...
 
 
-class SeparableCost:
+class SeparableCost(ABC):
     """A sum over points: each adds what its own choice costs, whatever stands at the others."""
 
     name: str
     unit: str
     constant: float = 0.0
 
+    @abstractmethod
     def parts(self, candidates: Candidates) -> Costs:
         """What each point adds, shape ``[N, L]``."""
-        raise NotImplementedError
 
     def cost(self, candidates: Candidates) -> Costs:
         """Costs, shape ``[N]``, of ``candidates``, codes of shape ``[N, L]``."""
