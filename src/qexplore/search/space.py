@@ -125,10 +125,13 @@ class SearchSpace:
         return np.argwhere(~self._matches(candidates).any(axis=2))
 
     def places(self, candidates: Candidates) -> NDArray[np.int64]:
-        """Where the choices of ``candidates``, shape ``[N, L]``, stand in the lists of their points; the same shape."""
-        matches = self._matches(candidates)
-        assert matches.any(axis=2).all(), "candidates are made of the choices of their points"
-        return np.asarray(matches.argmax(axis=2), dtype=np.int64)
+        """Where the choices of ``candidates``, shape ``[N, L]``, stand in the lists of their points; the same shape.
+
+        What a point may not have, such as the 0 of a quantizer that was disabled since, stands at its first choice.
+        """
+        if self.has_widths:  # many candidates of many points: no need to look for what can be counted
+            return np.clip(candidates - self._table[:, 0], 0, self.sizes[self.gene_of] - 1)
+        return np.asarray(self._matches(candidates).argmax(axis=2), dtype=np.int64)
 
     def _matches(self, candidates: Candidates) -> NDArray[np.bool_]:
         is_choice = np.arange(self._table.shape[1]) < np.array([len(row) for row in self.choices])[:, None]
