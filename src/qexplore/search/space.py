@@ -130,7 +130,7 @@ class SearchSpace:
         What a point may not have, such as the 0 of a quantizer that was disabled since, stands at its first choice.
         """
         if self.has_widths:  # many candidates of many points: no need to look for what can be counted
-            return np.clip(candidates - self._table[:, 0], 0, self.sizes[self.gene_of] - 1)
+            return np.asarray(np.clip(candidates - self._table[:, 0], 0, self.sizes[self.gene_of] - 1))
         return np.asarray(self._matches(candidates).argmax(axis=2), dtype=np.int64)
 
     def _matches(self, candidates: Candidates) -> NDArray[np.bool_]:
