@@ -15,9 +15,6 @@ from qexplore._table import text_table
 from qexplore.errors import CalibrationError, DataError
 from qexplore.quant import Histogram, TensorQuantizer, amax_table, min_num_bits, range_table
 
-DEAD_AMAX = 2.0**-24
-"""A range no larger than this makes every output zero; pytorch-quantization treats it as no range."""
-
 UPSTREAM_HISTOGRAM_METHODS = ("percentile", "entropy")
 """What pytorch-quantization's own histograms give, where the descriptor asks for them."""
 
