@@ -56,8 +56,21 @@ setup(
         "matplotlib>=3.6",  # subplots(layout="constrained")
         "tqdm>=4.60",  # the progress bar
         "pyyaml>=6.0",  # target files; pytorch-quantization brings it
+        "click>=8.1",  # the command line
     ],
+    entry_points={"console_scripts": ["qexplore=qexplore.cli:main"]},
     extras_require={
+        "onnx": [
+            "onnx>=1.17",  # opset 22 and int4
+            "onnxruntime>=1.20",  # runs int4, int16 and float8 on CPU; its own quantization workflows
+            "onnxscript>=0.3",  # what torch.onnx.export(dynamo=True) writes with
+        ],
+        "pt2e": [
+            "torchao>=0.15",  # where PyTorch's export-based quantization moved
+        ],
+        "text": [
+            "transformers>=4.46",  # GPT-2 for the guided pipeline
+        ],
         "demo": [
             "scikit-learn>=1.2",  # the handwritten digits
         ],
@@ -66,12 +79,16 @@ setup(
             "hypothesis>=6.80",
             "ml_dtypes>=0.5",  # float4_e2m1fn and the float6 formats, the outside truth for ours
             "mypy>=1.10",
+            "onnx>=1.17",  # exports are read and run in the tests
+            "onnxruntime>=1.20",
+            "onnxscript>=0.3",
             "pytest>=8.2",  # --import-mode=importlib imports a module of the package once, not twice
             "pytest-xdist>=3.0",  # two cores run the tests
             "ruff>=0.9",
             "scikit-learn>=1.2",  # the demo runs in the tests
             "setuptools>=70.1",  # makes wheels without the wheel package
-            "torchao>=0.15",  # IntxWeightOnlyConfig with plain integers, the outside truth for weights
+            "torchao>=0.15",  # PT2E workflows; IntxWeightOnlyConfig, the outside truth for weights
+            "transformers>=4.46",  # GPT-2 in the tests of the pipeline
         ],
     },
 )

@@ -14,6 +14,10 @@
     ├── FrontError (ValueError)            a question that a front cannot answer
     │   └── FrontFileError                 a file that holds no front
     │       └── MissingFrontFileError (FileNotFoundError)  a file that is not there
+    ├── WorkflowError (ValueError)         a workflow that the model, the data or the installed torch does not allow
+    ├── TraceError (TypeError)             a network that cannot be taken apart into a graph
+    ├── ExportError (ValueError)           a model that cannot be written, or not so
+    │   └── ManifestError                  a file that holds no widths manifest, or one of another model
     └── MissingPackageError (ImportError)  an optional package that is not installed
 
 Each is also the built-in exception named beside it, so code that knows nothing of qexplore can catch it.
@@ -68,6 +72,22 @@ class FrontFileError(FrontError):
 
 class MissingFrontFileError(FrontFileError, FileNotFoundError):
     """There is no such file."""
+
+
+class WorkflowError(QExploreError, ValueError):
+    """A workflow that the model, the data, the engine or the installed torch does not allow."""
+
+
+class TraceError(QExploreError, TypeError):
+    """A network that cannot be taken apart into a graph."""
+
+
+class ExportError(QExploreError, ValueError):
+    """A model that cannot be written to a file, or not in the form that was asked for."""
+
+
+class ManifestError(ExportError):
+    """A file that holds no widths manifest, or that of another model."""
 
 
 class MissingPackageError(QExploreError, ImportError):

@@ -1,0 +1,1 @@
+"""The one door to ONNX files: writing a network with torch, running a file with onnxruntime."""

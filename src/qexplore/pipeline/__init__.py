@@ -1,0 +1,1 @@
+"""The guided way from a float network to a quantized one."""
