@@ -14,6 +14,7 @@ from qexplore.model.hooks import (
 )
 from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples, num_samples, unpack_batch
 from qexplore.model.layers import bare
+from qexplore.model.own_modules import OwnModulesReport, give_own_modules
 from qexplore.model.plan import Plan, PlannedPoint
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint
 from qexplore.model.preparation import FoldReport, fold_batchnorm
@@ -32,6 +33,7 @@ __all__ = [
     "FoldReport",
     "Loader",
     "NumBits",
+    "OwnModulesReport",
     "Placement",
     "Plan",
     "PlannedPoint",
@@ -57,6 +59,7 @@ __all__ = [
     "floating_tensors",
     "fold_batchnorm",
     "foreign_hooks",
+    "give_own_modules",
     "in_eval_mode",
     "num_samples",
     "point_hooks",

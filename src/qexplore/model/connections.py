@@ -32,12 +32,17 @@ class Connections:
         example: inputs as `qexplore.model.call` takes them. Where there are some they settle arguments that are no
             tensors, and ``node.meta["dims"]`` tells how many axes a node's tensor has.
 
+    Attributes:
+        fixed: arguments of ``forward`` that tracing settled because they are no tensors, with their values.
+        opaque: modules of the user's own that could not be traced, by name, with the reason.
+
     Raises:
         ModelError: the network cannot be traced, with the reason.
     """
 
     def __init__(self, network: nn.Module, example: Any = None) -> None:
         self.network = network
+        self.fixed = _fixed_arguments(network, example)
         self.opaque: dict[str, str] = {}
         self._names: dict[int, str] = {id(module): name for name, module in network.named_modules()}
         with in_eval_mode(network):
@@ -108,11 +113,10 @@ class Connections:
         return f"the operation {getattr(node.target, '__name__', node.target)}"
 
     def _trace(self, example: Any) -> fx.Graph:
-        fixed = _fixed_arguments(self.network, example)
         while True:
             tracer = _Tracer(set(self.opaque))
             try:
-                return tracer.trace(self.network, concrete_args=fixed or None)
+                return tracer.trace(self.network, concrete_args=self.fixed or None)
             except Exception as error:
                 where = tracer.path[-1] if tracer.path else ""
                 reason = (str(error) or type(error).__name__).strip().splitlines()[0]
