@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         plan_choices,
         sensitivity,
     )
+    from qexplore.workflows import PackedLayer, PackedLinear, PackingReport, pack_linear_weights
 
 _HOMES = {
     "AdditiveFront": "search",
@@ -94,6 +95,9 @@ _HOMES = {
     "LayerwiseQuantizationProblem": "search",
     "Metric": "metrics",
     "OwnModulesReport": "model",
+    "PackedLayer": "workflows",
+    "PackedLinear": "workflows",
+    "PackingReport": "workflows",
     "Plan": "model",
     "QExploreError": "errors",
     "QuantDescriptor": "quant",
@@ -116,6 +120,7 @@ _HOMES = {
     "give_own_modules": "model",
     "marginal_costs": "cost",
     "negative_log_likelihood": "metrics",
+    "pack_linear_weights": "workflows",
     "perplexity": "metrics",
     "pixel_accuracy": "metrics",
     "plan_choices": "search",
@@ -154,6 +159,9 @@ __all__ = [
     "LayerwiseQuantizationProblem",
     "Metric",
     "OwnModulesReport",
+    "PackedLayer",
+    "PackedLinear",
+    "PackingReport",
     "Plan",
     "QExploreError",
     "QuantDescriptor",
@@ -178,6 +186,7 @@ __all__ = [
     "give_own_modules",
     "marginal_costs",
     "negative_log_likelihood",
+    "pack_linear_weights",
     "perplexity",
     "pixel_accuracy",
     "plan_choices",
