@@ -1,1 +1,260 @@
 """The one door to ONNX files: writing a network with torch, running a file with onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from qexplore._optional import import_optional
+from qexplore.errors import ExportError, QExploreError, TraceError
+
+Optimization = Literal["all", "extended", "basic", "off"]
+"""How far onnxruntime may rewrite a graph before it runs."""
+
+OPTIMIZATIONS: tuple[Optimization, ...] = ("off", "basic", "extended", "all")
+
+LOWEST_OPSET = 18
+"""What torch writes without converting it afterwards, which may fail without a word."""
+
+_LEVELS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "basic": "ORT_ENABLE_BASIC"}
+_LEVELS["off"] = "ORT_DISABLE_ALL"
+_ERRORS_ONLY = 3
+_UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
+
+
+def write_onnx(
+    network: nn.Module,
+    path: str | Path,
+    example_input: Any,
+    *,
+    opset: int,
+    custom_translations: Mapping[Any, Callable[..., Any]] | None = None,
+) -> None:
+    """Write ``network`` to an ONNX file, weights inside (beside it where they pass 2 GB), with a dynamic batch.
+
+    The network is exported as it is called in eval mode; it is not changed.
+
+    Args:
+        network: any network that ``torch.export`` can take apart; forward hooks and parametrizations are included.
+        path: of the file.
+        example_input: a tensor, a tuple of positional or a dict of keyword arguments.
+        opset: of the file, at least `LOWEST_OPSET`.
+        custom_translations: from an operator (``torch.ops.name.op.default``) to a function that builds it with
+            onnxscript.
+
+    Raises:
+        TraceError: the network cannot be taken apart, or not for every batch size.
+        ExportError: no example input, an operator that ONNX does not have, an opset out of range, or a path that cannot
+            be written.
+        MissingPackageError: onnx or onnxscript is missing.
+    """
+    program = as_onnx(network, example_input, opset=opset, custom_translations=custom_translations)
+    save_onnx(program, path)
+
+
+def as_onnx(
+    network: nn.Module,
+    example_input: Any,
+    *,
+    opset: int,
+    custom_translations: Mapping[Any, Callable[..., Any]] | None = None,
+) -> Any:
+    """The ``torch.onnx.ONNXProgram`` that `write_onnx` saves; same arguments, same errors."""
+    _check_opset(opset)
+    args, kwargs = _arguments(example_input)
+    flags = [(module, module.training) for module in network.modules()]
+    # The fused kernel of attention layers has no ONNX form; the same layers one by one have.
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    network.eval()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with _silence(), torch.no_grad():
+            exported = _take_apart(network, args, kwargs)
+            return _translate(exported, opset, custom_translations)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, training in flags:
+            module.training = training
+
+
+def save_onnx(program: Any, path: str | Path) -> None:
+    """Write a program to a file; weights beside it only where they pass 2 GB.
+
+    Raises:
+        ExportError: the path cannot be written.
+    """
+    try:
+        with _silence():
+            program.save(str(path))
+    except OSError as error:
+        raise ExportError(
+            f"`path` must be a file that can be written, got '{path}': {error.strerror or error}"
+        ) from error
+
+
+def _check_opset(opset: object) -> None:
+    onnx = import_optional("onnx", extra="onnx", purpose="writing an ONNX file")
+    import_optional("onnxscript", extra="onnx", purpose="writing an ONNX file")
+    highest = onnx.defs.onnx_opset_version()
+    if not isinstance(opset, int) or isinstance(opset, bool) or not LOWEST_OPSET <= opset <= highest:
+        raise ExportError(f"`opset` must be an int in [{LOWEST_OPSET}, {highest}], got {opset!r}")
+
+
+def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments, a single sample repeated: torch takes a batch of 1 for a constant."""
+    if not tensors_of(example_input):
+        raise ExportError(
+            "`example_input` must hold a tensor (a tensor, a tuple of positional or a dict of keyword arguments), got "
+            f"{type(example_input).__name__}: give the inputs of one call"
+        )
+    size = _batch_size(example_input)
+    repeated = pytree.tree_map_only(Tensor, lambda tensor: _repeat(tensor) if size == 1 else tensor, example_input)
+    if isinstance(repeated, Mapping):
+        return (), dict(repeated)
+    return (tuple(repeated) if isinstance(repeated, (tuple, list)) else (repeated,)), {}
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """The tensors in ``tree``, in the order in which an exported network takes them."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _batch_size(tree: Any) -> int:
+    """Length of the first axis of the first tensor that has axes; 0 where none has."""
+    return next((tensor.shape[0] for tensor in tensors_of(tree) if tensor.dim()), 0)
+
+
+def _repeat(tensor: Tensor) -> Tensor:
+    is_batch = tensor.dim() > 0 and tensor.shape[0] == 1
+    return torch.cat([tensor, tensor]) if is_batch else tensor
+
+
+def _take_apart(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    size = _batch_size((args, kwargs))
+    batch = torch.export.Dim("batch")
+
+    def axes(leaf: Any) -> Any:
+        return {0: batch} if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else None
+
+    try:
+        return torch.export.export(
+            network, args, kwargs, dynamic_shapes=pytree.tree_map(axes, kwargs or args), strict=False
+        )
+    except QExploreError:
+        raise
+    except Exception as error:
+        raise TraceError(_untraceable(network, error)) from error
+
+
+def _untraceable(network: nn.Module, error: Exception) -> str:
+    name = type(network).__name__
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+    if text.startswith("Constraints violated"):
+        return (
+            f"{name} must take every batch size to be exported, but its forward settles on that of the example: let it "
+            "take the size from its input (x.shape[0]), or leave it open (-1)"
+        )
+    return (
+        f"{name} must be a network that torch.export can take apart, but it stops: {text} Ways that depend on values "
+        "of tensors (if, int(), .item()) are what usually stands in the way: replace them with torch.where or leave "
+        "them out of forward"
+    )
+
+
+def _translate(exported: Any, opset: int, custom_translations: Mapping[Any, Callable[..., Any]] | None) -> Any:
+    translations = dict(custom_translations) if custom_translations else None
+    try:
+        return torch.onnx.export(
+            exported, dynamo=True, opset_version=opset, custom_translation_table=translations, verbose=False
+        )
+    except torch.onnx.OnnxExporterError as error:
+        found = _UNSUPPORTED.search(str(error))
+        if found is None:
+            raise ExportError(f"the network cannot be written in opset {opset}: {_last_cause(error)}") from error
+        operator = found[1] if found[2] == "default" else f"{found[1]}.{found[2]}"
+        raise ExportError(
+            f"every operator of the network must have an ONNX form, but {operator} has none in opset {opset}: replace "
+            "it in forward, or export the network without the part that needs it"
+        ) from error
+
+
+def _last_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what torch and onnxscript say along the way from the user's terminal and log."""
+    before = logging.root.manager.disable
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            logging.disable(logging.CRITICAL)
+            yield
+    finally:
+        logging.disable(before)
+
+
+class OnnxModel(nn.Module):
+    """An ONNX file run by onnxruntime on the CPU, called like the network that it was written from.
+
+    Args:
+        path: of the file.
+        optimization: how far onnxruntime rewrites the graph: "all" (its default), "extended", "basic", "off".
+        threads: how many it uses; None leaves it to onnxruntime.
+
+    Raises:
+        ExportError: no such level, no such file, or one that onnxruntime cannot run.
+        MissingPackageError: onnxruntime is missing.
+    """
+
+    def __init__(self, path: str | Path, *, optimization: Optimization = "all", threads: int | None = None) -> None:
+        super().__init__()
+        runtime = import_optional("onnxruntime", extra="onnx", purpose="running an ONNX file")
+        if optimization not in _LEVELS:
+            raise ExportError(f"`optimization` must be one of {', '.join(OPTIMIZATIONS)}, got {optimization!r}")
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, _LEVELS[optimization])
+        options.log_severity_level = _ERRORS_ONLY
+        if threads is not None:
+            options.intra_op_num_threads = options.inter_op_num_threads = threads
+        if not Path(path).is_file():
+            raise ExportError(f"there is no file '{path}'")
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # Its exceptions have no common base.
+            raise ExportError(f"onnxruntime cannot run '{path}': {_last_cause(error)}") from error
+        self.path = Path(path)
+        self.input_names: tuple[str, ...] = tuple(one.name for one in self._session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(one.name for one in self._session.get_outputs())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the file on the tensors among the arguments; those given by keyword go by their names.
+
+        Returns:
+            One tensor, or a tuple of those that the network gives.
+        """
+        named = {name: value for name, value in kwargs.items() if name in self.input_names}
+        others = [name for name in self.input_names if name not in named]
+        rest = tensors_of((args, {name: value for name, value in kwargs.items() if name not in named}))
+        feed = named | dict(zip(others, rest, strict=True))
+        outputs = self._session.run(None, {name: value.detach().cpu().numpy() for name, value in feed.items()})
+        tensors = tuple(torch.from_numpy(output) for output in outputs)
+        return tensors[0] if len(tensors) == 1 else tensors
