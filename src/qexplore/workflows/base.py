@@ -91,6 +91,25 @@ class Converted:
     script: Callable[[], Any] | None = None
 
 
+class Train(Protocol):
+    """Trains a prepared network."""
+
+    def __call__(
+        self,
+        prepared: nn.Module,
+        freeze: Callable[[], None],
+        *,
+        set_mode: Callable[[nn.Module, bool], None] | None = None,
+    ) -> None:
+        """Train ``prepared`` with an optimizer over its own parameters, and leave it in eval mode, on its device.
+
+        Args:
+            prepared: what a stack made of a float network, ready for training.
+            freeze: called once, when observers and BatchNorm statistics are to be frozen.
+            set_mode: switches to training (True) or eval mode, for exported modules that have no ``train()``.
+        """
+
+
 @dataclass(frozen=True)
 class Data:
     """What a workflow may show to a network. Steps that the settings do not need are None.
@@ -98,13 +117,12 @@ class Data:
     Attributes:
         example: positional arguments of one call, the first a batch of at least two samples.
         calibrate: runs the calibration data through a prepared network, in eval mode and without gradients.
-        train: trains a prepared network with an optimizer over that network's own parameters; the callable that it is
-            given is called once, when observers and BatchNorm statistics are to be frozen.
+        train: trains a prepared network with an optimizer over that network's own parameters.
     """
 
     example: tuple[Any, ...]
     calibrate: Callable[[nn.Module], None] | None = None
-    train: Callable[[nn.Module, Callable[[], None]], None] | None = None
+    train: Train | None = None
 
 
 class Quantize(Protocol):
