@@ -5,6 +5,8 @@ from qexplore.model.bias_correction import BiasCorrectionReport, correct_biases,
 from qexplore.model.biases import BiasCorrection
 from qexplore.model.calibration import CalibrationReport, PointRange, check_num_batches
 from qexplore.model.equalization import EqualizationReport, equalize
+from qexplore.model.graph_optimization import FoldedPair, GraphOptimization, optimize_graph
+from qexplore.model.graph_table import GraphTable, graph_table
 from qexplore.model.hooks import (
     comes_last,
     floating_tensors,
@@ -31,6 +33,9 @@ __all__ = [
     "Candidates",
     "EqualizationReport",
     "FoldReport",
+    "FoldedPair",
+    "GraphOptimization",
+    "GraphTable",
     "Loader",
     "NumBits",
     "OwnModulesReport",
@@ -60,8 +65,10 @@ __all__ = [
     "fold_batchnorm",
     "foreign_hooks",
     "give_own_modules",
+    "graph_table",
     "in_eval_mode",
     "num_samples",
+    "optimize_graph",
     "point_hooks",
     "remove_bias_corrections",
     "remove_point_hooks",
