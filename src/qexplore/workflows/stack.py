@@ -20,6 +20,7 @@ _HOMES = {
     "prepare_fx": f"{_QUANTIZATION}.quantize_fx",
     "prepare_qat_fx": f"{_QUANTIZATION}.quantize_fx",
     "convert_fx": f"{_QUANTIZATION}.quantize_fx",
+    "PrepareCustomConfig": f"{_QUANTIZATION}.fx.custom_config",
     "FloatFunctional": "torch.ao.nn.quantized",
     "QFunctional": "torch.ao.nn.quantized",
     "freeze_bn_stats": "torch.ao.nn.intrinsic.qat",

@@ -1,0 +1,271 @@
+"""Quantizing through a traced graph: torch.ao's FX stack."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qexplore.errors import QExploreError, TraceError, WorkflowError
+from qexplore.model.connections import Connections
+from qexplore.model.own_modules import as_graph_module, trace_network
+from qexplore.workflows.base import Converted, Data, LayerStrategy, Settings
+from qexplore.workflows.packed_linear import PackedLinear
+from qexplore.workflows.saving import has_structure, load_state, read_state, write_state
+from qexplore.workflows.stack import linear_qconfig_of, qconfig_of, quiet, require, using_engine
+from qexplore.workflows.strategy import (
+    describe_activations,
+    describe_weights,
+    reason_for_absence,
+    reason_for_float,
+    reason_for_integers,
+)
+
+_CHANGES_SHAPE = {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "unsqueeze", "squeeze", "expand"}
+_TAKES_PARTS = {"getitem", "getattr", "size", "dim", "chunk", "split", "repeat"}
+_MOVES_ONLY = _CHANGES_SHAPE | _TAKES_PARTS | {"quantize_per_tensor", "dequantize"}
+"""Functions that move values and do not change them: no layers."""
+
+
+def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
+    """Quantize a copy of ``network``. See `qexplore.workflows.base.Quantize`.
+
+    Raises:
+        TraceError: the network cannot be traced; the sentence says what to do.
+        WorkflowError: as the protocol says.
+    """
+    with using_engine(settings.engine), quiet():
+        traced, connections = _traced(network, data.example)
+        prepared = _prepared(traced, connections, settings, data.example)
+        if settings.method == "static":
+            assert data.calibrate is not None
+            data.calibrate(prepared)
+        if settings.method == "qat":
+            assert data.train is not None
+            data.train(prepared, lambda: _freeze(prepared))
+        model = _converted(prepared, settings)
+        outputs = _outputs(model, data.example)
+        rows = _strategy(network, connections, model, outputs, settings)
+    return Converted(
+        model,
+        rows,
+        save=lambda path: write_state(path, model, settings, structure=model.code),
+        notes=tuple(_notes(connections, rows, settings)),
+        script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
+    )
+
+
+def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
+    """The quantized network that `quantize` saved, built anew from the float ``network``.
+
+    Raises:
+        WorkflowError: the file belongs to another network.
+    """
+    saved = read_state(path)
+    # Ranges come from the file, so that nothing is calibrated or trained here.
+    built_with = settings if settings.method == "dynamic" else dataclasses.replace(settings, method="static")
+    with using_engine(settings.engine), quiet():
+        traced, connections = _traced(network, None)
+        model = _converted(_prepared(traced, connections, built_with, ()), built_with)
+        if not has_structure(saved, model.code):
+            raise WorkflowError(
+                f"'{path}' must be loaded with the network that was quantized, but {type(network).__name__} has "
+                "another structure"
+            )
+        load_state(model, saved)
+    return model
+
+
+def _traced(network: nn.Module, example: Any) -> tuple[nn.Module, Connections]:
+    """What torch.ao may trace: a copy of ``network``, or its graph where arguments that are no tensors were settled."""
+    copied = copy.deepcopy(network)
+    try:
+        connections = trace_network(copied, example)
+        return (as_graph_module(connections) if connections.fixed else copied), connections
+    except TraceError as error:
+        raise TraceError(
+            f'{error}. Or use stack="pt2e", which traces with torch.export, or stack="onnxruntime"'
+        ) from error
+
+
+def _prepared(network: nn.Module, connections: Connections, settings: Settings, example: tuple[Any, ...]) -> Any:
+    custom = require("PrepareCustomConfig")().set_non_traceable_module_names(list(connections.opaque))
+    mapping = _qconfig_mapping(network, settings)
+    is_qat = settings.method == "qat"
+    prepare = require("prepare_qat_fx" if is_qat else "prepare_fx")
+    try:
+        return prepare(network.train(is_qat), mapping, example, prepare_custom_config=custom)
+    except QExploreError:
+        raise
+    except Exception as error:
+        raise WorkflowError(
+            f"torch.ao cannot prepare {type(network).__name__} for {settings.method} quantization "
+            f'({type(error).__name__}: {error}): leave out the part in question with modules=, or use stack="pt2e"'
+        ) from error
+
+
+def _converted(prepared: Any, settings: Settings) -> fx.GraphModule:
+    prepared.eval()
+    model: fx.GraphModule = require("convert_fx")(prepared)
+    if settings.linear_num_bits < 8:
+        kinds = (require("nnq").Linear, require("nniq").LinearReLU, require("nnqd").Linear, require("nniqd").LinearReLU)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, kinds):
+                model.set_submodule(name, PackedLinear.from_quantized(module, settings.linear_num_bits))
+    return model.eval()
+
+
+def _freeze(prepared: nn.Module) -> None:
+    prepared.apply(require("disable_observer"))
+    prepared.apply(require("freeze_bn_stats"))
+
+
+def _qconfig_mapping(network: nn.Module, settings: Settings) -> Any:
+    """Which QConfig is whose: by type, as torch.ao has it, and by name where the predicate or the width says so."""
+    by_type = _by_type(settings)
+    everything = by_type.global_qconfig
+    narrow = linear_qconfig_of(settings)
+
+    def own(module: nn.Module) -> Any:
+        return narrow if type(module) is nn.Linear else by_type.object_type_qconfigs.get(type(module), everything)
+
+    named = list(network.named_modules())
+    is_chosen = {name: settings.modules is None or bool(settings.modules(name, module)) for name, module in named}
+    mapping = by_type if is_chosen[""] else require("QConfigMapping")()
+    for name, module in named[1:]:
+        if not is_chosen[name]:
+            mapping.set_module_name(name, None)
+        elif not all(is_chosen[parent] for parent in _parents(name)) or type(module) is nn.Linear:
+            mapping.set_module_name(name, own(module))
+    return mapping
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return ["", *(".".join(parts[:count]) for count in range(1, len(parts)))]
+
+
+def _by_type(settings: Settings) -> Any:
+    qconfig = qconfig_of(settings)
+    if settings.method == "dynamic":
+        return require("QConfigMapping")().set_global(qconfig)
+    is_qat = settings.method == "qat"
+    default = require("get_default_qat_qconfig_mapping" if is_qat else "get_default_qconfig_mapping")
+    mapping = default(settings.engine).set_global(qconfig)
+    # The kernels of transposed convolutions take one scale per weight.
+    per_tensor = qconfig_of(dataclasses.replace(settings, weight_granularity="tensor"))
+    for kind, given in list(mapping.object_type_qconfigs.items()):
+        name = str(getattr(kind, "__name__", kind)).lower().replace("_", "")
+        if "convtranspose" in name:
+            mapping.set_object_type(kind, per_tensor)
+        elif "layernorm" in name:
+            mapping.set_object_type(kind, require("QConfig")(activation=qconfig.activation, weight=given.weight))
+    return mapping
+
+
+class _Outputs(fx.Interpreter):
+    """Remembers what every node gives."""
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model, garbage_collect_values=False)
+
+
+def _outputs(model: fx.GraphModule, example: tuple[Any, ...]) -> dict[fx.Node, Any]:
+    interpreter = _Outputs(model)
+    try:
+        with torch.no_grad():
+            interpreter.run(*example)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise WorkflowError(
+            f"the converted network does not run ({str(error).strip().splitlines()[0]}): leave out the part in "
+            'question with modules=, or use stack="pt2e"'
+        ) from error
+    return interpreter.env
+
+
+def _strategy(
+    network: nn.Module,
+    connections: Connections,
+    model: fx.GraphModule,
+    outputs: dict[fx.Node, Any],
+    settings: Settings,
+) -> tuple[LayerStrategy, ...]:
+    rows: dict[str, LayerStrategy] = {}
+    for node in model.graph.nodes:
+        row = _row(network, model, node, outputs[node], settings) if node in outputs else None
+        if row is not None:
+            rows.setdefault(row.name, row)
+    return tuple(_with_absent(network, connections, rows))
+
+
+def _row(
+    network: nn.Module, model: fx.GraphModule, node: fx.Node, output: Any, settings: Settings
+) -> LayerStrategy | None:
+    if node.op == "call_module":
+        name = str(node.target)
+        original: nn.Module | None = network.get_submodule(name)
+        weights, kind = describe_weights(model.get_submodule(name)), type(original).__name__
+    elif node.op in ("call_function", "call_method"):
+        kind = str(getattr(node.target, "__name__", node.target)).rpartition(".")[2]
+        if kind in _MOVES_ONLY or not isinstance(output, Tensor):
+            return None
+        name, original, weights = node.name, None, ""
+    else:
+        return None
+    activations = describe_activations(output)
+    if weights or activations:
+        reason = reason_for_integers(original, weights, activations, settings)
+    else:
+        reason = reason_for_float(name, original, settings)
+    return LayerStrategy(name, kind, weights, activations, reason)
+
+
+def _with_absent(network: nn.Module, connections: Connections, rows: dict[str, LayerStrategy]) -> list[LayerStrategy]:
+    """``rows`` and, each behind the layer it went into, the modules that have no node of their own any more."""
+    called = [connections.module(node) for node in connections.graph.nodes]
+    order = list(dict.fromkeys(connections.name_of(module) for module in called if module is not None))
+    absent: dict[str, list[LayerStrategy]] = {}
+    before = ""
+    for name in order:
+        if name in rows:
+            before = name
+            continue
+        module = network.get_submodule(name)
+        row = LayerStrategy(name, type(module).__name__, "", "", reason_for_absence(module, before))
+        absent.setdefault(before, []).append(row)
+    merged = absent.get("", [])
+    for name, row in rows.items():
+        merged += [row, *absent.get(name, [])]
+    return merged
+
+
+def _notes(connections: Connections, rows: tuple[LayerStrategy, ...], settings: Settings) -> list[str]:
+    notes = [
+        f"'{name}' cannot be traced and is taken as a whole, in float: {why}"
+        for name, why in connections.opaque.items()
+    ]
+    folded = sum(row.reason.startswith("folded") for row in rows)
+    if folded:
+        notes.append(f"{folded} BatchNorm layers are folded into the layers before them")
+    if settings.method == "dynamic" and not any(row.is_quantized for row in rows):
+        notes.append("nothing is quantized: there is no Linear or recurrent layer that was selected")
+    softmax = [row.name for row in rows if row.type == "Softmax" and not row.is_quantized]
+    if softmax:
+        notes.append(f"left float, for there is no integer kernel that would do: {', '.join(softmax)}")
+    return notes
+
+
+def _scripted(model: fx.GraphModule) -> Any:
+    scriptable = copy.deepcopy(model)
+    for node in scriptable.graph.nodes:
+        node.type = None  # annotations that are strings mean nothing in the generated code
+    scriptable.recompile()
+    with quiet():
+        try:
+            return torch.jit.script(scriptable)
+        except Exception as error:
+            raise WorkflowError(f"the quantized network cannot be scripted: {error}") from error

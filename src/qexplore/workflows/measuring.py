@@ -1,0 +1,122 @@
+"""What a workflow's report measures: accuracy, bytes on disk, and time beside the float network."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from qexplore._progress import Progress
+from qexplore.errors import DataError, MetricError
+from qexplore.metrics import Metric, WholeSetMetric
+from qexplore.model import Loader, Placement, Unpack, call, unpack_batch
+
+_MAX_ROUNDS = 30
+_SECONDS = 1.0
+"""A latency takes about so long to measure, and no more rounds than `_MAX_ROUNDS`."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one forward on CPU, two networks taking turns.
+
+    Attributes:
+        batch: samples of the batch.
+        seconds_float: median of the float network's calls.
+        seconds: median of the quantized network's calls.
+        ratio: of the medians, quantized to float; below 1 is faster.
+        threads: of torch.
+    """
+
+    batch: int
+    seconds_float: float
+    seconds: float
+    threads: int
+
+    @property
+    def ratio(self) -> float:
+        """Quantized to float; below 1 is faster."""
+        return self.seconds / self.seconds_float
+
+
+def measure_latency(network: nn.Module, quantized: nn.Module, inputs: tuple[Any, ...], batch: int) -> Latency:
+    """Time both networks on ``inputs``, in turns, so that what else the machine does meets both alike."""
+    times: tuple[list[float], list[float]] = ([], [])
+    with torch.no_grad():
+        for model in (network, quantized):
+            model(*inputs)
+        start = time.perf_counter()
+        while len(times[0]) < _MAX_ROUNDS and (len(times[0]) < 3 or time.perf_counter() - start < _SECONDS):
+            for model, seconds in zip((network, quantized), times, strict=True):
+                before = time.perf_counter()
+                model(*inputs)
+                seconds.append(time.perf_counter() - before)
+    return Latency(batch, statistics.median(times[0]), statistics.median(times[1]), torch.get_num_threads())
+
+
+def bytes_on_disk(save: Callable[[Path], None]) -> int:
+    """Size of what ``save`` writes to a path, and to files beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder) / "network")
+        return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
+def float_bytes_on_disk(network: nn.Module) -> int:
+    """Size of the float network's saved state dict."""
+    return bytes_on_disk(lambda path: torch.save(network.state_dict(), path))
+
+
+def measure_accuracy(
+    network: nn.Module,
+    loader: Loader,
+    metric: Metric | WholeSetMetric,
+    *,
+    unpack: Unpack | None = None,
+    progress: bool | None = None,
+) -> float:
+    """The metric of ``network``, which is on CPU and in eval mode, on ``loader``.
+
+    Raises:
+        DataError: the loader is empty.
+        MetricError: scores that are not finite.
+    """
+    with torch.no_grad():
+        if isinstance(metric, WholeSetMetric):
+            score = float(metric(network, loader))
+        else:
+            scores = _scores(network, loader, metric, unpack, progress)
+            score = metric.summarize(scores)
+    if not np.isfinite(score):
+        raise MetricError(f"the metric '{metric.name}' must give a finite number, got {score}")
+    return score
+
+
+def _scores(network: nn.Module, loader: Loader, metric: Metric, unpack: Unpack | None, progress: bool | None) -> Any:
+    placement, scores = Placement.of(network), []
+    # A quantized network's parameters tell nothing about the dtype of its inputs.
+    placement = Placement(placement.device, torch.float32)
+    with Progress(length_of(loader), description="evaluating", unit="batch", shown=progress) as bar:
+        for batch in loader:
+            inputs, target = unpack_batch(batch, unpack)
+            output = call(network, placement.copy_inputs(inputs))
+            scores.append(metric(output, placement.move(target)).detach().float().cpu().numpy())
+            bar.advance()
+    if not scores:
+        raise DataError("report_loader must hold at least one batch, got none")
+    return np.concatenate(scores)
+
+
+def length_of(loader: Any) -> int | None:
+    """Batches in ``loader``; None where it does not tell."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None

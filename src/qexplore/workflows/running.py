@@ -1,0 +1,252 @@
+"""How a workflow runs: what is asked for is checked, a copy quantized by its stack, and both networks measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import numbers
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from qexplore._progress import Progress
+from qexplore._random import isolated
+from qexplore.errors import DataError, MetricError, ModelError, WorkflowError
+from qexplore.metrics import as_metric
+from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, num_samples, unpack_batch
+from qexplore.model.preparation import copied_network
+from qexplore.predicates import as_predicate, select_modules
+from qexplore.workflows import stack as torch_ao
+from qexplore.workflows.base import Converted, Data, Engine, Settings, Stack
+from qexplore.workflows.measuring import (
+    bytes_on_disk,
+    float_bytes_on_disk,
+    length_of,
+    measure_accuracy,
+    measure_latency,
+)
+from qexplore.workflows.results import QuantizationResult, WorkflowReport
+from qexplore.workflows.saving import ChosenModules
+from qexplore.workflows.training import EpochRecord
+
+_CPU = torch.device("cpu")
+USES_ENGINE = ("eager", "fx")
+"""Stacks whose networks run on the engine that torch is set to."""
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """What a report is measured on."""
+
+    loader: Loader | None
+    metric: Any
+    unpack: Unpack | None
+    progress: bool | None
+
+    def __post_init__(self) -> None:
+        if (self.loader is None) != (self.metric is None):
+            given, missing = ("metric", "report_loader") if self.loader is None else ("report_loader", "metric")
+            raise MetricError(f"accuracy needs report_loader= and metric= together, got {given}= without {missing}=")
+        if self.metric is not None:
+            as_metric(self.metric)
+
+    def accuracy(self, network: nn.Module) -> float | None:
+        """The metric of ``network``; None where there is nothing to measure it on."""
+        if self.loader is None:
+            return None
+        metric = as_metric(self.metric)
+        return measure_accuracy(network, self.loader, metric, unpack=self.unpack, progress=self.progress)
+
+
+def run_workflow(
+    network: nn.Module,
+    settings: Settings,
+    reporting: Reporting,
+    *,
+    example: Any,
+    calibration_loader: Loader | None = None,
+    training: Callable[..., tuple[EpochRecord, ...]] | None = None,
+    accuracy_before: float | None = None,
+) -> QuantizationResult:
+    """Quantize a copy of ``network`` on CPU and measure it. See `quantize_static` for the arguments.
+
+    Args:
+        network: a float network, left as it is.
+        settings: what is wanted; ``modules`` may be any predicate.
+        reporting: what the report is measured on.
+        example: inputs of one call, as `qexplore.model.call` takes them.
+        calibration_loader: for static quantization.
+        training: ``training(prepared, freeze, set_mode)``, for training.
+        accuracy_before: of the float network, where it is known.
+    """
+    check_settings(settings)
+    with isolated(_CPU):
+        copied = float_copy(network)
+        chosen = _chosen(copied, settings)
+        epochs: list[EpochRecord] = []
+        data = Data(
+            example=_example(copied, example),
+            calibrate=None if calibration_loader is None else _calibrating(calibration_loader, reporting),
+            train=None if training is None else _noting(training, epochs),
+        )
+        converted = stack_module(chosen.stack).quantize(copied, chosen, data)
+        return _reported(copied, converted, chosen, reporting, data.example, tuple(epochs), accuracy_before)
+
+
+def _noting(training: Callable[..., tuple[EpochRecord, ...]], epochs: list[EpochRecord]) -> Callable[..., None]:
+    def note(prepared: nn.Module, freeze: Callable[[], None], *, set_mode: Any = None) -> None:
+        epochs.extend(training(prepared, freeze, set_mode))
+
+    return note
+
+
+def _reported(
+    network: nn.Module,
+    converted: Converted,
+    settings: Settings,
+    reporting: Reporting,
+    example: tuple[Any, ...],
+    epochs: tuple[EpochRecord, ...],
+    accuracy_before: float | None,
+) -> QuantizationResult:
+    with engine_of(settings), torch_ao.quiet():
+        report = WorkflowReport(
+            settings=settings,
+            metric="" if reporting.metric is None else as_metric(reporting.metric).name,
+            accuracy_before=reporting.accuracy(network) if accuracy_before is None else accuracy_before,
+            accuracy_after=reporting.accuracy(converted.model),
+            bytes_before=float_bytes_on_disk(network),
+            bytes_after=bytes_on_disk(converted.save),
+            latency=measure_latency(network, converted.model, example, num_samples(example)),
+            strategy=converted.strategy,
+            notes=converted.notes + _engine_note(settings),
+            epochs=epochs,
+        )
+    return QuantizationResult(converted.model, report, converted.save, converted.script)
+
+
+def engine_of(settings: Settings) -> AbstractContextManager[Any]:
+    """A context in which a network with ``settings`` runs on its own engine."""
+    return torch_ao.using_engine(settings.engine if settings.stack in USES_ENGINE else None)
+
+
+def _engine_note(settings: Settings) -> tuple[str, ...]:
+    if settings.stack not in USES_ENGINE or settings.engine == torch_ao.check_engine(None):
+        return ()
+    name = settings.engine
+    return (f"made for the engine {name}: set torch.backends.quantized.engine = '{name}' where it runs",)
+
+
+def stack_module(stack: Stack) -> Any:
+    """The file of ``stack``, imported on use."""
+    return importlib.import_module(f"qexplore.workflows.{stack}")
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise `WorkflowError` unless ``settings`` are some that exist."""
+    choices = {
+        "method": ("dynamic", "static", "qat"),
+        "stack": get_args(Stack),
+        "weight_granularity": ("channel", "tensor"),
+        "activations": ("affine", "symmetric"),
+        "engine": (None, *get_args(Engine)),
+    }
+    for name, allowed in choices.items():
+        value = getattr(settings, name)
+        if value not in allowed:
+            raise WorkflowError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    width = settings.linear_num_bits
+    if isinstance(width, bool) or not isinstance(width, numbers.Integral) or not 2 <= width <= 8:
+        raise WorkflowError(f"linear_num_bits must be an int in [2, 8], got {width!r}")
+    if width < 8 and settings.stack not in USES_ENGINE:
+        raise WorkflowError(
+            f'stack="{settings.stack}" has no packed weights, so linear_num_bits must be 8, got {width}: use stack="fx"'
+        )
+    if settings.stack == "onnxruntime" and settings.method == "qat":
+        raise WorkflowError('stack="onnxruntime" does not train: use stack="fx", "eager" or "pt2e" for training')
+
+
+def float_copy(network: nn.Module) -> nn.Module:
+    """A copy on CPU in eval mode."""
+    copied = copied_network(network)
+    hooked = next((name for name, module in copied.named_modules() if foreign_hooks(module)), None)
+    if hooked is not None:
+        raise ModelError(
+            f"'{hooked or type(network).__name__}' carries hooks, which quantizing would lose: remove them"
+        )
+    dtypes = {parameter.dtype for parameter in copied.parameters() if parameter.is_floating_point()}
+    if dtypes - {torch.float32}:
+        raise ModelError(f"a network must be in float32 to be quantized, got {dtypes}: call network.float() first")
+    return copied.cpu().eval()
+
+
+def _chosen(network: nn.Module, settings: Settings) -> Settings:
+    """``settings`` with the predicate's answer, and the engine there is."""
+    modules, engine = settings.modules, settings.engine
+    if modules is not None:
+        description = str(as_predicate(modules))
+        modules = ChosenModules(select_modules(network, modules), description)
+    if settings.stack in USES_ENGINE:
+        engine = torch_ao.check_engine(engine)
+    return dataclasses.replace(settings, modules=modules, engine=engine)
+
+
+def _example(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
+    """Positional arguments of one call, a batch of at least two: exporters take a batch of one for a constant."""
+    inputs = Placement(_CPU, torch.float32).copy_inputs(inputs)
+    if isinstance(inputs, Mapping):
+        try:
+            bound = inspect.signature(network.forward).bind(**inputs)
+        except TypeError as error:
+            raise DataError(
+                f"forward of {type(network).__name__} does not take the inputs {[*inputs]}: {error}"
+            ) from error
+        if bound.kwargs:
+            raise DataError(
+                f"a network to be quantized must take its inputs by position, but {', '.join(bound.kwargs)} of "
+                f"{type(network).__name__} can be given by name only"
+            )
+        inputs = bound.args
+    example = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    if not any(isinstance(one, Tensor) for one in example):
+        raise DataError(f"inputs of a network to be quantized must hold a tensor, got {type(inputs).__name__}")
+    if num_samples(example) > 1:
+        return example
+    return tuple(torch.cat([one, one]) if isinstance(one, Tensor) and one.dim() else one for one in example)
+
+
+def first_inputs(loader: Any, name: str, unpack: Unpack | None) -> Any:
+    """Inputs of the first batch of ``loader``, which messages call ``name``.
+
+    Raises:
+        DataError: it is empty, no loader, or can be gone through only once.
+    """
+    try:
+        batch = next(iter(loader), None)
+    except TypeError as error:
+        raise DataError(f"{name} must be a loader of batches, got {type(loader).__name__}") from error
+    if batch is None:
+        raise DataError(f"{name} must hold at least one batch, got none")
+    if iter(loader) is loader:
+        raise DataError(f"{name} must be gone through more than once, got an iterator: give a DataLoader or a list")
+    return unpack_batch(batch, unpack)[0]
+
+
+def _calibrating(loader: Loader, reporting: Reporting) -> Callable[[nn.Module], None]:
+    def calibrate(prepared: nn.Module) -> None:
+        placement = Placement(_CPU, torch.float32)
+        with (
+            torch.no_grad(),
+            Progress(length_of(loader), description="calibrating", unit="batch", shown=reporting.progress) as bar,
+        ):
+            for batch in loader:
+                inputs, _ = unpack_batch(batch, reporting.unpack)
+                call(prepared, placement.copy_inputs(inputs))
+                bar.advance()
+
+    return calibrate

@@ -1,0 +1,110 @@
+"""How a layer is quantized, in words, read back from converted modules and what they give, never from settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qexplore.workflows.base import Settings
+from qexplore.workflows.packed_linear import PackedLinear
+from qexplore.workflows.stack import has, require
+
+_PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric)
+_SEVEN_BITS, _EIGHT_BITS = 127, 255
+_DYNAMIC = (nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+_FOLDED = (nn.modules.batchnorm._BatchNorm,)
+_ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
+
+
+def describe_weights(module: nn.Module) -> str:
+    """Such as ``"int8 per channel"`` or ``"int4 per channel, packed"``; empty where the weights are float, or none."""
+    if isinstance(module, PackedLinear):
+        granularity = "per channel" if module.group_size is None else f"in groups of {module.group_size}"
+        return f"int{module.num_bits} {granularity}, packed"
+    tensors = _quantized_weights(module)
+    if not tensors:
+        return ""
+    width = max(map(_width, tensors))
+    granularity = "per channel" if tensors[0].qscheme() in _PER_CHANNEL else "per tensor"
+    symmetric = all(map(_is_centred, tensors))
+    return f"int{width} {granularity}" + ("" if symmetric else ", affine")
+
+
+def describe_activations(output: Any) -> str:
+    """Such as ``"uint8 per tensor, affine"``, of a tensor that a layer gave; empty for a float one."""
+    if not isinstance(output, Tensor) or not output.is_quantized:
+        return ""
+    sign = "uint" if output.dtype == torch.quint8 else "int"
+    zero_point = output.q_zero_point()
+    # An affine range that is centred by chance is symmetric too.
+    centred = zero_point in ({_SEVEN_BITS // 2, _SEVEN_BITS // 2 + 1, _EIGHT_BITS // 2 + 1} if sign == "uint" else {0})
+    return f"{sign}8 per tensor, {'symmetric' if centred else 'affine'}"
+
+
+def reason_for_integers(module: nn.Module | None, weights: str, activations: str, settings: Settings) -> str:
+    """Why a layer is quantized the way that ``weights`` and ``activations`` say."""
+    ranges = "learned in training" if settings.method == "qat" else "seen in calibration"
+    if weights.endswith("packed"):
+        after = "" if activations else "; input and output float"
+        return f"linear_num_bits={settings.linear_num_bits}: small on disk, computed in float{after}"
+    if weights and not activations:
+        return "weights rounded once; the input's range is taken at run time"
+    channels = "one scale per channel, for channels differ in range" if "per channel" in weights else "one scale in all"
+    if weights:
+        return f"integer kernel of {settings.engine}: {channels}; output range {ranges}"
+    if module is not None and _has_fixed_range(module):
+        return "no weights; the output's range is known beforehand"
+    return f"no weights: works on integers; output range {ranges}, or that of its input"
+
+
+def reason_for_float(name: str, module: nn.Module | None, settings: Settings) -> str:
+    """Why the layer ``name``, ``module`` of the float network (None for a function), stays float."""
+    if module is not None and settings.modules is not None and not settings.modules(name, module):
+        return f"not selected by modules={settings.modules}"
+    if settings.method == "dynamic" and not isinstance(module, _DYNAMIC):
+        return "dynamic quantization has integer kernels for Linear and recurrent layers only"
+    if settings.method != "dynamic" and isinstance(module, _DYNAMIC[1:]):
+        return "recurrent layers have integer kernels in dynamic quantization only"
+    if module is not None and next(module.children(), None) is not None:
+        return "taken as a whole, not looked into"
+    return f"no integer kernel of {settings.engine} for it in this place"
+
+
+def reason_for_absence(module: nn.Module, before: str) -> str:
+    """Why ``module`` of the float network has no place of its own in the quantized one; ``before`` precedes it."""
+    if isinstance(module, _ONLY_IN_TRAINING):
+        return "does nothing outside training: left out"
+    verb = "folded" if isinstance(module, _FOLDED) else "fused"
+    return f"{verb} into '{before}'" if before else f"{verb} into its neighbour"
+
+
+def _quantized_weights(module: Any) -> list[Tensor]:
+    if has("nnqd") and isinstance(module, _recurrent_kinds()):
+        return list(module.get_weight().values())  # type: ignore[attr-defined]
+    weight = getattr(module, "weight", None)
+    tensor = weight() if callable(weight) else weight
+    return [tensor] if isinstance(tensor, Tensor) and tensor.is_quantized else []
+
+
+def _recurrent_kinds() -> tuple[type, ...]:
+    dynamic = require("nnqd")
+    return (dynamic.LSTM, dynamic.GRU, dynamic.LSTMCell, dynamic.GRUCell, dynamic.RNNCell)
+
+
+def _width(weight: Tensor) -> int:
+    """Bits that the integers present need, two at least."""
+    integers = weight.int_repr()
+    low, high = int(integers.min()), int(integers.max())
+    # An observer of 4 bits scales the largest magnitude to 7.5, which conversion rounds to 8, where training clamps it.
+    return next(bits for bits in range(2, 9) if low >= -(2 ** (bits - 1)) and high <= 2 ** (bits - 1))
+
+
+def _is_centred(weight: Tensor) -> bool:
+    points = weight.q_per_channel_zero_points() if weight.qscheme() in _PER_CHANNEL else weight.q_zero_point()
+    return not bool(torch.as_tensor(points).any())
+
+
+def _has_fixed_range(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Softmax, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid))
