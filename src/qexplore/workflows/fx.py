@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from qexplore.model.connections import Connections
 from qexplore.model.own_modules import as_graph_module, trace_network
 from qexplore.workflows.base import Converted, Data, LayerStrategy, Settings
 from qexplore.workflows.packed_linear import PackedLinear
-from qexplore.workflows.saving import has_structure, load_state, read_state, write_state
+from qexplore.workflows.saving import load_state, read_state, write_state
 from qexplore.workflows.stack import linear_qconfig_of, qconfig_of, quiet, require, using_engine
 from qexplore.workflows.strategy import (
     describe_activations,
@@ -53,7 +54,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     return Converted(
         model,
         rows,
-        save=lambda path: write_state(path, model, settings, structure=model.code),
+        save=lambda path: write_state(path, model, settings, structure=_fingerprint(model)),
         notes=tuple(_notes(connections, rows, settings)),
         script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
     )
@@ -71,13 +72,17 @@ def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
     with using_engine(settings.engine), quiet():
         traced, connections = _traced(network, None)
         model = _converted(_prepared(traced, connections, built_with, ()), built_with)
-        if not has_structure(saved, model.code):
+        if _fingerprint(model) != saved.structure:
             raise WorkflowError(
                 f"'{path}' must be loaded with the network that was quantized, but {type(network).__name__} has "
                 "another structure"
             )
         load_state(model, saved)
     return model
+
+
+def _fingerprint(model: fx.GraphModule) -> str:
+    return hashlib.sha256(model.code.encode()).hexdigest()
 
 
 def _traced(network: nn.Module, example: Any) -> tuple[nn.Module, Connections]:
@@ -94,7 +99,7 @@ def _traced(network: nn.Module, example: Any) -> tuple[nn.Module, Connections]:
 
 def _prepared(network: nn.Module, connections: Connections, settings: Settings, example: tuple[Any, ...]) -> Any:
     custom = require("PrepareCustomConfig")().set_non_traceable_module_names(list(connections.opaque))
-    mapping = _qconfig_mapping(network, settings)
+    mapping = _qconfig_mapping(network, settings, _hidden(connections))
     is_qat = settings.method == "qat"
     prepare = require("prepare_qat_fx" if is_qat else "prepare_fx")
     try:
@@ -124,7 +129,14 @@ def _freeze(prepared: nn.Module) -> None:
     prepared.apply(require("freeze_bn_stats"))
 
 
-def _qconfig_mapping(network: nn.Module, settings: Settings) -> Any:
+def _hidden(connections: Connections) -> set[str]:
+    """Names of modules inside those that are taken as a whole; training would put fake quantizers there for good."""
+    called = {connections.module(node) for node in connections.graph.nodes} - {None}
+    inside = {f"{connections.name_of(one)}.{name}" for one in called if one for name, _ in one.named_modules() if name}
+    return inside
+
+
+def _qconfig_mapping(network: nn.Module, settings: Settings, hidden: set[str]) -> Any:
     """Which QConfig is whose: by type, as torch.ao has it, and by name where the predicate or the width says so."""
     by_type = _by_type(settings)
     everything = by_type.global_qconfig
@@ -134,7 +146,10 @@ def _qconfig_mapping(network: nn.Module, settings: Settings) -> Any:
         return narrow if type(module) is nn.Linear else by_type.object_type_qconfigs.get(type(module), everything)
 
     named = list(network.named_modules())
-    is_chosen = {name: settings.modules is None or bool(settings.modules(name, module)) for name, module in named}
+    is_chosen = {
+        name: name not in hidden and (settings.modules is None or bool(settings.modules(name, module)))
+        for name, module in named
+    }
     mapping = by_type if is_chosen[""] else require("QConfigMapping")()
     for name, module in named[1:]:
         if not is_chosen[name]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ class SavedNetwork:
 
     Attributes:
         settings: how the network was quantized; observers are left out, for ranges are settled.
-        structure: fingerprint of a text that tells the network's structure; see `has_structure`.
+        structure: the stack's own text about the network's structure.
         state: what `load_state` gives to it.
     """
 
@@ -54,7 +53,14 @@ class SavedNetwork:
 
 
 def write_state(path: Path, model: nn.Module, settings: Settings, *, structure: str = "") -> None:
-    """Write the state of ``model``, quantized with ``settings``, whose ``modules`` are None or `ChosenModules`."""
+    """Write the state of ``model``, quantized with ``settings``, whose ``modules`` are None or `ChosenModules`.
+
+    Args:
+        path: the file.
+        model: converted.
+        settings: what was asked for.
+        structure: a text that the stack's ``load`` finds again, such as a fingerprint of the structure.
+    """
     modules = settings.modules
     assert modules is None or isinstance(modules, ChosenModules)
     plain = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
@@ -65,7 +71,7 @@ def write_state(path: Path, model: nn.Module, settings: Settings, *, structure: 
         "format": _FORMAT,
         "version": _VERSION,
         "settings": plain,
-        "structure": _fingerprint(structure),
+        "structure": structure,
         "state": writer.encode(_without_recurrent(model)),
         "recurrent": {name: writer.encode(_recurrent_state(module)) for name, module in _recurrent_modules(model)},
     }
@@ -92,15 +98,6 @@ def read_state(path: Path) -> SavedNetwork:
     settings = Settings(**content["settings"], modules=None if names is None else ChosenModules(names))
     state = {name: _decoded(content[name], content["bytes"]) for name in ("state", "recurrent")}
     return SavedNetwork(settings, content["structure"], state)
-
-
-def has_structure(saved: SavedNetwork, structure: str) -> bool:
-    """Whether ``saved`` was written with the text ``structure``."""
-    return saved.structure == _fingerprint(structure)
-
-
-def _fingerprint(structure: str) -> str:
-    return hashlib.sha256(structure.encode()).hexdigest()
 
 
 def load_state(model: nn.Module, saved: SavedNetwork) -> None:
