@@ -275,3 +275,17 @@ def test_other_modules_and_broken_weights_are_refused():
 def test_print_shows_width_and_granularity():
     text = repr(PackedLinear(4, 3, num_bits=3, group_size=2, relu=True))
     assert "in_features=4, out_features=3, int3 groups of 2, relu" in text
+
+
+def test_strategy_is_read_back_from_the_packed_modules():
+    network = trained("transformer")
+    floating = {row.name: row for row in qx.pack_linear_weights(network, num_bits=3, group_size=8).strategy}
+    assert floating["embed"].weights == "int3 in groups of 8, packed" and floating["embed"].activations == ""
+    assert not floating["encoder.layers.0.norm1"].is_quantized
+    report = qx.pack_linear_weights(network, num_bits=5, calibration_loader=batches(digits().calibration))
+    rows = {row.name: row for row in report.strategy}
+    assert (rows["embed"].weights, rows["embed"].activations) == (
+        "int5 per channel, packed",
+        "uint8 per tensor, affine",
+    )
+    assert "class of its own" in rows["encoder.layers.0.self_attn.out_proj"].reason

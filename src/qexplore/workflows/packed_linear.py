@@ -84,7 +84,7 @@ class PackedLinear(nn.Module):
             WorkflowError: another kind of module, or a weight that is not finite.
             NumBitsError: a width or group size that cannot be packed.
         """
-        weight = _rows(linear)
+        weight = float_rows(linear)
         if not bool(torch.isfinite(weight).all()):
             raise WorkflowError("the weight of a layer to be packed must be finite, got NaN or infinity")
         integers, scales = quantize_weight(weight, num_bits, group_size, method)
@@ -246,7 +246,12 @@ def _clamped(integers: Tensor, num_bits: int) -> Tensor:
     return torch.where(integers == largest, largest - 1, integers) if num_bits < 8 else integers
 
 
-def _rows(linear: nn.Module) -> Tensor:
+def float_rows(linear: nn.Module) -> Tensor:
+    """The weight of a layer that can be packed as ``[out, in]``, detached.
+
+    Raises:
+        WorkflowError: another kind of module.
+    """
     if not is_packable(linear):
         raise WorkflowError(
             f"PackedLinear.from_float takes an nn.Linear or a Conv1D of transformers, got {type(linear).__name__}"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import DataError, SelectionError
@@ -16,7 +17,9 @@ from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, in_ev
 from qexplore.model.preparation import copied_network, replace_everywhere
 from qexplore.predicates import PredicateLike, everything, select_modules
 from qexplore.quant.packing import check_group_size, check_packed_width
-from qexplore.workflows.packed_linear import PackedLinear, is_packable
+from qexplore.workflows.base import LayerStrategy
+from qexplore.workflows.packed_linear import PackedLinear, float_rows, is_packable
+from qexplore.workflows.strategy import describe_weights
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class PackingReport:
         """Bytes of the packed layers' weights, scales included."""
         return sum(layer.num_bytes for layer in self.layers)
 
+    @property
+    def strategy(self) -> tuple[LayerStrategy, ...]:
+        """One row for every layer with parameters of its own, read back from the packed network."""
+        return packed_strategy(self.network, self.skipped)
+
     def __str__(self) -> str:
         granularity = "per channel" if self.group_size is None else f"in groups of {self.group_size}"
         lines = [
@@ -87,6 +95,7 @@ def pack_linear_weights(
     method: str = "mse",
     calibration_loader: Loader | None = None,
     unpack: Unpack | None = None,
+    progress: bool | None = None,
 ) -> PackingReport:
     """Pack the weights of every linear layer of a copy of ``network`` (``nn.Linear``, and transformers' ``Conv1D``).
 
@@ -102,6 +111,7 @@ def pack_linear_weights(
         calibration_loader: where given, inputs and outputs of the packed layers are quantized to 8 bits as well, per
             tensor, over the ranges seen on this data.
         unpack: of a batch, returns ``(inputs, target)``, where the batches are no tensors, pairs or dicts.
+        progress: show a bar on stderr while calibrating; None shows it on a terminal.
 
     Raises:
         SelectionError: no linear layer can be packed.
@@ -132,11 +142,13 @@ def pack_linear_weights(
         else:
             replace_everywhere(copied, module, packed)
     if calibration_loader is not None:
-        calibrate_packed(copied, calibration_loader, unpack)
+        calibrate_packed(copied, calibration_loader, unpack, progress)
     return PackingReport(copied, num_bits, group_size, tuple(layers), skipped)
 
 
-def calibrate_packed(network: nn.Module, loader: Loader, unpack: Unpack | None = None) -> None:
+def calibrate_packed(
+    network: nn.Module, loader: Loader, unpack: Unpack | None = None, progress: bool | None = None
+) -> None:
     """Give inputs and outputs of every `PackedLinear` in ``network`` the ranges seen on ``loader``, 8 bits per tensor.
 
     Raises:
@@ -144,19 +156,47 @@ def calibrate_packed(network: nn.Module, loader: Loader, unpack: Unpack | None =
     """
     packed = [module for module in network.modules() if isinstance(module, PackedLinear)]
     placement = Placement.of(network)
-    seen = False
+    seen = 0
     for module in packed:
         module.start_observing()
     try:
-        with in_eval_mode(network), torch.no_grad(), isolated(placement.device):
+        bar = Progress(None, description="calibrating", unit="batch", shown=progress)
+        with in_eval_mode(network), torch.no_grad(), isolated(placement.device), bar:
             for batch in loader:
                 call(network, placement.copy_inputs(unpack_batch(batch, unpack)[0]))
-                seen = True
+                seen += 1
+                bar.advance()
     finally:
         for module in packed:
             module.stop_observing()
     if not seen:
         raise DataError("the calibration loader gave no batch: ranges of activations need at least one")
+
+
+def packed_strategy(network: nn.Module, skipped: Mapping[str, str] | None = None) -> tuple[LayerStrategy, ...]:
+    """How the layers of a network with packed ones are quantized, read back from its modules.
+
+    Args:
+        network: with `PackedLinear` inside.
+        skipped: reasons why some layers stay float; all others but packed ones are said to have no packed form.
+    """
+    rows = []
+    for name, module in network.named_modules():
+        if isinstance(module, PackedLinear):
+            rows.append(_packed_row(name, module))
+        elif next(module.parameters(recurse=False), None) is not None:
+            reason = (skipped or {}).get(name, "packed weights are for linear layers only")
+            rows.append(LayerStrategy(name, type(module).__name__, "", "", reason))
+    return tuple(rows)
+
+
+def _packed_row(name: str, module: PackedLinear) -> LayerStrategy:
+    quantized = module.output_quantizer.is_on
+    weights = describe_weights(module)
+    activations = "uint8 per tensor, affine" if quantized else ""
+    reason = "packed integers, dequantized in every forward"
+    ranges = "; ranges seen in calibration" if quantized else "; activations float, for no data was given"
+    return LayerStrategy(name, "Linear", weights, activations, reason + ranges)
 
 
 def _refusal(network: nn.Module, module: nn.Module) -> str | None:
@@ -175,9 +215,8 @@ def _refusal(network: nn.Module, module: nn.Module) -> str | None:
 
 @torch.no_grad()
 def _described(name: str, linear: nn.Module, packed: PackedLinear) -> PackedLayer:
-    before: torch.Tensor = linear.weight  # type: ignore[assignment]
-    rows = before if before.shape == packed.weight.shape and isinstance(linear, nn.Linear) else before.t()
-    power = float(rows.float().square().mean())
-    error = float((packed.weight - rows).float().square().mean())
+    before = float_rows(linear)
+    power = float(before.float().square().mean())
+    error = float((packed.weight - before).float().square().mean())
     num_bytes = before.numel() * before.element_size()
     return PackedLayer(name, before.numel(), num_bytes, packed.num_bytes, error / power if power else 0.0)

@@ -1,0 +1,106 @@
+"""Training of packed layers: for networks that no stack of PyTorch can take apart, such as GPT-2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qexplore.errors import WorkflowError
+from qexplore.model import Loader, Unpack
+from qexplore.model.preparation import copied_network, replace_everywhere
+from qexplore.quant.formats import IntegerGrid
+from qexplore.quant.packing import pack, spread_scales
+from qexplore.workflows.packed_linear import PackedLinear, float_rows
+from qexplore.workflows.training import EpochRecord, Loss, train
+
+
+class TrainedPackedLinear(nn.Module):
+    """A `PackedLinear` whose weight is a float parameter, rounded in every forward; gradients pass straight through.
+
+    Args:
+        linear: the float layer, whose weight and bias training begins with.
+        packed: its packed form, of which scales and ranges of activations are taken and stay as they are.
+    """
+
+    steps: Tensor
+
+    def __init__(self, linear: nn.Module, packed: PackedLinear) -> None:
+        super().__init__()
+        bias: Any = linear.bias
+        self.weight = nn.Parameter(float_rows(linear).clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.grid = IntegerGrid(packed.num_bits)
+        steps = spread_scales(packed.scales, packed.in_features, packed.group_size)
+        self.register_buffer("steps", torch.where(steps > 0, steps, torch.ones_like(steps)))
+        self.input_quantizer, self.output_quantizer = packed.input_quantizer, packed.output_quantizer
+        self.relu = packed.relu
+
+    def integers(self) -> Tensor:
+        """The weight in steps, rounded and clamped, ``[out, in]``; its gradient is the weight's within the range."""
+        steps = (self.weight / self.steps).clamp(self.grid.quant_min, self.grid.quant_max)
+        return steps + (steps.round() - steps).detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` ``[..., in]`` through the layer."""
+        y = F.linear(self.input_quantizer(x), self.integers() * self.steps, self.bias)
+        quantized: Tensor = self.output_quantizer(F.relu(y) if self.relu else y)
+        return quantized
+
+
+def train_packed(
+    network: nn.Module,
+    packed_network: nn.Module,
+    loader: Loader,
+    loss: Loss,
+    *,
+    epochs: int,
+    learning_rate: float = 1e-4,
+    unpack: Unpack | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    progress: bool | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """A copy of ``packed_network`` whose packed layers, and all else that is float, were trained with rounded weights.
+
+    Args:
+        network: the float network that was packed; left as it is.
+        packed_network: what `qexplore.pack_linear_weights` made of it; left as it is.
+        loader: batches of inputs and target, gone through once an epoch.
+        loss: ``loss(output, target)``, a tensor of one number.
+        epochs: passes over the loader.
+        learning_rate: of AdamW, falling to zero.
+        unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form.
+        on_epoch: called with each record.
+        progress: show a bar on stderr; None shows it on a terminal.
+        seed: of what is drawn in training.
+
+    Raises:
+        WorkflowError: nothing is packed, or the loss is not finite; as `qexplore.workflows.training.train` says.
+        DataError: an empty loader.
+    """
+    trained = copied_network(packed_network)
+    packed = {name: module for name, module in trained.named_modules() if isinstance(module, PackedLinear)}
+    if not packed:
+        raise WorkflowError(
+            "train_packed needs a network with packed layers, got one without: pack_linear_weights first"
+        )
+    for name, module in packed.items():
+        replace_everywhere(trained, module, TrainedPackedLinear(network.get_submodule(name), module))
+    train(
+        trained, loader, loss, epochs=epochs, learning_rate=learning_rate, unpack=unpack, on_epoch=on_epoch,
+        progress=progress, seed=seed,
+    )  # fmt: skip
+    for name, module in packed.items():
+        replace_everywhere(trained, trained.get_submodule(name), _packed_again(trained.get_submodule(name), module))
+    return trained
+
+
+@torch.no_grad()
+def _packed_again(trained: Any, packed: PackedLinear) -> PackedLinear:
+    packed.packed = pack(trained.integers().round().to(torch.int8), packed.num_bits)
+    packed.bias = None if trained.bias is None else trained.bias.detach().clone()
+    return packed
