@@ -52,6 +52,8 @@ class Workload:
         training = chosen["training"] | {"epochs": EPOCHS[name]}
         data = TensorDataset(*first[train[: TRAIN_IMAGES.get(name)]])
         self.name = name
+        self.train = data
+        """What the network was trained on."""
         self.network: nn.Module = recipe.trained(name, chosen["build"], data, arguments, **training)
         self.predicate = chosen["predicate"]
         self.calibration = _batches(*first[calibration])

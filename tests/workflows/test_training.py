@@ -249,7 +249,7 @@ def test_loader_without_a_length_is_counted():
         ({"learning_rate": math.inf}, "`learning_rate`.*got inf"),
         ({"learning_rate": 0.1, "optimizer": torch.optim.SGD}, "`learning_rate` is of the default"),
         ({"optimizer": 3}, "`optimizer` must be a function"),
-        ({"freeze_after": 2}, "`freeze_after`.*got 2"),
+        ({"freeze_after": 2}, "to freeze after.*got 2"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(options, message):

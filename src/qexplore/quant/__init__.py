@@ -5,6 +5,7 @@ from qexplore.quant.fixed import FixedQuantizer, quantize_stacked
 from qexplore.quant.formats import IntegerGrid, check_choice, check_num_bits, min_num_bits
 from qexplore.quant.histogram import Histogram
 from qexplore.quant.small_floats import float_grid, quantize_float, quantize_mx
+from qexplore.quant.step_size import StepSize
 from qexplore.quant.tensor_quantizer import TensorQuantizer
 from qexplore.quant.upstream import QuantDescriptor
 from qexplore.quant.weight_calibrators import weight_amax_table
@@ -14,6 +15,7 @@ __all__ = [
     "Histogram",
     "IntegerGrid",
     "QuantDescriptor",
+    "StepSize",
     "TensorQuantizer",
     "amax_table",
     "check_choice",

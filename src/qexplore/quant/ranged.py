@@ -90,6 +90,31 @@ class RangedQuantizer(UpstreamQuantizer):
         self.set_amax(torch.stack(ranged).amax(dim=0))
         self.ranges.fill(ends, others)
 
+    def own_range(self) -> None:
+        """Give the present choice a range of its own, for the time being the one that it has."""
+        if self.ranges.row(self._code) is not None:
+            return
+        rows = {code: self.ranges.row(code) for code in self.ranges.known} | {self._code: (None, self.range[1])}
+        one_sided = any(row is not None and row[0] is not None for row in rows.values())
+        rows[self._code] = (self.range[0] if one_sided else None), self.range[1]
+        high = {code: row[1] for code, row in rows.items() if row is not None}
+        low = {code: row[0] for code, row in rows.items() if row is not None and row[0] is not None}
+        self.ranges.fill(high, low or None)
+
+    def set_own_range(self, low: Tensor, high: Tensor) -> None:
+        """Set the ends of the present choice's own range, in place; ``low`` only counts for asymmetric quantizers."""
+        place = self.ranges.known.index(self._code)
+        self.ranges.high[place].copy_(high)
+        if len(self.ranges.low):
+            self.ranges.low[place].copy_(low)
+
+    @property
+    def range_tensors(self) -> tuple[Tensor, ...]:
+        """Everything that holds a range, to be changed in place; the last axes are those of `amax`."""
+        single = self._buffers.get("_amax")
+        tables = (self.ranges.high, self.ranges.low) if len(self.ranges) else ()
+        return (*([] if single is None else [single]), *(table for table in tables if len(table)))
+
     def set_amax(self, value: Any) -> None:
         """Set the range and give ``_amax`` its shape, in place where the shape stays.
 

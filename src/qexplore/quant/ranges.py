@@ -49,6 +49,11 @@ class RangeTable(nn.Module):
             return None
         return (self.low[place] if len(self.low) else None), self.high[place]
 
+    @property
+    def known(self) -> tuple[int, ...]:
+        """Codes of the choices that have a range here."""
+        return tuple(self._rows)
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -14,6 +14,7 @@ from qexplore.quant.affine import affine_parameters, quantize_affine
 from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid, check_choice, check_num_bits, min_num_bits
 from qexplore.quant.ranged import RangedQuantizer
 from qexplore.quant.small_floats import quantize_float, quantize_mx
+from qexplore.quant.step_size import StepSize
 from qexplore.quant.upstream import HistogramCalibrator, QuantDescriptor
 
 Sign = bool | Literal["auto"]
@@ -239,8 +240,26 @@ class TensorQuantizer(RangedQuantizer):
         """Fake-quantize ``inputs``; same shape and dtype."""
         if self._switched_off or inputs.numel() == 0:
             return inputs
-        output: Tensor = super().forward(inputs)
-        return output
+        step_size = self._modules.get("step_size")
+        if step_size is None or self._disabled:
+            output: Tensor = super().forward(inputs)
+            return output
+        with torch.no_grad():
+            quantized = super().forward(inputs)
+        passed: Tensor = step_size(inputs, quantized, *self.limits)
+        return passed
+
+    @property
+    def step_size(self) -> StepSize | None:
+        """How gradients pass in training; None, as always outside `qexplore.fine_tune`, for upstream's way."""
+        found = self._modules.get("step_size")
+        return found if isinstance(found, StepSize) else None
+
+    def set_step_size(self, step_size: StepSize | None) -> None:
+        """Let ``step_size`` pass the gradients from now on; None for upstream's way again."""
+        self._modules.pop("step_size", None)
+        if step_size is not None:
+            self._modules["step_size"] = step_size
 
     def _quant_forward(self, inputs: Tensor) -> Tensor:
         if self._code != self._num_bits or self.asymmetric:

@@ -2,11 +2,13 @@
 
 from qexplore.workflows.base import LayerStrategy, Settings
 from qexplore.workflows.calling import load_quantized, quantize_dynamic, quantize_qat, quantize_static
+from qexplore.workflows.fine_tuning import FineTuning, fine_tune
 from qexplore.workflows.packed_linear import PackedLinear
 from qexplore.workflows.packing import PackedLayer, PackingReport, pack_linear_weights
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
 
 __all__ = [
+    "FineTuning",
     "LayerStrategy",
     "PackedLayer",
     "PackedLinear",
@@ -14,6 +16,7 @@ __all__ = [
     "QuantizationResult",
     "Settings",
     "WorkflowReport",
+    "fine_tune",
     "load_quantized",
     "pack_linear_weights",
     "quantize_dynamic",

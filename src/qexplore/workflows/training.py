@@ -59,8 +59,10 @@ def train(
     epochs: int,
     learning_rate: float | None = None,
     optimizer: MakeOptimizer | None = None,
+    decay: bool | None = None,
     unpack: Unpack | None = None,
     device: torch.device | str | None = None,
+    on_step: Callable[[], None] | None = None,
     freeze: Callable[[], None] | None = None,
     freeze_after: float = 0.5,
     evaluate: Callable[[], float] | None = None,
@@ -80,10 +82,12 @@ def train(
         loader: batches, gone through once an epoch.
         loss: ``loss(output, target)``, one number.
         epochs: passes over the loader.
-        learning_rate: of the default optimizer, AdamW; falls to zero as half a cosine. None is 0.001.
-        optimizer: ``optimizer(parameters)`` for another one, which keeps the rates that it has.
+        learning_rate: of the default optimizer, AdamW; None is 0.001.
+        optimizer: ``optimizer(parameters)`` for another one.
+        decay: whether learning rates fall to zero as half a cosine; None lets those of the default optimizer do so.
         unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form.
         device: where to train; None takes a CUDA device where there is one.
+        on_step: called after each step of the optimizer.
         freeze: called once, when ``freeze_after`` of all steps are done, such as to freeze BatchNorm's statistics.
         freeze_after: a share from 0 (before the first step) to 1 (never).
         evaluate: called in eval mode after each epoch; the epoch of the greatest value is the best. None takes the
@@ -102,12 +106,13 @@ def train(
             not one finite number.
         DataError: an empty loader, or one that can be gone through only once.
     """
-    _check_arguments(epochs, learning_rate, optimizer, freeze_after)
-    place = _device(device)
+    check_training(epochs, learning_rate, optimizer, freeze_after)
+    place = training_device(device)
     switch = _switch_mode if set_mode is None else set_mode
-    with isolated(place, seed), _moved(model, place), _training(model, set_mode), torch.enable_grad():
+    with isolated(place, seed), on_device(model, place), _training(model, set_mode), torch.enable_grad():
         num_steps = epochs * _length(loader)
-        stepper = _Stepper(model, loss, optimizer, learning_rate, num_steps)
+        made = _made_optimizer(model, optimizer, learning_rate)
+        stepper = _Stepper(model, loss, made, num_steps if (optimizer is None if decay is None else decay) else None)
         best = _Best(model, baseline)
         records: list[EpochRecord] = []
         freeze_at = math.ceil(freeze_after * num_steps) if freeze is not None and freeze_after < 1 else -1
@@ -119,6 +124,8 @@ def train(
                         if freeze is not None and stepper.num_done == freeze_at:
                             freeze()
                         stepper.step(*unpack_batch(batch, unpack))
+                        if on_step is not None:
+                            on_step()
                         bar.advance(loss=f"{stepper.mean_loss:.4f}")
                 score = None if evaluate is None else _evaluated(model, evaluate, set_mode, switch)
                 records.append(EpochRecord(epoch, stepper.end_epoch(), score, time.perf_counter() - start))
@@ -174,24 +181,11 @@ def _copied_state(model: nn.Module) -> dict[str, Any]:
 class _Stepper:
     """Takes optimizer steps and keeps the mean loss of the epoch."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        make: MakeOptimizer | None,
-        learning_rate: float | None,
-        num_steps: int,
-    ) -> None:
-        self._model, self._loss = model, loss
+    def __init__(self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, decay_over: int | None) -> None:
+        self._model, self._loss, self._optimizer = model, loss, optimizer
         self._placement = Placement.of(model)
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if not parameters:
-            raise WorkflowError("there is nothing to train: no parameter of the model requires a gradient")
-        rate = DEFAULT_LEARNING_RATE if learning_rate is None else float(learning_rate)
-        self._optimizer = torch.optim.AdamW(parameters, lr=rate) if make is None else make(parameters)
-        _require_own(self._optimizer, parameters)
         self._schedule = (
-            torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, num_steps) if make is None else None
+            None if decay_over is None else torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, decay_over)
         )
         self.num_done = 0
         self._sum, self._count = 0.0, 0
@@ -243,7 +237,21 @@ class _Stepper:
         self._optimizer.zero_grad()
 
 
-def _require_own(optimizer: Any, parameters: list[nn.Parameter]) -> None:
+def _made_optimizer(model: nn.Module, make: MakeOptimizer | None, learning_rate: float | None) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise WorkflowError("there is nothing to train: no parameter of the model requires a gradient")
+    made = default_optimizer(parameters, learning_rate) if make is None else make(parameters)
+    require_own(made, parameters)
+    return made
+
+
+def default_optimizer(parameters: list[nn.Parameter], learning_rate: float | None) -> torch.optim.Optimizer:
+    """AdamW."""
+    return torch.optim.AdamW(parameters, lr=DEFAULT_LEARNING_RATE if learning_rate is None else float(learning_rate))
+
+
+def require_own(optimizer: Any, parameters: list[nn.Parameter]) -> None:
     """Raise unless an optimizer holds exactly ``parameters``, these very objects."""
     groups = optimizer.param_groups if isinstance(optimizer, torch.optim.Optimizer) else []
     held = {id(parameter) for group in groups for parameter in group["params"]}
@@ -291,7 +299,8 @@ def _training(model: nn.Module, set_mode: SetMode | None) -> Iterator[None]:
 
 
 @contextmanager
-def _moved(model: nn.Module, device: torch.device) -> Iterator[None]:
+def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move ``model`` for a block; its parameters stay the same objects."""
     before = Placement.of(model).device
     try:
         model.to(device)
@@ -300,7 +309,8 @@ def _moved(model: nn.Module, device: torch.device) -> Iterator[None]:
         model.to(before)
 
 
-def _device(device: torch.device | str | None) -> torch.device:
+def training_device(device: torch.device | str | None) -> torch.device:
+    """``device``, or a CUDA device where there is one."""
     if device is not None:
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -316,10 +326,11 @@ def _length(loader: Any) -> int:
     return length
 
 
-def _check_arguments(epochs: Any, learning_rate: Any, optimizer: Any, freeze_after: Any) -> None:
+def check_training(epochs: Any, learning_rate: Any, optimizer: Any, freeze_after: Any) -> None:
+    """Raise `WorkflowError` for what `train` cannot be run with."""
     if isinstance(epochs, bool) or not isinstance(epochs, numbers.Integral) or epochs < 1:
         raise WorkflowError(f"`epochs` must be an int of at least 1, got {epochs!r}")
-    if learning_rate is not None and not _is_number(learning_rate, 0.0, math.inf, open_below=True):
+    if learning_rate is not None and not is_number(learning_rate, 0.0, math.inf, open_below=True):
         raise WorkflowError(f"`learning_rate` must be a positive number, got {learning_rate!r}")
     if learning_rate is not None and optimizer is not None:
         raise WorkflowError("`learning_rate` is of the default optimizer: set the rate in your own `optimizer`")
@@ -328,11 +339,12 @@ def _check_arguments(epochs: Any, learning_rate: Any, optimizer: Any, freeze_aft
             f"`optimizer` must be a function of the model's parameters, got {_described(optimizer)}: as in "
             "optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
         )
-    if not _is_number(freeze_after, 0.0, 1.0):
-        raise WorkflowError(f"`freeze_after` must be a share of the steps from 0 to 1, got {freeze_after!r}")
+    if not is_number(freeze_after, 0.0, 1.0):
+        raise WorkflowError(f"the share of steps to freeze after must be from 0 to 1, got {freeze_after!r}")
 
 
-def _is_number(value: Any, low: float, high: float, *, open_below: bool = False) -> bool:
+def is_number(value: Any, low: float, high: float, *, open_below: bool = False) -> bool:
+    """Whether ``value`` is a finite number from ``low`` to ``high``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         return False
     return (low < float(value) if open_below else low <= float(value)) and float(value) <= high
