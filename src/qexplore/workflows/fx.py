@@ -234,27 +234,42 @@ def _row(
     activations = describe_activations(output)
     if weights or activations:
         reason = reason_for_integers(original, weights, activations, settings)
-    else:
+    elif _is_excluded(name, original, settings) or settings.method == "dynamic" or _is_dequantized(node):
         reason = reason_for_float(name, original, settings)
+    else:
+        reason = "what it reads is float"
     return LayerStrategy(name, kind, weights, activations, reason)
 
 
+def _is_excluded(name: str, original: nn.Module | None, settings: Settings) -> bool:
+    return original is not None and settings.modules is not None and not settings.modules(name, original)
+
+
+def _is_dequantized(node: fx.Node) -> bool:
+    """Whether what ``node`` reads was in integers, and is float for its sake."""
+    return any(str(getattr(one.target, "__name__", one.target)) == "dequantize" for one in node.all_input_nodes)
+
+
 def _with_absent(network: nn.Module, connections: Connections, rows: dict[str, LayerStrategy]) -> list[LayerStrategy]:
-    """``rows`` and, each behind the layer it went into, the modules that have no node of their own any more."""
-    called = [connections.module(node) for node in connections.graph.nodes]
-    order = list(dict.fromkeys(connections.name_of(module) for module in called if module is not None))
-    absent: dict[str, list[LayerStrategy]] = {}
-    before = ""
-    for name in order:
-        if name in rows:
-            before = name
+    """``rows`` and, behind the row before it, each module that has no node of its own any more."""
+    behind: dict[str, list[LayerStrategy]] = {}
+    went_into: dict[fx.Node, str] = {}
+    last = ""
+    for node in connections.graph.nodes:
+        module = connections.module(node)
+        if module is None:
+            went_into[node] = str(getattr(node.target, "__name__", node.target))
             continue
-        module = network.get_submodule(name)
-        row = LayerStrategy(name, type(module).__name__, "", "", reason_for_absence(module, before))
-        absent.setdefault(before, []).append(row)
-    merged = absent.get("", [])
+        name = connections.name_of(module)
+        if name in rows:
+            last = went_into[node] = name
+        else:
+            went_into[node] = went_into.get(node.args[0], "")
+            reason = reason_for_absence(module, went_into[node])
+            behind.setdefault(last, []).append(LayerStrategy(name, type(module).__name__, "", "", reason))
+    merged = list(behind.get("", []))
     for name, row in rows.items():
-        merged += [row, *absent.get(name, [])]
+        merged += [row, *behind.get(name, [])]
     return merged
 
 
@@ -268,9 +283,9 @@ def _notes(connections: Connections, rows: tuple[LayerStrategy, ...], settings: 
         notes.append(f"{folded} BatchNorm layers are folded into the layers before them")
     if settings.method == "dynamic" and not any(row.is_quantized for row in rows):
         notes.append("nothing is quantized: there is no Linear or recurrent layer that was selected")
-    softmax = [row.name for row in rows if row.type == "Softmax" and not row.is_quantized]
-    if softmax:
-        notes.append(f"left float, for there is no integer kernel that would do: {', '.join(softmax)}")
+    softmax = [row.name for row in rows if row.type.lower() == "softmax" and not row.is_quantized]
+    if softmax and settings.method != "dynamic":
+        notes.append(f"left float, for FX has no integer form of it: {', '.join(softmax)}; nn.Softmax has one")
     return notes
 
 

@@ -13,6 +13,7 @@ from qexplore.workflows.stack import has, require
 
 _PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric)
 _SEVEN_BITS, _EIGHT_BITS = 127, 255
+_FIXED_RANGE = (nn.Softmax, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid)
 _DYNAMIC = (nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 _FOLDED = (nn.modules.batchnorm._BatchNorm,)
 _ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
@@ -45,35 +46,39 @@ def describe_activations(output: Any) -> str:
 
 def reason_for_integers(module: nn.Module | None, weights: str, activations: str, settings: Settings) -> str:
     """Why a layer is quantized the way that ``weights`` and ``activations`` say."""
-    ranges = "learned in training" if settings.method == "qat" else "seen in calibration"
+    ranges = "learned in training" if settings.method == "qat" else "from calibration"
     if weights.endswith("packed"):
         after = "" if activations else "; input and output float"
-        return f"linear_num_bits={settings.linear_num_bits}: small on disk, computed in float{after}"
+        return f"stored small, computed in float{after}"
     if weights and not activations:
         return "weights rounded once; the input's range is taken at run time"
-    channels = "one scale per channel, for channels differ in range" if "per channel" in weights else "one scale in all"
     if weights:
-        return f"integer kernel of {settings.engine}: {channels}; output range {ranges}"
-    if module is not None and _has_fixed_range(module):
-        return "no weights; the output's range is known beforehand"
-    return f"no weights: works on integers; output range {ranges}, or that of its input"
+        scales = (
+            "a scale a channel, as their ranges differ" if "per channel" in weights else "one scale for all channels"
+        )
+        return f"{settings.engine} kernel; {scales}; output range {ranges}"
+    if isinstance(module, nn.Softmax) and settings.engine != "qnnpack":
+        return "output range 0 to 1 is known; between its integers torch computes it in float"
+    if isinstance(module, _FIXED_RANGE):
+        return "no weights; the output's range is known"
+    return f"no weights: integers in, integers out; range {ranges}, or its input's"
 
 
 def reason_for_float(name: str, module: nn.Module | None, settings: Settings) -> str:
     """Why the layer ``name``, ``module`` of the float network (None for a function), stays float."""
     if module is not None and settings.modules is not None and not settings.modules(name, module):
         return f"not selected by modules={settings.modules}"
+    if module is not None and next(module.children(), None) is not None:
+        return "taken as a whole, with the layers inside it"
     if settings.method == "dynamic" and not isinstance(module, _DYNAMIC):
         return "dynamic quantization has integer kernels for Linear and recurrent layers only"
     if settings.method != "dynamic" and isinstance(module, _DYNAMIC[1:]):
         return "recurrent layers have integer kernels in dynamic quantization only"
-    if module is not None and next(module.children(), None) is not None:
-        return "taken as a whole, not looked into"
-    return f"no integer kernel of {settings.engine} for it in this place"
+    return f"no integer kernel of {settings.engine} for it here"
 
 
 def reason_for_absence(module: nn.Module, before: str) -> str:
-    """Why ``module`` of the float network has no place of its own in the quantized one; ``before`` precedes it."""
+    """Why ``module`` of the float network is none of its own in the quantized one; ``before`` is what precedes it."""
     if isinstance(module, _ONLY_IN_TRAINING):
         return "does nothing outside training: left out"
     verb = "folded" if isinstance(module, _FOLDED) else "fused"
@@ -104,7 +109,3 @@ def _width(weight: Tensor) -> int:
 def _is_centred(weight: Tensor) -> bool:
     points = weight.q_per_channel_zero_points() if weight.qscheme() in _PER_CHANNEL else weight.q_zero_point()
     return not bool(torch.as_tensor(points).any())
-
-
-def _has_fixed_range(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Softmax, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid))
