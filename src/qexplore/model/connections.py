@@ -74,7 +74,7 @@ class Connections:
 
     def readers(self, node: fx.Node) -> list[fx.Node]:
         """The nodes that read values of what ``node`` gives, not its shape alone."""
-        return [user for user in node.users if not _only_describes(user)]
+        return [user for user in node.users if not only_describes(user)]
 
     def is_called(self, module: nn.Module) -> bool:
         """Whether a node calls ``module`` itself."""
@@ -192,7 +192,8 @@ def largest_difference(first: list[Tensor], second: list[Tensor]) -> float:
     return largest / scale if scale else largest
 
 
-def _only_describes(node: fx.Node) -> bool:
+def only_describes(node: fx.Node) -> bool:
+    """Whether ``node`` reads what a tensor is like, not its values."""
     if node.op == "call_method":
         return node.target in ("size", "dim")
     return node.target is getattr and len(node.args) > 1 and node.args[1] in _DESCRIBING
