@@ -2,12 +2,14 @@
 
 from qexplore.workflows.base import LayerStrategy, Settings
 from qexplore.workflows.calling import load_quantized, quantize_dynamic, quantize_qat, quantize_static
+from qexplore.workflows.comparison import ComparisonRow, WorkflowComparison, compare_workflows
 from qexplore.workflows.fine_tuning import FineTuning, fine_tune
 from qexplore.workflows.packed_linear import PackedLinear
 from qexplore.workflows.packing import PackedLayer, PackingReport, pack_linear_weights
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
 
 __all__ = [
+    "ComparisonRow",
     "FineTuning",
     "LayerStrategy",
     "PackedLayer",
@@ -15,7 +17,9 @@ __all__ = [
     "PackingReport",
     "QuantizationResult",
     "Settings",
+    "WorkflowComparison",
     "WorkflowReport",
+    "compare_workflows",
     "fine_tune",
     "load_quantized",
     "pack_linear_weights",

@@ -213,25 +213,29 @@ def quantize_qat(
     )
     example = first_inputs(train_loader, "train_loader", unpack)
 
-    def training(prepared: nn.Module, freeze: Callable[[], None], set_mode: Any) -> tuple[EpochRecord, ...]:
-        return train(
-            prepared,
-            train_loader,
-            loss,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            optimizer=optimizer,
-            unpack=unpack,
-            device=device,
-            freeze=freeze,
-            freeze_after=freeze_after,
-            set_mode=set_mode,
-            progress=progress,
-            seed=seed,
-        )
-
+    training = training_with(
+        train_loader,
+        loss,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        optimizer=optimizer,
+        unpack=unpack,
+        device=device,
+        freeze_after=freeze_after,
+        progress=progress,
+        seed=seed,
+    )
     reporting = Reporting(report_loader, metric, unpack, progress)
     return run_workflow(network, settings, reporting, example=example, training=training)
+
+
+def training_with(train_loader: Loader, loss: Loss, **options: Any) -> Callable[..., tuple[EpochRecord, ...]]:
+    """How a prepared network is trained: ``options`` are those of `qexplore.workflows.training.train`."""
+
+    def training(prepared: nn.Module, freeze: Callable[[], None], set_mode: Any) -> tuple[EpochRecord, ...]:
+        return train(prepared, train_loader, loss, freeze=freeze, set_mode=set_mode, **options)
+
+    return training
 
 
 def load_quantized(path: str | Path, network: nn.Module | None = None) -> nn.Module:

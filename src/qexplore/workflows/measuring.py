@@ -19,9 +19,9 @@ from qexplore.errors import DataError, MetricError
 from qexplore.metrics import Metric, WholeSetMetric
 from qexplore.model import Loader, Placement, Unpack, call, unpack_batch
 
-_MAX_ROUNDS = 30
+_MAX_TURNS = 100
 _SECONDS = 1.0
-"""A latency takes about so long to measure, and no more rounds than `_MAX_ROUNDS`."""
+"""A latency takes about so long to measure, and no more turns than `_MAX_TURNS`."""
 
 
 @dataclass(frozen=True)
@@ -32,34 +32,39 @@ class Latency:
         batch: samples of the batch.
         seconds_float: median of the float network's calls.
         seconds: median of the quantized network's calls.
-        ratio: of the medians, quantized to float; below 1 is faster.
+        ratio: median over the turns of quantized to float; below 1 is faster.
         threads: of torch.
     """
 
     batch: int
     seconds_float: float
     seconds: float
+    ratio: float
     threads: int
-
-    @property
-    def ratio(self) -> float:
-        """Quantized to float; below 1 is faster."""
-        return self.seconds / self.seconds_float
 
 
 def measure_latency(network: nn.Module, quantized: nn.Module, inputs: tuple[Any, ...], batch: int) -> Latency:
     """Time both networks on ``inputs``, in turns, so that what else the machine does meets both alike."""
-    times: tuple[list[float], list[float]] = ([], [])
+    turns: list[tuple[float, float]] = []
     with torch.no_grad():
         for model in (network, quantized):
             model(*inputs)
         start = time.perf_counter()
-        while len(times[0]) < _MAX_ROUNDS and (len(times[0]) < 3 or time.perf_counter() - start < _SECONDS):
-            for model, seconds in zip((network, quantized), times, strict=True):
-                before = time.perf_counter()
-                model(*inputs)
-                seconds.append(time.perf_counter() - before)
-    return Latency(batch, statistics.median(times[0]), statistics.median(times[1]), torch.get_num_threads())
+        while len(turns) < _MAX_TURNS and (len(turns) < 3 or time.perf_counter() - start < _SECONDS):
+            turns.append((_seconds_of_call(network, inputs), _seconds_of_call(quantized, inputs)))
+    return Latency(
+        batch,
+        seconds_float=statistics.median(first for first, _ in turns),
+        seconds=statistics.median(second for _, second in turns),
+        ratio=statistics.median(second / first for first, second in turns),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _seconds_of_call(model: nn.Module, inputs: tuple[Any, ...]) -> float:
+    start = time.perf_counter()
+    model(*inputs)
+    return time.perf_counter() - start
 
 
 def bytes_on_disk(save: Callable[[Path], None]) -> int:

@@ -13,6 +13,7 @@ from qexplore._table import text_table
 from qexplore.errors import WorkflowError
 from qexplore.workflows.base import LayerStrategy, Settings
 from qexplore.workflows.measuring import Latency
+from qexplore.workflows.strategy import is_absent
 from qexplore.workflows.training import EpochRecord
 
 _STRATEGY_HEADER = ("layer", "type", "weights", "activations", "reason")
@@ -52,9 +53,9 @@ class WorkflowReport:
         return self.bytes_after / self.bytes_before
 
     @property
-    def float_layers(self) -> tuple[LayerStrategy, ...]:
-        """Layers of which nothing is in integers, each with its reason."""
-        return tuple(row for row in self.strategy if not row.is_quantized)
+    def left_float(self) -> tuple[LayerStrategy, ...]:
+        """Layers that run in float, each with its reason; not those that became part of another one."""
+        return tuple(row for row in self.strategy if not row.is_quantized and not is_absent(row))
 
     def __str__(self) -> str:
         parts = [self._title(), text_table(("", "float", "quantized", "ratio"), self._figures(), numeric=(1, 2, 3))]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore.workflows.base import Settings
+from qexplore.workflows.base import LayerStrategy, Settings
 from qexplore.workflows.packed_linear import PackedLinear
 from qexplore.workflows.stack import has, require
 
@@ -83,6 +83,11 @@ def reason_for_absence(module: nn.Module, before: str) -> str:
         return "does nothing outside training: left out"
     verb = "folded" if isinstance(module, _FOLDED) else "fused"
     return f"{verb} into '{before}'" if before else f"{verb} into its neighbour"
+
+
+def is_absent(row: LayerStrategy) -> bool:
+    """Whether the layer is none of its own in the quantized network, as `reason_for_absence` says."""
+    return row.reason.startswith(("folded into", "fused into", "does nothing outside training"))
 
 
 def _quantized_weights(module: Any) -> list[Tensor]:

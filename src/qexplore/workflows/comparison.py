@@ -1,0 +1,257 @@
+"""Every turn-key workflow on one network, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from qexplore._table import text_table
+from qexplore.errors import MetricError, QExploreError, WorkflowError
+from qexplore.metrics import as_metric
+from qexplore.model import Loader, Unpack
+from qexplore.predicates import PredicateLike
+from qexplore.workflows.base import Engine, Method, Settings, Stack
+from qexplore.workflows.calling import training_with
+from qexplore.workflows.measuring import float_bytes_on_disk
+from qexplore.workflows.results import QuantizationResult, WorkflowReport
+from qexplore.workflows.running import Reporting, first_inputs, float_copy, run_workflow
+from qexplore.workflows.training import Loss, MakeOptimizer
+
+FLOAT8 = "float8"
+_GRANULARITIES = ("tensor", "channel")
+_HEADER = ("stack", "method", "weights", "accuracy", "bytes", "of float", "ms", "of float", "note")
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One workflow.
+
+    Attributes:
+        stack: who did it; ``"float"`` for the float network itself.
+        method: dynamic, static or qat; for ``"float8"`` the format.
+        weights: ``"per tensor"`` or ``"per channel"``.
+        accuracy: on the report set; None where the workflow could not be done.
+        num_bytes: of the saved file.
+        size_ratio: to the float network's saved state dict.
+        seconds: median time of one batch on CPU.
+        latency_ratio: to the float network, which took turns with this one.
+        note: how many layers stay float; or why the workflow could not be done.
+        report: the workflow's own report; None where there is none.
+    """
+
+    stack: str
+    method: str
+    weights: str
+    accuracy: float | None = None
+    num_bytes: int | None = None
+    size_ratio: float | None = None
+    seconds: float | None = None
+    latency_ratio: float | None = None
+    note: str = ""
+    report: WorkflowReport | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the workflow could be done."""
+        return self.accuracy is not None
+
+    def cells(self) -> tuple[str, ...]:
+        """As text, one for each column of the table."""
+        figures = (
+            "" if self.accuracy is None else f"{self.accuracy:.4f}",
+            "" if self.num_bytes is None else f"{self.num_bytes}",
+            "" if self.size_ratio is None else f"{self.size_ratio:.3f}",
+            "" if self.seconds is None else f"{self.seconds * 1e3:.2f}",
+            "" if self.latency_ratio is None else f"{self.latency_ratio:.2f}",
+        )
+        return (self.stack, self.method, self.weights, *figures, self.note)
+
+
+@dataclass(frozen=True)
+class WorkflowComparison:
+    """All workflows that were asked for; ``print`` shows the table.
+
+    Attributes:
+        network: the network's class.
+        metric: name of the metric.
+        accuracy_float: of the float network on the report set.
+        bytes_float: of its saved state dict.
+        rows: one each workflow, in the order in which they ran.
+    """
+
+    network: str
+    metric: str
+    accuracy_float: float
+    bytes_float: int
+    rows: tuple[ComparisonRow, ...]
+
+    def row(self, stack: str, method: str, weights: str | None = None) -> ComparisonRow:
+        """The row of one workflow, the first where ``weights`` is not told.
+
+        Raises:
+            WorkflowError: there is none.
+        """
+        for row in self.rows:
+            if (row.stack, row.method) == (stack, method) and weights in (None, row.weights):
+                return row
+        raise WorkflowError(f"the comparison has no row ({stack}, {method}, {weights or 'any weights'})")
+
+    def __str__(self) -> str:
+        first = ComparisonRow("float", "", "", self.accuracy_float, self.bytes_float, 1.0)
+        table = text_table(_HEADER, [row.cells() for row in (first, *self.rows)], numeric=range(3, 8))
+        return f"{self.network}; accuracy is the metric '{self.metric}', a ratio below 1 smaller or faster\n{table}"
+
+
+def compare_workflows(
+    network: nn.Module,
+    calibration_loader: Loader,
+    report_loader: Loader,
+    metric: Any,
+    *,
+    train_loader: Loader | None = None,
+    loss: Loss | None = None,
+    epochs: int = 1,
+    learning_rate: float | None = None,
+    optimizer: MakeOptimizer | None = None,
+    device: torch.device | str | None = None,
+    stacks: Sequence[str] = (*get_args(Stack), FLOAT8),
+    methods: Sequence[Method] = get_args(Method),
+    weight_granularities: Sequence[str] = _GRANULARITIES,
+    modules: PredicateLike | None = None,
+    engine: Engine | None = None,
+    unpack: Unpack | None = None,
+    on_row: Callable[[ComparisonRow], None] | None = None,
+    progress: bool | None = None,
+    seed: int = 0,
+) -> WorkflowComparison:
+    """Run every workflow on a copy of ``network`` and put what it cost and brought into one table.
+
+    A workflow that this network, machine or torch cannot do is a row with the reason. onnxruntime does not train, and
+    float8 comes in formats instead of methods.
+
+    Args:
+        network: a float network, left as it is.
+        calibration_loader: batches of typical inputs.
+        report_loader: batches on which accuracy is measured; the first is what latency is measured on.
+        metric: a `qexplore.Metric`, or ``function(output, target) -> scores [B]``.
+        train_loader: batches for training; without it, or without ``loss``, rows of training say so.
+        loss: ``loss(output, target)``.
+        epochs: of training, anew for each row.
+        learning_rate: of the default optimizer.
+        optimizer: ``optimizer(parameters)`` for another one.
+        device: where to train; None takes a CUDA device where there is one.
+        stacks: which of ``"eager"``, ``"fx"``, ``"pt2e"``, ``"onnxruntime"``, ``"float8"``.
+        methods: which of ``"dynamic"``, ``"static"``, ``"qat"``.
+        weight_granularities: which of ``"tensor"``, ``"channel"``.
+        modules: which modules are quantized; None for all that a stack can.
+        engine: whose integer kernels ``"eager"`` and ``"fx"`` use; None for this machine's default.
+        unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form.
+        on_row: called with each row when it is there.
+        progress: show bars on stderr; None shows them on a terminal.
+        seed: of what is drawn in training.
+
+    Raises:
+        WorkflowError: an unknown stack, method or granularity, or none at all.
+        ModelError: the network is wrapped, carries hooks, or cannot be copied.
+        DataError: an empty loader.
+        MetricError: a metric that is none, or that gives what is not finite for the float network.
+    """
+    _check_choices("stacks", stacks, (*get_args(Stack), FLOAT8))
+    _check_choices("methods", methods, get_args(Method))
+    _check_choices("weight_granularities", weight_granularities, _GRANULARITIES)
+    if metric is None:
+        raise MetricError("compare_workflows needs a metric, got None")
+    reporting = Reporting(report_loader, metric, unpack, progress)
+    example = first_inputs(report_loader, "report_loader", unpack)
+    first_inputs(calibration_loader, "calibration_loader", unpack)
+    copied = float_copy(network)
+    before = reporting.accuracy(copied)
+    assert before is not None
+
+    training = None
+    if train_loader is not None and loss is not None:
+        training = training_with(
+            train_loader,
+            loss,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            device=device,
+            unpack=unpack,
+            progress=progress,
+            seed=seed,
+        )
+
+    def run(settings: Settings) -> QuantizationResult:
+        if settings.method == "qat" and training is None:
+            raise WorkflowError("training needs train_loader= and loss=")
+        return run_workflow(
+            copied,
+            settings,
+            reporting,
+            example=example,
+            calibration_loader=calibration_loader,
+            training=training,
+            accuracy_before=before,
+        )
+
+    rows = []
+    for settings in _all_settings(stacks, methods, weight_granularities, modules, engine):
+        rows.append(_row(settings, run))
+        if on_row is not None:
+            on_row(rows[-1])
+    return WorkflowComparison(
+        type(network).__name__, as_metric(metric).name, before, float_bytes_on_disk(copied), tuple(rows)
+    )
+
+
+def _check_choices(name: str, given: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [one for one in given if one not in known]
+    if isinstance(given, str) or unknown or not given:
+        raise WorkflowError(f"{name} must be a sequence of some of {', '.join(map(repr, known))}, got {given!r}")
+
+
+def _all_settings(
+    stacks: Sequence[str],
+    methods: Sequence[Method],
+    granularities: Sequence[Any],
+    modules: PredicateLike | None,
+    engine: Engine | None,
+) -> Iterable[Settings]:
+    for stack in get_args(Stack):
+        for method in methods if stack in stacks else ():
+            if stack == "onnxruntime" and method == "qat":
+                continue
+            for granularity in granularities:
+                uses_engine = stack in ("eager", "fx")
+                yield Settings(method, stack, modules, granularity, engine=engine if uses_engine else None)
+
+
+def _row(settings: Settings, run: Callable[[Settings], QuantizationResult]) -> ComparisonRow:
+    name = (settings.stack, settings.method, f"per {settings.weight_granularity}")
+    try:
+        report = run(settings).report
+    except QExploreError as error:
+        return ComparisonRow(*name, note=f"not done: {error}")
+    except Exception as error:  # a stack may stop in any way; the other rows are still wanted
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        return ComparisonRow(*name, note=f"not done: {type(error).__name__}: {reason}")
+    return ComparisonRow(
+        *name,
+        report.accuracy_after,
+        report.bytes_after,
+        report.size_ratio,
+        report.latency.seconds,
+        report.latency.ratio,
+        _note(report),
+        report,
+    )
+
+
+def _note(report: WorkflowReport) -> str:
+    count = len(report.left_float)
+    return "" if not count else f"{count} step{'s' if count > 1 else ''} in float"
