@@ -4,7 +4,7 @@ from qexplore.quant.calibrators import amax_table, range_table
 from qexplore.quant.fixed import FixedQuantizer, quantize_stacked
 from qexplore.quant.formats import IntegerGrid, check_choice, check_num_bits, min_num_bits
 from qexplore.quant.histogram import Histogram
-from qexplore.quant.small_floats import float_grid, quantize_float, quantize_mx
+from qexplore.quant.small_floats import decode_floats, encode_floats, float_grid, quantize_float, quantize_mx
 from qexplore.quant.step_size import StepSize
 from qexplore.quant.tensor_quantizer import TensorQuantizer
 from qexplore.quant.upstream import QuantDescriptor
@@ -20,6 +20,8 @@ __all__ = [
     "amax_table",
     "check_choice",
     "check_num_bits",
+    "decode_floats",
+    "encode_floats",
     "float_grid",
     "min_num_bits",
     "quantize_float",

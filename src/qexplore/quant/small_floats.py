@@ -12,6 +12,8 @@ from qexplore.quant.formats import NOTHING_BELOW
 
 _EXPONENT_BITS = 0x7F800000
 _MANTISSA_LENGTH = 23
+_SIGN = 128
+"""The sign bit of an encoded value."""
 _FLOAT32_BIAS = 127
 _LEAST_SCALE_EXPONENT = -127
 _LEAST_SCALE_BITS = 0x00400000
@@ -43,14 +45,43 @@ def quantize_float(x: Tensor, fmt: FloatFormat, amax: Tensor) -> Tensor:
     """
     values = x.float()
     limit = amax.detach().to(device=x.device, dtype=torch.float32)
+    scale, divisor = _scale(fmt, limit)
+    quantized = _round_onto_grid(values.detach() * scale, fmt).div_(divisor)
+    result: Tensor = StraightThrough.apply(values, quantized, -limit, limit)
+    return result.to(x.dtype)
+
+
+def encode_floats(x: Tensor, fmt: FloatFormat, amax: Tensor) -> Tensor:
+    """One byte a value: the sign in the highest bit, below it the place in `float_grid` of what `quantize_float` gives.
+
+    Args:
+        x: any shape, finite; float32.
+        fmt: of at most 8 bits, per tensor.
+        amax: broadcasts against ``x``.
+
+    Returns:
+        uint8, shape of ``x``.
+    """
+    scaled = _round_onto_grid(x.detach().float() * _scale(fmt, amax)[0], fmt)
+    places = torch.searchsorted(float_grid(fmt).to(x.device), scaled.abs())
+    return (places + _SIGN * torch.signbit(scaled)).to(torch.uint8)
+
+
+def decode_floats(codes: Tensor, fmt: FloatFormat, amax: Tensor) -> Tensor:
+    """What `encode_floats` encoded, bit for bit as `quantize_float` gives it; float32."""
+    grid = float_grid(fmt).to(codes.device)
+    grid = torch.cat([grid, grid.new_zeros(_SIGN - len(grid))])
+    return torch.cat([grid, -grid])[codes.int()] / _scale(fmt, amax)[1]
+
+
+def _scale(fmt: FloatFormat, amax: Tensor) -> tuple[Tensor, Tensor]:
+    """What values are multiplied by, and divided by afterwards; a range of nothing divides by infinity."""
+    limit = amax.detach().float()
     alive = limit > NOTHING_BELOW
     # A Python number divided by a tensor would be multiplied by the reciprocal, which rounds twice.
     scale = torch.full_like(limit, fmt.largest) / torch.where(alive, limit, torch.ones_like(limit))
     # Dividing by infinity gives 0 without hiding a NaN.
-    divisor = torch.where(alive, scale, torch.full_like(scale, torch.inf))
-    quantized = _round_onto_grid(values.detach() * scale, fmt).div_(divisor)
-    result: Tensor = StraightThrough.apply(values, quantized, -limit, limit)
-    return result.to(x.dtype)
+    return scale, torch.where(alive, scale, torch.full_like(scale, torch.inf))
 
 
 def quantize_mx(x: Tensor, fmt: FloatFormat, axis: int | None = None) -> Tensor:

@@ -35,10 +35,11 @@ class Settings:
             the stack's own observers; None for the stack's default.
         weight_observer: the same for weights.
         linear_num_bits: width of the weights of Linear layers, 2 to 8; below 8 they are stored packed.
+        float_format: of `qexplore.quantize_float8`, which is no stack that `quantize_static` knows; None for integers.
     """
 
     method: Method
-    stack: Stack
+    stack: Stack | Literal["float8"]
     modules: PredicateLike | None = None
     weight_granularity: Literal["channel", "tensor"] = "channel"
     activations: Literal["affine", "symmetric"] = "affine"
@@ -46,6 +47,7 @@ class Settings:
     activation_observer: Any = None
     weight_observer: Any = None
     linear_num_bits: int = 8
+    float_format: str | None = None
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def run_workflow(
         chosen = _chosen(copied, settings)
         epochs: list[EpochRecord] = []
         data = Data(
-            example=_example(copied, example),
+            example=example_arguments(copied, example),
             calibrate=None if calibration_loader is None else _calibrating(calibration_loader, reporting),
             train=None if training is None else _noting(training, epochs),
         )
@@ -142,7 +142,7 @@ def _engine_note(settings: Settings) -> tuple[str, ...]:
     return (f"made for the engine {name}: set torch.backends.quantized.engine = '{name}' where it runs",)
 
 
-def stack_module(stack: Stack) -> Any:
+def stack_module(stack: str) -> Any:
     """The file of ``stack``, imported on use."""
     return importlib.import_module(f"qexplore.workflows.{stack}")
 
@@ -196,7 +196,7 @@ def _chosen(network: nn.Module, settings: Settings) -> Settings:
     return dataclasses.replace(settings, modules=modules, engine=engine)
 
 
-def _example(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
+def example_arguments(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
     """Positional arguments of one call, a batch of at least two: exporters take a batch of one for a constant."""
     inputs = Placement(_CPU, torch.float32).copy_inputs(inputs)
     if isinstance(inputs, Mapping):
