@@ -1,0 +1,69 @@
+"""From the pipeline to a search over the widths of all layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from qexplore import predicates
+from qexplore.errors import SelectionError, WorkflowError
+from qexplore.exploration import Exploration, explore
+from qexplore.metrics import Metric
+from qexplore.model import QuantizedModel
+from qexplore.pipeline.options import Options
+from qexplore.pipeline.subject import Subject
+from qexplore.search import LayerwiseQuantizationProblem
+
+_DROP = 0.05
+"""What a point of the front may lose: points of accuracy, or a share of a score that is better when lower."""
+
+_OUTPUTS = predicates.by_type(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def explore_widths(subject: Subject, network: nn.Module, options: Options) -> Exploration:
+    """Search widths from 2 to 8 bits for weights and outputs of layers, on half of the held-out data.
+
+    The other half is what the front is reported on.
+
+    Args:
+        subject: its data and metric.
+        network: the float network, optimized or not.
+        options: budget and seed.
+
+    Raises:
+        WorkflowError: there is no metric, or too little held-out data to be halved.
+        QExploreError: as `qexplore.LayerwiseQuantizationProblem` and `qexplore.explore` say.
+    """
+    if subject.metric is None:
+        raise WorkflowError(f"'{subject.name}' has no targets to score candidates with")
+    held_out = list(subject.held_out)
+    if len(held_out) < 2:
+        raise WorkflowError(f"the held-out data of '{subject.name}' must hold two batches or more, got {len(held_out)}")
+    half = len(held_out) // 2
+    model = _wrapped(network)
+    try:
+        model.calibrate(subject.calibration, progress=options.progress)
+        problem = LayerwiseQuantizationProblem(
+            model, held_out[:half], subject.metric, num_bits_lower_limit=2, num_bits_upper_limit=8,
+            max_drop=_max_drop(subject.metric, model, held_out[:half]),
+        )  # fmt: skip
+        return explore(
+            problem, max_evaluations=options.evaluations, seed=options.seed, report_loader=held_out[half:],
+            progress=options.progress,
+        )  # fmt: skip
+    finally:
+        model.detach()
+
+
+def _wrapped(network: nn.Module) -> QuantizedModel:
+    try:
+        return QuantizedModel(network, activations=_OUTPUTS, weights=predicates.weighted)
+    except SelectionError:
+        return QuantizedModel(network, weights=predicates.weighted)
+
+
+def _max_drop(metric: Metric, model: QuantizedModel, loader: Any) -> float:
+    if metric.higher_is_better:
+        return _DROP
+    return _DROP * LayerwiseQuantizationProblem(model, loader, metric).float_accuracy

@@ -1,0 +1,149 @@
+"""Networks of the user's own: ``package.module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qexplore._random import isolated
+from qexplore.errors import QExploreError, WorkflowError
+from qexplore.metrics import top1_accuracy
+from qexplore.model import unpack_batch
+from qexplore.pipeline.dialogue import Prefixed
+from qexplore.pipeline.images import batches_of, read_images
+from qexplore.pipeline.networks import load_weights
+from qexplore.pipeline.options import Options
+from qexplore.pipeline.subject import Subject
+
+_FORMS = "a network, (network, example_input), (network, train_loader, held_out_loader), or a qexplore.pipeline.Subject"
+_BATCH = 64
+_NUM_CALIBRATION = 8
+
+
+def factory_subject(name: str, options: Options, dialogue: Prefixed) -> Subject:
+    """What the factory ``name`` returns: a function without arguments, found from the working directory too.
+
+    - ``network``: its images are those of ``--data DIR``.
+    - ``(network, example_input)``: the inputs of one batch, on which it is calibrated, trained and measured as well.
+    - ``(network, train_loader, held_out_loader)``: batches ``(x, y)``; the first eight of the first calibrate.
+    - a `Subject`, which says everything.
+
+    Raises:
+        WorkflowError: no such module or function, or one that fails or returns something else.
+        DataError: a loader without a batch.
+    """
+    made = _call(_factory(name), name, options.seed)
+    if isinstance(made, Subject):
+        return made
+    parts = made if isinstance(made, (tuple, list)) else (made,)
+    if not (1 <= len(parts) <= 3 and isinstance(parts[0], nn.Module)):
+        got = f"({', '.join(type(part).__name__ for part in parts)})" if len(parts) > 1 else type(made).__name__
+        raise WorkflowError(f"'{name}' must return {_FORMS}, got {got}")
+    network = parts[0].eval()
+    if options.weights is not None:
+        load_weights(network, options.weights)
+        dialogue.show(f"Weights: {options.weights}")
+    return _BUILDERS[len(parts)](name, network, parts, options, dialogue)
+
+
+def _alone(name: str, network: nn.Module, parts: Any, options: Options, dialogue: Prefixed) -> Subject:
+    if options.data is None:
+        raise WorkflowError(
+            f"'{name}' returns a network alone: name a folder of images with --data DIR, or let it return "
+            "(network, example_input) or (network, train_loader, held_out_loader)"
+        )
+    images = read_images(options.data, options.seed)
+    dialogue.show(f"Data: {images}")
+    train, held_out = (batches_of(part, _BATCH) for part in (images.train, images.test))
+    return _with_loaders(name, network, (network, train, held_out), options, dialogue)
+
+
+def _with_example(name: str, network: nn.Module, parts: Any, options: Options, dialogue: Prefixed) -> Subject:
+    example = parts[1]
+    if not isinstance(example, (Tensor, tuple, list, Mapping)):
+        raise WorkflowError(
+            f"the example_input that '{name}' returns must be a tensor, a tuple of positional or a dict of keyword "
+            f"arguments, got {type(example).__name__}"
+        )
+    dialogue.show("Data: the example input alone, on which the network is calibrated, trained and measured")
+    batches = [(example, None)]
+    return Subject(name, network, calibration=batches, held_out=batches, train=batches)
+
+
+def _with_loaders(name: str, network: nn.Module, parts: Any, options: Options, dialogue: Prefixed) -> Subject:
+    for loader in parts[1:]:
+        if not hasattr(loader, "__iter__") or isinstance(loader, (Tensor, Iterator)):
+            raise WorkflowError(
+                f"loaders that '{name}' returns must be DataLoaders or lists of batches, got {type(loader).__name__}"
+            )
+    _, train, held_out = parts
+    calibration = [batch for batch, _ in zip(train, range(_NUM_CALIBRATION), strict=False)]
+    has_classes = bool(calibration) and _is_classes(unpack_batch(calibration[0])[1])
+    return Subject(
+        name,
+        network,
+        calibration=calibration,
+        held_out=held_out,
+        train=train,
+        metric=top1_accuracy if has_classes else None,
+        task_loss=F.cross_entropy if has_classes else None,
+    )
+
+
+_BUILDERS: dict[int, Callable[[str, nn.Module, Any, Options, Prefixed], Subject]] = {
+    1: _alone,
+    2: _with_example,
+    3: _with_loaders,
+}
+
+
+def _is_classes(target: Any) -> bool:
+    return isinstance(target, Tensor) and target.dim() == 1 and not target.is_floating_point()
+
+
+def _factory(name: str) -> Callable[[], Any]:
+    module_name, _, attribute = name.partition(":")
+    with _working_directory_first():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise WorkflowError(f"importing '{module_name}' failed: {error}") from error
+            raise WorkflowError(
+                f"there is no module '{module_name}', neither installed nor in {Path.cwd()}: name a factory as "
+                "package.module:factory"
+            ) from error
+        except Exception as error:
+            raise WorkflowError(f"importing '{module_name}' failed: {type(error).__name__}: {error}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise WorkflowError(f"'{module_name}' has no function '{attribute}'")
+    return found  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _working_directory_first() -> Iterator[None]:
+    # A console script's path begins with the folder of the script, not with the working directory.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(Path.cwd()))
+
+
+def _call(factory: Callable[[], Any], name: str, seed: int) -> Any:
+    try:
+        with isolated(torch.device("cpu"), seed):
+            return factory()
+    except QExploreError:
+        raise
+    except Exception as error:
+        raise WorkflowError(f"the factory '{name}' failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,136 @@
+"""`gpt2`: the hub's weights where they can be had, else a small GPT-2 that learns the text's bytes in a minute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qexplore._optional import import_optional
+from qexplore._random import isolated, stream
+from qexplore.metrics import perplexity
+from qexplore.pipeline.dialogue import Prefixed
+from qexplore.pipeline.downloads import is_reachable
+from qexplore.pipeline.networks import load_weights
+from qexplore.pipeline.options import Options
+from qexplore.pipeline.subject import Subject
+from qexplore.pipeline.text import byte_tokens, read_text, split, windows
+from qexplore.workflows.training import train
+
+_HUB = "huggingface.co"
+_HUB_NAME = "openai-community/gpt2"
+_LENGTH = 128
+"""Tokens of a piece of text."""
+_BATCH = 16
+_NUM_CALIBRATION, _NUM_HELD_OUT, _NUM_TRAIN = 4, 12, 24
+"""Batches at most that are quantized with, measured and fine-tuned on."""
+_STEPS = 400
+"""Steps of training on bytes: about a minute on two cores."""
+_LEAST = 2 * _BATCH
+
+
+class LanguageModel(nn.Module):
+    """A GPT-2 as a function of tokens alone.
+
+    Args:
+        transformer: a ``GPT2LMHeadModel``.
+    """
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.gpt2 = transformer
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits ``[B, T, vocabulary]`` of the next token, after each of ``tokens`` ``[B, T]``."""
+        logits: Tensor = self.gpt2(input_ids=tokens, use_cache=False).logits
+        return logits
+
+
+def language_subject(options: Options, dialogue: Prefixed) -> Subject:
+    """GPT-2 with its text.
+
+    Raises:
+        MissingPackageError: transformers is not installed.
+        DataError: the text cannot be read, or is too short.
+        WorkflowError: weights of another network.
+    """
+    transformers: Any = import_optional("transformers", extra="text", purpose="the pipeline's gpt2")
+    text, text_name = read_text(options.text)
+    hub = None if options.weights is not None else _from_hub(transformers, options, dialogue)
+    tokens = byte_tokens(text) if hub is None else hub[1](text)
+    pieces = windows(tokens, _LENGTH, _LEAST, text_name)
+    learned, held_out = split(pieces)
+    dialogue.show(
+        f"Text: {text_name}, {len(tokens):,} tokens; the last {len(held_out):,} of {len(pieces):,} pieces held out"
+    )
+    network = hub[0] if hub is not None else _small_network(transformers, learned, options, dialogue)
+    order = torch.from_numpy(stream(options.seed, "pipeline text").permutation(len(learned)))
+    shuffled = _batches(learned[order])
+    return Subject(
+        name="gpt2",
+        network=network.eval(),
+        calibration=shuffled[:_NUM_CALIBRATION],
+        held_out=_batches(held_out)[:_NUM_HELD_OUT],
+        train=shuffled[:_NUM_TRAIN],
+        metric=perplexity,
+        task_loss=next_token_loss,
+    )
+
+
+def next_token_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of ``logits`` ``[B, T, V]`` and the tokens that follow, ``[B, T]``."""
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+
+def _from_hub(transformers: Any, options: Options, dialogue: Prefixed) -> Any:
+    """The hub's network and a function from text to tokens; None where they cannot be had."""
+    local = not is_reachable(_HUB)
+    question = "Download GPT-2's weights from the hub (550 MB)?"
+    try:
+        return _loaded(transformers, local_files_only=True)
+    except (OSError, ValueError):
+        if local:
+            dialogue.show(f"GPT-2's weights are not on this machine, and {_HUB} cannot be reached.")
+            return None
+    if not dialogue.settle(options.download, question, "download"):
+        return None
+    try:
+        return _loaded(transformers, local_files_only=False)
+    except (OSError, ValueError) as error:
+        dialogue.show(f"GPT-2's weights cannot be had from {_HUB}: {str(error).splitlines()[0]}")
+        return None
+
+
+def _loaded(transformers: Any, *, local_files_only: bool) -> Any:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(_HUB_NAME, local_files_only=local_files_only)
+    network = transformers.GPT2LMHeadModel.from_pretrained(_HUB_NAME, local_files_only=local_files_only)
+    return LanguageModel(network), lambda text: torch.tensor(tokenizer(text)["input_ids"], dtype=torch.int64)
+
+
+def _small_network(transformers: Any, pieces: Tensor, options: Options, dialogue: Prefixed) -> nn.Module:
+    config = transformers.GPT2Config(
+        vocab_size=256, n_positions=_LENGTH, n_embd=128, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0
+    )
+    with isolated(torch.device("cpu"), options.seed):
+        network = LanguageModel(transformers.GPT2LMHeadModel(config))
+    if options.weights is not None:
+        load_weights(network, options.weights)
+        dialogue.show(f"Weights: {options.weights}")
+        return network
+    epochs = options.train_epochs or 4
+    per_epoch = max(_STEPS // epochs, 1)
+    dialogue.show(f"Training a small GPT-2 instead (4 layers, 128 wide, the text's bytes as tokens), {_STEPS} steps:")
+    random = stream(options.seed, "pipeline steps")
+    chosen = torch.from_numpy(random.integers(0, len(pieces), (per_epoch, _BATCH)))
+    loader = [(batch[:, :-1], batch[:, 1:]) for batch in pieces[chosen]]
+    train(
+        network, loader, next_token_loss, epochs=epochs, seed=options.seed, progress=options.progress,
+        on_epoch=lambda record: dialogue.show(f"  {record}"),
+    )  # fmt: skip
+    return network
+
+
+def _batches(pieces: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return [(batch[:, :-1].contiguous(), batch[:, 1:].contiguous()) for batch in torch.split(pieces, _BATCH)]

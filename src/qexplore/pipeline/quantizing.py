@@ -1,0 +1,216 @@
+"""The quantizing steps: post-training, the error it makes, and training that may make it smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from qexplore._progress import Progress
+from qexplore._random import isolated
+from qexplore._table import text_table
+from qexplore.errors import DataError, TraceError, WorkflowError
+from qexplore.model import Loader, Placement, call, graph_table, in_eval_mode, unpack_batch
+from qexplore.model.layers import is_layer
+from qexplore.model.own_modules import trace_network
+from qexplore.pipeline.options import Options
+from qexplore.pipeline.subject import FloatOutputs, Subject
+from qexplore.workflows import pack_linear_weights, quantize_qat, quantize_static
+from qexplore.workflows.base import LayerStrategy
+from qexplore.workflows.measuring import measure_accuracy
+from qexplore.workflows.packed_training import train_packed
+from qexplore.workflows.packing import packed_strategy
+from qexplore.workflows.results import QuantizationResult
+from qexplore.workflows.stack import quiet
+
+_LEARNING_RATE = 1e-4
+_HEADER = ("layer", "type", "weights", "activations", "reason")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized network on the way.
+
+    Attributes:
+        model: on CPU.
+        backend: who quantized it.
+        strategy: how every layer is quantized, read back from ``model``.
+        notes: what was changed, or could not be done.
+        accuracy: on the held-out data; None without a metric.
+        error: mean squared difference of its outputs and the float network's on the held-out data.
+        save: writes it to a path.
+    """
+
+    model: nn.Module
+    backend: str
+    strategy: tuple[LayerStrategy, ...]
+    notes: tuple[str, ...]
+    accuracy: float | None
+    error: float
+    save: Callable[[Path], None]
+
+    @property
+    def table(self) -> str:
+        """The strategy as text, and the layers that stay float."""
+        rows = [(row.name, row.type, row.weights or "-", row.activations or "-", row.reason) for row in self.strategy]
+        floating = [f"{row.name} ({row.type})" for row in self.strategy if not row.is_quantized]
+        lines = [text_table(_HEADER, rows), f"Left float: {', '.join(floating) or 'nothing'}"]
+        return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
+
+
+class Quantizer(Protocol):
+    """One way to quantize a network."""
+
+    def quantize(self) -> Quantized:
+        """Post-training."""
+
+    def train(self, on_epoch: Callable[[Any], None]) -> Quantized:
+        """With training; ``on_epoch`` is given a record for each."""
+
+
+def quantizer_for(subject: Subject, network: nn.Module, options: Options) -> Quantizer:
+    """The FX stack of torch.ao where torch.fx sees the network's layers, else packed linear layers.
+
+    Args:
+        subject: its data, and the float network that errors are counted from.
+        network: what is quantized: the subject's network, or its optimized form.
+        options: numbers and the seed.
+
+    Raises:
+        TraceError: the network cannot be taken apart at all.
+    """
+    if _sees_layers(network, subject.example):
+        return _WithFX(subject, network, options)
+    graph_table(network, subject.example)  # what torch.export cannot take apart either is refused
+    return _WithPacking(subject, network, options)
+
+
+def _sees_layers(network: nn.Module, example: Any) -> bool:
+    try:
+        connections = trace_network(network, example)
+    except TraceError:
+        return False
+    return any(is_layer(connections.module(node)) for node in connections.graph.nodes)
+
+
+def measure_error(network: nn.Module, quantized: nn.Module, loader: Loader, progress: bool | None = None) -> float:
+    """Mean squared difference of the outputs of two networks, over all numbers of all batches.
+
+    Raises:
+        DataError: the loader is empty, or the networks give nothing to compare.
+    """
+    total, count = 0.0, 0
+    first, second = Placement.of(network), Placement(torch.device("cpu"), torch.float32)
+    bar = Progress(None, description="quantization error", unit="batch", shown=progress)
+    with in_eval_mode(network), torch.no_grad(), isolated(first.device), quiet(), bar:
+        for batch in loader:
+            inputs, _ = unpack_batch(batch)
+            expected = _floats(call(network, first.copy_inputs(inputs)))
+            got = _floats(call(quantized, second.copy_inputs(inputs)))
+            for one, other in zip(expected, got, strict=True):
+                total += float((one.cpu().double() - other.double()).square().sum())
+                count += one.numel()
+            bar.advance()
+    if not count:
+        raise DataError(
+            "the quantization error needs held-out data and a network that gives floating numbers, got none"
+        )
+    return total / count
+
+
+def _floats(output: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+class _WithFX:
+    def __init__(self, subject: Subject, network: nn.Module, options: Options) -> None:
+        self._subject, self._network, self._options = subject, network, options
+        self._settings: dict[str, Any] = {
+            "stack": "fx",
+            "linear_num_bits": options.linear_num_bits,
+            "report_loader": None if subject.metric is None else subject.held_out,
+            "metric": subject.metric,
+            "progress": options.progress,
+        }
+
+    def quantize(self) -> Quantized:
+        return self._read(quantize_static(self._network, self._subject.calibration, **self._settings))
+
+    def train(self, on_epoch: Callable[[Any], None]) -> Quantized:
+        loader, loss = _training(self._subject, self._options)
+        result = quantize_qat(
+            self._network, loader, loss, epochs=self._options.epochs, learning_rate=_LEARNING_RATE,
+            seed=self._options.seed, **self._settings,
+        )  # fmt: skip
+        for record in result.report.epochs:
+            on_epoch(record)
+        return self._read(result)
+
+    def _read(self, result: QuantizationResult) -> Quantized:
+        report, subject = result.report, self._subject
+        error = measure_error(subject.network, result.model, subject.held_out, self._options.progress)
+        backend = f"torch.ao, FX graph mode, engine {report.settings.engine} (the default here)"
+        return Quantized(
+            result.model, backend, report.strategy, report.notes, report.accuracy_after, error, result.save
+        )
+
+
+class _WithPacking:
+    def __init__(self, subject: Subject, network: nn.Module, options: Options) -> None:
+        self._subject, self._network, self._options = subject, network, options
+        self._packed: nn.Module | None = None
+        self._skipped: dict[str, str] = {}
+
+    def quantize(self) -> Quantized:
+        subject, options = self._subject, self._options
+        report = pack_linear_weights(
+            self._network, num_bits=options.linear_num_bits, calibration_loader=subject.calibration,
+            progress=options.progress,
+        )  # fmt: skip
+        self._packed, self._skipped = report.network, dict(report.skipped)
+        size = f"packed weights take {report.num_bytes:,} bytes instead of {report.num_bytes_before:,}"
+        return self._measured(report.network, (size,))
+
+    def train(self, on_epoch: Callable[[Any], None]) -> Quantized:
+        packed = self.quantize().model if self._packed is None else self._packed
+        loader, loss = _training(self._subject, self._options)
+        trained = train_packed(
+            self._network, packed, loader, loss, epochs=self._options.epochs, learning_rate=_LEARNING_RATE,
+            on_epoch=on_epoch, progress=self._options.progress, seed=self._options.seed,
+        )  # fmt: skip
+        return self._measured(trained, ())
+
+    def _measured(self, model: nn.Module, notes: Sequence[str]) -> Quantized:
+        subject, progress = self._subject, self._options.progress
+        model.eval()
+        accuracy = None
+        if subject.metric is not None:
+            accuracy = measure_accuracy(model, subject.held_out, subject.metric, progress=progress)
+        why = "torch.fx does not see the layers of this network, so no stack of PyTorch quantizes it in graph mode"
+        return Quantized(
+            model=model,
+            backend="packed linear layers of qexplore",
+            strategy=packed_strategy(model, self._skipped),
+            notes=(why, *notes),
+            accuracy=accuracy,
+            error=measure_error(subject.network, model, subject.held_out, progress),
+            save=lambda path: torch.save(model.state_dict(), path),
+        )
+
+
+def _training(subject: Subject, options: Options) -> tuple[Loader, Callable[[Any, Any], Tensor]]:
+    """What the network is trained on: the float network's outputs, or the task's own targets."""
+    if options.qat_loss == "float":
+        return FloatOutputs(subject.network, subject.train), F.mse_loss
+    if subject.task_loss is None:
+        raise WorkflowError(
+            f"'{subject.name}' has no targets that it could be trained on: use qat_loss \"float\", the float network's "
+            "outputs"
+        )
+    return subject.train, subject.task_loss
