@@ -43,11 +43,11 @@ format: $(READY) ## rewrite the files in the agreed style
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 
-bench: $(READY) ## run every benchmark
+bench: $(READY) ## run every benchmark; one that ends with code 2 has said what it lacks here
 	@for script in benchmarks/[!_]*.py; do \
 		if [ ! -e "$$script" ]; then echo "no benchmarks yet"; break; fi; \
 		echo "== $$script"; \
-		$(RUN) "$$script" || exit; \
+		$(RUN) "$$script" || [ $$? -eq 2 ] || exit; \
 	done
 
 # constraints.txt holds releases that need Python 3.11, hence the question in between.
