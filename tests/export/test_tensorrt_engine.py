@@ -20,6 +20,6 @@ def test_script_says_what_is_missing_and_how_to_get_it_and_ends_with_code_2():
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert ended.stderr.splitlines()[-1] == (
-        "TensorRT engines cannot be built here, for want of the package 'tensorrt' (python -m pip install tensorrt) and "
-        "of an NVIDIA GPU that torch sees"
+        "TensorRT engines cannot be built here, for want of the package 'tensorrt' (python -m pip install tensorrt) "
+        "and of an NVIDIA GPU that torch sees"
     )
