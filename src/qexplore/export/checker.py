@@ -43,7 +43,7 @@ class TensorRTCheck:
         violations: empty where the file keeps to the rules.
         rules: names of the rules that were checked.
         tensors: how many activations and weights are quantized to which type: ``{"int8 weights": 21}``.
-        notes: one sentence for each layer that TensorRT will run in float, although something of it is quantized; no
+        notes: one sentence for each layer that is likely to run in float, although something of it is quantized; no
             violation.
     """
 

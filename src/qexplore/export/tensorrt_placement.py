@@ -15,7 +15,7 @@ _DOMAINS = ("", "ai.onnx")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _BIAS_PLACE = 2
 _FLOAT = "float"
-_PASSING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+_PASSING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Gather", "Slice", "Identity")
 """Operators that give the same on integers: TensorRT moves a Q or DQ past them."""
 _LEVELS_BELOW_8_BITS = tuple(2**num_bits - 1 for num_bits in range(1, 7))
 _NEAR = 1e-3
@@ -144,7 +144,7 @@ def _levels(graph: OnnxGraph, clip: Any, scale: str) -> tuple[int, int] | None:
 
 
 def layers_in_float(graph: OnnxGraph) -> Iterator[str]:
-    """A sentence for every layer that runs in float although one of its operands is quantized.
+    """A sentence for every layer that is likely to run in float although one of its operands is quantized.
 
     Allowed, but not what one quantizes for. int4 weights are meant for operands in float.
     """
@@ -154,7 +154,7 @@ def layers_in_float(graph: OnnxGraph) -> Iterator[str]:
         first, second = (_type_behind(graph, name) for name in node.input[:2])
         if first != second and second != "int4":
             owner = f"{node.op_type} '{node_name(node)}'"
-            yield f"{owner} runs in float: its operands are {first} and {second}, and must be of one type"
+            yield f"{owner} is likely to run in float: its operands are {first} and {second}, not of one type"
 
 
 def _type_behind(graph: OnnxGraph, name: str) -> str:
