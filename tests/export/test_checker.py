@@ -157,9 +157,11 @@ def rewire(draft: Draft, output: str, place: int, tensor: str) -> Draft:
     return draft
 
 
-def odd_width(low: int, high: int, dtype=np.int8) -> Draft:
+def odd_width(low: int, high: int, dtype=np.int8, between: str = "") -> Draft:
     draft, step = Draft(), 0.25
     draft.add("Clip", ["x", draft.give("low", low * step), draft.give("high", high * step)], "c")
+    if between:
+        draft.add(between, ["c", "c"], "between")
     draft.add("Identity", [draft.pair("c", step, dtype)], "y")
     return draft
 
@@ -337,6 +339,7 @@ PLANTED = [
     ("clip", "3 bits", lambda: odd_width(-4, 3)),
     ("clip", "5 bits, narrow", lambda: odd_width(-15, 15)),
     ("clip", "4 bits, unsigned", lambda: odd_width(0, 15)),
+    ("clip", "3 bits, hidden", lambda: rewire(odd_width(-4, 3, between="Max"), "c_q", 0, "between")),
 ]
 
 

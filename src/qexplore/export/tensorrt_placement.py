@@ -117,8 +117,8 @@ def check_clips(graph: OnnxGraph) -> Iterator[Violation]:
     A Clip that belongs to the network, such as ReLU6's, is none of them.
     """
     for step in graph.steps.values():
-        clip = graph.producer(step.data)
-        if not step.quantizes or clip is None or clip.op_type != "Clip":
+        clip = _clip_before(graph, step.data) if step.quantizes else None
+        if clip is None:
             continue
         bounds = _levels(graph, clip, step.scale)
         if bounds is not None and bounds[1] in _LEVELS_BELOW_8_BITS and bounds[0] in (0, -bounds[1], -bounds[1] - 1):
@@ -128,6 +128,13 @@ def check_clips(graph: OnnxGraph) -> Iterator[Violation]:
                 "widths between those of TensorRT's types cannot be had there"
             )
             yield violation("clip", clip, step.data, sentence)
+
+
+def _clip_before(graph: OnnxGraph, name: str) -> Any:
+    node = graph.producer(name)
+    if node is not None and node.op_type in ("Identity", "Max") and len(set(node.input)) == 1:
+        return _clip_before(graph, node.input[0])  # Max of a tensor and itself
+    return node if node is not None and node.op_type == "Clip" else None
 
 
 def _levels(graph: OnnxGraph, clip: Any, scale: str) -> tuple[int, int] | None:
