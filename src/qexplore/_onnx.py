@@ -174,9 +174,12 @@ def _untraceable(network: nn.Module, error: Exception) -> str:
 def _translate(exported: Any, opset: int, custom_translations: Mapping[Any, Callable[..., Any]] | None) -> Any:
     translations = dict(custom_translations) if custom_translations else None
     try:
-        return torch.onnx.export(
+        program: Any = torch.onnx.export(
             exported, dynamo=True, opset_version=opset, custom_translation_table=translations, verbose=False
         )
+        _name_batch(program.model)
+        _drop_origins(program.model)
+        return program
     except torch.onnx.OnnxExporterError as error:
         found = _UNSUPPORTED.search(str(error))
         if found is None:
@@ -186,6 +189,28 @@ def _translate(exported: Any, opset: int, custom_translations: Mapping[Any, Call
             f"every operator of the network must have an ONNX form, but {operator} has none in opset {opset}: replace "
             "it in forward, or export the network without the part that needs it"
         ) from error
+
+
+def _name_batch(model: Any) -> None:
+    """Call the free axis "batch" in place of torch's own name for it, in products with it too."""
+    inputs = [value.shape for value in model.graph.inputs if value.shape is not None]
+    symbols = {dim.value for shape in inputs for dim in shape if not isinstance(dim, int)}
+    if len(symbols) != 1:
+        return
+    pattern = re.compile(rf"\b{re.escape(symbols.pop())}\b")
+    outputs = [value for node in model.graph for value in node.outputs]
+    for shape in [*inputs, *(value.shape for value in outputs if value.shape is not None)]:
+        for axis, dim in enumerate(shape):
+            if not isinstance(dim, int) and dim.value is not None:
+                shape[axis] = pattern.sub("batch", dim.value)
+
+
+def _drop_origins(model: Any) -> None:
+    """Leave out torch's notes on every node: stack traces with local paths, larger than a small network."""
+    for node in model.graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 def _last_cause(error: BaseException) -> str:

@@ -1,0 +1,176 @@
+"""`export_onnx`: a model with its present widths as an ONNX file, compared with the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from qexplore._choices import choice_name
+from qexplore._onnx import as_onnx, save_onnx
+from qexplore._optional import import_optional
+from qexplore._random import isolated
+from qexplore.errors import ExportError, ModelError
+from qexplore.export.custom_operators import call_operators
+from qexplore.export.manifest import save_manifest
+from qexplore.export.nodes import translations
+from qexplore.export.parity import compare
+from qexplore.export.plan import ExportPlan, plan_export, refuse_unwritable
+from qexplore.export.report import ExportedPoint, ExportReport
+from qexplore.export.tensorrt import in_tensorrt_form
+from qexplore.export.tensorrt_file import put_weights_at_layers, store_for_tensorrt
+from qexplore.model import Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode
+
+Target = Literal["onnxruntime", "tensorrt"]
+
+DEFAULT_OPSET = 21
+"""The first with 4-bit and 16-bit integers."""
+
+
+def export_onnx(
+    model: QuantizedModel,
+    path: str | Path,
+    example_input: Any = None,
+    data: Loader | None = None,
+    *,
+    opset: int | None = None,
+    target: Target = "onnxruntime",
+    allow: Collection[str] = (),
+    unpack: Unpack | None = None,
+    progress: bool | None = None,
+) -> ExportReport:
+    """Write ``model`` with its present ``num_bits`` to an ONNX file, and a widths manifest beside it.
+
+    Points become QuantizeLinear and DequantizeLinear, weights integers behind a DequantizeLinear; points that are off
+    stay float. The batch size is free. The model comes back as it was, also after an error.
+
+    Args:
+        model: calibrated.
+        path: of the file; the manifest has its name with ``.widths.json`` at the end.
+        example_input: a tensor, a tuple of positional or a dict of keyword arguments; None takes what the model saw in
+            its calibration.
+        data: batches to compare the file, run by onnxruntime, with the model on; None does not compare.
+        opset: of the file; None takes 21. Widths above 8 and 4-bit storage need 21, float8 needs 19.
+        target: whose rules the file keeps to. ``"onnxruntime"`` computes what the model computes, at every optimisation
+            level. ``"tensorrt"`` has int8, float8 and int4 weights, signed and without zero points, and widens what is
+            not among them.
+        allow: points, by name or glob, or formats such as "MXE4M3", that may be written in float where ONNX has no form
+            for them. Weights are rounded all the same.
+        unpack: ``unpack(batch) -> (inputs, target)``.
+        progress: show a bar while comparing; None shows it on a terminal.
+
+    Raises:
+        ModelError: no `QuantizedModel`, or a detached one.
+        CalibrationError: points without a range.
+        ExportError: no example input, an operator or a choice that cannot be written, an opset too low, an unknown
+            target, a path that cannot be written.
+        TraceError: a network that cannot be taken apart.
+        DataError: ``data`` gives nothing.
+        MissingPackageError: onnx, onnxscript or onnxruntime is missing.
+    """
+    _check_model(model)
+    if target not in ("onnxruntime", "tensorrt"):
+        raise ExportError(f'`target` must be "onnxruntime" or "tensorrt", got {target!r}')
+    if isinstance(allow, str):
+        allow = (allow,)
+    example = _checked_example(model, example_input)
+    opset = DEFAULT_OPSET if opset is None else opset
+    written, plan, widened = _for_target(model, target, opset)
+    refuse_unwritable(written, plan, allow, opset)
+    _write(written, plan, path, example, opset=opset, guarded=target == "onnxruntime")
+    if target == "tensorrt":
+        put_weights_at_layers(path)
+    manifest = save_manifest(model, Path(path).with_suffix(".widths.json"))
+    parity = None if data is None else compare(written, path, data, unpack=unpack, progress=progress)
+    return ExportReport(
+        path=Path(path),
+        manifest=manifest,
+        target=target,
+        opset=opset,
+        points=_points(model, plan),
+        not_represented=_not_represented(written, plan),
+        widened=widened,
+        size=_size(Path(path)),
+        parity=parity,
+    )
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, QuantizedModel):
+        raise ModelError(
+            f"`model` must be a QuantizedModel or QuantizedActivationsModel, got {type(model).__name__}: wrap and "
+            "calibrate the network first"
+        )
+    model.require_attached()
+    model.require_calibrated()
+
+
+def _checked_example(model: QuantizedModel, example_input: Any) -> Any:
+    example = model.example_input if example_input is None else example_input
+    if example is None:
+        raise ExportError(
+            "`example_input` must be given, for the model has seen no data: a tensor, a tuple of positional or a dict "
+            "of keyword arguments"
+        )
+    placement = Placement.of(model.model)
+    with in_eval_mode(model), torch.no_grad(), isolated(placement.device):
+        try:
+            call(model, placement.copy_inputs(example))
+        except Exception as error:
+            raise ExportError(
+                f"`example_input` must be what the network takes, but it stops: {type(error).__name__}: {error}"
+            ) from error
+    return example
+
+
+def _for_target(
+    model: QuantizedModel, target: Target, opset: int
+) -> tuple[QuantizedModel, ExportPlan, tuple[str, ...]]:
+    """The model that the file is written from and compared with, its plan, and what the target has changed."""
+    if target == "onnxruntime":
+        return model, plan_export(model, opset), ()
+    written, form = in_tensorrt_form(model)
+    plan = plan_export(written, opset)
+    stored = {name: store_for_tensorrt(weight, form.stored(name)) for name, weight in plan.weights.items()}
+    return written, replace(plan, weights=stored), form.notes
+
+
+def _write(
+    model: QuantizedModel, plan: ExportPlan, path: str | Path, example: Any, *, opset: int, guarded: bool
+) -> None:
+    onnx = import_optional("onnx", extra="onnx", purpose="writing an ONNX file")
+    try:
+        network = copy.deepcopy(model.model).cpu()
+    except Exception as error:
+        raise ExportError(f"the network must be one that can be copied: {type(error).__name__}: {error}") from error
+    call_operators(network, set(plan.written))
+    nodes = translations(plan.activations, plan.weights, opset=opset, guarded=guarded)
+    with isolated(torch.device("cpu")):
+        program = as_onnx(network, Placement.of(network).copy_inputs(example), opset=opset, custom_translations=nodes)
+    save_onnx(program, path)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _points(model: QuantizedModel, plan: ExportPlan) -> tuple[ExportedPoint, ...]:
+    written = plan.written
+    rows = []
+    for point, code in zip(model.points, model.num_bits.tolist(), strict=True):
+        encoding = written.get(point.name)
+        kind, zero = ("float", 0) if encoding is None else (encoding.type, encoding.zero_point)
+        rows.append(ExportedPoint(point.name, point.kind, choice_name(code), kind, zero))
+    return tuple(rows)
+
+
+def _not_represented(model: QuantizedModel, plan: ExportPlan) -> tuple[str, ...]:
+    weights = model.weight_fake_quantizers
+    how = {True: "written in float, rounded as in the model", False: "written in float, not quantized"}
+    return tuple(f"'{name}': {why.reason}; {how[name in weights]}" for name, why in plan.unwritable.items())
+
+
+def _size(path: Path) -> int:
+    beside = path.with_name(path.name + ".data")
+    return path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)

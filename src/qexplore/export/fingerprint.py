@@ -1,0 +1,42 @@
+"""What tells the network of one manifest from another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from qexplore.model import QuantizedModel
+
+
+def structure_of(model: QuantizedModel) -> str:
+    """Digest of the network's class, of its parameters' and buffers' names and shapes, and of the points."""
+    digest = hashlib.sha256(type(model.model).__name__.encode())
+    for name, tensor in _tensors(model.model):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+    for point in model.points:
+        digest.update(f"{point.kind} {point.name} {point.num_scales}\n".encode())
+    return digest.hexdigest()
+
+
+def weights_of(model: QuantizedModel) -> str:
+    """Digest of the float values of the network's parameters and buffers."""
+    digest = hashlib.sha256()
+    for _, tensor in _tensors(model.model):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return digest.hexdigest()
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by the names they have in the float network, in the order of the names."""
+    named = {}
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        owner, parametrized, rest = name.partition("parametrizations.")
+        if not parametrized:
+            named[name] = tensor
+        elif rest.endswith(".original"):  # what else stands there belongs to the wrapper
+            named[owner + rest.removesuffix(".original")] = tensor
+    yield from sorted(named.items())

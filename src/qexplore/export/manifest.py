@@ -1,0 +1,227 @@
+"""The widths manifest: choices and ranges of a model as a JSON file, and back onto a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qexplore._choices import choice_code, choice_name
+from qexplore.errors import ExportError, ManifestError, ModelError
+from qexplore.export.fingerprint import structure_of, weights_of
+from qexplore.model import QuantizedModel
+from qexplore.quant import TensorQuantizer
+
+FORMAT = "qexplore widths"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PointWidth:
+    """A point's choice and range.
+
+    Attributes:
+        name: of the point.
+        kind: ``"input"``, ``"activation"`` or ``"weight"``.
+        num_bits: a width as a number, the name of a float format, or ``"off"``.
+        signed: whether the grid has negative numbers; with a zero point it has those that the range needs.
+        narrow_range: whether a signed grid leaves out its least number.
+        zero_point: the integer that stands for 0; 0 unless the grid is asymmetric.
+        low: least value of the range, flat, one per scale; empty without a range.
+        high: greatest value of the range, which is ``amax`` where ``low`` is its negative.
+        shape: of ``low`` and ``high``.
+        granularity: ``"tensor"``, ``"channel"``, or the length of groups.
+        axis: of the weight's output channels; None for others.
+        is_asymmetric: whether ``low`` and ``high`` are ends of their own.
+    """
+
+    name: str
+    kind: str
+    num_bits: int | str
+    signed: bool
+    narrow_range: bool
+    zero_point: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    shape: tuple[int, ...]
+    granularity: str | int = "tensor"
+    axis: int | None = None
+    is_asymmetric: bool = False
+
+    @property
+    def code(self) -> int:
+        """As it stands in a vector ``num_bits``."""
+        code = choice_code(self.num_bits)
+        assert code is not None, "checked when the manifest was read"
+        return code
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Choices and ranges of a model, as a widths manifest holds them.
+
+    ``model.num_bits = manifest`` sets the choices; `apply` sets the ranges too.
+
+    Attributes:
+        network: class name of the float network.
+        structure: digest of the network's parameters and points.
+        weights: digest of the network's weights.
+        points: in the order of ``num_bits``.
+    """
+
+    network: str
+    structure: str
+    weights: str
+    points: tuple[PointWidth, ...]
+
+    @property
+    def num_bits(self) -> tuple[int, ...]:
+        """Choices as codes."""
+        return tuple(point.code for point in self.points)
+
+    def apply(self, model: QuantizedModel, *, other_weights: bool = False) -> None:
+        """Give ``model`` these choices and ranges; one range serves all its widths afterwards.
+
+        Args:
+            model: wrapped as the manifest's was; it need not be calibrated.
+            other_weights: allow weights that are not those of the manifest, such as fine-tuned ones.
+
+        Raises:
+            ManifestError: names what does not fit. The model is as it was then.
+        """
+        self._check(model, other_weights)
+        for point, quantizer in zip(self.points, model.fake_quantizers.values(), strict=True):
+            _set_range(quantizer, point)
+        model.num_bits = self.num_bits
+
+    def _check(self, model: QuantizedModel, other_weights: bool) -> None:
+        if not isinstance(model, QuantizedModel):
+            raise ModelError(f"a manifest is applied to a QuantizedModel, got {type(model).__name__}")
+        model.require_attached()
+        ours, theirs = [point.name for point in self.points], list(model.fake_quantizers)
+        if ours != theirs:
+            raise ManifestError(f"the manifest must have the points of the model: {_difference(ours, theirs)}")
+        if self.network != type(model.model).__name__ or self.structure != structure_of(model):
+            raise ManifestError(
+                f"the manifest is of a {self.network} whose parameters or scales have other names or shapes than those "
+                f"of this {type(model.model).__name__}: wrap the same network in the same way"
+            )
+        if not other_weights and self.weights != weights_of(model):
+            raise ManifestError(
+                f"the manifest is of a {self.network} with other weights, to which its ranges belong: load those, or "
+                "apply(model, other_weights=True)"
+            )
+
+    def __str__(self) -> str:
+        widths = ", ".join(f"{point.name} {point.num_bits}" for point in self.points)
+        return f"widths of {self.network}: {widths}"
+
+
+def save_manifest(model: QuantizedModel, path: str | Path) -> Path:
+    """Write the present choices and ranges of ``model`` to a JSON file.
+
+    Raises:
+        ModelError: no `QuantizedModel`, or a detached one.
+        CalibrationError: points without a range.
+        ExportError: the path cannot be written.
+    """
+    if not isinstance(model, QuantizedModel):
+        raise ModelError(f"a manifest is written of a QuantizedModel, got {type(model).__name__}")
+    model.require_attached()
+    model.require_calibrated()
+    manifest = Manifest(type(model.model).__name__, structure_of(model), weights_of(model), _points(model))
+    content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
+    try:
+        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"`path` must be a file that can be written, got '{path}': {error.strerror}") from error
+    return Path(path)
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """Read a widths manifest.
+
+    Raises:
+        ManifestError: no such file, one that holds no manifest, or that of a later version.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"'{path}' holds no widths manifest: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ManifestError(f'\'{path}\' holds no widths manifest: its "format" must be "{FORMAT}"')
+    if content.get("version") != VERSION:
+        raise ManifestError(
+            f"'{path}' is a widths manifest of version {content.get('version')!r}; this qexplore reads {VERSION}"
+        )
+    try:
+        points = tuple(_read_point(row) for row in content["points"])
+        return Manifest(str(content["network"]), str(content["structure"]), str(content["weights"]), points)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(f"'{path}' is a damaged widths manifest: {type(error).__name__}: {error}") from error
+
+
+def _read_point(row: dict[str, Any]) -> PointWidth:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    point = PointWidth(**fields)
+    if choice_code(point.num_bits) is None:
+        raise ValueError(f"point '{point.name}' has no width or format {point.num_bits!r}")
+    sizes = len(point.low), len(point.high), torch.Size(point.shape).numel() if point.high else 0
+    if len(set(sizes)) != 1:
+        raise ValueError(f"point '{point.name}' has {sizes[0]} and {sizes[1]} ends of ranges for {sizes[2]} scales")
+    return point
+
+
+def _points(model: QuantizedModel) -> tuple[PointWidth, ...]:
+    layouts = {point.name: point.layout for point in model.weight_points}
+    rows = []
+    for point, code in zip(model.points, model.num_bits.tolist(), strict=True):
+        quantizer, layout = model.fake_quantizers[point.name], layouts.get(point.name)
+        low, high = (end.detach().float().cpu() for end in quantizer.range)
+        is_one = layout is None or layout.granularity == "tensor"
+        rows.append(
+            PointWidth(
+                point.name,
+                point.kind,
+                code if 0 < code <= 16 else choice_name(code),
+                not quantizer.unsigned,
+                bool(quantizer.narrow_range),
+                _zero_point(quantizer),
+                tuple(low.flatten().tolist()),
+                tuple(high.flatten().tolist()),
+                tuple(high.shape),
+                "tensor" if is_one else layout.granularity,  # type: ignore[union-attr]
+                None if is_one else layout.axis,  # type: ignore[union-attr]
+                quantizer.asymmetric,
+            )
+        )
+    return tuple(rows)
+
+
+def _zero_point(quantizer: TensorQuantizer) -> int:
+    has_one = quantizer.asymmetric and isinstance(quantizer.num_bits, int)
+    return -int(quantizer.affine_parameters[1]) if has_one else 0
+
+
+def _set_range(quantizer: TensorQuantizer, point: PointWidth) -> None:
+    low, high = (torch.tensor(end).reshape(point.shape) for end in (point.low, point.high))
+    sign = {"unsigned": torch.tensor(not point.signed), "asymmetric": torch.tensor(point.is_asymmetric)}
+    width = max(quantizer.code, 1 if not point.signed or point.is_asymmetric else 2)
+    quantizer.load_state_dict({**quantizer.state_dict(), **sign, "num_bits": torch.tensor(width)})
+    quantizer.narrow_range = point.narrow_range
+    if point.is_asymmetric:
+        code = point.code or quantizer.code
+        quantizer.set_amax_table({code: high}, {code: low})
+    else:
+        quantizer.set_amax(high)
+
+
+def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    more, fewer = [name for name in ours if name not in theirs], [name for name in theirs if name not in ours]
+    said = [f"it has {', '.join(map(repr, more))}, which the model has not"] if more else []
+    said += [f"the model has {', '.join(map(repr, fewer))}, which it has not"] if fewer else []
+    return "; ".join(said) or "they stand in another order"

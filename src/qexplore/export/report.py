@@ -1,0 +1,95 @@
+"""What an export wrote, and how near it is to the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qexplore._table import text_table
+from qexplore.export.parity import Parity
+
+
+@dataclass(frozen=True)
+class ExportedPoint:
+    """A point as it stands in a file.
+
+    Attributes:
+        name: of the point.
+        kind: ``"input"``, ``"activation"`` or ``"weight"``.
+        choice: its width or format in the model: "5", "E4M3", "off".
+        type: of the values in the file, such as ``"int8"``; ``"float"`` where they are not quantized.
+        zero_point: the integer that stands for 0.
+    """
+
+    name: str
+    kind: str
+    choice: str
+    type: str
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_onnx` did.
+
+    Attributes:
+        path: of the ONNX file.
+        manifest: path of the widths manifest beside it.
+        target: what the file is written for.
+        opset: of the file.
+        points: one row per point of the model.
+        not_represented: points that the file holds in float although the model quantizes them, with the reason.
+        widened: points that the target made wider than the model has them, with the reason.
+        size: of the file and of the weights beside it, in bytes.
+        parity: what the comparison on `data` found; None without data.
+    """
+
+    path: Path
+    manifest: Path
+    target: str
+    opset: int
+    points: tuple[ExportedPoint, ...]
+    not_represented: tuple[str, ...]
+    widened: tuple[str, ...]
+    size: int
+    parity: Parity | None = None
+
+    @property
+    def num_points(self) -> int:
+        """How many points the file quantizes."""
+        return sum(point.type != "float" for point in self.points)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that were compared."""
+        return 0 if self.parity is None else self.parity.num_samples
+
+    @property
+    def num_different(self) -> int | None:
+        """Samples with a prediction that differs; None where nothing was compared."""
+        return None if self.parity is None else self.parity.num_different
+
+    @property
+    def largest_difference(self) -> float | None:
+        """Of two numbers in the outputs; None where nothing was compared."""
+        return None if self.parity is None else self.parity.largest_difference
+
+    def __str__(self) -> str:
+        header = ("point", "kind", "num_bits", "type", "zero point")
+        rows = [(p.name, p.kind, p.choice, p.type, str(p.zero_point or "")) for p in self.points]
+        size = f"{self.size / 1024:.1f} KiB"
+        first = f"{self.path} for {self.target}, opset {self.opset}, {size}: {self.num_points} points quantized"
+        lines = [first, text_table(header, rows, numeric=(2, 4))]
+        lines += [f"could not be represented: {sentence}" for sentence in self.not_represented]
+        lines += [f"widened: {sentence}" for sentence in self.widened]
+        lines += [self._comparison(), f"widths and ranges: {self.manifest}"]
+        return "\n".join(lines)
+
+    def _comparison(self) -> str:
+        if self.parity is None:
+            return "not compared with the model: give data= to do so"
+        found = self.parity
+        return (
+            f"compared with the model on {found.num_samples} samples: {found.num_different} predictions differ, "
+            f"largest difference {found.largest_difference:.2g} (outputs up to {found.largest_output:.3g})"
+        )
