@@ -17,7 +17,7 @@ from qexplore.pipeline.subject import Subject
 from qexplore.workflows.training import train
 
 _BATCH = 64
-_NUM_TRAIN, _NUM_CALIBRATION, _NUM_HELD_OUT = 8192, 512, 2048
+_NUM_TRAIN, _NUM_FINE_TUNING, _NUM_CALIBRATION, _NUM_HELD_OUT = 6144, 2048, 512, 1024
 """Samples at most: minutes on two cores, not hours."""
 
 _TRAIN_EPOCHS = {"simplecnn": 2, "resnet18": 3}
@@ -48,9 +48,9 @@ def image_subject(name: str, options: Options, dialogue: Prefixed) -> Subject:
     return Subject(
         name=name,
         network=network.eval(),
-        calibration=train_batches[: -(-_NUM_CALIBRATION // _BATCH)],
+        calibration=train_batches[: _NUM_CALIBRATION // _BATCH],
         held_out=batches_of(held_out, _BATCH),
-        train=train_batches,
+        train=train_batches[: _NUM_FINE_TUNING // _BATCH],
         metric=top1_accuracy,
         task_loss=F.cross_entropy,
     )
