@@ -64,9 +64,9 @@ def main() -> None:
 
 
 def wrapped(workload: Workload) -> qx.QuantizedModel:
-    """The network with quantizers on activations and weights, ranges of least squared error."""
+    """The network with quantizers on activations and weights, calibrated as well as it gets without training."""
     model = qx.QuantizedModel(copy.deepcopy(workload.network), workload.predicate, predicates.weighted)
-    model.calibrate(workload.calibration, method="mse", weight_method="mse", progress=False)
+    model.calibrate(workload.calibration, method="mse", progress=False)
     return model
 
 

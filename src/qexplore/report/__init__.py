@@ -5,6 +5,7 @@ a picture is drawn, not before.
 """
 
 from qexplore.report.drawings import plot_hypervolume, plot_pareto_front
+from qexplore.report.fine_tuning import FineTuningRecord, fine_tuning_record, plot_fine_tuning
 from qexplore.report.layers import (
     LayerAnalysisRecord,
     SensitivityRecord,
@@ -33,6 +34,7 @@ from qexplore.report.records import (
 )
 
 __all__ = [
+    "FineTuningRecord",
     "HypervolumeRecord",
     "LayerAnalysisRecord",
     "NumBitsRecord",
@@ -44,6 +46,7 @@ __all__ = [
     "SavingRecord",
     "SensitivityRecord",
     "UniformRecord",
+    "fine_tuning_record",
     "hypervolume_record",
     "layer_analysis_record",
     "num_bits_record",
@@ -51,6 +54,7 @@ __all__ = [
     "parallel_coordinates_record",
     "pareto_front_record",
     "plot_analysis",
+    "plot_fine_tuning",
     "plot_hypervolume",
     "plot_num_bits",
     "plot_parallel_coordinates",

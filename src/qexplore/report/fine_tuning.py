@@ -1,0 +1,168 @@
+"""A front before and after fine-tuning, in one picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from qexplore.errors import FrontError
+from qexplore.front import Front
+from qexplore.front.text import score_text
+from qexplore.report._canvas import BLUE, GREEN, GREY, ORANGE, finished, new_picture, set_large_ticks, set_titles
+from qexplore.report._wording import cost_axis, cost_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARGIN = 0.06  # of the height of the picture, above and below what is in it
+_LEAST_HEIGHT = 1e-6
+
+CostAndScore = tuple[float, float]
+
+
+class RefinedLike(Protocol):
+    """What the picture reads of one fine-tuned point."""
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """By name."""
+
+    @property
+    def accuracy_before(self) -> float:
+        """Its score before fine-tuning."""
+
+    @property
+    def accuracy_after(self) -> float:
+        """Its score afterwards."""
+
+
+class RefinementLike(Protocol):
+    """What the picture reads of what `refine` gave."""
+
+    @property
+    def before(self) -> Front:
+        """The points before, measured on the report set."""
+
+    @property
+    def after(self) -> Front:
+        """The front of all points, measured likewise."""
+
+    @property
+    def refined(self) -> Sequence[RefinedLike]:
+        """What was fine-tuned."""
+
+
+@dataclass(frozen=True)
+class FineTuningRecord:
+    """A front over one cost before and after fine-tuning, as (cost, score) by rising cost.
+
+    `before` holds every point, and `before_line` those that no other one beat; `after_line` those of the new front.
+    `moves` are a fine-tuned point's cost, its score before, and its score afterwards. `float_accuracy` is None where
+    not known. `most_won` is the largest gain in score, in the metric's direction.
+    """
+
+    metric_name: str
+    higher_is_better: bool
+    cost_name: str
+    before: tuple[CostAndScore, ...]
+    before_line: tuple[CostAndScore, ...]
+    after_line: tuple[CostAndScore, ...]
+    moves: tuple[tuple[float, float, float], ...]
+    float_accuracy: float | None
+    most_won: float
+    accuracy_limits: tuple[float, float]
+
+
+def fine_tuning_record(refinement: RefinementLike, cost: str | None = None) -> FineTuningRecord:
+    """The record of what `refine` gave, over the cost of that name, the first one when None.
+
+    FrontError when it is no refinement, nothing was fine-tuned, or its fronts have no such cost.
+    """
+    before, after, refined = (getattr(refinement, name, None) for name in ("before", "after", "refined"))
+    if not isinstance(before, Front) or not isinstance(after, Front) or refined is None:
+        raise FrontError(f"plot_fine_tuning: needs what refine returned, got {type(refinement).__name__}.")
+    if not refined:
+        raise FrontError("plot_fine_tuning: there is nothing to draw, no point was fine-tuned.")
+    name = before.cost_names[0] if cost is None else cost
+    before.cost(name)  # an unknown name is refused here
+    moves = tuple(sorted((one.costs[name], one.accuracy_before, one.accuracy_after) for one in refined))
+    sign = 1.0 if before.higher_is_better else -1.0
+    points = _points(before, name)
+    scores = [score for _, score in points] + [score for move in moves for score in move[1:]]
+    scores += [] if before.float_accuracy is None else [before.float_accuracy]
+    return FineTuningRecord(
+        metric_name=before.metric_name,
+        higher_is_better=before.higher_is_better,
+        cost_name=name,
+        before=points,
+        before_line=_line(before, name),
+        after_line=_line(after, name),
+        moves=moves,
+        float_accuracy=before.float_accuracy,
+        most_won=max(sign * (after_score - before_score) for _, before_score, after_score in moves),
+        accuracy_limits=_limits(scores),
+    )
+
+
+def plot_fine_tuning(
+    refinement: RefinementLike, path: str | os.PathLike[str] | None = None, *, cost: str | None = None
+) -> Figure:
+    """Draw a front before and after fine-tuning, an arrow for each point that was trained.
+
+    All scores are of the report set. `cost` names the cost to draw over, the first one when None. `path` saves the
+    picture, by its suffix as PNG, SVG or PDF. FrontError when nothing was fine-tuned, there is no such cost, or the
+    suffix is another.
+    """
+    return finished(draw_fine_tuning(fine_tuning_record(refinement, cost)), path)
+
+
+def draw_fine_tuning(record: FineTuningRecord) -> Figure:
+    """The picture of a record."""
+    figure, axes = new_picture()
+    if record.float_accuracy is not None:
+        label = f"float network: {score_text(record.float_accuracy)}"
+        axes.axhline(record.float_accuracy, color=GREEN, linestyle="--", linewidth=1.5, label=label)
+    axes.plot(*zip(*record.before, strict=True), "o", color=ORANGE, markersize=6, alpha=0.5)
+    _draw_line(axes, record.before_line, ORANGE, "s", "before fine-tuning")
+    _draw_line(axes, record.after_line, BLUE, "o", f"after: {len(record.moves)} points fine-tuned")
+    for cost, before, after in record.moves:
+        arrow = {"arrowstyle": "->", "color": GREY, "linewidth": 1.2, "shrinkA": 4, "shrinkB": 4}
+        axes.annotate("", (cost, after), xytext=(cost, before), arrowprops=arrow, zorder=4)
+    axes.set_ylim(record.accuracy_limits)
+    axes.margins(x=0.07)
+    set_large_ticks(axes.xaxis, max(cost for cost, _ in record.before))
+    better = "higher" if record.higher_is_better else "lower"
+    axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
+    axes.set_ylabel(f"{record.metric_name} on the report set ({better} is better)", parse_math=False)
+    title = f"{record.metric_name} against {cost_words(record.cost_name)}, before and after fine-tuning"
+    won = f"most won at one point: {score_text(record.most_won)}" if record.most_won > 0 else ""
+    set_titles(axes, title, won)
+    axes.grid(alpha=0.3)
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def _draw_line(axes: Axes, points: tuple[CostAndScore, ...], colour: str, marker: str, label: str) -> None:
+    # A budget between two members buys the cheaper one: steps, not slopes.
+    costs, scores = zip(*points, strict=True)
+    axes.plot(costs, scores, marker=marker, color=colour, markersize=7, drawstyle="steps-post", label=label, zorder=5)
+
+
+def _points(front: Front, cost: str) -> tuple[CostAndScore, ...]:
+    return tuple(sorted((point.costs[cost], point.accuracy) for point in front))
+
+
+def _line(front: Front, cost: str) -> tuple[CostAndScore, ...]:
+    kept = front.nondominated([front.metric_name, cost])
+    return tuple(sorted((point.costs[cost], point.accuracy) for point in front if kept[point.index]))
+
+
+def _limits(scores: list[float]) -> tuple[float, float]:
+    low, high = min(scores), max(scores)
+    margin = max(_MARGIN * (high - low), _LEAST_HEIGHT)
+    return low - margin, high + margin
