@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from qexplore._choices import choice_name
-from qexplore._onnx import as_onnx, save_onnx
+from qexplore._onnx import Optimization, as_onnx, save_onnx
 from qexplore._optional import import_optional
 from qexplore._random import isolated
 from qexplore.errors import ExportError, ModelError
@@ -22,10 +21,13 @@ from qexplore.export.parity import compare
 from qexplore.export.plan import ExportPlan, plan_export, refuse_unwritable
 from qexplore.export.report import ExportedPoint, ExportReport
 from qexplore.export.tensorrt import in_tensorrt_form
-from qexplore.export.tensorrt_file import put_weights_at_layers, store_for_tensorrt
+from qexplore.export.tensorrt_file import finish_for_tensorrt, fitted_to_tensorrt
 from qexplore.model import Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode
 
 Target = Literal["onnxruntime", "tensorrt"]
+
+_OPTIMIZATION: dict[Target, Optimization] = {"onnxruntime": "all", "tensorrt": "off"}
+"""Of the comparison. Bare pairs of Q and DQ, as TensorRT wants them, onnxruntime turns into other numbers, or stops."""
 
 DEFAULT_OPSET = 21
 """The first with 4-bit and 16-bit integers."""
@@ -67,7 +69,7 @@ def export_onnx(
         ModelError: no `QuantizedModel`, or a detached one.
         CalibrationError: points without a range.
         ExportError: no example input, an operator or a choice that cannot be written, an opset too low, an unknown
-            target, a path that cannot be written.
+            target, a path that cannot be written, a network that TensorRT's rules do not allow.
         TraceError: a network that cannot be taken apart.
         DataError: ``data`` gives nothing.
         MissingPackageError: onnx, onnxscript or onnxruntime is missing.
@@ -83,9 +85,12 @@ def export_onnx(
     refuse_unwritable(written, plan, allow, opset)
     _write(written, plan, path, example, opset=opset, guarded=target == "onnxruntime")
     if target == "tensorrt":
-        put_weights_at_layers(path)
+        finish_for_tensorrt(path)
     manifest = save_manifest(model, Path(path).with_suffix(".widths.json"))
-    parity = None if data is None else compare(written, path, data, unpack=unpack, progress=progress)
+    level = _OPTIMIZATION[target]
+    parity = (
+        None if data is None else compare(written, path, data, optimization=level, unpack=unpack, progress=progress)
+    )
     return ExportReport(
         path=Path(path),
         manifest=manifest,
@@ -134,9 +139,7 @@ def _for_target(
     if target == "onnxruntime":
         return model, plan_export(model, opset), ()
     written, form = in_tensorrt_form(model)
-    plan = plan_export(written, opset)
-    stored = {name: store_for_tensorrt(weight, form.stored(name)) for name, weight in plan.weights.items()}
-    return written, replace(plan, weights=stored), form.notes
+    return written, fitted_to_tensorrt(plan_export(written, opset), form), form.notes
 
 
 def _write(
