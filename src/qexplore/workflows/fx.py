@@ -39,7 +39,8 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         TraceError: the network cannot be traced; the sentence says what to do.
         WorkflowError: as the protocol says.
     """
-    with using_engine(settings.engine), quiet():
+    with using_engine(settings.engine) as engine, quiet():
+        settings = dataclasses.replace(settings, engine=engine)
         traced, connections = _traced(network, data.example)
         prepared = _prepared(traced, connections, settings, data.example)
         if settings.method == "static":

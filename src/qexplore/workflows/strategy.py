@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from qexplore.workflows.base import LayerStrategy, Settings
 from qexplore.workflows.packed_linear import PackedLinear
-from qexplore.workflows.stack import has, require
+from qexplore.workflows.stack import activation_range, has, require
 
 _PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric)
-_SEVEN_BITS, _EIGHT_BITS = 127, 255
 _FIXED_RANGE = (nn.Softmax, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid)
 _DYNAMIC = (nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 _FOLDED = (nn.modules.batchnorm._BatchNorm,)
@@ -34,13 +33,13 @@ def describe_weights(module: nn.Module) -> str:
 
 
 def describe_activations(output: Any) -> str:
-    """Such as ``"uint8 per tensor, affine"``, of a tensor that a layer gave; empty for a float one."""
+    """Such as ``"uint8 per tensor, affine"``, of a tensor that a layer gave on the engine in force; empty for float."""
     if not isinstance(output, Tensor) or not output.is_quantized:
         return ""
     sign = "uint" if output.dtype == torch.quint8 else "int"
-    zero_point = output.q_zero_point()
+    middle = sum(activation_range(None)) // 2 if sign == "uint" else 0
     # An affine range that is centred by chance is symmetric too.
-    centred = zero_point in ({_SEVEN_BITS // 2, _SEVEN_BITS // 2 + 1, _EIGHT_BITS // 2 + 1} if sign == "uint" else {0})
+    centred = output.q_zero_point() - middle in ((0, 1) if sign == "uint" else (0,))
     return f"{sign}8 per tensor, {'symmetric' if centred else 'affine'}"
 
 
