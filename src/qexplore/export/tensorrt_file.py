@@ -14,8 +14,15 @@ from qexplore._optional import import_optional
 from qexplore.errors import ExportError
 from qexplore.export.checker import check_tensorrt
 from qexplore.export.onnx_graph import OnnxGraph, Step
-from qexplore.export.tensorrt import Stored
+from qexplore.export.plan import ExportPlan
+from qexplore.export.tensorrt import Stored, TensorRTPlan
 from qexplore.export.weights import StoredWeight
+
+
+def fitted_to_tensorrt(plan: ExportPlan, changed: TensorRTPlan) -> ExportPlan:
+    """``plan`` of a model in TensorRT's form, with its weights in the types and scales that the file is to have."""
+    weights = {name: store_for_tensorrt(weight, changed.stored(name)) for name, weight in plan.weights.items()}
+    return replace(plan, weights=weights)
 
 
 def finish_for_tensorrt(path: str | Path) -> None:
