@@ -193,16 +193,16 @@ def _translate(exported: Any, opset: int, custom_translations: Mapping[Any, Call
 
 def _name_batch(model: Any) -> None:
     """Call the free axis "batch" in place of torch's own name for it, in products with it too."""
-    inputs = [value.shape for value in model.graph.inputs if value.shape is not None]
-    symbols = {dim.value for shape in inputs for dim in shape if not isinstance(dim, int)}
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    values = [value for value in values if value.shape is not None]
+    taken = [value for value in values if value.is_graph_input()]
+    symbols = {dim.value for value in taken for dim in value.shape if not isinstance(dim, int)}
     if len(symbols) != 1:
         return
     pattern = re.compile(rf"\b{re.escape(symbols.pop())}\b")
-    outputs = [value for node in model.graph for value in node.outputs]
-    for shape in [*inputs, *(value.shape for value in outputs if value.shape is not None)]:
-        for axis, dim in enumerate(shape):
-            if not isinstance(dim, int) and dim.value is not None:
-                shape[axis] = pattern.sub("batch", dim.value)
+    for value in values:
+        dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+        value.shape = type(value.shape)([pattern.sub("batch", dim) if isinstance(dim, str) else dim for dim in dims])
 
 
 def _drop_origins(model: Any) -> None:
