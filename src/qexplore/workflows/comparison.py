@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -16,9 +17,10 @@ from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
 from qexplore.workflows.base import Engine, Method, Settings, Stack
 from qexplore.workflows.calling import training_with
+from qexplore.workflows.float8 import FORMATS, quantize_float8
 from qexplore.workflows.measuring import float_bytes_on_disk
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
-from qexplore.workflows.running import Reporting, first_inputs, float_copy, run_workflow
+from qexplore.workflows.running import USES_ENGINE, Reporting, first_inputs, float_copy, run_workflow
 from qexplore.workflows.training import Loss, MakeOptimizer
 
 FLOAT8 = "float8"
@@ -131,7 +133,7 @@ def compare_workflows(
     """Run every workflow on a copy of ``network`` and put what it cost and brought into one table.
 
     A workflow that this network, machine or torch cannot do is a row with the reason. onnxruntime does not train, and
-    float8 comes in formats instead of methods.
+    float8 comes in formats, per channel, where the static method is asked for.
 
     Args:
         network: a float network, left as it is.
@@ -199,9 +201,13 @@ def compare_workflows(
             accuracy_before=before,
         )
 
+    def float8(format: Any) -> QuantizationResult:
+        options = {"modules": modules, "metric": metric, "unpack": unpack, "progress": progress}
+        return quantize_float8(copied, calibration_loader, format=format, report_loader=report_loader, **options)
+
     rows = []
-    for settings in _all_settings(stacks, methods, weight_granularities, modules, engine):
-        rows.append(_row(settings, run))
+    for name, workflow in _workflows(stacks, methods, weight_granularities, modules, engine, run, float8):
+        rows.append(_row(name, workflow))
         if on_row is not None:
             on_row(rows[-1])
     return WorkflowComparison(
@@ -215,39 +221,46 @@ def _check_choices(name: str, given: Sequence[str], known: Sequence[str]) -> Non
         raise WorkflowError(f"{name} must be a sequence of some of {', '.join(map(repr, known))}, got {given!r}")
 
 
-def _all_settings(
+def _workflows(
     stacks: Sequence[str],
     methods: Sequence[Method],
     granularities: Sequence[Any],
     modules: PredicateLike | None,
     engine: Engine | None,
-) -> Iterable[Settings]:
+    run: Callable[[Settings], QuantizationResult],
+    run_float8: Callable[[str], QuantizationResult],
+) -> Iterator[tuple[tuple[str, str, str], Callable[[], QuantizationResult]]]:
+    """Stack, method and weights of each row, and what runs it."""
     for stack in get_args(Stack):
         for method in methods if stack in stacks else ():
             if stack == "onnxruntime" and method == "qat":
                 continue
             for granularity in granularities:
-                uses_engine = stack in ("eager", "fx")
-                yield Settings(method, stack, modules, granularity, engine=engine if uses_engine else None)
+                engine_of_row = engine if stack in USES_ENGINE else None
+                settings = Settings(method, stack, modules, granularity, engine=engine_of_row)
+                yield (stack, method, f"per {granularity}"), partial(run, settings)
+    if FLOAT8 in stacks and "static" in methods:
+        for name in FORMATS:
+            yield (FLOAT8, name, "per channel"), partial(run_float8, name)
 
 
-def _row(settings: Settings, run: Callable[[Settings], QuantizationResult]) -> ComparisonRow:
-    name = (settings.stack, settings.method, f"per {settings.weight_granularity}")
+def _row(name: tuple[str, str, str], workflow: Callable[[], QuantizationResult]) -> ComparisonRow:
     try:
-        report = run(settings).report
+        report = workflow().report
     except QExploreError as error:
         return ComparisonRow(*name, note=f"not done: {error}")
     except Exception as error:  # a stack may stop in any way; the other rows are still wanted
         reason = (str(error).strip() or "no message").splitlines()[0]
         return ComparisonRow(*name, note=f"not done: {type(error).__name__}: {reason}")
+    is_emulated = name[0] == FLOAT8
     return ComparisonRow(
         *name,
         report.accuracy_after,
         report.bytes_after,
         report.size_ratio,
-        report.latency.seconds,
-        report.latency.ratio,
-        _note(report),
+        None if is_emulated else report.latency.seconds,
+        None if is_emulated else report.latency.ratio,
+        "emulated in float" if is_emulated else _note(report),
         report,
     )
 
