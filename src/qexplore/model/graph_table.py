@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,8 +121,7 @@ def _exported(network: nn.Module, example: Any, symbolic: TraceError | None) -> 
     args = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else (inputs,)
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else None
     try:
-        with in_eval_mode(network), isolated(placement.device), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own about how it sees the network
+        with in_eval_mode(network), isolated(placement.device), torch.no_grad(), _silence():
             program = torch.export.export(network, tuple(args), kwargs, strict=False)
             graph = program.module().graph
     except Exception as error:
@@ -127,6 +129,19 @@ def _exported(network: nn.Module, example: Any, symbolic: TraceError | None) -> 
         before = f"{symbolic}; and " if symbolic is not None else ""
         raise TraceError(f"{before}torch.export cannot take the network apart either: {reason}") from error
     return table_of(graph, "torch.export")
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what torch says about how it sees the network from the user's terminal and log."""
+    before, nowhere = logging.root.manager.disable, io.StringIO()
+    try:
+        logging.disable(logging.CRITICAL)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _first_line(error: Exception) -> str:
