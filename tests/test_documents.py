@@ -90,6 +90,39 @@ def test_code_of_the_preparation_page_runs_and_gains():
         assert after > before
 
 
+def test_code_of_the_fine_tuning_page_runs_and_gains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = qx.QuantizedModel(trained("small_cnn"), predicates.by_type(nn.ReLU), predicates.weighted)
+    model.calibrate(batches(digits().calibration), method="mse", weight_method="mse")
+    widths = [[4] + [2] * 7, [4] + [2] * 6 + [3], [6] + [5] * 7]
+    front = qx.Front(
+        num_bits=widths, accuracy=[0.8, 0.85, 0.9], costs=[[18], [19], [41]], point_names=tuple(model.fake_quantizers)
+    )
+    namespace = {"model": model, "front": front, "point": front.cheapest(), "train_loader": batches(digits().train, 69)}
+    namespace |= {f"{name}_loader": batches(getattr(digits(), name)) for name in ("calibration", "report")}
+    namespace["validation_loader"] = batches(digits().search)
+
+    for block in python_blocks("docs/fine_tuning.md"):
+        exec(compile(block, "docs/fine_tuning.md", "exec"), namespace)
+
+    assert namespace["result"].recovered > 0.3
+    assert len(namespace["refinement"].refined) == 2
+    assert (tmp_path / "fine_tuning.png").stat().st_size > 10_000
+
+
+def test_code_of_the_float8_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaders = {"calibration_loader": batches(digits().calibration), "report_loader": batches(digits().report)}
+    namespace = {"network": trained("small_cnn"), **loaders}
+    (example,) = python_blocks("docs/float8.md")
+
+    exec(compile(example, "docs/float8.md", "exec"), namespace)
+
+    with torch.no_grad():
+        assert torch.equal(namespace["loaded"](digits().report.x), namespace["result"].model(digits().report.x))
+    assert namespace["result"].report.accuracy_after > 0.95
+
+
 @pytest.mark.parametrize("document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
 def test_links_within_the_project_lead_somewhere(document):
     text = (ROOT / document).read_text(encoding="utf-8")
