@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def language_subject(options: Options, dialogue: Prefixed) -> Subject:
         DataError: the text cannot be read, or is too short.
         WorkflowError: weights of another network.
     """
-    transformers: Any = import_optional("transformers", extra="text", purpose="the pipeline's gpt2")
+    transformers = _transformers()
     text, text_name = read_text(options.text)
     hub = None if options.weights is not None else _from_hub(transformers, options, dialogue)
     tokens = byte_tokens(text) if hub is None else hub[1](text)
@@ -77,6 +78,18 @@ def language_subject(options: Options, dialogue: Prefixed) -> Subject:
         metric=perplexity,
         task_loss=next_token_loss,
     )
+
+
+def _transformers() -> Any:
+    """The package, its GPT-2 loaded: it does so on use, and torch then logs what it thinks of other packages' types."""
+    before = logging.root.manager.disable
+    try:
+        logging.disable(logging.WARNING)
+        package: Any = import_optional("transformers", extra="text", purpose="the pipeline's gpt2")
+        _ = package.GPT2Config, package.GPT2LMHeadModel, package.AutoTokenizer
+    finally:
+        logging.disable(before)
+    return package
 
 
 def next_token_loss(logits: Tensor, target: Tensor) -> Tensor:
