@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         WorkflowError: as the protocol says.
         SelectionError: ``settings.modules`` selects nothing.
     """
-    with using_engine(settings.engine), quiet():
+    with using_engine(settings.engine) as engine, quiet():
+        settings = dataclasses.replace(settings, engine=engine)
         if settings.method == "dynamic":
             return _dynamic(network, settings, data)
         built = build(network, settings, data.example)
@@ -43,7 +45,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         model,
         rows,
         save=lambda path: write_state(path, model, settings, structure=built.layout.to_text()),
-        notes=notes_of(built),
+        notes=notes_of(built, rows, settings),
         script=lambda: _scripted(model, data.example),
     )
 
@@ -124,9 +126,12 @@ def _require_running(model: nn.Module, example: tuple[Any, ...]) -> None:
 
 
 def _scripted(model: nn.Module, example: tuple[Any, ...]) -> Any:
+    """A TorchScript module that gives what ``model`` gives on the example: scripted, or else traced."""
     with quiet():
         try:
-            return torch.jit.script(model)
+            scripted = torch.jit.script(model)
+            _require_running(scripted, example)
+            return scripted
         except Exception as first:
             try:
                 return torch.jit.trace(model, copy.deepcopy(example), check_trace=False)  # type: ignore[no-untyped-call]

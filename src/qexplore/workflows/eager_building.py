@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from qexplore.errors import WorkflowError
 from qexplore.predicates import select_modules
@@ -28,11 +29,13 @@ class Layout:
         layers: how often each layer that is computed in integers is called, by name.
         domains: which nodes compute in integers.
         example: what the network was called with: shape and dtype of tensors, other arguments themselves.
+        structure: fingerprint of the network that was prepared.
     """
 
     layers: dict[str, int]
     domains: Domains
     example: tuple[Any, ...]
+    structure: str
 
     def to_text(self) -> str:
         """As a line of JSON."""
@@ -44,11 +47,14 @@ class Layout:
     def from_text(cls, text: str) -> Layout:
         """What `to_text` gave."""
         fields = json.loads(text)
-        domains = fields["domains"]
+        integers, quantized, contiguous = (
+            tuple(fields["domains"][name]) for name in ("integers", "quantized", "contiguous")
+        )
         return cls(
             fields["layers"],
-            Domains(tuple(domains["integers"]), tuple(domains["quantized"]), {}),
+            Domains(integers, quantized, contiguous, {}),
             tuple(fields["example"]),
+            fields["structure"],
         )
 
     def zeros(self) -> tuple[Any, ...]:
@@ -97,10 +103,11 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     graph = graph_of(network, example)
     allowed = _allowed(network, graph, settings)
     layers, refused = choose_layers(graph.network, allowed)
-    if layout is not None and layout.layers != layers:
+    structure = _structure(graph.network)
+    if layout is not None and layout.structure != structure:
         raise WorkflowError(
             "the file must be loaded with the network that was quantized, but "
-            f"{type(network).__name__} has other layers"
+            f"{type(network).__name__} has another structure"
         )
     if not layers:
         raise _nothing_to_quantize(network, settings, refused)
@@ -108,7 +115,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     fused = fuse_layers(graph.network, [name for name, count in layers.items() if count == 1], is_qat=is_qat)
     if layout is None:
         domains = find_domains(graph.network, layers, allowed, example)
-        layout = Layout(layers, domains, tuple(map(_described, example)))
+        layout = Layout(layers, domains, tuple(map(_described, example)), structure)
     add_stubs(graph.network, layout.domains)
     swapped = swap_functions(graph.network, layout.domains.integers)
     _configure(graph, settings, layout)
@@ -117,6 +124,10 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
         name for name in layers if is_qat and not hasattr(graph.network.get_submodule(name), "weight_fake_quant")
     ]
     return Built(graph, layout, refused, fused, swapped, tuple(untrained))
+
+
+def _structure(network: fx.GraphModule) -> str:
+    return hashlib.sha256(f"{network.code}{network}".encode()).hexdigest()
 
 
 def _allowed(network: nn.Module, graph: EagerGraph, settings: Settings) -> set[str] | None:

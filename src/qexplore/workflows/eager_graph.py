@@ -196,7 +196,6 @@ def fuse_layers(network: fx.GraphModule, chosen: Collection[str], *, is_qat: boo
         gone = _fuse(network, node, behind, is_qat)
         if gone:
             fused[str(node.target)] = gone
-    network.delete_all_unused_submodules()
     network.recompile()
     return fused
 
@@ -247,6 +246,7 @@ def _fuse(network: fx.GraphModule, node: fx.Node, behind: list[fx.Node], is_qat:
             gone.append(str(one.target))
             one.replace_all_uses_with(node)
             network.graph.erase_node(one)
+            network.delete_submodule(str(one.target))
         modules, kinds, behind = modules[count:], kinds[count:], behind[count:]
     network.set_submodule(str(node.target), fused)
     return tuple(gone)

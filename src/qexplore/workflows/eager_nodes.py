@@ -20,7 +20,22 @@ from qexplore.workflows.eager_graph import LAYERS, add_module, module_of
 from qexplore.workflows.float_functional import functional_call
 from qexplore.workflows.stack import quiet, require
 
-_CLOSE = 0.1
+_SWAPPED = (
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.ELU,
+    nn.GroupNorm,
+    nn.Hardswish,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LayerNorm,
+    nn.LeakyReLU,
+    nn.PReLU,
+)
+"""Modules that conversion swaps for others which hold a range; the rest are asked what they make of integers."""
+
+_CLOSE = 0.02
 """Largest difference, as a share of the range, that 8 bits may make to one step; more is another function."""
 
 
@@ -66,11 +81,13 @@ class Domains:
     Attributes:
         integers: names of the nodes that do.
         quantized: names of the float nodes whose tensors these read.
+        contiguous: names of the integer nodes whose kernel goes wrong on tensors in channels-last order.
         reasons: why other nodes that read integers stay float, by name.
     """
 
     integers: tuple[str, ...]
     quantized: tuple[str, ...]
+    contiguous: tuple[str, ...]
     reasons: dict[str, str]
 
 
@@ -86,6 +103,7 @@ def find_domains(
     values = _values(network, example)
     integers: dict[fx.Node, None] = {}
     quantized: dict[fx.Node, None] = {}
+    contiguous: list[str] = []
     reasons = {}
     for node in network.graph.nodes:
         tensors = [one for one in node.all_input_nodes if _is_floating(values[one])]
@@ -94,36 +112,39 @@ def find_domains(
             quantized.update((one, None) for one in tensors if one not in integers)
         elif any(one in integers for one in tensors) and node.op != "output" and _is_floating(values[node]):
             is_kept_float = allowed is not None and node.op == "call_module" and node.target not in allowed
-            reason = "not selected" if is_kept_float else _reason_for_float(network, node, values, integers)
+            reason = (
+                "not selected" if is_kept_float else _reason_for_float(network, node, values, {**quantized, **integers})
+            )
             if reason:
                 reasons[node.name] = reason
-            else:
-                integers[node] = None
-    return Domains(tuple(one.name for one in integers), tuple(one.name for one in quantized), reasons)
+                continue
+            integers[node] = None
+            if not _has_kernel(network, node, values, torch.channels_last):
+                contiguous.append(node.name)
+    return Domains(
+        tuple(one.name for one in integers), tuple(one.name for one in quantized), tuple(contiguous), reasons
+    )
 
 
 def _reason_for_float(
-    network: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], integers: Collection[fx.Node]
+    network: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], at_hand: Collection[fx.Node]
 ) -> str:
-    outside = [one for one in node.all_input_nodes if _is_floating(values[one]) and one not in integers]
-    if outside:
-        return f"it also reads what {describe(network, outside[0])} gives, which is float"
+    """Why ``node`` stays float, where the tensors ``at_hand`` can be had in integers; empty when it need not."""
+    if any(_is_floating(values[one]) and one not in at_hand for one in node.all_input_nodes):
+        return "it also reads a float tensor"
     if type(module_of(network, node)) in LAYERS:
         return "it is not among the layers to quantize"
     if not isinstance(values[node], Tensor) and any(user.target is not operator.getitem for user in node.users):
         return "it gives several tensors at once"
-    return "" if _has_kernel(network, node, values) else "torch has no integer kernel for it"
-
-
-def describe(network: fx.GraphModule, node: fx.Node) -> str:
-    """How a sentence calls ``node``."""
-    if node.op == "call_module":
-        return f"'{node.target}'"
-    return f"'{node.name}'" if node.op != "placeholder" else f"the input '{node.target}'"
+    has_kernel = _has_kernel(network, node, values, torch.contiguous_format)
+    return "" if has_kernel else "torch has no integer kernel for it"
 
 
 def add_stubs(network: fx.GraphModule, domains: Domains) -> None:
-    """Put stubs where tensors pass between float and integer nodes, one for each tensor and direction."""
+    """Put stubs where tensors pass between float and integer nodes, one for each tensor and direction.
+
+    What an integer node must have in contiguous order is put in that order.
+    """
     stubs: dict[tuple[fx.Node, bool], fx.Node] = {}
     for node in list(network.graph.nodes):
         into = node.name in domains.integers
@@ -134,6 +155,11 @@ def add_stubs(network: fx.GraphModule, domains: Domains) -> None:
             if (source, into) not in stubs:
                 stubs[source, into] = _stub(network, source, into)
             node.replace_input_with(source, stubs[source, into])
+    for node in [one for one in network.graph.nodes if one.name in domains.contiguous]:
+        for source in node.all_input_nodes:
+            with network.graph.inserting_before(node):
+                ordered = network.graph.call_method("contiguous", (source,))
+            node.replace_input_with(source, ordered)
     network.recompile()
 
 
@@ -159,13 +185,13 @@ def _is_floating(value: Any) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(value))
 
 
-def _has_kernel(network: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
-    """Whether torch computes ``node`` in integers, and what it computes is what the float network does."""
+def _has_kernel(network: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], order: torch.memory_format) -> bool:
+    """Whether torch computes ``node`` in integers that lie in ``order``, and what the float network computes."""
     module = module_of(network, node)
     if module is not None:
         if foreign_hooks(module) or not type(module).__module__.startswith("torch.nn."):
             return False
-        if type(module) in require("get_default_static_quant_module_mappings")():
+        if type(module) in _SWAPPED and type(module) in require("get_default_static_quant_module_mappings")():
             return getattr(module, "running_mean", 0) is not None
         if any(True for _ in module.parameters()):
             return False
@@ -173,12 +199,20 @@ def _has_kernel(network: fx.GraphModule, node: fx.Node, values: dict[fx.Node, An
         quantized = {one: pytree.tree_map_only(Tensor, _quantized, values[one]) for one in node.all_input_nodes}
         plain = {one: pytree.tree_map_only(Tensor, _dequantized, value) for one, value in quantized.items()}
         expected = _run(network, node, plain, None)
+        ordered = {
+            one: pytree.tree_map_only(Tensor, lambda tensor: _ordered(tensor, order), value)
+            for one, value in quantized.items()
+        }
         try:
-            given = _run(network, node, quantized, expected)
+            given = _run(network, node, ordered, expected)
         except Exception:  # whatever torch says when it has no kernel
             return False
         pairs = zip(pytree.tree_leaves(given), pytree.tree_leaves(expected), strict=True)
         return all(_is_close(one, other) for one, other in pairs)
+
+
+def _ordered(tensor: Tensor, order: torch.memory_format) -> Tensor:
+    return tensor.contiguous(memory_format=order) if tensor.is_quantized and tensor.dim() == 4 else tensor
 
 
 def _run(network: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], expected: Any) -> Any:

@@ -108,7 +108,7 @@ def _gone(built: Built) -> dict[str, str]:
     return gone | {one.relu: one.node for one in built.swapped if one.relu}
 
 
-def notes_of(built: Built) -> tuple[str, ...]:
+def notes_of(built: Built, rows: Sequence[LayerStrategy], settings: Settings) -> tuple[str, ...]:
     """What was changed so that the network passes, and what could not be done."""
     notes = []
     originals = list(dict.fromkeys(built.graph.copies.values()))
@@ -117,22 +117,22 @@ def notes_of(built: Built) -> tuple[str, ...]:
     notes += [f"'{name}' is called more than once or taken as a whole: {why}" for name, why in built.graph.kept.items()]
     if built.swapped:
         notes.append(f"functions that are modules now, to have a range: {_listed([one.node for one in built.swapped])}")
-    for reason, names in _grouped(built.layout.domains.reasons).items():
-        if reason != "not selected":
-            notes.append(f"left float, for {reason}: {_listed(names)}")
+    left = defaultdict(list)
+    for row in rows:
+        if row.reason in built.layout.domains.reasons.values():
+            left[row.reason].append(row.name)
+    notes += [f"left float: {_listed(names)} ({reason})" for reason, names in left.items()]
     notes += [f"'{name}' is left float: {reason}" for name, reason in built.refused.items()]
+    if built.layout.domains.contiguous:
+        notes.append(
+            f"the kernel of {settings.engine} goes wrong on tensors in channels-last order, so they are put in "
+            f"contiguous order before: {_listed(built.layout.domains.contiguous)}"
+        )
     if built.untrained:
         notes.append(
             f"rounded at conversion only, for torch.ao has no form of them that trains: {_listed(built.untrained)}"
         )
     return tuple(notes)
-
-
-def _grouped(reasons: dict[str, str]) -> dict[str, list[str]]:
-    grouped = defaultdict(list)
-    for name, reason in reasons.items():
-        grouped[reason].append(name)
-    return grouped
 
 
 def _listed(names: Sequence[str]) -> str:
