@@ -15,8 +15,9 @@ from qexplore.errors import TraceError, WorkflowError
 from qexplore.model.own_modules import give_own_modules
 from qexplore.workflows import pt2e_graph as graphs
 from qexplore.workflows.base import Converted, Data, Settings
-from qexplore.workflows.pt2e_quantizer import Quantizer, check, float_modules, quiet, torchao
-from qexplore.workflows.pt2e_strategy import calls_of, read_strategy
+from qexplore.workflows.exported_modules import calls_of, float_modules
+from qexplore.workflows.pt2e_quantizer import Quantizer, check, quiet, torchao
+from qexplore.workflows.pt2e_strategy import read_strategy
 
 
 def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
@@ -43,7 +44,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     names = graphs.argument_names(network)
     with quiet():
         exported = graphs.export(own, data.example)
-    calls = calls_of(exported)
+    calls = calls_of(exported.graph.nodes)
     prepared = _prepared(exported, own, settings, Quantizer(settings, kept_float))
     if settings.method == "qat":
         num_folded = _train(prepared, names, data)
@@ -62,12 +63,12 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     )
 
 
-def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
+def load(path: Path, network: nn.Module | None, settings: Settings) -> nn.Module:
     """Read a quantized network that `Converted.save` has written; the file holds all of it.
 
     Args:
         path: of the file.
-        network: the float network, for the names of its arguments.
+        network: the float network, for the names of its arguments; None takes them by position alone.
         settings: not needed.
 
     Raises:
@@ -76,7 +77,8 @@ def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
     """
     torchao()  # brings the operators that the file names
     with quiet():
-        return graphs.ExportedNetwork(graphs.load(path), graphs.argument_names(network))
+        names = () if network is None else graphs.argument_names(network)
+        return graphs.ExportedNetwork(graphs.load(path), names)
 
 
 def _own_modules(network: nn.Module, data: Data) -> tuple[nn.Module, dict[str, tuple[str, ...]], tuple[str, ...]]:

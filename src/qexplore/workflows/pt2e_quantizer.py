@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from torch import fx, nn
 
 from qexplore._optional import import_optional
 from qexplore.errors import WorkflowError
-from qexplore.predicates import as_predicate, select_modules
 from qexplore.workflows.base import Settings
+from qexplore.workflows.exported_modules import innermost
 
 ENGINES = ("x86", "onednn")
 _PACKAGE = "torchao.quantization.pt2e"
@@ -96,7 +96,7 @@ class Quantizer:
         return model
 
     def _annotate(self, node: fx.Node) -> None:
-        if innermost(node)[0] in self._float_modules:
+        if innermost(node) in self._float_modules:
             return
         # Both have a weight and may have a bias in the same places.
         self._x86._annotate_conv_node_helper(node, True, self._config)
@@ -111,37 +111,6 @@ class Quantizer:
 def _is_annotated(node: fx.Node) -> bool:
     annotation = node.meta.get("quantization_annotation")
     return annotation is not None and annotation._annotated
-
-
-def innermost(node: fx.Node) -> tuple[str, str]:
-    """Name and type of the module that a node comes from; ``("", "")`` for one that comes from none."""
-    stack = node.meta.get("nn_module_stack") or {"": ("", "")}
-    name, kind = list(stack.values())[-1]
-    return str(name), str(kind)
-
-
-def float_modules(network: nn.Module, settings: Settings, original: Callable[[str], str]) -> frozenset[str]:
-    """Names in ``network`` of the modules that its predicate leaves float; empty without a predicate.
-
-    Args:
-        network: what is exported.
-        settings: of the workflow.
-        original: from a name in ``network`` to the name of the user's module.
-
-    Raises:
-        SelectionError: the predicate selects nothing.
-    """
-    if settings.modules is None:
-        return frozenset()
-    select_modules(network, settings.modules)
-    predicate = as_predicate(settings.modules)
-    return frozenset(
-        name
-        for name, module in network.named_modules()
-        # torchao leaves all inside a module float: those that hold others are none of its business.
-        if (isinstance(module, nn.MultiheadAttention) or next(module.children(), None) is None)
-        and not predicate(original(name), module)
-    )
 
 
 def check(settings: Settings) -> None:

@@ -11,8 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qexplore.workflows.base import LayerStrategy, Settings
-from qexplore.workflows.pt2e_quantizer import innermost
-from qexplore.workflows.strategy import reason_for_absence
+from qexplore.workflows.exported_modules import Call, innermost, layer_of, with_absent
 
 _FUSED = frozenset(
     {"relu", "relu_", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "silu", "silu_", "gelu", "tanh"}
@@ -37,30 +36,6 @@ class _Layer:
     floats: list[str] = field(default_factory=list)  # operators that stay float
     kernels: list[str] = field(default_factory=list)  # layers in whose kernel it is computed
     reads_integers: bool = False
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call of a module in a graph as it was exported.
-
-    Attributes:
-        name: of the module.
-        source: name of the module whose output it takes; empty where none gave it.
-    """
-
-    name: str
-    source: str
-
-
-def calls_of(exported: fx.GraphModule) -> tuple[Call, ...]:
-    """The calls of modules in a graph that nothing was done to, in order."""
-    calls: dict[str, Call] = {}
-    for node in exported.graph.nodes:
-        name, _ = innermost(node)
-        if node.op == "call_function" and name not in calls:
-            first = next(iter(node.all_input_nodes), None)
-            calls[name] = Call(name, "" if first is None or first.op != "call_function" else innermost(first)[0])
-    return tuple(calls.values())
 
 
 def read_strategy(
@@ -88,7 +63,7 @@ def read_strategy(
     for node in nodes:
         _note_kernel(node, layers, modules)
     rows = {layer.name: _row(layer, settings, float_modules) for layer in layers.values()}
-    return tuple(_with_absent(rows, calls, modules))
+    return tuple(with_absent(rows, calls, modules))
 
 
 def _computes(node: fx.Node) -> bool:
@@ -108,12 +83,7 @@ def _operator(node: fx.Node) -> str:
 
 
 def _layer_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
-    """Name and type of a node's module, or its own where it is a function in a module that holds others."""
-    name, _ = innermost(node)
-    module = modules.get(name)
-    if module is None or (next(module.children(), None) is not None and not isinstance(module, nn.MultiheadAttention)):
-        return node.name, _operator(node).strip("_")
-    return name, type(module).__name__
+    return layer_of(innermost(node), modules) or (node.name, _operator(node).strip("_"))
 
 
 def _look_at(layer: _Layer, node: fx.Node) -> None:
@@ -178,8 +148,7 @@ def _quantizer_behind(node: fx.Node) -> fx.Node | None:
 
 def _activation(quantizer: fx.Node) -> str:
     _, _, zero_point, quant_min, quant_max, dtype = quantizer.args
-    middle = (int(quant_min) + int(quant_max) + 1) // 2  # type: ignore[arg-type]
-    scheme = "symmetric" if zero_point == middle else "affine"
+    scheme = "symmetric" if dtype.is_signed and zero_point == 0 else "affine"  # type: ignore[union-attr]
     return f"{_integer(quant_min, quant_max, dtype)} per tensor, {scheme}"
 
 
@@ -234,24 +203,3 @@ def _why_float(layer: _Layer, settings: Settings, float_modules: frozenset[str])
     if settings.method == "dynamic":
         return "dynamic quantization of torchao has integer kernels for Linear layers only"
     return "no integer kernel of torchao for it here"
-
-
-def _with_absent(
-    rows: Mapping[str, LayerStrategy], calls: tuple[Call, ...], modules: Mapping[str, nn.Module]
-) -> list[LayerStrategy]:
-    """``rows`` and, behind the row before it, each module that has no node of its own any more."""
-    behind: dict[str, list[LayerStrategy]] = {}
-    into: dict[str, str] = {}
-    last = ""
-    for call in calls:
-        module = modules.get(call.name)
-        if call.name in rows:
-            last = into[call.name] = call.name
-        elif module is not None and next(module.children(), None) is None:
-            into[call.name] = into.get(call.source, "")
-            reason = reason_for_absence(module, into[call.name])
-            behind.setdefault(last, []).append(LayerStrategy(call.name, type(module).__name__, "", "", reason))
-    merged = list(behind.get("", []))
-    for name, row in rows.items():
-        merged += [row, *behind.get(name, [])]
-    return merged
