@@ -24,8 +24,6 @@ from qexplore.workflows.onnxruntime_strategy import Owner, owners_of, read_strat
 
 _CALIBRATION = {"minmax": "MinMax", "moving_average": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _CHOICES = f"{', '.join(map(repr, _CALIBRATION))}, a CalibrationMethod of onnxruntime.quantization, or None"
-    ", ".join(f'"{name}"' for name in _CALIBRATION) + ", a CalibrationMethod of onnxruntime.quantization, or None"
-)
 _SEVEN_BITS = (
     "weights have 7 bits: this processor has no VNNI instructions, and without them onnxruntime's sums of 8-bit "
     "products can overflow"
