@@ -248,6 +248,16 @@ def test_flags_and_random_state_come_back_and_nothing_is_left_on_the_network():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_model_on_the_cpu_is_trained_on_the_gpu_and_comes_back():
+    model = wrapped()
+    held = [id(parameter) for parameter in model.parameters()]
+    result = tune(model, learn_step_sizes=True, validation_loader=batches(digits().search))
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
+    assert [id(parameter) for parameter in model.parameters()] == held
+    assert result.recovered > 0.5
+
+
 def test_same_seed_gives_the_same_weights():
     models = [wrapped() for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):

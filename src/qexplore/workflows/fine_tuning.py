@@ -89,7 +89,8 @@ class FineTuning:
         how = "with learned step sizes" if self.learned_step_sizes else "straight through"
         ended = ", interrupted" if self.interrupted else ""
         kept = "" if self.best_epoch else ", the state before training kept"
-        head = f"Fine-tuned {how}, {len(self.epochs)} epochs in {self.seconds:.1f} s{ended}{kept}"
+        count = f"{len(self.epochs)} epoch{'' if len(self.epochs) == 1 else 's'}"
+        head = f"Fine-tuned {how}, {count} in {self.seconds:.1f} s{ended}{kept}"
         table = text_table(("epoch", "loss", self.metric_name, "seconds", ""), rows, numeric=range(4))
         return "\n".join([head, table, *self._report_lines()])
 
