@@ -12,7 +12,7 @@ from torch import nn
 
 from qexplore.errors import QExploreError, WorkflowError
 from qexplore.workflows.base import Converted, Data, Settings
-from qexplore.workflows.eager_building import Layout, build
+from qexplore.workflows.eager_building import Layout, build, structure_of
 from qexplore.workflows.eager_dynamic import convert_dynamic, dynamic_notes, pack_linear
 from qexplore.workflows.eager_strategy import dynamic_strategy, notes_of, strategy_of
 from qexplore.workflows.saving import load_state, read_state, write_state
@@ -61,6 +61,11 @@ def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
     with using_engine(settings.engine), quiet():
         if settings.method == "dynamic":
             model = convert_dynamic(network, settings)
+            if structure_of(model) != saved.structure:
+                raise WorkflowError(
+                    "the file must be loaded with the network that was quantized, but "
+                    f"{type(network).__name__} has another structure"
+                )
         else:
             layout = Layout.from_text(saved.structure)
             model = _converted(build(network, settings, layout.zeros(), layout).graph.network, settings)
@@ -74,7 +79,7 @@ def _dynamic(network: nn.Module, settings: Settings, data: Data) -> Converted:
     return Converted(
         model,
         dynamic_strategy(network, model, settings, data.example),
-        save=lambda path: write_state(path, model, settings),
+        save=lambda path: write_state(path, model, settings, structure=structure_of(model)),
         notes=dynamic_notes(network),
         script=lambda: _scripted(model, data.example),
     )

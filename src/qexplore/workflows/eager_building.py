@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from qexplore.errors import WorkflowError
 from qexplore.predicates import select_modules
@@ -103,7 +103,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     graph = graph_of(network, example)
     allowed = _allowed(network, graph, settings)
     layers, refused = choose_layers(graph.network, allowed)
-    structure = _structure(graph.network)
+    structure = structure_of(graph.network)
     if layout is not None and layout.structure != structure:
         raise WorkflowError(
             "the file must be loaded with the network that was quantized, but "
@@ -126,8 +126,9 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     return Built(graph, layout, refused, fused, swapped, tuple(untrained))
 
 
-def _structure(network: fx.GraphModule) -> str:
-    return hashlib.sha256(f"{network.code}{network}".encode()).hexdigest()
+def structure_of(network: nn.Module) -> str:
+    """Fingerprint of the modules and the code of ``network``."""
+    return hashlib.sha256(f"{getattr(network, 'code', '')}{network}".encode()).hexdigest()
 
 
 def _allowed(network: nn.Module, graph: EagerGraph, settings: Settings) -> set[str] | None:

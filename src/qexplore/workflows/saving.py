@@ -106,8 +106,13 @@ def load_state(model: nn.Module, saved: SavedNetwork) -> None:
     Raises:
         WorkflowError: ``model`` is of another structure.
     """
-    for name, module in _recurrent_modules(model):
-        module.set_weight_bias(saved.state["recurrent"].get(name, {}))
+    try:
+        for name, module in _recurrent_modules(model):
+            given = saved.state["recurrent"][name]
+            is_cell = isinstance(module, _cells())
+            module.set_weight_bias({"weight": given, "bias": given} if is_cell else given)
+    except KeyError as error:
+        raise WorkflowError(f"the file is of another network than {type(model).__name__}: no {error}") from error
     state = model.state_dict()  # with the packed parameters of recurrent layers, which have just been set
     missing = [name for name, value in state.items() if not isinstance(value, torch.ScriptObject)]
     for name in missing:
@@ -122,11 +127,12 @@ def load_state(model: nn.Module, saved: SavedNetwork) -> None:
 def _recurrent_modules(model: nn.Module) -> list[tuple[str, Any]]:
     if not has("nnqd"):
         return []
-    kinds = (require("nnqd").LSTM, require("nnqd").GRU, *(getattr(require("nnqd"), f"{k}Cell") for k in _CELLS))
+    kinds = (require("nnqd").LSTM, require("nnqd").GRU, *_cells())
     return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
 
 
-_CELLS = ("LSTM", "GRU", "RNN")
+def _cells() -> tuple[type[nn.Module], ...]:
+    return tuple(getattr(require("nnqd"), f"{kind}Cell") for kind in ("LSTM", "GRU", "RNN"))
 
 
 def _recurrent_state(module: Any) -> dict[str, Any]:
