@@ -187,7 +187,7 @@ def test_text_too_short_and_a_missing_extra_are_errors_too(capsys, tmp_path, mon
     (tmp_path / "short.txt").write_text("Hello")
     with pytest.raises(SystemExit) as stopped:
         main(["pipeline", "gpt2", "--text", str(tmp_path / "short.txt")])
-    assert stopped.value.code == 2 and "is too short: it has 5 tokens, 4,097 are needed" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "is too short: it has 5 tokens, 2,049 are needed" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(SystemExit) as stopped:
         main(["pipeline", "gpt2"])

@@ -243,7 +243,7 @@ def test_what_is_there_is_taken_and_said(tmp_path, monkeypatch):
 def test_text_that_ships_with_python_is_long_enough():
     text, name = read_text(None)
     tokens = byte_tokens(text)
-    pieces = windows(tokens, 128, 32, name)
+    pieces = windows(tokens, 64, 32, name)
     assert len(pieces) > 1000 and bytes(tokens[:50].tolist()).decode() == text[:50]
     assert torch.equal(pieces[0, -1], pieces[1, 0])  # the last target is the next piece's first input
     learned, held_out = split(pieces)
@@ -253,7 +253,7 @@ def test_text_that_ships_with_python_is_long_enough():
 def test_text_too_short_or_missing_is_refused_with_what_is_needed(tmp_path):
     file = tmp_path / "short.txt"
     file.write_text("Too short to learn from. " * 10)
-    with pytest.raises(DataError, match=r"short\.txt is too short: it has 250 tokens, 4,097 are needed"):
+    with pytest.raises(DataError, match=r"short\.txt is too short: it has 250 tokens, 2,049 are needed"):
         load("gpt2", text=file)
     with pytest.raises(DataError, match="--text must name a file of UTF-8 text, but '.*missing' cannot be read"):
         load("gpt2", text=tmp_path / "missing")

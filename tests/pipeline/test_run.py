@@ -8,6 +8,7 @@ import torch
 from networks import batches, digits, trained
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import qexplore as qx
 from qexplore.errors import DataError, WorkflowError
@@ -246,6 +247,21 @@ def test_a_network_that_only_export_takes_apart_gets_packed_layers_and_can_be_tr
     assert rows["body.head"].activations == "uint8 per tensor, affine"
     assert result.trained.error < result.post_training.error
     assert isinstance(result.trained.model.body.inner, PackedLinear)
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused_before_anything_runs(tmp_path):
+    (tmp_path / "file").write_text("")
+    dialogue = Transcript()
+    with pytest.raises(WorkflowError, match=r"the output folder '.*/file/results' cannot be made: "):
+        run_pipeline(subject(), dialogue, Options(output=tmp_path / "file" / "results"))
+    assert dialogue.text == ""
+
+
+def test_the_users_random_state_is_left_alone():
+    shuffled = DataLoader(TensorDataset(*digits().train), batch_size=64, shuffle=True)
+    state = torch.get_rng_state()
+    run(subject(train=shuffled), qat=True)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_measured_errors_need_data_and_something_to_compare():

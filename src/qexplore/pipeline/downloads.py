@@ -18,6 +18,11 @@ def is_reachable(host: str) -> bool:
         return False
 
 
+def in_words(path: Path) -> str:
+    """``path`` as one would type it."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+
+
 def cache_folder() -> Path:
     """Where downloads go: ``$XDG_CACHE_HOME/qexplore``, or ``~/.cache/qexplore``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qexplore"

@@ -16,7 +16,7 @@ from torch import Tensor
 from qexplore._optional import import_optional
 from qexplore._random import stream
 from qexplore.errors import DataError
-from qexplore.pipeline.downloads import cache_folder, is_reachable
+from qexplore.pipeline.downloads import cache_folder, in_words, is_reachable
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -101,7 +101,7 @@ def find_images(want_download: Callable[[], bool], say: Callable[[str], None]) -
 
 def _downloaded_cifar10(folder: Path, want: Callable[[], bool], say: Callable[[str], None]) -> Images | None:
     if not is_reachable(_CIFAR_HOST):
-        say(f"No CIFAR-10 in data nor in {folder}, and {_CIFAR_HOST} cannot be reached.")
+        say(f"No CIFAR-10 in data nor in {in_words(folder)}, and {_CIFAR_HOST} cannot be reached.")
         return None
     if not want():
         return None

@@ -22,13 +22,15 @@ from qexplore.workflows.training import train
 
 _HUB = "huggingface.co"
 _HUB_NAME = "openai-community/gpt2"
-_LENGTH = 128
+_LENGTH = 64
 """Tokens of a piece of text."""
 _BATCH = 16
-_NUM_CALIBRATION, _NUM_HELD_OUT, _NUM_TRAIN = 4, 12, 24
+_NUM_CALIBRATION, _NUM_HELD_OUT, _NUM_TRAIN = 8, 24, 48
 """Batches at most that are quantized with, measured and fine-tuned on."""
-_STEPS = 400
-"""Steps of training on bytes: about a minute on two cores."""
+_LAYERS, _WIDTH, _HEADS = 2, 128, 4
+_EPOCHS, _STEPS = 4, 150
+"""Training on bytes, and the steps of an epoch: about a minute in all, on two cores."""
+_LEARNING_RATE = 3e-3
 _LEAST = 2 * _BATCH
 
 
@@ -124,22 +126,23 @@ def _loaded(transformers: Any, *, local_files_only: bool) -> Any:
 
 def _small_network(transformers: Any, pieces: Tensor, options: Options, dialogue: Prefixed) -> nn.Module:
     config = transformers.GPT2Config(
-        vocab_size=256, n_positions=_LENGTH, n_embd=128, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0
-    )
+        vocab_size=256, n_positions=_LENGTH, n_embd=_WIDTH, n_layer=_LAYERS, n_head=_HEADS, bos_token_id=0,
+        eos_token_id=0, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
+    )  # fmt: skip
     with isolated(torch.device("cpu"), options.seed):
         network = LanguageModel(transformers.GPT2LMHeadModel(config))
     if options.weights is not None:
         load_weights(network, options.weights)
         dialogue.show(f"Weights: {options.weights}")
         return network
-    epochs = options.train_epochs or 4
-    per_epoch = max(_STEPS // epochs, 1)
-    dialogue.show(f"Training a small GPT-2 instead (4 layers, 128 wide, the text's bytes as tokens), {_STEPS} steps:")
+    epochs = options.train_epochs or _EPOCHS
+    size = f"{_LAYERS} layers, {_WIDTH} wide, the text's bytes as tokens"
+    dialogue.show(f"No --weights: training a small GPT-2 ({size}), {epochs} x {_STEPS} steps.")
     random = stream(options.seed, "pipeline steps")
-    chosen = torch.from_numpy(random.integers(0, len(pieces), (per_epoch, _BATCH)))
+    chosen = torch.from_numpy(random.integers(0, len(pieces), (_STEPS, _BATCH)))
     loader = [(batch[:, :-1], batch[:, 1:]) for batch in pieces[chosen]]
     train(
-        network, loader, next_token_loss, epochs=epochs, seed=options.seed, progress=options.progress,
+        network, loader, next_token_loss, epochs=epochs, learning_rate=_LEARNING_RATE, seed=options.seed, progress=options.progress,
         on_epoch=lambda record: dialogue.show(f"  {record}"),
     )  # fmt: skip
     return network

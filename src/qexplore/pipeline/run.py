@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from qexplore._random import isolated
+from qexplore.errors import WorkflowError
 from qexplore.exploration import Exploration
 from qexplore.model import GraphOptimization, GraphTable, graph_table, optimize_graph
 from qexplore.model.preparation import counted
@@ -60,7 +63,17 @@ def run_pipeline(subject: Subject, dialogue: Dialogue, options: Options | None =
         QExploreError: what a step that was wanted cannot do.
     """
     options = options or Options()
+    if options.output is not None:
+        _make_folder(options.output)  # now, not after minutes of work
     talk = Prefixed(dialogue, options.everything)
+    with isolated(torch.device("cpu"), options.seed):
+        result = _lead(subject, talk, options)
+    if options.output is not None:
+        talk.show(f"Written to {options.output}: {', '.join(write_results(result, options.output)) or 'nothing'}")
+    return result
+
+
+def _lead(subject: Subject, talk: Prefixed, options: Options) -> PipelineResult:
     if subject.metric is not None:
         score = measure_accuracy(subject.network, subject.held_out, subject.metric, progress=options.progress)
         talk.show(f"Float {subject.metric.name} on held-out data: {score:.4f}")
@@ -73,10 +86,7 @@ def run_pipeline(subject: Subject, dialogue: Dialogue, options: Options | None =
     if options.order == "after":
         post_training, trained = _quantize(subject, network, talk, options)
     exploration = _explore(subject, network, talk, options)
-    result = PipelineResult(graph, optimization, folded, post_training, trained, exploration)
-    if options.output is not None:
-        talk.show(f"Written to {options.output}: {', '.join(write_results(result, options.output)) or 'nothing'}")
-    return result
+    return PipelineResult(graph, optimization, folded, post_training, trained, exploration)
 
 
 def _trace(subject: Subject, talk: Prefixed, options: Options) -> GraphTable | None:
@@ -168,13 +178,15 @@ def _explore(subject: Subject, network: nn.Module, talk: Prefixed, options: Opti
     return exploration
 
 
-def write_results(result: PipelineResult, folder: Path) -> list[str]:
-    """Write tables, the quantized network and the front to ``folder``; returns the names of the files.
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkflowError(f"the output folder '{folder}' cannot be made: {error.strerror or error}") from error
 
-    Raises:
-        WorkflowError: the folder cannot be written to.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+
+def write_results(result: PipelineResult, folder: Path) -> list[str]:
+    """Write tables, the quantized network and the front to ``folder``; returns the names of the files."""
     texts = {
         "graph_before.txt": None if result.graph is None else str(result.graph),
         "graph_after.txt": str(result.optimization.after) if result.optimization and result.folded else None,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qexplore._random import isolated
 from qexplore.errors import DataError
 from qexplore.metrics import Metric
 from qexplore.model import Loader, Placement, call, in_eval_mode, unpack_batch
@@ -38,11 +39,12 @@ class Subject:
     example: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("calibration", "held_out", "train"):
-            if next(iter(getattr(self, name)), None) is None:
+        with isolated(torch.device("cpu")):  # a shuffling loader draws from torch's global generator
+            firsts = {name: next(iter(getattr(self, name)), None) for name in ("calibration", "held_out", "train")}
+        for name, batch in firsts.items():
+            if batch is None:
                 raise DataError(f"the {name} data of '{self.name}' must hold at least one batch, got none")
-        inputs, _ = unpack_batch(next(iter(self.calibration)))
-        object.__setattr__(self, "example", inputs)
+        object.__setattr__(self, "example", unpack_batch(firsts["calibration"])[0])
 
 
 class FloatOutputs:
