@@ -142,8 +142,8 @@ def _small_network(transformers: Any, pieces: Tensor, options: Options, dialogue
     chosen = torch.from_numpy(random.integers(0, len(pieces), (_STEPS, _BATCH)))
     loader = [(batch[:, :-1], batch[:, 1:]) for batch in pieces[chosen]]
     train(
-        network, loader, next_token_loss, epochs=epochs, learning_rate=_LEARNING_RATE, seed=options.seed, progress=options.progress,
-        on_epoch=lambda record: dialogue.show(f"  {record}"),
+        network, loader, next_token_loss, epochs=epochs, learning_rate=_LEARNING_RATE, seed=options.seed,
+        progress=options.progress, on_epoch=lambda record: dialogue.show(f"  {record}"),
     )  # fmt: skip
     return network
 

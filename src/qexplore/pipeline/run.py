@@ -174,7 +174,7 @@ def _explore(subject: Subject, network: nn.Module, talk: Prefixed, options: Opti
     if not talk.settle(options.explore, question, "explore"):
         return None
     exploration = explore_widths(subject, network, options)
-    talk.show(f"{exploration}\n{exploration.front}")
+    talk.show(str(exploration))
     return exploration
 
 
