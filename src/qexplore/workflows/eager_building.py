@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qexplore.errors import WorkflowError
+from qexplore.model.connections import outputs_of
+from qexplore.model.preparation import require_equal
 from qexplore.predicates import select_modules
 from qexplore.workflows.base import Settings
 from qexplore.workflows.eager_graph import EagerGraph, fuse_layers, graph_of
@@ -98,6 +100,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     Raises:
         TraceError: the network cannot be traced.
         WorkflowError: there is no layer to quantize, or the layout is of another network.
+        ModelError: the graph gives other outputs than the network, for instance because it writes into a view.
     """
     is_qat = settings.method == "qat"
     graph = graph_of(network, example)
@@ -114,6 +117,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     graph.network.train(is_qat)
     fused = fuse_layers(graph.network, [name for name, count in layers.items() if count == 1], is_qat=is_qat)
     if layout is None:
+        require_equal(outputs_of(network, example), graph.network, example, "taking the network apart")
         domains = find_domains(graph.network, layers, allowed, example)
         layout = Layout(layers, domains, tuple(map(_described, example)), structure)
     add_stubs(graph.network, layout.domains)
