@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +55,7 @@ class Encoding:
         num_bits: width of the grid within that type.
         scale: distance of two integers, or what 1 stands for in a float type; float32, ``[]``, or in the shape of the
             ranges of a weight.
+        factor: what the quantizer multiplies by, one over the scale but for the rounding of float32; in its shape.
         zero_point: the integer that stands for 0.
         limits: least and greatest integer of the grid before the zero point is added; None for a float type.
     """
@@ -63,6 +63,7 @@ class Encoding:
     type: str
     num_bits: int
     scale: NDArray[np.float32]
+    factor: NDArray[np.float32]
     zero_point: int = 0
     limits: tuple[int, int] | None = None
 
@@ -92,9 +93,9 @@ def encoding_of(quantizer: TensorQuantizer, opset: int) -> Encoding | Unwritable
     if quantizer.asymmetric:
         return _asymmetric_encoding(quantizer, choice, opset)
     grid = quantizer.grid
-    scale, is_dead = _scale(grid.quant_max, _amax(quantizer))
-    limits = (0, 0) if bool(is_dead.all()) else (grid.quant_min, grid.quant_max)
-    return _integers(choice, quantizer.unsigned, scale, 0, limits, opset)
+    factor = _factor(grid.quant_max, _amax(quantizer))
+    limits = (grid.quant_min, grid.quant_max) if bool((factor > 0).any()) else (0, 0)
+    return _integers(choice, quantizer.unsigned, factor, 0, limits, opset)
 
 
 def _unusual(quantizer: TensorQuantizer) -> Unwritable | None:
@@ -109,30 +110,27 @@ def _float_encoding(quantizer: TensorQuantizer, fmt: FloatFormat, opset: int) ->
         return Unwritable(f"onnxruntime has no {choice_name(fmt.code)}")
     if opset < TYPES_SINCE[kind]:
         return OpsetTooLow(f"{fmt.name} needs opset {TYPES_SINCE[kind]}", TYPES_SINCE[kind])
-    scale, is_dead = _scale(fmt.largest, _amax(quantizer))
-    if bool(is_dead.all()):
-        return _integers(8, False, scale, 0, (0, 0), opset)
-    return Encoding(kind, 8, scale)
+    factor = _factor(fmt.largest, _amax(quantizer))
+    if not bool((factor > 0).any()):
+        return _integers(8, False, factor, 0, (0, 0), opset)
+    return Encoding(kind, 8, *_scale_and_factor(factor))
 
 
 def _asymmetric_encoding(quantizer: TensorQuantizer, num_bits: int, opset: int) -> Encoding | Unwritable:
     factor, quant_min, quant_max = (parameter.detach().cpu() for parameter in quantizer.affine_parameters)
-    if not bool(factor > 0):
-        return _integers(num_bits, True, np.ones((), np.float32), 0, (0, 0), opset)
-    scale = (1.0 / factor.double()).float().numpy()
-    limits = int(quant_min), int(quant_max)
-    return _integers(num_bits, True, scale, -limits[0], limits, opset)
+    limits = (int(quant_min), int(quant_max)) if bool(factor > 0) else (0, 0)
+    return _integers(num_bits, True, factor, -limits[0], limits, opset)
 
 
 def _integers(
-    num_bits: int, unsigned: bool, scale: NDArray[np.float32], zero_point: int, limits: tuple[int, int], opset: int
+    num_bits: int, unsigned: bool, factor: torch.Tensor, zero_point: int, limits: tuple[int, int], opset: int
 ) -> Encoding | Unwritable:
     """The narrowest type of ``opset`` that holds the grid."""
     kinds = [f"{'u' if unsigned else ''}int{size}" for size in _INTEGER_SIZES if size >= num_bits]
     found = next((kind for kind in kinds if TYPES_SINCE[kind] <= opset), None)
     if found is None:
         return OpsetTooLow(f"{num_bits} bits need opset {TYPES_SINCE[kinds[0]]}", TYPES_SINCE[kinds[0]])
-    return Encoding(found, num_bits, scale, zero_point, limits)
+    return Encoding(found, num_bits, *_scale_and_factor(factor), zero_point, limits)
 
 
 def _amax(quantizer: TensorQuantizer) -> torch.Tensor:
@@ -140,12 +138,15 @@ def _amax(quantizer: TensorQuantizer) -> torch.Tensor:
     return quantizer.amax.detach().cpu()
 
 
-def _scale(largest: float, amax: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """The float32 next to one over the quantizer's own factor, and where everything becomes 0 (the scale is 1 there).
-
-    The quantizer multiplies by ``float32(largest / amax)``. No other float32 divides as nearly the same.
-    """
+def _factor(largest: float, amax: torch.Tensor) -> torch.Tensor:
+    """What the quantizer multiplies by, ``float32(largest / amax)``; 0 where the range is nothing."""
     is_dead = amax <= NOTHING_BELOW
     factor = torch.full_like(amax, float(largest)) / torch.where(is_dead, torch.ones_like(amax), amax)
-    scale = torch.where(is_dead, torch.ones_like(factor), (1.0 / factor.double()).float())
-    return (scale.reshape(()) if scale.numel() == 1 else scale).numpy(), is_dead.numpy()
+    return torch.where(is_dead, torch.zeros_like(factor), factor)
+
+
+def _scale_and_factor(factor: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The float32 next to one over the factor, and the factor; both 1 where it is 0."""
+    alive = torch.where(factor > 0, factor, torch.ones_like(factor))
+    alive = alive.reshape(()) if alive.numel() == 1 else alive
+    return (1.0 / alive.double()).float().numpy(), alive.numpy()

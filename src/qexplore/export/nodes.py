@@ -67,21 +67,36 @@ class Writer:
         self._constants: dict[str, Any] = {}
 
     def quantize(self, x: Any, point: str) -> Any:
-        """Clip, QuantizeLinear, DequantizeLinear, guard; the Clip where the type holds more than the grid."""
-        op, encoding = self._op, self._activations[point]
+        """Mul, Clip, QuantizeLinear, DequantizeLinear, guard; the Clip where the type holds more than the grid.
+
+        QuantizeLinear divides by the scale, where the quantizer multiplies by its factor: a number in the middle
+        between two steps, which images are full of, then goes the other way, whatever float32 the scale is. So the
+        multiplication is a node of its own, and QuantizeLinear has the scale 1.
+        """
+        encoding = self._activations[point]
         scale = self._float(encoding.scale, f"{point}.scale")
-        if not encoding.is_whole_type:
-            x = op.Clip(x, *self._limits(encoding, encoding.limits, f"{point}.limit"))
+        if not self._guarded:
+            return self._pair(self._within(x, encoding, encoding.scale, point), scale, scale, encoding, point)
+        x = self._op.Mul(x, self._float(encoding.factor, f"{point}.factor"))
+        one = np.ones((), np.float32)
+        x = self._within(x, encoding, one, point)
+        return self._guard(self._pair(x, self._float(one, "one"), scale, encoding, point), encoding, point)
+
+    def _within(self, x: Any, encoding: Encoding, step: NDArray[np.float32], point: str) -> Any:
+        if encoding.is_whole_type:
+            return x
+        return self._op.Clip(x, *self._limits(encoding.limits, step, f"{point}.limit"))
+
+    def _pair(self, x: Any, divisor: Any, scale: Any, encoding: Encoding, point: str) -> Any:
+        op = self._op
         if self._guarded and encoding.zero_point == 0 and self._opset >= _OUTPUT_TYPE_SINCE:
             dtype = int(getattr(self._ir.DataType, encoding.type.upper()))
-            back = op.DequantizeLinear(op.QuantizeLinear(x, scale, output_dtype=dtype), scale)
-        else:
-            zero = self._constant(np.asarray(encoding.zero_point, np.float32), encoding.type, f"{point}.zero_point")
-            # Max keeps a Clip away: before a zero point of 4 or 16 bits onnxruntime 1.32 stops at one, and before one
-            # of 8 bits it drops a Clip whose range is within 1e-7 of the type's.
-            x = op.Max(x, x) if self._guarded else x
-            back = op.DequantizeLinear(op.QuantizeLinear(x, scale, zero), scale, zero)
-        return self._guard(back, encoding, point)
+            return op.DequantizeLinear(op.QuantizeLinear(x, divisor, output_dtype=dtype), scale)
+        zero = self._constant(np.asarray(encoding.zero_point, np.float32), encoding.type, f"{point}.zero_point")
+        # Max keeps a Clip away: before a zero point of 4 or 16 bits onnxruntime 1.32 stops at one, and before one of 8
+        # bits it drops a Clip whose range is within 1e-7 of the type's.
+        x = op.Max(x, x) if self._guarded else x
+        return op.DequantizeLinear(op.QuantizeLinear(x, divisor, zero), scale, zero)
 
     def read(self, weight: Any, point: str) -> Any:
         """DequantizeLinear of what is stored, guard, and what brings rows into the shape of the weight."""
@@ -111,11 +126,12 @@ class Writer:
     def _guard(self, dequantized: Any, encoding: Encoding, point: str) -> Any:
         if not self._guarded:
             return dequantized
-        return self._op.Clip(dequantized, *self._limits(encoding, _beyond(encoding), f"{point}.guard"))
+        step = encoding.scale.max()
+        return self._op.Clip(dequantized, *self._limits(_beyond(encoding), step, f"{point}.guard"))
 
-    def _limits(self, encoding: Encoding, limits: tuple[float, float] | None, name: str) -> tuple[Any, Any]:
+    def _limits(self, limits: tuple[float, float] | None, step: Any, name: str) -> tuple[Any, Any]:
         assert limits is not None
-        low, high = (np.float32(limit) * encoding.scale.max() for limit in limits)
+        low, high = (np.float32(limit) * step for limit in limits)
         return self._float(low, f"{name}.low"), self._float(high, f"{name}.high")
 
     def _float(self, values: NDArray[np.float32], name: str) -> Any:
