@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import ml_dtypes
@@ -380,6 +381,11 @@ def test_planted_violation_breaks_no_other_rule(rule, name, plant, tmp_path):
 
 def test_every_rule_has_a_planted_violation():
     assert {rule for rule, _, _ in PLANTED} == set(RULES)
+
+
+def test_page_lists_every_rule():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "tensorrt.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z0-9 ]+)` \|", page, flags=re.MULTILINE) == list(RULES)
 
 
 def test_missing_file_is_an_error_that_names_it(tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.errors import CalibrationError, ModelError
+from qexplore.errors import CalibrationError, ExportError, ModelError
 from qexplore.export.tensorrt import in_tensorrt_form
 
 X = torch.linspace(-9, 9, 20_001)
@@ -263,4 +263,16 @@ def test_detached_model_is_refused():
     model = one_point(8)
     model.detach()
     with pytest.raises(ModelError, match="detached"):
+        in_tensorrt_form(model)
+
+
+class Uncopyable(nn.Identity):
+    def __deepcopy__(self, memo):
+        raise RuntimeError("holds a file")
+
+
+def test_network_that_cannot_be_copied_is_refused_with_the_reason():
+    model = qx.QuantizedModel(Uncopyable(), predicates.by_type(nn.Identity), quantize_input=False)
+    model.calibrate([torch.randn(10, 4)])
+    with pytest.raises(ExportError, match="must be one that can be copied: RuntimeError: holds a file"):
         in_tensorrt_form(model)

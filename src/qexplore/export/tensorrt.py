@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from qexplore._choices import FloatFormat, choice_name
 from qexplore._table import text_table
+from qexplore.errors import ExportError
 from qexplore.export.tensorrt_numbers import INT4_BLOCKS
 from qexplore.model import QuantizedModel, WeightPoint
 from qexplore.quant import TensorQuantizer
@@ -93,10 +94,14 @@ def in_tensorrt_form(model: QuantizedModel) -> tuple[QuantizedModel, TensorRTPla
     Raises:
         CalibrationError: a point has no range.
         ModelError: the quantizers are no longer on the network.
+        ExportError: the network cannot be copied.
     """
     model.require_attached()
     model.require_calibrated()
-    copied = copy.deepcopy(model)
+    try:
+        copied = copy.deepcopy(model)
+    except Exception as error:
+        raise ExportError(f"the network must be one that can be copied: {type(error).__name__}: {error}") from error
     weights = {point.name: point for point in copied.weight_points}
     points = []
     for point in copied.points:
