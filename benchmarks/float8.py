@@ -21,8 +21,12 @@ from formats import add_outliers
 from torch import nn
 
 import qexplore as qx
+from qexplore import predicates
+from qexplore.predicates import select_modules
 
 FORMATS = ("E4M3", "E5M2", "E3M4", "mixed")
+WAYS = ("", "BatchNorm as trained", "ends in float")
+"""The last leaves the first and the last layer with weights as they are."""
 
 
 def main() -> None:
@@ -33,7 +37,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"{'':30s} float  " + "".join(f"{name:>16s}" for name in (*FORMATS, "int8")))
+    print(f"{'':34s} float  " + "".join(f"{name:>16s}" for name in (*FORMATS, "int8")))
     for name in arguments.networks:
         workload = Workload("transformer" if name == "outliers" else name)
         network = copy.deepcopy(workload.network)
@@ -41,20 +45,23 @@ def main() -> None:
             add_outliers(network)
         report = workload.report[: arguments.batches]
         has_batchnorm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-        for is_recalibrated in (True, False) if has_batchnorm else (True,):
-            cells = [measured(network, workload, report, one, is_recalibrated) for one in (*FORMATS, "int8")]
-            label = f"{name}{'' if is_recalibrated else ', BatchNorm as trained'}"
-            exact = correct(network, report) / sum(len(labels) for _, labels in report)
-            print(f"{label:30s} {exact:.4f} " + "".join(f"{cell:>16s}" for cell in cells), flush=True)
+        exact = correct(network, report) / sum(len(labels) for _, labels in report)
+        for way in WAYS if has_batchnorm else (WAYS[0], WAYS[2]):
+            cells = [measured(network, workload, report, one, way) for one in (*FORMATS, "int8")]
+            label = f"{name}{way and ', '}{way}"
+            print(f"{label:34s} {exact:.4f} " + "".join(f"{cell:>16s}" for cell in cells), flush=True)
 
 
-def measured(network: nn.Module, workload: Workload, report: Batches, name: str, is_recalibrated: bool) -> str:
+def measured(network: nn.Module, workload: Workload, report: Batches, name: str, way: str) -> str:
     """Accuracy and SQNR in one format."""
     format = "E4M3" if name == "int8" else name
-    model = qx.quantize_float8(network, workload.calibration, format=format, recalibrate=False, progress=False).model
+    layers = list(select_modules(network, predicates.weighted))
+    modules = predicates.by_name(*layers[1:-1]) if way == WAYS[2] else None
+    options = {"format": format, "modules": modules, "recalibrate": False, "progress": False}
+    model = qx.quantize_float8(network, workload.calibration, **options).model
     if name == "int8":
         model.num_bits = [8] * len(model.points)
-    if is_recalibrated:
+    if way != WAYS[1]:
         qx.recalibrate_batchnorm(model, workload.calibration, progress=False)
     with torch.no_grad():
         exact, found = network(report[0][0]), model(report[0][0])
