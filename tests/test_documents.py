@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,29 @@ def test_code_of_the_float8_page_runs(tmp_path, monkeypatch):
     with torch.no_grad():
         assert torch.equal(namespace["loaded"](digits().report.x), namespace["result"].model(digits().report.x))
     assert namespace["result"].report.accuracy_after > 0.95
+
+
+def test_code_of_the_workflows_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    namespace = {
+        "network": trained("small_cnn"),
+        "calibration_loader": batches(digits().calibration),
+        "report_loader": batches(digits().report),
+        "train_loader": batches(digits().train),
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch(\.|$)")  # a page does not show how to silence torch
+        for block in python_blocks("docs/workflows.md"):
+            exec(compile(block, "docs/workflows.md", "exec"), namespace)
+
+    x = digits().report.x
+    with torch.no_grad():
+        assert torch.equal(namespace["loaded"](x), namespace["result"].model(x))
+        assert torch.equal(namespace["scripted"](x), namespace["result"].model(x))
+    assert [row.name for row in namespace["wide"].report.left_float] == ["conv1"]
+    printed = capsys.readouterr().out
+    assert "int8 per channel" in printed and "conv1 not selected by modules=~by_name('conv1')" in printed
+    assert all(row.is_done and row.accuracy > 0.95 for row in namespace["comparison"].rows)
 
 
 @pytest.mark.parametrize("document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])

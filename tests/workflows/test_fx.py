@@ -177,8 +177,9 @@ def test_optimizer_holds_the_prepared_models_own_parameters():
 def test_training_wins_back_what_narrow_weights_lose():
     options = {"linear_num_bits": 2, "weight_granularity": "tensor", **report()}
     network = trained("shared_relu")
+    training = {"epochs": 2, "learning_rate": 1e-3}
     plain = qx.quantize_static(network, calibration(), **options).report
-    learned = qx.quantize_qat(network, batches(digits().train, 32), F.cross_entropy, epochs=2, **options).report
+    learned = qx.quantize_qat(network, batches(digits().train, 32), F.cross_entropy, **training, **options).report
     assert plain.accuracy_after < plain.accuracy_before - 0.1
     assert learned.accuracy_after > plain.accuracy_after + 0.1
     assert [record.epoch for record in learned.epochs] == [1, 2]

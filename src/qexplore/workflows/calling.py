@@ -16,9 +16,12 @@ from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
 from qexplore.workflows.base import Engine, Settings, Stack
 from qexplore.workflows.results import QuantizationResult
-from qexplore.workflows.running import USES_ENGINE, Reporting, first_inputs, float_copy, run_workflow, stack_module
+from qexplore.workflows.running import Reporting, first_inputs, float_copy, run_workflow, stack_module
 from qexplore.workflows.saving import read_state
 from qexplore.workflows.training import EpochRecord, Loss, MakeOptimizer, train
+
+_LEARNING_RATE = 1e-4
+"""A tenth of what training from the start takes: the network is trained already."""
 
 
 def quantize_dynamic(
@@ -176,7 +179,8 @@ def quantize_qat(
         train_loader: batches of inputs and target.
         loss: ``loss(output, target)``, a tensor of one number.
         epochs: passes over ``train_loader``.
-        learning_rate: of the default optimizer, AdamW with a rate that falls to zero; None is 0.001.
+        learning_rate: of the default optimizer, AdamW with a rate that falls to zero; None is 0.0001, which suits a
+            network that is trained already.
         optimizer: ``optimizer(parameters)`` for another one; the parameters are those of the prepared network.
         device: where to train; None takes a CUDA device where there is one.
         freeze_after: share of the steps after which ranges and BatchNorm statistics stay as they are.
@@ -231,6 +235,8 @@ def quantize_qat(
 
 def training_with(train_loader: Loader, loss: Loss, **options: Any) -> Callable[..., tuple[EpochRecord, ...]]:
     """How a prepared network is trained: ``options`` are those of `qexplore.workflows.training.train`."""
+    if options.get("optimizer") is None and options.get("learning_rate") is None:
+        options = {**options, "learning_rate": _LEARNING_RATE}
 
     def training(prepared: nn.Module, freeze: Callable[[], None], set_mode: Any) -> tuple[EpochRecord, ...]:
         return train(prepared, train_loader, loss, freeze=freeze, set_mode=set_mode, **options)
@@ -254,23 +260,20 @@ def load_quantized(path: str | Path, network: nn.Module | None = None) -> nn.Mod
     if not path.is_file():
         raise WorkflowError(f"there is no file '{path}'")
     stack = _stack_of_file(path)
-    if stack in USES_ENGINE:
-        saved = read_state(path).settings
-        if network is None:
-            raise WorkflowError(
-                f"'{path}' was written by the stack \"{saved.stack}\" and holds integers and scales alone: give the "
-                "float network that they belong to, load_quantized(path, network)"
-            )
-        stack = saved.stack
-    else:
-        saved = Settings(method="static", stack=stack)
+    settings = read_state(path).settings if stack == "fx" else Settings(method="static", stack=stack)
+    if stack == "fx" and network is None:
+        raise WorkflowError(
+            f"'{path}' was written by the stack \"{settings.stack}\" and holds integers and scales alone: give the "
+            "float network that they belong to, load_quantized(path, network)"
+        )
     with isolated(torch.device("cpu")):
         copied = None if network is None else float_copy(network)
-        loaded: nn.Module = stack_module(stack).load(path, copied, saved)
+        loaded: nn.Module = stack_module(settings.stack).load(path, copied, settings)
     return loaded
 
 
 def _stack_of_file(path: Path) -> Stack:
+    """The stack whose kind of file it is; ``"fx"`` for all whose files `read_state` reads."""
     if not zipfile.is_zipfile(path):
         return "onnxruntime"
     with zipfile.ZipFile(path) as archive:

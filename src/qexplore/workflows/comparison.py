@@ -143,7 +143,7 @@ def compare_workflows(
         train_loader: batches for training; without it, or without ``loss``, rows of training say so.
         loss: ``loss(output, target)``.
         epochs: of training, anew for each row.
-        learning_rate: of the default optimizer.
+        learning_rate: of the default optimizer, as for `quantize_qat`.
         optimizer: ``optimizer(parameters)`` for another one.
         device: where to train; None takes a CUDA device where there is one.
         stacks: which of ``"eager"``, ``"fx"``, ``"pt2e"``, ``"onnxruntime"``, ``"float8"``.

@@ -73,6 +73,8 @@ def reason_for_float(name: str, module: nn.Module | None, settings: Settings) ->
         return "dynamic quantization has integer kernels for Linear and recurrent layers only"
     if settings.method != "dynamic" and isinstance(module, _DYNAMIC[1:]):
         return "recurrent layers have integer kernels in dynamic quantization only"
+    if isinstance(module, (nn.Flatten, nn.Unflatten, nn.Unfold)):
+        return "only moves values, which the stack does in float here"
     return f"no integer kernel of {settings.engine} for it here"
 
 
