@@ -127,7 +127,7 @@ def draw_fine_tuning(record: FineTuningRecord) -> Figure:
         axes.axhline(record.float_accuracy, color=GREEN, linestyle="--", linewidth=1.5, label=label)
     axes.plot(*zip(*record.before, strict=True), "o", color=ORANGE, markersize=6, alpha=0.5)
     _draw_line(axes, record.before_line, ORANGE, "s", "before fine-tuning")
-    _draw_line(axes, record.after_line, BLUE, "o", f"after: {len(record.moves)} points fine-tuned")
+    _draw_line(axes, record.after_line, BLUE, "o", f"after: {_points_text(len(record.moves))} fine-tuned")
     for cost, before, after in record.moves:
         arrow = {"arrowstyle": "->", "color": GREY, "linewidth": 1.2, "shrinkA": 4, "shrinkB": 4}
         axes.annotate("", (cost, after), xytext=(cost, before), arrowprops=arrow, zorder=4)
@@ -151,6 +151,10 @@ def _draw_line(axes: Axes, points: tuple[CostAndScore, ...], colour: str, marker
     # A budget between two members buys the cheaper one: steps, not slopes.
     costs, scores = zip(*points, strict=True)
     axes.plot(costs, scores, marker=marker, color=colour, markersize=7, drawstyle="steps-post", label=label, zorder=5)
+
+
+def _points_text(count: int) -> str:
+    return f"{count} point{'' if count == 1 else 's'}"
 
 
 def _points(front: Front, cost: str) -> tuple[CostAndScore, ...]:
