@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -172,8 +173,10 @@ def _write(ready: Path, path: Path, settings: Settings, data: Data, excluded: li
         "weight_type": quantization.QuantType.QInt8,
         "nodes_to_exclude": excluded,
     }
-    reader = None if settings.method == "dynamic" else _recorded(ready, data)
     method, options = _calibration(settings, quantization)
+    reader = None if settings.method == "dynamic" else _recorded(ready, data)
+    if reader is not None and method is not quantization.CalibrationMethod.MinMax:
+        reader.even_out()
     is_symmetric = settings.activations == "symmetric"
     try:
         with _silence():
@@ -240,6 +243,18 @@ class _Recorder(nn.Module):
         others = [name for name in self._names if name not in named]
         named |= zip(others, tensors_of(args), strict=True)
         self._batches.append({name: value.detach().cpu().numpy().copy() for name, value in named.items()})
+
+    def even_out(self) -> None:
+        """Cut batches to one size, for onnxruntime's histograms cannot take two; those without a common size stay."""
+        sizes = [{len(value) for value in batch.values() if value.ndim} for batch in self._batches]
+        if any(len(one) != 1 for one in sizes):
+            return
+        size = math.gcd(*(next(iter(one)) for one in sizes))
+        self._batches = [
+            {name: value[start : start + size] if value.ndim else value for name, value in batch.items()}
+            for batch, (length,) in zip(self._batches, sizes, strict=True)
+            for start in range(0, length, size)
+        ]
 
     def get_next(self) -> dict[str, Any] | None:
         """The next batch; None after the last."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from qexplore._random import isolated
 from qexplore.errors import TraceError, WorkflowError
 from qexplore.model.own_modules import give_own_modules
 from qexplore.workflows import pt2e_graph as graphs
@@ -39,6 +40,11 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     """
     check(settings)
     torchao()
+    with isolated(torch.device("cpu")):  # torchao draws random numbers for the patterns that it looks for
+        return _quantized(network, settings, data)
+
+
+def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     own, changed, notes = _own_modules(network, data)
     kept_float = float_modules(own, settings, _original_names(changed))
     names = graphs.argument_names(network)

@@ -215,6 +215,7 @@ def _named(which: str, given: Any, *, is_per_channel: bool) -> Any:
 def _fake_quantizing(constructor: Any, built: Any) -> Any:
     pt2e = torchao()
     averages = (pt2e.MovingAverageMinMaxObserver, pt2e.MovingAveragePerChannelMinMaxObserver)
-    fused = isinstance(built, averages)  # one kernel observes and rounds
+    # One kernel observes and rounds, but in symmetric ranges on another grid than conversion does.
+    fused = isinstance(built, averages) and built.qscheme == torch.per_tensor_affine
     kind = pt2e.FusedMovingAvgObsFakeQuantize if fused else pt2e.FakeQuantize
     return kind.with_args(observer=constructor)
