@@ -120,7 +120,7 @@ class Branching(nn.Module):
 
 
 def test_bad_input_is_refused_with_a_way_out():
-    with pytest.raises(TraceError, match="Branching is not: .*control flow"):
+    with pytest.raises(TraceError, match="Branching is not: .*control flow.*or quantize dynamically"):
         static(Branching().eval())
     with pytest.raises(SelectionError, match="selects no module"):
         static(trained("small_cnn"), modules=predicates.by_type(nn.GELU))
@@ -133,6 +133,14 @@ def test_bad_input_is_refused_with_a_way_out():
         layer.register_forward_hook(lambda module, args, output: output * 2)
     with pytest.raises(WorkflowError, match="'conv1' is left out: it carries hooks"):
         static(hooked)
+
+
+def test_a_large_example_is_cut_to_a_few_samples():
+    x, seen = digits().calibration.x, []
+    network = trained("small_cnn")
+    network.fc2.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    static(network, Data((x,), lambda prepared: prepared(x)), modules=~predicates.by_name("fc2"))
+    assert sorted(set(seen)) == [8, len(x)] and seen.count(len(x)) == 1
 
 
 def test_a_network_comes_back_as_it_was_after_an_error():

@@ -11,12 +11,16 @@ import torch
 from torch import nn
 
 from qexplore.errors import QExploreError, WorkflowError
+from qexplore.model import first_samples
 from qexplore.workflows.base import Converted, Data, Settings
 from qexplore.workflows.eager_building import Layout, build, structure_of
 from qexplore.workflows.eager_dynamic import convert_dynamic, dynamic_notes, pack_linear
 from qexplore.workflows.eager_strategy import dynamic_strategy, notes_of, strategy_of
 from qexplore.workflows.saving import load_state, read_state, write_state
 from qexplore.workflows.stack import quiet, require, using_engine
+
+_SAMPLES = 8
+"""Of the example; what every step of the network gives on them is kept for a while."""
 
 
 def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
@@ -33,6 +37,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     """
     with using_engine(settings.engine) as engine, quiet():
         settings = dataclasses.replace(settings, engine=engine)
+        data = dataclasses.replace(data, example=first_samples(data.example, _SAMPLES))
         if settings.method == "dynamic":
             return _dynamic(network, settings, data)
         built = build(network, settings, data.example)

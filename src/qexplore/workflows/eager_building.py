@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore.errors import WorkflowError
+from qexplore.errors import TraceError, WorkflowError
 from qexplore.model.connections import outputs_of
 from qexplore.model.preparation import require_equal
 from qexplore.predicates import select_modules
@@ -103,7 +103,12 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
         ModelError: the graph gives other outputs than the network, for instance because it writes into a view.
     """
     is_qat = settings.method == "qat"
-    graph = graph_of(network, example)
+    try:
+        graph = graph_of(network, example)
+    except TraceError as error:
+        raise TraceError(
+            f'{error}. Or use stack="pt2e", which traces with torch.export, or quantize dynamically'
+        ) from error
     allowed = _allowed(network, graph, settings)
     layers, refused = choose_layers(graph.network, allowed)
     structure = structure_of(graph.network)
