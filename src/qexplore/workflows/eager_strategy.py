@@ -16,8 +16,8 @@ from qexplore.workflows.eager_building import Built
 from qexplore.workflows.eager_dynamic import RECURRENT
 from qexplore.workflows.eager_graph import LAYERS
 from qexplore.workflows.float_functional import Swapped
-from qexplore.workflows.fx import _MOVES_ONLY as MOVES_ONLY
 from qexplore.workflows.strategy import (
+    MOVES_ONLY,
     describe_activations,
     describe_weights,
     reason_for_absence,

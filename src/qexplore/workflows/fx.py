@@ -19,17 +19,13 @@ from qexplore.workflows.packed_linear import PackedLinear
 from qexplore.workflows.saving import load_state, read_state, write_state
 from qexplore.workflows.stack import linear_qconfig_of, qconfig_of, quiet, require, using_engine
 from qexplore.workflows.strategy import (
+    MOVES_ONLY,
     describe_activations,
     describe_weights,
     reason_for_absence,
     reason_for_float,
     reason_for_integers,
 )
-
-_CHANGES_SHAPE = {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "unsqueeze", "squeeze", "expand"}
-_TAKES_PARTS = {"getitem", "getattr", "size", "dim", "chunk", "split", "repeat"}
-_MOVES_ONLY = _CHANGES_SHAPE | _TAKES_PARTS | {"quantize_per_tensor", "dequantize"}
-"""Functions that move values and do not change them: no layers."""
 
 
 def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
@@ -227,7 +223,7 @@ def _row(
         weights, kind = describe_weights(model.get_submodule(name)), type(original).__name__
     elif node.op in ("call_function", "call_method"):
         kind = str(getattr(node.target, "__name__", node.target)).rpartition(".")[2]
-        if kind in _MOVES_ONLY or not isinstance(output, Tensor):
+        if kind in MOVES_ONLY or not isinstance(output, Tensor):
             return None
         name, original, weights = node.name, None, ""
     else:

@@ -17,6 +17,11 @@ _DYNAMIC = (nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 _FOLDED = (nn.modules.batchnorm._BatchNorm,)
 _ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
 
+_CHANGES_SHAPE = {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "unsqueeze", "squeeze", "expand"}
+_TAKES_PARTS = {"getitem", "getattr", "size", "dim", "chunk", "split", "repeat"}
+MOVES_ONLY = _CHANGES_SHAPE | _TAKES_PARTS | {"quantize_per_tensor", "dequantize"}
+"""Functions that move values and do not change them: no layers."""
+
 
 def describe_weights(module: nn.Module) -> str:
     """Such as ``"int8 per channel"`` or ``"int4 per channel, packed"``; empty where the weights are float, or none."""
