@@ -87,8 +87,8 @@ def test_file_for_onnxruntime_at_odd_widths_is_rejected_for_its_clips_and_types(
     model.num_bits = [5, 6, 3, 12]
     qx.export_onnx(model, tmp_path / "model.onnx")
     found = qx.check_tensorrt(tmp_path / "model.onnx")
-    # Each type is that of a Q and a DQ: 3 bits lie in int4, 12 in int16.
-    assert Counter(violation.rule for violation in found.violations) == {"clip": 3, "int4": 2, "type": 2}
+    # Each type is that of a Q and a DQ (3 bits lie in int4, 12 in int16), which have scales of their own each.
+    assert Counter(violation.rule for violation in found.violations) == {"clip": 3, "int4": 2, "type": 2, "pair": 4}
 
 
 @pytest.mark.parametrize(("size", "shape"), [(64, (5, 3, 128)), (128, (5, 128))])
