@@ -47,6 +47,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
     """
     check(settings)
+    calibration = _calibration(settings)
     kept_float = float_modules(network, settings, lambda name: name)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -59,7 +60,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         modules = dict(network.named_modules())
         owners = owners_of(onnx.load(ready).graph, nodes, modules)
         path = folder / "quantized.onnx"
-        _write(ready, path, settings, data, _excluded(owners, kept_float, settings))
+        _write(ready, path, settings, data, calibration, _excluded(owners, kept_float, settings))
         strategy = read_strategy(onnx.load(path).graph, owners, modules, calls_of(nodes), settings, kept_float)
         if not any(row.is_quantized for row in strategy):
             raise WorkflowError(_nothing_quantized(network, settings))
@@ -165,7 +166,14 @@ def _excluded(owners: dict[str, Owner], kept_float: frozenset[str], settings: Se
     return [node for node, owner in owners.items() if not owner.is_module or owner.name in kept_float]
 
 
-def _write(ready: Path, path: Path, settings: Settings, data: Data, excluded: list[str]) -> None:
+def _write(
+    ready: Path,
+    path: Path,
+    settings: Settings,
+    data: Data,
+    calibration: tuple[Any, dict[str, Any]],
+    excluded: list[str],
+) -> None:
     quantization = _package("onnxruntime.quantization")
     common = {
         "per_channel": settings.weight_granularity == "channel",
@@ -173,7 +181,7 @@ def _write(ready: Path, path: Path, settings: Settings, data: Data, excluded: li
         "weight_type": quantization.QuantType.QInt8,
         "nodes_to_exclude": excluded,
     }
-    method, options = _calibration(settings, quantization)
+    method, options = calibration
     reader = None if settings.method == "dynamic" else _recorded(ready, data)
     if reader is not None and method is not quantization.CalibrationMethod.MinMax:
         reader.even_out()
@@ -203,7 +211,13 @@ def _write(ready: Path, path: Path, settings: Settings, data: Data, excluded: li
         ) from error
 
 
-def _calibration(settings: Settings, quantization: Any) -> tuple[Any, dict[str, Any]]:
+def _calibration(settings: Settings) -> tuple[Any, dict[str, Any]]:
+    """The method by which onnxruntime finds ranges, and its options.
+
+    Raises:
+        WorkflowError: an observer that onnxruntime does not have.
+    """
+    quantization = _package("onnxruntime.quantization")
     given = "minmax" if settings.activation_observer is None else settings.activation_observer
     if isinstance(given, quantization.CalibrationMethod):
         return given, {}

@@ -55,8 +55,8 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     if settings.method == "qat":
         num_folded = _train(prepared, names, data)
         notes += (f"{num_folded} BatchNorm folded into convolutions after training",) if num_folded else ()
-    elif data.calibrate is not None:
-        data.calibrate(graphs.ExportedNetwork(prepared, names))
+    else:
+        _calibrate(graphs.ExportedNetwork(prepared, names), settings, data)
     converted = _converted(prepared)
     strategy = read_strategy(converted, own, calls, settings, kept_float)
     if not any(row.is_quantized for row in strategy):
@@ -124,6 +124,16 @@ def _prepared(exported: fx.GraphModule, own: nn.Module, settings: Settings, quan
             f"torchao cannot prepare {type(own).__name__}: {error}. A convolution that is called twice is one reason: "
             'give each call its own, leave it out with modules=, or use stack="fx"'
         ) from error
+
+
+def _calibrate(prepared: nn.Module, settings: Settings, data: Data) -> None:
+    if settings.method == "dynamic":
+        with torch.no_grad():
+            prepared(*data.example)  # observers of weights see them in a forward
+    elif data.calibrate is None:
+        raise WorkflowError("static quantization needs calibration data, got none")
+    else:
+        data.calibrate(prepared)
 
 
 def _train(prepared: fx.GraphModule, names: tuple[str, ...], data: Data) -> int:
