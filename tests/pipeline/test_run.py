@@ -217,20 +217,19 @@ class Opaque(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner, self.head = nn.Linear(64, 32), nn.Linear(32, 10)
+        self.first, self.second = nn.Linear(64, 32), nn.Linear(32, 32)
 
     def forward(self, x):
-        rows = [self.inner(row) for row in x.flatten(1)]
-        return self.head(F.relu(torch.stack(rows)))
+        return F.relu(torch.stack([self.second(F.relu(self.first(row))) for row in x.flatten(1)]))
 
 
 class Holder(nn.Module):
     def __init__(self):
         super().__init__()
-        self.body = Opaque()
+        self.body, self.head = Opaque(), nn.Linear(32, 10)
 
     def forward(self, x):
-        return self.body(x)
+        return self.head(self.body(x))
 
 
 def test_a_network_that_only_export_takes_apart_gets_packed_layers_and_can_be_trained():
@@ -243,10 +242,10 @@ def test_a_network_that_only_export_takes_apart_gets_packed_layers_and_can_be_tr
     )
     assert "by torch.export" in dialogue.text and "torch.fx cannot look into this network" in dialogue.text
     rows = {row.name: row for row in result.post_training.strategy}
-    assert rows["body.inner"].weights == "int2 per channel, packed"
-    assert rows["body.head"].activations == "uint8 per tensor, affine"
+    assert rows["body.first"].weights == rows["head"].weights == "int2 per channel, packed"
+    assert rows["body.second"].activations == "uint8 per tensor, affine"
     assert result.trained.error < result.post_training.error
-    assert isinstance(result.trained.model.body.inner, PackedLinear)
+    assert isinstance(result.trained.model.body.first, PackedLinear)
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused_before_anything_runs(tmp_path):

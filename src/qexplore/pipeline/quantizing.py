@@ -24,6 +24,7 @@ from qexplore.pipeline.subject import FloatOutputs, Subject
 from qexplore.workflows import pack_linear_weights, quantize_qat, quantize_static
 from qexplore.workflows.base import LayerStrategy
 from qexplore.workflows.measuring import measure_accuracy
+from qexplore.workflows.packed_linear import is_packable
 from qexplore.workflows.packed_training import train_packed
 from qexplore.workflows.packing import packed_strategy
 from qexplore.workflows.results import QuantizationResult
@@ -75,7 +76,7 @@ class Quantizer(Protocol):
 
 
 def quantizer_for(subject: Subject, network: nn.Module, options: Options) -> Quantizer:
-    """The FX stack of torch.ao where torch.fx sees the network's layers, else packed linear layers.
+    """The FX stack of torch.ao where torch.fx sees most of the network's layers, else packed linear layers.
 
     Args:
         subject: its data, and the float network that errors are counted from.
@@ -92,11 +93,15 @@ def quantizer_for(subject: Subject, network: nn.Module, options: Options) -> Qua
 
 
 def _sees_layers(network: nn.Module, example: Any) -> bool:
+    """Whether torch.fx sees at least as many layers as it leaves inside of what it cannot look into."""
     try:
         connections = trace_network(network, example)
     except TraceError:
         return False
-    return any(is_layer(connections.module(node)) for node in connections.graph.nodes)
+    seen = sum(is_layer(connections.module(node)) for node in connections.graph.nodes)
+    opaque = [network.get_submodule(name) for name in connections.opaque]
+    hidden = sum(is_layer(one) or is_packable(one) for module in opaque for one in module.modules())
+    return seen >= max(hidden, 1)
 
 
 def measure_error(network: nn.Module, quantized: nn.Module, loader: Loader, progress: bool | None = None) -> float:
@@ -192,7 +197,7 @@ class _WithPacking:
         accuracy = None
         if subject.metric is not None:
             accuracy = measure_accuracy(model, subject.held_out, subject.metric, progress=progress)
-        why = "torch.fx does not see the layers of this network, so no stack of PyTorch quantizes it in graph mode"
+        why = "torch.fx does not see most layers of this network, so no stack of PyTorch quantizes it in graph mode"
         return Quantized(
             model=model,
             backend="packed linear layers of qexplore",
