@@ -113,12 +113,31 @@ def as_graph_module(connections: Connections) -> fx.GraphModule:
             "put what they do into forward"
         )
     _name_arguments(connections)
+    for node in graph.nodes:
+        if getattr(node.target, "__name__", "") == "_assert_is_none":
+            node.target = require_none
     graph.set_codegen(fx.graph.CodeGen())  # the one of settled arguments cannot be scripted, and has no defaults
     module = fx.GraphModule(network, graph, class_name=type(network).__name__)
     flags = {name: one.training for name, one in network.named_modules(remove_duplicate=False)}
     for name, one in module.named_modules(remove_duplicate=False):
         one.training = flags[name]  # containers are new
     return module
+
+
+@fx.node.has_side_effect
+def require_none(value: Any, message: str) -> None:
+    """Refuse a value for an argument that tracing settled to None.
+
+    Torch's own check must not get into generated code: there it registers itself for patching under a name that the
+    code does not have, and every later trace of the process stops with a KeyError.
+
+    Raises:
+        TraceError: it is not None.
+    """
+    if isinstance(value, fx.Proxy):
+        value.tracer.create_proxy("call_function", require_none, (value, message), {})
+    elif value is not None:
+        raise TraceError(message)
 
 
 def _name_arguments(connections: Connections) -> None:
