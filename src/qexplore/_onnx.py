@@ -70,7 +70,7 @@ def as_onnx(
     custom_translations: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> Any:
     """The ``torch.onnx.ONNXProgram`` that `write_onnx` saves; same arguments, same errors."""
-    _check_opset(opset)
+    check_opset(opset)
     args, kwargs = _arguments(example_input)
     flags = [(module, module.training) for module in network.modules()]
     # The fused kernel of attention layers has no ONNX form; the same layers one by one have.
@@ -102,7 +102,13 @@ def save_onnx(program: Any, path: str | Path) -> None:
         ) from error
 
 
-def _check_opset(opset: object) -> None:
+def check_opset(opset: object) -> None:
+    """Raise unless files of ``opset`` can be written.
+
+    Raises:
+        ExportError: no int, or out of range.
+        MissingPackageError: onnx or onnxscript is missing.
+    """
     onnx = import_optional("onnx", extra="onnx", purpose="writing an ONNX file")
     import_optional("onnxscript", extra="onnx", purpose="writing an ONNX file")
     highest = onnx.defs.onnx_opset_version()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from qexplore._choices import choice_name
-from qexplore._onnx import Optimization, as_onnx, save_onnx
+from qexplore._onnx import Optimization, as_onnx, check_opset, save_onnx
 from qexplore._optional import import_optional
 from qexplore._random import isolated
 from qexplore.errors import ExportError, ModelError
@@ -81,6 +81,7 @@ def export_onnx(
         allow = (allow,)
     example = _checked_example(model, example_input)
     opset = DEFAULT_OPSET if opset is None else opset
+    check_opset(opset)
     written, plan, widened = _for_target(model, target, opset)
     refuse_unwritable(written, plan, allow, opset)
     _write(written, plan, path, example, opset=opset, guarded=target == "onnxruntime")
