@@ -69,13 +69,16 @@ def language_subject(options: Options, dialogue: Prefixed) -> Subject:
         f"Text: {text_name}, {len(tokens):,} tokens; the last {len(held_out):,} of {len(pieces):,} pieces held out"
     )
     network = hub[0] if hub is not None else _small_network(transformers, learned, options, dialogue)
-    order = torch.from_numpy(stream(options.seed, "pipeline text").permutation(len(learned)))
-    shuffled = _batches(learned[order])
+    random = stream(options.seed, "pipeline text")
+    # Parts of a text differ; any few batches of these are like any others.
+    shuffled, measured = (
+        _batches(part[torch.from_numpy(random.permutation(len(part)))]) for part in (learned, held_out)
+    )
     return Subject(
         name="gpt2",
         network=network.eval(),
         calibration=shuffled[:_NUM_CALIBRATION],
-        held_out=_batches(held_out)[:_NUM_HELD_OUT],
+        held_out=measured[:_NUM_HELD_OUT],
         train=shuffled[:_NUM_TRAIN],
         metric=perplexity,
         task_loss=next_token_loss,
