@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import qexplore as qx
-from qexplore.errors import DataError, MetricError, ModelError, WorkflowError
+from qexplore.errors import DataError, MetricError, ModelError, TraceError, WorkflowError
 
 
 def calibration():
@@ -135,6 +135,47 @@ def test_settings_come_back_with_the_file(options, tmp_path):
     loaded = qx.load_quantized(tmp_path / "network.pt", network)
     with torch.no_grad():
         assert torch.equal(loaded(images()), result.model(images()))
+
+
+@pytest.mark.parametrize("engine", ["x86", "qnnpack"])
+def test_awkward_layers_come_back_too(engine, tmp_path):
+    torch.manual_seed(0)
+    convolutions = [nn.ConvTranspose2d(1, 4, 2, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ELU()]
+    others = [nn.Conv2d(4, 4, 3), nn.Hardswish(), nn.Conv2d(4, 4, 3), nn.PReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*convolutions, *others, nn.LayerNorm(4), nn.Linear(4, 10), nn.Sigmoid()).eval()
+    result = qx.quantize_static(network, calibration(), engine=engine)
+    result.save(tmp_path / "network.pt")
+    loaded = qx.load_quantized(tmp_path / "network.pt", network)
+    with torch.no_grad():
+        assert torch.equal(loaded(images()), result.model(images()))
+    rows = {row.type: row for row in result.report.strategy}
+    assert rows["ConvTranspose2d"].weights == "int8 per tensor"  # whatever is asked: its kernels have no other form
+    assert rows["PReLU"].weights == "uint8 per tensor"
+
+
+def test_optional_arguments_are_settled_by_the_example(tmp_path):
+    class Optional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = trained("small_cnn")
+
+        def forward(self, x, mask=None, flip=False):
+            x = x if mask is None else x * mask
+            return self.network(x.flip(-1) if flip else x)
+
+    network = Optional().eval()
+    for example in ({"x": images(), "flip": True}, (images(), torch.ones(1, 1, 8, 8))):
+        result = qx.quantize_dynamic(network, example)
+        arguments = (images(), None, True) if isinstance(example, dict) else example
+        with torch.no_grad():
+            expected = network(*arguments)
+            assert float((result.model(*arguments) - expected).abs().max()) < 0.05 * float(expected.abs().max())
+            result.save(tmp_path / "network.pt")
+            assert torch.equal(
+                qx.load_quantized(tmp_path / "network.pt", network)(*arguments), result.model(*arguments)
+            )
+    with pytest.raises(TraceError, match="mask has been specialized to have value None"):
+        qx.quantize_dynamic(network, images()).model(images(), images())
 
 
 def test_file_runs_no_code_when_it_is_read(result, tmp_path):

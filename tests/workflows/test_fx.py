@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from networks import TRAINABLE, batches, digits, trained
 from torch import nn
 from torch.nn import functional as F
@@ -151,6 +152,20 @@ def test_named_observers_are_torchs_own(name):
     qconfig = stack.qconfig_of(settings)
     expected = {"minmax": "MinMax", "moving_average": "MovingAverageMinMax", "histogram": "Histogram"}[name]
     assert type(qconfig.activation()).__name__ == type(qconfig.weight()).__name__ == f"{expected}Observer"
+
+
+@pytest.mark.parametrize("method", ["static", "qat"])
+def test_torchvisions_resnet18_passes_with_its_shared_relus(method):
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=10).eval()
+    data = [(torch.randn(4, 3, 32, 32), torch.arange(4)) for _ in range(2)]
+    if method == "static":
+        result = qx.quantize_static(network, data)
+    else:
+        result = qx.quantize_qat(network, data, F.cross_entropy)
+    assert sum(bool(row.weights) for row in result.report.strategy) == 21
+    assert result.report.size_ratio < 0.26
+    assert not result.report.left_float or {row.type for row in result.report.left_float} <= {"flatten"}
 
 
 # --------------------------------------------------------------------------------------------------- training

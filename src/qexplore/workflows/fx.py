@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from qexplore.model.connections import Connections
 from qexplore.model.own_modules import as_graph_module, trace_network
 from qexplore.workflows.base import Converted, Data, LayerStrategy, Settings
 from qexplore.workflows.packed_linear import PackedLinear
-from qexplore.workflows.saving import load_state, read_state, write_state
+from qexplore.workflows.saving import describe_arguments, load_state, read_state, write_state, zero_arguments
 from qexplore.workflows.stack import linear_qconfig_of, qconfig_of, quiet, require, using_engine
 from qexplore.workflows.strategy import (
     MOVES_ONLY,
@@ -51,7 +52,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     return Converted(
         model,
         rows,
-        save=lambda path: write_state(path, model, settings, structure=_fingerprint(model)),
+        save=lambda path: write_state(path, model, settings, structure=_structure(model, data.example)),
         notes=tuple(_notes(connections, rows, settings)),
         script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
     )
@@ -64,12 +65,13 @@ def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
         WorkflowError: the file belongs to another network.
     """
     saved = read_state(path)
+    example = zero_arguments(json.loads(saved.structure)["example"])
     # Ranges come from the file, so that nothing is calibrated or trained here.
     built_with = settings if settings.method == "dynamic" else dataclasses.replace(settings, method="static")
     with using_engine(settings.engine), quiet():
-        traced, connections = _traced(network, None)
-        model = _converted(_prepared(traced, connections, built_with, ()), built_with)
-        if _fingerprint(model) != saved.structure:
+        traced, connections = _traced(network, example)
+        model = _converted(_prepared(traced, connections, built_with, example), built_with)
+        if _structure(model, example) != saved.structure:
             raise WorkflowError(
                 f"'{path}' must be loaded with the network that was quantized, but {type(network).__name__} has "
                 "another structure"
@@ -78,8 +80,10 @@ def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
     return model
 
 
-def _fingerprint(model: fx.GraphModule) -> str:
-    return hashlib.sha256(model.code.encode()).hexdigest()
+def _structure(model: fx.GraphModule, example: tuple[Any, ...]) -> str:
+    """What tells that a network was built anew alike, and what it was called with, which decides how it is traced."""
+    fingerprint = hashlib.sha256(model.code.encode()).hexdigest()
+    return json.dumps({"code": fingerprint, "example": describe_arguments(example)})
 
 
 def _traced(network: nn.Module, example: Any) -> tuple[nn.Module, Connections]:
@@ -287,12 +291,13 @@ def _notes(connections: Connections, rows: tuple[LayerStrategy, ...], settings: 
 
 
 def _scripted(model: fx.GraphModule) -> Any:
-    scriptable = copy.deepcopy(model)
-    for node in scriptable.graph.nodes:
-        node.type = None  # annotations that are strings mean nothing in the generated code
-    scriptable.recompile()
     with quiet():
+        scriptable = copy.deepcopy(model)
+        for node in scriptable.graph.nodes:
+            node.type = None  # annotations that are strings mean nothing in the generated code
+        scriptable.recompile()
         try:
             return torch.jit.script(scriptable)
         except Exception as error:
-            raise WorkflowError(f"the quantized network cannot be scripted: {error}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise WorkflowError(f"the quantized network cannot be scripted ({reason}): save it instead") from error

@@ -202,6 +202,7 @@ def example_arguments(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
     if isinstance(inputs, Mapping):
         try:
             bound = inspect.signature(network.forward).bind(**inputs)
+            bound.apply_defaults()
         except TypeError as error:
             raise DataError(
                 f"forward of {type(network).__name__} does not take the inputs {[*inputs]}: {error}"
@@ -215,7 +216,7 @@ def example_arguments(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
     example = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     if not any(isinstance(one, Tensor) for one in example):
         raise DataError(f"inputs of a network to be quantized must hold a tensor, got {type(inputs).__name__}")
-    if num_samples(example) > 1:
+    if any(isinstance(one, Tensor) and one.dim() and len(one) != 1 for one in example):
         return example
     return tuple(torch.cat([one, one]) if isinstance(one, Tensor) and one.dim() else one for one in example)
 

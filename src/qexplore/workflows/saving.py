@@ -73,9 +73,26 @@ def write_state(path: Path, model: nn.Module, settings: Settings, *, structure: 
         "settings": plain,
         "structure": structure,
         "state": writer.encode(_without_recurrent(model)),
+        "attributes": writer.encode(_attributes(model)),
         "recurrent": {name: writer.encode(_recurrent_state(module)) for name, module in _recurrent_modules(model)},
     }
     torch.save({**content, "bytes": writer.joined()}, path)
+
+
+def describe_arguments(example: tuple[Any, ...]) -> list[Any]:
+    """Shape and dtype of tensors, other arguments themselves; plain values, for a file."""
+    return [
+        {"shape": list(one.shape), "dtype": str(one.dtype).removeprefix("torch.")} if isinstance(one, Tensor) else one
+        for one in example
+    ]
+
+
+def zero_arguments(described: list[Any]) -> tuple[Any, ...]:
+    """Arguments as `describe_arguments` tells, with tensors of zeros."""
+    return tuple(
+        torch.zeros(one["shape"], dtype=getattr(torch, one["dtype"])) if isinstance(one, dict) else one
+        for one in described
+    )
 
 
 def read_state(path: Path) -> SavedNetwork:
@@ -96,7 +113,7 @@ def read_state(path: Path) -> SavedNetwork:
         )
     names = content["settings"].pop("modules")
     settings = Settings(**content["settings"], modules=None if names is None else ChosenModules(names))
-    state = {name: _decoded(content[name], content["bytes"]) for name in ("state", "recurrent")}
+    state = {name: _decoded(content[name], content["bytes"]) for name in ("state", "attributes", "recurrent")}
     return SavedNetwork(settings, content["structure"], state)
 
 
@@ -120,7 +137,10 @@ def load_state(model: nn.Module, saved: SavedNetwork) -> None:
     state.update(saved.state["state"])
     try:
         model.load_state_dict(state)
-    except (RuntimeError, KeyError) as error:
+        for name, value in saved.state["attributes"].items():
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, value)
+    except (AttributeError, KeyError, RuntimeError) as error:
         raise WorkflowError(f"the file is of another network than {type(model).__name__}: {error}") from error
 
 
@@ -142,6 +162,18 @@ def _recurrent_state(module: Any) -> dict[str, Any]:
 def _without_recurrent(model: nn.Module) -> dict[str, Any]:
     # What these hold cannot be read without trusting the file.
     return {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.ScriptObject)}
+
+
+def _attributes(model: nn.Module) -> dict[str, Any]:
+    """What some of torch's quantized modules, such as PReLU and ELU, keep out of their state dict."""
+    stored = model.state_dict()
+    return {
+        f"{name}.{attribute}": vars(module)[attribute]
+        for name, module in model.named_modules()
+        if type(module).__module__.startswith("torch.ao.nn.quantized")
+        for attribute in ("scale", "zero_point", "weight")
+        if isinstance(vars(module).get(attribute), (int, float, Tensor)) and f"{name}.{attribute}" not in stored
+    }
 
 
 class _Writer:

@@ -31,10 +31,11 @@ def describe_weights(module: nn.Module) -> str:
     tensors = _quantized_weights(module)
     if not tensors:
         return ""
-    width = max(map(_width, tensors))
+    width = max([_width(tensor) for tensor in tensors])
     granularity = "per channel" if tensors[0].qscheme() in _PER_CHANNEL else "per tensor"
     symmetric = all(map(_is_centred, tensors))
-    return f"int{width} {granularity}" + ("" if symmetric else ", affine")
+    sign = "uint" if tensors[0].dtype == torch.quint8 else "int"
+    return f"{sign}{width} {granularity}" + ("" if symmetric else ", affine")
 
 
 def describe_activations(output: Any) -> str:
@@ -113,6 +114,8 @@ def _width(weight: Tensor) -> int:
     """Bits that the integers present need, two at least."""
     integers = weight.int_repr()
     low, high = int(integers.min()), int(integers.max())
+    if weight.dtype == torch.quint8:
+        return max(2, high.bit_length())
     # An observer of 4 bits scales the largest magnitude to 7.5, which conversion rounds to 8, where training clamps it.
     return next(bits for bits in range(2, 9) if low >= -(2 ** (bits - 1)) and high <= 2 ** (bits - 1))
 
