@@ -6,19 +6,19 @@ from typing import Any
 
 from torch import nn
 
-from qexplore import predicates
 from qexplore.errors import SelectionError, WorkflowError
 from qexplore.exploration import Exploration, explore
 from qexplore.metrics import Metric
 from qexplore.model import QuantizedModel
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import Subject
+from qexplore.predicates import by_type, weighted
 from qexplore.search import LayerwiseQuantizationProblem
 
 _DROP = 0.05
 """What a point of the front may lose: points of accuracy, or a share of a score that is better when lower."""
 
-_OUTPUTS = predicates.by_type(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
+_OUTPUTS = by_type(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def explore_widths(subject: Subject, network: nn.Module, options: Options) -> Exploration:
@@ -58,9 +58,9 @@ def explore_widths(subject: Subject, network: nn.Module, options: Options) -> Ex
 
 def _wrapped(network: nn.Module) -> QuantizedModel:
     try:
-        return QuantizedModel(network, activations=_OUTPUTS, weights=predicates.weighted)
+        return QuantizedModel(network, activations=_OUTPUTS, weights=weighted)
     except SelectionError:
-        return QuantizedModel(network, weights=predicates.weighted)
+        return QuantizedModel(network, weights=weighted)
 
 
 def _max_drop(metric: Metric, model: QuantizedModel, loader: Any) -> float:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from qexplore._random import isolated, stream
 from qexplore.metrics import top1_accuracy
+from qexplore.model.preparation import counted
 from qexplore.pipeline.dialogue import Prefixed
 from qexplore.pipeline.images import Images, batches_of, find_images, read_images
 from qexplore.pipeline.networks import IMAGE_NETWORKS, load_weights
@@ -67,7 +68,8 @@ def _train_a_little(
     name: str, network: nn.Module, data: tuple[Tensor, Tensor], options: Options, dialogue: Prefixed
 ) -> None:
     epochs = options.train_epochs or _TRAIN_EPOCHS[name]
-    dialogue.show(f"No --weights: training the float network a little, {epochs} epochs of {len(data[1]):,} images.")
+    passes = counted(epochs, "epoch")
+    dialogue.show(f"No --weights: training the float network a little, {passes} of {len(data[1]):,} images.")
     loader = DataLoader(TensorDataset(*data), batch_size=_BATCH, shuffle=True, drop_last=len(data[1]) >= _BATCH)
     train(
         network, loader, F.cross_entropy, epochs=epochs, seed=options.seed, progress=options.progress,

@@ -14,7 +14,7 @@ from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import DataError, SelectionError
 from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, in_eval_mode, unpack_batch
-from qexplore.model.preparation import copied_network, replace_everywhere
+from qexplore.model.preparation import copied_network, counted, replace_everywhere
 from qexplore.predicates import PredicateLike, everything, select_modules
 from qexplore.quant.packing import check_group_size, check_packed_width
 from qexplore.workflows.base import LayerStrategy
@@ -77,7 +77,7 @@ class PackingReport:
     def __str__(self) -> str:
         granularity = "per channel" if self.group_size is None else f"in groups of {self.group_size}"
         lines = [
-            f"Packed {len(self.layers)} linear layers: int{self.num_bits} {granularity}, "
+            f"Packed {counted(len(self.layers), 'linear layer')}: int{self.num_bits} {granularity}, "
             f"{self.num_bytes:,} bytes of weights and scales instead of {self.num_bytes_before:,}"
         ]
         rows = [(one.name, f"{one.num_weights:,}", f"{one.num_bytes:,}", f"{one.error:.1e}") for one in self.layers]
