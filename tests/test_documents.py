@@ -153,3 +153,20 @@ def test_links_within_the_project_lead_somewhere(document):
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
     missing = [target for target in targets if not ((ROOT / document).parent / target).exists()]
     assert not missing
+
+
+def test_code_of_the_onnx_page_runs(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    model, other = (
+        qx.QuantizedModel(trained("small_cnn"), predicates.by_type(nn.ReLU), predicates.weighted) for _ in range(2)
+    )
+    model.calibrate(batches(digits().calibration))
+    namespace = {"qx": qx, "model": model, "another_model": other, "report_loader": batches(digits().report)}
+    namespace |= {"point": [7, 5, 4, 3, 8, 3, 2, 8], "example_input": digits().report.x[:1]}
+    (example,) = python_blocks("docs/onnx.md")
+
+    exec(compile(example, "docs/onnx.md", "exec"), namespace)
+
+    assert namespace["report"].num_different == 0
+    assert torch.equal(other.eval()(digits().report.x), model.eval()(digits().report.x))

@@ -49,8 +49,8 @@ class Writer:
     """Builds the nodes of points; a weight that several modules share is written once.
 
     The guard is a Clip that changes nothing. Behind a bare DequantizeLinear onnxruntime puts kernels of its own, which
-    give other numbers than the model's: they round biases, and weights that are float here, to integers, round the
-    activations beside 4-bit weights, and overflow on processors without 8-bit dot products.
+    give other numbers than the model's: they round biases, and weights that are float here, to integers, multiply
+    by 4-bit weights in another way, and overflow on processors without 8-bit dot products.
     """
 
     def __init__(
