@@ -24,7 +24,7 @@ def python_blocks(document: str) -> list[str]:
 
 def test_readme_example_runs_and_leaves_its_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (example,) = python_blocks("README.md")
+    example, turn_key = python_blocks("README.md")
     namespace: dict[str, object] = {}
 
     exec(compile(example, "README.md", "exec"), namespace)
@@ -35,6 +35,13 @@ def test_readme_example_runs_and_leaves_its_files(tmp_path, monkeypatch):
     assert namespace["model"].num_bits.tolist() == list(namespace["point"].num_bits)
     for picture in ("front.png", "num_bits.png", "hypervolume.png"):
         assert (tmp_path / picture).stat().st_size > 10_000
+    assert (tmp_path / "model.onnx").is_file()
+    assert (tmp_path / "model.widths.json").is_file()
+
+    exec(compile(turn_key, "README.md", "exec"), namespace)
+
+    report = namespace["result"].report
+    assert report.accuracy_after > report.accuracy_before - 0.02
 
 
 def test_quantizer_page_prints_what_it_says(capsys):
