@@ -149,6 +149,23 @@ def test_declined_folding_keeps_the_network_and_its_batchnorms():
     assert "Fold BatchNorm" in dialogue.text
 
 
+def test_only_what_stays_float_is_listed_as_float():
+    class Ending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.softmax = trained("small_cnn"), nn.Softmax(dim=1)
+
+        def forward(self, x):
+            return self.softmax(self.body(x))
+
+    result, dialogue = run(subject(network=Ending().eval()), trace=False)
+    rows = {row.name: row for row in result.post_training.strategy}
+    assert "body.relu1" in rows and not rows["body.relu1"].is_quantized  # fused
+    (listed,) = re.findall("^Left float: (.*)$", dialogue.text, flags=re.MULTILINE)
+    assert "relu1" not in listed and "bn1" not in listed
+    assert ("softmax (Softmax)" in listed) == (not rows["softmax"].is_quantized)
+
+
 def test_declined_quantizing_ends_before_the_strategy():
     result, dialogue = run(answers=[True, True, True, False])
     assert result.post_training is None and result.quantized is None and result.folded

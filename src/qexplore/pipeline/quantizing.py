@@ -29,6 +29,7 @@ from qexplore.workflows.packed_training import train_packed
 from qexplore.workflows.packing import packed_strategy
 from qexplore.workflows.results import QuantizationResult
 from qexplore.workflows.stack import quiet
+from qexplore.workflows.strategy import is_absent
 
 _LEARNING_RATE = 1e-4
 _HEADER = ("layer", "type", "weights", "activations", "reason")
@@ -60,7 +61,7 @@ class Quantized:
     def table(self) -> str:
         """The strategy as text, and the layers that stay float."""
         rows = [(row.name, row.type, row.weights or "-", row.activations or "-", row.reason) for row in self.strategy]
-        floating = [f"{row.name} ({row.type})" for row in self.strategy if not row.is_quantized]
+        floating = [f"{row.name} ({row.type})" for row in self.strategy if not (row.is_quantized or is_absent(row))]
         lines = [text_table(_HEADER, rows), f"Left float: {', '.join(floating) or 'nothing'}"]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
 
