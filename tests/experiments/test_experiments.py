@@ -108,6 +108,7 @@ def test_cifar10_runs_on_files_in_its_own_format(network, tmp_path):
     assert front.point_names[0] == "input"
 
 
+@pytest.mark.slow
 def test_image_folder_runs_a_torchvision_classifier_on_image_files(tmp_path):
     done = run("image_folder", "--smoke", "--evaluations", 10, "--output", tmp_path / "results")
 

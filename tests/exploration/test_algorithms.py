@@ -231,7 +231,9 @@ def test_a_single_quantizer_is_searched_to_its_end(algorithm):
     assert exploration.stopped_by == "exhausted"
 
 
-@pytest.mark.parametrize("algorithm", GUIDED)
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(name, marks=[] if name == "nsga2" else [pytest.mark.slow]) for name in GUIDED]
+)
 def test_a_hundred_and_twenty_quantizers_are_searched(algorithm):
     torch.manual_seed(0)
     layers = [layer for _ in range(119) for layer in (torch.nn.Linear(10, 10, bias=False), torch.nn.ReLU())]
