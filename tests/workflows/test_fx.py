@@ -62,6 +62,93 @@ def test_every_network_of_the_gallery_is_quantized_statically(name):
     assert any(row.weights == "int8 per channel" for row in result.report.strategy)
 
 
+def clamped(x):
+    return torch.clamp(x, 0, 6)
+
+
+def clamped_by_method(x):
+    return x.clamp(min=0, max=6)
+
+
+def clamped_in_place(x):
+    F.hardtanh_(x, 0, 6)
+    return x
+
+
+def compared_with_before(x):
+    return F.relu6(x) + x
+
+
+KINDS_OF_CLAMP = (nn.ReLU6(inplace=True), nn.Hardtanh(0, 6), clamped, clamped_by_method, clamped_in_place)
+
+
+@pytest.mark.skipif("qnnpack" not in torch.backends.quantized.supported_engines, reason="no qnnpack here")
+@pytest.mark.parametrize("clamp", [*KINDS_OF_CLAMP, compared_with_before])
+def test_what_clamps_reads_values_in_order_on_qnnpack(clamp, tmp_path):
+    class Clamping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)
+            self.clamp = clamp
+
+        def forward(self, x):
+            return self.last(self.clamp(self.conv(x)))
+
+    torch.manual_seed(0)
+    network = Clamping().eval()
+    result = qx.quantize_static(network, calibration(), engine="qnnpack")
+    result.save(tmp_path / "network.pt")
+    loaded = qx.load_quantized(tmp_path / "network.pt", network)
+    with stack.using_engine("qnnpack"), torch.no_grad():
+        expected, got = network(images()), result.model(images())
+        assert torch.equal(loaded(images()), got)
+    assert float((got - expected).pow(2).mean() / expected.pow(2).mean()) < 0.001
+    assert any("contiguous order" in note for note in result.report.notes)
+
+
+class Writing(nn.Module):
+    """Writes into a tensor and reads it by its former name."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.conv, self.last, self.write = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3), write
+
+    def forward(self, x):
+        x = self.conv(x)
+        self.write(x)
+        return self.last(x)
+
+
+@pytest.mark.parametrize("method", ["static", "qat"])
+@pytest.mark.parametrize(
+    "write",
+    [nn.ReLU(inplace=True), nn.ReLU6(inplace=True), F.relu_, lambda x: x.clamp_(0, 0.2), lambda x: x.add_(1.0)],
+    ids=["ReLU", "ReLU6", "relu_", "clamp_", "add_"],
+)
+def test_activations_whose_result_nobody_takes_are_not_lost(write, method):
+    torch.manual_seed(0)
+    network = Writing(write).eval()
+    if method == "static":
+        result = qx.quantize_static(network, calibration())
+    else:
+        data = batches(digits().train)[:4]
+        result = qx.quantize_qat(network, data, lambda output, target: output.mean(), learning_rate=1e-9)
+    with torch.no_grad():
+        expected, got = network(images()), result.model(images())
+    assert float((got - expected).pow(2).mean() / expected.pow(2).mean()) < 0.005
+
+
+@pytest.mark.skipif("qnnpack" not in torch.backends.quantized.supported_engines, reason="no qnnpack here")
+@pytest.mark.parametrize("method", ["static", "qat"])
+def test_a_network_of_relu6_keeps_its_accuracy_on_qnnpack(method):
+    network = trained("mobilenet")
+    if method == "static":
+        result = qx.quantize_static(network, calibration(), engine="qnnpack", **report())
+    else:
+        result = qx.quantize_qat(network, batches(digits().train)[:4], F.cross_entropy, engine="qnnpack", **report())
+    assert result.report.accuracy_after >= result.report.accuracy_before - 0.02
+
+
 def test_convolutions_swallow_their_batchnorm_and_stay_the_same_function():
     network = trained("resnet20")
     result = qx.quantize_static(network, calibration())

@@ -75,7 +75,7 @@ def graph_of(network: nn.Module, example: tuple[Any, ...]) -> EagerGraph:
     report = give_own_modules(network, example)
     own = report.network
     graph = own if isinstance(own, fx.GraphModule) else as_graph_module(trace_network(own, example))
-    _take_out_writes(graph)
+    take_out_writes(graph)
     functions = frozenset(_make_modules(graph))
     _settle_padding(graph)
     for node in graph.graph.nodes:
@@ -103,29 +103,38 @@ def add_module(network: nn.Module, name: str, module: nn.Module) -> str:
     return free
 
 
-def _take_out_writes(network: fx.GraphModule) -> None:
+def take_out_writes(network: fx.GraphModule) -> None:
     """Let in-place operations give new tensors, which later readers of the old ones read instead.
 
     A tensor may get a copy in integers beside it, which a write would miss.
     """
-    order = {node: place for place, node in enumerate(network.graph.nodes)}
     for node in network.graph.nodes:
         if not _writes(network, node):
             continue
         written = node.args[0]
-        for user in list(written.users):
-            if order[user] > order[node]:
-                user.replace_input_with(written, node)
+        for user in _later_readers(node):
+            user.replace_input_with(written, node)
         if node.op == "call_module":
             module_of(network, node).inplace = False  # type: ignore[union-attr]
         elif node.op == "call_method" and node.target not in _MODULE_OF:
             node.target = str(node.target).removesuffix("_")
         else:
-            node.target = _WITHOUT_WRITE.get(node.target, node.target)
+            node.target = _without_write(node.target) or node.target
             node.kwargs = {name: value for name, value in node.kwargs.items() if name != "inplace"}
 
 
-def _writes(network: fx.GraphModule, node: fx.Node) -> bool:
+def reads_what_was_written(network: nn.Module, graph: fx.Graph) -> bool:
+    """Whether in ``graph``, of ``network``, a tensor is read after an in-place operation, whose edges do not tell."""
+    return any(_writes(network, node) and _later_readers(node) for node in graph.nodes)
+
+
+def _later_readers(node: fx.Node) -> list[fx.Node]:
+    """What reads the tensor that ``node`` writes into, behind it."""
+    written = node.args[0]
+    return [user for user in written.users if node < user] if isinstance(written, fx.Node) else []
+
+
+def _writes(network: nn.Module, node: fx.Node) -> bool:
     if not node.args or not isinstance(node.args[0], fx.Node):
         return False
     if node.op == "call_module":
@@ -133,7 +142,16 @@ def _writes(network: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_method":
         plain = str(node.target).removesuffix("_")
         return plain != node.target and not plain.endswith("_") and hasattr(Tensor, plain)
-    return node.target in (*_WITHOUT_WRITE, F.relu_, torch.relu_) or node.kwargs.get("inplace") is True
+    return _without_write(node.target) is not None or node.kwargs.get("inplace") is True
+
+
+def _without_write(function: Any) -> Any:
+    """The function that gives in a new tensor what ``function`` writes into its argument; None where it does not."""
+    name = str(getattr(function, "__name__", ""))
+    plain = name.removesuffix("_")
+    if plain == name or plain.endswith("_"):
+        return _WITHOUT_WRITE.get(function)
+    return next((getattr(home, plain) for home in (F, torch) if getattr(home, name, None) is function), None)
 
 
 def _make_modules(network: fx.GraphModule) -> list[str]:

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from qexplore.errors import QExploreError, TraceError, WorkflowError
 from qexplore.model.connections import Connections
 from qexplore.model.own_modules import as_graph_module, trace_network
 from qexplore.workflows.base import Converted, Data, LayerStrategy, Settings
+from qexplore.workflows.eager_graph import reads_what_was_written, take_out_writes
 from qexplore.workflows.packed_linear import PackedLinear
 from qexplore.workflows.saving import describe_arguments, load_state, read_state, write_state, zero_arguments
 from qexplore.workflows.stack import linear_qconfig_of, qconfig_of, quiet, require, using_engine
@@ -27,6 +29,8 @@ from qexplore.workflows.strategy import (
     reason_for_float,
     reason_for_integers,
 )
+
+_CLAMPS = (F.relu6, F.hardtanh, F.hardtanh_, torch.clamp, torch.clamp_, "clamp", "clamp_")
 
 
 def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
@@ -53,7 +57,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         model,
         rows,
         save=lambda path: write_state(path, model, settings, structure=_structure(model, data.example)),
-        notes=tuple(_notes(connections, rows, settings)),
+        notes=tuple(_notes(connections, rows, settings) + _order_notes(model, settings)),
         script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
     )
 
@@ -87,11 +91,21 @@ def _structure(model: fx.GraphModule, example: tuple[Any, ...]) -> str:
 
 
 def _traced(network: nn.Module, example: Any) -> tuple[nn.Module, Connections]:
-    """What torch.ao may trace: a copy of ``network``, or its graph where arguments that are no tensors were settled."""
+    """What torch.ao may trace: a copy of ``network``, or its graph where that had to be settled.
+
+    That is where arguments are no tensors, and where a tensor is read after something was written into it.
+    """
     copied = copy.deepcopy(network)
     try:
         connections = trace_network(copied, example)
-        return (as_graph_module(connections) if connections.fixed else copied), connections
+        is_rewritten = reads_what_was_written(copied, connections.graph)
+        if not connections.fixed and not is_rewritten:
+            return copied, connections
+        traced = as_graph_module(connections)
+        if is_rewritten:  # torch.ao follows edges alone, and drops an activation whose result nobody takes
+            take_out_writes(traced)
+            traced.recompile()
+        return traced, connections
     except TraceError as error:
         raise TraceError(
             f'{error}. Or use stack="pt2e", which traces with torch.export, or stack="onnxruntime"'
@@ -117,12 +131,33 @@ def _prepared(network: nn.Module, connections: Connections, settings: Settings, 
 def _converted(prepared: Any, settings: Settings) -> fx.GraphModule:
     prepared.eval()
     model: fx.GraphModule = require("convert_fx")(prepared)
+    if settings.engine == "qnnpack":
+        _put_in_order(model)
     if settings.linear_num_bits < 8:
         kinds = (require("nnq").Linear, require("nniq").LinearReLU, require("nnqd").Linear, require("nniqd").LinearReLU)
         for name, module in list(model.named_modules()):
             if isinstance(module, kinds):
                 model.set_submodule(name, PackedLinear.from_quantized(module, settings.linear_num_bits))
     return model.eval()
+
+
+def _put_in_order(model: fx.GraphModule) -> None:
+    """Let everything that clamps read tensors in contiguous order: qnnpack's kernel misreads the channels-last ones.
+
+    Its convolutions give channels-last tensors.
+    """
+    for node in [one for one in model.graph.nodes if _clamps(model, one)]:
+        source = node.args[0] if node.args else node.kwargs["input"]
+        with model.graph.inserting_before(node):
+            ordered = model.graph.call_method("contiguous", (source,))
+        node.replace_input_with(source, ordered)
+    model.recompile()
+
+
+def _clamps(model: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(model.get_submodule(str(node.target)), (nn.Hardtanh, require("nnq").ReLU6))
+    return node.op in ("call_function", "call_method") and node.target in _CLAMPS
 
 
 def _freeze(prepared: nn.Module) -> None:
@@ -288,6 +323,17 @@ def _notes(connections: Connections, rows: tuple[LayerStrategy, ...], settings: 
     if softmax and settings.method != "dynamic":
         notes.append(f"left float, for FX has no integer form of it: {', '.join(softmax)}; nn.Softmax has one")
     return notes
+
+
+def _order_notes(model: fx.GraphModule, settings: Settings) -> list[str]:
+    names = [
+        str(node.target if node.op == "call_module" else node.name)
+        for node in model.graph.nodes
+        if _clamps(model, node)
+    ]
+    if settings.engine != "qnnpack" or not names:
+        return []
+    return [f"qnnpack's kernel goes wrong on channels-last tensors, put in contiguous order before: {', '.join(names)}"]
 
 
 def _scripted(model: fx.GraphModule) -> Any:
