@@ -56,6 +56,19 @@ def test_defaults_are_yes_and_every_question_is_asked_once(everything):
     assert all(answer for _, answer in dialogue.questions)
 
 
+def test_loss_lines_are_shown_while_training_goes_on():
+    dialogue, shown = Transcript(), []
+
+    def loss(output, target):
+        shown.append(len(re.findall(r"^  epoch", dialogue.text, flags=re.MULTILINE)))
+        return F.cross_entropy(output, target)
+
+    one = subject(train=batches(digits().train)[:2], task_loss=loss)
+    options = Options(**(QUICK | {"qat": True, "qat_loss": "task", "epochs": 3, "threshold": 0.0}))
+    run_pipeline(one, dialogue, options)
+    assert shown == [0, 0, 1, 1, 2, 2]
+
+
 def test_graph_is_shown_before_and_after(everything):
     _, result, dialogue, _ = everything
     assert dialogue.text.count("opcode       name     target   args      kwargs") == 2

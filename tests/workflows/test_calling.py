@@ -38,6 +38,19 @@ def quantized(method, name="small_cnn", **options):
     return network, qx.quantize_qat(network, batches(digits().train)[:3], F.cross_entropy, **options)
 
 
+def test_epochs_are_told_while_training_goes_on():
+    told, seen = [], []
+
+    def loss(output, target):
+        seen.append(len(told))
+        return F.cross_entropy(output, target)
+
+    data = batches(digits().train)[:2]
+    result = qx.quantize_qat(trained("small_cnn"), data, loss, epochs=3, on_epoch=told.append)
+    assert seen == [0, 0, 1, 1, 2, 2]
+    assert tuple(told) == result.report.epochs
+
+
 # ----------------------------------------------------------------------------------------------------- report
 
 

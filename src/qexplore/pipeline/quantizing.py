@@ -152,10 +152,8 @@ class _WithFX:
         loader, loss = _training(self._subject, self._options)
         result = quantize_qat(
             self._network, loader, loss, epochs=self._options.epochs, learning_rate=_LEARNING_RATE,
-            seed=self._options.seed, **self._settings,
+            on_epoch=on_epoch, seed=self._options.seed, **self._settings,
         )  # fmt: skip
-        for record in result.report.epochs:
-            on_epoch(record)
         return self._read(result)
 
     def _read(self, result: QuantizationResult) -> Quantized:

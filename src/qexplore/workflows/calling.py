@@ -156,6 +156,7 @@ def quantize_qat(
     optimizer: MakeOptimizer | None = None,
     device: torch.device | str | None = None,
     freeze_after: float = 0.5,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
     seed: int = 0,
     stack: Stack = "fx",
     modules: PredicateLike | None = None,
@@ -184,6 +185,7 @@ def quantize_qat(
         optimizer: ``optimizer(parameters)`` for another one; the parameters are those of the prepared network.
         device: where to train; None takes a CUDA device where there is one.
         freeze_after: share of the steps after which ranges and BatchNorm statistics stay as they are.
+        on_epoch: called after each epoch with its `EpochRecord`.
         seed: of what is drawn in training.
         stack: who does it: ``"eager"``, ``"fx"``, ``"pt2e"`` or ``"onnxruntime"``.
         modules: which modules are quantized; None for all that the stack can.
@@ -226,6 +228,7 @@ def quantize_qat(
         unpack=unpack,
         device=device,
         freeze_after=freeze_after,
+        on_epoch=on_epoch,
         progress=progress,
         seed=seed,
     )
