@@ -68,6 +68,22 @@ def test_half_of_what_few_bits_lose_is_won_back_in_two_epochs(learned):
     assert str(result).count("kept") == 1
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_what_a_quantizer_gives_may_be_written_into(learned):
+    """By an activation in place, right behind a quantized convolution."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU6(inplace=True), nn.Flatten(), nn.Linear(144, 10)).eval()
+    plain = copy.deepcopy(network)
+    plain[1].inplace = False
+    tuned = []
+    for one in (network, plain):
+        model = qx.QuantizedModel(one, predicates.by_type(nn.Conv2d), predicates.weighted)
+        model.calibrate(batches(digits().calibration))
+        fine_tuned = tune(model, [4] * len(model.points), learn_step_sizes=learned, epochs=1)
+        tuned.append((fine_tuned.epochs[0].loss, fine_tuned.accuracy_after))
+    assert tuned[0] == tuned[1]
+
+
 def test_optimizer_holds_the_networks_own_parameters():
     model = wrapped()
     network = model.model

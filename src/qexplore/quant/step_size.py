@@ -31,7 +31,7 @@ class SteppedGradient(torch.autograd.Function):
             ctx.save_for_backward((inputs >= low) & (inputs <= high))
         else:
             ctx.save_for_backward((inputs > low) & (inputs < high), inputs, quantized, step)
-        return quantized
+        return quantized.clone()  # what follows may write into it, such as ReLU(inplace=True)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
