@@ -266,3 +266,19 @@ def test_tensors_that_the_graph_does_not_read_are_dropped():
     exported.register_buffer("left", torch.ones(3))
     pt2e_graph.drop_unused(exported)
     assert sorted(exported.state_dict()) == ["bias", "weight"]
+
+
+def test_an_addition_in_place_is_named_among_the_reasons():
+    class Adding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x):
+            x = self.first(x)
+            x += 1.0
+            return self.last(x)
+
+    images = digits().calibration.x[:4]
+    with pytest.raises(WorkflowError, match=r"Adding: \S+\. .*an addition in place another"):
+        pt2e.quantize(Adding().eval(), Settings("static", "pt2e"), Data((images,), lambda prepared: prepared(images)))

@@ -121,8 +121,9 @@ def _prepared(exported: fx.GraphModule, own: nn.Module, settings: Settings, quan
             return prepared  # type: ignore[no-any-return]
     except (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise WorkflowError(
-            f"torchao cannot prepare {type(own).__name__}: {error}. A convolution that is called twice is one reason: "
-            'give each call its own, leave it out with modules=, or use stack="fx"'
+            f"torchao cannot prepare {type(own).__name__}: {str(error).strip() or type(error).__name__}. A convolution "
+            "that is called twice is one reason, an addition in place another: give each its own, write x = x + y, "
+            'leave it out with modules=, or use stack="fx"'
         ) from error
 
 
