@@ -173,6 +173,14 @@ def test_with_everything_off_the_statistics_are_those_of_the_float_network():
     torch.testing.assert_close(model.model.bn2.running_var, plain.bn2.running_var)
 
 
+def test_recalibration_refuses_a_float_network_and_leaves_it():
+    network = trained("small_cnn")
+    before = network.bn1.running_mean.clone()
+    with pytest.raises(WorkflowError, match="recalibrate_batchnorm takes a QuantizedModel, got"):
+        qx.recalibrate_batchnorm(network, batches(digits().calibration))
+    assert torch.equal(network.bn1.running_mean, before)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
 def test_statistics_come_back_after_an_error(error):
     class Loader:
@@ -201,7 +209,7 @@ def test_flags_momentum_and_weights_are_left_alone():
 
 
 def test_network_without_batchnorm_says_so():
-    report = qx.recalibrate_batchnorm(trained("shared_relu"), batches(digits().calibration))
+    report = qx.recalibrate_batchnorm(low(trained("shared_relu")), batches(digits().calibration))
     assert report.layers == ()
     assert "no BatchNorm layer" in str(report)
 
@@ -209,7 +217,7 @@ def test_network_without_batchnorm_says_so():
 def test_bad_input_of_recalibration_is_refused():
     with pytest.raises(DataError, match="at least one batch"):
         qx.recalibrate_batchnorm(low(), [])
-    with pytest.raises(WorkflowError, match="takes a model, got int"):
+    with pytest.raises(WorkflowError, match="takes a QuantizedModel, got int"):
         qx.recalibrate_batchnorm(3, batches(digits().calibration))
     with pytest.raises(DataError, match="num_batches"):
         qx.recalibrate_batchnorm(low(), batches(digits().calibration), num_batches=0)

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore._table import text_table
-from qexplore.errors import DataError, WorkflowError
+from qexplore.errors import DataError
 from qexplore.model import (
     Loader,
     Placement,
@@ -26,6 +26,7 @@ from qexplore.model import (
     num_samples,
     unpack_batch,
 )
+from qexplore.workflows.fine_tuning import require_wrapped
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -66,7 +67,7 @@ class BatchNormReport:
 
 
 def recalibrate_batchnorm(
-    model: nn.Module,
+    model: QuantizedModel,
     loader: Loader,
     *,
     num_batches: int | None = None,
@@ -80,24 +81,21 @@ def recalibrate_batchnorm(
     interrupt, they stay as they were.
 
     Args:
-        model: a `QuantizedModel`, or any network.
+        model: calibrated. A plain network is refused: `torch.optim.swa_utils.update_bn` does that one.
         loader: batches as for calibration, of two samples or more; targets are not used. A few hundred samples do.
         num_batches: stop after so many; None takes all.
         unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form.
         progress: show a bar on stderr; None shows it on a terminal.
 
     Raises:
-        WorkflowError: ``model`` is no module.
+        WorkflowError: ``model`` is no `QuantizedModel`.
         DataError: the loader is empty, a batch cannot be unpacked, ``num_batches`` is no positive int.
         ModelError: the model is detached from its network.
+        CalibrationError: the model has points without a range.
     """
-    if not isinstance(model, nn.Module):
-        raise WorkflowError(f"recalibrate_batchnorm takes a model, got {type(model).__name__}")
-    if isinstance(model, QuantizedModel):
-        model.require_attached()
+    require_wrapped("recalibrate_batchnorm", model)
     check_num_batches(num_batches)
-    network = model.model if isinstance(model, QuantizedModel) else model
-    layers = {name: module for name, module in network.named_modules() if _has_statistics(module)}
+    layers = {name: module for name, module in model.model.named_modules() if _has_statistics(module)}
     if not layers:
         return BatchNormReport((), 0)
     before = {name: _copied(layer) for name, layer in layers.items()}
