@@ -191,3 +191,12 @@ def test_parts_that_cannot_be_traced_are_seen_by_export():
     assert "aten.mul.Tensor" in {row.target for row in table.rows}
     symbolic = graph_table(Holder())
     assert symbolic.source == "torch.fx" and "iterated" in symbolic.opaque["inner"]
+
+
+@pytest.mark.parametrize("function", [qx.optimize_graph, graph_table, qx.give_own_modules])
+def test_example_that_the_network_fails_on_is_refused_in_one_line(function):
+    with pytest.raises(
+        DataError, match=r"run on `example_input`, but with tensors of shape \(2, 3\) it fails: "
+    ) as caught:
+        function(trained("small_cnn"), torch.randn(2, 3))
+    assert "\n" not in str(caught.value) and "While executing" not in str(caught.value)

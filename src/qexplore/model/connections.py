@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from qexplore._random import isolated
-from qexplore.errors import DataError, ModelError
+from qexplore.errors import DataError, ModelError, QExploreError
 from qexplore.model.hooks import foreign_hooks
 from qexplore.model.inputs import Placement, call
 from qexplore.model.layers import is_layer
@@ -161,10 +161,10 @@ class _DimsInterpreter(fx.Interpreter):
 
 
 def check_example(network: nn.Module, example: Any) -> None:
-    """Raise unless ``example`` is None or something that ``network`` can be called with.
+    """Raise unless ``example`` is None or something that ``network`` can be called with, which is tried.
 
     Raises:
-        DataError: it has none of the forms, or ``forward`` takes other arguments.
+        DataError: it has none of the forms, ``forward`` takes other arguments, or fails on it.
     """
     wanted = "`example_input` must be a tensor, a tuple of positional or a dict of keyword arguments of forward"
     if example is not None and not isinstance(example, (Tensor, tuple, list, Mapping)):
@@ -174,6 +174,8 @@ def check_example(network: nn.Module, example: Any) -> None:
             _bound(network, example)
     except TypeError as error:
         raise DataError(f"{wanted}, but {error}: of a batch give the inputs alone, without the target") from error
+    if example is not None:
+        _try_forward(network, example)
 
 
 def outputs_of(network: nn.Module, example: Any) -> list[Tensor]:
@@ -190,6 +192,20 @@ def largest_difference(first: list[Tensor], second: list[Tensor]) -> float:
     pairs = zip(first, second, strict=True)
     largest = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
     return largest / scale if scale else largest
+
+
+def _try_forward(network: nn.Module, example: Any) -> None:
+    try:
+        outputs_of(network, example)
+    except QExploreError:
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        shapes = [str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
+        raise DataError(
+            f"{type(network).__name__} must be able to run on `example_input`, but with tensors of shape "
+            f"{', '.join(shapes) or 'none'} it fails: {reason}. Give the inputs of one batch"
+        ) from error
 
 
 def only_describes(node: fx.Node) -> bool:

@@ -91,7 +91,7 @@ def optimize_graph(network: nn.Module, example_input: Any) -> GraphOptimization:
     Raises:
         TraceError: `torch.fx` cannot trace the network, or it carries hooks that a graph would lose.
         ModelError: a network that cannot be copied, or whose outputs change.
-        DataError: ``example_input`` is None, has none of these forms, or ``forward`` does not take it.
+        DataError: ``example_input`` is None, has none of these forms, or ``forward`` does not take it or fails on it.
     """
     copied = copied_network(network)
     if example_input is None:

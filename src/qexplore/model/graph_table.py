@@ -80,7 +80,7 @@ class GraphTable:
 def graph_table(network: nn.Module, example_input: Any = None) -> GraphTable:
     """The graph of ``network`` in eval mode, by symbolic tracing (torch.fx); by torch.export where that fails.
 
-    The network itself is called for torch.export alone, on the example.
+    The network itself is called on the example alone.
 
     Args:
         network: a float network, left as it is.
@@ -89,7 +89,7 @@ def graph_table(network: nn.Module, example_input: Any = None) -> GraphTable:
     Raises:
         TraceError: neither can take the network apart, with the reasons.
         ModelError: the network is wrapped, scripted or compiled.
-        DataError: ``example_input`` has none of these forms, or ``forward`` does not take it.
+        DataError: ``example_input`` has none of these forms, or ``forward`` does not take it or fails on it.
     """
     eager = unwrap(network)
     check_example(eager, example_input)

@@ -60,7 +60,7 @@ def give_own_modules(network: nn.Module, example_input: Any = None) -> OwnModule
     Raises:
         TraceError: `torch.fx` cannot trace the network, or it carries hooks that a graph would lose.
         ModelError: a network that cannot be copied, or whose outputs change.
-        DataError: ``example_input`` has none of these forms, or ``forward`` does not take it.
+        DataError: ``example_input`` has none of these forms, or ``forward`` does not take it or fails on it.
     """
     copied = copied_network(network)
     check_example(copied, example_input)
