@@ -75,7 +75,7 @@ def test_report_prints_as_tables(result):
     for piece in (
         "accuracy",
         "bytes on disk",
-        "ms for a batch of 100",
+        "ms for a batch of 100, ratio in turns",
         "conv1",
         "int8 per channel",
         "folded into 'conv1'",

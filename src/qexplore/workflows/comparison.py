@@ -25,7 +25,7 @@ from qexplore.workflows.training import Loss, MakeOptimizer
 
 FLOAT8 = "float8"
 _GRANULARITIES = ("tensor", "channel")
-_HEADER = ("stack", "method", "weights", "accuracy", "bytes", "of float", "ms", "of float", "note")
+_HEADER = ("stack", "method", "weights", "accuracy", "bytes", "of float", "ms", "of float in turns", "note")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ComparisonRow:
         num_bytes: of the saved file.
         size_ratio: to the float network's saved state dict.
         seconds: median time of one batch on CPU.
-        latency_ratio: to the float network, which took turns with this one.
+        latency_ratio: to the float network, which took turns with this one: median over the turns.
         note: how many layers stay float; or why the workflow could not be done.
         report: the workflow's own report; None where there is none.
     """

@@ -32,7 +32,8 @@ class Latency:
         batch: samples of the batch.
         seconds_float: median of the float network's calls.
         seconds: median of the quantized network's calls.
-        ratio: median over the turns of quantized to float; below 1 is faster.
+        ratio: median over the turns of quantized to float; below 1 is faster. On a busy machine it is steadier than the
+            quotient of the two medians, and differs from it.
         threads: of torch.
     """
 

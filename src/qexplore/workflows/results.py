@@ -30,7 +30,8 @@ class WorkflowReport:
         accuracy_after: of the quantized network.
         bytes_before: saved state dict of the float network.
         bytes_after: saved file of the quantized network.
-        latency: both networks on CPU, taking turns in one run.
+        latency: both networks on CPU, taking turns in one run; its ratio is the median over turns, not the quotient of
+            the two times.
         strategy: one row per layer, read back from the quantized network.
         notes: what was changed so that the network passes, or could not be done.
         epochs: of training; none without.
@@ -81,7 +82,7 @@ class WorkflowReport:
         rows.append(("bytes on disk", f"{self.bytes_before}", f"{self.bytes_after}", f"{self.size_ratio:.3f}"))
         latency = self.latency
         times = (f"{latency.seconds_float * 1e3:.2f}", f"{latency.seconds * 1e3:.2f}", f"{latency.ratio:.2f}")
-        return [*rows, (f"ms for a batch of {latency.batch}", *times)]
+        return [*rows, (f"ms for a batch of {latency.batch}, ratio in turns", *times)]
 
 
 @dataclass(frozen=True)
