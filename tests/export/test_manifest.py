@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from awkward_networks import AWKWARD
 from network_state import ranges
 from networks import TRAINABLE, batches, digits, trained
 from torch import nn
@@ -51,6 +52,35 @@ def test_manifest_gives_an_uncalibrated_model_the_same_outputs(saved):
             model.fake_quantizers[name].unsigned,
             model.fake_quantizers[name].asymmetric,
         )
+
+
+def of_tokens(seed: int = 0) -> qx.QuantizedModel:
+    torch.manual_seed(seed)
+    case = AWKWARD["tokens"]
+    return qx.QuantizedModel(case.build(), case.predicate, predicates.weighted)
+
+
+def test_uncalibrated_model_of_tokens_loses_its_input_point_as_the_manifests_model_did(tmp_path):
+    model, other, tokens = of_tokens(), of_tokens(), torch.randint(0, 11, (16, 5))
+    model.calibrate([tokens])
+    manifest = qx.load_manifest(qx.save_manifest(model, tmp_path / "m.json"))
+    assert "input" in other.fake_quantizers and "input" not in model.fake_quantizers
+
+    manifest.apply(other)
+
+    assert list(other.fake_quantizers) == list(model.fake_quantizers)
+    assert torch.equal(other.eval()(tokens), model.eval()(tokens))
+
+
+def test_model_of_tokens_that_does_not_fit_keeps_its_input_point(tmp_path):
+    model, other = of_tokens(), of_tokens(seed=1)
+    model.calibrate([torch.randint(0, 11, (16, 5))])
+    manifest = qx.load_manifest(qx.save_manifest(model, tmp_path / "m.json"))
+
+    with pytest.raises(ManifestError, match="other weights"):
+        manifest.apply(other)
+
+    assert "input" in other.fake_quantizers
 
 
 def test_num_bits_take_a_manifest(saved):

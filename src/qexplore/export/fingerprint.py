@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from qexplore.model import QuantizedModel
 
 
-def structure_of(model: QuantizedModel) -> str:
-    """Digest of the network's class, of its parameters' and buffers' names and shapes, and of the points."""
+def structure_of(model: QuantizedModel, without: str | None = None) -> str:
+    """Digest of the network's class, of its tensors' names and shapes, and of the points but for ``without``."""
     digest = hashlib.sha256(type(model.model).__name__.encode())
     for name, tensor in _tensors(model.model):
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-    for point in model.points:
+    for point in [point for point in model.points if point.name != without]:
         digest.update(f"{point.kind} {point.name} {point.num_scales}\n".encode())
     return digest.hexdigest()
 

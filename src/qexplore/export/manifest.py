@@ -87,13 +87,15 @@ class Manifest:
         """Give ``model`` these choices and ranges; one range serves all its widths afterwards.
 
         Args:
-            model: wrapped as the manifest's was; it need not be calibrated.
+            model: wrapped as the manifest's was; it need not be calibrated. An input point that calibration has taken
+                off the manifest's model, for it takes no floating tensor, is taken off this one too.
             other_weights: allow weights that are not those of the manifest, such as fine-tuned ones.
 
         Raises:
             ManifestError: names what does not fit. The model is as it was then.
         """
         self._check(model, other_weights)
+        _leave_out(model, _absent_input(model, self.points))
         for point, quantizer in zip(self.points, model.fake_quantizers.values(), strict=True):
             _set_range(quantizer, point)
         model.num_bits = self.num_bits
@@ -102,10 +104,12 @@ class Manifest:
         if not isinstance(model, QuantizedModel):
             raise ModelError(f"a manifest is applied to a QuantizedModel, got {type(model).__name__}")
         model.require_attached()
-        ours, theirs = [point.name for point in self.points], list(model.fake_quantizers)
+        absent = _absent_input(model, self.points)
+        ours = [point.name for point in self.points]
+        theirs = [name for name in model.fake_quantizers if name != absent]
         if ours != theirs:
             raise ManifestError(f"the manifest must have the points of the model: {_difference(ours, theirs)}")
-        if self.network != type(model.model).__name__ or self.structure != structure_of(model):
+        if self.network != type(model.model).__name__ or self.structure != structure_of(model, absent):
             raise ManifestError(
                 f"the manifest is of a {self.network} whose parameters or scales have other names or shapes than those "
                 f"of this {type(model.model).__name__}: wrap the same network in the same way"
@@ -218,6 +222,25 @@ def _set_range(quantizer: TensorQuantizer, point: PointWidth) -> None:
         quantizer.set_amax_table({code: high}, {code: low})
     else:
         quantizer.set_amax(high)
+
+
+def _absent_input(model: QuantizedModel, points: Sequence[PointWidth]) -> str | None:
+    """The input point of an uncalibrated ``model`` where ``points`` have none."""
+    if any(point.kind == "input" for point in points):
+        return None
+    own = [point.name for point in model.points if point.kind == "input"]
+    return next((name for name in own if not model.fake_quantizers[name].is_calibrated), None)
+
+
+def _leave_out(model: QuantizedModel, name: str | None) -> None:
+    """Take the input point ``name`` off, as loading a state dict without it does."""
+    if name is None:
+        return
+    dropped = model.fake_quantizers[name]
+    key = next(key for key, quantizer in model.quantizers.items() if quantizer is dropped)
+    state = model.quantizers.state_dict(prefix="quantizers.")
+    kept = {entry: value for entry, value in state.items() if not entry.startswith(f"quantizers.{key}.")}
+    model.load_state_dict(kept, strict=False)
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
