@@ -85,6 +85,12 @@ def test_format_without_a_form_is_refused_until_it_is_allowed(model, tmp_path):
     assert "could not be represented: 'relu1': onnxruntime has no E2M3; written in float, not quantized" in str(report)
 
 
+def test_allowed_entry_that_names_nothing_is_refused_with_what_there_is(model, tmp_path):
+    with pytest.raises(ExportError, match=r"got 'foo': the points are 'input'.*'relu1'.*; the formats E4M3, .*MXE2M1"):
+        qx.export_onnx(model, tmp_path / "m.onnx", allow=["relu*", "e2m1", "foo"])
+    assert not (tmp_path / "m.onnx").exists()
+
+
 def test_unknown_target_is_refused(model, tmp_path):
     with pytest.raises(ExportError, match='"onnxruntime" or "tensorrt", got \'openvino\''):
         qx.export_onnx(model, tmp_path / "m.onnx", target="openvino")

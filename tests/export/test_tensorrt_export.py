@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import qexplore as qx
 from qexplore import predicates
+from qexplore._onnx import OnnxModel
 from qexplore.errors import ExportError
 from qexplore.export.tensorrt import in_tensorrt_form
 
@@ -202,3 +203,34 @@ def test_wide_points_are_float_in_the_file_and_rules_are_kept_at_the_lowest_opse
     assert report.num_different == 0
     assert [point.name for point in report.points if point.type == "float"] == ["relu1", "conv2.weight"]
     assert "point 'relu1': 16 bits left in float: TensorRT has no integers above 8 bits" in report.widened
+
+
+def test_report_compares_with_the_changed_model_and_with_the_one_given(tmp_path):
+    model = qx.QuantizedModel(trained("small_cnn"), TRAINABLE["small_cnn"].predicate)
+    model.calibrate(batches(digits().calibration))
+    model.num_bits = [["E4M3", "E3M4", 3, "E2M1", 9, "off"][index % 6] for index in range(len(model.points))]
+    path = tmp_path / "model.onnx"
+
+    report = qx.export_onnx(model, path, data=iter(list(batches(digits().report))), target="tensorrt")
+
+    assert report.largest_difference < 1e-3 * report.parity.largest_output
+    session = OnnxModel(path, optimization="off")
+    x = digits().report.x
+    with torch.no_grad():
+        given, actual = model.eval()(x), session(x)
+    found = report.parity_with_given
+    assert found.num_samples == len(x)
+    assert found.num_different == int((given.argmax(1) != actual.argmax(1)).sum())
+    assert found.largest_difference == pytest.approx(float((given - actual).abs().max()), rel=1e-3)
+    assert found.largest_difference > 100 * report.largest_difference
+    assert "compared with the model as changed for TensorRT on 300 samples: 0 predictions differ" in str(report)
+    assert f"the model as it was given on 300 samples: {found.num_different} predictions differ" in str(report)
+    assert "ORT_DISABLE_ALL" in str(report)
+
+
+def test_report_of_a_file_for_onnxruntime_compares_with_the_model_alone(tmp_path):
+    report = qx.export_onnx(wrapped("small_cnn"), tmp_path / "model.onnx", data=batches(digits().report))
+
+    assert report.parity_with_given is None
+    assert "compared with the model on 300 samples" in str(report)
+    assert "TensorRT" not in str(report)

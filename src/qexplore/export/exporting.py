@@ -17,8 +17,8 @@ from qexplore.errors import ExportError, ModelError
 from qexplore.export.custom_operators import call_operators
 from qexplore.export.manifest import save_manifest
 from qexplore.export.nodes import translations
-from qexplore.export.parity import compare
-from qexplore.export.plan import ExportPlan, plan_export, refuse_unwritable
+from qexplore.export.parity import Parity, compare_each
+from qexplore.export.plan import ExportPlan, plan_export, refuse_unknown, refuse_unwritable
 from qexplore.export.report import ExportedPoint, ExportReport
 from qexplore.export.tensorrt import in_tensorrt_form
 from qexplore.export.tensorrt_file import finish_for_tensorrt, fitted_to_tensorrt
@@ -55,7 +55,8 @@ def export_onnx(
         path: of the file; the manifest has its name with ``.widths.json`` at the end.
         example_input: a tensor, a tuple of positional or a dict of keyword arguments; None takes what the model saw in
             its calibration.
-        data: batches to compare the file, run by onnxruntime, with the model on; None does not compare.
+        data: batches to compare the file, run by onnxruntime, with the model on; None does not compare. A file for
+            TensorRT is compared with the model as changed for it, and with ``model``.
         opset: of the file; None takes 21. Widths above 8 and 4-bit storage need 21, float8 needs 19.
         target: whose rules the file keeps to. ``"onnxruntime"`` computes what the model computes, at every optimisation
             level. ``"tensorrt"`` has int8, float8 and int4 weights, signed and without zero points, and widens what is
@@ -69,7 +70,8 @@ def export_onnx(
         ModelError: no `QuantizedModel`, or a detached one.
         CalibrationError: points without a range.
         ExportError: no example input, an operator or a choice that cannot be written, an opset too low, an unknown
-            target, a path that cannot be written, a network that TensorRT's rules do not allow.
+            target, an entry of ``allow`` that names nothing, a path that cannot be written, a network that TensorRT's
+            rules do not allow.
         TraceError: a network that cannot be taken apart.
         DataError: ``data`` gives nothing.
         MissingPackageError: onnx, onnxscript or onnxruntime is missing.
@@ -79,6 +81,7 @@ def export_onnx(
         raise ExportError(f'`target` must be "onnxruntime" or "tensorrt", got {target!r}')
     if isinstance(allow, str):
         allow = (allow,)
+    refuse_unknown(model, allow)
     example = _checked_example(model, example_input)
     opset = DEFAULT_OPSET if opset is None else opset
     check_opset(opset)
@@ -89,9 +92,10 @@ def export_onnx(
         finish_for_tensorrt(path)
     manifest = save_manifest(model, Path(path).with_suffix(".widths.json"))
     level = _OPTIMIZATION[target]
-    parity = (
-        None if data is None else compare(written, path, data, optimization=level, unpack=unpack, progress=progress)
-    )
+    compared = [written] if written is model else [written, model]
+    found: tuple[Parity, ...] = ()
+    if data is not None:
+        found = compare_each(compared, path, data, optimization=level, unpack=unpack, progress=progress)
     return ExportReport(
         path=Path(path),
         manifest=manifest,
@@ -101,7 +105,8 @@ def export_onnx(
         not_represented=_not_represented(written, plan),
         widened=widened,
         size=_size(Path(path)),
-        parity=parity,
+        parity=found[0] if found else None,
+        parity_with_given=found[1] if len(found) > 1 else None,
     )
 
 

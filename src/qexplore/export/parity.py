@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,20 @@ def compare(
     unpack: Unpack | None = None,
     progress: bool | None = None,
 ) -> Parity:
-    """Run ``model`` and the file at ``path`` on the batches of ``loader``.
+    """Run ``model`` and the file at ``path`` on the batches of ``loader``; errors are those of `compare_each`."""
+    return compare_each([model], path, loader, optimization=optimization, unpack=unpack, progress=progress)[0]
+
+
+def compare_each(
+    models: Sequence[nn.Module],
+    path: str | Path,
+    loader: Loader,
+    *,
+    optimization: Optimization = "all",
+    unpack: Unpack | None = None,
+    progress: bool | None = None,
+) -> tuple[Parity, ...]:
+    """Compare the file at ``path`` with each of ``models``, which take the same inputs, in one pass over ``loader``.
 
     Raises:
         DataError: no batches, or one that cannot be unpacked or that the file does not take.
@@ -51,19 +66,22 @@ def compare(
         MissingPackageError: onnxruntime is missing.
     """
     written = OnnxModel(path, optimization=optimization)
-    placement = Placement.of(model)
-    total = Parity(0, 0, 0.0, 0.0)
+    placement = Placement.of(models[0])
+    totals = [Parity(0, 0, 0.0, 0.0) for _ in models]
     bar = Progress(_length(loader), description="comparing", unit="batch", shown=progress)
-    with bar, in_eval_mode(model), torch.no_grad(), isolated(placement.device):
+    with bar, ExitStack() as modes, torch.no_grad(), isolated(placement.device):
+        for model in models:
+            modes.enter_context(in_eval_mode(model))
         for batch in loader:
             inputs, _ = unpack_batch(batch, unpack)
-            expected = tensors_of(call(model, placement.copy_inputs(inputs)))
             actual = tensors_of(_run(written, placement.copy_inputs(inputs)))
-            total = _add(total, _difference([one.cpu() for one in expected], actual))
+            for index, model in enumerate(models):
+                expected = tensors_of(call(model, placement.copy_inputs(inputs)))
+                totals[index] = _add(totals[index], _difference([one.cpu() for one in expected], actual))
             bar.advance()
-    if total.num_samples == 0:
+    if totals[0].num_samples == 0:
         raise DataError("`data` must give at least one batch to compare the file with the model on, got none")
-    return total
+    return tuple(totals)
 
 
 def _length(loader: Any) -> int | None:

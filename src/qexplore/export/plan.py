@@ -6,11 +6,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from qexplore._choices import choice_name
+from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS, choice_name
 from qexplore.errors import ExportError
 from qexplore.export.encoding import Encoding, OpsetTooLow, Unwritable, encoding_of
 from qexplore.export.weights import StoredWeight, stored_weight
 from qexplore.model import QuantizedModel
+
+_SHOWN = 20
+"""Points that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,24 @@ def plan_export(model: QuantizedModel, opset: int) -> ExportPlan:
         else:
             plan.unwritable[name] = encoding
     return plan
+
+
+def refuse_unknown(model: QuantizedModel, allow: Collection[str]) -> None:
+    """Raise unless every entry of ``allow`` matches a point of ``model`` or is a format or a width.
+
+    Raises:
+        ExportError: names the entry, and what there is.
+    """
+    formats, points = [str(known) for known in FLOAT_FORMATS], list(model.fake_quantizers)
+    choices = {*formats, *map(str, range(1, MAX_NUM_BITS + 1))}
+    for entry in allow:
+        is_text = isinstance(entry, str)
+        if not is_text or not (entry.upper() in choices or any(fnmatchcase(name, entry) for name in points)):
+            more = f" and {len(points) - _SHOWN} more" if len(points) > _SHOWN else ""
+            raise ExportError(
+                f"`allow` must hold points, by name or glob, or formats, got {entry!r}: the points are "
+                f"{', '.join(map(repr, points[:_SHOWN]))}{more}; the formats {', '.join(formats)}"
+            )
 
 
 def refuse_unwritable(model: QuantizedModel, plan: ExportPlan, allow: Collection[str], opset: int) -> None:

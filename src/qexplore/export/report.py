@@ -41,7 +41,10 @@ class ExportReport:
         not_represented: points that the file holds in float although the model quantizes them, with the reason.
         widened: points that the target made wider than the model has them, with the reason.
         size: of the file and of the weights beside it, in bytes.
-        parity: what the comparison on `data` found; None without data.
+        parity: what the comparison on `data` found, with the model that the file is written from: for TensorRT a copy,
+            changed as ``widened`` says. None without data.
+        parity_with_given: what the same comparison with the model as it was given found, for a file that is written
+            from a changed copy: what the change does, too. None without data, and where nothing is changed.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class ExportReport:
     widened: tuple[str, ...]
     size: int
     parity: Parity | None = None
+    parity_with_given: Parity | None = None
 
     @property
     def num_points(self) -> int:
@@ -66,12 +70,12 @@ class ExportReport:
 
     @property
     def num_different(self) -> int | None:
-        """Samples with a prediction that differs; None where nothing was compared."""
+        """Samples with a prediction that differs in `parity`; None where nothing was compared."""
         return None if self.parity is None else self.parity.num_different
 
     @property
     def largest_difference(self) -> float | None:
-        """Of two numbers in the outputs; None where nothing was compared."""
+        """Of two numbers in the outputs, in `parity`; None where nothing was compared."""
         return None if self.parity is None else self.parity.largest_difference
 
     def __str__(self) -> str:
@@ -82,14 +86,27 @@ class ExportReport:
         lines = [first, text_table(header, rows, numeric=(2, 4))]
         lines += [f"could not be represented: {sentence}" for sentence in self.not_represented]
         lines += [f"widened: {sentence}" for sentence in self.widened]
-        lines += [self._comparison(), f"widths and ranges: {self.manifest}"]
+        lines += [*self._comparisons(), f"widths and ranges: {self.manifest}"]
         return "\n".join(lines)
 
-    def _comparison(self) -> str:
+    def _comparisons(self) -> list[str]:
+        is_for_tensorrt = self.target == "tensorrt"
+        lines = [_TENSORRT_ONLY] if is_for_tensorrt else []
         if self.parity is None:
-            return "not compared with the model: give data= to do so"
-        found = self.parity
-        return (
-            f"compared with the model on {found.num_samples} samples: {found.num_different} predictions differ, "
-            f"largest difference {found.largest_difference:.2g} (outputs up to {found.largest_output:.3g})"
-        )
+            return ["not compared with the model: give data= to do so", *lines]
+        if self.parity_with_given is not None:
+            lines.insert(0, _sentence("the model as it was given", self.parity_with_given))
+        return [_sentence("the model as changed for TensorRT" if is_for_tensorrt else "the model", self.parity), *lines]
+
+
+_TENSORRT_ONLY = (
+    "the file is for TensorRT: do not judge it in onnxruntime with its optimizer on, which computes other numbers for "
+    "such files; graph_optimization_level = ORT_DISABLE_ALL gives what a comparison here sees"
+)
+
+
+def _sentence(model: str, found: Parity) -> str:
+    return (
+        f"compared with {model} on {found.num_samples} samples: {found.num_different} predictions differ, "
+        f"largest difference {found.largest_difference:.2g} (outputs up to {found.largest_output:.3g})"
+    )
