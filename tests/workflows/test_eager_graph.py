@@ -145,7 +145,7 @@ def test_softmax_at_the_end_stays_float():
     [
         ([nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU()], (4, 3, 9)),
         ([nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), nn.ReLU()], (4, 3, 5, 5, 5)),
-        ([nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()], (4, 3, 5, 5)),
+        ([nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1)], (4, 3, 5, 5)),
         ([nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU()], (16, 6)),
         ([nn.Conv2d(3, 4, 3, padding_mode="reflect", padding=1), nn.LeakyReLU()], (4, 3, 5, 5)),
         ([nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3, dilation=2), nn.Hardswish()], (4, 3, 7, 7)),

@@ -16,7 +16,7 @@ from qexplore.workflows.base import Converted, Data, Settings
 from qexplore.workflows.eager_building import Layout, build, structure_of
 from qexplore.workflows.eager_dynamic import convert_dynamic, dynamic_notes, pack_linear
 from qexplore.workflows.eager_strategy import dynamic_strategy, notes_of, strategy_of
-from qexplore.workflows.saving import load_state, read_state, write_state
+from qexplore.workflows.saving import load_state, read_state, rebuilding, write_state
 from qexplore.workflows.stack import quiet, require, using_engine
 
 _SAMPLES = 8
@@ -63,7 +63,7 @@ def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
         TraceError: ``network`` cannot be traced.
     """
     saved = read_state(path)
-    with using_engine(settings.engine), quiet():
+    with using_engine(settings.engine), quiet(), rebuilding(network):
         if settings.method == "dynamic":
             model = convert_dynamic(network, settings)
             if structure_of(model) != saved.structure:

@@ -18,9 +18,7 @@ from qexplore.workflows.base import Settings
 from qexplore.workflows.eager_graph import EagerGraph, fuse_layers, graph_of
 from qexplore.workflows.eager_nodes import Domains, add_stubs, choose_layers, find_domains
 from qexplore.workflows.float_functional import Swapped, swap_functions
-from qexplore.workflows.stack import linear_qconfig_of, qconfig_of, require
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from qexplore.workflows.stack import TRANSPOSED, linear_qconfig_of, qconfig_of, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +108,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
             f'{error}. Or use stack="pt2e", which traces with torch.export, or quantize dynamically'
         ) from error
     allowed = _allowed(network, graph, settings)
-    layers, refused = choose_layers(graph.network, allowed)
+    layers, refused = choose_layers(graph.network, allowed, settings.engine)
     structure = structure_of(graph.network)
     if layout is not None and layout.structure != structure:
         raise WorkflowError(
@@ -182,6 +180,6 @@ def _configure(graph: EagerGraph, settings: Settings, layout: Layout) -> None:
         elif name in layout.layers:
             layer = module[0] if isinstance(module, nn.Sequential) else module
             is_linear = isinstance(layer, nn.Linear)
-            module.qconfig = linear if is_linear else per_tensor if isinstance(layer, _TRANSPOSED) else plain
+            module.qconfig = linear if is_linear else per_tensor if isinstance(layer, TRANSPOSED) else plain
         elif name in integers and type(module) in kernels:
             module.qconfig = plain

@@ -18,7 +18,7 @@ from qexplore.model import Placement, foreign_hooks, in_eval_mode
 from qexplore.model.connections import only_describes
 from qexplore.workflows.eager_graph import LAYERS, add_module, module_of
 from qexplore.workflows.float_functional import functional_call
-from qexplore.workflows.stack import quiet, require
+from qexplore.workflows.stack import quiet, require, wrong_kernel
 
 _SWAPPED = (
     nn.BatchNorm2d,
@@ -39,8 +39,10 @@ _CLOSE = 0.02
 """Largest difference, as a share of the range, that 8 bits may make to one step; more is another function."""
 
 
-def choose_layers(network: fx.GraphModule, selected: Collection[str] | None) -> tuple[dict[str, int], dict[str, str]]:
-    """The layers that the stack can compute in integers, among the modules named ``selected`` (None: all).
+def choose_layers(
+    network: fx.GraphModule, selected: Collection[str] | None, engine: str | None = None
+) -> tuple[dict[str, int], dict[str, str]]:
+    """The layers that ``engine`` can compute in integers, among the modules named ``selected`` (None: all).
 
     Returns:
         How often each chosen layer is called, and why selected layers of the same classes are not chosen, both by name
@@ -53,7 +55,8 @@ def choose_layers(network: fx.GraphModule, selected: Collection[str] | None) -> 
         module = network.get_submodule(name)
         if parametrize.type_before_parametrizations(module) not in LAYERS or not (selected is None or name in selected):
             continue
-        reason = _refusal(module) or ("the network reads its parameters without calling it" if name in read else "")
+        reason = _refusal(module) or wrong_kernel(module, engine)
+        reason = reason or ("the network reads its parameters without calling it" if name in read else "")
         if reason:
             refused[name] = reason
         else:

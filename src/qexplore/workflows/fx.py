@@ -19,15 +19,32 @@ from qexplore.model.own_modules import as_graph_module, trace_network
 from qexplore.workflows.base import Converted, Data, LayerStrategy, Settings
 from qexplore.workflows.eager_graph import reads_what_was_written, take_out_writes
 from qexplore.workflows.packed_linear import PackedLinear
-from qexplore.workflows.saving import describe_arguments, load_state, read_state, write_state, zero_arguments
-from qexplore.workflows.stack import linear_qconfig_of, qconfig_of, quiet, require, using_engine
+from qexplore.workflows.saving import (
+    describe_arguments,
+    load_state,
+    read_state,
+    rebuilding,
+    write_state,
+    zero_arguments,
+)
+from qexplore.workflows.stack import (
+    TRANSPOSED,
+    linear_qconfig_of,
+    qconfig_of,
+    quiet,
+    require,
+    using_engine,
+    wrong_kernel,
+)
 from qexplore.workflows.strategy import (
+    EMBEDDINGS,
     MOVES_ONLY,
     describe_activations,
     describe_weights,
     reason_for_absence,
     reason_for_float,
     reason_for_integers,
+    reason_for_kind,
 )
 
 _CLAMPS = (F.relu6, F.hardtanh, F.hardtanh_, torch.clamp, torch.clamp_, "clamp", "clamp_")
@@ -72,7 +89,7 @@ def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
     example = zero_arguments(json.loads(saved.structure)["example"])
     # Ranges come from the file, so that nothing is calibrated or trained here.
     built_with = settings if settings.method == "dynamic" else dataclasses.replace(settings, method="static")
-    with using_engine(settings.engine), quiet():
+    with using_engine(settings.engine), quiet(), rebuilding(network):
         traced, connections = _traced(network, example)
         model = _converted(_prepared(traced, connections, built_with, example), built_with)
         if _structure(model, example) != saved.structure:
@@ -203,18 +220,25 @@ def _parents(name: str) -> list[str]:
 def _by_type(settings: Settings) -> Any:
     qconfig = qconfig_of(settings)
     if settings.method == "dynamic":
-        return require("QConfigMapping")().set_global(qconfig)
+        return _without(TRANSPOSED, require("QConfigMapping")().set_global(qconfig))
     is_qat = settings.method == "qat"
     default = require("get_default_qat_qconfig_mapping" if is_qat else "get_default_qconfig_mapping")
     mapping = default(settings.engine).set_global(qconfig)
-    # The kernels of transposed convolutions take one scale per weight.
+    # The right kernels of transposed convolutions take one scale per weight.
     per_tensor = qconfig_of(dataclasses.replace(settings, weight_granularity="tensor"))
     for kind, given in list(mapping.object_type_qconfigs.items()):
         name = str(getattr(kind, "__name__", kind)).lower().replace("_", "")
         if "convtranspose" in name:
-            mapping.set_object_type(kind, per_tensor)
+            mapping.set_object_type(kind, per_tensor if settings.engine == "qnnpack" else None)
         elif "layernorm" in name:
             mapping.set_object_type(kind, require("QConfig")(activation=qconfig.activation, weight=given.weight))
+    return _without(EMBEDDINGS, mapping)
+
+
+def _without(kinds: tuple[type[nn.Module], ...], mapping: Any) -> Any:
+    """``mapping``, in which modules of ``kinds`` stay float: torch.ao fails at them."""
+    for kind in kinds:
+        mapping.set_object_type(kind, None)
     return mapping
 
 
@@ -270,7 +294,12 @@ def _row(
     activations = describe_activations(output)
     if weights or activations:
         reason = reason_for_integers(original, weights, activations, settings)
-    elif _is_excluded(name, original, settings) or settings.method == "dynamic" or _is_dequantized(node):
+    elif (
+        _is_excluded(name, original, settings)
+        or settings.method == "dynamic"
+        or _is_dequantized(node)
+        or reason_for_kind(original, settings)
+    ):
         reason = reason_for_float(name, original, settings)
     else:
         reason = "what it reads is float"
@@ -310,6 +339,7 @@ def _with_absent(network: nn.Module, connections: Connections, rows: dict[str, L
 
 
 def _notes(connections: Connections, rows: tuple[LayerStrategy, ...], settings: Settings) -> list[str]:
+    kinds = {connections.name_of(one): one for one in map(connections.module, connections.graph.nodes) if one}
     notes = [
         f"'{name}' cannot be traced and is taken as a whole, in float: {why}"
         for name, why in connections.opaque.items()
@@ -319,6 +349,9 @@ def _notes(connections: Connections, rows: tuple[LayerStrategy, ...], settings: 
         notes.append(f"{folded} BatchNorm layers are folded into the layers before them")
     if settings.method == "dynamic" and not any(row.is_quantized for row in rows):
         notes.append("nothing is quantized: there is no Linear or recurrent layer that was selected")
+    if settings.method != "dynamic":
+        refused = [(row, wrong_kernel(kinds.get(row.name), settings.engine)) for row in rows if not row.is_quantized]
+        notes += [f"'{row.name}' is left float: {why}" for row, why in refused if row.reason == why]
     softmax = [row.name for row in rows if row.type.lower() == "softmax" and not row.is_quantized]
     if softmax and settings.method != "dynamic":
         notes.append(f"left float, for FX has no integer form of it: {', '.join(softmax)}; nn.Softmax has one")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore.errors import WorkflowError
+from qexplore.errors import TraceError, WorkflowError
 from qexplore.predicates import Predicate
 from qexplore.workflows.base import Settings
 from qexplore.workflows.stack import has, quiet, require
@@ -117,31 +118,45 @@ def read_state(path: Path) -> SavedNetwork:
     return SavedNetwork(settings, content["structure"], state)
 
 
+@contextmanager
+def rebuilding(network: nn.Module) -> Iterator[None]:
+    """Tell in a sentence what fails while a file's network is built anew from ``network``, a wrong one for instance.
+
+    Raises:
+        WorkflowError: whatever failed, unless it has a sentence of its own.
+        TraceError: ``network`` cannot be traced.
+    """
+    try:
+        yield
+    except (TraceError, WorkflowError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
+        raise WorkflowError(
+            f"the file is of another network than the {type(network).__name__} given ({' '.join(reason.split())}): "
+            "load it with the network that was quantized"
+        ) from error
+
+
 def load_state(model: nn.Module, saved: SavedNetwork) -> None:
     """Give the state in ``saved`` to ``model``, which was built with its settings from the same float network.
 
     Raises:
-        WorkflowError: ``model`` is of another structure.
+        Exception: ``model`` is of another structure; `rebuilding` makes a sentence of it.
     """
-    try:
-        for name, module in _recurrent_modules(model):
-            given = saved.state["recurrent"][name]
-            is_cell = isinstance(module, _cells())
-            module.set_weight_bias({"weight": given, "bias": given} if is_cell else given)
-    except KeyError as error:
-        raise WorkflowError(f"the file is of another network than {type(model).__name__}: no {error}") from error
+    for name, module in _recurrent_modules(model):
+        given = saved.state["recurrent"][name]
+        is_cell = isinstance(module, _cells())
+        module.set_weight_bias({"weight": given, "bias": given} if is_cell else given)
     state = model.state_dict()  # with the packed parameters of recurrent layers, which have just been set
     missing = [name for name, value in state.items() if not isinstance(value, torch.ScriptObject)]
     for name in missing:
         del state[name]
     state.update(saved.state["state"])
-    try:
-        model.load_state_dict(state)
-        for name, value in saved.state["attributes"].items():
-            owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, value)
-    except (AttributeError, KeyError, RuntimeError) as error:
-        raise WorkflowError(f"the file is of another network than {type(model).__name__}: {error}") from error
+    model.load_state_dict(state)
+    for name, value in saved.state["attributes"].items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, value)
 
 
 def _recurrent_modules(model: nn.Module) -> list[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 import torch
+from torch import nn
 
 from qexplore.errors import WorkflowError
 from qexplore.workflows.base import Engine, Settings
@@ -136,6 +137,18 @@ def using_engine(engine: str | None) -> Iterator[Engine]:
         yield name
     finally:
         torch.backends.quantized.engine = before
+
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Their kernels are wrong on every engine but qnnpack: numbers of memory that is not theirs, others at every call."""
+
+
+def wrong_kernel(module: nn.Module | None, engine: str | None) -> str:
+    """Why ``module`` must stay float, where torch has an integer kernel on ``engine`` that is wrong; else empty."""
+    name = check_engine(engine)
+    if not isinstance(module, TRANSPOSED) or name == "qnnpack":
+        return ""
+    return f"torch's {name} kernel of {type(module).__name__} gives wrong numbers; engine='qnnpack' has a right one"
 
 
 def qconfig_of(settings: Settings) -> Any:

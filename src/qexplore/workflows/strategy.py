@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from qexplore.workflows.base import LayerStrategy, Settings
 from qexplore.workflows.packed_linear import PackedLinear
-from qexplore.workflows.stack import activation_range, has, require
+from qexplore.workflows.stack import activation_range, has, require, wrong_kernel
 
 _PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric)
 _FIXED_RANGE = (nn.Softmax, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid)
 _DYNAMIC = (nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _FOLDED = (nn.modules.batchnorm._BatchNorm,)
 _ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
 
@@ -77,11 +78,23 @@ def reason_for_float(name: str, module: nn.Module | None, settings: Settings) ->
         return "taken as a whole, with the layers inside it"
     if settings.method == "dynamic" and not isinstance(module, _DYNAMIC):
         return "dynamic quantization has integer kernels for Linear and recurrent layers only"
-    if settings.method != "dynamic" and isinstance(module, _DYNAMIC[1:]):
-        return "recurrent layers have integer kernels in dynamic quantization only"
+    own = reason_for_kind(module, settings)
+    if own:
+        return own
     if isinstance(module, (nn.Flatten, nn.Unflatten, nn.Unfold)):
         return "only moves values, which the stack does in float here"
     return f"no integer kernel of {settings.engine} for it here"
+
+
+def reason_for_kind(module: nn.Module | None, settings: Settings) -> str:
+    """Why ``module`` stays float in static quantization and training whatever it reads; empty where it need not."""
+    if settings.method == "dynamic":
+        return ""
+    if isinstance(module, _DYNAMIC[1:]):
+        return "recurrent layers have integer kernels in dynamic quantization only"
+    if isinstance(module, EMBEDDINGS):
+        return "an embedding looks rows up and computes nothing: left float"
+    return wrong_kernel(module, settings.engine)
 
 
 def reason_for_absence(module: nn.Module, before: str) -> str:
