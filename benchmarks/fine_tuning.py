@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.workflows.training import train
+from qexplore.training.loop import train
 
 
 def main() -> None:

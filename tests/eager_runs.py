@@ -10,9 +10,9 @@ import torch
 from networks import batches, digits
 from torch import Tensor, nn
 
-from qexplore.workflows import eager
-from qexplore.workflows.base import Converted, Data, LayerStrategy, Settings
-from qexplore.workflows.stack import quiet
+from qexplore.stacks import eager
+from qexplore.stacks.base import Converted, Data, LayerStrategy, Settings
+from qexplore.stacks.torch_ao import quiet
 
 ENGINES = [name for name in torch.backends.quantized.supported_engines if name != "none"]
 

@@ -10,12 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "qexplore"
 
 # A room is a module or a subpackage right below the package's root.
 FLOORS = {
-    0: ["errors", "_choices", "_optional", "_progress", "_random", "_table", "_version"],
+    0: ["errors", "_arguments", "_choices", "_direction", "_optional", "_progress", "_random", "_table", "_version"],
     1: ["predicates", "quant", "metrics", "front", "_onnx"],
     2: ["model"],
-    3: ["cost", "evaluation"],
-    4: ["search"],
-    5: ["study", "distributed"],
+    3: ["preparation", "cost", "evaluation"],
+    4: ["search", "training", "stacks"],
     6: ["exploration", "workflows", "export"],
     7: ["report", "pipeline"],
     8: ["cli"],
@@ -32,8 +31,8 @@ HOME_OF_PACKAGE = {
     "pytorch_quantization": "quant/upstream.py",
     "matplotlib": "report",
     "tqdm": "_progress.py",
-    "torch.ao": "workflows/stack.py",
-    "torchao": "workflows",
+    "torch.ao": "stacks/torch_ao.py",
+    "torchao": "stacks",
     "transformers": "pipeline",
     "click": "cli",
 }

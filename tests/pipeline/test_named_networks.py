@@ -10,7 +10,7 @@ import torch
 
 import qexplore as qx
 from qexplore.pipeline import Options, Transcript, load_subject, run_pipeline
-from qexplore.workflows.packed_linear import PackedLinear
+from qexplore.stacks.packed_linear import PackedLinear
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ import qexplore as qx
 from qexplore.errors import DataError, WorkflowError
 from qexplore.pipeline import Options, Subject, Transcript, run_pipeline
 from qexplore.pipeline.quantizing import measure_error
-from qexplore.workflows.packed_linear import PackedLinear
+from qexplore.stacks.packed_linear import PackedLinear
 
 QUICK = {"epochs": 1, "evaluations": 8, "explore": False, "qat": False}
 

@@ -73,7 +73,7 @@ def test_what_cannot_be_done_is_a_row_with_its_reason():
 
 
 def test_stack_that_stops_in_an_unexpected_way_is_a_row_too(monkeypatch):
-    import qexplore.workflows.fx as fx
+    import qexplore.stacks.fx as fx
 
     def stop(*arguments):
         raise RuntimeError("kernel on fire\nlong trace")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import qexplore as qx
 from qexplore.errors import WorkflowError
-from qexplore.workflows.packed_linear import PackedLinear
+from qexplore.stacks.packed_linear import PackedLinear
 from qexplore.workflows.packed_training import TrainedPackedLinear, train_packed
 
 

@@ -19,7 +19,7 @@ from qexplore._random import drawn_apart, isolated
 from qexplore._table import csv_table, text_table
 from qexplore.errors import DataError, EvaluationError, ModelError
 from qexplore.evaluation.batches import require_iterable
-from qexplore.front.file import write_text
+from qexplore.front import write_text
 from qexplore.model import (
     Loader,
     Placement,

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qexplore.errors import ExportError
-from qexplore.model import point_hooks, weight_quantizations
-from qexplore.model.biases import bias_corrections, restore_biases
+from qexplore.model import bias_corrections, point_hooks, restore_biases, weight_quantizations
 
 
 @torch.library.custom_op("qexplore::fake_quantize", mutates_args=())

@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from qexplore._choices import FloatFormat, choice_name
-from qexplore.quant import TensorQuantizer
-from qexplore.quant.formats import NOTHING_BELOW
+from qexplore.quant import NOTHING_BELOW, TensorQuantizer
 
 TYPES_SINCE = {
     "int8": 18,

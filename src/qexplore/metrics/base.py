@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qexplore._direction import Directed
 from qexplore.errors import MetricError
 
 Scores = NDArray[np.float32]
@@ -22,7 +23,7 @@ def _identity(mean: float) -> float:
 
 
 @dataclass(frozen=True)
-class Metric:
+class Metric(Directed):
     """A score per sample.
 
     Args:
@@ -60,7 +61,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class WholeSetMetric:
+class WholeSetMetric(Directed):
     """A number for a whole set: ``function(model, loader) -> float``. Made by `whole_set`."""
 
     function: Callable[[Any, Any], float]

@@ -1,13 +1,10 @@
 """The wrapped network: points, hooks, calibration."""
 
 from qexplore.model.activations_model import QuantizedActivationsModel
-from qexplore.model.bias_correction import BiasCorrectionReport, correct_biases, remove_bias_corrections
-from qexplore.model.biases import BiasCorrection
-from qexplore.model.calibration import CalibrationReport, PointRange, check_num_batches
-from qexplore.model.equalization import EqualizationReport, equalize
-from qexplore.model.graph_optimization import FoldedPair, GraphOptimization, optimize_graph
-from qexplore.model.graph_table import GraphTable, graph_table
+from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias, restore_biases
+from qexplore.model.calibration import CalibrationReport, PointRange, check_num_batches, length
 from qexplore.model.hooks import (
+    calls_heard_by,
     comes_last,
     floating_tensors,
     foreign_hooks,
@@ -15,30 +12,33 @@ from qexplore.model.hooks import (
     remove_point_hooks,
 )
 from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples, num_samples, unpack_batch
-from qexplore.model.layers import bare
-from qexplore.model.own_modules import OwnModulesReport, give_own_modules
+from qexplore.model.layers import (
+    TRANSPOSED,
+    bare,
+    grouped,
+    is_layer,
+    num_groups,
+    num_inputs,
+    num_outputs,
+    num_spatial,
+    taken_apart,
+    ungrouped,
+)
 from qexplore.model.plan import Plan, PlannedPoint
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint
-from qexplore.model.preparation import FoldReport, fold_batchnorm
 from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView
+from qexplore.model.ready import require_wrapped
 from qexplore.model.state import bit_sum, content_version, in_eval_mode
 from qexplore.model.weights import WeightPoint, WeightQuantization, float_weights, weight_quantizations
-from qexplore.model.wrapping import detach
+from qexplore.model.wrapping import detach, unwrap
 
 __all__ = [
     "BiasCorrection",
-    "BiasCorrectionReport",
     "CalibrationReport",
     "Candidates",
-    "EqualizationReport",
-    "FoldReport",
-    "FoldedPair",
-    "GraphOptimization",
-    "GraphTable",
     "Loader",
     "NumBits",
-    "OwnModulesReport",
     "Placement",
     "Plan",
     "PlannedPoint",
@@ -47,31 +47,40 @@ __all__ = [
     "QuantizedActivationsModel",
     "QuantizedModel",
     "QuantizerView",
+    "TRANSPOSED",
     "Unpack",
     "WeightPoint",
     "WeightQuantization",
     "bare",
+    "bias_corrections",
     "bit_sum",
     "call",
+    "calls_heard_by",
     "check_num_batches",
     "comes_last",
     "content_version",
-    "correct_biases",
+    "correct_bias",
     "detach",
-    "equalize",
     "first_samples",
     "float_weights",
     "floating_tensors",
-    "fold_batchnorm",
     "foreign_hooks",
-    "give_own_modules",
-    "graph_table",
+    "grouped",
     "in_eval_mode",
+    "is_layer",
+    "length",
+    "num_groups",
+    "num_inputs",
+    "num_outputs",
     "num_samples",
-    "optimize_graph",
+    "num_spatial",
     "point_hooks",
-    "remove_bias_corrections",
     "remove_point_hooks",
+    "require_wrapped",
+    "restore_biases",
+    "taken_apart",
+    "ungrouped",
     "unpack_batch",
+    "unwrap",
     "weight_quantizations",
 ]

@@ -9,13 +9,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from qexplore._random import isolated, stream
 from qexplore.metrics import top1_accuracy
-from qexplore.model.preparation import counted
 from qexplore.pipeline.dialogue import Prefixed
 from qexplore.pipeline.images import Images, batches_of, find_images, read_images
 from qexplore.pipeline.networks import IMAGE_NETWORKS, load_weights
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import Subject
-from qexplore.workflows.training import train
+from qexplore.preparation import counted
+from qexplore.training import train
 
 _BATCH = 64
 _NUM_TRAIN, _NUM_FINE_TUNING, _NUM_CALIBRATION, _NUM_HELD_OUT = 6144, 2048, 512, 1024

@@ -18,7 +18,7 @@ from qexplore.pipeline.networks import load_weights
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import Subject
 from qexplore.pipeline.text import byte_tokens, read_text, split, windows
-from qexplore.workflows.training import train
+from qexplore.training import train
 
 _HUB = "huggingface.co"
 _HUB_NAME = "openai-community/gpt2"

@@ -16,20 +16,20 @@ from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import DataError, TraceError, WorkflowError
-from qexplore.model import Loader, Placement, call, graph_table, in_eval_mode, unpack_batch
-from qexplore.model.layers import is_layer
-from qexplore.model.own_modules import trace_network
+from qexplore.model import Loader, Placement, call, in_eval_mode, is_layer, unpack_batch
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import FloatOutputs, Subject
-from qexplore.workflows import pack_linear_weights, quantize_qat, quantize_static
-from qexplore.workflows.base import LayerStrategy
-from qexplore.workflows.measuring import measure_accuracy
-from qexplore.workflows.packed_linear import is_packable
-from qexplore.workflows.packed_training import train_packed
-from qexplore.workflows.packing import packed_strategy
-from qexplore.workflows.results import QuantizationResult
-from qexplore.workflows.stack import quiet
-from qexplore.workflows.strategy import is_absent
+from qexplore.preparation import graph_table, trace_network
+from qexplore.stacks import LayerStrategy, is_absent, is_packable, quiet
+from qexplore.workflows import (
+    QuantizationResult,
+    measure_accuracy,
+    pack_linear_weights,
+    packed_strategy,
+    quantize_qat,
+    quantize_static,
+    train_packed,
+)
 
 _LEARNING_RATE = 1e-4
 _HEADER = ("layer", "type", "weights", "activations", "reason")

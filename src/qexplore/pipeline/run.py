@@ -11,14 +11,13 @@ from torch import nn
 from qexplore._random import isolated
 from qexplore.errors import WorkflowError
 from qexplore.exploration import Exploration
-from qexplore.model import GraphOptimization, GraphTable, graph_table, optimize_graph
-from qexplore.model.preparation import counted
 from qexplore.pipeline.dialogue import Dialogue, Prefixed
 from qexplore.pipeline.exploring import explore_widths
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.quantizing import Quantized, quantizer_for
 from qexplore.pipeline.subject import Subject
-from qexplore.workflows.measuring import measure_accuracy
+from qexplore.preparation import GraphOptimization, GraphTable, counted, graph_table, optimize_graph
+from qexplore.workflows import measure_accuracy
 
 _MAX_ROWS = 120
 """Rows of a graph that are shown; all of them are written to the output folder."""

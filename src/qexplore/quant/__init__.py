@@ -2,8 +2,17 @@
 
 from qexplore.quant.calibrators import amax_table, range_table
 from qexplore.quant.fixed import FixedQuantizer, quantize_stacked
-from qexplore.quant.formats import IntegerGrid, check_choice, check_num_bits, min_num_bits
+from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid, check_choice, check_num_bits, min_num_bits
 from qexplore.quant.histogram import Histogram
+from qexplore.quant.packing import (
+    check_group_size,
+    check_packed_width,
+    num_packed_bytes,
+    pack,
+    quantize_weight,
+    spread_scales,
+    unpack,
+)
 from qexplore.quant.small_floats import decode_floats, encode_floats, float_grid, quantize_float, quantize_mx
 from qexplore.quant.step_size import StepSize
 from qexplore.quant.tensor_quantizer import TensorQuantizer
@@ -14,19 +23,27 @@ __all__ = [
     "FixedQuantizer",
     "Histogram",
     "IntegerGrid",
+    "NOTHING_BELOW",
     "QuantDescriptor",
     "StepSize",
     "TensorQuantizer",
     "amax_table",
     "check_choice",
+    "check_group_size",
     "check_num_bits",
+    "check_packed_width",
     "decode_floats",
     "encode_floats",
     "float_grid",
     "min_num_bits",
+    "num_packed_bytes",
+    "pack",
     "quantize_float",
     "quantize_mx",
     "quantize_stacked",
+    "quantize_weight",
     "range_table",
+    "spread_scales",
+    "unpack",
     "weight_amax_table",
 ]

@@ -8,8 +8,7 @@ import numpy as np
 
 from qexplore._choices import choice_name, is_float_code
 from qexplore.cost import COST_NAMES
-from qexplore.front import FrontPoint
-from qexplore.front.text import by_stored_bits, cost_text
+from qexplore.front import FrontPoint, by_stored_bits, cost_text
 
 OFF = choice_name(0)
 _TOTAL_BITS_AXIS = "total bits over all quantization points (bits)"

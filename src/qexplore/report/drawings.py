@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qexplore.front import Front
-from qexplore.front.text import score_text
+from qexplore.front import Front, score_text
 from qexplore.report._canvas import (
     BLUE,
     GREEN,

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from qexplore.errors import FrontError
-from qexplore.front import Front
-from qexplore.front.text import score_text
+from qexplore.front import Front, score_text
 from qexplore.report._canvas import BLUE, GREEN, GREY, ORANGE, finished, new_picture, set_large_ticks, set_titles
 from qexplore.report._wording import cost_axis, cost_words
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qexplore._choices import choice_name, is_float_code
 from qexplore.errors import FrontError
 from qexplore.evaluation import LayerAnalysis
-from qexplore.front.text import by_stored_bits
+from qexplore.front import by_stored_bits
 from qexplore.report._canvas import (
     BLUE,
     GREEN,

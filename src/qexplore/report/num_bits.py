@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qexplore._choices import choice_name, is_float_code
-from qexplore.front import Front
-from qexplore.front.text import by_stored_bits, score_text
+from qexplore.front import Front, by_stored_bits, score_text
 from qexplore.report._canvas import (
     MOST_ROW_LABELS,
     OFF_COLOUR,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qexplore._choices import stored_bits
 from qexplore._table import text_table
 from qexplore.errors import ProblemError
-from qexplore.front.text import choices_cells, cost_text
+from qexplore.front import choices_cells, cost_text
 from qexplore.model import Candidates
 from qexplore.search.sensitivity import SensitivityTable
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
 from qexplore._table import csv_table, text_table
 from qexplore.errors import EvaluationError, MetricError, ProblemError
-from qexplore.front.file import write_text
+from qexplore.front import write_text
 from qexplore.metrics import Metric, kl_divergence, mean_squared_divergence, noise_to_signal
 from qexplore.model import Candidates
 from qexplore.search.choices import parsed_choice

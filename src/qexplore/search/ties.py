@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from qexplore.cost.observation import Observed, observe
+from qexplore.cost import Observed, observe
 from qexplore.errors import ProblemError
 from qexplore.model import QuantizedModel
 from qexplore.search.selectors import PointModules, selector_text

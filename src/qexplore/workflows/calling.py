@@ -14,11 +14,10 @@ from qexplore._random import isolated
 from qexplore.errors import DataError, WorkflowError
 from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
-from qexplore.workflows.base import Engine, Settings, Stack
+from qexplore.stacks import Engine, Settings, Stack, read_state
+from qexplore.training import EpochRecord, Loss, MakeOptimizer, train
 from qexplore.workflows.results import QuantizationResult
 from qexplore.workflows.running import Reporting, first_inputs, float_copy, run_workflow, stack_module
-from qexplore.workflows.saving import read_state
-from qexplore.workflows.training import EpochRecord, Loss, MakeOptimizer, train
 
 _LEARNING_RATE = 1e-4
 """A tenth of what training from the start takes: the network is trained already."""
@@ -237,7 +236,7 @@ def quantize_qat(
 
 
 def training_with(train_loader: Loader, loss: Loss, **options: Any) -> Callable[..., tuple[EpochRecord, ...]]:
-    """How a prepared network is trained: ``options`` are those of `qexplore.workflows.training.train`."""
+    """How a prepared network is trained: ``options`` are those of `qexplore.training.loop.train`."""
     if options.get("optimizer") is None and options.get("learning_rate") is None:
         options = {**options, "learning_rate": _LEARNING_RATE}
 

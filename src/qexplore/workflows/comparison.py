@@ -15,13 +15,13 @@ from qexplore.errors import MetricError, QExploreError, WorkflowError
 from qexplore.metrics import as_metric
 from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
-from qexplore.workflows.base import Engine, Method, Settings, Stack
+from qexplore.stacks import Engine, Method, Settings, Stack
+from qexplore.training import Loss, MakeOptimizer
 from qexplore.workflows.calling import training_with
 from qexplore.workflows.float8 import FORMATS, quantize_float8
 from qexplore.workflows.measuring import float_bytes_on_disk
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
 from qexplore.workflows.running import USES_ENGINE, Reporting, first_inputs, float_copy, run_workflow
-from qexplore.workflows.training import Loss, MakeOptimizer
 
 FLOAT8 = "float8"
 _GRANULARITIES = ("tensor", "channel")

@@ -17,14 +17,12 @@ from qexplore.errors import SelectionError, WorkflowError
 from qexplore.metrics import as_metric
 from qexplore.model import Loader, QuantizedModel, Unpack, num_samples
 from qexplore.predicates import PredicateLike, as_predicate, select_modules, weighted
+from qexplore.preparation import recalibrate_batchnorm
 from qexplore.quant import decode_floats, encode_floats
-from qexplore.workflows.base import LayerStrategy, Settings
-from qexplore.workflows.batchnorm import recalibrate_batchnorm
-from qexplore.workflows.feeding import Feeding, feeding_of
+from qexplore.stacks import ChosenModules, Feeding, LayerStrategy, Settings, feeding_of, read_state, write_state
 from qexplore.workflows.measuring import bytes_on_disk, float_bytes_on_disk, measure_latency
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
 from qexplore.workflows.running import Reporting, example_arguments, first_inputs, float_copy
-from qexplore.workflows.saving import ChosenModules, read_state, write_state
 
 Format = Literal["E4M3", "E5M2", "E3M4", "mixed"]
 

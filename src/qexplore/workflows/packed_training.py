@@ -11,11 +11,10 @@ from torch.nn import functional as F
 
 from qexplore.errors import WorkflowError
 from qexplore.model import Loader, Unpack
-from qexplore.model.preparation import copied_network, replace_everywhere
-from qexplore.quant.formats import IntegerGrid
-from qexplore.quant.packing import pack, spread_scales
-from qexplore.workflows.packed_linear import PackedLinear, float_rows
-from qexplore.workflows.training import EpochRecord, Loss, train
+from qexplore.preparation import copied_network, replace_everywhere
+from qexplore.quant import IntegerGrid, pack, spread_scales
+from qexplore.stacks import PackedLinear, float_rows
+from qexplore.training import EpochRecord, Loss, train
 
 
 class TrainedPackedLinear(nn.Module):
@@ -79,7 +78,7 @@ def train_packed(
         seed: of what is drawn in training.
 
     Raises:
-        WorkflowError: nothing is packed, or the loss is not finite; as `qexplore.workflows.training.train` says.
+        WorkflowError: nothing is packed, or the loss is not finite; as `qexplore.training.loop.train` says.
         DataError: an empty loader.
     """
     trained = copied_network(packed_network)

@@ -14,12 +14,10 @@ from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import DataError, SelectionError
 from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, in_eval_mode, unpack_batch
-from qexplore.model.preparation import copied_network, counted, replace_everywhere
 from qexplore.predicates import PredicateLike, everything, select_modules
-from qexplore.quant.packing import check_group_size, check_packed_width
-from qexplore.workflows.base import LayerStrategy
-from qexplore.workflows.packed_linear import PackedLinear, float_rows, is_packable
-from qexplore.workflows.strategy import describe_weights
+from qexplore.preparation import copied_network, counted, replace_everywhere
+from qexplore.quant import check_group_size, check_packed_width
+from qexplore.stacks import LayerStrategy, PackedLinear, describe_weights, float_rows, is_packable
 
 
 @dataclass(frozen=True)

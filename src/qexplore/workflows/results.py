@@ -11,10 +11,9 @@ from torch import nn
 
 from qexplore._table import text_table
 from qexplore.errors import WorkflowError
-from qexplore.workflows.base import LayerStrategy, Settings
+from qexplore.stacks import LayerStrategy, Settings, is_absent
+from qexplore.training import EpochRecord
 from qexplore.workflows.measuring import Latency
-from qexplore.workflows.strategy import is_absent
-from qexplore.workflows.training import EpochRecord
 
 _STRATEGY_HEADER = ("layer", "type", "weights", "activations", "reason")
 

@@ -19,10 +19,10 @@ from qexplore._random import isolated
 from qexplore.errors import DataError, MetricError, ModelError, WorkflowError
 from qexplore.metrics import as_metric
 from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, num_samples, unpack_batch
-from qexplore.model.preparation import copied_network
 from qexplore.predicates import as_predicate, select_modules
-from qexplore.workflows import stack as torch_ao
-from qexplore.workflows.base import Converted, Data, Engine, Settings, Stack
+from qexplore.preparation import copied_network
+from qexplore.stacks import ChosenModules, Converted, Data, Engine, Settings, Stack, torch_ao
+from qexplore.training import EpochRecord
 from qexplore.workflows.measuring import (
     bytes_on_disk,
     float_bytes_on_disk,
@@ -31,8 +31,6 @@ from qexplore.workflows.measuring import (
     measure_latency,
 )
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
-from qexplore.workflows.saving import ChosenModules
-from qexplore.workflows.training import EpochRecord
 
 _CPU = torch.device("cpu")
 USES_ENGINE = ("eager", "fx")
@@ -144,7 +142,7 @@ def _engine_note(settings: Settings) -> tuple[str, ...]:
 
 def stack_module(stack: str) -> Any:
     """The file of ``stack``, imported on use."""
-    return importlib.import_module(f"qexplore.workflows.{stack}")
+    return importlib.import_module(f"qexplore.stacks.{stack}")
 
 
 def check_settings(settings: Settings) -> None:

@@ -1,0 +1,96 @@
+"""Checks of arguments: each gives the value in its one form, or raises the caller's error with a whole sentence.
+
+A name is what the sentence begins with, such as ``"`epochs`"``.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable
+
+from qexplore.errors import QExploreError
+
+Error = type[QExploreError]
+
+
+def is_whole(value: object) -> bool:
+    """Whether ``value`` is an int, numpy's included; a bool is none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite real number; a bool is none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def checked_int(
+    name: str, value: object, error: Error, *, low: int | None = None, high: int | None = None, hint: str = ""
+) -> int:
+    """``value`` as an int between ``low`` and ``high``, both included.
+
+    >>> from qexplore.errors import ProblemError
+    >>> checked_int("`seed`", -1, ProblemError, low=0)
+    Traceback (most recent call last):
+    qexplore.errors.ProblemError: `seed` must be an int of at least 0, got -1
+    """
+    if not is_whole(value) or not _is_within(int(value), low, high):  # type: ignore[call-overload]
+        raise error(f"{name} must be an int{_limits(low, high)}, got {value!r}{hint}")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def checked_number(
+    name: str,
+    value: object,
+    error: Error,
+    *,
+    above: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    hint: str = "",
+) -> float:
+    """``value`` as a finite float between ``low`` and ``high``, both included, and greater than ``above``.
+
+    >>> from qexplore.errors import WorkflowError
+    >>> checked_number("`learning_rate`", float("nan"), WorkflowError, above=0)
+    Traceback (most recent call last):
+    qexplore.errors.WorkflowError: `learning_rate` must be a positive number, got nan
+    """
+    fits = is_number(value) and _is_within(float(value), low, high)  # type: ignore[arg-type]
+    if not fits or (above is not None and not float(value) > above):  # type: ignore[arg-type]
+        kind = "a positive number" if above == 0 else "a number" if above is None else f"a number above {above:g}"
+        raise error(f"{name} must be {kind}{_limits(low, high)}, got {value!r}{hint}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def checked_switch(name: str, value: object, error: Error) -> bool:
+    """``value``, which is True or False."""
+    if not isinstance(value, bool):
+        raise error(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def checked_name(name: str, value: object, known: Iterable[str], error: Error, *, hint: str = "") -> str:
+    """``value``, which is one of ``known``.
+
+    >>> from qexplore.errors import ProblemError
+    >>> checked_name("`engine`", "fast", ["auto", "direct"], ProblemError)
+    Traceback (most recent call last):
+    qexplore.errors.ProblemError: `engine` must be one of 'auto', 'direct', got 'fast'
+    """
+    known = tuple(known)
+    if not isinstance(value, str) or value not in known:
+        raise error(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
+    return value
+
+
+def _is_within(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _limits(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f" in [{low:g}, {high:g}]"
+    if low is not None:
+        return f" of at least {low:g}"
+    return "" if high is None else f" of at most {high:g}"

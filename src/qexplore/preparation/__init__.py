@@ -1,0 +1,45 @@
+"""What is done to a float network before it is quantized: folding, equalizing, correcting, own modules, tables."""
+
+from qexplore.preparation.batchnorm import BatchNormReport, recalibrate_batchnorm
+from qexplore.preparation.bias_correction import BiasCorrectionReport, correct_biases, remove_bias_corrections
+from qexplore.preparation.connections import Connections, only_describes, outputs_of
+from qexplore.preparation.equalization import EqualizationReport, equalize
+from qexplore.preparation.folding import (
+    FoldReport,
+    copied_network,
+    counted,
+    fold_batchnorm,
+    replace_everywhere,
+    require_equal,
+)
+from qexplore.preparation.graph_optimization import FoldedPair, GraphOptimization, optimize_graph
+from qexplore.preparation.graph_table import GraphTable, graph_table
+from qexplore.preparation.own_modules import OwnModulesReport, as_graph_module, give_own_modules, trace_network
+
+__all__ = [
+    "BatchNormReport",
+    "BiasCorrectionReport",
+    "Connections",
+    "EqualizationReport",
+    "FoldReport",
+    "FoldedPair",
+    "GraphOptimization",
+    "GraphTable",
+    "OwnModulesReport",
+    "as_graph_module",
+    "copied_network",
+    "correct_biases",
+    "counted",
+    "equalize",
+    "fold_batchnorm",
+    "give_own_modules",
+    "graph_table",
+    "only_describes",
+    "optimize_graph",
+    "outputs_of",
+    "recalibrate_batchnorm",
+    "remove_bias_corrections",
+    "replace_everywhere",
+    "require_equal",
+    "trace_network",
+]

@@ -1,0 +1,345 @@
+"""Bias correction: what quantized weights add to the mean of a layer's output is taken off its bias again.
+
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2, with the
+mean input measured on data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from qexplore._progress import Progress
+from qexplore._random import isolated
+from qexplore._table import text_table
+from qexplore.errors import CalibrationError, DataError, ModelError
+from qexplore.model import (
+    TRANSPOSED,
+    Loader,
+    Placement,
+    QuantizedModel,
+    Unpack,
+    bare,
+    bias_corrections,
+    calls_heard_by,
+    check_num_batches,
+    correct_bias,
+    first_samples,
+    is_layer,
+    length,
+    num_groups,
+    num_samples,
+    num_spatial,
+    restore_biases,
+    taken_apart,
+    unpack_batch,
+)
+from qexplore.preparation.connections import outputs_of
+from qexplore.preparation.noise import COMPARED_WIDTHS, output_sqnr, weights_at
+
+_COMPARED_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class LayerShift:
+    """By how much quantized weights move the mean output of a layer's channels, in absolute value, averaged over them.
+
+    Attributes:
+        name: of the layer.
+        before: by width of all weights, with float biases.
+        after: the same with corrected ones.
+    """
+
+    name: str
+    before: Mapping[int, float]
+    after: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class BiasCorrectionReport:
+    """What `correct_biases` did; ``print`` shows it.
+
+    Attributes:
+        layers: each corrected layer and the shift of its output: measured on up to 256 samples, all weights at one
+            width and activations in float, so that shifts of earlier layers are in it.
+        skipped: other layers with a quantized weight, with the reason.
+        sqnr: by width of all weights, ``(before, after)``: signal to quantization noise of the network's output on
+            the first batch in dB.
+        num_batches: that mean inputs were measured on.
+    """
+
+    layers: tuple[LayerShift, ...]
+    skipped: Mapping[str, str]
+    sqnr: Mapping[int, tuple[float, float]]
+    num_batches: int
+
+    def __str__(self) -> str:
+        batches = "1 batch" if self.num_batches == 1 else f"{self.num_batches} batches"
+        lines = [f"Corrected the biases of {len(self.layers)} layers, mean inputs measured on {batches}"]
+        lines += [
+            f"Outputs with {width}-bit weights: SQNR {before:.1f} dB -> {after:.1f} dB"
+            for width, (before, after) in self.sqnr.items()
+        ]
+        if self.layers:
+            widths = list(self.sqnr)
+            rows = [
+                (one.name, *(f"{one.before[width]:.2g} -> {one.after[width]:.2g}" for width in widths))
+                for one in self.layers
+            ]
+            header = ("mean |shift| of a layer's output", *(f"{width} bits" for width in widths))
+            lines += ["", text_table(header, rows, numeric=range(1, len(header)))]
+        if self.skipped:
+            lines += ["", text_table(("layer", "bias stays"), list(self.skipped.items()))]
+        return "\n".join(lines)
+
+
+def correct_biases(
+    model: QuantizedModel,
+    loader: Loader,
+    *,
+    num_batches: int | None = None,
+    unpack: Unpack | None = None,
+    progress: bool | None = None,
+) -> BiasCorrectionReport:
+    """Let the bias of every layer with a quantized weight make up for the shift of its mean output.
+
+    A quantized weight ``W_q`` moves the mean output by ``(W_q - W) E[x]``. ``E[x]`` is measured once, in the float
+    network; the shift follows from it for each choice, and the bias that the layer reads is the float bias less that
+    shift at the present choice: the float bias itself where the weight is off. All else (evaluation, search, copies,
+    ``detach``) goes on as before; called again, it measures anew. `remove_bias_corrections` takes them off.
+
+    Args:
+        model: wrapped with ``weights``, and calibrated; as it was when this fails.
+        loader: batches as in calibration.
+        num_batches: stop after so many; None takes all.
+        unpack: ``unpack(batch) -> (inputs, target)``.
+        progress: show a bar; None shows it on a terminal.
+
+    Raises:
+        ModelError: not a wrapped network with quantized weights, or one without a layer that can be corrected.
+        CalibrationError: the model is not calibrated, or NaN or infinity comes to a layer.
+        DataError: the loader is empty, or a batch cannot be unpacked.
+    """
+    _check(model)
+    check_num_batches(num_batches)
+    layers, skipped = _sorted_out(model)
+    with isolated(Placement.of(model.model).device):
+        means, kept, count = _measured(model, loader, layers, num_batches, unpack, progress)
+        found = {module: mean for module, mean in means.items() if module in layers}
+        skipped |= {name: "it is never called" for module, name in layers.items() if module not in found}
+        _check_means(found, layers, skipped)
+        held = [(module, correction.mean_input) for module, correction in bias_corrections(model.model)]
+        try:
+            before, after = _before_and_after(model, found, kept)
+        except BaseException:
+            restore_biases(model.model)
+            for module, mean_input in held:
+                correct_bias(module, mean_input)
+            raise
+    return BiasCorrectionReport(
+        tuple(LayerShift(layers[module], before.shifts[module], after.shifts[module]) for module in found),
+        skipped,
+        {width: (noise, after.sqnr[width]) for width, noise in before.sqnr.items()},
+        count,
+    )
+
+
+def remove_bias_corrections(model: QuantizedModel) -> None:
+    """Give every layer of ``model`` its float bias back, bit for bit."""
+    _check(model)
+    restore_biases(model.model)
+
+
+def _check(model: object) -> None:
+    if not isinstance(model, QuantizedModel):
+        raise ModelError(
+            f"the model must be a qexplore.QuantizedModel, got {type(model).__name__}: wrap the network with `weights`"
+        )
+    model.require_attached()
+    if not model.weight_points:
+        raise ModelError("the model must have quantized weights, but it has none: wrap the network with `weights`")
+    model.require_calibrated()
+
+
+def _sorted_out(model: QuantizedModel) -> tuple[dict[nn.Module, str], dict[str, str]]:
+    """Layers that can be corrected, with their names; the others by name, with the reason."""
+    names = {id(module): name for name, module in model.model.named_modules()}
+    layers: dict[nn.Module, str] = {}
+    skipped: dict[str, str] = {}
+    for point in model.weight_points:
+        for module, _ in point.holders:
+            reason = _refusal(module)
+            if reason is None:
+                layers[module] = names[id(module)]
+            else:
+                skipped[names[id(module)]] = reason
+    return layers, skipped
+
+
+def _refusal(module: Any) -> str | None:
+    if not is_layer(module):
+        return f"{parametrize.type_before_parametrizations(module).__name__} is no convolution or linear layer of torch"
+    corrected = [layer for layer, _ in bias_corrections(module)]
+    if "bias" in module.parametrizations and module not in corrected:
+        return "its bias is parametrized"
+    if module.bias is None:
+        return "it has no bias: qexplore.fold_batchnorm gives one to a layer before BatchNorm"
+    return None
+
+
+def _measured(
+    model: QuantizedModel,
+    loader: Loader,
+    layers: Mapping[nn.Module, str],
+    num_batches: int | None,
+    unpack: Unpack | None,
+    progress: bool | None,
+) -> tuple[dict[nn.Module, Tensor], list[Any], int]:
+    """Mean inputs of the layers that are called, inputs for comparing, and how many batches there were."""
+    means, kept, count = _MeanInputs(), _Kept(), 0
+    with Progress(length(loader, num_batches), description="bias correction", unit="batch", shown=progress) as bar:
+        for batch in islice(loader, num_batches):
+            inputs = unpack_batch(batch, unpack)[0]
+            kept.add(inputs)
+            with calls_heard_by(layers, means):
+                model.listen(inputs, _nothing)
+            count += 1
+            bar.advance()
+    if count == 0:
+        raise DataError("the loader must yield at least one batch, got none")
+    return means.found(), kept.inputs, count
+
+
+def _check_means(
+    found: Mapping[nn.Module, Tensor], layers: Mapping[nn.Module, str], skipped: Mapping[str, str]
+) -> None:
+    if not found:
+        reasons = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
+        raise ModelError(f"at least one layer must have a bias that can be corrected, but none has: {reasons}")
+    for module, mean in found.items():
+        if not bool(torch.isfinite(mean).all()):
+            raise CalibrationError(f"inputs of '{layers[module]}' must be finite, got NaN or an infinity")
+
+
+def _before_and_after(
+    model: QuantizedModel, found: Mapping[nn.Module, Tensor], inputs: Sequence[Any]
+) -> tuple[_Comparison, _Comparison]:
+    """Correct the biases; the model before and after that."""
+    restore_biases(model.model)
+    before = _Comparison(model, list(found), inputs)
+    for module, mean in found.items():
+        correct_bias(module, mean)
+    return before, _Comparison(model, list(found), inputs)
+
+
+def _nothing(name: str, tensors: list[Tensor]) -> None:
+    pass
+
+
+class _Kept:
+    """The inputs of the first batches, for comparing."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Any] = []
+        self._room = _COMPARED_SAMPLES
+
+    def add(self, inputs: Any) -> None:
+        """Keep what there is room for."""
+        if self._room > 0:
+            part = first_samples(inputs, self._room)
+            self.inputs.append(part)
+            self._room -= num_samples(part)
+
+
+class _MeanInputs:
+    """Hears calls of layers, and finds the mean of what each weight of a kernel is multiplied with.
+
+    That is the gradient of a mean output with respect to the weight, exact whatever padding, stride or dilation.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[nn.Module, Tensor] = {}
+        self._counts: dict[nn.Module, int] = {}
+
+    @torch.enable_grad()
+    def __call__(self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
+        """Listen to one call."""
+        groups, is_transposed = num_groups(layer), isinstance(layer, TRANSPOSED)
+        # One output channel a group is enough.
+        chains: Any = layer.parametrizations
+        weight: Any = chains["weight"].original.detach().float()
+        weight = weight[:, :1] if is_transposed else weight[:: len(weight) // groups]
+        plain: Any = bare(layer, {"weight": weight, "bias": None})
+        plain.weight.requires_grad_(True)
+        given = [one.detach().float() if isinstance(one, Tensor) else one for one in args]
+        named = {key: one.detach().float() if isinstance(one, Tensor) else one for key, one in kwargs.items()}
+        (total,) = torch.autograd.grad(plain.forward(*given, **named).sum(), plain.weight)
+        total = taken_apart(total, groups, is_transposed)[:, 0].double()
+        self._totals[layer] = self._totals[layer] + total if layer in self._totals else total
+        self._counts[layer] = self._counts.get(layer, 0) + output[_channel(layer, output, 0)].numel()
+
+    def found(self) -> dict[nn.Module, Tensor]:
+        """``[groups, inputs of a group, kernel]`` by layer."""
+        return {layer: (total / self._counts[layer]).float() for layer, total in self._totals.items()}
+
+
+def _channel(layer: nn.Module, output: Tensor, channel: int) -> tuple[Any, ...]:
+    """What picks one channel of what ``layer`` gave."""
+    behind = num_spatial(layer)
+    return (..., channel, *(slice(None) for _ in range(behind)))
+
+
+class _MeanOutputs:
+    """Hears calls of layers, and finds the mean of each channel that they give."""
+
+    def __init__(self) -> None:
+        self._totals: dict[nn.Module, Tensor] = {}
+        self._counts: dict[nn.Module, int] = {}
+
+    def __call__(self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
+        """Listen to one call."""
+        axis = output.dim() - num_spatial(layer) - 1
+        total = output.detach().double().transpose(0, axis).flatten(1).sum(dim=1)
+        self._totals[layer] = self._totals[layer] + total if layer in self._totals else total
+        self._counts[layer] = self._counts.get(layer, 0) + output.numel() // output.shape[axis]
+
+    def found(self, layer: nn.Module) -> Tensor:
+        """``[channels]``."""
+        return self._totals[layer] / self._counts[layer]
+
+
+class _Comparison:
+    """The model with all weights at one width and activations in float, beside the float network.
+
+    Attributes:
+        shifts: by layer and width, how far the means of its channels are moved, averaged over channels.
+        sqnr: by width, of the network's output in dB.
+    """
+
+    def __init__(self, model: QuantizedModel, layers: Sequence[nn.Module], batches: Sequence[Any]) -> None:
+        plain = self._means(model, layers, batches, None)
+        self.shifts: dict[nn.Module, dict[int, float]] = {layer: {} for layer in layers}
+        self.sqnr: dict[int, float] = {}
+        with model.using(weights_at(model, 0)):
+            expected = outputs_of(model.model, batches[0])
+        for width in COMPARED_WIDTHS:
+            moved = self._means(model, layers, batches, width)
+            for layer in layers:
+                self.shifts[layer][width] = float((moved.found(layer) - plain.found(layer)).abs().mean())
+            self.sqnr[width] = output_sqnr(model, width, batches[0], expected)
+
+    @staticmethod
+    def _means(
+        model: QuantizedModel, layers: Sequence[nn.Module], batches: Sequence[Any], width: int | None
+    ) -> _MeanOutputs:
+        means = _MeanOutputs()
+        with model.using(weights_at(model, width or 0)), calls_heard_by(layers, means):
+            for inputs in batches:
+                model.listen(inputs, _nothing, quantized=width is not None)
+        return means

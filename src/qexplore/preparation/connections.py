@@ -1,0 +1,235 @@
+"""A float network as `torch.fx` sees it: which module reads what another one gives."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
+
+from qexplore._random import isolated
+from qexplore.errors import DataError, ModelError, QExploreError
+from qexplore.model import Placement, call, foreign_hooks, in_eval_mode, is_layer
+
+_DESCRIBING = ("shape", "dtype", "device", "ndim")
+
+
+class Connections:
+    """One forward of a float network in eval mode, as a graph. The network is only looked at.
+
+    Args:
+        network: its modules are the nodes; what is inside torch's own modules, and inside modules of the user's own
+            that cannot be traced, is not looked into.
+        example: inputs as `qexplore.model.call` takes them. Where there are some they settle arguments that are no
+            tensors, and ``node.meta["dims"]`` tells how many axes a node's tensor has.
+
+    Attributes:
+        fixed: arguments of ``forward`` that tracing settled because they are no tensors, with their values.
+        opaque: modules of the user's own that could not be traced, by name, with the reason.
+
+    Raises:
+        ModelError: the network cannot be traced, with the reason.
+    """
+
+    def __init__(self, network: nn.Module, example: Any = None) -> None:
+        self.network = network
+        self.fixed = _fixed_arguments(network, example)
+        self.opaque: dict[str, str] = {}
+        self._names: dict[int, str] = {id(module): name for name, module in network.named_modules()}
+        with in_eval_mode(network):
+            self.graph = self._trace(example)
+            if example is not None:
+                self._note_dims(example)
+        modules = [module for module in map(self.module, self.graph.nodes) if module is not None]
+        self._calls = Counter(map(id, modules))
+        self._hidden = {
+            id(inner): self.name_of(module)
+            for module in modules
+            if not is_layer(module)
+            for inner in module.modules()
+            if inner is not module
+        }
+        holders = (id(one) for module in network.modules() for one in module._parameters.values() if one is not None)
+        self._holders = Counter(holders)
+        read = [str(node.target) for node in self.graph.nodes if node.op == "get_attr"]
+        self._read = {id(operator.attrgetter(name)(network)) for name in read}
+
+    def name_of(self, module: nn.Module) -> str:
+        """Qualified name of ``module``."""
+        return self._names[id(module)]
+
+    def module(self, node: Any) -> nn.Module | None:
+        """The module that ``node`` calls; None for other nodes."""
+        is_call = isinstance(node, fx.Node) and node.op == "call_module"
+        return self.network.get_submodule(str(node.target)) if is_call else None
+
+    def readers(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes that read values of what ``node`` gives, not its shape alone."""
+        return [user for user in node.users if not only_describes(user)]
+
+    def is_called(self, module: nn.Module) -> bool:
+        """Whether a node calls ``module`` itself."""
+        return id(module) in self._calls
+
+    def refusal(self, module: nn.Module) -> str | None:
+        """Why parameters of ``module`` must stay as they are, or be what they are together with others; or None."""
+        if id(module) in self._hidden:
+            return f"it is inside '{self._hidden[id(module)]}', which is taken as a whole"
+        if not self.is_called(module):
+            return "it is never called"
+        if self._calls[id(module)] > 1:
+            return f"it is called {self._calls[id(module)]} times"
+        if foreign_hooks(module):
+            return "it carries hooks"
+        if parametrize.is_parametrized(module):
+            return "its parameters are parametrized"
+        own = [one for one in module._parameters.values() if one is not None]
+        if any(self._holders[id(one)] > 1 for one in own):
+            return "it shares a parameter with another module"
+        if any(id(one) in self._read for one in own):
+            return "the network reads its parameters without calling it"
+        return None
+
+    def describe(self, node: Any) -> str:
+        """How a message calls ``node``."""
+        module = self.module(node)
+        if module is not None:
+            return f"'{self.name_of(module)}' ({type(module).__name__})"
+        if not isinstance(node, fx.Node):
+            return "a constant"
+        if node.op == "placeholder":
+            return "the network's input"
+        if node.op == "output":
+            return "the network's output"
+        return f"the operation {getattr(node.target, '__name__', node.target)}"
+
+    def _trace(self, example: Any) -> fx.Graph:
+        while True:
+            tracer = _Tracer(set(self.opaque))
+            try:
+                return tracer.trace(self.network, concrete_args=self.fixed or None)
+            except Exception as error:
+                where = tracer.path[-1] if tracer.path else ""
+                reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+                if not where or where in self.opaque:
+                    raise ModelError(
+                        f"the network must be one that torch.fx can trace, but {where or type(self.network).__name__} "
+                        f"is not: {reason}. Prepare parts of it that can be traced one by one"
+                    ) from error
+                self.opaque[where] = reason
+
+    def _note_dims(self, example: Any) -> None:
+        placement = Placement.of(self.network)
+        bound = _bound(self.network, placement.copy_inputs(example))
+        with torch.no_grad(), isolated(placement.device):
+            _DimsInterpreter(self.network, graph=self.graph).run(*bound.values())
+
+
+class _Tracer(fx.Tracer):
+    """Leaves alone what is opaque, and modules whose hooks would meet proxies."""
+
+    def __init__(self, opaque: set[str]) -> None:
+        super().__init__()
+        self._opaque = opaque
+        self.path: list[str] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        is_closed = module_qualified_name in self._opaque or bool(foreign_hooks(m))
+        return is_closed or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        self.path.append(self.path_of_module(m))
+        output = super().call_module(m, forward, args, kwargs)
+        self.path.pop()  # not in a finally: after an error the path tells where it was
+        return output
+
+
+class _DimsInterpreter(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        output = super().run_node(n)
+        n.meta["dims"] = output.dim() if isinstance(output, Tensor) else None
+        return output
+
+
+def check_example(network: nn.Module, example: Any) -> None:
+    """Raise unless ``example`` is None or something that ``network`` can be called with, which is tried.
+
+    Raises:
+        DataError: it has none of the forms, ``forward`` takes other arguments, or fails on it.
+    """
+    wanted = "`example_input` must be a tensor, a tuple of positional or a dict of keyword arguments of forward"
+    if example is not None and not isinstance(example, (Tensor, tuple, list, Mapping)):
+        raise DataError(f"{wanted}, got {type(example).__name__}: of a loader give the inputs of one batch")
+    try:
+        if example is not None:
+            _bound(network, example)
+    except TypeError as error:
+        raise DataError(f"{wanted}, but {error}: of a batch give the inputs alone, without the target") from error
+    if example is not None:
+        _try_forward(network, example)
+
+
+def outputs_of(network: nn.Module, example: Any) -> list[Tensor]:
+    """Floating tensors of the network's output on ``example``, in eval mode and without gradients."""
+    placement = Placement.of(network)
+    with in_eval_mode(network), torch.no_grad(), isolated(placement.device):
+        output = call(network, placement.copy_inputs(example))
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def largest_difference(first: list[Tensor], second: list[Tensor]) -> float:
+    """Largest difference of two outputs, as a share of the largest magnitude in the first."""
+    scale = max((float(one.abs().max()) for one in first if one.numel()), default=0.0)
+    pairs = zip(first, second, strict=True)
+    largest = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
+    return largest / scale if scale else largest
+
+
+def _try_forward(network: nn.Module, example: Any) -> None:
+    try:
+        outputs_of(network, example)
+    except QExploreError:
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        shapes = [str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
+        raise DataError(
+            f"{type(network).__name__} must be able to run on `example_input`, but with tensors of shape "
+            f"{', '.join(shapes) or 'none'} it fails: {reason}. Give the inputs of one batch"
+        ) from error
+
+
+def only_describes(node: fx.Node) -> bool:
+    """Whether ``node`` reads what a tensor is like, not its values."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim")
+    return node.target is getattr and len(node.args) > 1 and node.args[1] in _DESCRIBING
+
+
+def _bound(network: nn.Module, example: Any) -> dict[str, Any]:
+    signature = inspect.signature(network.forward)
+    if isinstance(example, Mapping):
+        bound = signature.bind(**example)
+    else:
+        bound = signature.bind(*(example if isinstance(example, (tuple, list)) else (example,)))
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _fixed_arguments(network: nn.Module, example: Any) -> dict[str, Any]:
+    """Arguments that are no tensors, with their values: those of the example, or defaults."""
+    if example is not None:
+        bound = _bound(network, example)
+        return {name: value for name, value in bound.items() if not _holds_tensor(value)}
+    parameters = inspect.signature(network.forward).parameters
+    return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
+
+
+def _holds_tensor(value: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))

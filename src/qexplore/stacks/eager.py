@@ -1,0 +1,151 @@
+"""Quantizing module by module: torch.ao's eager stack, on a network that is made ready for it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qexplore.errors import QExploreError, WorkflowError
+from qexplore.model import first_samples
+from qexplore.stacks.base import Converted, Data, Settings
+from qexplore.stacks.eager_building import Layout, build, structure_of
+from qexplore.stacks.eager_dynamic import convert_dynamic, dynamic_notes, pack_linear
+from qexplore.stacks.eager_strategy import dynamic_strategy, notes_of, strategy_of
+from qexplore.stacks.saving import load_state, read_state, rebuilding, write_state
+from qexplore.stacks.torch_ao import quiet, require, using_engine
+
+_SAMPLES = 8
+"""Of the example; what every step of the network gives on them is kept for a while."""
+
+
+def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
+    """Quantize a copy of ``network``. See `qexplore.stacks.base.Quantize`.
+
+    Static quantization and training work on a graph of the network, in which every call has a module of its own,
+    additions, products and concatenations are modules, layers are fused with what stands behind them, and what torch
+    has no integer kernel for stays float. Dynamic quantization swaps Linear and recurrent layers.
+
+    Raises:
+        TraceError: the network cannot be traced (static, qat).
+        WorkflowError: as the protocol says.
+        SelectionError: ``settings.modules`` selects nothing.
+    """
+    with using_engine(settings.engine) as engine, quiet():
+        settings = dataclasses.replace(settings, engine=engine)
+        data = dataclasses.replace(data, example=first_samples(data.example, _SAMPLES))
+        if settings.method == "dynamic":
+            return _dynamic(network, settings, data)
+        built = build(network, settings, data.example)
+        prepared = built.graph.network
+        _observe(prepared, settings, data)
+        model = _converted(prepared, settings)
+        _require_running(model, data.example)
+        rows = strategy_of(network, built, model, settings, data.example)
+    return Converted(
+        model,
+        rows,
+        save=lambda path: write_state(path, model, settings, structure=built.layout.to_text()),
+        notes=notes_of(built, rows, settings),
+        script=lambda: _scripted(model, data.example),
+    )
+
+
+def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
+    """The quantized network that `quantize` saved, built anew from the float ``network``.
+
+    Raises:
+        WorkflowError: the file belongs to another network.
+        TraceError: ``network`` cannot be traced.
+    """
+    saved = read_state(path)
+    with using_engine(settings.engine), quiet(), rebuilding(network):
+        if settings.method == "dynamic":
+            model = convert_dynamic(network, settings)
+            if structure_of(model) != saved.structure:
+                raise WorkflowError(
+                    "the file must be loaded with the network that was quantized, but "
+                    f"{type(network).__name__} has another structure"
+                )
+        else:
+            layout = Layout.from_text(saved.structure)
+            model = _converted(build(network, settings, layout.zeros(), layout).graph.network, settings)
+        load_state(model, saved)
+    return model
+
+
+def _dynamic(network: nn.Module, settings: Settings, data: Data) -> Converted:
+    model = convert_dynamic(network, settings)
+    _require_running(model, data.example)
+    return Converted(
+        model,
+        dynamic_strategy(network, model, settings, data.example),
+        save=lambda path: write_state(path, model, settings, structure=structure_of(model)),
+        notes=dynamic_notes(network),
+        script=lambda: _scripted(model, data.example),
+    )
+
+
+def _observe(prepared: nn.Module, settings: Settings, data: Data) -> None:
+    """Show the prepared network what its ranges are to be, or train it."""
+    if settings.method == "qat":
+        assert data.train is not None
+        data.train(prepared, lambda: _freeze(prepared))
+    else:
+        assert data.calibrate is not None
+        data.calibrate(prepared.eval())
+
+
+def _freeze(prepared: nn.Module) -> None:
+    prepared.apply(require("disable_observer"))
+    for module in prepared.modules():
+        freeze: Any = getattr(module, "freeze_bn_stats", None)
+        if freeze is not None:
+            freeze()
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.0  # of one that stands alone
+
+
+def _converted(prepared: nn.Module, settings: Settings) -> Any:
+    try:
+        model = require("convert")(prepared.cpu().eval(), inplace=True)
+    except QExploreError:
+        raise
+    except Exception as error:
+        raise WorkflowError(
+            f"torch.ao cannot convert the prepared network ({type(error).__name__}: {error}): leave out the layer in "
+            'question with modules=, or use stack="fx"'
+        ) from error
+    return pack_linear(model, settings)
+
+
+def _require_running(model: nn.Module, example: tuple[Any, ...]) -> None:
+    try:
+        with torch.no_grad():
+            model(*copy.deepcopy(example))
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise WorkflowError(
+            f"the converted network does not run ({reason}): leave out the part in question with modules=, or use "
+            'stack="fx"'
+        ) from error
+
+
+def _scripted(model: nn.Module, example: tuple[Any, ...]) -> Any:
+    """A TorchScript module that gives what ``model`` gives on the example: scripted, or else traced."""
+    with quiet():
+        try:
+            scripted = torch.jit.script(model)
+            _require_running(scripted, example)
+            return scripted
+        except Exception as first:
+            try:
+                return torch.jit.trace(model, copy.deepcopy(example), check_trace=False)  # type: ignore[no-untyped-call]
+            except Exception as second:
+                raise WorkflowError(
+                    f"the quantized network can be neither scripted ({type(first).__name__}) nor traced: {second}"
+                ) from second

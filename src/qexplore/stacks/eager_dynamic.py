@@ -1,0 +1,80 @@
+"""Dynamic quantization of torch.ao's eager stack: Linear and recurrent layers, swapped in a copy of the network."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from qexplore.errors import WorkflowError
+from qexplore.model import foreign_hooks
+from qexplore.predicates import everything, select_modules
+from qexplore.stacks.base import Settings
+from qexplore.stacks.packed_linear import PackedLinear
+from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require
+
+RECURRENT = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+
+
+def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
+    """A copy of ``network`` whose Linear and recurrent layers hold integers.
+
+    Raises:
+        WorkflowError: there is no such layer among the selected modules, or torch.ao cannot convert one.
+        SelectionError: ``settings.modules`` selects nothing.
+    """
+    model = copy.deepcopy(network)
+    layers = _layers(model, settings)
+    if not layers:
+        where = "" if settings.modules is None else f" among those that modules={settings.modules} selects"
+        raise WorkflowError(
+            f"dynamic quantization needs a Linear, LSTM or GRU layer{where}, and {type(network).__name__} has none: "
+            "quantize statically"
+        )
+    for module in model.modules():
+        if type(module) is nn.TransformerEncoderLayer:
+            # Its fast path reads the weights of its linear layers, which are methods after conversion.
+            module.activation_relu_or_gelu = 0
+    linear, recurrent = linear_qconfig_of(settings), qconfig_of(settings)
+    spec = {name: linear if type(module) is nn.Linear else recurrent for name, module in layers.items()}
+    try:
+        require("quantize_dynamic")(model, spec, inplace=True)
+    except Exception as error:
+        raise WorkflowError(
+            f"torch.ao cannot convert {type(network).__name__} ({type(error).__name__}: {error}): leave out the layer "
+            'in question with modules=, or use weight_granularity="tensor"'
+        ) from error
+    return pack_linear(model, settings)
+
+
+def pack_linear(model: nn.Module, settings: Settings) -> nn.Module:
+    """Swap converted Linear layers for packed ones where their weights have less than 8 bits."""
+    if settings.linear_num_bits == 8:
+        return model
+    kinds = (require("nnq").Linear, require("nniq").LinearReLU, require("nnqd").Linear, require("nniqd").LinearReLU)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, kinds):
+            model.set_submodule(name, PackedLinear.from_quantized(module, settings.linear_num_bits))
+    return model
+
+
+def dynamic_notes(network: nn.Module) -> tuple[str, ...]:
+    """What was done so that ``network`` passes."""
+    encoders = sum(type(module) is nn.TransformerEncoderLayer for module in network.modules())
+    if not encoders:
+        return ()
+    return (
+        f"{encoders} TransformerEncoderLayer modules take their plain path, for the fast one reads float weights; "
+        "attention inside them stays float",
+    )
+
+
+def _layers(model: nn.Module, settings: Settings) -> dict[str, Any]:
+    selected = select_modules(model, everything if settings.modules is None else settings.modules)
+    return {
+        name: module
+        for name, module in selected.items()
+        if type(module) in (nn.Linear, *RECURRENT)
+        and not foreign_hooks(module)  # by exact class: parametrized is another
+    }

@@ -1,0 +1,278 @@
+"""A float network as a graph that torch.ao's eager stack can work with: no writes, activations as modules, fused."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from qexplore.preparation import as_graph_module, give_own_modules, trace_network
+from qexplore.stacks.torch_ao import require
+
+_RELU = (nn.ReLU, ())
+_MODULE_OF: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
+    F.relu: _RELU,
+    F.relu_: _RELU,
+    torch.relu: _RELU,
+    torch.relu_: _RELU,
+    "relu": _RELU,
+    "relu_": _RELU,
+    F.relu6: (nn.ReLU6, ()),
+    F.hardswish: (nn.Hardswish, ()),
+    F.leaky_relu: (nn.LeakyReLU, ("negative_slope",)),
+    F.elu: (nn.ELU, ("alpha",)),
+    F.dropout: (nn.Dropout, ("p",)),
+    F.dropout2d: (nn.Dropout2d, ("p",)),
+}
+"""Functions that the stack knows as modules only, with the arguments behind the tensor."""
+
+_WITHOUT_WRITE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
+
+_CONVOLUTIONS: dict[Any, Any] = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
+_TRANSPOSED: dict[Any, Any] = {
+    nn.ConvTranspose1d: nn.BatchNorm1d,
+    nn.ConvTranspose2d: nn.BatchNorm2d,
+    nn.ConvTranspose3d: nn.BatchNorm3d,
+}
+_NORM_OF: dict[Any, Any] = {**_CONVOLUTIONS, **_TRANSPOSED, nn.Linear: nn.BatchNorm1d}
+LAYERS = tuple(_NORM_OF)
+"""Modules with weights that the stack computes in integers, by their exact class."""
+
+
+@dataclass(frozen=True)
+class EagerGraph:
+    """A copy of a float network as a graph.
+
+    Attributes:
+        network: nothing in it writes into its argument, and activation functions are modules. Outputs are the float
+            network's.
+        steps: names of the modules that it calls and of the other nodes that compute something, in call order.
+        copies: modules that a later call of another one got of its own, with the name of that one.
+        functions: modules that were functions.
+        kept: modules that are called more than once all the same, or could not be looked into, with the reason.
+    """
+
+    network: fx.GraphModule
+    steps: tuple[str, ...]
+    copies: dict[str, str]
+    functions: frozenset[str]
+    kept: dict[str, str]
+
+
+def graph_of(network: nn.Module, example: tuple[Any, ...]) -> EagerGraph:
+    """A copy of ``network`` as a graph in eval mode.
+
+    Raises:
+        TraceError: the network cannot be traced.
+        ModelError: the network cannot be copied.
+    """
+    report = give_own_modules(network, example)
+    own = report.network
+    graph = own if isinstance(own, fx.GraphModule) else as_graph_module(trace_network(own, example))
+    take_out_writes(graph)
+    functions = frozenset(_make_modules(graph))
+    _settle_padding(graph)
+    for node in graph.graph.nodes:
+        node.type = None  # annotations that are strings mean nothing in the generated code
+    graph.recompile()
+    nodes = [node for node in graph.graph.nodes if node.op in ("call_module", "call_function", "call_method")]
+    steps = [str(node.target if node.op == "call_module" else node.name) for node in nodes]
+    copies = {copy: name for name, others in report.changed.items() for copy in others}
+    return EagerGraph(graph, tuple(dict.fromkeys(steps)), copies, functions, dict(report.kept))
+
+
+def module_of(network: nn.Module, node: Any) -> nn.Module | None:
+    """The module that ``node`` calls; None for other nodes."""
+    is_call = isinstance(node, fx.Node) and node.op == "call_module"
+    return network.get_submodule(str(node.target)) if is_call else None
+
+
+def add_module(network: nn.Module, name: str, module: nn.Module) -> str:
+    """Put ``module`` under ``name``, or under the first free name after it; returns the name."""
+    taken, free, number = dict(network.named_modules()), name, 1
+    while free in taken or hasattr(network, free):
+        number += 1
+        free = f"{name}_{number}"
+    network.add_submodule(free, module)  # type: ignore[operator]
+    return free
+
+
+def take_out_writes(network: fx.GraphModule) -> None:
+    """Let in-place operations give new tensors, which later readers of the old ones read instead.
+
+    A tensor may get a copy in integers beside it, which a write would miss.
+    """
+    for node in network.graph.nodes:
+        if not _writes(network, node):
+            continue
+        written = node.args[0]
+        for user in _later_readers(node):
+            user.replace_input_with(written, node)
+        if node.op == "call_module":
+            module_of(network, node).inplace = False  # type: ignore[union-attr]
+        elif node.op == "call_method" and node.target not in _MODULE_OF:
+            node.target = str(node.target).removesuffix("_")
+        else:
+            node.target = _without_write(node.target) or node.target
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "inplace"}
+
+
+def reads_what_was_written(network: nn.Module, graph: fx.Graph) -> bool:
+    """Whether in ``graph``, of ``network``, a tensor is read after an in-place operation, whose edges do not tell."""
+    return any(_writes(network, node) and _later_readers(node) for node in graph.nodes)
+
+
+def _later_readers(node: fx.Node) -> list[fx.Node]:
+    """What reads the tensor that ``node`` writes into, behind it."""
+    written = node.args[0]
+    return [user for user in written.users if node < user] if isinstance(written, fx.Node) else []
+
+
+def _writes(network: nn.Module, node: fx.Node) -> bool:
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    if node.op == "call_module":
+        return getattr(module_of(network, node), "inplace", False) is True
+    if node.op == "call_method":
+        plain = str(node.target).removesuffix("_")
+        return plain != node.target and not plain.endswith("_") and hasattr(Tensor, plain)
+    return _without_write(node.target) is not None or node.kwargs.get("inplace") is True
+
+
+def _without_write(function: Any) -> Any:
+    """The function that gives in a new tensor what ``function`` writes into its argument; None where it does not."""
+    name = str(getattr(function, "__name__", ""))
+    plain = name.removesuffix("_")
+    if plain == name or plain.endswith("_"):
+        return _WITHOUT_WRITE.get(function)
+    return next((getattr(home, plain) for home in (F, torch) if getattr(home, name, None) is function), None)
+
+
+def _make_modules(network: fx.GraphModule) -> list[str]:
+    """Replace activation functions by modules; their names."""
+    made = []
+    for node in list(network.graph.nodes):
+        if node.op not in ("call_function", "call_method") or node.target not in _MODULE_OF:
+            continue
+        kind, names = _MODULE_OF[node.target]
+        given = dict(zip(names, node.args[1:], strict=False)) | {
+            name: value for name, value in node.kwargs.items() if name in names
+        }
+        source = node.args[0] if node.args else node.kwargs["input"]
+        if any(isinstance(value, fx.Node) for value in given.values()):
+            continue
+        name = add_module(network, str(node.name), kind(**given).train(network.training))
+        with network.graph.inserting_before(node):
+            call = network.graph.call_module(name, (source,))
+        node.replace_all_uses_with(call)
+        network.graph.erase_node(node)
+        made.append(name)
+    return made
+
+
+def _settle_padding(network: nn.Module) -> None:
+    """Give convolutions that name their padding its numbers, where it is the same on both sides."""
+    module: Any
+    for module in network.modules():
+        if type(module) in _CONVOLUTIONS and isinstance(module.padding, str):
+            sides = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+            if module.padding == "valid":
+                module.padding = tuple(0 for _ in sides)
+            elif not any(side % 2 for side in sides):
+                module.padding = tuple(side // 2 for side in sides)
+
+
+# -------------------------------------------------------------------------------------------------------- fusing
+
+
+def fuse_layers(network: fx.GraphModule, chosen: Collection[str], *, is_qat: bool) -> dict[str, tuple[str, ...]]:
+    """Fuse every chosen layer with the BatchNorm and the ReLU behind it, where nothing else reads what is between.
+
+    A ReLU6 stays where it is; but the layer before it is fused with a ReLU, so that no integers are spent on negative
+    values.
+
+    Args:
+        network: as `graph_of` gives it; changed. In train mode for quantization-aware training.
+        chosen: names of the layers that are to be computed in integers, each called once.
+        is_qat: whether BatchNorm stays a module that can be trained, inside the fused one.
+
+    Returns:
+        The names that went into each fused layer, by the layer's name.
+    """
+    calls = Counter(str(node.target) for node in network.graph.nodes if node.op == "call_module")
+    fused = {}
+    for node in list(network.graph.nodes):
+        if node.op != "call_module" or node.target not in chosen:
+            continue
+        behind = [one for one in _fusable_behind(network, node, is_qat) if calls[str(one.target)] == 1]
+        gone = _fuse(network, node, behind, is_qat)
+        if gone:
+            fused[str(node.target)] = gone
+    network.recompile()
+    return fused
+
+
+def _fusable_behind(network: fx.GraphModule, node: fx.Node, is_qat: bool) -> list[fx.Node]:
+    """The BatchNorm and the activation right behind ``node``, as far as they are there."""
+    behind = []
+    reader = _sole_reader(node)
+    if reader is not None and _takes_norm(network, node, reader, is_qat):
+        behind.append(reader)
+        reader = _sole_reader(reader)
+    if reader is not None and type(module_of(network, reader)) in (nn.ReLU, nn.ReLU6):
+        behind.append(reader)
+    return behind
+
+
+def _sole_reader(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _takes_norm(network: fx.GraphModule, node: fx.Node, reader: fx.Node, is_qat: bool) -> bool:
+    """Whether ``reader`` is a BatchNorm that can be fused into the layer that ``node`` calls."""
+    layer: Any = module_of(network, node)
+    norm: Any = module_of(network, reader)
+    if type(norm) is not _NORM_OF[type(layer)] or norm.running_mean is None or (is_qat and not norm.affine):
+        return False
+    if isinstance(layer, nn.Linear):
+        return node.meta.get("dims") == 2  # else BatchNorm's channels lie on another axis
+    return type(layer) in _CONVOLUTIONS or (not is_qat and layer.groups == 1)
+
+
+def _fuse(network: fx.GraphModule, node: fx.Node, behind: list[fx.Node], is_qat: bool) -> tuple[str, ...]:
+    """Let the module of ``node`` do what those of ``behind`` do, as far as torch.ao can; the names that are gone."""
+    fused: Any = module_of(network, node)
+    modules: list[Any] = [module_of(network, one) for one in behind]
+    kinds = [nn.ReLU if type(one) is nn.ReLU6 else type(one) for one in modules]
+    gone: list[str] = []
+    while modules:
+        count = next((n for n in (len(modules), 1) if _fuser(type(fused), *kinds[:n])), 0)
+        if count == 0:
+            break
+        keeps_relu6 = type(modules[count - 1]) is nn.ReLU6
+        taken = [nn.ReLU().train(one.training) if type(one) is nn.ReLU6 else one for one in modules[:count]]
+        fused = _fuser(type(fused), *kinds[:count])(is_qat, fused, *taken)
+        if keeps_relu6 and not is_qat:
+            fused[-1] = nn.ReLU6()  # calibration then sees no value over 6, where the integers need none
+        for one in behind[: count - keeps_relu6]:
+            gone.append(str(one.target))
+            one.replace_all_uses_with(node)
+            network.graph.erase_node(one)
+            network.delete_submodule(str(one.target))
+        modules, kinds, behind = modules[count:], kinds[count:], behind[count:]
+    network.set_submodule(str(node.target), fused)
+    return tuple(gone)
+
+
+def _fuser(*kinds: type[nn.Module]) -> Any:
+    """torch.ao's function that fuses modules of these classes; None where it has none."""
+    try:
+        return require("get_fuser_method")(kinds)
+    except AssertionError:
+        return None

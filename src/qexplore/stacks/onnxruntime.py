@@ -1,0 +1,279 @@
+"""Quantization of ONNX files by onnxruntime: dynamic and static."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qexplore._onnx import LOWEST_OPSET, OnnxModel, as_onnx, save_onnx, tensors_of
+from qexplore._optional import import_optional
+from qexplore.errors import ExportError, WorkflowError
+from qexplore.stacks.base import Converted, Data, Settings
+from qexplore.stacks.exported_modules import calls_of, float_modules
+from qexplore.stacks.onnxruntime_strategy import Owner, owners_of, read_strategy
+
+_CALIBRATION = {"minmax": "MinMax", "moving_average": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+_CHOICES = f"{', '.join(map(repr, _CALIBRATION))}, a CalibrationMethod of onnxruntime.quantization, or None"
+_SEVEN_BITS = (
+    "weights have 7 bits: this processor has no VNNI instructions, and without them onnxruntime's sums of 8-bit "
+    "products can overflow"
+)
+
+
+def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
+    """Write ``network`` to an ONNX file, quantize that with onnxruntime, and run it there.
+
+    Args:
+        network: on CPU and in eval mode; it stays as it is.
+        settings: how.
+        data: what may be shown to the network.
+
+    Raises:
+        WorkflowError: settings that onnxruntime does not have, or a network of which nothing can be quantized.
+        TraceError: the network cannot be taken apart.
+        ExportError: an operator of it has no ONNX form.
+        SelectionError: the predicate selects nothing.
+        MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    check(settings)
+    calibration = _calibration(settings)
+    kept_float = float_modules(network, settings, lambda name: name)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        program = as_onnx(copy.deepcopy(network), data.example, opset=LOWEST_OPSET)
+        nodes = list(program.exported_program.graph.nodes)
+        save_onnx(program, folder / "network.onnx")
+        onnx, ready = _package("onnx"), folder / "ready.onnx"
+        with _silence():
+            _package("onnxruntime.quantization").quant_pre_process(folder / "network.onnx", ready)
+        modules = dict(network.named_modules())
+        owners = owners_of(onnx.load(ready).graph, nodes, modules)
+        path = folder / "quantized.onnx"
+        _write(ready, path, settings, data, calibration, _excluded(owners, kept_float, settings))
+        strategy = read_strategy(onnx.load(path).graph, owners, modules, calls_of(nodes), settings, kept_float)
+        if not any(row.is_quantized for row in strategy):
+            raise WorkflowError(_nothing_quantized(network, settings))
+        model = OnnxModel(path, threads=torch.get_num_threads())
+        content = path.read_bytes()
+    return Converted(
+        model=model,
+        strategy=strategy,
+        save=lambda target: _save(content, target),
+        notes=(_SEVEN_BITS,) if _can_overflow() else (),
+    )
+
+
+def _nothing_quantized(network: nn.Module, settings: Settings) -> str:
+    chosen = "" if settings.modules is None else f" that {settings.modules} chooses"
+    return (
+        f'stack="onnxruntime", method="{settings.method}" finds nothing in {type(network).__name__} that it can '
+        f"quantize{chosen}: use another method, predicate or stack"
+    )
+
+
+def load(path: Path, network: nn.Module | None, settings: Settings) -> nn.Module:
+    """Run a quantized network that `Converted.save` has written; the file holds all of it.
+
+    Args:
+        path: of the file.
+        network: not needed.
+        settings: not needed.
+
+    Raises:
+        WorkflowError: no such file, or one that onnxruntime cannot run.
+        MissingPackageError: onnxruntime is not installed.
+    """
+    try:
+        return OnnxModel(path, threads=torch.get_num_threads())
+    except ExportError as error:
+        raise WorkflowError(f"'{path}' must be a file written by a result's save(): {error}") from error
+
+
+def check(settings: Settings) -> None:
+    """Raise what onnxruntime cannot do.
+
+    Raises:
+        WorkflowError: with the settings that it can have.
+    """
+    if settings.method == "qat":
+        raise WorkflowError(
+            'stack="onnxruntime" cannot train: method must be "dynamic" or "static", got "qat". Train with stack="fx", '
+            '"eager" or "pt2e", or fine-tune a quantized model (qexplore.fine_tune) and write it with export_onnx'
+        )
+    if settings.engine is not None:
+        raise WorkflowError(
+            f'engine of stack="onnxruntime" must be None, for it has kernels of its own, got {settings.engine!r}'
+        )
+    if settings.linear_num_bits != 8:
+        raise WorkflowError(
+            f'linear_num_bits of stack="onnxruntime" must be 8, got {settings.linear_num_bits}: use stack="fx"'
+        )
+    if settings.weight_observer not in (None, "minmax"):
+        raise WorkflowError(
+            'weight_observer of stack="onnxruntime" must be None or "minmax", for it takes the range of weights as it '
+            f"is, got {settings.weight_observer!r}"
+        )
+    if settings.method == "dynamic":
+        _check_dynamic(settings)
+
+
+def _check_dynamic(settings: Settings) -> None:
+    if settings.activation_observer is not None:
+        raise WorkflowError(
+            "activation_observer must be None in dynamic quantization, where ranges of activations are taken at run "
+            f"time, got {settings.activation_observer!r}: leave it out, or quantize statically"
+        )
+    if settings.activations == "symmetric":
+        raise WorkflowError(
+            "the dynamic kernels of onnxruntime choose a zero point at run time, so activations must be "
+            '"affine", got "symmetric": quantize statically, or use stack="pt2e"'
+        )
+
+
+def _package(name: str) -> Any:
+    with _silence():
+        return import_optional(name, extra="onnx", purpose='the stack "onnxruntime"')
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what onnxruntime prints, logs and warns of along the way from the user."""
+    before = logging.root.manager.disable
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            logging.disable(logging.ERROR)
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _excluded(owners: dict[str, Owner], kept_float: frozenset[str], settings: Settings) -> list[str]:
+    """Names of ONNX nodes that stay float. A predicate chooses modules, and a function is none."""
+    if settings.modules is None:
+        return []
+    return [node for node, owner in owners.items() if not owner.is_module or owner.name in kept_float]
+
+
+def _write(
+    ready: Path,
+    path: Path,
+    settings: Settings,
+    data: Data,
+    calibration: tuple[Any, dict[str, Any]],
+    excluded: list[str],
+) -> None:
+    quantization = _package("onnxruntime.quantization")
+    common = {
+        "per_channel": settings.weight_granularity == "channel",
+        "reduce_range": _can_overflow(),
+        "weight_type": quantization.QuantType.QInt8,
+        "nodes_to_exclude": excluded,
+    }
+    method, options = calibration
+    reader = None if settings.method == "dynamic" else _recorded(ready, data)
+    if reader is not None and method is not quantization.CalibrationMethod.MinMax:
+        reader.even_out()
+    is_symmetric = settings.activations == "symmetric"
+    try:
+        with _silence():
+            if reader is None:
+                quantization.quantize_dynamic(ready, path, **common)
+                return
+            quantization.quantize_static(
+                ready,
+                path,
+                reader,
+                quant_format=quantization.QuantFormat.QDQ,
+                # Symmetric integers have the zero point 0, which only signed ones can.
+                activation_type=quantization.QuantType.QInt8 if is_symmetric else quantization.QuantType.QUInt8,
+                calibrate_method=method,
+                extra_options={"ActivationSymmetric": is_symmetric, **options},
+                **common,
+            )
+    except Exception as error:
+        # Its exceptions have no common base.
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WorkflowError(
+            f"onnxruntime cannot quantize the network: {reason}. Leave the part in question out with modules=, or use "
+            'stack="fx" or "pt2e"'
+        ) from error
+
+
+def _calibration(settings: Settings) -> tuple[Any, dict[str, Any]]:
+    """The method by which onnxruntime finds ranges, and its options.
+
+    Raises:
+        WorkflowError: an observer that onnxruntime does not have.
+    """
+    quantization = _package("onnxruntime.quantization")
+    given = "minmax" if settings.activation_observer is None else settings.activation_observer
+    if isinstance(given, quantization.CalibrationMethod):
+        return given, {}
+    if not isinstance(given, str) or given not in _CALIBRATION:
+        raise WorkflowError(f'activation_observer of stack="onnxruntime" must be {_CHOICES}, got {given!r}')
+    method = getattr(quantization.CalibrationMethod, _CALIBRATION[given])
+    return method, {"CalibMovingAverage": True} if given == "moving_average" else {}
+
+
+def _can_overflow() -> bool:
+    """Whether 8-bit weights times 8-bit activations can overflow in onnxruntime's kernels for this processor."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    has_vnni = known.get("avx512_vnni", False) or known.get("avx_vnni", False)
+    return bool(known.get("architecture", "x86_64") == "x86_64" and not has_vnni)
+
+
+def _recorded(ready: Path, data: Data) -> _Recorder:
+    if data.calibrate is None:
+        raise WorkflowError("static quantization needs calibration data, got none")
+    inputs = _package("onnx").load(ready, load_external_data=False).graph.input
+    recorder = _Recorder([one.name for one in inputs])
+    data.calibrate(recorder)
+    return recorder
+
+
+class _Recorder(nn.Module):
+    """Stands in for a prepared network, and then reads out what it was shown, as onnxruntime asks for it."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self._names = names
+        self._batches: list[dict[str, Any]] = []
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """Take the tensors of a batch down."""
+        named: dict[str, Tensor] = {name: value for name, value in kwargs.items() if name in self._names}
+        others = [name for name in self._names if name not in named]
+        named |= zip(others, tensors_of(args), strict=True)
+        self._batches.append({name: value.detach().cpu().numpy().copy() for name, value in named.items()})
+
+    def even_out(self) -> None:
+        """Cut batches to one size, for onnxruntime's histograms cannot take two; those without a common size stay."""
+        sizes = [{len(value) for value in batch.values() if value.ndim} for batch in self._batches]
+        if any(len(one) != 1 for one in sizes):
+            return
+        size = math.gcd(*(next(iter(one)) for one in sizes))
+        self._batches = [
+            {name: value[start : start + size] if value.ndim else value for name, value in batch.items()}
+            for batch, (length,) in zip(self._batches, sizes, strict=True)
+            for start in range(0, length, size)
+        ]
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next batch; None after the last."""
+        return self._batches.pop(0) if self._batches else None
+
+
+def _save(content: bytes, path: Path) -> None:
+    path.write_bytes(content)

@@ -1,0 +1,173 @@
+"""Quantization of exported graphs by torchao (PT2E): dynamic, static, and quantization-aware training."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from qexplore._random import isolated
+from qexplore.errors import TraceError, WorkflowError
+from qexplore.preparation import give_own_modules
+from qexplore.stacks import pt2e_graph as graphs
+from qexplore.stacks.base import Converted, Data, Settings
+from qexplore.stacks.exported_modules import calls_of, float_modules
+from qexplore.stacks.pt2e_quantizer import Quantizer, check, quiet, torchao
+from qexplore.stacks.pt2e_strategy import read_strategy
+
+
+def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
+    """Quantize a copy of ``network`` with torchao's quantizer for x86 processors.
+
+    What comes back is a graph of float operators between quantize and dequantize nodes: its results are those of
+    integer kernels, and its weights are stored as integers.
+
+    Args:
+        network: on CPU and in eval mode; it stays as it is.
+        settings: how.
+        data: what may be shown to the network.
+
+    Raises:
+        WorkflowError: settings that torchao's quantizer cannot have, or a network of which nothing can be quantized.
+        TraceError: ``torch.export`` cannot take the network apart for every batch size.
+        SelectionError: the predicate selects nothing.
+        MissingPackageError: torchao is not installed.
+    """
+    check(settings)
+    torchao()
+    with isolated(torch.device("cpu")):  # torchao draws random numbers for the patterns that it looks for
+        return _quantized(network, settings, data)
+
+
+def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
+    own, changed, notes = _own_modules(network, data)
+    kept_float = float_modules(own, settings, _original_names(changed))
+    names = graphs.argument_names(network)
+    with quiet():
+        exported = graphs.export(own, data.example)
+    calls = calls_of(exported.graph.nodes)
+    prepared = _prepared(exported, own, settings, Quantizer(settings, kept_float))
+    if settings.method == "qat":
+        num_folded = _train(prepared, names, data)
+        notes += (f"{num_folded} BatchNorm folded into convolutions after training",) if num_folded else ()
+    else:
+        _calibrate(graphs.ExportedNetwork(prepared, names), settings, data)
+    converted = _converted(prepared)
+    strategy = read_strategy(converted, own, calls, settings, kept_float)
+    if not any(row.is_quantized for row in strategy):
+        raise WorkflowError(_nothing_quantized(network, settings))
+    return Converted(
+        model=graphs.ExportedNetwork(converted, names),
+        strategy=strategy,
+        save=functools.partial(_save, converted, data.example),
+        notes=notes,
+    )
+
+
+def load(path: Path, network: nn.Module | None, settings: Settings) -> nn.Module:
+    """Read a quantized network that `Converted.save` has written; the file holds all of it.
+
+    Args:
+        path: of the file.
+        network: the float network, for the names of its arguments; None takes them by position alone.
+        settings: not needed.
+
+    Raises:
+        WorkflowError: no such file, or one that holds something else.
+        MissingPackageError: torchao is not installed.
+    """
+    torchao()  # brings the operators that the file names
+    with quiet():
+        names = () if network is None else graphs.argument_names(network)
+        return graphs.ExportedNetwork(graphs.load(path), names)
+
+
+def _own_modules(network: nn.Module, data: Data) -> tuple[nn.Module, dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """A copy in which every call has its own module, which torchao's patterns ask for; what changed; and a note."""
+    try:
+        report = give_own_modules(network, data.example)
+    except TraceError:
+        # torch.export takes more networks apart than torch.fx does.
+        return copy.deepcopy(network), {}, ()
+    changed = dict(report.changed)
+    if not changed:
+        return report.network, changed, ()
+    if isinstance(report.network, fx.GraphModule):
+        for node in report.network.graph.nodes:
+            node.meta.pop("nn_module_stack", None)  # torch.export would believe the former names in it
+    listed = ", ".join(changed)
+    return report.network, changed, (f"every call of {listed} has a module of its own, or torchao would stop",)
+
+
+def _original_names(changed: dict[str, tuple[str, ...]]) -> Callable[[str], str]:
+    names = {other: name for name, others in changed.items() for other in others}
+    return lambda name: names.get(name, name)
+
+
+def _prepared(exported: fx.GraphModule, own: nn.Module, settings: Settings, quantizer: Quantizer) -> fx.GraphModule:
+    quantize_pt2e = torchao(".quantize_pt2e")
+    try:
+        with quiet():
+            if settings.method != "qat":
+                return quantize_pt2e.prepare_pt2e(exported, quantizer)  # type: ignore[no-any-return]
+            graphs.switch_training(exported, True)
+            prepared = quantize_pt2e.prepare_qat_pt2e(exported, quantizer)
+            graphs.restore_batchnorm(prepared, own)
+            return prepared  # type: ignore[no-any-return]
+    except (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise WorkflowError(
+            f"torchao cannot prepare {type(own).__name__}: {str(error).strip() or type(error).__name__}. A convolution "
+            "that is called twice is one reason, an addition in place another: give each its own, write x = x + y, "
+            'leave it out with modules=, or use stack="fx"'
+        ) from error
+
+
+def _calibrate(prepared: nn.Module, settings: Settings, data: Data) -> None:
+    if settings.method == "dynamic":
+        with torch.no_grad():
+            prepared(*data.example)  # observers of weights see them in a forward
+    elif data.calibrate is None:
+        raise WorkflowError("static quantization needs calibration data, got none")
+    else:
+        data.calibrate(prepared)
+
+
+def _train(prepared: fx.GraphModule, names: tuple[str, ...], data: Data) -> int:
+    """Train a prepared graph, then make it ready for conversion; returns how many BatchNorm were folded."""
+    trainable = graphs.TrainableExport(prepared, names)
+
+    def freeze() -> None:
+        prepared.apply(torchao().disable_observer)
+        trainable.fix_statistics()
+
+    if data.train is None:
+        raise WorkflowError("quantization-aware training needs training data, got none")
+    data.train(trainable, freeze)
+    graphs.switch_training(prepared, False)
+    return graphs.fold_batchnorm(prepared)
+
+
+def _converted(prepared: fx.GraphModule) -> fx.GraphModule:
+    with quiet(), torch.no_grad():
+        converted: fx.GraphModule = torchao(".quantize_pt2e").convert_pt2e(prepared)
+        graphs.drop_unused(converted)
+    return converted
+
+
+def _save(converted: fx.GraphModule, example: tuple[Any, ...], path: Path) -> None:
+    with quiet():
+        graphs.save(converted, example, path)
+
+
+def _nothing_quantized(network: nn.Module, settings: Settings) -> str:
+    kinds = "Linear layers" if settings.method == "dynamic" else "Conv1d, Conv2d and Linear layers"
+    chosen = "" if settings.modules is None else f" that {settings.modules} chooses"
+    return (
+        f'stack="pt2e", method="{settings.method}" quantizes {kinds}, of which {type(network).__name__} has '
+        f'none{chosen}: use stack="fx" or "eager", or another method or predicate'
+    )

@@ -1,0 +1,221 @@
+"""What torchao is told: widths, observers, and which operators of an exported graph are quantized."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from qexplore._optional import import_optional
+from qexplore.errors import WorkflowError
+from qexplore.stacks.base import Settings
+from qexplore.stacks.exported_modules import innermost
+
+ENGINES = ("x86", "onednn")
+_PACKAGE = "torchao.quantization.pt2e"
+_OBSERVERS = {
+    # per tensor, per channel
+    "minmax": ("MinMaxObserver", "PerChannelMinMaxObserver"),
+    "moving_average": ("MovingAverageMinMaxObserver", "MovingAveragePerChannelMinMaxObserver"),
+    "histogram": ("HistogramObserver", None),
+}
+_CHOICES = (
+    ", ".join(f'"{name}"' for name in _OBSERVERS)
+    + f", an observer class of {_PACKAGE}, or a factory of one such as MinMaxObserver.with_args(...)"
+)
+_SMALLEST_SCALE = 2**-12
+_LEFT_BEHIND = (torch.ops.aten.linear.default, torch.ops.aten.conv1d.default)
+"""Operators that torchao's quantizer can annotate, but does not find where no module of their own calls them."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what torch and torchao warn of, and log, about their own code."""
+    before = logging.root.manager.disable
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)
+            yield
+    finally:
+        logging.disable(before)
+
+
+def torchao(name: str = "") -> Any:
+    """The module ``name`` of torchao's PT2E part.
+
+    Raises:
+        MissingPackageError: torchao is not installed.
+    """
+    with quiet():
+        return import_optional(f"{_PACKAGE}{name}", extra="pt2e", purpose='the stack "pt2e"')
+
+
+class Quantizer:
+    """torchao's X86InductorQuantizer with the settings of a workflow, and the operators that it leaves behind.
+
+    Args:
+        settings: of the workflow.
+        float_modules: names of modules that stay float.
+
+    Raises:
+        WorkflowError: settings that torchao's quantizer cannot have.
+    """
+
+    def __init__(self, settings: Settings, float_modules: frozenset[str]) -> None:
+        check(settings)
+        self._config = _configuration(settings)
+        self._float_modules = float_modules
+        self._targets = _LEFT_BEHIND if settings.method != "dynamic" else _LEFT_BEHIND[:1]
+        self._x86 = torchao(".quantizer.x86_inductor_quantizer").X86InductorQuantizer()
+        for name in float_modules:
+            self._x86.set_module_name_qconfig(name, None)
+        if settings.method == "dynamic":
+            self._x86.set_module_type_qconfig(nn.Linear, self._config)
+            return
+        if settings.modules is not None:
+            # A predicate chooses modules, and a product is none.
+            self._x86.set_function_type_qconfig(torch.mul, None)
+        self._x86.set_global(self._config)
+
+    def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
+        """Asked by torchao before `annotate`: nothing to change."""
+        return model
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        """Mark what is quantized, and how."""
+        self._x86.annotate(model)
+        for node in model.graph.nodes:
+            if node.target in self._targets and not _is_annotated(node):
+                self._annotate(node)
+        return model
+
+    def _annotate(self, node: fx.Node) -> None:
+        if innermost(node) in self._float_modules:
+            return
+        # Both have a weight and may have a bias in the same places.
+        self._x86._annotate_conv_node_helper(node, True, self._config)
+
+    def validate(self, model: fx.GraphModule) -> None:
+        """Asked by torchao after `annotate`: everything was checked before."""
+
+    def prepare_obs_or_fq_callback(self, model: fx.GraphModule, observers: Any) -> None:
+        """Asked by torchao before it inserts observers: they stay as they are."""
+
+
+def _is_annotated(node: fx.Node) -> bool:
+    annotation = node.meta.get("quantization_annotation")
+    return annotation is not None and annotation._annotated
+
+
+def check(settings: Settings) -> None:
+    """Raise what torchao's quantizer cannot do.
+
+    Raises:
+        WorkflowError: with the settings that it can have.
+    """
+    if settings.engine not in (None, *ENGINES):
+        raise WorkflowError(
+            f'engine of stack="pt2e" must be None, {" or ".join(map(repr, ENGINES))}, for torchao quantizes for '
+            f'x86 processors, got {settings.engine!r}: use stack="fx" or "eager" with that engine'
+        )
+    if settings.linear_num_bits != 8:
+        raise WorkflowError(
+            f'linear_num_bits of stack="pt2e" must be 8, got {settings.linear_num_bits}: torchao\'s quantizer does not '
+            'pack weights. Use stack="fx"'
+        )
+    if settings.method == "dynamic" and settings.activation_observer is not None:
+        raise WorkflowError(
+            "activation_observer must be None in dynamic quantization, where ranges of activations are taken at run "
+            f"time, got {settings.activation_observer!r}: leave it out, or quantize statically"
+        )
+
+
+def _configuration(settings: Settings) -> Any:
+    quantizer = torchao(".quantizer")
+    activation = _activation(settings)
+    weight = _weight(settings)
+    return quantizer.QuantizationConfig(activation, activation, weight, None, settings.method == "qat")
+
+
+def _activation(settings: Settings) -> Any:
+    # Symmetric integers have the zero point 0, which only signed ones can.
+    is_symmetric = settings.activations == "symmetric"
+    format = {
+        "dtype": torch.int8 if is_symmetric else torch.uint8,
+        "quant_min": -128 if is_symmetric else 0,
+        "quant_max": 127 if is_symmetric else 255,
+        "qscheme": torch.per_tensor_symmetric if is_symmetric else torch.per_tensor_affine,
+    }
+    if settings.method == "dynamic":
+        constructor = torchao().PlaceholderObserver.with_args(eps=_SMALLEST_SCALE)
+    else:
+        default = "moving_average" if settings.method == "qat" else "histogram"
+        constructor = _constructor("activation_observer", settings, default, format)
+    return _spec(format, constructor, is_dynamic=settings.method == "dynamic")
+
+
+def _weight(settings: Settings) -> Any:
+    is_per_channel = settings.weight_granularity == "channel"
+    format: dict[str, Any] = {
+        "dtype": torch.int8,
+        "quant_min": -128,
+        "quant_max": 127,
+        "qscheme": torch.per_channel_symmetric if is_per_channel else torch.per_tensor_symmetric,
+    }
+    if is_per_channel:
+        format["ch_axis"] = 0
+    default = "moving_average" if settings.method == "qat" else "minmax"
+    return _spec(format, _constructor("weight_observer", settings, default, format), is_dynamic=False)
+
+
+def _spec(format: dict[str, Any], constructor: Any, *, is_dynamic: bool) -> Any:
+    return torchao(".quantizer").QuantizationSpec(
+        **format, is_dynamic=is_dynamic, observer_or_fake_quant_ctr=constructor
+    )
+
+
+def _constructor(which: str, settings: Settings, default: str, format: dict[str, Any]) -> Any:
+    """What torchao builds an observer with, or a fake quantizer for QAT; tried once, so that mistakes show here."""
+    pt2e = torchao()
+    given = getattr(settings, which)
+    constructor = _named(which, default if given is None else given, is_per_channel="ch_axis" in format)
+    if isinstance(constructor, nn.Module) or not hasattr(constructor, "with_args"):
+        raise WorkflowError(f"{which} must be {_CHOICES}, got {given!r}")
+    try:
+        built = constructor.with_args(**format)()
+    except (AssertionError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        raise WorkflowError(f"{which}={given!r} cannot be built for {format}: {error}") from error
+    if settings.method == "qat" and isinstance(built, pt2e.FakeQuantizeBase):
+        return constructor
+    if not isinstance(built, pt2e.ObserverBase):
+        raise WorkflowError(f"{which} must be {_CHOICES}, got {given!r}, which gives a {type(built).__name__}")
+    return _fake_quantizing(constructor, built) if settings.method == "qat" else constructor
+
+
+def _named(which: str, given: Any, *, is_per_channel: bool) -> Any:
+    """An observer of torchao by name, with the smallest scale that torchao's own configurations have."""
+    if not isinstance(given, str):
+        return given
+    if given not in _OBSERVERS:
+        raise WorkflowError(f"{which} must be {_CHOICES}, got {given!r}")
+    name = _OBSERVERS[given][is_per_channel]
+    if name is None:
+        raise WorkflowError(
+            f'{which}="{given}" has no per-channel form in torchao: use "minmax", or weight_granularity="tensor"'
+        )
+    return getattr(torchao(), name).with_args(eps=_SMALLEST_SCALE)
+
+
+def _fake_quantizing(constructor: Any, built: Any) -> Any:
+    pt2e = torchao()
+    averages = (pt2e.MovingAverageMinMaxObserver, pt2e.MovingAveragePerChannelMinMaxObserver)
+    # One kernel observes and rounds, but in symmetric ranges on another grid than conversion does.
+    fused = isinstance(built, averages) and built.qscheme == torch.per_tensor_affine
+    kind = pt2e.FusedMovingAvgObsFakeQuantize if fused else pt2e.FakeQuantize
+    return kind.with_args(observer=constructor)

@@ -1,0 +1,259 @@
+"""Files of networks that torch.ao quantized: integers and scales alone, read without running anything in the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qexplore.errors import TraceError, WorkflowError
+from qexplore.predicates import Predicate
+from qexplore.stacks.base import Settings
+from qexplore.stacks.torch_ao import has, quiet, require
+
+_FORMAT = "qexplore quantized network"
+_VERSION = 1
+_INTEGERS = "integers"
+_OFFSET = "offset"
+_ALIGNMENT = 8
+
+
+class ChosenModules(Predicate):
+    """The modules of these names; a predicate that a file can hold.
+
+    Args:
+        names: qualified names.
+        description: how it is shown.
+    """
+
+    def __init__(self, names: Iterable[str], description: str = "chosen modules") -> None:
+        self.names = frozenset(names)
+        super().__init__(lambda name, module: name in self.names, description)
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """What a file holds.
+
+    Attributes:
+        settings: how the network was quantized; observers are left out, for ranges are settled.
+        structure: the stack's own text about the network's structure.
+        state: what `load_state` gives to it.
+    """
+
+    settings: Settings
+    structure: str
+    state: dict[str, Any]
+
+
+def write_state(path: Path, model: nn.Module, settings: Settings, *, structure: str = "") -> None:
+    """Write the state of ``model``, quantized with ``settings``, whose ``modules`` are None or `ChosenModules`.
+
+    Args:
+        path: the file.
+        model: converted.
+        settings: what was asked for.
+        structure: a text that the stack's ``load`` finds again, such as a fingerprint of the structure.
+    """
+    modules = settings.modules
+    assert modules is None or isinstance(modules, ChosenModules)
+    plain = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    plain["modules"] = None if modules is None else sorted(modules.names)
+    plain["activation_observer"] = plain["weight_observer"] = None
+    writer = _Writer()
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "settings": plain,
+        "structure": structure,
+        "state": writer.encode(_without_recurrent(model)),
+        "attributes": writer.encode(_attributes(model)),
+        "recurrent": {name: writer.encode(_recurrent_state(module)) for name, module in _recurrent_modules(model)},
+    }
+    torch.save({**content, "bytes": writer.joined()}, path)
+
+
+def describe_arguments(example: tuple[Any, ...]) -> list[Any]:
+    """Shape and dtype of tensors, other arguments themselves; plain values, for a file."""
+    return [
+        {"shape": list(one.shape), "dtype": str(one.dtype).removeprefix("torch.")} if isinstance(one, Tensor) else one
+        for one in example
+    ]
+
+
+def zero_arguments(described: list[Any]) -> tuple[Any, ...]:
+    """Arguments as `describe_arguments` tells, with tensors of zeros."""
+    return tuple(
+        torch.zeros(one["shape"], dtype=getattr(torch, one["dtype"])) if isinstance(one, dict) else one
+        for one in described
+    )
+
+
+def read_state(path: Path) -> SavedNetwork:
+    """What `write_state` wrote.
+
+    Raises:
+        WorkflowError: the file holds something else, or was written by a newer version.
+    """
+    try:
+        content = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise WorkflowError(f"'{path}' is no file of a quantized network: {type(error).__name__}: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise WorkflowError(f"'{path}' is no file of a quantized network: it was not written by result.save(path)")
+    if content["version"] != _VERSION:
+        raise WorkflowError(
+            f"'{path}' is of version {content['version']}, and this qexplore reads version {_VERSION}: update qexplore"
+        )
+    names = content["settings"].pop("modules")
+    settings = Settings(**content["settings"], modules=None if names is None else ChosenModules(names))
+    state = {name: _decoded(content[name], content["bytes"]) for name in ("state", "attributes", "recurrent")}
+    return SavedNetwork(settings, content["structure"], state)
+
+
+@contextmanager
+def rebuilding(network: nn.Module) -> Iterator[None]:
+    """Tell in a sentence what fails while a file's network is built anew from ``network``, a wrong one for instance.
+
+    Raises:
+        WorkflowError: whatever failed, unless it has a sentence of its own.
+        TraceError: ``network`` cannot be traced.
+    """
+    try:
+        yield
+    except (TraceError, WorkflowError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
+        raise WorkflowError(
+            f"the file is of another network than the {type(network).__name__} given ({' '.join(reason.split())}): "
+            "load it with the network that was quantized"
+        ) from error
+
+
+def load_state(model: nn.Module, saved: SavedNetwork) -> None:
+    """Give the state in ``saved`` to ``model``, which was built with its settings from the same float network.
+
+    Raises:
+        Exception: ``model`` is of another structure; `rebuilding` makes a sentence of it.
+    """
+    for name, module in _recurrent_modules(model):
+        given = saved.state["recurrent"][name]
+        is_cell = isinstance(module, _cells())
+        module.set_weight_bias({"weight": given, "bias": given} if is_cell else given)
+    state = model.state_dict()  # with the packed parameters of recurrent layers, which have just been set
+    missing = [name for name, value in state.items() if not isinstance(value, torch.ScriptObject)]
+    for name in missing:
+        del state[name]
+    state.update(saved.state["state"])
+    model.load_state_dict(state)
+    for name, value in saved.state["attributes"].items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, value)
+
+
+def _recurrent_modules(model: nn.Module) -> list[tuple[str, Any]]:
+    if not has("nnqd"):
+        return []
+    kinds = (require("nnqd").LSTM, require("nnqd").GRU, *_cells())
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def _cells() -> tuple[type[nn.Module], ...]:
+    return tuple(getattr(require("nnqd"), f"{kind}Cell") for kind in ("LSTM", "GRU", "RNN"))
+
+
+def _recurrent_state(module: Any) -> dict[str, Any]:
+    return {**module.get_weight(), **module.get_bias()}
+
+
+def _without_recurrent(model: nn.Module) -> dict[str, Any]:
+    # What these hold cannot be read without trusting the file.
+    return {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.ScriptObject)}
+
+
+def _attributes(model: nn.Module) -> dict[str, Any]:
+    """What some of torch's quantized modules, such as PReLU and ELU, keep out of their state dict."""
+    stored = model.state_dict()
+    return {
+        f"{name}.{attribute}": vars(module)[attribute]
+        for name, module in model.named_modules()
+        if type(module).__module__.startswith("torch.ao.nn.quantized")
+        for attribute in ("scale", "zero_point", "weight")
+        if isinstance(vars(module).get(attribute), (int, float, Tensor)) and f"{name}.{attribute}" not in stored
+    }
+
+
+class _Writer:
+    """Turns state into plain values, and the tensors in it into places in one row of bytes.
+
+    A file has some 300 bytes a tensor besides what the tensor holds, as much as a small layer's weights in integers.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Tensor] = []
+        self._length = 0
+
+    def encode(self, value: Any) -> Any:
+        """``value`` without tensors."""
+        if isinstance(value, dict):
+            return {name: self.encode(one) for name, one in value.items()}
+        if isinstance(value, tuple):
+            return tuple(map(self.encode, value))
+        if not isinstance(value, Tensor):
+            return value
+        return self.encode(_taken_apart(value)) if value.is_quantized else self._place(value.detach())
+
+    def _place(self, tensor: Tensor) -> dict[str, Any]:
+        place = {"shape": tuple(tensor.shape), "dtype": tensor.dtype, _OFFSET: self._length}
+        row = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+        padding = -len(row) % _ALIGNMENT
+        self._parts += [row, torch.zeros(padding, dtype=torch.uint8)]
+        self._length += len(row) + padding
+        return place
+
+    def joined(self) -> Tensor:
+        """The bytes of all tensors."""
+        return torch.cat(self._parts) if self._parts else torch.empty(0, dtype=torch.uint8)
+
+
+def _taken_apart(tensor: Tensor) -> dict[str, Any]:
+    tensor = tensor.detach()
+    integers = tensor.int_repr()
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return {_INTEGERS: integers, "scale": tensor.q_scale(), "zero_point": tensor.q_zero_point()}
+    scales, zero_points = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+    return {
+        _INTEGERS: integers,
+        # Observers compute in float32; torch keeps float64 and int64, 16 bytes a channel.
+        "scale": scales.float() if bool((scales.float().double() == scales).all()) else scales,
+        "zero_point": zero_points.to(torch.int32) if bool(zero_points.any()) else None,
+        "axis": tensor.q_per_channel_axis(),
+    }
+
+
+def _decoded(value: Any, row: Tensor) -> Any:
+    if isinstance(value, dict) and _OFFSET in value:
+        count = math.prod(value["shape"]) * value["dtype"].itemsize
+        part = row[value[_OFFSET] : value[_OFFSET] + count]
+        return part.view(value["dtype"]).reshape(value["shape"]).clone()
+    if isinstance(value, dict):
+        decoded = {name: _decoded(one, row) for name, one in value.items()}
+        return _put_together(decoded) if _INTEGERS in decoded else decoded
+    return tuple(_decoded(one, row) for one in value) if isinstance(value, tuple) else value
+
+
+def _put_together(stored: dict[str, Any]) -> Tensor:
+    integers, scale, zero_point = stored[_INTEGERS], stored["scale"], stored["zero_point"]
+    with quiet():
+        if "axis" not in stored:
+            return torch._make_per_tensor_quantized_tensor(integers, scale, zero_point)
+        zero_points = torch.zeros(len(scale), dtype=torch.int64) if zero_point is None else zero_point.long()
+        return torch._make_per_channel_quantized_tensor(integers, scale.double(), zero_points, stored["axis"])

@@ -1,0 +1,300 @@
+"""Quantization-aware training of a point of a front."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from qexplore._table import text_table
+from qexplore.errors import EvaluationError, WorkflowError
+from qexplore.evaluation import DirectEvaluator
+from qexplore.front import score_text
+from qexplore.metrics import as_metric, top1_accuracy
+from qexplore.model import Loader, QuantizedModel, Unpack, require_wrapped
+from qexplore.training.loop import (
+    EpochRecord,
+    Loss,
+    MakeOptimizer,
+    best_epoch,
+    check_training,
+    default_optimizer,
+    is_number,
+    on_device,
+    require_own,
+    train,
+    training_device,
+)
+from qexplore.training.step_sizes import TrainedRanges, trained_ranges
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What fine-tuning did; ``print`` shows it.
+
+    Attributes:
+        num_bits: codes of the choices that were trained, in the order of the model's points.
+        epochs: a record each, with the score on the validation set where there is one.
+        best_epoch: the one whose weights the model has; 0 for those before training.
+        metric_name: of all scores.
+        higher_is_better: its direction.
+        float_accuracy: of the float network before training, on the report set; None without one.
+        accuracy_before: of the point on the report set, before training.
+        accuracy_after: the same, with the weights of the best epoch.
+        learned_step_sizes: whether step sizes were learned (LSQ).
+        seconds: wall time, evaluations included.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    num_bits: tuple[int, ...]
+    epochs: tuple[EpochRecord, ...]
+    best_epoch: int
+    metric_name: str
+    higher_is_better: bool
+    float_accuracy: float | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    learned_step_sizes: bool
+    seconds: float = field(compare=False)
+    interrupted: bool = False
+
+    @property
+    def recovered(self) -> float | None:
+        """The share of what quantization had lost that training won back; None where nothing was lost or is known."""
+        if self.float_accuracy is None or self.accuracy_before is None or self.accuracy_after is None:
+            return None
+        lost = self.float_accuracy - self.accuracy_before
+        is_loss = lost > 0 if self.higher_is_better else lost < 0
+        return (self.accuracy_after - self.accuracy_before) / lost if is_loss else None
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                str(record.epoch),
+                f"{record.loss:.4f}",
+                "" if record.score is None else score_text(record.score),
+                f"{record.seconds:.1f}",
+                "kept" if record.epoch == self.best_epoch else "",
+            )
+            for record in self.epochs
+        ]
+        how = "with learned step sizes" if self.learned_step_sizes else "straight through"
+        ended = ", interrupted" if self.interrupted else ""
+        kept = "" if self.best_epoch else ", the state before training kept"
+        count = f"{len(self.epochs)} epoch{'' if len(self.epochs) == 1 else 's'}"
+        head = f"Fine-tuned {how}, {count} in {self.seconds:.1f} s{ended}{kept}"
+        table = text_table(("epoch", "loss", self.metric_name, "seconds", ""), rows, numeric=range(4))
+        return "\n".join([head, table, *self._report_lines()])
+
+    def _report_lines(self) -> list[str]:
+        if self.float_accuracy is None or self.accuracy_before is None or self.accuracy_after is None:
+            return []
+        scores = (self.float_accuracy, self.accuracy_before, self.accuracy_after)
+        line = "report set: {} float {}, before {}, after {}".format(self.metric_name, *map(score_text, scores))
+        return [line if self.recovered is None else f"{line}: {self.recovered:.0%} of the loss won back"]
+
+
+def fine_tune(
+    model: QuantizedModel,
+    point: Any,
+    train_loader: Loader,
+    loss: Loss,
+    *,
+    epochs: int = 2,
+    learning_rate: float | None = None,
+    optimizer: MakeOptimizer | None = None,
+    learn_step_sizes: bool = False,
+    step_learning_rate: float | None = None,
+    freeze_batchnorm_after: float = 0.5,
+    validation_loader: Loader | None = None,
+    report_loader: Loader | None = None,
+    metric: Any = top1_accuracy,
+    unpack: Unpack | None = None,
+    device: torch.device | str | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    progress: bool | None = None,
+    seed: int = 0,
+) -> FineTuning:
+    """Set a point's widths and train the model with them: quantization-aware training.
+
+    The network's own float weights are trained, through the quantizers: gradients pass straight through rounding and
+    stop at what is clipped. The model stays wrapped, with the weights of the best epoch; `QuantizedModel.detach` gives
+    the float network with these. Ranges of weights follow the weights: each stays the same share of its row's largest
+    magnitude that calibration gave it, at every width. Ranges of activations stay those of calibration. With learned
+    step sizes both are learned, at the widths that are trained; the other widths keep theirs.
+
+    Ctrl-C ends it with the best epoch so far, and so does an error, which passes through. Device, train/eval flags and
+    random state come back in every case.
+
+    Args:
+        model: wrapped and calibrated.
+        point: of a front, or a vector or mapping of choices as ``model.num_bits`` takes it; None for what it has.
+        train_loader: batches to train on.
+        loss: ``loss(output, target)``, one number, such as ``torch.nn.functional.cross_entropy``.
+        epochs: passes over ``train_loader``.
+        learning_rate: of AdamW, falling to zero as half a cosine; None is 0.001.
+        optimizer: ``optimizer(parameters)`` for another one; it is given the network's own parameters.
+        learn_step_sizes: learn the quantizers' step sizes too (LSQ, arXiv 1902.08153), from their present ranges on.
+        step_learning_rate: of AdamW for learned steps, relative to each step's size; None is ``learning_rate``.
+        freeze_batchnorm_after: the share of all steps after which BatchNorm layers keep the statistics that they have
+            and normalize with them; 1 for never.
+        validation_loader: data that decides which epoch is the best, by ``metric``; None takes the least loss. The
+            state before training stays where no epoch is better.
+        report_loader: data that decides nothing: accuracy before and after is measured on it.
+        metric: see `qexplore.metrics`.
+        unpack: ``unpack(batch) -> (inputs, target)``, for all loaders.
+        device: where to train; None takes a CUDA device where there is one. The report set is measured where the model
+            is.
+        on_epoch: called with each `EpochRecord`.
+        progress: show a bar on stderr; None shows it on a terminal.
+        seed: of what is drawn in training.
+
+    Raises:
+        WorkflowError: no wrapped model, nothing to train, an optimizer of other parameters, an argument out of range,
+            or a loss that is not one finite number.
+        CalibrationError: points without a range.
+        NumBitsError: ``point`` does not fit the model.
+        DataError, MetricError, EvaluationError: a loader or the metric cannot be used; said before training.
+        ModelError: the model is detached from its network.
+    """
+    require_wrapped("fine_tune", model)
+    check_training(epochs, learning_rate, optimizer, freeze_batchnorm_after)
+    _check_steps(learn_step_sizes, step_learning_rate, optimizer)
+    measure = as_metric(metric)
+    reporter = None if report_loader is None else DirectEvaluator(model, report_loader, measure, unpack=unpack)
+    start = time.perf_counter()
+    if point is not None:
+        model.num_bits = point
+    codes = tuple(int(code) for code in model.num_bits)
+    before = None if reporter is None else measured(reporter, codes)
+    sign = 1.0 if measure.higher_is_better else -1.0
+    records: list[EpochRecord] = []
+
+    def note(record: EpochRecord) -> None:
+        records.append(record)
+        if on_epoch is not None:
+            on_epoch(_in_user_direction(record, sign))
+
+    interrupted, baseline, place = False, None, training_device(device)
+    with ExitStack() as stack:
+        stack.enter_context(on_device(model, place))
+        evaluate = None
+        if validation_loader is not None:
+            judge = DirectEvaluator(model, validation_loader, measure, unpack=unpack)
+            evaluate = _Judge(judge, codes, sign)
+            baseline = evaluate()
+        ranges = stack.enter_context(trained_ranges(model, learned=learn_step_sizes))
+        try:
+            train(
+                model,
+                train_loader,
+                loss,
+                epochs=epochs,
+                optimizer=_with_steps(optimizer, ranges, learning_rate, step_learning_rate),
+                decay=optimizer is None,
+                unpack=unpack,
+                device=place,
+                on_step=ranges.update,
+                freeze=_Freeze(model),
+                freeze_after=freeze_batchnorm_after,
+                evaluate=evaluate,
+                baseline=baseline,
+                on_epoch=note,
+                progress=progress,
+                seed=seed,
+            )
+        except KeyboardInterrupt:
+            interrupted = True
+    return FineTuning(
+        num_bits=codes,
+        epochs=tuple(_in_user_direction(record, sign) for record in records),
+        best_epoch=best_epoch(records, baseline),
+        metric_name=measure.name,
+        higher_is_better=measure.higher_is_better,
+        float_accuracy=None if reporter is None else reporter.float_evaluation.score,
+        accuracy_before=before,
+        accuracy_after=None if reporter is None else measured(reporter, codes),
+        learned_step_sizes=learn_step_sizes,
+        seconds=time.perf_counter() - start,
+        interrupted=interrupted,
+    )
+
+
+def _check_steps(learn: Any, rate: Any, optimizer: Any) -> None:
+    if not isinstance(learn, bool):
+        raise WorkflowError(f"`learn_step_sizes` must be True or False, got {learn!r}")
+    if rate is None:
+        return
+    if not learn or optimizer is not None:
+        raise WorkflowError("`step_learning_rate` is for learn_step_sizes=True with the default optimizer only")
+    if not is_number(rate, 0.0, math.inf):
+        raise WorkflowError(f"`step_learning_rate` must be a number of at least 0, got {rate!r}")
+
+
+def measured(evaluator: DirectEvaluator, codes: tuple[int, ...]) -> float:
+    """The score of one candidate.
+
+    Raises:
+        EvaluationError: it could not be measured.
+    """
+    evaluation = next(evaluator.evaluate(np.array([codes])))
+    if not evaluation.is_complete:
+        raise EvaluationError(f"the point could not be measured: {evaluation.reason}")
+    return evaluation.score
+
+
+def _in_user_direction(record: EpochRecord, sign: float) -> EpochRecord:
+    return record if record.score is None else replace(record, score=sign * record.score)
+
+
+def _with_steps(
+    make: MakeOptimizer | None, ranges: TrainedRanges, rate: float | None, step_rate: float | None
+) -> MakeOptimizer:
+    """The optimizer of the network's parameters, learned steps beside them without weight decay."""
+
+    def make_both(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        steps = {id(step) for step in ranges.steps}
+        own = [parameter for parameter in parameters if id(parameter) not in steps]
+        if not own:
+            raise WorkflowError("there is nothing to train: no parameter of the network requires a gradient")
+        made = default_optimizer(own, rate) if make is None else make(own)
+        require_own(made, own)
+        for step in ranges.steps:
+            group: dict[str, Any] = {"params": [step], "weight_decay": 0.0}
+            if make is None:
+                # Adam moves every number by about its rate: a share of the step, whatever its size.
+                base = step_rate if step_rate is not None else made.defaults["lr"]
+                group["lr"] = base * float(step.detach().mean())
+            made.add_param_group(group)
+        return made
+
+    return make_both
+
+
+class _Judge:
+    """The score on the validation set, greater is better."""
+
+    def __init__(self, evaluator: DirectEvaluator, codes: tuple[int, ...], sign: float) -> None:
+        self._evaluator, self._codes, self._sign = evaluator, codes, sign
+
+    def __call__(self) -> float:
+        return self._sign * measured(self._evaluator, self._codes)
+
+
+class _Freeze:
+    """Lets BatchNorm layers keep their statistics and normalize with them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+    def __call__(self) -> None:
+        for layer in self._layers:
+            layer.eval()

@@ -1,0 +1,258 @@
+"""The cheap end of a front, fine-tuned: where few bits cost most, training brings most."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from qexplore._progress import Progress
+from qexplore._table import text_table
+from qexplore.errors import FrontError, WorkflowError
+from qexplore.evaluation import DirectEvaluator
+from qexplore.front import Front, FrontPoint, cost_text, score_text
+from qexplore.metrics import as_metric, top1_accuracy
+from qexplore.model import Loader, QuantizedModel, Unpack, require_wrapped
+from qexplore.training.fine_tuning import FineTuning, fine_tune, measured
+from qexplore.training.loop import Loss
+
+State = dict[str, Any]
+"""A state dict, its tensors on the CPU."""
+
+_DEFAULT_COUNT = 5
+
+
+@dataclass(frozen=True, eq=False)
+class RefinedPoint:
+    """One point, before and after it was fine-tuned.
+
+    Attributes:
+        num_bits: codes of its choices.
+        costs: by name.
+        accuracy_before: on the report set, with the weights that the model had.
+        accuracy_after: with the weights that were trained for it.
+        fine_tuning: its epochs.
+        state: the model's state dict with these weights, ranges and widths.
+    """
+
+    num_bits: tuple[int, ...]
+    costs: dict[str, float]
+    accuracy_before: float
+    accuracy_after: float
+    fine_tuning: FineTuning
+    state: State = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """What `refine` gives; ``print`` shows it.
+
+    Attributes:
+        before: the front's points, measured on the report set with the weights that the model had.
+        after: these and the refined ones together, without those that another one beats; measured likewise.
+        refined: the points that were fine-tuned, by rising cost.
+        state: the model's state dict with the weights before.
+        interrupted: whether Ctrl-C ended it; points that were not reached are as they were.
+    """
+
+    before: Front
+    after: Front
+    refined: tuple[RefinedPoint, ...]
+    state: State = field(repr=False)
+    interrupted: bool = False
+
+    def apply(self, model: QuantizedModel, point: Any) -> None:
+        """Give ``model``, wrapped as the refined one was, the weights, ranges and widths of a point of `after`.
+
+        Raises:
+            FrontError: ``after`` has no such point.
+        """
+        wanted = tuple(int(code) for code in getattr(point, "num_bits", point))
+        if wanted not in set(map(tuple, self.after.num_bits.tolist())):
+            raise FrontError(f"Refinement.apply: the front after fine-tuning has no point with num_bits {wanted}.")
+        found = self._kept(wanted)
+        model.load_state_dict(self.state if found is None else found.state)
+        model.num_bits = wanted
+
+    def is_refined(self, point: FrontPoint) -> bool:
+        """Whether a point of `after` has weights of its own."""
+        return self._kept(point.num_bits) is not None
+
+    def _kept(self, num_bits: tuple[int, ...]) -> RefinedPoint | None:
+        found = next((one for one in self.refined if one.num_bits == num_bits), None)
+        if found is None:
+            return None
+        gain = found.accuracy_after - found.accuracy_before
+        return found if (gain > 0 if self.after.higher_is_better else gain < 0) else None
+
+    def __str__(self) -> str:
+        name = self.before.cost_names[0]
+        rows = [
+            (
+                cost_text(one.costs[name]),
+                score_text(one.accuracy_before),
+                score_text(one.accuracy_after),
+                str(one.fine_tuning.best_epoch),
+            )
+            for one in self.refined
+        ]
+        metric = self.before.metric_name
+        table = text_table((name, f"{metric} before", "after", "best epoch"), rows, numeric=range(4))
+        ended = ", interrupted" if self.interrupted else ""
+        count = len(self.refined)
+        return f"{count} of {len(self.before)} points fine-tuned{ended}, on the report set:\n{table}\n{self.after}"
+
+
+def refine(
+    front: Front,
+    model: QuantizedModel,
+    train_loader: Loader,
+    loss: Loss,
+    *,
+    report_loader: Loader,
+    validation_loader: Loader | None = None,
+    count: int | None = None,
+    below: float | None = None,
+    cost: str | None = None,
+    metric: Any = top1_accuracy,
+    unpack: Unpack | None = None,
+    progress: bool | None = None,
+    **fine_tuning: Any,
+) -> Refinement:
+    """Fine-tune the cheap points of a front, each from the weights that the model has, and give the front anew.
+
+    All points of the front are measured on the report set before, and the refined ones after, by the direct evaluator;
+    so both fronts are of real measurements on the same data. The model comes back as it was; `Refinement.apply` gives
+    it the weights of a point. Ctrl-C ends it with the points refined so far.
+
+    Args:
+        front: of the model's points, such as ``exploration.front``.
+        model: wrapped and calibrated, as it was when the front was found.
+        train_loader: batches to train on.
+        loss: ``loss(output, target)``, one number.
+        report_loader: data that accuracy is measured on and that decides nothing else.
+        validation_loader: data that decides which epoch is kept; None takes the least loss.
+        count: refine so many of the cheapest points; None, without ``below``, is 5.
+        below: refine all points whose accuracy in ``front`` is worse than this.
+        cost: name of the cost that says which points are cheap; None takes the first one.
+        metric: see `qexplore.metrics`; the front's own.
+        unpack: ``unpack(batch) -> (inputs, target)``, for all loaders.
+        progress: show bars on stderr; None shows them on a terminal.
+        fine_tuning: further arguments of `fine_tune`, such as ``epochs=2`` or ``learn_step_sizes=True``.
+
+    Raises:
+        FrontError: no front, an empty one, or one of other points or of another metric.
+        WorkflowError: both ``count`` and ``below``, none selected, and all that `fine_tune` refuses.
+        QExploreError: see `fine_tune`.
+    """
+    require_wrapped("refine", model)
+    measure = as_metric(metric)
+    _check_front(front, model, measure)
+    chosen = _chosen(front, count, below, cost)
+    state, widths = _state_of(model), model.num_bits
+    reporter = DirectEvaluator(model, report_loader, measure, unpack=unpack)
+    before = [measured(reporter, point.num_bits) for point in front]
+    refined: list[RefinedPoint] = []
+    interrupted = False
+    with Progress(len(chosen), description="refine", unit="point", shown=progress) as bar:
+        for point in chosen:
+            with _brought_back(model, state, widths):
+                tuned = fine_tune(
+                    model,
+                    point,
+                    train_loader,
+                    loss,
+                    validation_loader=validation_loader,
+                    metric=measure,
+                    unpack=unpack,
+                    progress=progress,
+                    **fine_tuning,
+                )
+                interrupted = tuned.interrupted
+                after = measured(reporter, point.num_bits)
+                refined.append(
+                    RefinedPoint(point.num_bits, point.costs, before[point.index], after, tuned, _state_of(model))
+                )
+            bar.advance()
+            if interrupted:
+                break
+    float_accuracy = reporter.float_evaluation.score
+    return Refinement(
+        before=_front(front, before, [], float_accuracy),
+        after=_front(front, before, refined, float_accuracy),
+        refined=tuple(refined),
+        state=state,
+        interrupted=interrupted,
+    )
+
+
+def _state_of(model: QuantizedModel) -> State:
+    state = model.state_dict()
+    return {name: one.detach().cpu().clone() if isinstance(one, Tensor) else one for name, one in state.items()}
+
+
+@contextmanager
+def _brought_back(model: QuantizedModel, state: State, widths: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        model.load_state_dict(state)
+        model.num_bits = widths
+
+
+def _check_front(front: Any, model: QuantizedModel, metric: Any) -> None:
+    if not isinstance(front, Front):
+        hint = ": give its front" if isinstance(getattr(front, "front", None), Front) else ""
+        raise FrontError(f"refine: needs a Front, got {type(front).__name__}{hint}.")
+    names = tuple(model.fake_quantizers)
+    if front.point_names != names:
+        raise FrontError(
+            f"refine: the front must be of the model's {len(names)} points ({', '.join(names)}), got one of "
+            f"{', '.join(front.point_names)}. Wrap the network as it was wrapped for the search."
+        )
+    if front.metric_name != metric.name or front.higher_is_better != metric.higher_is_better:
+        raise FrontError(
+            f"refine: the front is of {front.metric_name!r}, but metric is {metric.name!r}. Give the front's own."
+        )
+    front.cheapest()  # an empty front is refused here
+
+
+def _chosen(front: Front, count: Any, below: Any, cost: str | None) -> list[FrontPoint]:
+    if count is not None and below is not None:
+        raise WorkflowError("refine takes `count` or `below`, got both")
+    front.cost(cost)  # an unknown name is refused here
+    name = front.cost_names[0] if cost is None else cost
+    points = sorted(front, key=lambda point: point.costs[name])
+    if below is None:
+        wanted = _DEFAULT_COUNT if count is None else count
+        if isinstance(wanted, bool) or not isinstance(wanted, numbers.Integral) or wanted < 1:
+            raise WorkflowError(f"`count` must be an int of at least 1, got {count!r}")
+        return points[: int(wanted)]
+    worse = [one for one in points if (one.accuracy < below if front.higher_is_better else one.accuracy > below)]
+    if not worse:
+        raise WorkflowError(
+            f"`below` selects no point: the worst {front.metric_name} of this front is "
+            f"{min(front.accuracy) if front.higher_is_better else max(front.accuracy):g}, got below={below!r}"
+        )
+    return worse
+
+
+def _front(front: Front, before: list[float], refined: list[RefinedPoint], float_accuracy: float) -> Front:
+    """All of ``front``, or where there are refined ones the best of both, with the measured accuracy."""
+    fields: dict[str, Any] = {
+        "point_names": front.point_names,
+        "cost_names": front.cost_names,
+        "metric_name": front.metric_name,
+        "higher_is_better": front.higher_is_better,
+        "float_accuracy": float_accuracy,
+        "verified": True,
+        "num_bits": np.concatenate([front.num_bits, *([one.num_bits] for one in refined)]),
+        "accuracy": np.array([*before, *(one.accuracy_after for one in refined)]),
+        "costs": np.concatenate([front.costs, *([list(one.costs.values())] for one in refined)]),
+    }
+    return Front.from_candidates(**fields) if refined else Front(**fields)

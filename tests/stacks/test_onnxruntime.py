@@ -1,0 +1,212 @@
+"""The onnxruntime stack, on networks trained on handwritten digits."""
+
+import copy
+import functools
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from networks import batches, digits, trained
+from torch import nn
+
+from qexplore import predicates
+from qexplore.errors import MissingPackageError, SelectionError, WorkflowError
+from qexplore.model import bit_sum
+from qexplore.stacks import onnxruntime as stack
+from qexplore.stacks.base import Converted, Data, Settings
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def data() -> Data:
+    def calibrate(prepared: nn.Module) -> None:
+        for x, _ in batches(digits().calibration, 60):  # the last batch is smaller
+            prepared(x)
+
+    return Data((digits().calibration.x[:8],), calibrate)
+
+
+def accuracy(network: nn.Module) -> float:
+    x, y = digits().report
+    with torch.no_grad():
+        return float((network(x).argmax(1) == y).float().mean())
+
+
+@functools.cache
+def converted(name: str, method: str, **settings) -> Converted:
+    return stack.quantize(trained(name), Settings(method, "onnxruntime", **settings), data())
+
+
+def rows(result: Converted) -> dict[str, tuple[str, str]]:
+    return {row.name: (row.weights, row.activations) for row in result.strategy}
+
+
+WEIGHTS = "int7" if stack._can_overflow() else "int8"
+
+
+@pytest.mark.parametrize("name", ["small_cnn", pytest.param("shared_relu", marks=pytest.mark.slow)])
+def test_static_quantization_is_within_one_point_of_float(name):
+    assert accuracy(converted(name, "static").model) >= accuracy(trained(name)) - 0.01
+
+
+@pytest.mark.parametrize("name", ["small_cnn", pytest.param("lstm", marks=pytest.mark.slow)])
+def test_dynamic_quantization_is_within_one_point_of_float(name):
+    result = converted(name, "dynamic")
+    assert accuracy(result.model) >= accuracy(trained(name)) - 0.01
+    quantized = {row.type for row in result.strategy if row.is_quantized}
+    assert quantized == ({"LSTM", "Linear"} if name == "lstm" else {"Conv2d", "Linear"})
+
+
+def test_scale_per_channel_is_not_below_scale_per_tensor():
+    channel, tensor = (
+        accuracy(converted("small_cnn", "static", weight_granularity=granularity).model)
+        for granularity in ("channel", "tensor")
+    )
+    assert channel >= tensor - 0.01
+
+
+def test_strategy_is_read_from_the_file_and_follows_the_settings():
+    assert rows(converted("small_cnn", "static"))["conv1"] == (f"{WEIGHTS} per channel", "uint8 per tensor, affine")
+    tensor = converted("small_cnn", "static", weight_granularity="tensor")
+    assert rows(tensor)["conv1"] == (f"{WEIGHTS} per tensor", "uint8 per tensor, affine")
+    symmetric = converted("small_cnn", "static", activations="symmetric")
+    assert rows(symmetric)["conv2"] == (f"{WEIGHTS} per channel", "int8 per tensor, symmetric")
+    dynamic = converted("small_cnn", "dynamic")
+    assert rows(dynamic)["fc1"] == (f"{WEIGHTS} per channel", "uint8 per tensor, affine, at run time")
+    # Dynamic convolutions of onnxruntime have one scale a weight, whatever was asked for.
+    assert rows(dynamic)["conv1"] == (f"{WEIGHTS} per tensor", "uint8 per tensor, affine, at run time")
+    assert all(row.reason for row in dynamic.strategy)
+
+
+def test_every_layer_of_the_network_has_its_row_in_call_order():
+    names = [row.name for row in converted("small_cnn", "static").strategy if row.name != "view"]
+    assert names == ["conv1", "bn1", "relu1", "pool", "conv2", "bn2", "relu2", "fc1", "relu3", "fc2"]
+    reasons = {row.name: row.reason for row in converted("small_cnn", "static").strategy}
+    assert reasons["bn1"] == "folded into 'conv1'" and reasons["relu3"] == "fused into 'fc1'"
+
+
+@pytest.mark.parametrize("observer", ["percentile", pytest.param("moving_average", marks=pytest.mark.slow)])
+def test_observer_decides_the_range(observer):
+    other = converted("small_cnn", "static", activation_observer=observer)
+    assert accuracy(other.model) >= accuracy(trained("small_cnn")) - 0.02
+    assert scales(other) != scales(converted("small_cnn", "static"))
+
+
+@pytest.mark.slow
+def test_entropy_takes_batches_of_two_sizes():
+    assert accuracy(converted("small_cnn", "static", activation_observer="entropy").model) >= 0.95
+
+
+def scales(result: Converted) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        result.save(Path(folder) / "network.onnx")
+        graph = onnx.load(Path(folder) / "network.onnx").graph
+    arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    return {name: float(array) for name, array in arrays.items() if name.endswith("_scale") and array.ndim == 0}
+
+
+def test_predicate_leaves_the_rest_float():
+    result = converted("small_cnn", "static", modules=predicates.by_name("conv2", "fc2"))
+    weights = {row.name: row.weights for row in result.strategy if row.type in ("Conv2d", "Linear")}
+    chosen = f"{WEIGHTS} per channel"
+    assert weights == {"conv1": "", "conv2": chosen, "fc1": "", "fc2": chosen}
+    assert "not selected" in next(row.reason for row in result.strategy if row.name == "fc1")
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_loaded_network_equals_the_saved_one_bit_for_bit_at_any_batch(method, tmp_path):
+    result = converted("small_cnn", method)
+    result.save(tmp_path / "network")
+    loaded = stack.load(tmp_path / "network", None, Settings(method, "onnxruntime"))
+    for count in (1, 7, 300):
+        x = digits().report.x[:count]
+        assert torch.equal(loaded(x), result.model(x))
+
+
+def test_file_is_valid_and_small(tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.Linear(512, 10)).eval()
+    result = stack.quantize(network, Settings("static", "onnxruntime"), data())
+    result.save(tmp_path / "network")
+    torch.save(network.state_dict(), tmp_path / "float")
+    onnx.checker.check_model(onnx.load(tmp_path / "network"))
+    assert (tmp_path / "network").stat().st_size <= 0.3 * (tmp_path / "float").stat().st_size
+
+
+def test_network_comes_back_as_it_was_and_no_file_is_left(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    network = trained("shared_relu")
+    before = {name: bit_sum(value) for name, value in network.state_dict().items()}
+    stack.quantize(network, Settings("static", "onnxruntime", activation_observer="percentile"), data())
+    assert before == {name: bit_sum(value) for name, value in network.state_dict().items()}
+    assert not any(module.training for module in network.modules())
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().out == ""
+
+
+class Two(nn.Module):
+    """Two inputs, given by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(64, 16), nn.Linear(32, 16)
+
+    def forward(self, left, right):
+        return self.left(left) + self.right(right)
+
+
+def test_network_of_two_inputs_is_calibrated_by_name():
+    torch.manual_seed(0)
+    network = Two().eval()
+    left, right = torch.randn(40, 64), torch.randn(40, 32)
+    given = Data((left[:8], right[:8]), lambda prepared: prepared(right=right, left=left))
+    result = stack.quantize(network, Settings("static", "onnxruntime"), given)
+    with torch.no_grad():
+        expected = network(left, right)
+    assert (result.model(left=left, right=right) - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "qat"}, 'Train with stack="fx"'),
+        ({"engine": "x86"}, 'engine of stack="onnxruntime" must be None'),
+        ({"linear_num_bits": 4}, "linear_num_bits"),
+        ({"activation_observer": "histogram"}, "must be 'minmax'"),
+        ({"weight_observer": "histogram"}, "weight_observer"),
+        ({"method": "dynamic", "activation_observer": "minmax"}, "activation_observer must be None"),
+        ({"method": "dynamic", "activations": "symmetric"}, "zero point at run time"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_what_can(settings, message):
+    with pytest.raises(WorkflowError, match=message):
+        stack.quantize(
+            trained("shared_relu"), Settings(**{"method": "static", "stack": "onnxruntime", **settings}), data()
+        )
+
+
+def test_network_with_nothing_to_quantize_is_refused():
+    with pytest.raises(WorkflowError, match="finds nothing in Softmax"):
+        stack.quantize(nn.Softmax(dim=1), Settings("dynamic", "onnxruntime"), data())
+    with pytest.raises(SelectionError):
+        converted("shared_relu", "static", modules=predicates.by_name("head"))
+
+
+def test_file_that_holds_something_else_is_refused(tmp_path):
+    settings = Settings("static", "onnxruntime")
+    with pytest.raises(WorkflowError, match="no file"):
+        stack.load(tmp_path / "none", None, settings)
+    (tmp_path / "text").write_text("text")
+    with pytest.raises(WorkflowError, match="cannot run"):
+        stack.load(tmp_path / "text", None, settings)
+
+
+def test_missing_package_is_named_with_the_command(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    network = copy.deepcopy(trained("shared_relu"))
+    monkeypatch.setattr("importlib.import_module", missing)
+    with pytest.raises(MissingPackageError, match=r"pip install 'qexplore\[onnx\]'"):
+        stack.quantize(network, Settings("static", "onnxruntime"), data())
