@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.training.loop import train
+from qexplore.training import TrainingOptions, train
 
 
 def main() -> None:
@@ -95,10 +95,9 @@ def float_trained_alike(workload: Workload, data: Dataset, epochs: int, seed: in
         network,
         loader(data),
         F.cross_entropy,
-        epochs=epochs,
+        TrainingOptions(epochs=epochs, seed=seed),
         evaluate=lambda: float(correct(network, workload.search)),
         baseline=float(correct(network, workload.search)),
-        seed=seed,
     )
     return f"{before:.4f} before, {correct(network, workload.report) / count:.4f} after"
 

@@ -5,6 +5,7 @@ A name is what the sentence begins with, such as ``"`epochs`"``.
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 from collections.abc import Iterable
@@ -82,6 +83,21 @@ def checked_name(name: str, value: object, known: Iterable[str], error: Error, *
     if not isinstance(value, str) or value not in known:
         raise error(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
     return value
+
+
+def checked_keywords(call: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise what Python raises where ``call`` does not take a keyword that was given, with the nearest that it takes.
+
+    >>> checked_keywords("fine_tune", ["epoch"], ["epochs", "seed"])
+    Traceback (most recent call last):
+    TypeError: fine_tune() got an unexpected keyword argument 'epoch', did you mean 'epochs'?
+    """
+    known = tuple(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f", did you mean {near[0]!r}?" if near else f": it takes {', '.join(sorted(known))}"
+            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}{hint}")
 
 
 def _is_within(value: float, low: float | None, high: float | None) -> bool:

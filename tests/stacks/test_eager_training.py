@@ -15,7 +15,7 @@ from qexplore.errors import WorkflowError
 from qexplore.stacks import eager
 from qexplore.stacks.base import Data, Settings
 from qexplore.stacks.torch_ao import quiet, require
-from qexplore.training.loop import train
+from qexplore.training import TrainingOptions, train
 
 X, Y = digits().report
 
@@ -36,7 +36,7 @@ class Training:
     def __init__(self, learning_rate=1e-3):
         self.learning_rate = learning_rate
 
-    def __call__(self, prepared, freeze, *, set_mode=None):
+    def __call__(self, prepared, freeze):
         self.prepared, self.before = prepared, copy.deepcopy(prepared.state_dict())
 
         def freezing():
@@ -46,7 +46,7 @@ class Training:
 
         train(
             prepared, batches(digits().train, 100), F.cross_entropy,
-            epochs=1, learning_rate=self.learning_rate, freeze=freezing, device="cpu",
+            TrainingOptions(learning_rate=self.learning_rate, device="cpu"), freeze=freezing,
         )  # fmt: skip
         prepared.eval()
         self.after = copy.deepcopy(prepared.state_dict())
@@ -120,7 +120,7 @@ def test_relu6_costs_no_range_and_stays_in_training():
 def test_resnet18_of_torchvision_is_trained_and_converted():
     network, x = torchvision.models.resnet18(weights=None).eval(), torch.rand(2, 3, 32, 32)
 
-    def train_once(prepared, freeze, *, set_mode=None):
+    def train_once(prepared, freeze):
         prepared.train()
         optimizer = torch.optim.SGD(prepared.parameters(), lr=1e-4)
         prepared(x).square().mean().backward()
@@ -135,10 +135,9 @@ def test_resnet18_of_torchvision_is_trained_and_converted():
 
 @pytest.mark.parametrize("name", ["small_cnn", "mobilenet"])
 def test_trained_networks_come_back_bit_for_bit(tmp_path, name):
-    settings = Settings("qat", "eager")
     converted = qat(trained(name))
     converted.save(tmp_path / "network.pt")
-    loaded = eager.load(tmp_path / "network.pt", trained(name), settings)
+    loaded = eager.load(tmp_path / "network.pt", trained(name))
     assert torch.equal(run(loaded, X), run(converted.model, X))
 
 
@@ -219,7 +218,7 @@ def test_dynamic_networks_come_back_bit_for_bit(tmp_path, name):
     converted.save(tmp_path / "network.pt")
     torch.load(tmp_path / "network.pt", weights_only=True)
     other = Branching().eval() if name == "branching" else trained(name)
-    loaded = eager.load(tmp_path / "network.pt", other, settings)
+    loaded = eager.load(tmp_path / "network.pt", other)
     assert torch.equal(run(loaded, X), run(converted.model, X))
     # TorchScript takes another path through torch's attention, which rounds in another place.
     assert float((run(converted.script(), X[:8]) - run(converted.model, X[:8])).abs().max()) < 0.05
@@ -230,7 +229,7 @@ def test_a_file_of_another_dynamic_network_is_refused(tmp_path):
     networks = [nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10)).eval() for width in (8, 9)]
     eager.quantize(networks[0], settings, Data((X[:8],))).save(tmp_path / "network.pt")
     with pytest.raises(WorkflowError, match="Sequential has another structure"):
-        eager.load(tmp_path / "network.pt", networks[1], settings)
+        eager.load(tmp_path / "network.pt", networks[1])
 
 
 def test_packed_weights_of_dynamic_linear_layers():

@@ -17,7 +17,7 @@ from qexplore.errors import TraceError
 from qexplore.stacks import torch_ao as stack
 from qexplore.stacks.base import Data, Settings
 from qexplore.stacks.fx import quantize
-from qexplore.workflows.calling import training_with
+from qexplore.training import TrainingOptions, loop
 
 ENGINES = ["x86", "fbgemm", "onednn", "qnnpack"]
 
@@ -258,6 +258,10 @@ def test_torchvisions_resnet18_passes_with_its_shared_relus(method):
 # --------------------------------------------------------------------------------------------------- training
 
 
+def teach(prepared, freeze, options):
+    loop.train(prepared, batches(digits().train), F.cross_entropy, options, freeze=freeze)
+
+
 def test_optimizer_holds_the_prepared_models_own_parameters():
     network, held, seen = trained("small_cnn"), [], []
 
@@ -265,10 +269,10 @@ def test_optimizer_holds_the_prepared_models_own_parameters():
         held.extend(parameters)
         return torch.optim.SGD(parameters, lr=0.01)
 
-    def train(prepared, freeze, *, set_mode=None):
+    def train(prepared, freeze):
         seen.extend(prepared.parameters())  # of now: conversion makes others
         before = [parameter.detach().clone() for parameter in prepared.parameters()]
-        training_with(batches(digits().train), F.cross_entropy, epochs=1, optimizer=optimizer)(prepared, freeze, None)
+        teach(prepared, freeze, TrainingOptions(optimizer=optimizer))
         assert any(not torch.equal(a, b) for a, b in zip(before, prepared.parameters(), strict=True))
 
     quantize(network, Settings("qat", "fx"), Data((images(),), train=train))
@@ -290,14 +294,14 @@ def test_training_wins_back_what_narrow_weights_lose():
 def test_ranges_and_batchnorm_statistics_are_frozen_late():
     """They move until half the steps are done, and not afterwards."""
 
-    def train(prepared, freeze, *, set_mode=None):
+    def train(prepared, freeze):
         start, frozen = statistics(prepared), []
 
         def watched_freeze():
             freeze()
             frozen.append(statistics(prepared))
 
-        training_with(batches(digits().train), F.cross_entropy, epochs=1)(prepared, watched_freeze, None)
+        teach(prepared, watched_freeze, TrainingOptions().gentle())
         assert not all(map(torch.equal, start, frozen[0]))
         assert all(map(torch.equal, frozen[0], statistics(prepared)))
 

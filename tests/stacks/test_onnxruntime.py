@@ -14,6 +14,7 @@ from qexplore import predicates
 from qexplore.errors import MissingPackageError, SelectionError, WorkflowError
 from qexplore.model import bit_sum
 from qexplore.stacks import onnxruntime as stack
+from qexplore.stacks import row_for
 from qexplore.stacks.base import Converted, Data, Settings
 
 onnx = pytest.importorskip("onnx")
@@ -119,7 +120,7 @@ def test_predicate_leaves_the_rest_float():
 def test_loaded_network_equals_the_saved_one_bit_for_bit_at_any_batch(method, tmp_path):
     result = converted("small_cnn", method)
     result.save(tmp_path / "network")
-    loaded = stack.load(tmp_path / "network", None, Settings(method, "onnxruntime"))
+    loaded = stack.load(tmp_path / "network", None)
     for count in (1, 7, 300):
         x = digits().report.x[:count]
         assert torch.equal(loaded(x), result.model(x))
@@ -170,7 +171,7 @@ def test_network_of_two_inputs_is_calibrated_by_name():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "qat"}, 'Train with stack="fx"'),
+        ({"method": "qat"}, 'use stack="eager", "fx" or "pt2e".*qexplore.fine_tune'),
         ({"engine": "x86"}, 'engine of stack="onnxruntime" must be None'),
         ({"linear_num_bits": 4}, "linear_num_bits"),
         ({"activation_observer": "histogram"}, "must be 'minmax'"),
@@ -181,9 +182,8 @@ def test_network_of_two_inputs_is_calibrated_by_name():
 )
 def test_what_cannot_be_had_is_refused_with_what_can(settings, message):
     with pytest.raises(WorkflowError, match=message):
-        stack.quantize(
-            trained("shared_relu"), Settings(**{"method": "static", "stack": "onnxruntime", **settings}), data()
-        )
+        asked = Settings(**{"method": "static", "stack": "onnxruntime", **settings})
+        row_for(asked).home().quantize(trained("shared_relu"), asked, data())
 
 
 def test_network_with_nothing_to_quantize_is_refused():
@@ -194,12 +194,11 @@ def test_network_with_nothing_to_quantize_is_refused():
 
 
 def test_file_that_holds_something_else_is_refused(tmp_path):
-    settings = Settings("static", "onnxruntime")
     with pytest.raises(WorkflowError, match="no file"):
-        stack.load(tmp_path / "none", None, settings)
+        stack.load(tmp_path / "none", None)
     (tmp_path / "text").write_text("text")
     with pytest.raises(WorkflowError, match="cannot run"):
-        stack.load(tmp_path / "text", None, settings)
+        stack.load(tmp_path / "text", None)
 
 
 def test_missing_package_is_named_with_the_command(monkeypatch):

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from qexplore import predicates
 from qexplore.errors import MissingPackageError, SelectionError, TraceError, WorkflowError
 from qexplore.model import bit_sum
-from qexplore.stacks import pt2e, pt2e_graph
+from qexplore.stacks import pt2e, pt2e_graph, row_for
 from qexplore.stacks.base import Converted, Data, Settings
-from qexplore.training.loop import train
+from qexplore.training import TrainingOptions, train
 
 torchao = pytest.importorskip("torchao")
 
@@ -26,9 +26,9 @@ def data() -> Data:
             for x, _ in batches(digits().calibration):
                 prepared(x)
 
-    def teach(prepared: nn.Module, freeze, *, set_mode=None) -> None:
+    def teach(prepared: nn.Module, freeze) -> None:
         loader = batches(digits().train, 64)
-        train(prepared, loader, F.cross_entropy, epochs=1, freeze=freeze, set_mode=set_mode, progress=False)
+        train(prepared, loader, F.cross_entropy, TrainingOptions(progress=False), freeze=freeze)
 
     return Data((digits().calibration.x[:8],), calibrate, teach)
 
@@ -119,7 +119,7 @@ def test_relu_that_is_called_thrice_gets_a_module_of_its_own_per_call():
 def test_loaded_network_equals_the_saved_one_bit_for_bit_at_any_batch(method, tmp_path):
     result = converted("small_cnn", method)
     result.save(tmp_path / "network")
-    loaded = pt2e.load(tmp_path / "network", trained("small_cnn"), Settings(method, "pt2e"))
+    loaded = pt2e.load(tmp_path / "network", trained("small_cnn"))
     for count in (1, 7, 300):
         x = digits().report.x[:count]
         assert torch.equal(loaded(x), result.model(x))
@@ -169,7 +169,7 @@ class Untrained:
     momentum_and_eps: tuple = ()
     dropped: float = 0.0
 
-    def __call__(self, prepared: nn.Module, freeze, *, set_mode=None) -> None:
+    def __call__(self, prepared: nn.Module, freeze) -> None:
         x = digits().calibration.x
         graph = prepared.exported.graph
         with torch.no_grad():
@@ -215,7 +215,8 @@ def test_training_keeps_eps_momentum_and_dropout_and_folding_keeps_the_outputs()
 )
 def test_what_cannot_be_had_is_refused_with_what_can(settings, message):
     with pytest.raises(WorkflowError, match=message):
-        pt2e.quantize(trained("small_cnn"), Settings(**{"method": "static", "stack": "pt2e", **settings}), data())
+        asked = Settings(**{"method": "static", "stack": "pt2e", **settings})
+        row_for(asked).home().quantize(trained("small_cnn"), asked, data())
 
 
 def test_predicate_that_selects_nothing_is_refused():
@@ -244,12 +245,11 @@ def test_network_that_cannot_be_exported_is_refused_by_name(kind):
 
 
 def test_file_that_holds_something_else_is_refused(tmp_path):
-    settings = Settings("static", "pt2e")
     with pytest.raises(WorkflowError, match="not there"):
-        pt2e.load(tmp_path / "none", None, settings)
+        pt2e.load(tmp_path / "none", None)
     (tmp_path / "text").write_text("text")
     with pytest.raises(WorkflowError, match="holds none"):
-        pt2e.load(tmp_path / "text", None, settings)
+        pt2e.load(tmp_path / "text", None)
 
 
 def test_missing_package_is_named_with_the_command(monkeypatch):

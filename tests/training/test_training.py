@@ -12,7 +12,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import qexplore as qx
 from qexplore.errors import DataError, WorkflowError
-from qexplore.training.loop import EpochRecord, best_epoch, train
+from qexplore.training import EpochRecord, TrainingOptions, loop
+from qexplore.training.loop import best_epoch
+
+
+def train(network, loader, loss, **given):
+    """The loop, its options given by keyword."""
+    options = {name: given.pop(name) for name in list(given) if name in TrainingOptions.__dataclass_fields__}
+    return loop.train(network, loader, loss, TrainingOptions(**options), **given)
 
 
 def untrained(seed=0):
@@ -216,18 +223,6 @@ def test_trains_also_where_gradients_are_switched_off_outside():
         train(network, loader(), F.cross_entropy, epochs=1)
         assert not torch.is_grad_enabled()
     assert not same(state(network), before)
-
-
-def test_modes_of_exported_models_are_switched_by_the_given_function():
-    network = untrained()
-    calls = []
-
-    def set_mode(model, training):
-        calls.append(training)
-        model.train(training)
-
-    train(network, loader(), F.cross_entropy, epochs=2, evaluate=lambda: 0.0, set_mode=set_mode)
-    assert calls == [True, False, True, False, True, False]
 
 
 def test_loader_without_a_length_is_counted():

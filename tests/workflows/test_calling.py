@@ -288,14 +288,17 @@ def test_metric_and_report_set_come_together():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stack": "tensorflow"}, r"stack must be one of 'eager', 'fx', 'pt2e', 'onnxruntime', got 'tensorflow'"),
+        (
+            {"stack": "tensorflow"},
+            r"stack must be one of 'eager', 'fx', 'pt2e', 'onnxruntime', 'float8', got 'tensorflow'",
+        ),
         ({"weight_granularity": "group"}, "weight_granularity must be one of 'channel', 'tensor', got 'group'"),
         ({"activations": "unsigned"}, "activations must be one of 'affine', 'symmetric'"),
         ({"linear_num_bits": 1}, r"linear_num_bits must be an int in \[2, 8\], got 1"),
         ({"linear_num_bits": 9}, "got 9"),
         ({"linear_num_bits": 4.0}, "got 4.0"),
         ({"linear_num_bits": True}, "got True"),
-        ({"linear_num_bits": 4, "stack": "pt2e"}, 'no packed weights.*use stack="fx"'),
+        ({"linear_num_bits": 4, "stack": "pt2e"}, 'no packed weights.*use stack="eager" or "fx"'),
     ],
 )
 def test_settings_that_do_not_exist_are_refused(options, message):
@@ -304,7 +307,7 @@ def test_settings_that_do_not_exist_are_refused(options, message):
 
 
 def test_onnxruntime_does_not_train():
-    with pytest.raises(WorkflowError, match="does not train"):
+    with pytest.raises(WorkflowError, match="must be 'dynamic' or 'static', got 'qat': use stack=\"eager\", \"fx\" or"):
         qx.quantize_qat(trained("small_cnn"), batches(digits().train), F.cross_entropy, stack="onnxruntime")
 
 

@@ -14,7 +14,7 @@ import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import DataError, MetricError, ModelError, SelectionError, WorkflowError
 from qexplore.quant import decode_floats, encode_floats, quantize_float
-from qexplore.workflows.float8 import FORMATS
+from qexplore.stacks.float8 import FORMATS
 
 CODES = {"E4M3": ml_dtypes.float8_e4m3fn, "E5M2": ml_dtypes.float8_e5m2, "E3M4": ml_dtypes.float8_e3m4}
 

@@ -15,7 +15,7 @@ from qexplore.pipeline.networks import IMAGE_NETWORKS, load_weights
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import Subject
 from qexplore.preparation import counted
-from qexplore.training import train
+from qexplore.training import TrainingOptions, train
 
 _BATCH = 64
 _NUM_TRAIN, _NUM_FINE_TUNING, _NUM_CALIBRATION, _NUM_HELD_OUT = 6144, 2048, 512, 1024
@@ -71,10 +71,11 @@ def _train_a_little(
     passes = counted(epochs, "epoch")
     dialogue.show(f"No --weights: training the float network a little, {passes} of {len(data[1]):,} images.")
     loader = DataLoader(TensorDataset(*data), batch_size=_BATCH, shuffle=True, drop_last=len(data[1]) >= _BATCH)
-    train(
-        network, loader, F.cross_entropy, epochs=epochs, seed=options.seed, progress=options.progress,
+    how = TrainingOptions(
+        epochs=epochs, seed=options.seed, progress=options.progress,
         on_epoch=lambda record: dialogue.show(f"  {record}"),
     )  # fmt: skip
+    train(network, loader, F.cross_entropy, how)
 
 
 def _taken(part: tuple[Tensor, Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:

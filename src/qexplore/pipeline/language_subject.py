@@ -18,7 +18,7 @@ from qexplore.pipeline.networks import load_weights
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import Subject
 from qexplore.pipeline.text import byte_tokens, read_text, split, windows
-from qexplore.training import train
+from qexplore.training import TrainingOptions, train
 
 _HUB = "huggingface.co"
 _HUB_NAME = "openai-community/gpt2"
@@ -144,10 +144,11 @@ def _small_network(transformers: Any, pieces: Tensor, options: Options, dialogue
     random = stream(options.seed, "pipeline steps")
     chosen = torch.from_numpy(random.integers(0, len(pieces), (_STEPS, _BATCH)))
     loader = [(batch[:, :-1], batch[:, 1:]) for batch in pieces[chosen]]
-    train(
-        network, loader, next_token_loss, epochs=epochs, learning_rate=_LEARNING_RATE, seed=options.seed,
-        progress=options.progress, on_epoch=lambda record: dialogue.show(f"  {record}"),
+    how = TrainingOptions(
+        epochs=epochs, learning_rate=_LEARNING_RATE, seed=options.seed, progress=options.progress,
+        on_epoch=lambda record: dialogue.show(f"  {record}"),
     )  # fmt: skip
+    train(network, loader, next_token_loss, how)
     return network
 
 

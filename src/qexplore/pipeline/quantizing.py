@@ -31,7 +31,6 @@ from qexplore.workflows import (
     train_packed,
 )
 
-_LEARNING_RATE = 1e-4
 _HEADER = ("layer", "type", "weights", "activations", "reason")
 
 
@@ -151,7 +150,7 @@ class _WithFX:
     def train(self, on_epoch: Callable[[Any], None]) -> Quantized:
         loader, loss = _training(self._subject, self._options)
         result = quantize_qat(
-            self._network, loader, loss, epochs=self._options.epochs, learning_rate=_LEARNING_RATE,
+            self._network, loader, loss, epochs=self._options.epochs,
             on_epoch=on_epoch, seed=self._options.seed, **self._settings,
         )  # fmt: skip
         return self._read(result)
@@ -185,7 +184,7 @@ class _WithPacking:
         packed = self.quantize().model if self._packed is None else self._packed
         loader, loss = _training(self._subject, self._options)
         trained = train_packed(
-            self._network, packed, loader, loss, epochs=self._options.epochs, learning_rate=_LEARNING_RATE,
+            self._network, packed, loader, loss, epochs=self._options.epochs,
             on_epoch=on_epoch, progress=self._options.progress, seed=self._options.seed,
         )  # fmt: skip
         return self._measured(trained, ())

@@ -1,29 +1,28 @@
-"""The stacks that turn a float network into integers: torch.ao's eager and FX, PT2E, onnxruntime."""
+"""The stacks that turn a float network into integers: torch.ao's eager and FX, PT2E, onnxruntime; and float8."""
 
-from qexplore.stacks.base import Converted, Data, Engine, LayerStrategy, Method, Settings, Stack
-from qexplore.stacks.feeding import Feeding, feeding_of
+from qexplore.stacks.base import Converted, Data, Engine, LayerStrategy, Method, Settings
 from qexplore.stacks.packed_linear import PackedLinear, float_rows, is_packable
-from qexplore.stacks.saving import ChosenModules, read_state, write_state
+from qexplore.stacks.registry import STACKS, StackRow, row_for, row_of_file
+from qexplore.stacks.saving import ChosenModules
 from qexplore.stacks.strategy import describe_weights, is_absent
 from qexplore.stacks.torch_ao import quiet
 
 __all__ = [
+    "STACKS",
     "ChosenModules",
     "Converted",
     "Data",
     "Engine",
-    "Feeding",
     "LayerStrategy",
     "Method",
     "PackedLinear",
     "Settings",
-    "Stack",
+    "StackRow",
     "describe_weights",
-    "feeding_of",
     "float_rows",
     "is_absent",
     "is_packable",
     "quiet",
-    "read_state",
-    "write_state",
+    "row_for",
+    "row_of_file",
 ]

@@ -5,18 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from torch import nn
 
+from qexplore._arguments import checked_int, checked_name
+from qexplore.errors import WorkflowError
+from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
 
 Method = Literal["dynamic", "static", "qat"]
 """Post-training dynamic, post-training static, quantization-aware training."""
 
-Stack = Literal["eager", "fx", "pt2e", "onnxruntime"]
-
 Engine = Literal["x86", "fbgemm", "onednn", "qnnpack"]
+
+OBSERVERS = {
+    # per tensor, per channel; torch.ao and torchao call them alike
+    "minmax": ("MinMaxObserver", "PerChannelMinMaxObserver"),
+    "moving_average": ("MovingAverageMinMaxObserver", "MovingAveragePerChannelMinMaxObserver"),
+    "histogram": ("HistogramObserver", None),
+}
+
+
+def observer_class(which: str, name: str, *, is_per_channel: bool, package: str, choices: str) -> str:
+    """What torch.ao and torchao call the observer ``name``, which was given as the argument ``which``.
+
+    Raises:
+        WorkflowError: none of that name, or not per channel.
+    """
+    if name not in OBSERVERS:
+        raise WorkflowError(f"{which} must be {choices}, got {name!r}")
+    found = OBSERVERS[name][is_per_channel]
+    if found is None:
+        raise WorkflowError(
+            f'{which}="{name}" has no per-channel form in {package}: use "minmax", or weight_granularity="tensor"'
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -26,7 +50,7 @@ class Settings:
     Attributes:
         method: what is measured when: ranges of activations at run time (dynamic), on data before (static), or in
             training (qat).
-        stack: who does it.
+        stack: who does it, by its name in the registry; ``row_for`` says what it can.
         modules: which modules are quantized; None for all that the stack can quantize.
         weight_granularity: one scale per output channel, or one per weight.
         activations: ``"affine"`` (a zero point) or ``"symmetric"``.
@@ -35,11 +59,15 @@ class Settings:
             the stack's own observers; None for the stack's default.
         weight_observer: the same for weights.
         linear_num_bits: width of the weights of Linear layers, 2 to 8; below 8 they are stored packed.
-        float_format: of `qexplore.quantize_float8`, which is no stack that `quantize_static` knows; None for integers.
+        float_format: of a stack that has formats of its own, see `qexplore.quantize_float8`; None for its default.
+        recalibrate: whether such a stack measures BatchNorm statistics anew.
+
+    Raises:
+        WorkflowError: what no stack could do.
     """
 
     method: Method
-    stack: Stack | Literal["float8"]
+    stack: str = "fx"
     modules: PredicateLike | None = None
     weight_granularity: Literal["channel", "tensor"] = "channel"
     activations: Literal["affine", "symmetric"] = "affine"
@@ -48,6 +76,21 @@ class Settings:
     weight_observer: Any = None
     linear_num_bits: int = 8
     float_format: str | None = None
+    recalibrate: bool = True
+
+    def __post_init__(self) -> None:
+        checked_name("method", self.method, get_args(Method), WorkflowError)
+        checked_name("weight_granularity", self.weight_granularity, ("channel", "tensor"), WorkflowError)
+        checked_name("activations", self.activations, ("affine", "symmetric"), WorkflowError)
+        if self.engine is not None:
+            default = "; leave engine=None for this machine's default"
+            checked_name("engine", self.engine, get_args(Engine), WorkflowError, hint=default)
+        checked_int("linear_num_bits", self.linear_num_bits, WorkflowError, low=2, high=8)
+        if self.method == "dynamic" and self.activation_observer is not None:
+            raise WorkflowError(
+                "activation_observer must be None in dynamic quantization, where ranges of activations are taken at "
+                f"run time, got {self.activation_observer!r}: leave it out, or quantize statically"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,25 +136,6 @@ class Converted:
     script: Callable[[], Any] | None = None
 
 
-class Train(Protocol):
-    """Trains a prepared network."""
-
-    def __call__(
-        self,
-        prepared: nn.Module,
-        freeze: Callable[[], None],
-        *,
-        set_mode: Callable[[nn.Module, bool], None] | None = None,
-    ) -> None:
-        """Train ``prepared`` with an optimizer over its own parameters, and leave it in eval mode, on its device.
-
-        Args:
-            prepared: what a stack made of a float network, ready for training.
-            freeze: called once, when observers and BatchNorm statistics are to be frozen.
-            set_mode: switches to training (True) or eval mode, for exported modules that have no ``train()``.
-        """
-
-
 @dataclass(frozen=True)
 class Data:
     """What a workflow may show to a network. Steps that the settings do not need are None.
@@ -119,20 +143,49 @@ class Data:
     Attributes:
         example: positional arguments of one call, the first a batch of at least two samples.
         calibrate: runs the calibration data through a prepared network, in eval mode and without gradients.
-        train: trains a prepared network with an optimizer over that network's own parameters.
+        train: ``train(prepared, freeze)`` trains a prepared network, with an optimizer over its own parameters, and
+            leaves it in eval mode, on its device; ``freeze()`` is called once, when observers and BatchNorm statistics
+            are to stay as they are.
+        loader: the calibration data, for a stack that goes through it in its own way.
+        unpack: of its batches.
+        progress: whether bars are shown meanwhile; None shows them on a terminal.
     """
 
     example: tuple[Any, ...]
     calibrate: Callable[[nn.Module], None] | None = None
-    train: Train | None = None
+    train: Callable[[nn.Module, Callable[[], None]], None] | None = None
+    loader: Loader | None = None
+    unpack: Unpack | None = None
+    progress: bool | None = None
 
 
-class Quantize(Protocol):
-    """The one function that each stack's file offers."""
+class StackFile(Protocol):
+    """What each stack's own file offers."""
 
-    def __call__(self, network: nn.Module, settings: Settings, data: Data) -> Converted:
+    def quantize(self, network: nn.Module, settings: Settings, data: Data) -> Converted:
         """Quantize a copy of ``network``, which is on CPU and in eval mode; the given one stays as it is.
 
         Raises:
             WorkflowError: the stack cannot do this with this network, engine or torch; the sentence says what can.
+        """
+
+    def check(self, settings: Settings) -> None:
+        """Refuse what the stack does not have, of what its row does not tell already.
+
+        Raises:
+            WorkflowError: with what it has.
+        """
+
+    def reads(self, path: Path) -> bool:
+        """Whether the file at ``path`` was saved by this stack."""
+
+    def load(self, path: Path, network: Any) -> nn.Module:
+        """The quantized network in a file that `reads` takes; its outputs equal those of the saved one bit for bit.
+
+        Args:
+            path: of the file.
+            network: a copy of the float network; None where the stack's row does not ask for it.
+
+        Raises:
+            WorkflowError: a torn file, or one of another network.
         """

@@ -14,17 +14,20 @@ from qexplore.errors import QExploreError, WorkflowError
 from qexplore.model import first_samples
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.eager_building import Layout, build, structure_of
-from qexplore.stacks.eager_dynamic import convert_dynamic, dynamic_notes, pack_linear
+from qexplore.stacks.eager_dynamic import convert_dynamic, dynamic_notes
 from qexplore.stacks.eager_strategy import dynamic_strategy, notes_of, strategy_of
-from qexplore.stacks.saving import load_state, read_state, rebuilding, write_state
-from qexplore.stacks.torch_ao import quiet, require, using_engine
+from qexplore.stacks.packed_linear import pack_converted
+from qexplore.stacks.saving import load_state, read_state, rebuilding, stack_of_state, write_model, zero_arguments
+from qexplore.stacks.torch_ao import check, quiet, require, using_engine
+
+__all__ = ["check", "load", "quantize", "reads"]
 
 _SAMPLES = 8
 """Of the example; what every step of the network gives on them is kept for a while."""
 
 
 def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
-    """Quantize a copy of ``network``. See `qexplore.stacks.base.Quantize`.
+    """Quantize a copy of ``network``. See `StackFile`.
 
     Static quantization and training work on a graph of the network, in which every call has a module of its own,
     additions, products and concatenations are modules, layers are fused with what stands behind them, and what torch
@@ -49,13 +52,18 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     return Converted(
         model,
         rows,
-        save=lambda path: write_state(path, model, settings, structure=built.layout.to_text()),
+        save=lambda path: write_model(path, model, settings, structure=built.layout.to_text()),
         notes=notes_of(built, rows, settings),
         script=lambda: _scripted(model, data.example),
     )
 
 
-def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
+def reads(path: Path) -> bool:
+    """See `StackFile`."""
+    return stack_of_state(path) == "eager"
+
+
+def load(path: Path, network: nn.Module) -> nn.Module:
     """The quantized network that `quantize` saved, built anew from the float ``network``.
 
     Raises:
@@ -63,6 +71,7 @@ def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
         TraceError: ``network`` cannot be traced.
     """
     saved = read_state(path)
+    settings = saved.settings
     with using_engine(settings.engine), quiet(), rebuilding(network):
         if settings.method == "dynamic":
             model = convert_dynamic(network, settings)
@@ -73,7 +82,7 @@ def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
                 )
         else:
             layout = Layout.from_text(saved.structure)
-            model = _converted(build(network, settings, layout.zeros(), layout).graph.network, settings)
+            model = _converted(build(network, settings, zero_arguments(layout.example), layout).graph.network, settings)
         load_state(model, saved)
     return model
 
@@ -84,7 +93,7 @@ def _dynamic(network: nn.Module, settings: Settings, data: Data) -> Converted:
     return Converted(
         model,
         dynamic_strategy(network, model, settings, data.example),
-        save=lambda path: write_state(path, model, settings, structure=structure_of(model)),
+        save=lambda path: write_model(path, model, settings, structure=structure_of(model)),
         notes=dynamic_notes(network),
         script=lambda: _scripted(model, data.example),
     )
@@ -120,7 +129,7 @@ def _converted(prepared: nn.Module, settings: Settings) -> Any:
             f"torch.ao cannot convert the prepared network ({type(error).__name__}: {error}): leave out the layer in "
             'question with modules=, or use stack="fx"'
         ) from error
-    return pack_linear(model, settings)
+    return pack_converted(model, settings.linear_num_bits)
 
 
 def _require_running(model: nn.Module, example: tuple[Any, ...]) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qexplore.errors import TraceError, WorkflowError
@@ -17,6 +16,7 @@ from qexplore.stacks.base import Settings
 from qexplore.stacks.eager_graph import EagerGraph, fuse_layers, graph_of
 from qexplore.stacks.eager_nodes import Domains, add_stubs, choose_layers, find_domains
 from qexplore.stacks.float_functional import Swapped, swap_functions
+from qexplore.stacks.saving import describe_arguments
 from qexplore.stacks.torch_ao import TRANSPOSED, linear_qconfig_of, qconfig_of, require
 
 
@@ -54,13 +54,6 @@ class Layout:
             Domains(integers, quantized, contiguous, {}),
             tuple(fields["example"]),
             fields["structure"],
-        )
-
-    def zeros(self) -> tuple[Any, ...]:
-        """Arguments like those of the example, all tensors zero."""
-        return tuple(
-            torch.zeros(one["shape"], dtype=getattr(torch, one["dtype"])) if isinstance(one, dict) else one
-            for one in self.example
         )
 
 
@@ -121,7 +114,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     if layout is None:
         require_equal(outputs_of(network, example), graph.network, example, "taking the network apart")
         domains = find_domains(graph.network, layers, allowed, example)
-        layout = Layout(layers, domains, tuple(map(_described, example)), structure)
+        layout = Layout(layers, domains, _described(example), structure)
     add_stubs(graph.network, layout.domains)
     swapped = swap_functions(graph.network, layout.domains.integers)
     _configure(graph, settings, layout)
@@ -154,14 +147,13 @@ def _nothing_to_quantize(network: nn.Module, settings: Settings, refused: dict[s
     )
 
 
-def _described(argument: Any) -> Any:
-    if isinstance(argument, Tensor):
-        return {"shape": list(argument.shape), "dtype": str(argument.dtype).removeprefix("torch.")}
-    if argument is None or isinstance(argument, (bool, int, float, str)):
-        return argument
-    raise WorkflowError(
-        f'stack="eager" takes tensors and plain values as arguments, got {type(argument).__name__}: use stack="pt2e"'
-    )
+def _described(example: tuple[Any, ...]) -> tuple[Any, ...]:
+    other = next((one for one in example if not isinstance(one, (Tensor, bool, int, float, str, type(None)))), None)
+    if other is not None:
+        raise WorkflowError(
+            f'stack="eager" takes tensors and plain values as arguments, got {type(other).__name__}: use stack="pt2e"'
+        )
+    return tuple(describe_arguments(example))
 
 
 def _configure(graph: EagerGraph, settings: Settings, layout: Layout) -> None:

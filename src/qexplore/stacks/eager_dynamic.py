@@ -11,7 +11,7 @@ from qexplore.errors import WorkflowError
 from qexplore.model import foreign_hooks
 from qexplore.predicates import everything, select_modules
 from qexplore.stacks.base import Settings
-from qexplore.stacks.packed_linear import PackedLinear
+from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require
 
 RECURRENT = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
@@ -45,18 +45,7 @@ def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
             f"torch.ao cannot convert {type(network).__name__} ({type(error).__name__}: {error}): leave out the layer "
             'in question with modules=, or use weight_granularity="tensor"'
         ) from error
-    return pack_linear(model, settings)
-
-
-def pack_linear(model: nn.Module, settings: Settings) -> nn.Module:
-    """Swap converted Linear layers for packed ones where their weights have less than 8 bits."""
-    if settings.linear_num_bits == 8:
-        return model
-    kinds = (require("nnq").Linear, require("nniq").LinearReLU, require("nnqd").Linear, require("nniqd").LinearReLU)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, kinds):
-            model.set_submodule(name, PackedLinear.from_quantized(module, settings.linear_num_bits))
-    return model
+    return pack_converted(model, settings.linear_num_bits)
 
 
 def dynamic_notes(network: nn.Module) -> tuple[str, ...]:

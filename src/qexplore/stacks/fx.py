@@ -17,13 +17,14 @@ from qexplore.errors import QExploreError, TraceError, WorkflowError
 from qexplore.preparation import Connections, as_graph_module, trace_network
 from qexplore.stacks.base import Converted, Data, LayerStrategy, Settings
 from qexplore.stacks.eager_graph import reads_what_was_written, take_out_writes
-from qexplore.stacks.packed_linear import PackedLinear
+from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.saving import (
     describe_arguments,
     load_state,
     read_state,
     rebuilding,
-    write_state,
+    stack_of_state,
+    write_model,
     zero_arguments,
 )
 from qexplore.stacks.strategy import (
@@ -38,6 +39,7 @@ from qexplore.stacks.strategy import (
 )
 from qexplore.stacks.torch_ao import (
     TRANSPOSED,
+    check,
     linear_qconfig_of,
     qconfig_of,
     quiet,
@@ -46,11 +48,13 @@ from qexplore.stacks.torch_ao import (
     wrong_kernel,
 )
 
+__all__ = ["check", "load", "quantize", "reads"]
+
 _CLAMPS = (F.relu6, F.hardtanh, F.hardtanh_, torch.clamp, torch.clamp_, "clamp", "clamp_")
 
 
 def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
-    """Quantize a copy of ``network``. See `qexplore.stacks.base.Quantize`.
+    """Quantize a copy of ``network``. See `StackFile`.
 
     Raises:
         TraceError: the network cannot be traced; the sentence says what to do.
@@ -72,19 +76,25 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     return Converted(
         model,
         rows,
-        save=lambda path: write_state(path, model, settings, structure=_structure(model, data.example)),
+        save=lambda path: write_model(path, model, settings, structure=_structure(model, data.example)),
         notes=tuple(_notes(connections, rows, settings) + _order_notes(model, settings)),
         script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
     )
 
 
-def load(path: Path, network: nn.Module, settings: Settings) -> nn.Module:
+def reads(path: Path) -> bool:
+    """See `StackFile`."""
+    return stack_of_state(path) == "fx"
+
+
+def load(path: Path, network: nn.Module) -> nn.Module:
     """The quantized network that `quantize` saved, built anew from the float ``network``.
 
     Raises:
         WorkflowError: the file belongs to another network.
     """
     saved = read_state(path)
+    settings = saved.settings
     example = zero_arguments(json.loads(saved.structure)["example"])
     # Ranges come from the file, so that nothing is calibrated or trained here.
     built_with = settings if settings.method == "dynamic" else dataclasses.replace(settings, method="static")
@@ -149,11 +159,7 @@ def _converted(prepared: Any, settings: Settings) -> fx.GraphModule:
     model: fx.GraphModule = require("convert_fx")(prepared)
     if settings.engine == "qnnpack":
         _put_in_order(model)
-    if settings.linear_num_bits < 8:
-        kinds = (require("nnq").Linear, require("nniq").LinearReLU, require("nnqd").Linear, require("nniqd").LinearReLU)
-        for name, module in list(model.named_modules()):
-            if isinstance(module, kinds):
-                model.set_submodule(name, PackedLinear.from_quantized(module, settings.linear_num_bits))
+    pack_converted(model, settings.linear_num_bits)
     return model.eval()
 
 

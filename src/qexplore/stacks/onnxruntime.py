@@ -25,6 +25,7 @@ from qexplore.stacks.onnxruntime_strategy import Owner, owners_of, read_strategy
 
 _CALIBRATION = {"minmax": "MinMax", "moving_average": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _CHOICES = f"{', '.join(map(repr, _CALIBRATION))}, a CalibrationMethod of onnxruntime.quantization, or None"
+_FIRST_FIELD = b"\x08"
 _SEVEN_BITS = (
     "weights have 7 bits: this processor has no VNNI instructions, and without them onnxruntime's sums of 8-bit "
     "products can overflow"
@@ -40,13 +41,12 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         data: what may be shown to the network.
 
     Raises:
-        WorkflowError: settings that onnxruntime does not have, or a network of which nothing can be quantized.
+        WorkflowError: an observer that onnxruntime does not have, or a network of which nothing can be quantized.
         TraceError: the network cannot be taken apart.
         ExportError: an operator of it has no ONNX form.
         SelectionError: the predicate selects nothing.
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
     """
-    check(settings)
     calibration = _calibration(settings)
     kept_float = float_modules(network, settings, lambda name: name)
     with tempfile.TemporaryDirectory() as name:
@@ -82,13 +82,14 @@ def _nothing_quantized(network: nn.Module, settings: Settings) -> str:
     )
 
 
-def load(path: Path, network: nn.Module | None, settings: Settings) -> nn.Module:
-    """Run a quantized network that `Converted.save` has written; the file holds all of it.
+def reads(path: Path) -> bool:
+    """See `StackFile`: a message of protobuf whose first field is the version of its format, a whole number."""
+    with path.open("rb") as file:
+        return file.read(1) == _FIRST_FIELD
 
-    Args:
-        path: of the file.
-        network: not needed.
-        settings: not needed.
+
+def load(path: Path, network: nn.Module | None = None) -> nn.Module:
+    """Run a quantized network that `Converted.save` has written; the file holds all of it, and ``network`` is not used.
 
     Raises:
         WorkflowError: no such file, or one that onnxruntime cannot run.
@@ -101,40 +102,21 @@ def load(path: Path, network: nn.Module | None, settings: Settings) -> nn.Module
 
 
 def check(settings: Settings) -> None:
-    """Raise what onnxruntime cannot do.
+    """Refuse what onnxruntime does not have.
 
     Raises:
         WorkflowError: with the settings that it can have.
     """
-    if settings.method == "qat":
-        raise WorkflowError(
-            'stack="onnxruntime" cannot train: method must be "dynamic" or "static", got "qat". Train with stack="fx", '
-            '"eager" or "pt2e", or fine-tune a quantized model (qexplore.fine_tune) and write it with export_onnx'
-        )
     if settings.engine is not None:
         raise WorkflowError(
             f'engine of stack="onnxruntime" must be None, for it has kernels of its own, got {settings.engine!r}'
-        )
-    if settings.linear_num_bits != 8:
-        raise WorkflowError(
-            f'linear_num_bits of stack="onnxruntime" must be 8, got {settings.linear_num_bits}: use stack="fx"'
         )
     if settings.weight_observer not in (None, "minmax"):
         raise WorkflowError(
             'weight_observer of stack="onnxruntime" must be None or "minmax", for it takes the range of weights as it '
             f"is, got {settings.weight_observer!r}"
         )
-    if settings.method == "dynamic":
-        _check_dynamic(settings)
-
-
-def _check_dynamic(settings: Settings) -> None:
-    if settings.activation_observer is not None:
-        raise WorkflowError(
-            "activation_observer must be None in dynamic quantization, where ranges of activations are taken at run "
-            f"time, got {settings.activation_observer!r}: leave it out, or quantize statically"
-        )
-    if settings.activations == "symmetric":
+    if settings.method == "dynamic" and settings.activations == "symmetric":
         raise WorkflowError(
             "the dynamic kernels of onnxruntime choose a zero point at run time, so activations must be "
             '"affine", got "symmetric": quantize statically, or use stack="pt2e"'

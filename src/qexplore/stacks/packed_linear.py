@@ -18,7 +18,7 @@ from qexplore.quant import (
     spread_scales,
     unpack,
 )
-from qexplore.stacks.torch_ao import quiet
+from qexplore.stacks.torch_ao import quiet, require
 
 _LOWEST, _HIGHEST = 0, 255
 
@@ -228,6 +228,17 @@ class Uint8Activation(nn.Module):
         """``x`` as a torch quantized tensor (quint8)."""
         with quiet():
             return torch.quantize_per_tensor(x, float(self.scale), int(self.zero_point), torch.quint8)
+
+
+def pack_converted(model: nn.Module, num_bits: int) -> nn.Module:
+    """Swap the Linear layers that torch.ao has converted for packed ones, in place, where ``num_bits`` is below 8."""
+    if num_bits == 8:
+        return model
+    kinds = (require("nnq").Linear, require("nniq").LinearReLU, require("nnqd").Linear, require("nniqd").LinearReLU)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, kinds):
+            model.set_submodule(name, PackedLinear.from_quantized(module, num_bits))
+    return model
 
 
 def is_packable(module: nn.Module) -> bool:

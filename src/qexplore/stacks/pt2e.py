@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,23 @@ from qexplore.preparation import give_own_modules
 from qexplore.stacks import pt2e_graph as graphs
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
-from qexplore.stacks.pt2e_quantizer import Quantizer, check, quiet, torchao
+from qexplore.stacks.pt2e_quantizer import Quantizer, quiet, torchao
 from qexplore.stacks.pt2e_strategy import read_strategy
+
+_ENGINES = ("x86", "onednn")
+
+
+def check(settings: Settings) -> None:
+    """Refuse an engine that torchao's quantizer does not know.
+
+    Raises:
+        WorkflowError: with those that it knows.
+    """
+    if settings.engine not in (None, *_ENGINES):
+        raise WorkflowError(
+            f'engine of stack="pt2e" must be None, {" or ".join(map(repr, _ENGINES))}, for torchao quantizes for '
+            f'x86 processors, got {settings.engine!r}: use stack="fx" or "eager" with that engine'
+        )
 
 
 def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
@@ -33,12 +49,11 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         data: what may be shown to the network.
 
     Raises:
-        WorkflowError: settings that torchao's quantizer cannot have, or a network of which nothing can be quantized.
+        WorkflowError: observers that torchao does not have, or a network of which nothing can be quantized.
         TraceError: ``torch.export`` cannot take the network apart for every batch size.
         SelectionError: the predicate selects nothing.
         MissingPackageError: torchao is not installed.
     """
-    check(settings)
     torchao()
     with isolated(torch.device("cpu")):  # torchao draws random numbers for the patterns that it looks for
         return _quantized(network, settings, data)
@@ -69,13 +84,22 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     )
 
 
-def load(path: Path, network: nn.Module | None, settings: Settings) -> nn.Module:
+def reads(path: Path) -> bool:
+    """See `StackFile`: an archive with a folder of models, as ``torch.export.save`` writes it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(
+            "/models/" in f"/{name}" or name.endswith("serialized_exported_program.json") for name in archive.namelist()
+        )
+
+
+def load(path: Path, network: nn.Module | None) -> nn.Module:
     """Read a quantized network that `Converted.save` has written; the file holds all of it.
 
     Args:
         path: of the file.
         network: the float network, for the names of its arguments; None takes them by position alone.
-        settings: not needed.
 
     Raises:
         WorkflowError: no such file, or one that holds something else.

@@ -13,19 +13,12 @@ from torch import fx, nn
 
 from qexplore._optional import import_optional
 from qexplore.errors import WorkflowError
-from qexplore.stacks.base import Settings
+from qexplore.stacks.base import OBSERVERS, Settings, observer_class
 from qexplore.stacks.exported_modules import innermost
 
-ENGINES = ("x86", "onednn")
 _PACKAGE = "torchao.quantization.pt2e"
-_OBSERVERS = {
-    # per tensor, per channel
-    "minmax": ("MinMaxObserver", "PerChannelMinMaxObserver"),
-    "moving_average": ("MovingAverageMinMaxObserver", "MovingAveragePerChannelMinMaxObserver"),
-    "histogram": ("HistogramObserver", None),
-}
 _CHOICES = (
-    ", ".join(f'"{name}"' for name in _OBSERVERS)
+    ", ".join(f'"{name}"' for name in OBSERVERS)
     + f", an observer class of {_PACKAGE}, or a factory of one such as MinMaxObserver.with_args(...)"
 )
 _SMALLEST_SCALE = 2**-12
@@ -64,11 +57,10 @@ class Quantizer:
         float_modules: names of modules that stay float.
 
     Raises:
-        WorkflowError: settings that torchao's quantizer cannot have.
+        WorkflowError: observers that torchao does not have.
     """
 
     def __init__(self, settings: Settings, float_modules: frozenset[str]) -> None:
-        check(settings)
         self._config = _configuration(settings)
         self._float_modules = float_modules
         self._targets = _LEFT_BEHIND if settings.method != "dynamic" else _LEFT_BEHIND[:1]
@@ -111,29 +103,6 @@ class Quantizer:
 def _is_annotated(node: fx.Node) -> bool:
     annotation = node.meta.get("quantization_annotation")
     return annotation is not None and annotation._annotated
-
-
-def check(settings: Settings) -> None:
-    """Raise what torchao's quantizer cannot do.
-
-    Raises:
-        WorkflowError: with the settings that it can have.
-    """
-    if settings.engine not in (None, *ENGINES):
-        raise WorkflowError(
-            f'engine of stack="pt2e" must be None, {" or ".join(map(repr, ENGINES))}, for torchao quantizes for '
-            f'x86 processors, got {settings.engine!r}: use stack="fx" or "eager" with that engine'
-        )
-    if settings.linear_num_bits != 8:
-        raise WorkflowError(
-            f'linear_num_bits of stack="pt2e" must be 8, got {settings.linear_num_bits}: torchao\'s quantizer does not '
-            'pack weights. Use stack="fx"'
-        )
-    if settings.method == "dynamic" and settings.activation_observer is not None:
-        raise WorkflowError(
-            "activation_observer must be None in dynamic quantization, where ranges of activations are taken at run "
-            f"time, got {settings.activation_observer!r}: leave it out, or quantize statically"
-        )
 
 
 def _configuration(settings: Settings) -> Any:
@@ -184,7 +153,11 @@ def _constructor(which: str, settings: Settings, default: str, format: dict[str,
     """What torchao builds an observer with, or a fake quantizer for QAT; tried once, so that mistakes show here."""
     pt2e = torchao()
     given = getattr(settings, which)
-    constructor = _named(which, default if given is None else given, is_per_channel="ch_axis" in format)
+    constructor = default if given is None else given
+    if isinstance(constructor, str):
+        is_per_channel = "ch_axis" in format
+        name = observer_class(which, constructor, is_per_channel=is_per_channel, package="torchao", choices=_CHOICES)
+        constructor = getattr(pt2e, name).with_args(eps=_SMALLEST_SCALE)  # as torchao's own configurations have it
     if isinstance(constructor, nn.Module) or not hasattr(constructor, "with_args"):
         raise WorkflowError(f"{which} must be {_CHOICES}, got {given!r}")
     try:
@@ -196,20 +169,6 @@ def _constructor(which: str, settings: Settings, default: str, format: dict[str,
     if not isinstance(built, pt2e.ObserverBase):
         raise WorkflowError(f"{which} must be {_CHOICES}, got {given!r}, which gives a {type(built).__name__}")
     return _fake_quantizing(constructor, built) if settings.method == "qat" else constructor
-
-
-def _named(which: str, given: Any, *, is_per_channel: bool) -> Any:
-    """An observer of torchao by name, with the smallest scale that torchao's own configurations have."""
-    if not isinstance(given, str):
-        return given
-    if given not in _OBSERVERS:
-        raise WorkflowError(f"{which} must be {_CHOICES}, got {given!r}")
-    name = _OBSERVERS[given][is_per_channel]
-    if name is None:
-        raise WorkflowError(
-            f'{which}="{given}" has no per-channel form in torchao: use "minmax", or weight_granularity="tensor"'
-        )
-    return getattr(torchao(), name).with_args(eps=_SMALLEST_SCALE)
 
 
 def _fake_quantizing(constructor: Any, built: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,29 +53,47 @@ class SavedNetwork:
     state: dict[str, Any]
 
 
-def write_state(path: Path, model: nn.Module, settings: Settings, *, structure: str = "") -> None:
-    """Write the state of ``model``, quantized with ``settings``, whose ``modules`` are None or `ChosenModules`.
+def write_model(path: Path, model: nn.Module, settings: Settings, *, structure: str = "") -> None:
+    """Write the state of ``model``, which torch.ao has converted with ``settings``; see `write_state`."""
+    recurrent = {name: _recurrent_state(module) for name, module in _recurrent_modules(model)}
+    state = _without_recurrent(model)
+    write_state(path, settings, state, structure=structure, attributes=_attributes(model), recurrent=recurrent)
+
+
+def write_state(
+    path: Path,
+    settings: Settings,
+    state: dict[str, Any],
+    *,
+    structure: str = "",
+    attributes: dict[str, Any] | None = None,
+    recurrent: dict[str, Any] | None = None,
+) -> None:
+    """Write what a quantized network is made of.
 
     Args:
         path: the file.
-        model: converted.
-        settings: what was asked for.
+        settings: what was asked for; its ``modules`` are None or `ChosenModules`.
+        state: tensors by name.
         structure: a text that the stack's ``load`` finds again, such as a fingerprint of the structure.
+        attributes: what modules keep out of their state.
+        recurrent: weights of recurrent layers, by the layer's name.
     """
     modules = settings.modules
     assert modules is None or isinstance(modules, ChosenModules)
     plain = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     plain["modules"] = None if modules is None else sorted(modules.names)
     plain["activation_observer"] = plain["weight_observer"] = None
+    del plain["recalibrate"]  # done
     writer = _Writer()
     content = {
         "format": _FORMAT,
         "version": _VERSION,
         "settings": plain,
         "structure": structure,
-        "state": writer.encode(_without_recurrent(model)),
-        "attributes": writer.encode(_attributes(model)),
-        "recurrent": {name: writer.encode(_recurrent_state(module)) for name, module in _recurrent_modules(model)},
+        "state": writer.encode(state),
+        "attributes": writer.encode(attributes or {}),
+        "recurrent": writer.encode(recurrent or {}),
     }
     torch.save({**content, "bytes": writer.joined()}, path)
 
@@ -88,7 +106,7 @@ def describe_arguments(example: tuple[Any, ...]) -> list[Any]:
     ]
 
 
-def zero_arguments(described: list[Any]) -> tuple[Any, ...]:
+def zero_arguments(described: Sequence[Any]) -> tuple[Any, ...]:
     """Arguments as `describe_arguments` tells, with tensors of zeros."""
     return tuple(
         torch.zeros(one["shape"], dtype=getattr(torch, one["dtype"])) if isinstance(one, dict) else one
@@ -97,25 +115,46 @@ def zero_arguments(described: list[Any]) -> tuple[Any, ...]:
 
 
 def read_state(path: Path) -> SavedNetwork:
-    """What `write_state` wrote.
+    """What `write_state` wrote, and `stack_of_state` has found to be so.
 
     Raises:
         WorkflowError: the file holds something else, or was written by a newer version.
     """
     try:
         content = torch.load(path, weights_only=True)
+        _check_version(content, path)
+        names = content["settings"].pop("modules")
+        settings = Settings(**content["settings"], modules=None if names is None else ChosenModules(names))
+        state = {name: _decoded(content[name], content["bytes"]) for name in ("state", "attributes", "recurrent")}
+    except WorkflowError:
+        raise
     except Exception as error:
         raise WorkflowError(f"'{path}' is no file of a quantized network: {type(error).__name__}: {error}") from error
+    return SavedNetwork(settings, content["structure"], state)
+
+
+def stack_of_state(path: Path) -> str:
+    """The stack that wrote ``path`` by `write_state`; empty for a file of another kind.
+
+    Raises:
+        WorkflowError: it was written by a newer version.
+    """
+    try:
+        with quiet():
+            content = torch.load(str(path), weights_only=True, mmap=True)  # what tensors hold is not read
+    except Exception:  # files of other kinds stop it in many ways
+        return ""
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise WorkflowError(f"'{path}' is no file of a quantized network: it was not written by result.save(path)")
+        return ""
+    _check_version(content, path)
+    return str(content["settings"]["stack"])
+
+
+def _check_version(content: dict[str, Any], path: Path) -> None:
     if content["version"] != _VERSION:
         raise WorkflowError(
             f"'{path}' is of version {content['version']}, and this qexplore reads version {_VERSION}: update qexplore"
         )
-    names = content["settings"].pop("modules")
-    settings = Settings(**content["settings"], modules=None if names is None else ChosenModules(names))
-    state = {name: _decoded(content[name], content["bytes"]) for name in ("state", "attributes", "recurrent")}
-    return SavedNetwork(settings, content["structure"], state)
 
 
 @contextmanager

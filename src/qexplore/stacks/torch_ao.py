@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from qexplore.errors import WorkflowError
-from qexplore.stacks.base import Engine, Settings
+from qexplore.stacks.base import OBSERVERS, Engine, Settings, observer_class
 
 _QUANTIZATION = "torch.ao.quantization"
 _HOMES = {
@@ -41,15 +41,8 @@ _MODULES = {
 }
 """Short names, as torch's own code has them, of whole modules."""
 
-_OBSERVERS = {
-    # per tensor, per channel
-    "minmax": ("MinMaxObserver", "PerChannelMinMaxObserver"),
-    "moving_average": ("MovingAverageMinMaxObserver", "MovingAveragePerChannelMinMaxObserver"),
-    "histogram": ("HistogramObserver", None),
-}
-
 _CHOICES = (
-    ", ".join(f'"{name}"' for name in _OBSERVERS)
+    ", ".join(f'"{name}"' for name in OBSERVERS)
     + ", an observer class of torch.ao (ObserverBase), or a factory of one such as Observer.with_args(...)"
 )
 
@@ -151,6 +144,19 @@ def wrong_kernel(module: nn.Module | None, engine: str | None) -> str:
     return f"torch's {name} kernel of {type(module).__name__} gives wrong numbers; engine='qnnpack' has a right one"
 
 
+def check(settings: Settings) -> None:
+    """Refuse what torch.ao's kernels do not have.
+
+    Raises:
+        WorkflowError: dynamic quantization without zero points.
+    """
+    if settings.method == "dynamic" and settings.activations == "symmetric":
+        raise WorkflowError(
+            'the dynamic kernels of torch.ao choose a zero point at run time, so activations="symmetric" cannot be '
+            'had: use activations="affine", or quantize statically'
+        )
+
+
 def qconfig_of(settings: Settings) -> Any:
     """The QConfig for every layer but Linear, whose weights may be narrower: `linear_qconfig_of`.
 
@@ -184,26 +190,12 @@ def _has_vnni() -> bool:
 
 def _activation(settings: Settings) -> Any:
     if settings.method == "dynamic":
-        return _dynamic_activation(settings)
+        return require("default_dynamic_quant_observer")
     scheme = torch.per_tensor_symmetric if settings.activations == "symmetric" else torch.per_tensor_affine
     quant_min, quant_max = activation_range(settings.engine)
     arguments = {"dtype": torch.quint8, "qscheme": scheme, "quant_min": quant_min, "quant_max": quant_max}
     default = "moving_average" if settings.method == "qat" else "histogram"
     return _built("activation_observer", settings, default, arguments, is_per_channel=False)
-
-
-def _dynamic_activation(settings: Settings) -> Any:
-    if settings.activation_observer is not None:
-        raise WorkflowError(
-            "activation_observer has nothing to observe in dynamic quantization, where ranges of activations are taken "
-            "at run time: leave it out, or quantize statically"
-        )
-    if settings.activations == "symmetric":
-        raise WorkflowError(
-            'the dynamic kernels of torch.ao choose a zero point at run time, so activations="symmetric" cannot be '
-            'had: use activations="affine", or quantize statically'
-        )
-    return require("default_dynamic_quant_observer")
 
 
 def _weight(settings: Settings, *, num_bits: int) -> Any:
@@ -243,7 +235,9 @@ def _built(
 
 def _factory(which: str, given: Any, arguments: dict[str, Any], is_per_channel: bool) -> Callable[..., Any]:
     if isinstance(given, str):
-        given = _named(which, given, is_per_channel)
+        given = require(
+            observer_class(which, given, is_per_channel=is_per_channel, package="torch.ao", choices=_CHOICES)
+        )
     if isinstance(given, type):
         # A class is told the format, as far as it takes it; a factory has been told what it needs.
         accepted = inspect.signature(given).parameters
@@ -253,17 +247,6 @@ def _factory(which: str, given: Any, arguments: dict[str, Any], is_per_channel: 
     if isinstance(given, torch.nn.Module) or not callable(given):
         raise WorkflowError(f"{which} must be {_CHOICES}, got {given!r}: every layer gets an observer of its own")
     return given  # type: ignore[no-any-return]
-
-
-def _named(which: str, name: str, is_per_channel: bool) -> Any:
-    if name not in _OBSERVERS:
-        raise WorkflowError(f"{which} must be {_CHOICES}, got {name!r}")
-    per_tensor, per_channel = _OBSERVERS[name]
-    if is_per_channel and per_channel is None:
-        raise WorkflowError(
-            f'{which}="{name}" has no per-channel form in torch.ao: use "minmax", or weight_granularity="tensor"'
-        )
-    return require(per_channel if is_per_channel and per_channel else per_tensor)
 
 
 _LEAST_FUSED = 127

@@ -1,15 +1,18 @@
 """Training of a network that carries fake quantizers: a point fine-tuned, the cheap end of a front refined."""
 
 from qexplore.training.fine_tuning import FineTuning, fine_tune
-from qexplore.training.loop import EpochRecord, Loss, MakeOptimizer, train
+from qexplore.training.loop import check_share, train
+from qexplore.training.options import EpochRecord, Loss, TrainingKeywords, TrainingOptions
 from qexplore.training.refinement import Refinement, refine
 
 __all__ = [
     "EpochRecord",
     "FineTuning",
     "Loss",
-    "MakeOptimizer",
     "Refinement",
+    "TrainingKeywords",
+    "TrainingOptions",
+    "check_share",
     "fine_tune",
     "refine",
     "train",

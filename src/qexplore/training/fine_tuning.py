@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,31 +11,23 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Unpack as Keywords
 
+from qexplore._arguments import checked_keywords, checked_number, checked_switch
+from qexplore._direction import Directed
 from qexplore._table import text_table
 from qexplore.errors import EvaluationError, WorkflowError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.front import score_text
 from qexplore.metrics import as_metric, top1_accuracy
 from qexplore.model import Loader, QuantizedModel, Unpack, require_wrapped
-from qexplore.training.loop import (
-    EpochRecord,
-    Loss,
-    MakeOptimizer,
-    best_epoch,
-    check_training,
-    default_optimizer,
-    is_number,
-    on_device,
-    require_own,
-    train,
-    training_device,
-)
+from qexplore.training.loop import best_epoch, check_share, default_optimizer, on_device, require_own, train
+from qexplore.training.options import EpochRecord, Loss, MakeOptimizer, TrainingKeywords, TrainingOptions
 from qexplore.training.step_sizes import TrainedRanges, trained_ranges
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(Directed):
     """What fine-tuning did; ``print`` shows it.
 
     Attributes:
@@ -71,9 +61,8 @@ class FineTuning:
         """The share of what quantization had lost that training won back; None where nothing was lost or is known."""
         if self.float_accuracy is None or self.accuracy_before is None or self.accuracy_after is None:
             return None
-        lost = self.float_accuracy - self.accuracy_before
-        is_loss = lost > 0 if self.higher_is_better else lost < 0
-        return (self.accuracy_after - self.accuracy_before) / lost if is_loss else None
+        lost = self.gain(self.float_accuracy - self.accuracy_before)
+        return self.gain(self.accuracy_after - self.accuracy_before) / lost if lost > 0 else None
 
     def __str__(self) -> str:
         rows = [
@@ -108,9 +97,6 @@ def fine_tune(
     train_loader: Loader,
     loss: Loss,
     *,
-    epochs: int = 2,
-    learning_rate: float | None = None,
-    optimizer: MakeOptimizer | None = None,
     learn_step_sizes: bool = False,
     step_learning_rate: float | None = None,
     freeze_batchnorm_after: float = 0.5,
@@ -118,10 +104,8 @@ def fine_tune(
     report_loader: Loader | None = None,
     metric: Any = top1_accuracy,
     unpack: Unpack | None = None,
-    device: torch.device | str | None = None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
     progress: bool | None = None,
-    seed: int = 0,
+    **training: Keywords[TrainingKeywords],
 ) -> FineTuning:
     """Set a point's widths and train the model with them: quantization-aware training.
 
@@ -139,9 +123,6 @@ def fine_tune(
         point: of a front, or a vector or mapping of choices as ``model.num_bits`` takes it; None for what it has.
         train_loader: batches to train on.
         loss: ``loss(output, target)``, one number, such as ``torch.nn.functional.cross_entropy``.
-        epochs: passes over ``train_loader``.
-        learning_rate: of AdamW, falling to zero as half a cosine; None is 0.001.
-        optimizer: ``optimizer(parameters)`` for another one; it is given the network's own parameters.
         learn_step_sizes: learn the quantizers' step sizes too (LSQ, arXiv 1902.08153), from their present ranges on.
         step_learning_rate: of AdamW for learned steps, relative to each step's size; None is ``learning_rate``.
         freeze_batchnorm_after: the share of all steps after which BatchNorm layers keep the statistics that they have
@@ -151,11 +132,9 @@ def fine_tune(
         report_loader: data that decides nothing: accuracy before and after is measured on it.
         metric: see `qexplore.metrics`.
         unpack: ``unpack(batch) -> (inputs, target)``, for all loaders.
-        device: where to train; None takes a CUDA device where there is one. The report set is measured where the model
-            is.
-        on_epoch: called with each `EpochRecord`.
         progress: show a bar on stderr; None shows it on a terminal.
-        seed: of what is drawn in training.
+        training: ``epochs`` (2), ``learning_rate``, ``optimizer``, ``device``, ``seed`` and ``on_epoch``, as
+            `TrainingOptions` says. The report set is measured where the model is.
 
     Raises:
         WorkflowError: no wrapped model, nothing to train, an optimizer of other parameters, an argument out of range,
@@ -166,8 +145,11 @@ def fine_tune(
         ModelError: the model is detached from its network.
     """
     require_wrapped("fine_tune", model)
-    check_training(epochs, learning_rate, optimizer, freeze_batchnorm_after)
-    _check_steps(learn_step_sizes, step_learning_rate, optimizer)
+    checked_keywords("fine_tune", training, TrainingKeywords.__optional_keys__)
+    asked: dict[str, Any] = {"epochs": 2, **training}
+    options = TrainingOptions(**asked, progress=progress)
+    check_share(freeze_batchnorm_after)
+    _check_steps(learn_step_sizes, step_learning_rate, options.optimizer)
     measure = as_metric(metric)
     reporter = None if report_loader is None else DirectEvaluator(model, report_loader, measure, unpack=unpack)
     start = time.perf_counter()
@@ -175,47 +157,42 @@ def fine_tune(
         model.num_bits = point
     codes = tuple(int(code) for code in model.num_bits)
     before = None if reporter is None else measured(reporter, codes)
-    sign = 1.0 if measure.higher_is_better else -1.0
     records: list[EpochRecord] = []
 
     def note(record: EpochRecord) -> None:
         records.append(record)
-        if on_epoch is not None:
-            on_epoch(_in_user_direction(record, sign))
+        if options.on_epoch is not None:
+            options.on_epoch(_in_user_direction(record, measure))
 
-    interrupted, baseline, place = False, None, training_device(device)
+    interrupted, baseline = False, None
     with ExitStack() as stack:
-        stack.enter_context(on_device(model, place))
+        stack.enter_context(on_device(model, options.place))
         evaluate = None
         if validation_loader is not None:
             judge = DirectEvaluator(model, validation_loader, measure, unpack=unpack)
-            evaluate = _Judge(judge, codes, sign)
+            evaluate = _Judge(judge, codes, measure)
             baseline = evaluate()
         ranges = stack.enter_context(trained_ranges(model, learned=learn_step_sizes))
+        make = _with_steps(options, ranges, step_learning_rate)
         try:
             train(
                 model,
                 train_loader,
                 loss,
-                epochs=epochs,
-                optimizer=_with_steps(optimizer, ranges, learning_rate, step_learning_rate),
-                decay=optimizer is None,
+                replace(options, optimizer=make, learning_rate=None, on_epoch=note),
+                decay=options.optimizer is None,
                 unpack=unpack,
-                device=place,
                 on_step=ranges.update,
                 freeze=_Freeze(model),
                 freeze_after=freeze_batchnorm_after,
                 evaluate=evaluate,
                 baseline=baseline,
-                on_epoch=note,
-                progress=progress,
-                seed=seed,
             )
         except KeyboardInterrupt:
             interrupted = True
     return FineTuning(
         num_bits=codes,
-        epochs=tuple(_in_user_direction(record, sign) for record in records),
+        epochs=tuple(_in_user_direction(record, measure) for record in records),
         best_epoch=best_epoch(records, baseline),
         metric_name=measure.name,
         higher_is_better=measure.higher_is_better,
@@ -229,14 +206,12 @@ def fine_tune(
 
 
 def _check_steps(learn: Any, rate: Any, optimizer: Any) -> None:
-    if not isinstance(learn, bool):
-        raise WorkflowError(f"`learn_step_sizes` must be True or False, got {learn!r}")
+    checked_switch("`learn_step_sizes`", learn, WorkflowError)
     if rate is None:
         return
     if not learn or optimizer is not None:
         raise WorkflowError("`step_learning_rate` is for learn_step_sizes=True with the default optimizer only")
-    if not is_number(rate, 0.0, math.inf):
-        raise WorkflowError(f"`step_learning_rate` must be a number of at least 0, got {rate!r}")
+    checked_number("`step_learning_rate`", rate, WorkflowError, low=0)
 
 
 def measured(evaluator: DirectEvaluator, codes: tuple[int, ...]) -> float:
@@ -251,21 +226,20 @@ def measured(evaluator: DirectEvaluator, codes: tuple[int, ...]) -> float:
     return evaluation.score
 
 
-def _in_user_direction(record: EpochRecord, sign: float) -> EpochRecord:
-    return record if record.score is None else replace(record, score=sign * record.score)
+def _in_user_direction(record: EpochRecord, metric: Directed) -> EpochRecord:
+    return record if record.score is None else replace(record, score=metric.gain(record.score))
 
 
-def _with_steps(
-    make: MakeOptimizer | None, ranges: TrainedRanges, rate: float | None, step_rate: float | None
-) -> MakeOptimizer:
+def _with_steps(options: TrainingOptions, ranges: TrainedRanges, step_rate: float | None) -> MakeOptimizer:
     """The optimizer of the network's parameters, learned steps beside them without weight decay."""
+    make = options.optimizer
 
     def make_both(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         steps = {id(step) for step in ranges.steps}
         own = [parameter for parameter in parameters if id(parameter) not in steps]
         if not own:
             raise WorkflowError("there is nothing to train: no parameter of the network requires a gradient")
-        made = default_optimizer(own, rate) if make is None else make(own)
+        made = default_optimizer(own, options.learning_rate) if make is None else make(own)
         require_own(made, own)
         for step in ranges.steps:
             group: dict[str, Any] = {"params": [step], "weight_decay": 0.0}
@@ -282,11 +256,11 @@ def _with_steps(
 class _Judge:
     """The score on the validation set, greater is better."""
 
-    def __init__(self, evaluator: DirectEvaluator, codes: tuple[int, ...], sign: float) -> None:
-        self._evaluator, self._codes, self._sign = evaluator, codes, sign
+    def __init__(self, evaluator: DirectEvaluator, codes: tuple[int, ...], metric: Directed) -> None:
+        self._evaluator, self._codes, self._metric = evaluator, codes, metric
 
     def __call__(self) -> float:
-        return self._sign * measured(self._evaluator, self._codes)
+        return float(self._metric.gain(measured(self._evaluator, self._codes)))
 
 
 class _Freeze:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from qexplore._arguments import checked_int
+from qexplore._direction import Directed
 from qexplore._progress import Progress
 from qexplore._table import text_table
 from qexplore.errors import FrontError, WorkflowError
@@ -19,7 +19,8 @@ from qexplore.front import Front, FrontPoint, cost_text, score_text
 from qexplore.metrics import as_metric, top1_accuracy
 from qexplore.model import Loader, QuantizedModel, Unpack, require_wrapped
 from qexplore.training.fine_tuning import FineTuning, fine_tune, measured
-from qexplore.training.loop import Loss
+from qexplore.training.loop import copied_state
+from qexplore.training.options import Loss
 
 State = dict[str, Any]
 """A state dict, its tensors on the CPU."""
@@ -87,8 +88,7 @@ class Refinement:
         found = next((one for one in self.refined if one.num_bits == num_bits), None)
         if found is None:
             return None
-        gain = found.accuracy_after - found.accuracy_before
-        return found if (gain > 0 if self.after.higher_is_better else gain < 0) else None
+        return found if found.fine_tuning.is_better(found.accuracy_after, found.accuracy_before) else None
 
     def __str__(self) -> str:
         name = self.before.cost_names[0]
@@ -153,8 +153,8 @@ def refine(
     require_wrapped("refine", model)
     measure = as_metric(metric)
     _check_front(front, model, measure)
-    chosen = _chosen(front, count, below, cost)
-    state, widths = _state_of(model), model.num_bits
+    chosen = _chosen(front, measure, count, below, cost)
+    state, widths = copied_state(model, "cpu"), model.num_bits
     reporter = DirectEvaluator(model, report_loader, measure, unpack=unpack)
     before = [measured(reporter, point.num_bits) for point in front]
     refined: list[RefinedPoint] = []
@@ -175,9 +175,8 @@ def refine(
                 )
                 interrupted = tuned.interrupted
                 after = measured(reporter, point.num_bits)
-                refined.append(
-                    RefinedPoint(point.num_bits, point.costs, before[point.index], after, tuned, _state_of(model))
-                )
+                trained = copied_state(model, "cpu")
+                refined.append(RefinedPoint(point.num_bits, point.costs, before[point.index], after, tuned, trained))
             bar.advance()
             if interrupted:
                 break
@@ -189,11 +188,6 @@ def refine(
         state=state,
         interrupted=interrupted,
     )
-
-
-def _state_of(model: QuantizedModel) -> State:
-    state = model.state_dict()
-    return {name: one.detach().cpu().clone() if isinstance(one, Tensor) else one for name, one in state.items()}
 
 
 @contextmanager
@@ -222,22 +216,19 @@ def _check_front(front: Any, model: QuantizedModel, metric: Any) -> None:
     front.cheapest()  # an empty front is refused here
 
 
-def _chosen(front: Front, count: Any, below: Any, cost: str | None) -> list[FrontPoint]:
+def _chosen(front: Front, metric: Directed, count: Any, below: Any, cost: str | None) -> list[FrontPoint]:
     if count is not None and below is not None:
         raise WorkflowError("refine takes `count` or `below`, got both")
     front.cost(cost)  # an unknown name is refused here
     name = front.cost_names[0] if cost is None else cost
     points = sorted(front, key=lambda point: point.costs[name])
     if below is None:
-        wanted = _DEFAULT_COUNT if count is None else count
-        if isinstance(wanted, bool) or not isinstance(wanted, numbers.Integral) or wanted < 1:
-            raise WorkflowError(f"`count` must be an int of at least 1, got {count!r}")
-        return points[: int(wanted)]
-    worse = [one for one in points if (one.accuracy < below if front.higher_is_better else one.accuracy > below)]
+        return points[: _DEFAULT_COUNT if count is None else checked_int("`count`", count, WorkflowError, low=1)]
+    worse = [one for one in points if metric.is_better(below, one.accuracy)]
     if not worse:
         raise WorkflowError(
             f"`below` selects no point: the worst {front.metric_name} of this front is "
-            f"{min(front.accuracy) if front.higher_is_better else max(front.accuracy):g}, got below={below!r}"
+            f"{metric.gain(min(metric.gain(front.accuracy))):g}, got below={below!r}"
         )
     return worse
 

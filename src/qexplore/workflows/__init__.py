@@ -1,8 +1,14 @@
 """Turn-key quantization of a float network, and fine-tuning of a chosen point."""
 
-from qexplore.workflows.calling import load_quantized, quantize_dynamic, quantize_qat, quantize_static
+from qexplore.stacks import Settings
+from qexplore.workflows.calling import (
+    load_quantized,
+    quantize_dynamic,
+    quantize_float8,
+    quantize_qat,
+    quantize_static,
+)
 from qexplore.workflows.comparison import ComparisonRow, WorkflowComparison, compare_workflows
-from qexplore.workflows.float8 import quantize_float8
 from qexplore.workflows.measuring import measure_accuracy
 from qexplore.workflows.packed_training import train_packed
 from qexplore.workflows.packing import PackedLayer, PackingReport, pack_linear_weights, packed_strategy
@@ -13,6 +19,7 @@ __all__ = [
     "PackedLayer",
     "PackingReport",
     "QuantizationResult",
+    "Settings",
     "WorkflowComparison",
     "WorkflowReport",
     "compare_workflows",

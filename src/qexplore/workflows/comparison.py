@@ -7,23 +7,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
 
-import torch
 from torch import nn
+from typing_extensions import Unpack as Keywords
 
+from qexplore._arguments import checked_keywords
 from qexplore._table import text_table
 from qexplore.errors import MetricError, QExploreError, WorkflowError
 from qexplore.metrics import as_metric
 from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
-from qexplore.stacks import Engine, Method, Settings, Stack
-from qexplore.training import Loss, MakeOptimizer
-from qexplore.workflows.calling import training_with
-from qexplore.workflows.float8 import FORMATS, quantize_float8
+from qexplore.stacks import STACKS, Engine, Method, Settings, StackRow
+from qexplore.training import Loss, TrainingKeywords, TrainingOptions
 from qexplore.workflows.measuring import float_bytes_on_disk
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
-from qexplore.workflows.running import USES_ENGINE, Reporting, first_inputs, float_copy, run_workflow
+from qexplore.workflows.running import Reporting, Training, first_inputs, float_copy, run_workflow
 
-FLOAT8 = "float8"
 _GRANULARITIES = ("tensor", "channel")
 _HEADER = ("stack", "method", "weights", "accuracy", "bytes", "of float", "ms", "of float in turns", "note")
 
@@ -116,11 +114,7 @@ def compare_workflows(
     *,
     train_loader: Loader | None = None,
     loss: Loss | None = None,
-    epochs: int = 1,
-    learning_rate: float | None = None,
-    optimizer: MakeOptimizer | None = None,
-    device: torch.device | str | None = None,
-    stacks: Sequence[str] = (*get_args(Stack), FLOAT8),
+    stacks: Sequence[str] = tuple(STACKS),
     methods: Sequence[Method] = get_args(Method),
     weight_granularities: Sequence[str] = _GRANULARITIES,
     modules: PredicateLike | None = None,
@@ -128,12 +122,13 @@ def compare_workflows(
     unpack: Unpack | None = None,
     on_row: Callable[[ComparisonRow], None] | None = None,
     progress: bool | None = None,
-    seed: int = 0,
+    **training: Keywords[TrainingKeywords],
 ) -> WorkflowComparison:
     """Run every workflow on a copy of ``network`` and put what it cost and brought into one table.
 
-    A workflow that this network, machine or torch cannot do is a row with the reason. onnxruntime does not train, and
-    float8 comes in formats, per channel, where the static method is asked for.
+    A workflow that this network, machine or torch cannot do is a row with the reason. A method that a stack does not
+    have is no row; a stack with number formats of its own, such as float8, has a row for each of them instead of one
+    for each granularity.
 
     Args:
         network: a float network, left as it is.
@@ -142,10 +137,6 @@ def compare_workflows(
         metric: a `qexplore.Metric`, or ``function(output, target) -> scores [B]``.
         train_loader: batches for training; without it, or without ``loss``, rows of training say so.
         loss: ``loss(output, target)``.
-        epochs: of training, anew for each row.
-        learning_rate: of the default optimizer, as for `quantize_qat`.
-        optimizer: ``optimizer(parameters)`` for another one.
-        device: where to train; None takes a CUDA device where there is one.
         stacks: which of ``"eager"``, ``"fx"``, ``"pt2e"``, ``"onnxruntime"``, ``"float8"``.
         methods: which of ``"dynamic"``, ``"static"``, ``"qat"``.
         weight_granularities: which of ``"tensor"``, ``"channel"``.
@@ -154,15 +145,18 @@ def compare_workflows(
         unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form.
         on_row: called with each row when it is there.
         progress: show bars on stderr; None shows them on a terminal.
-        seed: of what is drawn in training.
+        training: of each row anew: ``epochs``, ``learning_rate``, ``optimizer``, ``device``, ``seed`` and ``on_epoch``,
+            as for `quantize_qat`.
 
     Raises:
         WorkflowError: an unknown stack, method or granularity, or none at all.
         ModelError: the network is wrapped, carries hooks, or cannot be copied.
         DataError: an empty loader.
         MetricError: a metric that is none, or that gives what is not finite for the float network.
+        TypeError: a keyword that is none of these.
     """
-    _check_choices("stacks", stacks, (*get_args(Stack), FLOAT8))
+    checked_keywords("compare_workflows", training, TrainingKeywords.__optional_keys__)
+    _check_choices("stacks", stacks, tuple(STACKS))
     _check_choices("methods", methods, get_args(Method))
     _check_choices("weight_granularities", weight_granularities, _GRANULARITIES)
     if metric is None:
@@ -174,40 +168,20 @@ def compare_workflows(
     before = reporting.accuracy(copied)
     assert before is not None
 
-    training = None
+    taught = None
     if train_loader is not None and loss is not None:
-        training = training_with(
-            train_loader,
-            loss,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            optimizer=optimizer,
-            device=device,
-            unpack=unpack,
-            progress=progress,
-            seed=seed,
-        )
+        taught = Training(train_loader, loss, TrainingOptions(**training, progress=progress))
 
-    def run(settings: Settings) -> QuantizationResult:
-        if settings.method == "qat" and training is None:
+    def run(row: StackRow, asked: dict[str, Any]) -> QuantizationResult:
+        settings = Settings(stack=row.name, modules=modules, engine=engine if row.uses_engine else None, **asked)
+        if settings.method == "qat" and taught is None:
             raise WorkflowError("training needs train_loader= and loss=")
-        return run_workflow(
-            copied,
-            settings,
-            reporting,
-            example=example,
-            calibration_loader=calibration_loader,
-            training=training,
-            accuracy_before=before,
-        )
-
-    def float8(format: Any) -> QuantizationResult:
-        options = {"modules": modules, "metric": metric, "unpack": unpack, "progress": progress}
-        return quantize_float8(copied, calibration_loader, format=format, report_loader=report_loader, **options)
+        data: dict[str, Any] = {"calibration_loader": calibration_loader, "training": taught}
+        return run_workflow(copied, settings, reporting, example=example, accuracy_before=before, **data)
 
     rows = []
-    for name, workflow in _workflows(stacks, methods, weight_granularities, modules, engine, run, float8):
-        rows.append(_row(name, workflow))
+    for row, asked in _workflows([one for one in STACKS.values() if one.name in stacks], methods, weight_granularities):
+        rows.append(_row(row, asked, partial(run, row, asked)))
         if on_row is not None:
             on_row(rows[-1])
     return WorkflowComparison(
@@ -222,29 +196,19 @@ def _check_choices(name: str, given: Sequence[str], known: Sequence[str]) -> Non
 
 
 def _workflows(
-    stacks: Sequence[str],
-    methods: Sequence[Method],
-    granularities: Sequence[Any],
-    modules: PredicateLike | None,
-    engine: Engine | None,
-    run: Callable[[Settings], QuantizationResult],
-    run_float8: Callable[[str], QuantizationResult],
-) -> Iterator[tuple[tuple[str, str, str], Callable[[], QuantizationResult]]]:
-    """Stack, method and weights of each row, and what runs it."""
-    for stack in get_args(Stack):
-        for method in methods if stack in stacks else ():
-            if stack == "onnxruntime" and method == "qat":
-                continue
-            for granularity in granularities:
-                engine_of_row = engine if stack in USES_ENGINE else None
-                settings = Settings(method, stack, modules, granularity, engine=engine_of_row)
-                yield (stack, method, f"per {granularity}"), partial(run, settings)
-    if FLOAT8 in stacks and "static" in methods:
-        for name in FORMATS:
-            yield (FLOAT8, name, "per channel"), partial(run_float8, name)
+    stacks: Sequence[StackRow], methods: Sequence[Method], granularities: Sequence[str]
+) -> Iterator[tuple[StackRow, dict[str, Any]]]:
+    """What is asked for in each row of the table: the stack, and arguments of its settings."""
+    for stack in stacks:
+        for method in (one for one in methods if one in stack.methods):
+            if stack.formats:
+                yield from ((stack, {"method": method, "float_format": one}) for one in stack.formats)
+            else:
+                yield from ((stack, {"method": method, "weight_granularity": one}) for one in granularities)
 
 
-def _row(name: tuple[str, str, str], workflow: Callable[[], QuantizationResult]) -> ComparisonRow:
+def _row(stack: StackRow, asked: dict[str, Any], workflow: Callable[[], QuantizationResult]) -> ComparisonRow:
+    name = (stack.name, asked.get("float_format", asked["method"]), f"per {asked.get('weight_granularity', 'channel')}")
     try:
         report = workflow().report
     except QExploreError as error:
@@ -252,15 +216,14 @@ def _row(name: tuple[str, str, str], workflow: Callable[[], QuantizationResult])
     except Exception as error:  # a stack may stop in any way; the other rows are still wanted
         reason = (str(error).strip() or "no message").splitlines()[0]
         return ComparisonRow(*name, note=f"not done: {type(error).__name__}: {reason}")
-    is_emulated = name[0] == FLOAT8
     return ComparisonRow(
         *name,
         report.accuracy_after,
         report.bytes_after,
         report.size_ratio,
-        None if is_emulated else report.latency.seconds,
-        None if is_emulated else report.latency.ratio,
-        "emulated in float" if is_emulated else _note(report),
+        None if stack.is_emulated else report.latency.seconds,
+        None if stack.is_emulated else report.latency.ratio,
+        "emulated in float" if stack.is_emulated else _note(report),
         report,
     )
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Unpack as Keywords
 
+from qexplore._arguments import checked_keywords
 from qexplore.errors import WorkflowError
 from qexplore.model import Loader, Unpack
 from qexplore.preparation import copied_network, replace_everywhere
 from qexplore.quant import IntegerGrid, pack, spread_scales
 from qexplore.stacks import PackedLinear, float_rows
-from qexplore.training import EpochRecord, Loss, train
+from qexplore.training import Loss, TrainingKeywords, TrainingOptions, train
 
 
 class TrainedPackedLinear(nn.Module):
@@ -56,12 +57,9 @@ def train_packed(
     loader: Loader,
     loss: Loss,
     *,
-    epochs: int,
-    learning_rate: float = 1e-4,
     unpack: Unpack | None = None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
     progress: bool | None = None,
-    seed: int = 0,
+    **training: Keywords[TrainingKeywords],
 ) -> nn.Module:
     """A copy of ``packed_network`` whose packed layers, and all else that is float, were trained with rounded weights.
 
@@ -70,17 +68,15 @@ def train_packed(
         packed_network: what `qexplore.pack_linear_weights` made of it; left as it is.
         loader: batches of inputs and target, gone through once an epoch.
         loss: ``loss(output, target)``, a tensor of one number.
-        epochs: passes over the loader.
-        learning_rate: of AdamW, falling to zero.
         unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form.
-        on_epoch: called with each record.
         progress: show a bar on stderr; None shows it on a terminal.
-        seed: of what is drawn in training.
+        training: as for `qexplore.quantize_qat`.
 
     Raises:
         WorkflowError: nothing is packed, or the loss is not finite; as `qexplore.training.loop.train` says.
         DataError: an empty loader.
     """
+    checked_keywords("train_packed", training, TrainingKeywords.__optional_keys__)
     trained = copied_network(packed_network)
     packed = {name: module for name, module in trained.named_modules() if isinstance(module, PackedLinear)}
     if not packed:
@@ -89,10 +85,7 @@ def train_packed(
         )
     for name, module in packed.items():
         replace_everywhere(trained, module, TrainedPackedLinear(network.get_submodule(name), module))
-    train(
-        trained, loader, loss, epochs=epochs, learning_rate=learning_rate, unpack=unpack, on_epoch=on_epoch,
-        progress=progress, seed=seed,
-    )  # fmt: skip
+    train(trained, loader, loss, TrainingOptions(**training, progress=progress).gentle(), unpack=unpack)
     for name, module in packed.items():
         replace_everywhere(trained, trained.get_submodule(name), _packed_again(trained.get_submodule(name), module))
     return trained

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
-import numbers
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qexplore._progress import Progress
 from qexplore._random import isolated
-from qexplore.errors import DataError, MetricError, ModelError, WorkflowError
+from qexplore.errors import DataError, MetricError, ModelError
 from qexplore.metrics import as_metric
 from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, num_samples, unpack_batch
 from qexplore.predicates import as_predicate, select_modules
 from qexplore.preparation import copied_network
-from qexplore.stacks import ChosenModules, Converted, Data, Engine, Settings, Stack, torch_ao
-from qexplore.training import EpochRecord
+from qexplore.stacks import ChosenModules, Converted, Data, Settings, StackRow, row_for, torch_ao
+from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, train
 from qexplore.workflows.measuring import (
     bytes_on_disk,
     float_bytes_on_disk,
@@ -33,32 +30,57 @@ from qexplore.workflows.measuring import (
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
 
 _CPU = torch.device("cpu")
-USES_ENGINE = ("eager", "fx")
-"""Stacks whose networks run on the engine that torch is set to."""
 
 
 @dataclass(frozen=True)
 class Reporting:
-    """What a report is measured on."""
+    """What a report is measured on.
 
-    loader: Loader | None
-    metric: Any
-    unpack: Unpack | None
-    progress: bool | None
+    Attributes:
+        report_loader: batches; comes with ``metric``.
+        metric: a `Metric`, or a function that `as_metric` takes.
+        unpack: of the batches of every loader.
+        progress: whether bars are shown; None shows them on a terminal.
+    """
+
+    report_loader: Loader | None = None
+    metric: Any = None
+    unpack: Unpack | None = None
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
-        if (self.loader is None) != (self.metric is None):
-            given, missing = ("metric", "report_loader") if self.loader is None else ("report_loader", "metric")
+        if (self.report_loader is None) != (self.metric is None):
+            given, missing = ("metric", "report_loader") if self.report_loader is None else ("report_loader", "metric")
             raise MetricError(f"accuracy needs report_loader= and metric= together, got {given}= without {missing}=")
         if self.metric is not None:
             as_metric(self.metric)
 
     def accuracy(self, network: nn.Module) -> float | None:
         """The metric of ``network``; None where there is nothing to measure it on."""
-        if self.loader is None:
+        if self.report_loader is None:
             return None
         metric = as_metric(self.metric)
-        return measure_accuracy(network, self.loader, metric, unpack=self.unpack, progress=self.progress)
+        return measure_accuracy(network, self.report_loader, metric, unpack=self.unpack, progress=self.progress)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a prepared network is trained on, and how.
+
+    Attributes:
+        loader: batches of inputs and target.
+        loss: ``loss(output, target)``, a tensor of one number.
+        options: epochs, rate and the like.
+        freeze_after: share of the steps after which ranges and BatchNorm statistics stay as they are.
+    """
+
+    loader: Loader
+    loss: Loss
+    options: TrainingOptions
+    freeze_after: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_share(self.freeze_after)
 
 
 def run_workflow(
@@ -68,7 +90,7 @@ def run_workflow(
     *,
     example: Any,
     calibration_loader: Loader | None = None,
-    training: Callable[..., tuple[EpochRecord, ...]] | None = None,
+    training: Training | None = None,
     accuracy_before: float | None = None,
 ) -> QuantizationResult:
     """Quantize a copy of ``network`` on CPU and measure it. See `quantize_static` for the arguments.
@@ -79,94 +101,73 @@ def run_workflow(
         reporting: what the report is measured on.
         example: inputs of one call, as `qexplore.model.call` takes them.
         calibration_loader: for static quantization.
-        training: ``training(prepared, freeze, set_mode)``, for training.
+        training: for training.
         accuracy_before: of the float network, where it is known.
     """
-    check_settings(settings)
+    row = row_for(settings)
     with isolated(_CPU):
         copied = float_copy(network)
-        chosen = _chosen(copied, settings)
+        chosen = _chosen(copied, settings, row)
         epochs: list[EpochRecord] = []
         data = Data(
             example=example_arguments(copied, example),
             calibrate=None if calibration_loader is None else _calibrating(calibration_loader, reporting),
-            train=None if training is None else _noting(training, epochs),
+            train=None if training is None else _noting(training, reporting, epochs),
+            loader=calibration_loader,
+            unpack=reporting.unpack,
+            progress=reporting.progress,
         )
-        converted = stack_module(chosen.stack).quantize(copied, chosen, data)
-        return _reported(copied, converted, chosen, reporting, data.example, tuple(epochs), accuracy_before)
+        converted = row.home().quantize(copied, chosen, data)
+        notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
+        with torch_ao.using_engine(chosen.engine if row.uses_engine else None), torch_ao.quiet():
+            report = _report(
+                copied,
+                dataclasses.replace(converted, notes=notes),
+                chosen,
+                reporting,
+                data.example,
+                epochs,
+                accuracy_before,
+            )
+    return QuantizationResult(converted.model, report, converted.save, converted.script)
 
 
-def _noting(training: Callable[..., tuple[EpochRecord, ...]], epochs: list[EpochRecord]) -> Callable[..., None]:
-    def note(prepared: nn.Module, freeze: Callable[[], None], *, set_mode: Any = None) -> None:
-        epochs.extend(training(prepared, freeze, set_mode))
+def _noting(training: Training, reporting: Reporting, epochs: list[EpochRecord]) -> Callable[..., None]:
+    def train_prepared(prepared: nn.Module, freeze: Callable[[], None]) -> None:
+        freezing: dict[str, Any] = {"freeze": freeze, "freeze_after": training.freeze_after}
+        options = training.options.gentle()
+        epochs.extend(train(prepared, training.loader, training.loss, options, unpack=reporting.unpack, **freezing))
 
-    return note
+    return train_prepared
 
 
-def _reported(
+def _engine_note(engine: str | None) -> tuple[str, ...]:
+    if engine == torch_ao.check_engine(None):
+        return ()
+    return (f"made for the engine {engine}: set torch.backends.quantized.engine = '{engine}' where it runs",)
+
+
+def _report(
     network: nn.Module,
     converted: Converted,
     settings: Settings,
     reporting: Reporting,
     example: tuple[Any, ...],
-    epochs: tuple[EpochRecord, ...],
+    epochs: list[EpochRecord],
     accuracy_before: float | None,
-) -> QuantizationResult:
-    with engine_of(settings), torch_ao.quiet():
-        report = WorkflowReport(
-            settings=settings,
-            metric="" if reporting.metric is None else as_metric(reporting.metric).name,
-            accuracy_before=reporting.accuracy(network) if accuracy_before is None else accuracy_before,
-            accuracy_after=reporting.accuracy(converted.model),
-            bytes_before=float_bytes_on_disk(network),
-            bytes_after=bytes_on_disk(converted.save),
-            latency=measure_latency(network, converted.model, example, num_samples(example)),
-            strategy=converted.strategy,
-            notes=converted.notes + _engine_note(settings),
-            epochs=epochs,
-        )
-    return QuantizationResult(converted.model, report, converted.save, converted.script)
-
-
-def engine_of(settings: Settings) -> AbstractContextManager[Any]:
-    """A context in which a network with ``settings`` runs on its own engine."""
-    return torch_ao.using_engine(settings.engine if settings.stack in USES_ENGINE else None)
-
-
-def _engine_note(settings: Settings) -> tuple[str, ...]:
-    if settings.stack not in USES_ENGINE or settings.engine == torch_ao.check_engine(None):
-        return ()
-    name = settings.engine
-    return (f"made for the engine {name}: set torch.backends.quantized.engine = '{name}' where it runs",)
-
-
-def stack_module(stack: str) -> Any:
-    """The file of ``stack``, imported on use."""
-    return importlib.import_module(f"qexplore.stacks.{stack}")
-
-
-def check_settings(settings: Settings) -> None:
-    """Raise `WorkflowError` unless ``settings`` are some that exist."""
-    choices = {
-        "method": ("dynamic", "static", "qat"),
-        "stack": get_args(Stack),
-        "weight_granularity": ("channel", "tensor"),
-        "activations": ("affine", "symmetric"),
-        "engine": (None, *get_args(Engine)),
-    }
-    for name, allowed in choices.items():
-        value = getattr(settings, name)
-        if value not in allowed:
-            raise WorkflowError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-    width = settings.linear_num_bits
-    if isinstance(width, bool) or not isinstance(width, numbers.Integral) or not 2 <= width <= 8:
-        raise WorkflowError(f"linear_num_bits must be an int in [2, 8], got {width!r}")
-    if width < 8 and settings.stack not in USES_ENGINE:
-        raise WorkflowError(
-            f'stack="{settings.stack}" has no packed weights, so linear_num_bits must be 8, got {width}: use stack="fx"'
-        )
-    if settings.stack == "onnxruntime" and settings.method == "qat":
-        raise WorkflowError('stack="onnxruntime" does not train: use stack="fx", "eager" or "pt2e" for training')
+) -> WorkflowReport:
+    return WorkflowReport(
+        settings=settings,
+        metric="" if reporting.metric is None else as_metric(reporting.metric).name,
+        accuracy_before=reporting.accuracy(network) if accuracy_before is None else accuracy_before,
+        accuracy_after=reporting.accuracy(converted.model),
+        bytes_before=float_bytes_on_disk(network),
+        bytes_after=bytes_on_disk(converted.save),
+        latency=measure_latency(network, converted.model, example, num_samples(example)),
+        strategy=converted.strategy,
+        notes=converted.notes,
+        epochs=tuple(epochs),
+    )
 
 
 def float_copy(network: nn.Module) -> nn.Module:
@@ -183,13 +184,13 @@ def float_copy(network: nn.Module) -> nn.Module:
     return copied.cpu().eval()
 
 
-def _chosen(network: nn.Module, settings: Settings) -> Settings:
+def _chosen(network: nn.Module, settings: Settings, row: StackRow) -> Settings:
     """``settings`` with the predicate's answer, and the engine there is."""
     modules, engine = settings.modules, settings.engine
     if modules is not None:
         description = str(as_predicate(modules))
         modules = ChosenModules(select_modules(network, modules), description)
-    if settings.stack in USES_ENGINE:
+    if row.uses_engine:
         engine = torch_ao.check_engine(engine)
     return dataclasses.replace(settings, modules=modules, engine=engine)
 

@@ -1,0 +1,198 @@
+"""Post-training quantization to 8-bit floats, in float arithmetic: what a float8 device would lose."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qexplore._arguments import checked_name
+from qexplore._choices import FloatFormat, choice_of
+from qexplore.errors import SelectionError, WorkflowError
+from qexplore.model import QuantizedModel
+from qexplore.predicates import as_predicate, select_modules, weighted
+from qexplore.preparation import copied_network, recalibrate_batchnorm
+from qexplore.quant import decode_floats, encode_floats
+from qexplore.stacks.base import Converted, Data, LayerStrategy, Settings
+from qexplore.stacks.feeding import Feeding, feeding_of
+from qexplore.stacks.saving import ChosenModules, read_state, stack_of_state, write_state
+
+FORMATS: dict[str, tuple[str, str]] = {
+    "E4M3": ("E4M3", "E4M3"),
+    "E5M2": ("E5M2", "E5M2"),
+    "E3M4": ("E3M4", "E3M4"),
+    "mixed": ("E4M3", "E3M4"),
+}
+"""By name: the format of activations, and that of weights."""
+
+_DEFAULT = "E4M3"
+
+
+def check(settings: Settings) -> None:
+    """Refuse what 8-bit floats do not have.
+
+    Raises:
+        WorkflowError: an unknown format, or settings of integers.
+    """
+    if settings.float_format is not None:
+        checked_name("`format`", settings.float_format, FORMATS, WorkflowError)
+    plain = Settings(settings.method, settings.stack)
+    for name in ("weight_granularity", "engine", "activation_observer", "weight_observer"):
+        given, only = getattr(settings, name), getattr(plain, name)
+        if given != only:
+            raise WorkflowError(
+                f'{name} of stack="float8" must be {only!r}, got {given!r}: weights have a scale per channel, '
+                "activations one per tensor, both from the largest magnitude, and float32 emulates the arithmetic"
+            )
+
+
+def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
+    """Wrap a copy of ``network`` in quantizers and calibrate it: a `QuantizedModel`.
+
+    Raises:
+        SelectionError: ``settings.modules`` selects no layer with weights.
+        DataError, CalibrationError: the calibration data cannot be used.
+    """
+    assert data.loader is not None
+    chosen = select_modules(
+        network, weighted if settings.modules is None else weighted & as_predicate(settings.modules)
+    )
+    feeding = feeding_of(network, data.example, chosen)
+    format = settings.float_format or _DEFAULT
+    settings = dataclasses.replace(settings, float_format=format)
+    model = _wrapped(copied_network(network), tuple(chosen), feeding.producers, feeding.reads_input, format)
+    shown: dict[str, Any] = {"unpack": data.unpack, "progress": data.progress}
+    model.calibrate(data.loader, method="max", weight_method="max", clip_outputs=True, **shown)
+    notes = ["float8 is emulated in float32: accuracy is measured, its time is not"]
+    if settings.recalibrate:
+        recalibrated = recalibrate_batchnorm(model, data.loader, **shown)
+        notes += [str(recalibrated).splitlines()[0]] if recalibrated.layers else []
+    rows = _strategy(model, settings, feeding)
+    return Converted(model, rows, partial(_save, model, settings, feeding), tuple(notes))
+
+
+def _wrapped(
+    network: nn.Module, weights: tuple[str, ...], producers: tuple[str, ...], reads_input: bool, format: str
+) -> QuantizedModel:
+    """Quantizers on these modules' weights and outputs, all of the format."""
+    activations, of_weights = FORMATS[format]
+    model = QuantizedModel(
+        network,
+        ChosenModules(producers) if producers else None,
+        ChosenModules(weights),
+        quantize_input=reads_input,
+        unsigned=False,
+        outputs="all",
+        init_num_bits=activations,
+    )
+    names = set(model.weight_fake_quantizers)
+    model.num_bits = {name: of_weights if name in names else activations for name in model.fake_quantizers}
+    return model.eval()
+
+
+def _strategy(model: QuantizedModel, settings: Settings, feeding: Feeding) -> tuple[LayerStrategy, ...]:
+    """Read back from the quantizers."""
+    weights = {point.module: point.name for point in model.points if point.kind == "weight"}
+    rows = [
+        LayerStrategy("input", "input", "", _format_of(model, "input"), _read_by(feeding.readers["input"]))
+        for _ in range(feeding.reads_input)
+    ]
+    for name, kind in feeding.layers:
+        of_weights = f"{_format_of(model, weights[name], 'channel')}" if name in weights else ""
+        output = _format_of(model, name) if name in feeding.producers else ""
+        rows.append(LayerStrategy(name, kind, of_weights, output, _reason(name, of_weights, output, settings, feeding)))
+    return tuple(rows)
+
+
+def _format_of(model: QuantizedModel, point: str, granularity: str = "tensor") -> str:
+    return f"{model.fake_quantizers[point].num_bits} per {granularity}"
+
+
+def _read_by(readers: tuple[str, ...]) -> str:
+    more = f" and {len(readers) - 1} more" if len(readers) > 1 else ""
+    return f"read by '{readers[0]}'{more}"
+
+
+def _reason(name: str, weights: str, output: str, settings: Settings, feeding: Feeding) -> str:
+    parts = []
+    if weights:
+        from_function = name in feeding.fed_by_function
+        parts.append("its input comes from a function and stays float" if from_function else "reads float8")
+    if output:
+        parts.append(f"output {_read_by(feeding.readers[name])}")
+    if parts:
+        return "; ".join(parts)
+    if settings.modules is not None and name in feeding.weighted:
+        return f"not selected by modules={settings.modules}"
+    return "no quantized layer reads its output"
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def _save(model: QuantizedModel, settings: Settings, feeding: Feeding, path: Path) -> None:
+    weights = {point.name: point for point in model.weight_points}
+    held = {id(point.parameter) for point in weights.values()}
+    state: dict[str, Tensor] = {}
+    for name, parameter in [*model.model.named_parameters(), *model.model.named_buffers()]:
+        if id(parameter) not in held:
+            state[f"float.{name.replace('parametrizations.', '').removesuffix('.original')}"] = parameter.detach()
+    for name, quantizer in model.fake_quantizers.items():
+        assert quantizer.amax is not None
+        state[f"amax.{name}"] = quantizer.amax
+    for name, point in weights.items():
+        quantizer = model.fake_quantizers[name]
+        fmt = quantizer.num_bits
+        assert isinstance(fmt, FloatFormat) and quantizer.amax is not None
+        state[f"codes.{name}"] = encode_floats(point.layout.rows(point.parameter.detach()), fmt, quantizer.amax)
+    structure = {
+        "weights": [name.rpartition(".")[0] for name in weights],
+        "producers": feeding.producers,
+        "reads_input": feeding.reads_input,
+    }
+    write_state(path, settings, state, structure=json.dumps(structure))
+
+
+def reads(path: Path) -> bool:
+    """See `StackFile`."""
+    return stack_of_state(path) == "float8"
+
+
+def load(path: Path, network: nn.Module) -> QuantizedModel:
+    """The model that ``save`` of the result wrote; ``network`` gives the structure.
+
+    Raises:
+        WorkflowError: the file is of another network.
+    """
+    saved = read_state(path)
+    structure, format = json.loads(saved.structure), saved.settings.float_format
+    assert format is not None
+    try:
+        points = tuple(structure["weights"]), tuple(structure["producers"])
+        model = _wrapped(network, *points, structure["reads_input"], format)
+        _fill(model, saved.state["state"])
+    except (SelectionError, KeyError, RuntimeError) as error:
+        raise WorkflowError(f"the file is of another network than {type(network).__name__}: {error}") from error
+    return model
+
+
+@torch.no_grad()
+def _fill(model: QuantizedModel, state: dict[str, Tensor]) -> None:
+    points = {point.name: point for point in model.weight_points}
+    held = {id(point.parameter) for point in points.values()}
+    for name, tensor in [*model.model.named_parameters(), *model.model.named_buffers()]:
+        if id(tensor) not in held:
+            tensor.copy_(state[f"float.{name.replace('parametrizations.', '').removesuffix('.original')}"])
+    for name, quantizer in model.fake_quantizers.items():
+        quantizer.set_amax(state[f"amax.{name}"])
+    for name, point in points.items():
+        quantizer, parameter = model.fake_quantizers[name], point.parameter
+        fmt = choice_of(quantizer.code)
+        assert isinstance(fmt, FloatFormat) and quantizer.amax is not None
+        rows = decode_floats(state[f"codes.{name}"], fmt, quantizer.amax)
+        parameter.copy_(point.layout.restore(rows, parameter))
