@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from qexplore.errors import QExploreError
 
@@ -85,19 +86,25 @@ def checked_name(name: str, value: object, known: Iterable[str], error: Error, *
     return value
 
 
-def checked_keywords(call: str, given: Iterable[str], known: Iterable[str]) -> None:
+def checked_keywords(call: Callable[..., Any], given: Iterable[str], keywords: Any) -> None:
     """Raise what Python raises where ``call`` does not take a keyword that was given, with the nearest that it takes.
 
-    >>> checked_keywords("fine_tune", ["epoch"], ["epochs", "seed"])
+    Args:
+        call: a function that takes ``**given``.
+        given: names of these.
+        keywords: the ``TypedDict`` of all that they may be.
+
+    >>> from typing import TypedDict
+    >>> checked_keywords(sorted, ["revers"], TypedDict("Order", {"reverse": bool}, total=False))
     Traceback (most recent call last):
-    TypeError: fine_tune() got an unexpected keyword argument 'epoch', did you mean 'epochs'?
+    TypeError: sorted() got an unexpected keyword argument 'revers', did you mean 'reverse'?
     """
-    known = tuple(known)
+    known = sorted({*keywords.__optional_keys__, *(getattr(call, "__kwdefaults__", None) or ())})
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f", did you mean {near[0]!r}?" if near else f": it takes {', '.join(sorted(known))}"
-            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}{hint}")
+            hint = f", did you mean {near[0]!r}?" if near else f": it takes {', '.join(known)}"
+            raise TypeError(f"{call.__name__}() got an unexpected keyword argument {name!r}{hint}")
 
 
 def _is_within(value: float, low: float | None, high: float | None) -> bool:

@@ -18,9 +18,8 @@ from qexplore.stacks.eager_dynamic import convert_dynamic, dynamic_notes
 from qexplore.stacks.eager_strategy import dynamic_strategy, notes_of, strategy_of
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.saving import load_state, read_state, rebuilding, stack_of_state, write_model, zero_arguments
-from qexplore.stacks.torch_ao import check, quiet, require, using_engine
-
-__all__ = ["check", "load", "quantize", "reads"]
+from qexplore.stacks.torch_ao import check as check
+from qexplore.stacks.torch_ao import quiet, require, using_engine
 
 _SAMPLES = 8
 """Of the example; what every step of the network gives on them is kept for a while."""

@@ -33,12 +33,7 @@ _SEVEN_BITS = (
 
 
 def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
-    """Write ``network`` to an ONNX file, quantize that with onnxruntime, and run it there.
-
-    Args:
-        network: on CPU and in eval mode; it stays as it is.
-        settings: how.
-        data: what may be shown to the network.
+    """Write ``network`` to an ONNX file, quantize that with onnxruntime, and run it there. See `StackFile`.
 
     Raises:
         WorkflowError: an observer that onnxruntime does not have, or a network of which nothing can be quantized.
@@ -217,8 +212,7 @@ def _can_overflow() -> bool:
 
 
 def _recorded(ready: Path, data: Data) -> _Recorder:
-    if data.calibrate is None:
-        raise WorkflowError("static quantization needs calibration data, got none")
+    assert data.calibrate is not None
     inputs = _package("onnx").load(ready, load_external_data=False).graph.input
     recorder = _Recorder([one.name for one in inputs])
     data.calibrate(recorder)

@@ -38,15 +38,10 @@ def check(settings: Settings) -> None:
 
 
 def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
-    """Quantize a copy of ``network`` with torchao's quantizer for x86 processors.
+    """Quantize a copy of ``network`` with torchao's quantizer for x86 processors. See `StackFile`.
 
     What comes back is a graph of float operators between quantize and dequantize nodes: its results are those of
     integer kernels, and its weights are stored as integers.
-
-    Args:
-        network: on CPU and in eval mode; it stays as it is.
-        settings: how.
-        data: what may be shown to the network.
 
     Raises:
         WorkflowError: observers that torchao does not have, or a network of which nothing can be quantized.
@@ -95,11 +90,7 @@ def reads(path: Path) -> bool:
 
 
 def load(path: Path, network: nn.Module | None) -> nn.Module:
-    """Read a quantized network that `Converted.save` has written; the file holds all of it.
-
-    Args:
-        path: of the file.
-        network: the float network, for the names of its arguments; None takes them by position alone.
+    """See `StackFile`; the file holds all but the names of arguments, which are taken by position without ``network``.
 
     Raises:
         WorkflowError: no such file, or one that holds something else.
@@ -155,10 +146,9 @@ def _calibrate(prepared: nn.Module, settings: Settings, data: Data) -> None:
     if settings.method == "dynamic":
         with torch.no_grad():
             prepared(*data.example)  # observers of weights see them in a forward
-    elif data.calibrate is None:
-        raise WorkflowError("static quantization needs calibration data, got none")
-    else:
-        data.calibrate(prepared)
+        return
+    assert data.calibrate is not None
+    data.calibrate(prepared)
 
 
 def _train(prepared: fx.GraphModule, names: tuple[str, ...], data: Data) -> int:
@@ -169,8 +159,7 @@ def _train(prepared: fx.GraphModule, names: tuple[str, ...], data: Data) -> int:
         prepared.apply(torchao().disable_observer)
         trainable.fix_statistics()
 
-    if data.train is None:
-        raise WorkflowError("quantization-aware training needs training data, got none")
+    assert data.train is not None
     data.train(trainable, freeze)
     graphs.switch_training(prepared, False)
     return graphs.fold_batchnorm(prepared)

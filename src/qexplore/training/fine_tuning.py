@@ -144,8 +144,8 @@ def fine_tune(
         DataError, MetricError, EvaluationError: a loader or the metric cannot be used; said before training.
         ModelError: the model is detached from its network.
     """
+    checked_keywords(fine_tune, training, TrainingKeywords)
     require_wrapped("fine_tune", model)
-    checked_keywords("fine_tune", training, TrainingKeywords.__optional_keys__)
     asked: dict[str, Any] = {"epochs": 2, **training}
     options = TrainingOptions(**asked, progress=progress)
     check_share(freeze_batchnorm_after)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import nn
@@ -12,20 +13,58 @@ from typing_extensions import Unpack as Keywords
 from qexplore._arguments import checked_keywords
 from qexplore._random import isolated
 from qexplore.errors import DataError, WorkflowError
-from qexplore.model import Loader
+from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
 from qexplore.stacks import Settings, row_of_file
-from qexplore.training import Loss, TrainingOptions
-from qexplore.workflows.options import (
-    QATKeywords,
-    QuantizationKeywords,
-    ReportingKeywords,
-    reporting_of,
-    settings_of,
-    training_of,
-)
+from qexplore.training import Loss, TrainingKeywords, TrainingOptions
 from qexplore.workflows.results import QuantizationResult
-from qexplore.workflows.running import Training, first_inputs, float_copy, run_workflow
+from qexplore.workflows.running import Reporting, Training, first_inputs, float_copy, run_workflow
+
+
+class ReportingKeywords(TypedDict, total=False):
+    """What every report is measured on: keywords of all turn-key calls.
+
+    Attributes:
+        report_loader: batches on which accuracy before and after is measured; comes with ``metric``.
+        metric: a `qexplore.Metric`, or ``function(output, target) -> scores [B]``.
+        unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form, of every loader.
+        progress: show bars on stderr; None shows them on a terminal.
+    """
+
+    report_loader: Loader | None
+    metric: Any
+    unpack: Unpack | None
+    progress: bool | None
+
+
+class QuantizationKeywords(ReportingKeywords, total=False):
+    """How a network is quantized: keywords of `quantize_dynamic`, `quantize_static` and `quantize_qat`.
+
+    Attributes:
+        stack: who does it: ``"fx"`` (the default), ``"eager"``, ``"pt2e"``, ``"onnxruntime"`` or ``"float8"``.
+        modules: which modules are quantized; None for all that the stack can.
+        weight_granularity: ``"channel"`` for one scale per output channel, ``"tensor"`` for one per weight.
+        activations: ``"affine"`` (a zero point) or ``"symmetric"``.
+        engine: whose integer kernels: ``"x86"``, ``"fbgemm"``, ``"onednn"``, ``"qnnpack"``; None for this machine's
+            default.
+        activation_observer: ``"minmax"``, ``"moving_average"``, ``"histogram"``, a class or factory of the stack's own
+            observers; None for the stack's default.
+        weight_observer: the same for weights.
+        linear_num_bits: width of the weights of Linear layers, 2 to 8; below 8 they are stored packed.
+    """
+
+    stack: str
+    modules: PredicateLike | None
+    weight_granularity: Any
+    activations: Any
+    engine: Any
+    activation_observer: Any
+    weight_observer: Any
+    linear_num_bits: int
+
+
+class QATKeywords(QuantizationKeywords, TrainingKeywords, total=False):
+    """Keywords of `quantize_qat`: how it is quantized, how its report is measured, and how it is trained."""
 
 
 def quantize_dynamic(
@@ -53,10 +92,11 @@ def quantize_dynamic(
         MissingPackageError: the stack's package is not installed.
         TypeError: a keyword that is none of these.
     """
-    settings = settings_of("quantize_dynamic", "dynamic", options)
+    checked_keywords(quantize_dynamic, options, QuantizationKeywords)
+    settings = _settings_of("dynamic", options)
     if example_input is None:
         raise DataError("quantize_dynamic needs example_input, the inputs of one call, got None")
-    return run_workflow(network, settings, reporting_of(options), example=example_input)
+    return run_workflow(network, settings, _reporting_of(options), example=example_input)
 
 
 def quantize_static(
@@ -76,7 +116,8 @@ def quantize_static(
         QExploreError: as `quantize_dynamic` says.
         TypeError: a keyword that is none of these.
     """
-    return _static(network, calibration_loader, settings_of("quantize_static", "static", options), options)
+    checked_keywords(quantize_static, options, QuantizationKeywords)
+    return _static(network, calibration_loader, _settings_of("static", options), options)
 
 
 def quantize_float8(
@@ -113,8 +154,7 @@ def quantize_float8(
         MetricError: ``report_loader`` without ``metric``, or the other way round.
         TypeError: a keyword that is none of these.
     """
-    own = {"format", "modules", "recalibrate"}
-    checked_keywords("quantize_float8", options, ReportingKeywords.__optional_keys__ | own)
+    checked_keywords(quantize_float8, options, ReportingKeywords)
     settings = Settings("static", "float8", modules, float_format=format, recalibrate=recalibrate)
     return _static(network, calibration_loader, settings, options)
 
@@ -147,15 +187,34 @@ def quantize_qat(
         QExploreError: as `quantize_dynamic` says; also where training fails, such as by a loss that is not finite.
         TypeError: a keyword that is none of these.
     """
-    settings = settings_of("quantize_qat", "qat", options)
-    training = Training(train_loader, loss, TrainingOptions(**training_of(options)), freeze_after)
+    checked_keywords(quantize_qat, options, QATKeywords)
+    settings = _settings_of("qat", options)
+    training = Training(
+        train_loader,
+        loss,
+        TrainingOptions(**_some(options, TrainingKeywords.__optional_keys__ | {"progress"})),
+        freeze_after,
+    )
     example = first_inputs(train_loader, "train_loader", options.get("unpack"))
-    return run_workflow(network, settings, reporting_of(options), example=example, training=training)
+    return run_workflow(network, settings, _reporting_of(options), example=example, training=training)
 
 
 def _static(network: nn.Module, loader: Loader, settings: Settings, options: Any) -> QuantizationResult:
     example = first_inputs(loader, "calibration_loader", options.get("unpack"))
-    return run_workflow(network, settings, reporting_of(options), example=example, calibration_loader=loader)
+    return run_workflow(network, settings, _reporting_of(options), example=example, calibration_loader=loader)
+
+
+def _settings_of(method: Any, options: Any) -> Settings:
+    of_settings = QuantizationKeywords.__optional_keys__ - ReportingKeywords.__optional_keys__
+    return Settings(method, **_some(options, of_settings))
+
+
+def _reporting_of(options: Any) -> Reporting:
+    return Reporting(**_some(options, ReportingKeywords.__optional_keys__))
+
+
+def _some(options: Any, names: Set[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in names}
 
 
 def load_quantized(path: str | Path, network: nn.Module | None = None) -> nn.Module:

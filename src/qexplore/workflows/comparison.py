@@ -155,7 +155,7 @@ def compare_workflows(
         MetricError: a metric that is none, or that gives what is not finite for the float network.
         TypeError: a keyword that is none of these.
     """
-    checked_keywords("compare_workflows", training, TrainingKeywords.__optional_keys__)
+    checked_keywords(compare_workflows, training, TrainingKeywords)
     _check_choices("stacks", stacks, tuple(STACKS))
     _check_choices("methods", methods, get_args(Method))
     _check_choices("weight_granularities", weight_granularities, _GRANULARITIES)

@@ -76,7 +76,7 @@ def train_packed(
         WorkflowError: nothing is packed, or the loss is not finite; as `qexplore.training.loop.train` says.
         DataError: an empty loader.
     """
-    checked_keywords("train_packed", training, TrainingKeywords.__optional_keys__)
+    checked_keywords(train_packed, training, TrainingKeywords)
     trained = copied_network(packed_network)
     packed = {name: module for name, module in trained.named_modules() if isinstance(module, PackedLinear)}
     if not packed:

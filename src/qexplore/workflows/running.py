@@ -34,14 +34,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Reporting:
-    """What a report is measured on.
-
-    Attributes:
-        report_loader: batches; comes with ``metric``.
-        metric: a `Metric`, or a function that `as_metric` takes.
-        unpack: of the batches of every loader.
-        progress: whether bars are shown; None shows them on a terminal.
-    """
+    """What a report is measured on; `ReportingKeywords` says what each field is."""
 
     report_loader: Loader | None = None
     metric: Any = None
@@ -118,17 +111,10 @@ def run_workflow(
             progress=reporting.progress,
         )
         converted = row.home().quantize(copied, chosen, data)
-        notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
         with torch_ao.using_engine(chosen.engine if row.uses_engine else None), torch_ao.quiet():
-            report = _report(
-                copied,
-                dataclasses.replace(converted, notes=notes),
-                chosen,
-                reporting,
-                data.example,
-                epochs,
-                accuracy_before,
-            )
+            report = _report(copied, converted, chosen, reporting, data.example, accuracy_before)
+    notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
+    report = dataclasses.replace(report, notes=notes, epochs=tuple(epochs))
     return QuantizationResult(converted.model, report, converted.save, converted.script)
 
 
@@ -153,7 +139,6 @@ def _report(
     settings: Settings,
     reporting: Reporting,
     example: tuple[Any, ...],
-    epochs: list[EpochRecord],
     accuracy_before: float | None,
 ) -> WorkflowReport:
     return WorkflowReport(
@@ -165,8 +150,6 @@ def _report(
         bytes_after=bytes_on_disk(converted.save),
         latency=measure_latency(network, converted.model, example, num_samples(example)),
         strategy=converted.strategy,
-        notes=converted.notes,
-        epochs=tuple(epochs),
     )
 
 
