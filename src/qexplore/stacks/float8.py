@@ -155,7 +155,7 @@ def _save(model: QuantizedModel, settings: Settings, feeding: Feeding, path: Pat
         "producers": feeding.producers,
         "reads_input": feeding.reads_input,
     }
-    write_state(path, settings, state, structure=json.dumps(structure))
+    write_state(path, settings, json.dumps(structure), state)
 
 
 def reads(path: Path) -> bool:

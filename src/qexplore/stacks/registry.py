@@ -67,23 +67,18 @@ def _onnxruntime() -> StackFile:
     return onnxruntime
 
 
-def _float8() -> StackFile:
-    return float8
-
-
 STACKS = {
     row.name: row
     for row in (
         StackRow("eager", _eager, uses_engine=True, packs_weights=True, needs_network=True),
         StackRow("fx", _fx, uses_engine=True, packs_weights=True, needs_network=True),
         StackRow("pt2e", _pt2e, extra="pt2e"),
-        StackRow("onnxruntime", _onnxruntime, methods=("dynamic", "static"), extra="onnx"),
+        StackRow("onnxruntime", _onnxruntime, ("dynamic", "static"), extra="onnx"),
         StackRow(
-            "float8", _float8, methods=("static",), needs_network=True,
-            formats=tuple(float8.FORMATS), is_emulated=True,
+            "float8", lambda: float8, ("static",), needs_network=True, formats=(*float8.FORMATS,), is_emulated=True
         ),
     )
-}  # fmt: skip
+}
 
 
 def row_for(settings: Settings) -> StackRow:

@@ -20,6 +20,7 @@ from qexplore.stacks.torch_ao import has, quiet, require
 
 _FORMAT = "qexplore quantized network"
 _VERSION = 1
+_PARTS = ("state", "attributes", "recurrent")
 _INTEGERS = "integers"
 _OFFSET = "offset"
 _ALIGNMENT = 8
@@ -54,30 +55,19 @@ class SavedNetwork:
 
 
 def write_model(path: Path, model: nn.Module, settings: Settings, *, structure: str = "") -> None:
-    """Write the state of ``model``, which torch.ao has converted with ``settings``; see `write_state`."""
+    """Write ``model``, which torch.ao has converted with ``settings``; see `write_state`."""
     recurrent = {name: _recurrent_state(module) for name, module in _recurrent_modules(model)}
-    state = _without_recurrent(model)
-    write_state(path, settings, state, structure=structure, attributes=_attributes(model), recurrent=recurrent)
+    write_state(path, settings, structure, _without_recurrent(model), _attributes(model), recurrent)
 
 
-def write_state(
-    path: Path,
-    settings: Settings,
-    state: dict[str, Any],
-    *,
-    structure: str = "",
-    attributes: dict[str, Any] | None = None,
-    recurrent: dict[str, Any] | None = None,
-) -> None:
+def write_state(path: Path, settings: Settings, structure: str, *parts: dict[str, Any]) -> None:
     """Write what a quantized network is made of.
 
     Args:
         path: the file.
         settings: what was asked for; its ``modules`` are None or `ChosenModules`.
-        state: tensors by name.
         structure: a text that the stack's ``load`` finds again, such as a fingerprint of the structure.
-        attributes: what modules keep out of their state.
-        recurrent: weights of recurrent layers, by the layer's name.
+        parts: tensors by name: the state, what modules keep out of it, and weights by the name of a recurrent layer.
     """
     modules = settings.modules
     assert modules is None or isinstance(modules, ChosenModules)
@@ -85,16 +75,9 @@ def write_state(
     plain["modules"] = None if modules is None else sorted(modules.names)
     plain["activation_observer"] = plain["weight_observer"] = None
     del plain["recalibrate"]  # done
+    content = {"format": _FORMAT, "version": _VERSION, "settings": plain, "structure": structure}
     writer = _Writer()
-    content = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "settings": plain,
-        "structure": structure,
-        "state": writer.encode(state),
-        "attributes": writer.encode(attributes or {}),
-        "recurrent": writer.encode(recurrent or {}),
-    }
+    content |= {name: writer.encode(part) for name, part in zip(_PARTS, (*parts, {}, {}), strict=False)}
     torch.save({**content, "bytes": writer.joined()}, path)
 
 
@@ -125,7 +108,7 @@ def read_state(path: Path) -> SavedNetwork:
         _check_version(content, path)
         names = content["settings"].pop("modules")
         settings = Settings(**content["settings"], modules=None if names is None else ChosenModules(names))
-        state = {name: _decoded(content[name], content["bytes"]) for name in ("state", "attributes", "recurrent")}
+        state = {name: _decoded(content[name], content["bytes"]) for name in _PARTS}
     except WorkflowError:
         raise
     except Exception as error:

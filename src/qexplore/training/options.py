@@ -103,9 +103,8 @@ class TrainingOptions:
     @property
     def place(self) -> torch.device:
         """The device itself."""
-        if self.device is not None:
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(default if self.device is None else self.device)
 
 
 def described(value: Any) -> str:

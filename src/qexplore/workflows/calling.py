@@ -147,11 +147,7 @@ def quantize_float8(
         A `QuantizedModel` and its report. Saved files hold weights as one byte each, with their scales.
 
     Raises:
-        WorkflowError: an unknown format.
-        SelectionError: ``modules`` selects no layer with weights.
-        ModelError: the network is wrapped (call ``detach()``), carries hooks, or cannot be copied.
-        DataError, CalibrationError: the calibration data cannot be used.
-        MetricError: ``report_loader`` without ``metric``, or the other way round.
+        QExploreError: as `quantize_dynamic` says; ``modules`` must select a layer with weights.
         TypeError: a keyword that is none of these.
     """
     checked_keywords(quantize_float8, options, ReportingKeywords)

@@ -75,6 +75,11 @@ class Training:
     def __post_init__(self) -> None:
         check_share(self.freeze_after)
 
+    def run(self, unpack: Unpack | None, prepared: nn.Module, freeze: Callable[[], None]) -> tuple[EpochRecord, ...]:
+        """Train ``prepared``, gently; ``freeze()`` is called at its share of the steps."""
+        freezing: dict[str, Any] = {"freeze": freeze, "freeze_after": self.freeze_after}
+        return train(prepared, self.loader, self.loss, self.options.gentle(), unpack=unpack, **freezing)
+
 
 def run_workflow(
     network: nn.Module,
@@ -105,7 +110,7 @@ def run_workflow(
         data = Data(
             example=example_arguments(copied, example),
             calibrate=None if calibration_loader is None else _calibrating(calibration_loader, reporting),
-            train=None if training is None else _noting(training, reporting, epochs),
+            train=None if training is None else lambda *given: epochs.extend(training.run(reporting.unpack, *given)),
             loader=calibration_loader,
             unpack=reporting.unpack,
             progress=reporting.progress,
@@ -116,15 +121,6 @@ def run_workflow(
     notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
     report = dataclasses.replace(report, notes=notes, epochs=tuple(epochs))
     return QuantizationResult(converted.model, report, converted.save, converted.script)
-
-
-def _noting(training: Training, reporting: Reporting, epochs: list[EpochRecord]) -> Callable[..., None]:
-    def train_prepared(prepared: nn.Module, freeze: Callable[[], None]) -> None:
-        freezing: dict[str, Any] = {"freeze": freeze, "freeze_after": training.freeze_after}
-        options = training.options.gentle()
-        epochs.extend(train(prepared, training.loader, training.loss, options, unpack=reporting.unpack, **freezing))
-
-    return train_prepared
 
 
 def _engine_note(engine: str | None) -> tuple[str, ...]:
