@@ -157,6 +157,7 @@ def test_points_that_are_no_members_cannot_be_applied():
         ({"cost": "bops"}, FrontError, "bops"),
         ({"metric": qx.negative_log_likelihood}, FrontError, "the front is of 'accuracy'"),
         ({"epochs": 0}, WorkflowError, "`epochs`"),
+        ({"epoch": 2}, TypeError, r"fine_tune\(\) got an unexpected keyword argument .epoch., did you mean .epochs."),
     ],
 )
 def test_bad_arguments_are_refused(options, error, message):

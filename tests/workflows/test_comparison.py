@@ -125,6 +125,8 @@ def test_mistakes_that_meet_every_row_are_raised_at_once():
     network, report = trained("small_cnn"), batches(digits().report)
     with pytest.raises(DataError, match="calibration_loader must hold"):
         qx.compare_workflows(network, [], report, qx.top1_accuracy)
+    with pytest.raises(WorkflowError, match="`epochs` must be an int of at least 1, got 0"):
+        qx.compare_workflows(network, report, report, qx.top1_accuracy, epochs=0)
     with pytest.raises(MetricError, match="needs a metric"):
         qx.compare_workflows(network, report, report, None)
     qx.QuantizedActivationsModel(network, **wrapping("small_cnn"))

@@ -41,6 +41,13 @@ def test_each_format_is_close_to_float_and_stands_in_the_strategy(format):
     assert "emulated in float32" in str(result)
 
 
+def test_it_is_a_stack_that_quantize_static_knows():
+    result = qx.quantize_static(trained("small_cnn"), batches(digits().calibration), stack="float8")
+    with torch.no_grad():
+        assert torch.equal(result.model(digits().report.x), quantized().model(digits().report.x))
+    assert result.report.strategy == quantized().report.strategy
+
+
 def test_only_what_quantized_layers_read_is_quantized():
     result = quantized()
     assert list(result.model.activation_fake_quantizers) == ["input", "pool", "relu2", "relu3"]

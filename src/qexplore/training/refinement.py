@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qexplore._arguments import checked_int
+from qexplore._arguments import checked_int, checked_keywords
 from qexplore._direction import Directed
 from qexplore._progress import Progress
 from qexplore._table import text_table
@@ -20,7 +20,7 @@ from qexplore.metrics import as_metric, top1_accuracy
 from qexplore.model import Loader, QuantizedModel, Unpack, require_wrapped
 from qexplore.training.fine_tuning import FineTuning, fine_tune, measured
 from qexplore.training.loop import copied_state
-from qexplore.training.options import Loss
+from qexplore.training.options import Loss, TrainingKeywords
 
 State = dict[str, Any]
 """A state dict, its tensors on the CPU."""
@@ -150,6 +150,7 @@ def refine(
         WorkflowError: both ``count`` and ``below``, none selected, and all that `fine_tune` refuses.
         QExploreError: see `fine_tune`.
     """
+    checked_keywords(fine_tune, fine_tuning, TrainingKeywords)
     require_wrapped("refine", model)
     measure = as_metric(metric)
     _check_front(front, model, measure)

@@ -2,6 +2,8 @@
 
 from qexplore.stacks import Settings
 from qexplore.workflows.calling import (
+    QuantizationKeywords,
+    ReportingKeywords,
     load_quantized,
     quantize_dynamic,
     quantize_float8,
@@ -18,7 +20,9 @@ __all__ = [
     "ComparisonRow",
     "PackedLayer",
     "PackingReport",
+    "QuantizationKeywords",
     "QuantizationResult",
+    "ReportingKeywords",
     "Settings",
     "WorkflowComparison",
     "WorkflowReport",

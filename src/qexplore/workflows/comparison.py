@@ -164,13 +164,11 @@ def compare_workflows(
     reporting = Reporting(report_loader, metric, unpack, progress)
     example = first_inputs(report_loader, "report_loader", unpack)
     first_inputs(calibration_loader, "calibration_loader", unpack)
+    options = TrainingOptions(**training, progress=progress)
+    taught = None if train_loader is None or loss is None else Training(train_loader, loss, options)
     copied = float_copy(network)
     before = reporting.accuracy(copied)
     assert before is not None
-
-    taught = None
-    if train_loader is not None and loss is not None:
-        taught = Training(train_loader, loss, TrainingOptions(**training, progress=progress))
 
     def run(row: StackRow, asked: dict[str, Any]) -> QuantizationResult:
         settings = Settings(stack=row.name, modules=modules, engine=engine if row.uses_engine else None, **asked)
