@@ -10,9 +10,9 @@ import torch
 from networks import batches, digits
 from torch import Tensor, nn
 
+from qexplore._quiet import quiet
 from qexplore.stacks import eager
 from qexplore.stacks.base import Converted, Data, LayerStrategy, Settings
-from qexplore.stacks.torch_ao import quiet
 
 ENGINES = [name for name in torch.backends.quantized.supported_engines if name != "none"]
 

@@ -10,7 +10,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "qexplore"
 
 # A room is a module or a subpackage right below the package's root.
 FLOORS = {
-    0: ["errors", "_arguments", "_choices", "_direction", "_optional", "_progress", "_random", "_table", "_version"],
+    0: [
+        "errors",
+        "_arguments",
+        "_choices",
+        "_direction",
+        "_optional",
+        "_progress",
+        "_quiet",
+        "_random",
+        "_table",
+        "_version",
+    ],
     1: ["predicates", "quant", "metrics", "front", "_onnx"],
     2: ["model"],
     3: ["preparation", "cost", "evaluation"],

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from qexplore._optional import import_optional
+from qexplore._quiet import silenced
 from qexplore.errors import ExportError, QExploreError, TraceError
 
 Optimization = Literal["all", "extended", "basic", "off"]
@@ -78,7 +75,7 @@ def as_onnx(
     network.eval()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with _silence(), torch.no_grad():
+        with silenced(), torch.no_grad():
             exported = _take_apart(network, args, kwargs)
             return _translate(exported, opset, custom_translations)
     finally:
@@ -94,7 +91,7 @@ def save_onnx(program: Any, path: str | Path) -> None:
         ExportError: the path cannot be written.
     """
     try:
-        with _silence():
+        with silenced():
             program.save(str(path))
     except OSError as error:
         raise ExportError(
@@ -223,23 +220,6 @@ def _last_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what torch and onnxscript say along the way from the user's terminal and log."""
-    before = logging.root.manager.disable
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            logging.disable(logging.CRITICAL)
-            yield
-    finally:
-        logging.disable(before)
 
 
 class OnnxModel(nn.Module):

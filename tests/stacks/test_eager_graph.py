@@ -9,10 +9,11 @@ from networks import digits, trained
 from torch import nn
 from torch.nn import functional as F
 
+from qexplore._quiet import quiet
 from qexplore.stacks.eager_graph import fuse_layers, graph_of
 from qexplore.stacks.eager_nodes import choose_layers
 from qexplore.stacks.float_functional import swap_functions
-from qexplore.stacks.torch_ao import quiet, require
+from qexplore.stacks.torch_ao import require
 
 
 def test_plain_fusing_drops_a_relu_that_is_used_twice_and_ours_does_not():

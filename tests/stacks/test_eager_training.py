@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from qexplore import predicates
+from qexplore._quiet import quiet
 from qexplore.errors import WorkflowError
 from qexplore.stacks import eager
 from qexplore.stacks.base import Data, Settings
-from qexplore.stacks.torch_ao import quiet, require
+from qexplore.stacks.torch_ao import require
 from qexplore.training import TrainingOptions, train
 
 X, Y = digits().report

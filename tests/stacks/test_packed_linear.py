@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 import qexplore as qx
 from qexplore import predicates
+from qexplore._quiet import quiet
 from qexplore.errors import DataError, NumBitsError, SelectionError, WorkflowError
 from qexplore.stacks.base import Settings
 from qexplore.stacks.packed_linear import PackedLinear
-from qexplore.stacks.torch_ao import linear_qconfig_of, quiet, require
+from qexplore.stacks.torch_ao import linear_qconfig_of, require
 
 WIDTHS = range(2, 9)
 

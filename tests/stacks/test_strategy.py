@@ -9,6 +9,7 @@ from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
+from qexplore._quiet import quiet
 from qexplore.stacks import torch_ao as stack
 from qexplore.stacks.base import Settings
 from qexplore.stacks.strategy import describe_activations, describe_weights
@@ -59,11 +60,11 @@ def test_integers_decide_and_settings_do_not():
     """The same converted module, described while its weights are exchanged."""
     result = qx.quantize_static(trained("small_cnn"), batches(digits().calibration))
     layer = result.model.fc2
-    with stack.quiet():
+    with quiet():
         rounded = torch.quantize_per_tensor(torch.linspace(-1, 1, 320).reshape(10, 32), 0.2, 0, torch.qint8)
         layer.set_weight_bias(rounded, None)
     assert describe_weights(layer) == "int4 per tensor"
-    with stack.quiet():
+    with quiet():
         layer.set_weight_bias(torch.quantize_per_tensor(torch.rand(10, 32), 1 / 255, -128, torch.qint8), None)
     assert describe_weights(layer) == "int8 per tensor, affine"
 
@@ -80,7 +81,7 @@ def test_integers_decide_and_settings_do_not():
     ],
 )
 def test_activations_are_described_from_a_tensor(engine, dtype, zero_point, text):
-    with stack.quiet(), stack.using_engine(engine):
+    with quiet(), stack.using_engine(engine):
         assert describe_activations(torch.quantize_per_tensor(torch.rand(4), 0.1, zero_point, dtype)) == text
         assert describe_activations(torch.rand(4)) == ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.abc
 import sys
-import warnings
 
 import pytest
 import torch
@@ -88,11 +87,6 @@ def test_engine_comes_back_after_a_block_and_after_an_error():
         assert torch.backends.quantized.engine == "qnnpack"
         raise RuntimeError("inside")
     assert torch.backends.quantized.engine == before
-
-
-def test_warnings_of_a_users_own_code_pass_through_quiet():
-    with pytest.warns(UserWarning, match="the user's own"), stack.quiet():
-        warnings.warn("the user's own", UserWarning, stacklevel=1)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qexplore._optional import import_optional
+from qexplore._quiet import silenced
 from qexplore._random import isolated, stream
 from qexplore.metrics import perplexity
 from qexplore.pipeline.dialogue import Prefixed
@@ -87,13 +87,9 @@ def language_subject(options: Options, dialogue: Prefixed) -> Subject:
 
 def _transformers() -> Any:
     """The package, its GPT-2 loaded: it does so on use, and torch then logs what it thinks of other packages' types."""
-    before = logging.root.manager.disable
-    try:
-        logging.disable(logging.WARNING)
+    with silenced():
         package: Any = import_optional("transformers", extra="text", purpose="the pipeline's gpt2")
         _ = package.GPT2Config, package.GPT2LMHeadModel, package.AutoTokenizer
-    finally:
-        logging.disable(before)
     return package
 
 

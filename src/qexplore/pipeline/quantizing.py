@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from qexplore._progress import Progress
+from qexplore._quiet import quiet
 from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import DataError, TraceError, WorkflowError
@@ -20,7 +21,7 @@ from qexplore.model import Loader, Placement, call, in_eval_mode, is_layer, unpa
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import FloatOutputs, Subject
 from qexplore.preparation import graph_table, trace_network
-from qexplore.stacks import LayerStrategy, is_absent, is_packable, quiet
+from qexplore.stacks import LayerStrategy, is_absent, is_packable
 from qexplore.workflows import (
     QuantizationResult,
     measure_accuracy,

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from qexplore._quiet import silenced
 from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import TraceError
@@ -119,7 +116,7 @@ def _exported(network: nn.Module, example: Any, symbolic: TraceError | None) -> 
     args = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else (inputs,)
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else None
     try:
-        with in_eval_mode(network), isolated(placement.device), torch.no_grad(), _silence():
+        with in_eval_mode(network), isolated(placement.device), torch.no_grad(), silenced():
             program = torch.export.export(network, tuple(args), kwargs, strict=False)
             graph = program.module().graph
     except Exception as error:
@@ -127,19 +124,6 @@ def _exported(network: nn.Module, example: Any, symbolic: TraceError | None) -> 
         before = f"{symbolic}; and " if symbolic is not None else ""
         raise TraceError(f"{before}torch.export cannot take the network apart either: {reason}") from error
     return table_of(graph, "torch.export")
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what torch says about how it sees the network from the user's terminal and log."""
-    before, nowhere = logging.root.manager.disable, io.StringIO()
-    try:
-        logging.disable(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,6 @@ from qexplore.stacks.packed_linear import PackedLinear, float_rows, is_packable
 from qexplore.stacks.registry import STACKS, StackRow, row_for, row_of_file
 from qexplore.stacks.saving import ChosenModules
 from qexplore.stacks.strategy import describe_weights, is_absent
-from qexplore.stacks.torch_ao import quiet
 
 __all__ = [
     "STACKS",
@@ -22,7 +21,6 @@ __all__ = [
     "float_rows",
     "is_absent",
     "is_packable",
-    "quiet",
     "row_for",
     "row_of_file",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qexplore._quiet import quiet
 from qexplore.errors import QExploreError, WorkflowError
 from qexplore.model import first_samples
 from qexplore.stacks.base import Converted, Data, Settings
@@ -19,7 +20,7 @@ from qexplore.stacks.eager_strategy import dynamic_strategy, notes_of, strategy_
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.saving import load_state, read_state, rebuilding, stack_of_state, write_model, zero_arguments
 from qexplore.stacks.torch_ao import check as check
-from qexplore.stacks.torch_ao import quiet, require, using_engine
+from qexplore.stacks.torch_ao import require, using_engine
 
 _SAMPLES = 8
 """Of the example; what every step of the network gives on them is kept for a while."""

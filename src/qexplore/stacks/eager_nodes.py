@@ -13,12 +13,13 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
+from qexplore._quiet import quiet
 from qexplore._random import isolated
 from qexplore.model import Placement, foreign_hooks, in_eval_mode
 from qexplore.preparation import only_describes
 from qexplore.stacks.eager_graph import LAYERS, add_module, module_of
 from qexplore.stacks.float_functional import functional_call
-from qexplore.stacks.torch_ao import quiet, require, wrong_kernel
+from qexplore.stacks.torch_ao import require, wrong_kernel
 
 _SWAPPED = (
     nn.BatchNorm2d,

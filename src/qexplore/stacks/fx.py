@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from qexplore._quiet import quiet
 from qexplore.errors import QExploreError, TraceError, WorkflowError
 from qexplore.preparation import Connections, as_graph_module, trace_network
 from qexplore.stacks.base import Converted, Data, LayerStrategy, Settings
@@ -41,7 +42,6 @@ from qexplore.stacks.torch_ao import (
     TRANSPOSED,
     linear_qconfig_of,
     qconfig_of,
-    quiet,
     require,
     using_engine,
     wrong_kernel,

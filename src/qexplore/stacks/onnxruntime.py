@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
 import math
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,7 @@ from torch import Tensor, nn
 
 from qexplore._onnx import LOWEST_OPSET, OnnxModel, as_onnx, save_onnx, tensors_of
 from qexplore._optional import import_optional
+from qexplore._quiet import silenced
 from qexplore.errors import ExportError, WorkflowError
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
@@ -50,7 +46,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         nodes = list(program.exported_program.graph.nodes)
         save_onnx(program, folder / "network.onnx")
         onnx, ready = _package("onnx"), folder / "ready.onnx"
-        with _silence():
+        with silenced():
             _package("onnxruntime.quantization").quant_pre_process(folder / "network.onnx", ready)
         modules = dict(network.named_modules())
         owners = owners_of(onnx.load(ready).graph, nodes, modules)
@@ -119,21 +115,8 @@ def check(settings: Settings) -> None:
 
 
 def _package(name: str) -> Any:
-    with _silence():
+    with silenced():
         return import_optional(name, extra="onnx", purpose='the stack "onnxruntime"')
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what onnxruntime prints, logs and warns of along the way from the user."""
-    before = logging.root.manager.disable
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            logging.disable(logging.ERROR)
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _excluded(owners: dict[str, Owner], kept_float: frozenset[str], settings: Settings) -> list[str]:
@@ -164,7 +147,7 @@ def _write(
         reader.even_out()
     is_symmetric = settings.activations == "symmetric"
     try:
-        with _silence():
+        with silenced():
             if reader is None:
                 quantization.quantize_dynamic(ready, path, **common)
                 return

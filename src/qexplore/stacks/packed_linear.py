@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qexplore._quiet import quiet
 from qexplore.errors import WorkflowError
 from qexplore.quant import (
     check_group_size,
@@ -18,7 +19,7 @@ from qexplore.quant import (
     spread_scales,
     unpack,
 )
-from qexplore.stacks.torch_ao import quiet, require
+from qexplore.stacks.torch_ao import require
 
 _LOWEST, _HIGHEST = 0, 255
 

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from qexplore._quiet import silenced
 from qexplore._random import isolated
 from qexplore.errors import TraceError, WorkflowError
 from qexplore.preparation import give_own_modules
 from qexplore.stacks import pt2e_graph as graphs
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
-from qexplore.stacks.pt2e_quantizer import Quantizer, quiet, torchao
+from qexplore.stacks.pt2e_quantizer import Quantizer, torchao
 from qexplore.stacks.pt2e_strategy import read_strategy
 
 _ENGINES = ("x86", "onednn")
@@ -58,7 +59,7 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     own, changed, notes = _own_modules(network, data)
     kept_float = float_modules(own, settings, _original_names(changed))
     names = graphs.argument_names(network)
-    with quiet():
+    with silenced():
         exported = graphs.export(own, data.example)
     calls = calls_of(exported.graph.nodes)
     prepared = _prepared(exported, own, settings, Quantizer(settings, kept_float))
@@ -97,7 +98,7 @@ def load(path: Path, network: nn.Module | None) -> nn.Module:
         MissingPackageError: torchao is not installed.
     """
     torchao()  # brings the operators that the file names
-    with quiet():
+    with silenced():
         names = () if network is None else graphs.argument_names(network)
         return graphs.ExportedNetwork(graphs.load(path), names)
 
@@ -127,7 +128,7 @@ def _original_names(changed: dict[str, tuple[str, ...]]) -> Callable[[str], str]
 def _prepared(exported: fx.GraphModule, own: nn.Module, settings: Settings, quantizer: Quantizer) -> fx.GraphModule:
     quantize_pt2e = torchao(".quantize_pt2e")
     try:
-        with quiet():
+        with silenced():
             if settings.method != "qat":
                 return quantize_pt2e.prepare_pt2e(exported, quantizer)  # type: ignore[no-any-return]
             graphs.switch_training(exported, True)
@@ -166,14 +167,14 @@ def _train(prepared: fx.GraphModule, names: tuple[str, ...], data: Data) -> int:
 
 
 def _converted(prepared: fx.GraphModule) -> fx.GraphModule:
-    with quiet(), torch.no_grad():
+    with silenced(), torch.no_grad():
         converted: fx.GraphModule = torchao(".quantize_pt2e").convert_pt2e(prepared)
         graphs.drop_unused(converted)
     return converted
 
 
 def _save(converted: fx.GraphModule, example: tuple[Any, ...], path: Path) -> None:
-    with quiet():
+    with silenced():
         graphs.save(converted, example, path)
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from qexplore._optional import import_optional
+from qexplore._quiet import silenced
 from qexplore.errors import WorkflowError
 from qexplore.stacks.base import OBSERVERS, Settings, observer_class
 from qexplore.stacks.exported_modules import innermost
@@ -26,26 +23,13 @@ _LEFT_BEHIND = (torch.ops.aten.linear.default, torch.ops.aten.conv1d.default)
 """Operators that torchao's quantizer can annotate, but does not find where no module of their own calls them."""
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what torch and torchao warn of, and log, about their own code."""
-    before = logging.root.manager.disable
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logging.disable(logging.WARNING)
-            yield
-    finally:
-        logging.disable(before)
-
-
 def torchao(name: str = "") -> Any:
     """The module ``name`` of torchao's PT2E part.
 
     Raises:
         MissingPackageError: torchao is not installed.
     """
-    with quiet():
+    with silenced():
         return import_optional(f"{_PACKAGE}{name}", extra="pt2e", purpose='the stack "pt2e"')
 
 

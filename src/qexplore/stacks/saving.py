@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qexplore._quiet import quiet
 from qexplore.errors import TraceError, WorkflowError
 from qexplore.predicates import Predicate
 from qexplore.stacks.base import Settings
-from qexplore.stacks.torch_ao import has, quiet, require
+from qexplore.stacks.torch_ao import has, require
 
 _FORMAT = "qexplore quantized network"
 _VERSION = 1

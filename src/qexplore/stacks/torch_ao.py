@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
@@ -13,6 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from qexplore._quiet import quiet
 from qexplore.errors import WorkflowError
 from qexplore.stacks.base import OBSERVERS, Engine, Settings, observer_class
 
@@ -45,22 +45,6 @@ _CHOICES = (
     ", ".join(f'"{name}"' for name in OBSERVERS)
     + ", an observer class of torch.ao (ObserverBase), or a factory of one such as Observer.with_args(...)"
 )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what torch warns of in its own code: the deprecation of torch.ao, of quantized dtypes, of TorchScript.
-
-    A user asked for the stack by name, and `require` says what a newer torch lacks. Warnings of a user's own code pass.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"torch(\.|$)")
-        # These name the caller's line, which is in this package.
-        warnings.filterwarnings("ignore", message=r"torch\.ao\.quantization is deprecated")
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+. is deprecated")
-        warnings.filterwarnings("ignore", message=r".*TorchScript type system doesn't support", category=UserWarning)
-        warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor, .* quantized tensor creation functions")
-        yield
 
 
 def require(feature: str) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._progress import Progress
+from qexplore._quiet import quiet
 from qexplore._random import isolated
 from qexplore.errors import DataError, MetricError, ModelError
 from qexplore.metrics import as_metric
@@ -116,7 +117,7 @@ def run_workflow(
             progress=reporting.progress,
         )
         converted = row.home().quantize(copied, chosen, data)
-        with torch_ao.using_engine(chosen.engine if row.uses_engine else None), torch_ao.quiet():
+        with torch_ao.using_engine(chosen.engine if row.uses_engine else None), quiet():
             report = _report(copied, converted, chosen, reporting, data.example, accuracy_before)
     notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
     report = dataclasses.replace(report, notes=notes, epochs=tuple(epochs))
