@@ -36,9 +36,11 @@ def checked_int(
     Traceback (most recent call last):
     qexplore.errors.ProblemError: `seed` must be an int of at least 0, got -1
     """
-    if not is_whole(value) or not _is_within(int(value), low, high):  # type: ignore[call-overload]
-        raise error(f"{name} must be an int{_limits(low, high)}, got {value!r}{hint}")
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    number: int | None = int(value) if is_whole(value) else None  # type: ignore[call-overload]
+    if number is None or not _is_within(number, low, high):
+        shown = repr(value) if number is None else number
+        raise error(f"{name} must be an int{_limits(low, high)}, got {shown}{hint}")
+    return number
 
 
 def checked_number(

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qexplore.errors import NumBitsError
+
 MAX_NUM_BITS = 16
 """Widest integer width of a quantizer."""
 
@@ -35,7 +37,7 @@ class FloatFormat:
     power of two (OCP Microscaling Formats v1.0), and there is no ``amax``.
 
     Raises:
-        ValueError: a format that is not one of `FLOAT_FORMATS`.
+        NumBitsError: a format that is not one of `FLOAT_FORMATS`.
     """
 
     exponent: int
@@ -44,7 +46,11 @@ class FloatFormat:
 
     def __post_init__(self) -> None:
         if (self.exponent, self.mantissa) not in _KNOWN or self.block not in (0, MX_BLOCK):
-            raise ValueError(f"there is no float format {(self.exponent, self.mantissa, self.block)}")
+            known = ", ".join(map(str, _KNOWN))
+            raise NumBitsError(
+                f"a float format must have (exponent, mantissa) among {known}, and block 0 or {MX_BLOCK}, got "
+                f"{(self.exponent, self.mantissa)} and block {self.block!r}"
+            )
 
     @property
     def code(self) -> int:
@@ -84,6 +90,9 @@ _KNOWN = {(4, 3): 448.0, (5, 2): 57344.0, (3, 4): 15.5, (3, 2): 28.0, (2, 3): 7.
 
 FLOAT_FORMATS = tuple(FloatFormat(*bits, block) for block in (0, MX_BLOCK) for bits in _KNOWN)
 """All that are known, per tensor first."""
+
+FLOAT_CODES = tuple(known.code for known in FLOAT_FORMATS)
+"""Their codes."""
 
 _BY_CODE = {known.code: known for known in FLOAT_FORMATS}
 _BY_NAME = {known.name: known for known in FLOAT_FORMATS}

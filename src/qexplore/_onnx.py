@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from qexplore._arguments import checked_int, checked_name
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
 from qexplore.errors import ExportError, QExploreError, TraceError
@@ -109,8 +110,7 @@ def check_opset(opset: object) -> None:
     onnx = import_optional("onnx", extra="onnx", purpose="writing an ONNX file")
     import_optional("onnxscript", extra="onnx", purpose="writing an ONNX file")
     highest = onnx.defs.onnx_opset_version()
-    if not isinstance(opset, int) or isinstance(opset, bool) or not LOWEST_OPSET <= opset <= highest:
-        raise ExportError(f"`opset` must be an int in [{LOWEST_OPSET}, {highest}], got {opset!r}")
+    checked_int("`opset`", opset, ExportError, low=LOWEST_OPSET, high=highest)
 
 
 def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -238,8 +238,7 @@ class OnnxModel(nn.Module):
     def __init__(self, path: str | Path, *, optimization: Optimization = "all", threads: int | None = None) -> None:
         super().__init__()
         runtime = import_optional("onnxruntime", extra="onnx", purpose="running an ONNX file")
-        if optimization not in _LEVELS:
-            raise ExportError(f"`optimization` must be one of {', '.join(OPTIMIZATIONS)}, got {optimization!r}")
+        checked_name("`optimization`", optimization, OPTIMIZATIONS, ExportError)
         options = runtime.SessionOptions()
         options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, _LEVELS[optimization])
         options.log_severity_level = _ERRORS_ONLY

@@ -141,21 +141,40 @@ def by_regex(pattern: str) -> Predicate:
 leaves = Predicate(lambda name, module: next(module.children(), None) is None, "leaves")
 """Modules that hold no other module."""
 
-weighted = Predicate(lambda name, module: _weight_dim(module) >= 2, "weighted")
+weighted = Predicate(lambda name, module: _weight_dim(name, module) >= 2, "weighted")
 """Modules with a ``weight`` of two axes or more: convolutions, linear layers, embeddings, and attention of torch."""
 
 everything = Predicate(lambda name, module: True, "everything")
 """Every module that can be called, containers and the network itself included."""
 
 
-def _weight_dim(module: nn.Module) -> int:
-    name = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
-    weight = module._parameters.get(name)
+def weight_attribute(module: nn.Module) -> str:
+    """Name of the parameter that is the weight of ``module``, whether it has one or not."""
+    return next((name for kind, name in _WEIGHTS.items() if isinstance(module, kind)), "weight")
+
+
+_WEIGHTS: dict[type[nn.Module], str] = {nn.MultiheadAttention: "in_proj_weight"}
+"""Module kinds whose weight has a name of its own."""
+
+
+def weight_of(name: str, module: nn.Module) -> nn.Parameter | None:
+    """The weight of ``module``, which has the qualified name ``name``; None where it has none of floating numbers.
+
+    Raises:
+        SelectionError: a lazy module whose weight has no shape yet.
+    """
+    weight = module._parameters.get(weight_attribute(module))
     if isinstance(weight, nn.UninitializedParameter):
         raise SelectionError(
-            f"the weight of a {type(module).__name__} has no shape yet: call the network once before it is wrapped"
+            f"the weight of '{name}' ({type(module).__name__}) has no shape yet: call the network once before it is "
+            "wrapped"
         )
-    return 0 if weight is None or not weight.is_floating_point() else weight.dim()
+    return weight if weight is not None and weight.is_floating_point() else None
+
+
+def _weight_dim(name: str, module: nn.Module) -> int:
+    weight = weight_of(name, module)
+    return 0 if weight is None else weight.dim()
 
 
 def select_modules(network: nn.Module, predicate: PredicateLike) -> dict[str, nn.Module]:

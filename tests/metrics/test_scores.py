@@ -208,7 +208,7 @@ def test_an_output_without_logits_is_refused_by_name(output):
 
 @pytest.mark.parametrize("k", [0, -1, 1.0, True, "2", None])
 def test_topk_takes_a_positive_int_only(k):
-    with pytest.raises(MetricError, match="positive int"):
+    with pytest.raises(MetricError, match="an int of at least 1"):
         qx.topk_accuracy(k)
 
 

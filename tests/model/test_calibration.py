@@ -170,7 +170,7 @@ class TestBatches:
 
     @pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "all"], ids=repr)
     def test_number_of_batches_must_be_a_positive_integer(self, wrong: Any) -> None:
-        with pytest.raises(DataError, match="`num_batches` must be a positive int or None, got"):
+        with pytest.raises(DataError, match="`num_batches` must be an int of at least 1, got"):
             small_cnn().calibrate(batches(digits().calibration), num_batches=wrong)
 
 

@@ -97,13 +97,13 @@ class TestFailure:
         assert hooks(model.model) == {}
 
     def test_unknown_method_says_which_there_are(self) -> None:
-        known = "max, percentile, mse, entropy, auto"
+        known = "'max', 'percentile', 'mse', 'entropy', 'auto'"
         with pytest.raises(CalibrationError, match=f"`method` must be one of {known}, got 'minmax'"):
             exploding(1.0).calibrate([X], method="minmax")
         histograms = QuantizedActivationsModel(
             trained("small_cnn"), RELU, quant_desc=QuantDescriptor(calib_method="histogram")
         )
-        with pytest.raises(CalibrationError, match="`method` must be one of percentile, entropy, got 'max'"):
+        with pytest.raises(CalibrationError, match="`method` must be one of 'percentile', 'entropy', got 'max'"):
             histograms.calibrate(batches(digits().calibration), method="max")
 
     @pytest.mark.parametrize("options", [{"percentile": 200.0}, {"percentil": 99.0}], ids=str)

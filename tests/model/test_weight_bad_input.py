@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[QExploreError], str]] = {
     "a lazy layer by its weight": (
         lambda: QuantizedModel(nn.Sequential(nn.LazyConv2d(3, 3)), weights=W),
         SelectionError,
-        "the weight of a LazyConv2d has no shape yet: call the network once",
+        "the weight of '0' (LazyConv2d) has no shape yet: call the network once",
     ),
     "a parametrized weight": (
         lambda: QuantizedModel(weight_norm(), weights=LINEAR),
@@ -133,12 +133,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[QExploreError], str]] = {
     "entropy of weights": (
         lambda: both().calibrate(DATA, weight_method="entropy"),
         CalibrationError,
-        "`weight_method` must be one of max, percentile, mse, auto, got 'entropy': entropy is for activations",
+        "`weight_method` must be one of 'max', 'percentile', 'mse', 'auto', got 'entropy': entropy is for activations",
     ),
     "an unknown method": (
         lambda: both().calibrate(DATA, weight_method="minmax"),
         CalibrationError,
-        "`weight_method` must be one of max, percentile, mse, auto, got 'minmax'",
+        "`weight_method` must be one of 'max', 'percentile', 'mse', 'auto', got 'minmax'",
     ),
     "auto without data": (
         lambda: QuantizedModel(two_layers(), weights=W).calibrate(weight_method="auto"),

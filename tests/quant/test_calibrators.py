@@ -1,6 +1,7 @@
 """Ranges found on data: their error on real values, and pytorch-quantization's entropy calibration."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from torch import Tensor
 from qexplore._choices import FLOAT_FORMATS, choice_of
 from qexplore.errors import CalibrationError
 from qexplore.quant import (
+    CALIBRATORS,
+    COMPARED,
+    WEIGHT_CALIBRATORS,
     Histogram,
     QuantDescriptor,
     TensorQuantizer,
@@ -24,7 +28,7 @@ from qexplore.quant.histogram_error import HistogramError
 FLOATS = tuple(known.code for known in FLOAT_FORMATS)
 SIGNED = (*range(2, 17), *FLOATS)
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
-METHODS = ("max", "percentile", "mse", "entropy")
+METHODS = tuple(CALIBRATORS)
 
 
 def gaussian(count: int = 100_000, seed: int = 0) -> Tensor:
@@ -328,10 +332,16 @@ class TestWeights:
     def test_rows_of_zeros_and_padding(self) -> None:
         rows = torch.zeros(2, 32)
         rows[1, :5] = torch.tensor([0.1, -0.2, 0.3, 0.05, 0.0])
-        for method in ("max", "percentile", "mse"):
+        for method in WEIGHT_CALIBRATORS:
             table = weight_amax_table(rows, method, SIGNED)
             assert all(float(amax[0]) == 0.0 < float(amax[1]) for amax in table.values())
 
     def test_unknown_methods_are_refused(self) -> None:
         with pytest.raises(TypeError, match="unknown calibration method of weights 'entropy'"):
             weight_amax_table(self.ROWS, "entropy", (4,))
+
+
+def test_every_method_has_a_line_in_the_guide_and_what_auto_compares_is_there() -> None:
+    guide = Path(__file__).resolve().parents[2].joinpath("docs", "quantizer.md").read_text(encoding="utf-8")
+    assert [name for name in CALIBRATORS if f'\n| `"{name}"` |' not in guide] == []
+    assert set(COMPARED["activation"]) <= set(CALIBRATORS) and set(COMPARED["weight"]) <= set(WEIGHT_CALIBRATORS)

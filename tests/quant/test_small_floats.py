@@ -198,6 +198,11 @@ class TestBlocks:
 
 
 class TestChoices:
+    @pytest.mark.parametrize("bits", [(9, 9), (4, 4), (4, 3, 16), ("4", 3)], ids=str)
+    def test_formats_that_do_not_exist_are_refused_by_name(self, bits: tuple[int, ...]) -> None:
+        with pytest.raises(NumBitsError, match=r"must have \(exponent, mantissa\) among \(4, 3\), .*got \("):
+            FloatFormat(*bits)
+
     @pytest.mark.parametrize("form", ["E4M3", "e4m3", (4, 3), [4, 3], FloatFormat(4, 3), 403])
     def test_every_form_of_a_format_sets_it(self, form: Any) -> None:
         quantizer = TensorQuantizer(QuantDescriptor(amax=2.0))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from typing import Any
 
+from qexplore._arguments import checked_name
 from qexplore.cost.base import CheckedCost, Cost, SeparableCost
 from qexplore.cost.bits import MeanBits, TotalBits, WeightedBits
 from qexplore.cost.memory import ActivationBytes, ModelBits, ModelBytes, PeakActivationBytes
@@ -21,21 +21,21 @@ class _Source:
 
     def __init__(self, model: QuantizedModel) -> None:
         self.model = model
+        self._observed: Observed | None = None
 
-    @cached_property
-    def observed(self) -> Observed:
-        return observe(self.model, cost=self.asking)
-
-    asking = ""
+    def observed(self, cost: str) -> Observed:
+        """The observation, made for ``cost`` where it is the first to need one."""
+        self._observed = self._observed or observe(self.model, cost=cost)
+        return self._observed
 
 
 _NAMED: dict[str, Callable[[_Source], Cost]] = {
     "activation_bytes": lambda source: ActivationBytes(source.model.points),
-    "bops": lambda source: Bops(source.observed.operations),
+    "bops": lambda source: Bops(source.observed("bops").operations),
     "mean_bits": lambda source: MeanBits(source.model.points),
     "model_bits": lambda source: ModelBits(source.model),
     "model_bytes": lambda source: ModelBytes(source.model),
-    "peak_activation_bytes": lambda source: PeakActivationBytes(source.observed.moments),
+    "peak_activation_bytes": lambda source: PeakActivationBytes(source.observed("peak_activation_bytes").moments),
     "total_bits": lambda source: TotalBits(),
     "weighted_bits": lambda source: WeightedBits(source.model.points),
 }
@@ -68,10 +68,7 @@ def build_costs(specs: Any, model: QuantizedModel) -> tuple[Cost, ...]:
 
 def _build(spec: Any, source: _Source) -> Cost:
     if isinstance(spec, str):
-        if spec not in _NAMED:
-            raise ProblemError(f"a cost must be one of {', '.join(map(repr, COST_NAMES))}, got {spec!r}")
-        source.asking = spec
-        return _NAMED[spec](source)
+        return _NAMED[checked_name("a cost", spec, COST_NAMES, ProblemError)](source)
     if isinstance(spec, CostTable):
         return spec.bound_to([point.name for point in source.model.points])
     if isinstance(spec, (SeparableCost, Bops, PeakActivationBytes, CheckedCost)):

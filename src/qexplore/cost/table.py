@@ -61,9 +61,7 @@ class CostTable:
                 rows = [(f"line {reader.line_num}", row["point"], row["num_bits"], row["cost"]) for row in reader]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ProblemError(f"the cost table {path} cannot be read: {error}") from error
-        table = cls.__new__(cls)
-        table.name, table.unit, table.costs = name, unit, _checked(name, rows)
-        return table
+        return cls(_checked(name, rows), name=name, unit=unit)
 
     def bound_to(self, point_names: Sequence[str]) -> BoundTable:
         """The cost of vectors whose points are ``point_names``.

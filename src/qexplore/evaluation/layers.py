@@ -10,11 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from qexplore.model import BiasCorrection, WeightQuantization, bare
+from qexplore.model import CONVOLUTIONS, TRANSPOSED, BiasCorrection, WeightQuantization, bare
 from qexplore.quant import FixedQuantizer
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def quantization_of(module: nn.Module) -> tuple[str, WeightQuantization] | None:
@@ -70,7 +67,7 @@ def merged(layer: Any, norm: Any) -> Any:
         return None
     if isinstance(layer, nn.Linear):
         return fuse_linear_bn_eval(layer, norm)
-    return fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, _TRANSPOSED))
+    return fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, TRANSPOSED))
 
 
 def can_be_merged(layer: nn.Module, norm: Any) -> bool:
@@ -78,6 +75,6 @@ def can_be_merged(layer: nn.Module, norm: Any) -> bool:
     if norm.running_mean is None or norm.running_var is None or norm.training:
         return False
     kind = parametrize.type_before_parametrizations(layer)
-    if kind in _TRANSPOSED:
+    if kind in TRANSPOSED:
         return bool(layer.groups == 1)
-    return kind in _CONVOLUTIONS or (kind is nn.Linear and type(norm) is nn.BatchNorm1d)
+    return kind in CONVOLUTIONS or (kind is nn.Linear and type(norm) is nn.BatchNorm1d)

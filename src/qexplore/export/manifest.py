@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from qexplore._choices import choice_code, choice_name
+from qexplore._choices import MAX_NUM_BITS, choice_code, choice_name
 from qexplore.errors import ExportError, ManifestError, ModelError
 from qexplore.export.fingerprint import structure_of, weights_of
 from qexplore.model import QuantizedModel
-from qexplore.quant import TensorQuantizer
+from qexplore.quant import TensorQuantizer, min_num_bits
 
 FORMAT = "qexplore widths"
 VERSION = 1
@@ -191,7 +191,7 @@ def _points(model: QuantizedModel) -> tuple[PointWidth, ...]:
             PointWidth(
                 point.name,
                 point.kind,
-                code if 0 < code <= 16 else choice_name(code),
+                code if 0 < code <= MAX_NUM_BITS else choice_name(code),
                 not quantizer.unsigned,
                 bool(quantizer.narrow_range),
                 _zero_point(quantizer),
@@ -214,7 +214,7 @@ def _zero_point(quantizer: TensorQuantizer) -> int:
 def _set_range(quantizer: TensorQuantizer, point: PointWidth) -> None:
     low, high = (torch.tensor(end).reshape(point.shape) for end in (point.low, point.high))
     sign = {"unsigned": torch.tensor(not point.signed), "asymmetric": torch.tensor(point.is_asymmetric)}
-    width = max(quantizer.code, 1 if not point.signed or point.is_asymmetric else 2)
+    width = max(quantizer.code, min_num_bits(unsigned=not point.signed or point.is_asymmetric))
     quantizer.load_state_dict({**quantizer.state_dict(), **sign, "num_bits": torch.tensor(width)})
     quantizer.narrow_range = point.narrow_range
     if point.is_asymmetric:

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS, choice_name
+from qexplore._choices import FLOAT_FORMATS, choice_name
 from qexplore.errors import ExportError
 from qexplore.export.encoding import Encoding, OpsetTooLow, Unwritable, encoding_of
 from qexplore.export.weights import StoredWeight, stored_weight
 from qexplore.model import QuantizedModel
+from qexplore.quant import known_widths
 
 _SHOWN = 20
 """Points that an error lists."""
@@ -69,7 +70,7 @@ def refuse_unknown(model: QuantizedModel, allow: Collection[str]) -> None:
         ExportError: names the entry, and what there is.
     """
     formats, points = [str(known) for known in FLOAT_FORMATS], list(model.fake_quantizers)
-    choices = {*formats, *map(str, range(1, MAX_NUM_BITS + 1))}
+    choices = {*formats, *map(str, known_widths(unsigned=True))}
     for entry in allow:
         is_text = isinstance(entry, str)
         if not is_text or not (entry.upper() in choices or any(fnmatchcase(name, entry) for name in points)):

@@ -17,7 +17,7 @@ from qexplore._choices import FloatFormat, choice_name
 from qexplore._table import text_table
 from qexplore.errors import ExportError
 from qexplore.export.tensorrt_numbers import INT4_BLOCKS
-from qexplore.model import QuantizedModel, WeightPoint
+from qexplore.model import CONVOLUTIONS, TRANSPOSED, QuantizedModel, WeightPoint
 from qexplore.quant import TensorQuantizer
 
 Stored = Literal["int8", "int4", "float8e4m3fn", "float"]
@@ -29,8 +29,6 @@ name; finer steps; wider steps, or fewer small values; float, for TensorRT has n
 _E4M3 = FloatFormat(4, 3)
 _WIDEST = 8
 _HIGHEST, _LOWEST = 127, 128
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _PRODUCTS = (nn.Linear, nn.MultiheadAttention)
 _SAME = 1e-3
 
@@ -153,7 +151,7 @@ def _is_plain(quantizer: TensorQuantizer) -> bool:
 
 
 def _can_be_quantized(module: nn.Module) -> bool:
-    return isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED, *_PRODUCTS))
+    return isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, *_PRODUCTS))
 
 
 def _activation_form(quantizer: TensorQuantizer, num_bits: int) -> _Form:
@@ -241,13 +239,13 @@ def _allowed_scales(amax: Tensor, weight: WeightPoint) -> Tensor:
 
     That is a channel's blocks, and all of a transposed convolution, whose kernels take no scale per output channel.
     """
-    if any(isinstance(module, _TRANSPOSED) for module, _ in weight.holders):
+    if any(isinstance(module, TRANSPOSED) for module, _ in weight.holders):
         return amax.max().expand_as(amax).clone()
     is_blocked = weight.layout.granularity not in ("tensor", "channel") and amax.dim() > 1
     return amax.amax(dim=-2, keepdim=True).expand_as(amax).clone() if is_blocked else amax
 
 
 def _scales_text(weight: WeightPoint | None) -> str:
-    if weight is None or any(isinstance(module, _TRANSPOSED) for module, _ in weight.holders):
+    if weight is None or any(isinstance(module, TRANSPOSED) for module, _ in weight.holders):
         return "one scale for all channels"
     return f"one scale for all of a channel's blocks of {weight.layout.granularity}"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qexplore._arguments import checked_int
 from qexplore.errors import MetricError
 from qexplore.metrics.base import Metric
 
@@ -82,8 +83,7 @@ def topk_accuracy(k: int) -> Metric:
     Raises:
         MetricError: ``k`` is no positive int.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise MetricError(f"`k` of topk_accuracy must be a positive int, got {k!r}")
+    k = checked_int("`k` of topk_accuracy", k, MetricError, low=1)
     return Metric(lambda output, target: _hits(output, target, k), f"top-{k} accuracy", range=(0.0, 1.0))
 
 

@@ -13,6 +13,7 @@ from qexplore.model.hooks import (
 )
 from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples, num_samples, unpack_batch
 from qexplore.model.layers import (
+    CONVOLUTIONS,
     TRANSPOSED,
     bare,
     grouped,
@@ -35,6 +36,7 @@ from qexplore.model.wrapping import detach, unwrap
 
 __all__ = [
     "BiasCorrection",
+    "CONVOLUTIONS",
     "CalibrationReport",
     "Candidates",
     "Loader",

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from qexplore._arguments import checked_name
 from qexplore._choices import MAX_NUM_BITS, has_range, stored_bits
 from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore.errors import CalibrationError, DataError
 from qexplore.model.calibration import (
     AUTOMATIC,
-    FLOAT_CODES,
-    METHODS,
     CalibrationReport,
     PointRange,
     RangeCollector,
     Ranges,
+    gives_each_width_its_own,
     length,
     set_ranges,
 )
@@ -33,16 +33,21 @@ from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples
 from qexplore.model.observation import CallCounter, all_of
 from qexplore.model.state import in_eval_mode
 from qexplore.model.weights import WeightPoint, calibrated_rows
-from qexplore.quant import TensorQuantizer, min_num_bits, weight_amax_table
+from qexplore.quant import (
+    CALIBRATORS,
+    COMPARED,
+    WEIGHT_CALIBRATORS,
+    WHOLE_RANGE,
+    TensorQuantizer,
+    known_codes,
+    weight_amax_table,
+)
 
 if TYPE_CHECKING:
     from qexplore.model.quantized_model import QuantizedModel
 
-WEIGHT_METHODS = ("max", "percentile", "mse")
-
 Note = Callable[[CallCounter, set[str], Any], None]
 
-_COMPARED = {"activation": ("mse", "percentile", "max"), "weight": ("mse", "max")}
 _COMPARED_BITS = {"activation": 8, "weight": 5}
 """Wider ones take what the widest compared one takes: ranges matter little there."""
 _COMPARED_SAMPLES = 32
@@ -118,7 +123,7 @@ def calibrate(
     by_activation = {
         name: {
             one: collector.ranges(name, one, options if one == method else {})
-            for one in _methods("max" if name in whole else method)
+            for one in _methods(WHOLE_RANGE if name in whole else method)
         }
         for name in collector.names
     }
@@ -200,24 +205,20 @@ def weight_ranges(point: WeightPoint, method: str) -> Ranges:
     rows, shape = calibrated_rows(point)
     if not bool(torch.isfinite(rows).all()):
         raise CalibrationError(f"the weight '{point.name}' must be finite to be calibrated, got NaN or an infinity")
-    codes = (*range(min_num_bits(unsigned=False), MAX_NUM_BITS + 1), *FLOAT_CODES)
-    if method == "max":
-        return {0: rows.abs().amax(dim=1).reshape(shape)}, None
+    # One range for all choices is kept as such.
+    codes = known_codes(unsigned=False) if gives_each_width_its_own(method) else (0,)
     return {code: amax.reshape(shape) for code, amax in weight_amax_table(rows, method, codes).items()}, None
 
 
 def _methods(method: str, kind: str = "activation") -> tuple[str, ...]:
-    return _COMPARED[kind] if method == AUTOMATIC else (method,)
+    return COMPARED[kind] if method == AUTOMATIC else (method,)
 
 
 def _checked_weight_method(method: str | None, *, has_data: bool) -> str:
     if method is None:
-        return AUTOMATIC if has_data else "max"
-    if method not in (*WEIGHT_METHODS, AUTOMATIC):
-        known = ", ".join((*WEIGHT_METHODS, AUTOMATIC))
-        hint = ": entropy is for activations" if method in METHODS else ""
-        raise CalibrationError(f"`weight_method` must be one of {known}, got {method!r}{hint}")
-    return method
+        return AUTOMATIC if has_data else WHOLE_RANGE
+    hint = f": {method} is for activations" if method in tuple(CALIBRATORS) else ""
+    return checked_name("`weight_method`", method, (*WEIGHT_CALIBRATORS, AUTOMATIC), CalibrationError, hint=hint)
 
 
 def _take_least_error(model: QuantizedModel, found: Mapping[str, Mapping[str, Ranges]], example: Any) -> None:
@@ -264,8 +265,7 @@ def _best(
 def _per_choice(ranges: Ranges) -> dict[int, tuple[Any, Any]]:
     high, low = ranges
     if set(high) == {0}:
-        codes = (*range(min_num_bits(unsigned=True), MAX_NUM_BITS + 1), *FLOAT_CODES)
-        return dict.fromkeys(codes, (None, high[0]))
+        return dict.fromkeys(known_codes(unsigned=True), (None, high[0]))
     return {code: (None if low is None else low[code], end) for code, end in high.items()}
 
 

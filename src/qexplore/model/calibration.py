@@ -10,21 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS
+from qexplore._arguments import checked_int, checked_name
+from qexplore._choices import FLOAT_CODES
 from qexplore._table import text_table
 from qexplore.errors import CalibrationError, DataError
-from qexplore.quant import Histogram, TensorQuantizer, amax_table, min_num_bits, range_table
-
-UPSTREAM_HISTOGRAM_METHODS = ("percentile", "entropy")
-"""What pytorch-quantization's own histograms give, where the descriptor asks for them."""
-
-METHODS = ("max", "percentile", "mse", "entropy")
-"""How a range is found; all but "max" give every width its own."""
+from qexplore.quant import CALIBRATORS, WHOLE_RANGE, Histogram, TensorQuantizer, amax_table, known_widths, range_table
 
 AUTOMATIC = "auto"
 """The method that does least to the network's output, point by point and width by width."""
-
-FLOAT_CODES = tuple(known.code for known in FLOAT_FORMATS)
 
 Ranges = tuple[dict[int, Any], dict[int, Any] | None]
 """Upper ends by choice, and lower ends where they are not symmetric; the one key 0 stands for all choices."""
@@ -83,8 +76,8 @@ class CalibrationReport:
         batches = "1 batch" if self.num_batches == 1 else f"{self.num_batches} batches"
         parts = [f"Calibrated on {batches}, method {self.method}"] if self.num_batches else []
         parts += [] if self.weight_method is None else [f"weights by {self.weight_method}"]
-        # Behind other methods every width has a range of its own.
-        parts += [] if self.method == "max" and self.weight_method in (None, "max") else ["amax of the present choices"]
+        has_own = any(map(gives_each_width_its_own, (self.method, self.weight_method or WHOLE_RANGE)))
+        parts += ["amax of the present choices"] if has_own else []
         return f"{', '.join(parts)}\n{table}"
 
 
@@ -93,8 +86,8 @@ class RangeCollector:
 
     Args:
         quantizers: by point name.
-        method: one of `METHODS`, or `AUTOMATIC`, so that `ranges` can be asked for several; where the descriptor asks
-            for pytorch-quantization's histograms ``"percentile"`` or ``"entropy"``; None takes the first that fits.
+        method: one of `CALIBRATORS`, or `AUTOMATIC`, so that `ranges` can be asked for several; where the descriptor
+            asks for pytorch-quantization's own histograms, one that those have; None takes the first that fits.
 
     Raises:
         CalibrationError: an unknown method, or one that a quantizer cannot have.
@@ -107,7 +100,7 @@ class RangeCollector:
         self.lowest = dict.fromkeys(quantizers, math.inf)
         self.highest = dict.fromkeys(quantizers, -math.inf)
         self._histograms: dict[str, Histogram] = {}
-        if not self.uses_upstream and self.method != "max":
+        if not self.uses_upstream and gives_each_width_its_own(self.method):
             for name, quantizer in quantizers.items():
                 if quantizer.axis is not None:
                     raise CalibrationError(
@@ -168,8 +161,7 @@ class RangeCollector:
         quantizer = self._quantizers[name]
         unsigned = self.lowest[name] >= 0 if quantizer.auto_sign else quantizer.unsigned
         asymmetric = quantizer.wants_zero_point(self.lowest[name], self.highest[name])
-        least = min_num_bits(unsigned or asymmetric)
-        widths = tuple(range(least, MAX_NUM_BITS + 1))
+        widths = known_widths(unsigned or asymmetric)
         if name not in self._histograms:
             return self._extremes(name, widths, asymmetric, options)
         histogram = self._histograms[name]
@@ -187,10 +179,10 @@ class RangeCollector:
         except TypeError as error:
             raise CalibrationError(f"calibration by {method} with {options} failed: {error}") from error
 
-    def _extremes(self, name: str, widths: tuple[int, ...], asymmetric: bool, options: dict[str, Any]) -> Ranges:
+    def _extremes(self, name: str, widths: range, asymmetric: bool, options: dict[str, Any]) -> Ranges:
         """The range that upstream's calibrator has found; with a zero point that of the extremes."""
         quantizer = self._quantizers[name]
-        arguments = () if self.method == "max" else (self.method,)
+        arguments = (self.method,) if self.uses_upstream else ()
         try:
             amax = torch.as_tensor(quantizer.calibrator.compute_amax(*arguments, **options))
         except (TypeError, ValueError) as error:
@@ -243,10 +235,14 @@ def set_ranges(quantizer: TensorQuantizer, high: Mapping[int, Any], low: Mapping
 
 
 def _checked_method(uses_upstream: bool, method: str | None) -> str:
-    known = UPSTREAM_HISTOGRAM_METHODS if uses_upstream else (*METHODS, AUTOMATIC)
-    if method is None or method in known:
-        return method or known[0]
-    raise CalibrationError(f"`method` must be one of {', '.join(known)}, got {method!r}")
+    of_upstream = [name for name, row in CALIBRATORS.items() if row.is_upstream]
+    known = of_upstream if uses_upstream else [*CALIBRATORS, AUTOMATIC]
+    return checked_name("`method`", known[0] if method is None else method, known, CalibrationError)
+
+
+def gives_each_width_its_own(method: str) -> bool:
+    """Whether ranges by ``method`` may differ between choices."""
+    return method == AUTOMATIC or CALIBRATORS[method].needs_histogram
 
 
 def check_num_batches(num_batches: object) -> None:
@@ -255,9 +251,8 @@ def check_num_batches(num_batches: object) -> None:
     Raises:
         DataError: it is neither None nor a positive int.
     """
-    is_int = isinstance(num_batches, int) and not isinstance(num_batches, bool)
-    if num_batches is not None and not (is_int and num_batches >= 1):  # type: ignore[operator]
-        raise DataError(f"`num_batches` must be a positive int or None, got {num_batches!r}")
+    if num_batches is not None:
+        checked_int("`num_batches`", num_batches, DataError, low=1, hint=": None takes all")
 
 
 def length(loader: Any, limit: int | None) -> int | None:

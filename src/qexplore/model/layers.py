@@ -9,6 +9,8 @@ from torch.nn.utils import parametrize
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Their channels lie on the axis behind that of the inputs, in groups along both: see `grouped`."""
+
 LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from qexplore._arguments import is_whole
 from qexplore.errors import ModelError, SelectionError
+from qexplore.model.layers import TRANSPOSED
 from qexplore.model.points import QuantizationPoint
+from qexplore.predicates import weight_attribute, weight_of
 from qexplore.quant import TensorQuantizer
 
 Granularity = Literal["channel", "tensor"] | int
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_IN_PROJECTION = "in_proj_weight"
 
 
 def check_granularity(value: object) -> None:
@@ -29,8 +28,7 @@ def check_granularity(value: object) -> None:
     Raises:
         ModelError: it is not.
     """
-    is_size = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1  # type: ignore[operator]
-    if value not in ("channel", "tensor") and not is_size:
+    if value not in ("channel", "tensor") and not (is_whole(value) and value >= 1):  # type: ignore[operator]
         raise ModelError(
             f'`weight_granularity` must be "channel", "tensor" or a group size such as 32, 64 or 128, got {value!r}'
         )
@@ -55,7 +53,7 @@ class WeightLayout:
     @classmethod
     def of(cls, module: nn.Module, weight: Tensor, granularity: Granularity) -> WeightLayout:
         """The layout of ``weight`` in ``module``. A vector has one scale: a value each would be exact."""
-        if isinstance(module, _TRANSPOSED):
+        if isinstance(module, TRANSPOSED):
             return cls(1, module.groups, granularity)
         return cls(0, 1, "tensor" if weight.dim() < 2 else granularity)
 
@@ -234,7 +232,7 @@ def weight_points(network: nn.Module, selected: Mapping[str, nn.Module], granula
                 everywhere.setdefault(id(parameter), []).append((module, attribute))
     points: dict[int, WeightPoint] = {}
     for name, module in selected.items():
-        attribute = _IN_PROJECTION if isinstance(module, nn.MultiheadAttention) else "weight"
+        attribute = weight_attribute(module)
         parameter = _parameter(name, module, attribute)
         qualified = f"{name}.{attribute}" if name else attribute
         layout = WeightLayout.of(module, parameter, granularity)
@@ -248,13 +246,8 @@ def weight_points(network: nn.Module, selected: Mapping[str, nn.Module], granula
 def _parameter(name: str, module: nn.Module, attribute: str) -> nn.Parameter:
     if attribute in getattr(module, "parametrizations", {}):
         raise _parametrized(name)
-    parameter = module._parameters.get(attribute)
-    if isinstance(parameter, nn.UninitializedParameter):
-        raise SelectionError(
-            f"the weight of '{name}' ({type(module).__name__}) has no shape yet: call the network once before it is "
-            "wrapped"
-        )
-    if parameter is None or not parameter.is_floating_point():
+    parameter = weight_of(name, module)
+    if parameter is None:
         held = [own for own, value in module._parameters.items() if value is not None]
         raise SelectionError(
             f"every module that `weights` selects must have a parameter '{attribute}', but '{name}' "

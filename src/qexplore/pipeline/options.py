@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from qexplore._arguments import checked_int, checked_name, checked_number
 from qexplore.errors import WorkflowError
+from qexplore.quant import PACKED_WIDTHS
 
 ORDERS = ("before", "after")
 LOSSES = ("float", "task")
@@ -64,15 +65,11 @@ class Options:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.order not in ORDERS:
-            raise WorkflowError(f"order must be one of {', '.join(map(repr, ORDERS))}, got {self.order!r}")
-        if self.qat_loss not in LOSSES:
-            raise WorkflowError(f"qat_loss must be one of {', '.join(map(repr, LOSSES))}, got {self.qat_loss!r}")
-        if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise WorkflowError(f"threshold must be a number of at least 0, got {self.threshold!r}")
+        checked_name("order", self.order, ORDERS, WorkflowError)
+        checked_name("qat_loss", self.qat_loss, LOSSES, WorkflowError)
+        checked_number("threshold", self.threshold, WorkflowError, low=0)
         for name in ("epochs", "evaluations", "train_epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise WorkflowError(f"{name} must be at least 1, got {value}")
-        if not 2 <= self.linear_num_bits <= 8:
-            raise WorkflowError(f"linear_num_bits must be an int in [2, 8], got {self.linear_num_bits}")
+            if name != "train_epochs" or self.train_epochs is not None:
+                checked_int(name, getattr(self, name), WorkflowError, low=1)
+        low, high = PACKED_WIDTHS[0], PACKED_WIDTHS[-1]
+        checked_int("linear_num_bits", self.linear_num_bits, WorkflowError, low=low, high=high)

@@ -1,10 +1,27 @@
 """Quantizer arithmetic: grids of a choice, ranges found on data, and the quantizer that puts tensors on the grids."""
 
-from qexplore.quant.calibrators import amax_table, range_table
+from qexplore.quant.calibrators import (
+    CALIBRATORS,
+    COMPARED,
+    WEIGHT_CALIBRATORS,
+    WHOLE_RANGE,
+    amax_table,
+    range_table,
+    weight_amax_table,
+)
 from qexplore.quant.fixed import FixedQuantizer, quantize_stacked
-from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid, check_choice, check_num_bits, min_num_bits
+from qexplore.quant.formats import (
+    NOTHING_BELOW,
+    IntegerGrid,
+    check_choice,
+    check_num_bits,
+    known_codes,
+    known_widths,
+    min_num_bits,
+)
 from qexplore.quant.histogram import Histogram
 from qexplore.quant.packing import (
+    PACKED_WIDTHS,
     check_group_size,
     check_packed_width,
     num_packed_bytes,
@@ -17,16 +34,20 @@ from qexplore.quant.small_floats import decode_floats, encode_floats, float_grid
 from qexplore.quant.step_size import StepSize
 from qexplore.quant.tensor_quantizer import TensorQuantizer
 from qexplore.quant.upstream import QuantDescriptor
-from qexplore.quant.weight_calibrators import weight_amax_table
 
 __all__ = [
+    "CALIBRATORS",
+    "COMPARED",
     "FixedQuantizer",
     "Histogram",
     "IntegerGrid",
     "NOTHING_BELOW",
+    "PACKED_WIDTHS",
     "QuantDescriptor",
     "StepSize",
     "TensorQuantizer",
+    "WEIGHT_CALIBRATORS",
+    "WHOLE_RANGE",
     "amax_table",
     "check_choice",
     "check_group_size",
@@ -35,6 +56,8 @@ __all__ = [
     "decode_floats",
     "encode_floats",
     "float_grid",
+    "known_codes",
+    "known_widths",
     "min_num_bits",
     "num_packed_bytes",
     "pack",

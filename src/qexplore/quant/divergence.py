@@ -1,12 +1,24 @@
-"""Kullback-Leibler divergence between a histogram and what quantization leaves of it."""
+"""Kullback-Leibler divergence between a histogram and what quantization leaves of it; ranges where it is least."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from qexplore._choices import FloatFormat, choice_of
+from qexplore.quant.histogram import Histogram
+from qexplore.quant.small_floats import float_grid
+
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
+
+_LEAST_SHARE = 1 / 16
+"""pytorch-quantization starts at bin 128 of 2048."""
+_CANDIDATES = 256
+_EFFORT = 1 << 18
+"""Ranges tried times levels; up to 8 bits that lets every bin be an end, as in pytorch-quantization."""
 
 
 def divergences(counts: Floats, first: Places, stop: Places, borders: Floats) -> Floats:
@@ -58,3 +70,55 @@ def _log(x: Floats) -> Floats:
 
 def _x_log_x(x: Floats) -> Floats:
     return x * _log(x)
+
+
+def _levels(code: int, unsigned: bool) -> Floats:
+    """Where the levels of a choice begin on the side of positive numbers, and end, in shares of the range."""
+    choice = choice_of(code)
+    if isinstance(choice, FloatFormat):
+        grid = float_grid(choice).double().numpy()
+        return np.concatenate([[0.0], (grid[1:] + grid[:-1]) / 2, [choice.largest]]) / choice.largest
+    count = 2 ** (code - 1 + int(unsigned))
+    borders: Floats = np.arange(count + 1) / count
+    return borders
+
+
+def amax_of_least_divergence(histogram: Histogram, unsigned: bool, narrow_range: bool) -> Callable[[int], float]:
+    """The ``amax`` of least divergence, as a function of the choice; a narrow range has as many levels on a side."""
+    counts = histogram.magnitudes
+    return lambda code: _least_divergence(histogram, counts, _levels(code, unsigned))
+
+
+def _least_divergence(histogram: Histogram, counts: npt.NDArray[np.int64], borders: Floats) -> float:
+    used = int(np.flatnonzero(counts)[-1]) + 1
+    start = max(len(borders) - 1, int(used * _LEAST_SHARE), 1)
+    if start >= used:
+        return histogram.amax
+    # Magnitudes near 0 are as many as their neighbours, as TensorRT has it.
+    smoothed = counts[:used].astype(np.float64)
+    smoothed[0] = smoothed[1]
+    num_candidates = min(max(_EFFORT // (len(borders) - 1), _CANDIDATES), used - start + 1)
+    stop = np.unique(np.linspace(start, used, num_candidates).round().astype(np.int64))
+    found = divergences(smoothed, np.zeros_like(stop), stop, borders)
+    best = stop[len(found) - 1 - int(np.argmin(found[::-1]))]
+    return min(float(best) * histogram.bin_width, histogram.amax)
+
+
+def ends_of_least_divergence(histogram: Histogram) -> Callable[[int], tuple[float, float]]:
+    """``(low, high)`` of least divergence, as a function of the width: the ends move together."""
+    return lambda width: _least_affine_divergence(histogram, width, *histogram.ends)
+
+
+def _least_affine_divergence(histogram: Histogram, width: int, low: float, high: float) -> tuple[float, float]:
+    counts, half, unit = histogram.counts.astype(np.float64), histogram.num_bins // 2, histogram.bin_width
+    num_levels = 2**width
+    shares = np.linspace(_LEAST_SHARE, 1.0, _CANDIDATES)
+    first = half + np.floor(shares * low / unit).astype(np.int64)
+    stop = np.minimum(half + np.floor(shares * high / unit).astype(np.int64) + 1, len(counts))
+    possible = (stop - first >= num_levels) & (stop - first > 1)
+    if not possible.any():
+        return low, high
+    first, stop, shares = first[possible], stop[possible], shares[possible]
+    found = divergences(counts, first, stop, np.arange(num_levels + 1) / num_levels)
+    share = shares[len(found) - 1 - int(np.argmin(found[::-1]))]
+    return float(share * low), float(share * high)

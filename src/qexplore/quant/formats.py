@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass
 
-from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS, choice_code, is_float_code
+from qexplore._arguments import checked_int, is_whole
+from qexplore._choices import FLOAT_CODES, FLOAT_FORMATS, MAX_NUM_BITS, choice_code, is_float_code
 from qexplore.errors import NumBitsError
 
 NOTHING_BELOW = 2.0**-24
@@ -17,6 +17,16 @@ def min_num_bits(unsigned: bool) -> int:
     return 1 if unsigned else 2
 
 
+def known_widths(unsigned: bool) -> range:
+    """Every integer width that a quantizer can have, from the narrowest on."""
+    return range(min_num_bits(unsigned), MAX_NUM_BITS + 1)
+
+
+def known_codes(unsigned: bool) -> tuple[int, ...]:
+    """Codes of every choice that a quantizer can have: the widths, then the float formats."""
+    return (*known_widths(unsigned), *FLOAT_CODES)
+
+
 def check_num_bits(value: object, *, unsigned: bool, owner: str) -> int:
     """``value`` as an int when a quantizer can have that width.
 
@@ -24,12 +34,8 @@ def check_num_bits(value: object, *, unsigned: bool, owner: str) -> int:
         NumBitsError: ``value`` is no integer (a bool is none), below `min_num_bits` or above `MAX_NUM_BITS`.
     """
     low = min_num_bits(unsigned)
-    width = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
-    if width is None or not low <= width <= MAX_NUM_BITS:
-        hint = ": one signed bit has no levels beside zero" if width == 1 else ""
-        shown = repr(value) if width is None else width
-        raise NumBitsError(f"`num_bits` of {owner} must be an int in [{low}, {MAX_NUM_BITS}], got {shown}{hint}")
-    return width
+    hint = ": one signed bit has no levels beside zero" if is_whole(value) and value == 1 else ""
+    return checked_int(f"`num_bits` of {owner}", value, NumBitsError, low=low, high=MAX_NUM_BITS, hint=hint)
 
 
 def check_choice(value: object, *, unsigned: bool, owner: str) -> int:

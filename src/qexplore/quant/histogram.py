@@ -60,6 +60,11 @@ class Histogram:
         return max(-self.lowest, self.highest)
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """Least and greatest value seen, with zero between them."""
+        return min(self.lowest, 0.0), max(self.highest, 0.0)
+
+    @property
     def bin_width(self) -> float:
         """Of every bin."""
         return 2 * self.limit / self.num_bins
@@ -71,9 +76,24 @@ class Histogram:
         return places.astype(np.float64) * self.bin_width
 
     @property
-    def centers(self) -> npt.NDArray[np.float64]:
-        """Middles of the bins, rising, shape ``[num_bins]``."""
-        return self.edges[:-1] + self.bin_width / 2
+    def magnitudes(self) -> npt.NDArray[np.int64]:
+        """Counts of bins of magnitudes, without zeros, shape ``[num_bins / 2]``."""
+        half = self.num_bins // 2
+        return self.counts[half:] + self.counts[:half][::-1]
+
+    def magnitude_of(self, percentile: float) -> float:
+        """The magnitude that ``percentile`` % of the values, zeros included, do not exceed."""
+        place = _place(self.magnitudes, percentile / 100 * self.count - self.num_zeros)
+        return min(place * self.bin_width, self.amax)
+
+    def quantile(self, share: float) -> float:
+        """The value that ``share`` of the values, zeros included, do not exceed."""
+        half = self.num_bins // 2
+        negative, wanted = int(self.counts[:half].sum()), share * self.count
+        if negative < wanted <= negative + self.num_zeros:
+            return 0.0
+        place = _place(self.counts, wanted if wanted <= negative else wanted - self.num_zeros)
+        return float(np.clip((place - half) * self.bin_width, self.lowest, self.highest))
 
     def collect(self, tensor: Tensor) -> None:
         """Count the values of a tensor.
@@ -121,3 +141,16 @@ class Histogram:
         places = (values * (half / self.limit)).floor_().add_(half).to(torch.int32)
         counts: npt.NDArray[np.int64] = torch.bincount(places, minlength=self.num_bins).cpu().numpy()
         return counts
+
+
+def _place(counts: npt.NDArray[np.int64], wanted: float) -> float:
+    """Where, in bins, ``wanted`` of the values lie to the left."""
+    return float(np.interp(wanted, *_rising(np.concatenate([[0], np.cumsum(counts)]))))
+
+
+def _rising(sums: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Sums without repetitions, with their places: the first of equal ones, and for 0 the last."""
+    kept = np.append(True, np.diff(sums) > 0)
+    places = np.flatnonzero(kept)
+    places[0] = np.searchsorted(sums, 0, side="right") - 1 if sums[-1] > 0 else 0
+    return sums[kept], places

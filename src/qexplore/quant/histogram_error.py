@@ -1,11 +1,14 @@
-"""Expected squared error of a grid on a histogram, for many grids at once."""
+"""Expected squared error of a grid on a histogram, for many grids at once, and the ranges where it is least."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from qexplore._choices import FloatFormat
+from qexplore._choices import FloatFormat, choice_of
+from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid
 from qexplore.quant.histogram import Histogram
 from qexplore.quant.small_floats import float_grid
 
@@ -13,6 +16,12 @@ Floats = npt.NDArray[np.float64]
 
 _NARROWEST = 1e-3
 """Least share of a bin that the outermost values are taken to fill."""
+_LEAST = 2.0**-8
+"""Least share of the largest magnitude that a range is tried at."""
+_COARSE = np.geomspace(_LEAST, 1.0, 25)
+_FINE = 9
+_LEAST_GAIN = 0.01
+"""A range is cut only if that is expected to save this share of the error: a histogram does not know more."""
 
 
 class HistogramError:
@@ -59,3 +68,66 @@ class HistogramError:
     def _from_integral(self, integral: Floats) -> Floats:
         error: Floats = np.diff(integral, axis=-1) @ self._densities
         return error
+
+
+def amax_of_least_error(histogram: Histogram, unsigned: bool, narrow_range: bool) -> Callable[[int], float]:
+    """The ``amax`` of least error, as a function of the choice."""
+    error = HistogramError(histogram)
+
+    def find(code: int) -> float:
+        choice = choice_of(code)
+        if isinstance(choice, FloatFormat):
+            return _least_error(lambda amax: error.of_floats(choice, amax), histogram.amax)
+        grid = IntegerGrid(code, unsigned, narrow_range)
+        return _least_error(
+            lambda amax: error.of_integers(amax / grid.quant_max, grid.quant_min, grid.quant_max), histogram.amax
+        )
+
+    return find
+
+
+def _least_error(errors: Callable[[Floats], Floats], largest: float) -> float:
+    """The end up to ``largest`` (of either sign) with the least error: a coarse search, and two finer ones around."""
+    tried, found = _COARSE, errors(_COARSE * largest)
+    of_largest = found[-1]
+    for _ in range(2):
+        best = int(np.argmin(found))
+        around = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
+        finer = np.append(np.linspace(*around, _FINE), tried[best])
+        finer.sort()
+        tried, found = finer, errors(finer * largest)
+    best = int(np.argmin(found))
+    return float(tried[best] * largest) if found[best] < (1 - _LEAST_GAIN) * of_largest else largest
+
+
+def ends_of_least_error(histogram: Histogram) -> Callable[[int], tuple[float, float]]:
+    """``(low, high)`` of least error, as a function of the width: the ends move together, then in turns."""
+    error, (low, high) = HistogramError(histogram), histogram.ends
+    return lambda width: _least_affine_error(error, width, low, high)
+
+
+def _least_affine_error(error: HistogramError, width: int, low: float, high: float) -> tuple[float, float]:
+    def errors(lows: Floats, highs: Floats) -> Floats:
+        levels = float(2**width - 1)
+        step = np.maximum(highs - lows, NOTHING_BELOW) / levels
+        zero_point = np.rint(-lows / step)
+        return error.of_integers(step, -zero_point, levels - zero_point)
+
+    def errors_of_high(tried: Floats) -> Floats:
+        return errors(np.full_like(tried, ends[0]), tried)
+
+    def errors_of_low(tried: Floats) -> Floats:
+        return errors(tried, np.full_like(tried, ends[1]))
+
+    share = _least_error(lambda shares: errors(shares * low, shares * high), 1.0)
+    together = ends = share * low, share * high
+    for _ in range(2):
+        if high > 0:
+            ends = ends[0], _least_error(errors_of_high, high)
+        if low < 0:
+            ends = _least_error(errors_of_low, low), ends[1]
+    candidates = np.array([(low, high), together, ends])
+    found = errors(candidates[:, 0], candidates[:, 1])
+    best = int(np.argmin(found))
+    best = best if found[best] < (1 - _LEAST_GAIN) * found[0] else 0
+    return float(candidates[best, 0]), float(candidates[best, 1])

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from qexplore._arguments import checked_int
 from qexplore.errors import NumBitsError
+from qexplore.quant.calibrators import weight_amax_table
 from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid
-from qexplore.quant.weight_calibrators import weight_amax_table
 
 PACKED_WIDTHS = range(2, 9)
 """Widths that can be packed."""
@@ -22,9 +23,8 @@ def check_packed_width(num_bits: object) -> int:
     Raises:
         NumBitsError: it is no integer from 2 to 8.
     """
-    if isinstance(num_bits, bool) or not isinstance(num_bits, int) or num_bits not in PACKED_WIDTHS:
-        raise NumBitsError(f"`num_bits` of packed weights must be an int in [2, 8], got {num_bits!r}")
-    return num_bits
+    low, high = PACKED_WIDTHS[0], PACKED_WIDTHS[-1]
+    return checked_int("`num_bits` of packed weights", num_bits, NumBitsError, low=low, high=high)
 
 
 def num_packed_bytes(count: int, num_bits: int) -> int:
@@ -109,9 +109,9 @@ def check_group_size(group_size: object) -> int | None:
     """
     if group_size is None:
         return None
-    if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
-        raise NumBitsError(f"`group_size` of packed weights must be None or an int of at least 1, got {group_size!r}")
-    return group_size
+    return checked_int(
+        "`group_size` of packed weights", group_size, NumBitsError, low=1, hint=": None for all inputs of a channel"
+    )
 
 
 def spread_scales(scales: Tensor, columns: int, group_size: int | None) -> Tensor:

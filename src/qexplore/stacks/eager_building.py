@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from qexplore.errors import TraceError, WorkflowError
+from qexplore.model import TRANSPOSED
 from qexplore.predicates import select_modules
 from qexplore.preparation import outputs_of, require_equal
 from qexplore.stacks.base import Settings
@@ -17,7 +18,7 @@ from qexplore.stacks.eager_graph import EagerGraph, fuse_layers, graph_of
 from qexplore.stacks.eager_nodes import Domains, add_stubs, choose_layers, find_domains
 from qexplore.stacks.float_functional import Swapped, swap_functions
 from qexplore.stacks.saving import describe_arguments
-from qexplore.stacks.torch_ao import TRANSPOSED, linear_qconfig_of, qconfig_of, require
+from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require
 
 
 @dataclasses.dataclass(frozen=True)

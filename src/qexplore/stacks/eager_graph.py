@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from qexplore.model import CONVOLUTIONS, TRANSPOSED
 from qexplore.preparation import as_graph_module, give_own_modules, trace_network
 from qexplore.stacks.torch_ao import require
 
@@ -34,15 +35,11 @@ _MODULE_OF: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
 
 _WITHOUT_WRITE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
 
-_CONVOLUTIONS: dict[Any, Any] = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
-_TRANSPOSED: dict[Any, Any] = {
-    nn.ConvTranspose1d: nn.BatchNorm1d,
-    nn.ConvTranspose2d: nn.BatchNorm2d,
-    nn.ConvTranspose3d: nn.BatchNorm3d,
-}
-_NORM_OF: dict[Any, Any] = {**_CONVOLUTIONS, **_TRANSPOSED, nn.Linear: nn.BatchNorm1d}
-LAYERS = tuple(_NORM_OF)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 """Modules with weights that the stack computes in integers, by their exact class."""
+
+_NORM_OF: dict[Any, Any] = dict(zip(LAYERS, (*_NORMS, *_NORMS, nn.BatchNorm1d), strict=True))
 
 
 @dataclass(frozen=True)
@@ -180,7 +177,7 @@ def _settle_padding(network: nn.Module) -> None:
     """Give convolutions that name their padding its numbers, where it is the same on both sides."""
     module: Any
     for module in network.modules():
-        if type(module) in _CONVOLUTIONS and isinstance(module.padding, str):
+        if type(module) in CONVOLUTIONS and isinstance(module.padding, str):
             sides = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
             if module.padding == "valid":
                 module.padding = tuple(0 for _ in sides)
@@ -242,7 +239,7 @@ def _takes_norm(network: fx.GraphModule, node: fx.Node, reader: fx.Node, is_qat:
         return False
     if isinstance(layer, nn.Linear):
         return node.meta.get("dims") == 2  # else BatchNorm's channels lie on another axis
-    return type(layer) in _CONVOLUTIONS or (not is_qat and layer.groups == 1)
+    return type(layer) in CONVOLUTIONS or (not is_qat and layer.groups == 1)
 
 
 def _fuse(network: fx.GraphModule, node: fx.Node, behind: list[fx.Node], is_qat: bool) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from qexplore._quiet import quiet
 from qexplore.errors import QExploreError, TraceError, WorkflowError
+from qexplore.model import TRANSPOSED
 from qexplore.preparation import Connections, as_graph_module, trace_network
 from qexplore.stacks.base import Converted, Data, LayerStrategy, Settings
 from qexplore.stacks.eager_graph import reads_what_was_written, take_out_writes
@@ -39,7 +40,6 @@ from qexplore.stacks.strategy import (
     reason_for_kind,
 )
 from qexplore.stacks.torch_ao import (
-    TRANSPOSED,
     linear_qconfig_of,
     qconfig_of,
     require,

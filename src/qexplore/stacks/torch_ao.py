@@ -14,6 +14,7 @@ from torch import nn
 
 from qexplore._quiet import quiet
 from qexplore.errors import WorkflowError
+from qexplore.model import TRANSPOSED
 from qexplore.stacks.base import OBSERVERS, Engine, Settings, observer_class
 
 _QUANTIZATION = "torch.ao.quantization"
@@ -116,13 +117,10 @@ def using_engine(engine: str | None) -> Iterator[Engine]:
         torch.backends.quantized.engine = before
 
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-"""Their kernels are wrong on every engine but qnnpack: numbers of memory that is not theirs, others at every call."""
-
-
 def wrong_kernel(module: nn.Module | None, engine: str | None) -> str:
     """Why ``module`` must stay float, where torch has an integer kernel on ``engine`` that is wrong; else empty."""
     name = check_engine(engine)
+    # Kernels of other engines read memory that is not theirs, and give other numbers at every call.
     if not isinstance(module, TRANSPOSED) or name == "qnnpack":
         return ""
     return f"torch's {name} kernel of {type(module).__name__} gives wrong numbers; engine='qnnpack' has a right one"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from qexplore._choices import FloatFormat, choice_of
-from qexplore.quant.calibrators import DEFAULT_PERCENTILE
 from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid
 from qexplore.quant.small_floats import quantize_float
 
@@ -22,38 +21,17 @@ _CHUNK = 1 << 17
 """Values that are searched at once: few enough to stay in a processor's cache."""
 
 
-@torch.no_grad()
-def weight_amax_table(rows: Tensor, method: str, codes: Sequence[int]) -> dict[int, Tensor]:
-    """An ``amax`` for every row of a signed weight and every choice.
+def percentile_of_rows(rows: Tensor, percentile: float) -> Callable[[int], Tensor]:
+    """The least magnitude that ``percentile`` % of each row's values do not exceed; the same for every choice."""
+    rank = max(math.ceil(rows.shape[1] * percentile / 100), 1)
+    magnitude = rows.abs().kthvalue(rank, dim=1).values
+    return lambda code: magnitude
 
-    - ``"max"``: the largest magnitude.
-    - ``"percentile"``: the least magnitude that 99.99 % of a row's values do not exceed.
-    - ``"mse"``: of the least squared error on the row's values, the largest magnitude among those tried.
 
-    MX formats, and with ``"mse"`` integers of more than 8 bits, are given the largest magnitude.
-
-    Args:
-        rows: finite, shape ``[R, n]``.
-        method: one of the above.
-        codes: choices, see `qexplore._choices`.
-
-    Returns:
-        float32 of shape ``[R]``, by code.
-
-    Raises:
-        TypeError: an unknown method.
-    """
-    if method not in ("max", "percentile", "mse"):
-        raise TypeError(f"unknown calibration method of weights {method!r}")
-    rows = rows.detach().float()
-    largest = rows.abs().amax(dim=1)
-    if method == "max":
-        return dict.fromkeys(codes, largest)
-    if method == "percentile":
-        rank = max(math.ceil(rows.shape[1] * DEFAULT_PERCENTILE / 100), 1)
-        return dict.fromkeys(codes, rows.abs().kthvalue(rank, dim=1).values)
+def amax_of_least_row_error(rows: Tensor) -> Callable[[int], Tensor]:
+    """The ``amax [R]`` of each row's least squared error, as a function of the choice."""
     chunks = torch.split(rows, max(_CHUNK // rows.shape[1], 1))
-    return {code: torch.cat([_least_error(chunk, code) for chunk in chunks]) for code in codes}
+    return lambda code: torch.cat([_least_error(chunk, code) for chunk in chunks])
 
 
 def _least_error(rows: Tensor, code: int) -> Tensor:
