@@ -48,6 +48,20 @@ def test_a_range_that_is_none_is_refused(limits):
         qx.whole_set(count_positive, range=limits)
 
 
+@pytest.mark.parametrize(
+    ("metric", "worst"),
+    [
+        (qx.top1_accuracy, 0.0),
+        (qx.perplexity, None),
+        (qx.Metric(count_positive), None),
+        (qx.Metric(count_positive, higher_is_better=False, range=(-1, 2)), 2.0),
+        (qx.whole_set(count_positive, range=(-1.0, math.inf)), -1.0),
+    ],
+)
+def test_the_worst_score_is_the_end_of_the_range_on_the_worse_side(metric, worst):
+    assert metric.worst == worst
+
+
 def test_a_metric_cannot_be_changed():
     with pytest.raises(AttributeError):
         qx.top1_accuracy.range = (0.0, 2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,30 @@ def _identity(mean: float) -> float:
 
 
 @dataclass(frozen=True)
-class Metric(Directed):
+class _Ranged(Directed):
+    """What every metric has."""
+
+    function: Callable[[Any, Any], Any]
+    name: str = "accuracy"
+    higher_is_better: bool = True
+    range: tuple[float, float] = _UNBOUNDED
+
+    def __post_init__(self) -> None:
+        # A comparison with NaN is False.
+        if not (isinstance(self.range, Sequence) and len(self.range) == 2 and self.range[0] < self.range[1]):
+            raise MetricError(
+                f"`range` of the metric '{self.name}' must be (low, high) with low < high, got {self.range}"
+            )
+
+    @property
+    def worst(self) -> float | None:
+        """The worst score there is; None where scores have no limit on that side."""
+        worst = min(self.range, key=self.gain)
+        return float(worst) if math.isfinite(worst) else None
+
+
+@dataclass(frozen=True)
+class Metric(_Ranged):
     """A score per sample.
 
     Args:
@@ -37,13 +61,7 @@ class Metric(Directed):
     """
 
     function: Callable[[Any, Any], Tensor]
-    name: str = "accuracy"
-    higher_is_better: bool = True
-    range: tuple[float, float] = _UNBOUNDED
     of_mean: Callable[[float], float] = field(default=_identity, repr=False)
-
-    def __post_init__(self) -> None:
-        _check_range(self.name, self.range)
 
     def __call__(self, output: Any, target: Any) -> Tensor:
         """Scores of one batch, shape ``[B]``."""
@@ -60,17 +78,16 @@ class Metric(Directed):
         return float(self.of_mean(float(np.mean(scores, dtype=np.float64))))
 
 
+loss = functools.partial(Metric, higher_is_better=False, range=(0.0, math.inf))
+"""A metric of which less is better, and 0 the best."""
+
+
 @dataclass(frozen=True)
-class WholeSetMetric(Directed):
+class WholeSetMetric(_Ranged):
     """A number for a whole set: ``function(model, loader) -> float``. Made by `whole_set`."""
 
     function: Callable[[Any, Any], float]
     name: str = "score"
-    higher_is_better: bool = True
-    range: tuple[float, float] = _UNBOUNDED
-
-    def __post_init__(self) -> None:
-        _check_range(self.name, self.range)
 
     def __call__(self, model: Any, loader: Any) -> float:
         """The metric of ``model`` on ``loader``."""
@@ -113,9 +130,3 @@ def as_metric(metric: Any) -> Metric | WholeSetMetric:
 
 def _name_of(function: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
-
-
-def _check_range(name: str, limits: Any) -> None:
-    # A comparison with NaN is False.
-    if not (isinstance(limits, Sequence) and len(limits) == 2 and limits[0] < limits[1]):
-        raise MetricError(f"`range` of the metric '{name}' must be (low, high) with low < high, got {limits}")

@@ -5,7 +5,6 @@ They are metrics whose target is the reference: ``divergence(output, reference) 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from qexplore.errors import MetricError
-from qexplore.metrics.base import Metric
+from qexplore.metrics.base import loss
 from qexplore.metrics.scores import logits_of
 
 
@@ -58,14 +57,14 @@ def _noise_to_signal(output: Any, reference: Any) -> Tensor:
     return torch.where(noise == 0, noise, noise / signal)
 
 
-kl_divergence = Metric(_kl_divergence, "KL divergence", higher_is_better=False, range=(0.0, math.inf))
+kl_divergence = loss(_kl_divergence, "KL divergence")
 """Kullback-Leibler divergence of the softmax from the reference's, in nats, mean over tokens or pixels.
 
 Outputs: logits ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.
 """
 
-mean_squared_divergence = Metric(_mean_squared, "mean squared error", higher_is_better=False, range=(0.0, math.inf))
+mean_squared_divergence = loss(_mean_squared, "mean squared error")
 """Mean squared difference over all floating outputs."""
 
-noise_to_signal = Metric(_noise_to_signal, "noise to signal", higher_is_better=False, range=(0.0, math.inf))
+noise_to_signal = loss(_noise_to_signal, "noise to signal")
 """Energy of the difference over that of the reference: the reciprocal of the SQNR, not in decibels."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from qexplore._arguments import checked_int
 from qexplore.errors import MetricError
-from qexplore.metrics.base import Metric
+from qexplore.metrics.base import Metric, loss
 
 IGNORED_TOKEN = -100
 """Target of tokens and samples that do not count, as in ``torch.nn.functional.cross_entropy``."""
@@ -131,17 +131,13 @@ def _negative_log_likelihood(output: Any, target: Any) -> Tensor:
     return _nan_where_undefined(losses / counted.clamp(min=1), logits)
 
 
-negative_log_likelihood = Metric(
-    _negative_log_likelihood, "negative log-likelihood", higher_is_better=False, range=(0.0, math.inf)
-)
+negative_log_likelihood = loss(_negative_log_likelihood, "negative log-likelihood")
 """Mean over a sample's tokens of minus the log-probability of the target, in nats; lower is better.
 
 Output: logits ``[B, C]`` or ``[B, T, C]``, target ``[B]`` or ``[B, T]``; -100 does not count.
 """
 
-perplexity = Metric(
-    _negative_log_likelihood, "perplexity", higher_is_better=False, range=(1.0, math.inf), of_mean=math.exp
-)
+perplexity = loss(_negative_log_likelihood, "perplexity", range=(1.0, math.inf), of_mean=math.exp)
 """``exp`` of the mean `negative_log_likelihood` over samples; lower is better."""
 
 
@@ -154,5 +150,5 @@ def _squared_error(output: Any, target: Any) -> Tensor:
     return errors.reshape(len(errors), -1).mean(dim=1)
 
 
-squared_error = Metric(_squared_error, "squared error", higher_is_better=False, range=(0.0, math.inf))
+squared_error = loss(_squared_error, "squared error")
 """Mean over a sample's elements of the squared difference; lower is better. Output and target: ``[B, ...]``."""

@@ -64,6 +64,6 @@ def _wrapped(network: nn.Module) -> QuantizedModel:
 
 
 def _max_drop(metric: Metric, model: QuantizedModel, loader: Any) -> float:
-    if metric.higher_is_better:
+    if metric.better == "higher":
         return _DROP
     return _DROP * LayerwiseQuantizationProblem(model, loader, metric).float_accuracy
