@@ -30,36 +30,6 @@ _ERRORS_ONLY = 3
 _UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
 
 
-def write_onnx(
-    network: nn.Module,
-    path: str | Path,
-    example_input: Any,
-    *,
-    opset: int,
-    custom_translations: Mapping[Any, Callable[..., Any]] | None = None,
-) -> None:
-    """Write ``network`` to an ONNX file, weights inside (beside it where they pass 2 GB), with a dynamic batch.
-
-    The network is exported as it is called in eval mode; it is not changed.
-
-    Args:
-        network: any network that ``torch.export`` can take apart; forward hooks and parametrizations are included.
-        path: of the file.
-        example_input: a tensor, a tuple of positional or a dict of keyword arguments.
-        opset: of the file, at least `LOWEST_OPSET`.
-        custom_translations: from an operator (``torch.ops.name.op.default``) to a function that builds it with
-            onnxscript.
-
-    Raises:
-        TraceError: the network cannot be taken apart, or not for every batch size.
-        ExportError: no example input, an operator that ONNX does not have, an opset out of range, or a path that cannot
-            be written.
-        MissingPackageError: onnx or onnxscript is missing.
-    """
-    program = as_onnx(network, example_input, opset=opset, custom_translations=custom_translations)
-    save_onnx(program, path)
-
-
 def as_onnx(
     network: nn.Module,
     example_input: Any,
@@ -67,7 +37,20 @@ def as_onnx(
     opset: int,
     custom_translations: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> Any:
-    """The ``torch.onnx.ONNXProgram`` that `write_onnx` saves; same arguments, same errors."""
+    """``network`` as a ``torch.onnx.ONNXProgram`` with a dynamic batch, as called in eval mode; it is not changed.
+
+    Args:
+        network: any network that ``torch.export`` can take apart; forward hooks and parametrizations are included.
+        example_input: a tensor, a tuple of positional or a dict of keyword arguments.
+        opset: of the file that `save_onnx` writes, at least `LOWEST_OPSET`.
+        custom_translations: from an operator (``torch.ops.name.op.default``) to a function that builds it with
+            onnxscript.
+
+    Raises:
+        TraceError: the network cannot be taken apart, or not for every batch size.
+        ExportError: no example input, an operator that ONNX does not have, or an opset out of range.
+        MissingPackageError: onnx or onnxscript is missing.
+    """
     check_opset(opset)
     args, kwargs = _arguments(example_input)
     flags = [(module, module.training) for module in network.modules()]

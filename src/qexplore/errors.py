@@ -5,7 +5,7 @@
     QExploreError
     ├── SelectionError (ValueError)        a predicate selects nothing, or something that cannot be quantized
     ├── ModelError (TypeError)             a model that cannot be wrapped, or is no longer wrapped
-    ├── NumBitsError (ValueError)          a width, or a vector of widths, that no quantizer can have
+    ├── NumBitsError (ValueError)          a width, a float format or a vector of them that no quantizer can have
     ├── CalibrationError (ValueError)      amax is missing, not finite, or cannot be had from the data
     ├── DataError (ValueError)             an empty, changing or unreadable data loader
     ├── MetricError (ValueError)           a metric that does not give what it promises
@@ -39,7 +39,7 @@ class ModelError(QExploreError, TypeError):
 
 
 class NumBitsError(QExploreError, ValueError):
-    """A width, or a vector of widths, that the quantizers cannot have."""
+    """A width, a float format, or a vector of them, that the quantizers cannot have."""
 
 
 class CalibrationError(QExploreError, ValueError):
