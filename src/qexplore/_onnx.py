@@ -19,13 +19,10 @@ from qexplore.errors import ExportError, QExploreError, TraceError
 Optimization = Literal["all", "extended", "basic", "off"]
 """How far onnxruntime may rewrite a graph before it runs."""
 
-OPTIMIZATIONS: tuple[Optimization, ...] = ("off", "basic", "extended", "all")
-
 LOWEST_OPSET = 18
 """What torch writes without converting it afterwards, which may fail without a word."""
 
-_LEVELS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "basic": "ORT_ENABLE_BASIC"}
-_LEVELS["off"] = "ORT_DISABLE_ALL"
+_LEVELS = {"off": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
 _ERRORS_ONLY = 3
 _UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
 
@@ -221,9 +218,9 @@ class OnnxModel(nn.Module):
     def __init__(self, path: str | Path, *, optimization: Optimization = "all", threads: int | None = None) -> None:
         super().__init__()
         runtime = import_optional("onnxruntime", extra="onnx", purpose="running an ONNX file")
-        checked_name("`optimization`", optimization, OPTIMIZATIONS, ExportError)
+        checked_name("`optimization`", optimization, _LEVELS, ExportError)
         options = runtime.SessionOptions()
-        options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, _LEVELS[optimization])
+        options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, f"ORT_{_LEVELS[optimization]}")
         options.log_severity_level = _ERRORS_ONLY
         if threads is not None:
             options.intra_op_num_threads = options.inter_op_num_threads = threads

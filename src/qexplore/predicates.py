@@ -141,7 +141,9 @@ def by_regex(pattern: str) -> Predicate:
 leaves = Predicate(lambda name, module: next(module.children(), None) is None, "leaves")
 """Modules that hold no other module."""
 
-weighted = Predicate(lambda name, module: _weight_dim(name, module) >= 2, "weighted")
+weighted = Predicate(
+    lambda name, module: (weight := weight_of(name, module)) is not None and weight.dim() >= 2, "weighted"
+)
 """Modules with a ``weight`` of two axes or more: convolutions, linear layers, embeddings, and attention of torch."""
 
 everything = Predicate(lambda name, module: True, "everything")
@@ -170,11 +172,6 @@ def weight_of(name: str, module: nn.Module) -> nn.Parameter | None:
             "wrapped"
         )
     return weight if weight is not None and weight.is_floating_point() else None
-
-
-def _weight_dim(name: str, module: nn.Module) -> int:
-    weight = weight_of(name, module)
-    return 0 if weight is None else weight.dim()
 
 
 def select_modules(network: nn.Module, predicate: PredicateLike) -> dict[str, nn.Module]:

@@ -92,7 +92,7 @@ def test_allowed_entry_that_names_nothing_is_refused_with_what_there_is(model, t
 
 
 def test_unknown_target_is_refused(model, tmp_path):
-    with pytest.raises(ExportError, match='"onnxruntime" or "tensorrt", got \'openvino\''):
+    with pytest.raises(ExportError, match="'onnxruntime', 'tensorrt', got 'openvino'"):
         qx.export_onnx(model, tmp_path / "m.onnx", target="openvino")
 
 

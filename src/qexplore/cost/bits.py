@@ -34,30 +34,21 @@ class WeightedBits(SeparableCost):
     unit = "bits"
 
     def __init__(self, points: Sequence[QuantizationPoint]) -> None:
-        self._elements = num_elements(points, self.name)
+        self._factors = num_elements(points, self.name)
 
     def parts(self, candidates: Candidates) -> Costs:
         """What each point adds, shape ``[N, L]``."""
-        return stored_bits(candidates) * self._elements
+        return stored_bits(candidates) * self._factors
 
 
-class MeanBits(SeparableCost):
-    """Mean bits of a value at the points, weights and activations of one sample alike.
-
-    Raises:
-        ProblemError: the number of elements at a point is not known yet.
-    """
+class MeanBits(WeightedBits):
+    """Mean bits of a value at the points, weights and activations of one sample alike."""
 
     name = "mean_bits"
-    unit = "bits"
 
     def __init__(self, points: Sequence[QuantizationPoint]) -> None:
-        elements = num_elements(points, self.name)
-        self._shares: Costs = elements / max(elements.sum(), 1.0)
-
-    def parts(self, candidates: Candidates) -> Costs:
-        """What each point adds, shape ``[N, L]``."""
-        return stored_bits(candidates) * self._shares
+        super().__init__(points)
+        self._factors = self._factors / max(self._factors.sum(), 1.0)
 
 
 def num_elements(points: Sequence[QuantizationPoint], cost: str) -> Costs:

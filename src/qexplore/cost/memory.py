@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qexplore._choices import FLOAT_FORMATS, stored_bits
 from qexplore.cost.base import Costs, SeparableCost
-from qexplore.cost.bits import num_elements
+from qexplore.cost.bits import WeightedBits
 from qexplore.cost.moments import Moments
 from qexplore.model import Candidates, QuantizationPoint, QuantizedModel
 
@@ -60,23 +60,16 @@ class ModelBytes(ModelBits):
         return super().parts(candidates) / 8
 
 
-class ActivationBytes(SeparableCost):
-    """Bytes of all activations of one sample, the input included, as if none were ever freed.
-
-    Raises:
-        ProblemError: the number of elements at a point is not known yet.
-    """
+class ActivationBytes(WeightedBits):
+    """Bytes of all activations of one sample, the input included, as if none were ever freed."""
 
     name = "activation_bytes"
     unit = "bytes"
 
     def __init__(self, points: Sequence[QuantizationPoint]) -> None:
+        super().__init__(points)
         is_activation = np.array([point.kind != "weight" for point in points], dtype=bool)
-        self._bytes_per_bit = np.where(is_activation, num_elements(points, self.name), 0.0) / 8
-
-    def parts(self, candidates: Candidates) -> Costs:
-        """What each point adds, shape ``[N, L]``."""
-        return stored_bits(candidates) * self._bytes_per_bit
+        self._factors = np.where(is_activation, self._factors, 0.0) / 8
 
 
 class PeakActivationBytes:

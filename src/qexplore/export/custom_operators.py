@@ -25,13 +25,9 @@ def stored_weight(weight: Tensor, point: str) -> Tensor:
 
 
 @fake_quantize.register_fake
-def _like_activation(x: Tensor, point: str) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
 @stored_weight.register_fake
-def _like_weight(weight: Tensor, point: str) -> Tensor:
-    return torch.empty_like(weight, memory_format=torch.contiguous_format)
+def _like(tensor: Tensor, point: str) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 class _ExportedPoint:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from qexplore._arguments import checked_name
 from qexplore._choices import choice_name
 from qexplore._onnx import Optimization, as_onnx, check_opset, save_onnx
 from qexplore._optional import import_optional
@@ -77,8 +78,7 @@ def export_onnx(
         MissingPackageError: onnx, onnxscript or onnxruntime is missing.
     """
     _check_model(model)
-    if target not in ("onnxruntime", "tensorrt"):
-        raise ExportError(f'`target` must be "onnxruntime" or "tensorrt", got {target!r}')
+    checked_name("`target`", target, _OPTIMIZATION, ExportError)
     if isinstance(allow, str):
         allow = (allow,)
     refuse_unknown(model, allow)

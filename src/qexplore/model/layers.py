@@ -52,8 +52,12 @@ def taken_apart(weight: Tensor, groups: int, is_transposed: bool) -> Tensor:
 
 def ungrouped(layer: Any, apart: Tensor, weight: Tensor) -> Tensor:
     """What `grouped` undone gives, in the shape of ``weight``."""
-    inverse = apart.transpose(1, 2) if isinstance(layer, TRANSPOSED) else apart
-    return inverse.reshape(weight.shape)
+    return put_together(apart, weight, isinstance(layer, TRANSPOSED))
+
+
+def put_together(apart: Tensor, weight: Tensor, is_transposed: bool) -> Tensor:
+    """What `taken_apart` undone gives, in the shape of ``weight``."""
+    return (apart.transpose(1, 2) if is_transposed else apart).reshape(weight.shape)
 
 
 def bare(module: nn.Module, parameters: dict[str, Tensor | None]) -> nn.Module:

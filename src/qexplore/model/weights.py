@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from qexplore._arguments import is_whole
 from qexplore.errors import ModelError, SelectionError
-from qexplore.model.layers import TRANSPOSED
+from qexplore.model.layers import TRANSPOSED, put_together, taken_apart
 from qexplore.model.points import QuantizationPoint
 from qexplore.predicates import weight_attribute, weight_of
 from qexplore.quant import TensorQuantizer
@@ -61,7 +61,7 @@ class WeightLayout:
         """``weight`` as ``[rows, values]``, or ``[channels, groups, values]`` padded with zeros; one scale a row."""
         if self.granularity == "tensor":
             return weight.reshape(1, -1)
-        channels = self._channels_first(weight).flatten(1)
+        channels = self._apart(weight).flatten(0, 1).flatten(1)
         if self.granularity == "channel":
             return channels
         size = int(self.granularity)
@@ -71,19 +71,12 @@ class WeightLayout:
         """What `rows` undone gives, in the shape of ``weight``."""
         if self.granularity == "tensor":
             return rows.reshape(weight.shape)
-        first = self._channels_first(weight)
-        flat = rows if rows.dim() == 2 else rows.flatten(1)[:, : first[0].numel()]
-        if self.axis == 0:
-            return flat.reshape(weight.shape)
-        apart = flat.reshape(self.groups, -1, first.shape[1], *first.shape[2:])
-        return apart.transpose(1, 2).reshape(weight.shape)
+        apart = self._apart(weight)
+        flat = rows if rows.dim() == 2 else rows.flatten(1)[:, : apart[0, 0].numel()]
+        return put_together(flat.reshape(apart.shape), weight, self.axis == 1)
 
-    def _channels_first(self, weight: Tensor) -> Tensor:
-        if self.axis == 0:
-            return weight
-        # [in, out / groups, ...] -> [groups, in / groups, out / groups, ...] -> [out, in / groups, ...]
-        apart = weight.reshape(self.groups, -1, *weight.shape[1:])
-        return apart.transpose(1, 2).flatten(0, 1)
+    def _apart(self, weight: Tensor) -> Tensor:
+        return taken_apart(weight, self.groups, self.axis == 1)
 
 
 class WeightQuantization(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,12 +75,14 @@ def _largest_of_rows(rows: Tensor) -> RowsOf:
 
 
 CALIBRATORS = {
+    # The largest magnitude, or of rows theirs.
     "max": Calibrator(
         amax=lambda histogram, *_: lambda code: histogram.amax,
         ends=lambda histogram: lambda width: histogram.ends,
         rows=_largest_of_rows,
         needs_histogram=False,
     ),
+    # The magnitude that so many per cent of the values, zeros included, do not exceed.
     "percentile": Calibrator(
         amax=_percentile,
         ends=_percentile_ends,
@@ -87,17 +90,23 @@ CALIBRATORS = {
         options={"percentile": _checked_percentile},
         is_upstream=True,
     ),
+    # That of the least squared error, the largest among those tried.
     "mse": Calibrator(amax=amax_of_least_error, ends=ends_of_least_error, rows=amax_of_least_row_error),
-    "entropy": Calibrator(amax=amax_of_least_divergence, ends=ends_of_least_divergence, is_upstream=True),
+    # That of the least divergence between the histogram and its quantized version.
+    "entropy": Calibrator(
+        amax=amax_of_least_divergence,
+        ends=lambda histogram: functools.partial(ends_of_least_divergence, histogram),
+        is_upstream=True,
+    ),
 }
-"""By name. The first covers everything, and is what is taken where nothing is to be clipped."""
+"""By name; the first is what is taken where nothing is to be clipped."""
 
 WHOLE_RANGE = next(iter(CALIBRATORS))
 
 WEIGHT_CALIBRATORS = {name: row.rows for name, row in CALIBRATORS.items() if row.rows is not None}
 
 COMPARED = {"activation": ("mse", "percentile", "max"), "weight": ("mse", "max")}
-"""Among which "auto" chooses, by kind of point; what its choice is not asked for takes the first."""
+"""Among which "auto" chooses, by kind of point; the first counts where nothing was compared."""
 
 
 def amax_table(
@@ -109,16 +118,7 @@ def amax_table(
     narrow_range: bool = False,
     **options: float,
 ) -> dict[int, float]:
-    """An ``amax`` for every choice.
-
-    - ``"max"``: the largest magnitude.
-    - ``"percentile"``: the magnitude that ``percentile`` % of the values, zeros included, do not exceed.
-    - ``"mse"``: of the least expected squared error (`HistogramError`), the largest magnitude among those tried.
-    - ``"entropy"``: of the least divergence between the histogram and its quantized version (`divergences`), with as
-      many levels as the choice has on one side, as TensorRT and pytorch-quantization count them. At most one level's
-      share of the values is left out.
-
-    MX formats have no ``amax``; they are given the largest magnitude.
+    """An ``amax`` for every choice; MX formats have none, and are given the largest magnitude.
 
     Args:
         histogram: of at least one value.
@@ -145,18 +145,7 @@ def range_table(
 ) -> dict[int, tuple[float, float]]:
     """``(low, high)`` for every integer width of a grid with a zero point; ``low <= 0 <= high``.
 
-    As `amax_table`, with both ends free: ``"percentile"`` leaves half of the rest out at either end, ``"mse"`` moves
-    the ends together and then in turns, ``"entropy"`` together.
-
-    Args:
-        histogram: of at least one value.
-        method: one of `CALIBRATORS`.
-        widths: in bits, from 1 on.
-        options: as `amax_table`'s.
-
-    Raises:
-        TypeError: an unknown method, or an option that it does not have.
-        CalibrationError: ``percentile`` is not in (1, 100]: 0.9999 is taken for a share.
+    Arguments and errors are those of `amax_table`; ``widths`` are from 1 bit on.
     """
     calibrator, options = _checked(method, options)
     low, high = histogram.ends
@@ -169,10 +158,6 @@ def range_table(
 @torch.no_grad()
 def weight_amax_table(rows: Tensor, method: str, codes: Sequence[int]) -> dict[int, Tensor]:
     """An ``amax`` for every row of a signed weight and every choice.
-
-    - ``"max"``: the largest magnitude.
-    - ``"percentile"``: the least magnitude that 99.99 % of a row's values do not exceed.
-    - ``"mse"``: of the least squared error on the row's values, the largest magnitude among those tried.
 
     With ``"mse"``, MX formats and integers of more than 8 bits are given the largest magnitude.
 

@@ -104,12 +104,9 @@ def _least_divergence(histogram: Histogram, counts: npt.NDArray[np.int64], borde
     return min(float(best) * histogram.bin_width, histogram.amax)
 
 
-def ends_of_least_divergence(histogram: Histogram) -> Callable[[int], tuple[float, float]]:
-    """``(low, high)`` of least divergence, as a function of the width: the ends move together."""
-    return lambda width: _least_affine_divergence(histogram, width, *histogram.ends)
-
-
-def _least_affine_divergence(histogram: Histogram, width: int, low: float, high: float) -> tuple[float, float]:
+def ends_of_least_divergence(histogram: Histogram, width: int) -> tuple[float, float]:
+    """``(low, high)`` of least divergence: the ends move together."""
+    low, high = histogram.ends
     counts, half, unit = histogram.counts.astype(np.float64), histogram.num_bins // 2, histogram.bin_width
     num_levels = 2**width
     shares = np.linspace(_LEAST_SHARE, 1.0, _CANDIDATES)

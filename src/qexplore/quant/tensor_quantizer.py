@@ -50,6 +50,10 @@ class TensorQuantizer(RangedQuantizer):
         asymmetric: give integer widths a zero point; "auto" leaves it to `decide_zero_point`.
         stages: upstream's ``if_quant``, ``if_clip`` and ``if_calib``.
 
+    Attributes:
+        switched_off: whether the width vector has switched this quantizer off; `disable` is the user's own switch
+            beside it.
+
     Raises:
         NumBitsError: a width that the sign does not allow, or what is no sign.
         CalibrationError: an ``amax`` in ``quant_desc`` that is negative or not finite.
@@ -75,7 +79,7 @@ class TensorQuantizer(RangedQuantizer):
         self._auto_zero_point = asymmetric == "auto"
         self._auto_sign = unsigned == "auto" and not quant_desc.unsigned
         self._unsigned = unsigned if isinstance(unsigned, bool) else bool(quant_desc.unsigned)
-        self._switched_off = False
+        self.switched_off = False
         self._num_negative = 0
         self.num_bits = self._num_bits  # checks the width
 
@@ -161,15 +165,6 @@ class TensorQuantizer(RangedQuantizer):
         return IntegerGrid(self._num_bits, self._unsigned or self.asymmetric, bool(self.narrow_range))
 
     @property
-    def switched_off(self) -> bool:
-        """Whether the width vector has switched this quantizer off; `disable` is the user's own switch beside it."""
-        return self._switched_off
-
-    @switched_off.setter
-    def switched_off(self, value: bool) -> None:
-        self._switched_off = value
-
-    @property
     def disabled(self) -> bool:
         """Whether `disable` was called by hand."""
         return self._disabled
@@ -187,12 +182,12 @@ class TensorQuantizer(RangedQuantizer):
     @property
     def is_active(self) -> bool:
         """Whether tensors are quantized at all."""
-        return not (self._disabled or self._switched_off)
+        return not (self._disabled or self.switched_off)
 
     def enable(self) -> None:
         """Quantize again, whichever way the quantizer was switched off."""
         super().enable()
-        self._switched_off = False
+        self.switched_off = False
 
     @property
     def limits(self) -> tuple[Tensor, Tensor]:
@@ -238,7 +233,7 @@ class TensorQuantizer(RangedQuantizer):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Fake-quantize ``inputs``; same shape and dtype."""
-        if self._switched_off or inputs.numel() == 0:
+        if self.switched_off or inputs.numel() == 0:
             return inputs
         step_size = self._modules.get("step_size")
         if step_size is None or self._disabled:
@@ -300,7 +295,7 @@ class TensorQuantizer(RangedQuantizer):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "num_bits"] = torch.tensor(0 if self._switched_off else self._code)
+        destination[prefix + "num_bits"] = torch.tensor(0 if self.switched_off else self._code)
         destination[prefix + "unsigned"] = torch.tensor(self._unsigned)
         destination[prefix + "asymmetric"] = torch.tensor(self.asymmetric)
 
@@ -314,8 +309,8 @@ class TensorQuantizer(RangedQuantizer):
         if unsigned is not None:
             self._unsigned = bool(unsigned)
         if num_bits is not None:
-            self._switched_off = int(num_bits) == 0
-            self.num_bits = max(self._num_bits, self.min_num_bits) if self._switched_off else int(num_bits)
+            self.switched_off = int(num_bits) == 0
+            self.num_bits = max(self._num_bits, self.min_num_bits) if self.switched_off else int(num_bits)
         if "_amax" in own:
             self._make_room_for_amax(own["_amax"])
         # Upstream's own loading moves amax to a GPU whether there is one or not, so it is passed over.
@@ -325,7 +320,7 @@ class TensorQuantizer(RangedQuantizer):
 
     def extra_repr(self) -> str:
         """Upstream's summary, with what switches the quantizer off and with formats that upstream does not have."""
-        if self._switched_off:
+        if self.switched_off:
             return "off"
         kind = f"{self.num_bits} " if isinstance(self.num_bits, FloatFormat) else ""
         return f"{kind}{'asymmetric ' if self.asymmetric else ''}{super().extra_repr()}"
