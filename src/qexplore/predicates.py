@@ -152,11 +152,11 @@ everything = Predicate(lambda name, module: True, "everything")
 
 def weight_attribute(module: nn.Module) -> str:
     """Name of the parameter that is the weight of ``module``, whether it has one or not."""
-    return next((name for kind, name in _WEIGHTS.items() if isinstance(module, kind)), "weight")
+    return next((name for kind, name in WEIGHT_NAMES.items() if isinstance(module, kind)), "weight")
 
 
-_WEIGHTS: dict[type[nn.Module], str] = {nn.MultiheadAttention: "in_proj_weight"}
-"""Module kinds whose weight has a name of its own."""
+WEIGHT_NAMES: dict[type[nn.Module], str] = {nn.MultiheadAttention: "in_proj_weight"}
+"""Module kinds whose weight is not their parameter ``weight``: a row here, and they have quantized weights too."""
 
 
 def weight_of(name: str, module: nn.Module) -> nn.Parameter | None:

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from qexplore import predicates
 from qexplore.errors import CalibrationError, DataError, SelectionError
 from qexplore.model import QuantizedActivationsModel
-from qexplore.quant import QuantDescriptor
+from qexplore.quant import CALIBRATORS, QuantDescriptor
+from qexplore.quant.calibrators import Calibrator
 
 RELU = predicates.by_type(nn.ReLU)
 CASES = pytest.mark.parametrize("case", AWKWARD.values(), ids=AWKWARD)
@@ -281,3 +282,21 @@ def test_selected_module_that_this_data_never_reaches_is_named() -> None:
     assert ranges(model)["positive"] == (None, False)
     model.calibrate([torch.ones(2, 8), -torch.ones(2, 8)])
     model.require_calibrated()
+
+
+def test_a_method_is_one_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Calibrator(
+        amax=lambda histogram, *_, share=0.5: lambda code: share * histogram.amax,
+        ends=lambda histogram, share=0.5: lambda width: (share * histogram.ends[0], share * histogram.ends[1]),
+        options={"share": float},
+    )
+    monkeypatch.setitem(CALIBRATORS, "share", half)
+    model = small_cnn()
+    model.calibrate(batches(digits().calibration))
+    whole = {name: float(quantizer.amax) for name, quantizer in model.fake_quantizers.items()}
+    report = model.calibrate(batches(digits().calibration), method="share", share=0.25, clip_outputs=True)
+    assert report.method == "share" and "amax of the present choices" in str(report)
+    for name, quantizer in model.fake_quantizers.items():
+        assert float(quantizer.amax) == pytest.approx(0.25 * whole[name])
+    with pytest.raises(CalibrationError, match="'share', 'auto', got 'half'"):
+        model.calibrate(batches(digits().calibration), method="half")

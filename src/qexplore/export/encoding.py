@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qexplore._choices import FloatFormat, choice_name
+from qexplore._choices import FLOAT_FORMATS, FloatFormat, choice_name
 from qexplore.quant import NOTHING_BELOW, TensorQuantizer
 
 TYPES_SINCE = {
@@ -24,6 +24,7 @@ TYPES_SINCE = {
 """The types that QuantizeLinear can give, each with the opset from which on it does; those below 18 do not count."""
 
 _FLOAT8 = {"E4M3": "float8e4m3fn", "E5M2": "float8e5m2"}
+LARGEST_FLOATS = {_FLOAT8[known.name]: known.largest for known in FLOAT_FORMATS if known.name in _FLOAT8}
 _INTEGER_SIZES = (4, 8, 16)
 
 

@@ -10,13 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from qexplore._optional import import_optional
-from qexplore.export.encoding import Encoding
+from qexplore.export.encoding import LARGEST_FLOATS, Encoding
 from qexplore.export.weights import StoredWeight, as_array
 
 _OUTPUT_TYPE_SINCE = 21
 """From this opset on QuantizeLinear can be told its type without a zero point."""
-
-_FAR = {"float8e4m3fn": 448.0, "float8e5m2": 57344.0}
 
 
 def translations(
@@ -155,6 +153,6 @@ class Writer:
 def _beyond(encoding: Encoding) -> tuple[float, float]:
     """Limits that no value of the type reaches."""
     if encoding.limits is None:
-        return -2 * _FAR[encoding.type], 2 * _FAR[encoding.type]
+        return -2 * LARGEST_FLOATS[encoding.type], 2 * LARGEST_FLOATS[encoding.type]
     least, greatest = encoding.type_limits or encoding.limits
     return least - 1, greatest + 1
