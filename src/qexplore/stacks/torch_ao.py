@@ -1,4 +1,4 @@
-"""The one door to torch.ao: what this torch still has of it, its engines, its observers, and its warnings silenced."""
+"""The one door to torch.ao: what this torch still has of it, its engines and its observers."""
 
 from __future__ import annotations
 
