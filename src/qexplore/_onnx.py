@@ -23,6 +23,7 @@ LOWEST_OPSET = 18
 """What torch writes without converting it afterwards, which may fail without a word."""
 
 _LEVELS = {"off": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
+OPTIMIZATIONS = tuple(_LEVELS)
 _ERRORS_ONLY = 3
 _UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
 
@@ -218,7 +219,7 @@ class OnnxModel(nn.Module):
     def __init__(self, path: str | Path, *, optimization: Optimization = "all", threads: int | None = None) -> None:
         super().__init__()
         runtime = import_optional("onnxruntime", extra="onnx", purpose="running an ONNX file")
-        checked_name("`optimization`", optimization, _LEVELS, ExportError)
+        checked_name("`optimization`", optimization, OPTIMIZATIONS, ExportError)
         options = runtime.SessionOptions()
         options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, f"ORT_{_LEVELS[optimization]}")
         options.log_severity_level = _ERRORS_ONLY
