@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from qexplore import predicates
-from qexplore.model import QuantizedModel, fold_batchnorm
-from qexplore.preparation import correct_biases, equalize
+from qexplore.model import QuantizedModel
+from qexplore.preparation import correct_biases, equalize, fold_batchnorm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
