@@ -39,6 +39,7 @@ from qexplore.stacks.strategy import (
     reason_for_integers,
     reason_for_kind,
 )
+from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import (
     linear_qconfig_of,
     qconfig_of,
@@ -46,7 +47,6 @@ from qexplore.stacks.torch_ao import (
     using_engine,
     wrong_kernel,
 )
-from qexplore.stacks.torch_ao import check as check
 
 _CLAMPS = (F.relu6, F.hardtanh, F.hardtanh_, torch.clamp, torch.clamp_, "clamp", "clamp_")
 
