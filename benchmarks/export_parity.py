@@ -29,7 +29,7 @@ from qexplore._onnx import OPTIMIZATIONS
 from qexplore._table import text_table
 from qexplore.export.parity import compare
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "shared"
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 16)
 MEAN_BITS = (4, 5.5, 7, 9.5, 12)

@@ -22,7 +22,7 @@ from qexplore import predicates
 from qexplore.model import QuantizedModel
 from qexplore.preparation import correct_biases, equalize, fold_batchnorm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "shared"))
 
 from networks import batches, digits, trained
 

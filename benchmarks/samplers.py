@@ -26,7 +26,7 @@ from scipy.stats import wilcoxon
 import qexplore as qx
 from qexplore.search import Archive, LayerwiseQuantizationProblem, reference_point
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "shared"))
 
 BUDGETS = (50, 100, 200, 500)
 MIN_ACCURACY = 0.5

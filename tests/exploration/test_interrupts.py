@@ -299,7 +299,7 @@ print("result", exploration.stopped_by, exploration.front.verified, len(explorat
 @pytest.mark.slow
 @pytest.mark.parametrize("evaluations", [1, 9, 25])
 def test_a_real_ctrl_c_in_a_process_returns_the_front_so_far(evaluations):
-    script = SCRIPT.format(tests=str(Path(__file__).resolve().parents[1]))
+    script = SCRIPT.format(tests=str(Path(__file__).resolve().parents[1] / "shared"))
     # stderr is not a pipe: nobody reads it while the lines of stdout are waited for.
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
