@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from qexplore.errors import FrontError, FrontFileError
-from qexplore.front import Front
+from qexplore.front import Front, FurtherMetric
 
 ASSETS = Path(__file__).parent / "assets"
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -231,3 +231,94 @@ def test_table_of_an_empty_front_says_why():
 def test_total_bits_are_asked_for_only_where_they_are():
     with pytest.raises(FrontError, match="must hold 'total_bits'"):
         _ = a_front(cost_names=("energy",)).total_bits
+
+
+FURTHER = (FurtherMetric("f1", True, 0.7, 0.8), FurtherMetric("loss", False, 0.5))
+
+
+def with_further(**fields):
+    known = {"further": FURTHER, "further_scores": [[0.71, 0.4], [np.nan, 0.3]]}
+    return a_front(**known | {"report_further_scores": [[0.69, np.nan], [np.nan, 0.31]]} | fields)
+
+
+def test_front_written_by_the_second_version_with_all_its_fields_loads():
+    front = Front.load(ASSETS / "front-v2-lower.json")
+
+    assert (front.metric_name, front.higher_is_better, front.min_accuracy) == ("loss", False, 0.6)
+    assert front.report_interval.tolist()[2] == [0.39, 0.61]
+    assert (front.further, front.further_scores, front[0].further) == ((), None, {})
+
+
+def test_front_written_by_the_third_version_loads():
+    assert_same(Front.load(ASSETS / "front-v3.json"), with_further())
+
+
+def test_further_scores_come_back_from_a_file(tmp_path):
+    for front in (with_further(), with_further(report_further_scores=None), a_front(further=FURTHER)):
+        front.save(tmp_path / "front.json")
+
+        assert_same(front, Front.load(tmp_path / "front.json"))
+
+
+def third(**fields):
+    content = json.loads((ASSETS / "front-v3.json").read_text())
+    return json.dumps({name: value for name, value in (content | fields).items() if value != "DROPPED"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"further": "DROPPED"},
+        {"further": None},
+        {"further": [1, 2]},
+        {"further": [{"name": "f1", "direction": "up"}]},
+        {"further": [{"name": ""}]},
+        {"further": [{"name": "f1"}]},
+        {"further_scores": [[0.7, 0.4]]},
+        {"report_further_scores": "DROPPED"},
+    ],
+)
+def test_damaged_further_metrics_in_a_file_are_refused_by_its_name(fields, tmp_path):
+    (tmp_path / "broken.json").write_text(third(**fields))
+
+    with pytest.raises(FrontFileError, match=r"broken\.json.*further"):
+        Front.load(tmp_path / "broken.json")
+
+
+def test_csv_holds_further_scores_after_the_first_metric():
+    rows = list(csv.DictReader(io.StringIO(with_further().to_csv())))
+
+    assert [*rows[0]][:8] == ["index", "accuracy", "accuracy_low", "accuracy_high", "report_accuracy", "f1", "loss"] + [
+        "report_f1"
+    ]
+    assert [(row["f1"], row["loss"], row["report_f1"], row["report_loss"]) for row in rows] == [
+        ("0.71", "0.4", "0.69", ""),
+        ("", "0.3", "", "0.31"),
+    ]
+
+
+def test_table_shows_further_scores_and_what_was_asked_of_them():
+    lines = str(with_further()).splitlines()
+
+    assert lines[1:3] == [
+        "further: f1 (higher is better), min_accuracy 0.7000, float 0.8000",
+        "further: loss (lower is better), min_accuracy 0.5000",
+    ]
+    assert "f1    loss  report f1  report loss" in lines[3]
+    assert "0.7100  0.4000     0.6900            -" in lines[5]
+
+
+def test_line_of_a_point_holds_the_further_scores_that_are_known():
+    first, second = map(str, with_further())
+
+    assert "f1 0.7100, f1 on the report set 0.6900, loss 0.4000, total_bits 12" in first
+    assert "f1" not in second
+    assert "loss 0.3000, loss on the report set 0.3100" in second
+
+
+def test_an_empty_front_names_the_minima_of_further_metrics():
+    empty = Front(
+        num_bits=np.zeros((0, 1), int), accuracy=[], costs=np.zeros((0, 1)), point_names=("a",), further=FURTHER
+    )
+
+    assert "no evaluated candidate has f1 of at least 0.7000 and loss of at most 0.5000 (min_accuracy)" in str(empty)

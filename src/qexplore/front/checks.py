@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qexplore._arguments import is_number
 from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS
 from qexplore.errors import FrontError
 
@@ -34,7 +35,8 @@ def checked_array(
         wanted = ", ".join("K" if length is None else str(length) for length in shape)
         raise FrontError(
             f"Front: {name} must have the shape [{wanted}], got {list(given.shape)}. Rows are members of the front; "
-            f"num_bits has one column for each point name, costs one for each cost name, an interval low and high."
+            f"num_bits has one column for each point name, costs one for each cost name, an interval low and high, "
+            f"further scores one for each further metric."
         )
     stored = given.astype(np.int64 if kinds == "iu" else np.float64)  # astype copies
     bad = np.isinf(stored) if unknown_allowed else ~np.isfinite(stored)
@@ -70,14 +72,11 @@ def checked_names(name: str, value: Any) -> tuple[str, ...]:
     return names
 
 
-def checked_score(name: str, value: Any) -> float | None:
+def checked_score(name: str, value: Any, owner: str = "Front") -> float | None:
     """A finite number as a float, or None."""
-    if value is None:
-        return None
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not is_number or not np.isfinite(value):
-        raise FrontError(f"Front: {name} must be a finite number or None, got {value!r}.")
-    return float(value)
+    if value is not None and not is_number(value):
+        raise FrontError(f"{owner}: {name} must be a finite number or None, got {value!r}.")
+    return None if value is None else float(value)
 
 
 def checked_interval(name: str, value: Any, rows: int) -> npt.NDArray[np.float64] | None:
@@ -110,6 +109,12 @@ def check_known_names(owner: str, wanted: Sequence[str], known: Sequence[str]) -
     """FrontError unless every one of `wanted`, at least one, is among `known`."""
     if not wanted or not set(wanted) <= set(known):
         raise FrontError(f"{owner} must be among {', '.join(map(repr, known))}, got {', '.join(map(repr, wanted))}.")
+
+
+def require_total_bits(owner: str, cost_names: Sequence[str]) -> None:
+    """FrontError unless "total_bits" is one of the costs."""
+    if "total_bits" not in cost_names:
+        raise FrontError(f"{owner}: the costs must hold 'total_bits', got {list(cost_names)}. Read costs by name.")
 
 
 def rows_within(

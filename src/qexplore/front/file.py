@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from qexplore._choices import choice_name, is_float_code
 from qexplore._table import csv_table
-from qexplore.errors import FrontFileError, MissingFrontFileError
-
-if TYPE_CHECKING:
-    from qexplore.front.front import Front
+from qexplore.errors import FrontError, FrontFileError, MissingFrontFileError
+from qexplore.front.arrays import FrontArrays
+from qexplore.front.further import FurtherMetric
 
 _FORMAT = "qexplore-front"
 # Version 1 knew widths only: its readers took the code of a float format for a width. Version 2 names the formats.
-_VERSION = 2
+# Version 3 holds the scores of further metrics.
+_VERSION = 3
 _FIELDS = (
     "num_bits",
     "accuracy",
@@ -36,16 +36,19 @@ _FIELDS = (
     "float_accuracy",
     "verified",
 )
+_SINCE_3 = ("further", "further_scores", "report_further_scores")
 # JSON has no NaN: in these fields, where NaN means "not known", null stands for it.
-_UNKNOWN_ALLOWED = ("interval", "report_accuracy", "report_interval")
+_UNKNOWN_ALLOWED = ("interval", "report_accuracy", "report_interval", "further_scores", "report_further_scores")
 
 
-def to_json(front: Front) -> str:
+def to_json(front: FrontArrays) -> str:
     """The front as JSON text, one field a line; Python's shortest float text reads back to the same bits."""
-    assert tuple(field.name for field in fields(front)) == _FIELDS, "a new field of Front needs a new file version"
+    names = tuple(field.name for field in fields(front))
+    assert names == _FIELDS + _SINCE_3, "a new field of Front needs a new file version"
     formats = {str(code): choice_name(code) for code in np.unique(front.num_bits).tolist() if is_float_code(code)}
     entries: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "formats": formats}
-    entries |= {name: _plain(getattr(front, name)) for name in _FIELDS}
+    entries |= {name: _plain(getattr(front, name)) for name in names}
+    entries["further"] = list(map(asdict, front.further))
     lines = (f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in entries.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -85,22 +88,25 @@ def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{shown} must hold the format {_FORMAT!r}, got {found!r}. Give a file written by Front.save."
         )
     _check_version(shown, entries.get("version"))
-    missing = [name for name in _FIELDS if name not in entries]
+    names = _FIELDS if entries["version"] < 3 else _FIELDS + _SINCE_3
+    missing = [name for name in names if name not in entries]
     if missing:
         raise FrontFileError(f"{shown} must hold every field of a front, {missing} missing. Save the front again.")
     _check_formats(shown, entries["num_bits"], {} if entries["version"] == 1 else entries.get("formats"))
-    return {name: _with_unknown(name, entries[name]) for name in _FIELDS}
+    known = {name: _with_unknown(name, entries[name]) for name in names}
+    return known | {"further": _further(shown, known.get("further", []))}
 
 
-def to_csv(front: Front) -> str:
+def to_csv(front: FrontArrays) -> str:
     """Header and one line a point, comma-separated; a value that is not known is an empty cell.
 
     A width is a number, 0 is off, a float format is its name.
     """
     columns: dict[str, list[Any]] = {"index": list(range(len(front)))}
-    columns |= _score_columns(front.metric_name, front.accuracy, front.interval)
-    if front.report_accuracy is not None:
-        columns |= _score_columns(f"report_{front.metric_name}", front.report_accuracy, front.report_interval)
+    for name, scores, interval in front.scores("report_"):
+        columns[name] = scores.tolist()
+        if interval is not None:
+            columns |= {f"{name}_low": interval[:, 0].tolist(), f"{name}_high": interval[:, 1].tolist()}
     names = [*columns, *front.cost_names, *front.point_names]
     choices = [
         [choice_name(code) if is_float_code(code) else code for code in row] for row in front.num_bits.T.tolist()
@@ -132,6 +138,13 @@ def _check_formats(shown: str, num_bits: Any, formats: Any) -> None:
         )
 
 
+def _further(shown: str, entries: Any) -> tuple[FurtherMetric, ...]:
+    try:
+        return tuple(FurtherMetric(**entry) for entry in entries)
+    except (TypeError, FrontError) as error:
+        raise FrontFileError(f"{shown} is damaged: 'further', {error}. Save the front again.") from error
+
+
 def _plain(value: Any) -> Any:
     rows = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(rows, (list, tuple)):
@@ -147,10 +160,3 @@ def _with_unknown(name: str, value: Any) -> Any:
 
 def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON number")
-
-
-def _score_columns(name: str, score: Any, interval: Any) -> dict[str, list[Any]]:
-    columns = {name: score.tolist()}
-    if interval is not None:
-        columns |= {f"{name}_low": interval[:, 0].tolist(), f"{name}_high": interval[:, 1].tolist()}
-    return columns

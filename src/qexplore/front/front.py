@@ -9,108 +9,28 @@ import math
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, overload
 
 import moocore
 import numpy as np
 import numpy.typing as npt
 
-from qexplore._choices import Choice, choice_of
+from qexplore._choices import choice_of
 from qexplore.errors import FrontError, FrontFileError
-from qexplore.front import checks, file, picking, text
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-
-_ROW_FIELDS = ("num_bits", "accuracy", "costs", "interval", "report_accuracy", "report_interval")
-
-
-@dataclass(frozen=True)
-class FrontPoint:
-    """One member of a front: what stands at its quantization points, its scores and its costs by name.
-
-    `num_bits` holds codes in the order of the points, as a model takes them: a width is itself, 0 is off, a float
-    format has its code. `widths` says the same by point name, with a `FloatFormat` in the place of its code. Intervals
-    are (low, high) at 95 %. An interval or a report accuracy that is not known is None.
-    """
-
-    index: int
-    num_bits: tuple[int, ...]
-    accuracy: float
-    costs: dict[str, float] = field(hash=False)
-    widths: dict[str, Choice] = field(hash=False, repr=False)
-    interval: tuple[float, float] | None = None
-    report_accuracy: float | None = None
-    report_interval: tuple[float, float] | None = None
-    metric_name: str = field(default="accuracy", repr=False)
-
-    @property
-    def total_bits(self) -> float:
-        """Total bits of this point. FrontError when "total_bits" is none of the costs."""
-        _require_total_bits("FrontPoint.total_bits", tuple(self.costs))
-        return self.costs["total_bits"]
-
-    def __str__(self) -> str:
-        return text.point_line(self)
-
-
-@dataclass(frozen=True)
-class BitsSaved:
-    """What `point` needs less than `other_point` of the cost `cost_name`, at no less accuracy.
-
-    `share` is of what `other_point` needs, nan where that is 0.
-    """
-
-    saved: float
-    share: float
-    point: FrontPoint
-    other_point: FrontPoint
-    cost_name: str = "total_bits"
+from qexplore.front import checks, file, picking, table
+from qexplore.front.arrays import FloatArray, FrontArrays
+from qexplore.front.point import BitsSaved, FrontPoint
 
 
 @dataclass(frozen=True, eq=False)
-class Front:
+class Front(FrontArrays):
     """Frozen arrays of candidates with their scores and costs. An empty front (K = 0) is an answer, not an error.
 
-    The constructor takes any rows; `from_candidates` keeps the feasible, non-dominated ones. Arrays are copied and
-    read-only. Wrong shapes, types, infinite numbers and NaN outside the places named below raise FrontError.
+    The constructor takes any rows, as the fields of `FrontArrays`; `from_candidates` keeps the feasible, non-dominated
+    ones. Arrays are copied and read-only. Wrong shapes, types, infinite numbers and NaN in places where a value has to
+    be known raise FrontError.
     """
-
-    num_bits: IntArray  # [K, L] codes: widths, 0 is off, 403 is E4M3
-    accuracy: FloatArray  # [K] score on the search set, in the user's direction
-    costs: FloatArray  # [K, C]
-    point_names: tuple[str, ...]  # L names
-    cost_names: tuple[str, ...] = ("total_bits",)  # C names
-    metric_name: str = "accuracy"
-    higher_is_better: bool = True
-    interval: FloatArray | None = None  # [K, 2] 95 % interval of accuracy, NaN where unknown
-    report_accuracy: FloatArray | None = None  # [K] on the report set, NaN where unknown
-    report_interval: FloatArray | None = None  # [K, 2] NaN where unknown
-    min_accuracy: float | None = None  # the worst acceptable score: the largest one when lower is better
-    float_accuracy: float | None = None  # the float network, on the search set
-    verified: bool = False  # every row was re-evaluated by the direct evaluator
-
-    def __post_init__(self) -> None:
-        for name in ("point_names", "cost_names"):
-            self._set(name, checks.checked_names(name, getattr(self, name)))
-        for name, wanted in (("metric_name", str), ("higher_is_better", bool), ("verified", bool)):
-            if not isinstance(getattr(self, name), wanted):
-                raise FrontError(f"Front: {name} must be a {wanted.__name__}, got {getattr(self, name)!r}.")
-        for name in ("min_accuracy", "float_accuracy"):
-            self._set(name, checks.checked_score(name, getattr(self, name)))
-        self._set("num_bits", checks.checked_codes(self.num_bits, self.point_names))
-        rows = len(self.num_bits)
-        self._set("accuracy", checks.checked_array("accuracy", self.accuracy, (rows,)))
-        self._set("costs", checks.checked_array("costs", self.costs, (rows, len(self.cost_names))))
-        for name in ("interval", "report_interval"):
-            self._set(name, checks.checked_interval(name, getattr(self, name), rows))
-        if self.report_accuracy is not None:
-            known = checks.checked_array("report_accuracy", self.report_accuracy, (rows,), unknown_allowed=True)
-            self._set("report_accuracy", known)
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)  # the dataclass is frozen for everyone but its own constructor
 
     @classmethod
     def from_candidates(
@@ -118,16 +38,14 @@ class Front:
     ) -> Front:
         """The front of N candidates, given as the constructor's fields with N rows.
 
-        Keeps rows whose accuracy meets `min_accuracy` and which no other such row dominates; of rows with the same
-        accuracy and costs, the first. Sorted by the first cost. Dominance is moocore's. FrontError as the constructor.
+        Keeps rows whose accuracy meets `min_accuracy`, whose known further scores meet theirs, and which no other such
+        row dominates; of rows with the same accuracy and costs, the first. Sorted by the first cost. Dominance is
+        moocore's. FrontError as the constructor.
         """
         everything = cls(num_bits=num_bits, accuracy=accuracy, costs=costs, point_names=tuple(point_names), **fields)
-        feasible = everything._rows(everything._meets(everything.min_accuracy))
-        kept = feasible._rows(picking.nondominated(feasible._minimised))
-        return kept._rows(np.lexsort(kept.costs.T[::-1]))
-
-    def __len__(self) -> int:
-        return len(self.accuracy)
+        feasible = everything.rows(everything._is_feasible)
+        kept = feasible.rows(picking.nondominated(feasible._minimised))
+        return kept.rows(np.lexsort(kept.costs.T[::-1]))
 
     def __iter__(self) -> Iterator[FrontPoint]:
         return (self[index] for index in range(len(self)))
@@ -141,7 +59,7 @@ class Front:
     def __getitem__(self, index: int | slice) -> FrontPoint | Front:
         """Point by position, from the end when negative; of a slice, a front of these rows. IndexError outside."""
         if isinstance(index, slice):
-            return self._rows(np.arange(len(self))[index])
+            return self.rows(np.arange(len(self))[index])
         wanted = operator.index(index)
         row = wanted + len(self) if wanted < 0 else wanted
         if not 0 <= row < len(self):
@@ -158,12 +76,14 @@ class Front:
             report_accuracy=_known_number(self.report_accuracy, row),
             report_interval=_known_pair(self.report_interval, row),
             metric_name=self.metric_name,
+            further=self._further(self.further_scores, row),
+            report_further=self._further(self.report_further_scores, row),
         )
 
     @property
     def total_bits(self) -> FloatArray:
         """Total bits [K], read-only. FrontError when "total_bits" is none of the costs."""
-        _require_total_bits("Front.total_bits", self.cost_names)
+        checks.require_total_bits("Front.total_bits", self.cost_names)
         return self.costs[:, self.cost_names.index("total_bits")]
 
     def cost(self, name: str | None = None) -> FloatArray:
@@ -187,7 +107,7 @@ class Front:
         self._require_points()
         column = self._column("Front.cheapest", cost)
         within = checks.rows_within("Front.cheapest", limits, self.costs, self.cost_names)
-        rows = within[self._meets(min_accuracy)[within]]
+        rows = within[self.meets(self.accuracy[within], min_accuracy)]
         if not rows.size:
             best = self[within[self._gain[within].argmax()]]
             where = " within these limits" if limits else ""
@@ -214,7 +134,7 @@ class Front:
         self._require_points()
         owner, wanted = "Front.most_accurate", dict(limits or {})
         if max_total_bits is not None:
-            _require_total_bits(owner, self.cost_names)
+            checks.require_total_bits(owner, self.cost_names)
             wanted["total_bits"] = min(max_total_bits, wanted.get("total_bits", max_total_bits))
         rows = checks.rows_within(owner, wanted, self.costs, self.cost_names)
         return self[picking.most_accurate_row(self._gain[rows], self.costs[rows], rows)]
@@ -255,9 +175,8 @@ class Front:
         FrontError when the reference point is not 1 + C finite numbers.
         """
         reference = checks.checked_reference_point(reference_point, self.cost_names)
-        direction = np.ones_like(reference)
-        direction[0] = -1.0 if self.higher_is_better else 1.0
-        return float(moocore.hypervolume(self._minimised, ref=reference * direction))
+        minimised = [-self.gain(reference[0]), *reference[1:]]
+        return float(moocore.hypervolume(self._minimised, ref=np.array(minimised)))
 
     def bits_saved(self, other: Front, cost: str | None = None) -> tuple[BitsSaved, ...]:
         """What is saved of a cost against points of `other`, usually the uniform widths, at no less accuracy.
@@ -276,12 +195,12 @@ class Front:
             )
         name = self.cost_names[self._column(owner, cost)]
         checks.check_known_names(f"{owner}: the other front's costs", [name], other.cost_names)
-        baseline = other.nondominated([other.metric_name, name]) & other._meets(self.min_accuracy)
+        baseline = other.nondominated([other.metric_name, name]) & other.meets(other.accuracy, self.min_accuracy)
         savings = (self._saving(other[int(row)], name) for row in np.flatnonzero(baseline))
         return tuple(saving for saving in savings if saving is not None)
 
     def _saving(self, other_point: FrontPoint, name: str) -> BitsSaved | None:
-        matches = np.flatnonzero(self._meets(other_point.accuracy))
+        matches = np.flatnonzero(self.meets(self.accuracy, other_point.accuracy))
         if not matches.size:
             return None
         point = self[int(matches[self.cost(name)[matches].argmin()])]
@@ -320,14 +239,24 @@ class Front:
 
         "mean bits" is over quantizers that are on, unless "mean_bits" is one of the costs.
         """
-        return text.to_table(self)
+        return table.to_table(self)
 
     def __str__(self) -> str:
         return self.table()
 
     @property
     def _gain(self) -> FloatArray:
-        return self.accuracy if self.higher_is_better else -self.accuracy
+        gain: FloatArray = self.gain(self.accuracy)
+        return gain
+
+    @property
+    def _is_feasible(self) -> npt.NDArray[np.bool_]:
+        """Rows that miss no minimum, [K]; a further score that is not known misses none."""
+        feasible: npt.NDArray[np.bool_] = self.meets(self.accuracy, self.min_accuracy)
+        if self.further_scores is not None:
+            for metric, scores in zip(self.further, self.further_scores.T, strict=True):
+                feasible &= metric.meets(scores, metric.min_accuracy) | np.isnan(scores)
+        return feasible
 
     @property
     def _minimised(self) -> FloatArray:
@@ -341,21 +270,11 @@ class Front:
 
     def _require_points(self) -> None:
         if not len(self):
-            raise FrontError(f"Front: there is no point to pick. {text.why_empty(self)}")
+            raise FrontError(f"Front: there is no point to pick. {table.why_empty(self)}")
 
-    def _meets(self, bound: float | None) -> npt.NDArray[np.bool_]:
-        if bound is None:
-            return np.ones(len(self), dtype=bool)
-        return self.accuracy >= bound if self.higher_is_better else self.accuracy <= bound
-
-    def _rows(self, rows: npt.NDArray[Any]) -> Front:
-        parts = {name: getattr(self, name) for name in _ROW_FIELDS}
-        return replace(self, **{name: part[rows] for name, part in parts.items() if part is not None})
-
-
-def _require_total_bits(owner: str, cost_names: tuple[str, ...]) -> None:
-    if "total_bits" not in cost_names:
-        raise FrontError(f"{owner}: the costs must hold 'total_bits', got {list(cost_names)}. Read costs by name.")
+    def _further(self, scores: FloatArray | None, row: int) -> dict[str, float]:
+        known = [math.nan] * len(self.further) if scores is None else scores[row].tolist()
+        return dict(zip((metric.name for metric in self.further), known, strict=True))
 
 
 def _known_number(values: FloatArray | None, row: int) -> float | None:

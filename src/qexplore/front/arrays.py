@@ -1,0 +1,117 @@
+"""What a front holds: its frozen arrays, checked when they are put together.
+
+Shape letters: K front members, L quantization points, C costs, T further metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from qexplore._direction import Directed
+from qexplore.errors import FrontError
+from qexplore.front import checks
+from qexplore.front.further import FurtherMetric
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+Arrays = TypeVar("Arrays", bound="FrontArrays")
+
+_ROW_FIELDS = (
+    "num_bits",
+    "accuracy",
+    "costs",
+    "interval",
+    "report_accuracy",
+    "report_interval",
+    "further_scores",
+    "report_further_scores",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class FrontArrays(Directed):
+    """The fields of a `Front`. Arrays are copied and read-only.
+
+    Wrong shapes, types, infinite numbers and NaN outside the places named below raise FrontError.
+    """
+
+    num_bits: IntArray  # [K, L] codes: widths, 0 is off, 403 is E4M3
+    accuracy: FloatArray  # [K] score on the search set, in the user's direction
+    costs: FloatArray  # [K, C]
+    point_names: tuple[str, ...]  # L names
+    cost_names: tuple[str, ...] = ("total_bits",)  # C names
+    metric_name: str = "accuracy"
+    higher_is_better: bool = True
+    interval: FloatArray | None = None  # [K, 2] 95 % interval of accuracy, NaN where unknown
+    report_accuracy: FloatArray | None = None  # [K] on the report set, NaN where unknown
+    report_interval: FloatArray | None = None  # [K, 2] NaN where unknown
+    min_accuracy: float | None = None  # the worst acceptable score: the largest one when lower is better
+    float_accuracy: float | None = None  # the float network, on the search set
+    verified: bool = False  # every row was re-evaluated by the direct evaluator
+    further: tuple[FurtherMetric, ...] = ()  # T metrics after the first; a name that stands already gets a number
+    further_scores: FloatArray | None = None  # [K, T] on the search set, NaN where unknown
+    report_further_scores: FloatArray | None = None  # [K, T] on the report set, NaN where unknown
+
+    def __post_init__(self) -> None:
+        for name in ("point_names", "cost_names"):
+            self._set(name, checks.checked_names(name, getattr(self, name)))
+        for name, wanted in (("metric_name", str), ("higher_is_better", bool), ("verified", bool)):
+            if not isinstance(getattr(self, name), wanted):
+                raise FrontError(f"Front: {name} must be a {wanted.__name__}, got {getattr(self, name)!r}.")
+        for name in ("min_accuracy", "float_accuracy"):
+            self._set(name, checks.checked_score(name, getattr(self, name)))
+        self._set("num_bits", checks.checked_codes(self.num_bits, self.point_names))
+        self._set("further", _with_own_names(self.further, {self.metric_name, *self.cost_names}))
+        rows, further = len(self.num_bits), len(self.further)
+        self._set("accuracy", checks.checked_array("accuracy", self.accuracy, (rows,)))
+        self._set("costs", checks.checked_array("costs", self.costs, (rows, len(self.cost_names))))
+        for name in ("interval", "report_interval"):
+            self._set(name, checks.checked_interval(name, getattr(self, name), rows))
+        self._set_known("report_accuracy", (rows,))
+        self._set_known("further_scores", (rows, further))
+        self._set_known("report_further_scores", (rows, further))
+
+    def __len__(self) -> int:
+        return len(self.accuracy)
+
+    def rows(self: Arrays, rows: npt.NDArray[Any]) -> Arrays:
+        """The same with these rows only, in this order."""
+        parts = {name: getattr(self, name) for name in _ROW_FIELDS}
+        return replace(self, **{name: part[rows] for name, part in parts.items() if part is not None})
+
+    def scores(self, prefix: str) -> Iterator[tuple[str, FloatArray, FloatArray | None]]:
+        """Name, scores [K] and interval of every column of scores that is there, ``prefix`` before the report set's."""
+        yield self.metric_name, self.accuracy, self.interval
+        if self.report_accuracy is not None:
+            yield f"{prefix}{self.metric_name}", self.report_accuracy, self.report_interval
+        for start, known in (("", self.further_scores), (prefix, self.report_further_scores)):
+            if known is not None:
+                yield from ((f"{start}{one.name}", known[:, place], None) for place, one in enumerate(self.further))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen for everyone but its own constructor
+
+    def _set_known(self, name: str, shape: tuple[int, ...]) -> None:
+        """An array that may be absent, or NaN where a value is not known."""
+        if getattr(self, name) is not None:
+            known = checks.checked_array(name, getattr(self, name), shape, unknown_allowed=True)
+            self._set(name, known if known.size or 0 not in shape[1:] else None)
+
+
+def _with_own_names(further: Any, taken: set[str]) -> tuple[FurtherMetric, ...]:
+    """Two heads may be measured by metrics of one name; a front tells its columns apart by theirs."""
+    told: list[FurtherMetric] = []
+    for metric in further:
+        if not isinstance(metric, FurtherMetric):
+            raise FrontError(f"Front: further must hold FurtherMetric only, got {metric!r}.")
+        name, number = metric.name, 2
+        while name in taken:
+            name, number = f"{metric.name} ({number})", number + 1
+        taken.add(name)
+        told.append(metric if name == metric.name else replace(metric, name=name))
+    return tuple(told)

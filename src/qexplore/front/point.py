@@ -1,0 +1,65 @@
+"""One member of a front, and what it saves against another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from qexplore._choices import Choice
+from qexplore.front import checks
+from qexplore.front.words import bracketed, cost_text, score_text, widths_words
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One member of a front: what stands at its quantization points, its scores and its costs by name.
+
+    `num_bits` holds codes in the order of the points, as a model takes them: a width is itself, 0 is off, a float
+    format has its code. `widths` says the same by point name, with a `FloatFormat` in the place of its code. Intervals
+    are (low, high) at 95 %. An interval or a report accuracy that is not known is None. `further` holds the scores by
+    further metrics by name, `report_further` those on the report set, NaN where not known.
+    """
+
+    index: int
+    num_bits: tuple[int, ...]
+    accuracy: float
+    costs: dict[str, float] = field(hash=False)
+    widths: dict[str, Choice] = field(hash=False, repr=False)
+    interval: tuple[float, float] | None = None
+    report_accuracy: float | None = None
+    report_interval: tuple[float, float] | None = None
+    metric_name: str = field(default="accuracy", repr=False)
+    further: dict[str, float] = field(default_factory=dict, hash=False)
+    report_further: dict[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def total_bits(self) -> float:
+        """Total bits of this point. FrontError when "total_bits" is none of the costs."""
+        checks.require_total_bits("FrontPoint.total_bits", tuple(self.costs))
+        return self.costs["total_bits"]
+
+    def __str__(self) -> str:
+        """One line: index, scores, costs, widths."""
+        parts = [f"{self.metric_name} {score_text(self.accuracy)}{bracketed(self.interval)}"]
+        if self.report_accuracy is not None:
+            parts.append(f"on the report set {score_text(self.report_accuracy)}{bracketed(self.report_interval)}")
+        for name, score in self.further.items():
+            parts += [] if math.isnan(score) else [f"{name} {score_text(score)}"]
+            report = self.report_further.get(name, math.nan)
+            parts += [] if math.isnan(report) else [f"{name} on the report set {score_text(report)}"]
+        parts += [f"{name} {cost_text(cost)}" for name, cost in self.costs.items()]
+        return f"point {self.index}: {', '.join(parts)}; num_bits: {widths_words(self.num_bits, tuple(self.widths))}"
+
+
+@dataclass(frozen=True)
+class BitsSaved:
+    """What `point` needs less than `other_point` of the cost `cost_name`, at no less accuracy.
+
+    `share` is of what `other_point` needs, nan where that is 0.
+    """
+
+    saved: float
+    share: float
+    point: FrontPoint
+    other_point: FrontPoint
+    cost_name: str = "total_bits"

@@ -1,0 +1,82 @@
+"""A front as a table that people read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from qexplore._choices import stored_bits
+from qexplore._table import text_table
+from qexplore.front.arrays import FrontArrays
+from qexplore.front.further import FurtherMetric
+from qexplore.front.words import bracketed, choices_cells, cost_text, score_text
+
+_TABLE_WIDTH = 100
+_LEAST_ROOM = 40  # for num_bits, when many costs fill the width
+
+
+def why_empty(front: FrontArrays) -> str:
+    """One sentence on why a front holds no point, and the way out."""
+    asked = [
+        f"{one.name} of {'at least' if one.higher_is_better else 'at most'} {score_text(one.min_accuracy)}"
+        for one in _metrics(front)
+        if one.min_accuracy is not None
+    ]
+    if not asked:
+        return "The front is empty: no candidate was evaluated."
+    return (
+        f"The front is empty: no evaluated candidate has {' and '.join(asked)} (min_accuracy) and meets what else is "
+        "asked, such as max_total_bits. Relax one of them, allow wider num_bits, or explore longer."
+    )
+
+
+def to_table(front: FrontArrays) -> str:
+    """Header and, unless the front is empty, one aligned line a point."""
+    if not len(front):
+        return f"{_header(front)}\n{why_empty(front)}"
+    columns = [["#", *map(str, range(len(front)))]]
+    for name, cost in zip(front.cost_names, front.costs.T.tolist(), strict=True):
+        columns.append([name.replace("_", " "), *map(cost_text, cost)])
+    for name, scores, interval in front.scores("report "):
+        columns.append([name, *map(_known, scores)])
+        if interval is not None:
+            columns.append(["95 % interval", *(bracketed(pair).strip(" ()") or "-" for pair in interval.tolist())])
+    if "mean_bits" not in front.cost_names:
+        columns.append(["mean bits", *map(_mean_bits, front.num_bits)])
+    room = max(_TABLE_WIDTH - sum(max(map(len, column)) + 2 for column in columns), _LEAST_ROOM)
+    numeric = range(len(columns))
+    columns.append(["num_bits", *choices_cells(front.num_bits.tolist(), room)])
+    header, *rows = zip(*columns, strict=True)
+    return f"{_header(front)}\n{text_table(header, rows, numeric=numeric)}"
+
+
+def _metrics(front: FrontArrays) -> tuple[FurtherMetric, ...]:
+    """All metrics, the first one too."""
+    fields = front.metric_name, front.higher_is_better, front.min_accuracy, front.float_accuracy
+    return FurtherMetric(*fields), *front.further
+
+
+def _header(front: FrontArrays) -> str:
+    first, *further = map(_metric_words, _metrics(front))
+    verified = ([", not verified", ", verified"][front.verified]) if len(front) else ""
+    lines = [f"Front of {len(front)} point{'' if len(front) == 1 else 's'}: {first}{verified}"]
+    return "\n".join([*lines, *(f"further: {words}" for words in further)])
+
+
+def _metric_words(metric: FurtherMetric) -> str:
+    least = metric.min_accuracy
+    parts = [f"{metric.name} ({metric.better} is better)"]
+    parts.append("no min_accuracy" if least is None else f"min_accuracy {score_text(least)}")
+    parts += [] if metric.float_accuracy is None else [f"float {score_text(metric.float_accuracy)}"]
+    return ", ".join(parts)
+
+
+def _known(value: float) -> str:
+    return "-" if math.isnan(value) else score_text(value)
+
+
+def _mean_bits(codes: Any) -> str:
+    on = codes[codes > 0]
+    return f"{np.mean(stored_bits(on)):.2f}" if on.size else "-"
