@@ -30,7 +30,7 @@ from torch.fx.experimental.optimization import fuse
 import qexplore as qx
 from qexplore import predicates
 from qexplore.evaluation import Evaluation, PrefixEvaluator
-from qexplore.search import Archive, LayerwiseQuantizationProblem, generations
+from qexplore.search import Archive, Generations, LayerwiseQuantizationProblem, SearchSettings, reference_point
 
 WIDTHS = (2, 8)
 MAX_DROP = 0.05
@@ -127,14 +127,16 @@ class Bench:
 
     def evaluator(self) -> PrefixEvaluator:
         """One that keeps nothing from earlier calls."""
-        return PrefixEvaluator(self.model, self.batches, qx.top1_accuracy, required=True)
+        return PrefixEvaluator(qx.DirectEvaluator(self.model, self.batches, qx.top1_accuracy), required=True)
 
     def random(self, count: int) -> np.ndarray:
         """Candidates with every width equally likely."""
         return self.rng.integers(WIDTHS[0], WIDTHS[1] + 1, size=(count, self.num_points))
 
-    def turn(self, lot: Lot, candidates: np.ndarray, ours: Callable[[], Sequence[Evaluation]], plain: int = 2) -> None:
-        """One turn of each side: ours over all ``candidates``, the plain script over ``plain`` of them."""
+    def turn(
+        self, lot: Lot, candidates: np.ndarray, ours: Callable[[], Sequence[Evaluation]], plain: int = 2
+    ) -> Sequence[Evaluation]:
+        """One turn of each side: ours over all ``candidates``, the plain script over ``plain`` of them; our answers."""
         lot.floats.append(timed(lambda: correct(self.float_network, self.batches))[0])
         chosen = self.rng.choice(len(candidates), size=min(plain, len(candidates)), replace=False)
         seconds, counts = timed(lambda: [self.script.correct(candidates[row], self.batches) for row in chosen])
@@ -143,6 +145,7 @@ class Bench:
         lot.ours.append(seconds / len(candidates))
         for row, count in zip(chosen, counts, strict=True):
             self.check(evaluations[row], count)
+        return evaluations
 
     def check(self, evaluation: Evaluation, count: int) -> None:
         """Stop the benchmark when ours contradicts the plain script by more than one sample in a thousand."""
@@ -185,11 +188,12 @@ def searches(bench: Bench) -> list[str]:
     full, raced = Lot(), Lot()
     used: list[float] = []
     problem = bench.new_problem()
-    for generation in generations(problem, algorithm="nsga2-plain", population_size=arguments.population, seed=1):
+    settings = SearchSettings(1, "nsga2-plain", arguments.population)
+    generations = Generations(problem, settings, reference_point(problem, ()))
+    while len(trace) < arguments.generations and (generation := generations.ask()) is not None:
         trace.append(generation.candidates)
-        bench.turn(full, generation.candidates, lambda c=generation.candidates: list(problem.measure(c)), plain=1)
-        if len(trace) == arguments.generations:
-            break
+        candidates = generation.candidates
+        generations.tell(bench.turn(full, candidates, lambda c=candidates: list(problem.measure(c)), plain=1))
     problem = bench.new_problem()
     seconds, uniform = timed(lambda: list(problem.measure(problem.space.uniform())))
     archive = Archive(problem, uniform)
@@ -201,8 +205,7 @@ def searches(bench: Bench) -> list[str]:
                 archive.add(evaluation)
             return evaluations
 
-        bench.turn(raced, candidates, race, plain=1)
-        used += [e.num_samples / problem.num_samples for e in problem.remembered(candidates)]
+        used += [e.num_samples / problem.num_samples for e in bench.turn(raced, candidates, race, plain=1)]
     count = sum(map(len, trace))
     return [
         total(full, trace).line(f"NSGA-II, {len(trace)} generations", count),

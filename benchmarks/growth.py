@@ -94,7 +94,7 @@ def measure(
     for _ in range(repeats):
         candidates = np.unique(rng.integers(2, 9, size=(3 * count, len(amax))), axis=0)
         candidates = rng.permutation(candidates)[:count]
-        evaluator = PrefixEvaluator(model, batches, qx.top1_accuracy, required=True)
+        evaluator = PrefixEvaluator(qx.DirectEvaluator(model, batches, qx.top1_accuracy), required=True)
         plain.append(timed(lambda c=candidates: [script.correct(row, batches) for row in c[:2]]) / 2)
         ours.append(timed(lambda e=evaluator, c=candidates: list(e.evaluate(c))) / len(candidates))
     print(f"  {size}: {median(plain):.5f} s plain, {median(ours):.5f} s ours", flush=True)

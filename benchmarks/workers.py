@@ -53,7 +53,7 @@ def build(model: qx.QuantizedActivationsModel, batches: Batches, threads: int, w
     """An evaluator that may use so many workers."""
     torch.set_num_threads(threads)
     engine._MOST_WORKERS = workers
-    return PrefixEvaluator(model, batches, qx.top1_accuracy, required=True)
+    return PrefixEvaluator(qx.DirectEvaluator(model, batches, qx.top1_accuracy), required=True)
 
 
 def inside(model: qx.QuantizedActivationsModel, batches: Batches, candidates: np.ndarray) -> float:

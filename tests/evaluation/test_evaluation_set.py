@@ -236,7 +236,7 @@ def test_unpack_serves_a_network_of_several_inputs():
         # The two halves share the input's quantizer, whose range is that of the whole image.
         model.activation_fake_quantizers["input"].amax = 1.0
         reference = qx.DirectEvaluator(tiny_model(), search_loader(), qx.top1_accuracy)
-        tiny_ranges = reference._model.activation_fake_quantizers
+        tiny_ranges = reference.model.activation_fake_quantizers
         for name, quantizer in model.activation_fake_quantizers.items():
             quantizer.amax = tiny_ranges[name.removeprefix("inner.")].amax
         assert [e.score for e in evaluator.evaluate(CANDIDATES)] == EXPECTED[1:]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from networks import AWKWARD, TRAINABLE, batches, digits, trained, wrapping
-from problems import search_loader, tiny_model, tiny_network
+from problems import prefix_evaluator, search_loader, tiny_model, tiny_network
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.utils import _pytree as pytree
@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import EvaluationError, ProblemError
-from qexplore.evaluation import PrefixEvaluator
 from qexplore.evaluation.graph import build_steps
 from qexplore.evaluation.network import Network
 from qexplore.evaluation.samples import Samples
@@ -76,7 +75,7 @@ def test_counts_equal_the_direct_evaluators_on_the_folded_network_and_nearly_on_
     model.calibrate(batches(digits().calibration))
     loader = search_loader(100)
     candidates = np.random.default_rng(1).integers(3, 9, size=(12, len(model.points)))
-    ours = list(PrefixEvaluator(model, loader, qx.top1_accuracy, required=True).evaluate(candidates))
+    ours = list(prefix_evaluator(model, loader, qx.top1_accuracy, required=True).evaluate(candidates))
     direct = list(qx.DirectEvaluator(model, loader, qx.top1_accuracy).evaluate(candidates))
     for one, other in zip(ours, direct, strict=True):
         assert abs(one.scores.sum() - other.scores.sum()) <= 1  # of 400: folding may move one in a thousand
@@ -272,7 +271,7 @@ def seeded(build):
 @pytest.mark.parametrize("build", [BatchStatistics, Views])
 def test_networks_that_ask_for_their_own_batches_or_layout_get_them(build):
     model = tiny_model(seeded(build))
-    evaluator = PrefixEvaluator(model, search_loader(100), qx.top1_accuracy, required=True)
+    evaluator = prefix_evaluator(model, search_loader(100), qx.top1_accuracy, required=True)
     direct = qx.DirectEvaluator(model, search_loader(100), qx.top1_accuracy)
     candidates = np.random.default_rng(0).integers(2, 9, size=(6, 2))
     for one, other in zip(evaluator.evaluate(candidates), direct.evaluate(candidates), strict=True):

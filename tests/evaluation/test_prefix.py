@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 from networks import batches, digits, trained, wrapping
-from problems import correct, raising, search_loader, tiny_model, tiny_problem
+from problems import correct, prefix_evaluator, raising, search_loader, tiny_model, tiny_problem
 from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.evaluation import PrefixEvaluator
 from qexplore.evaluation.engine import Engine
 from qexplore.evaluation.network import equal
 
@@ -22,7 +21,7 @@ SOME = np.random.default_rng(0).integers(2, 9, size=(40, 3))
 
 
 def evaluator(model=None, loader=None, metric=qx.top1_accuracy, **options):
-    return PrefixEvaluator(
+    return prefix_evaluator(
         model or tiny_model(), search_loader() if loader is None else loader, metric, required=True, **options
     )
 
@@ -120,7 +119,7 @@ def test_a_changed_network_or_range_is_taken_apart_anew():
             if model.activation_fake_quantizers["relu2"].disabled:
                 widths = (*widths[:2], 0)
             assert evaluation.score == correct(model, widths) / 400
-    ours = PrefixEvaluator(model, search_loader(), qx.top1_accuracy)
+    ours = prefix_evaluator(model, search_loader(), qx.top1_accuracy)
     assert ours.description.startswith("prefix")
     changes[3]()
     direct = qx.DirectEvaluator(model, search_loader(), qx.top1_accuracy)
@@ -212,7 +211,8 @@ BIG = """
     model = qx.QuantizedActivationsModel(network, predicates.by_type(nn.ReLU))
     model.calibrate(loader[:1])
     budget = 48 * 2**20
-    evaluator = PrefixEvaluator(model, loader, qx.top1_accuracy, budget_bytes=budget, required=True)
+    direct = qx.DirectEvaluator(model, loader, qx.top1_accuracy)
+    evaluator = PrefixEvaluator(direct, budget_bytes=budget, required=True)
     rows = np.random.default_rng(0).integers(2, 9, size=(24, 8))
     list(evaluator.evaluate(rows[:1]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

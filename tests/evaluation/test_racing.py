@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 from networks import batches, digits
-from problems import search_loader, tiny_model, tiny_problem
+from problems import prefix_evaluator, search_loader, tiny_model, tiny_problem
 
 import qexplore as qx
-from qexplore.evaluation import PrefixEvaluator, why_not
+from qexplore.evaluation import why_not
 from qexplore.evaluation.racing import Race, SampleOrder
 from qexplore.search import Archive
 
@@ -129,9 +129,9 @@ def threads(request):
 
 
 def test_a_stopped_candidate_says_what_it_cannot_beat_and_that_is_true(threads):
-    evaluator = PrefixEvaluator(tiny_model(), search_loader(), qx.top1_accuracy)
+    evaluator = prefix_evaluator(tiny_model(), search_loader(), qx.top1_accuracy)
     candidates = np.random.default_rng(0).integers(2, 9, size=(200, 3))
-    full = list(PrefixEvaluator(tiny_model(), search_loader(), qx.top1_accuracy).evaluate(candidates))
+    full = list(prefix_evaluator(tiny_model(), search_loader(), qx.top1_accuracy).evaluate(candidates))
     for _ in range(3):  # the order of the samples changes from call to call
         limits = [0.9] * len(candidates)
         answers = list(evaluator.evaluate(candidates, must_beat=limits))

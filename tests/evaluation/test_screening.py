@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 from networks import batches, digits, trained, wrapping
-from problems import search_loader, tiny_model, tiny_problem
+from problems import prefix_evaluator, search_loader, tiny_model, tiny_problem
 
 import qexplore as qx
 from qexplore.errors import EvaluationError
-from qexplore.evaluation import DirectEvaluator, PrefixEvaluator, Screen
+from qexplore.evaluation import DirectEvaluator, Screen
 from qexplore.evaluation.samples import Samples
 from qexplore.metrics import kl_divergence
 
-EVALUATORS = (DirectEvaluator, PrefixEvaluator)
+EVALUATORS = (DirectEvaluator, prefix_evaluator)
 
 
 def test_a_part_is_drawn_at_random_and_is_the_same_whatever_the_order():
@@ -150,7 +150,7 @@ def test_a_search_with_screening_counts_what_it_looked_at(monkeypatch):
 
 
 def test_outputs_that_would_take_too_much_memory_are_taken_of_fewer_samples():
-    built = PrefixEvaluator(tiny_model(), search_loader(), qx.top1_accuracy, budget_bytes=4 * 10 * 4 * 100)
+    built = prefix_evaluator(tiny_model(), search_loader(), qx.top1_accuracy, budget_bytes=4 * 10 * 4 * 100)
     scores = built.scores_on_subset(np.array([[4, 4, 4]]), kl_divergence, 400, against_float=True)
     assert 100 <= scores.shape[1] < 200
     assert np.isfinite(scores).all()

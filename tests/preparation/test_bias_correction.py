@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from networks import Split, batches, digits, trained
-from problems import tiny_network
+from problems import prefix_evaluator, tiny_network
 from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import CalibrationError, DataError, ModelError
-from qexplore.evaluation import PrefixEvaluator
 from qexplore.model import QuantizedModel, detach
 from qexplore.preparation import correct_biases, fold_batchnorm, remove_bias_corrections
 
@@ -102,10 +101,10 @@ def test_engine_and_direct_evaluator_agree_with_corrections_on(name):
         model = wrapped(network, activations=predicates.by_type(nn.ReLU, nn.ReLU6))
         model.calibrate(batches(digits().calibration))
         loader = batches(Split(*(one[:200] for one in digits().search)))
-        plain = PrefixEvaluator(model, loader, qx.top1_accuracy)
+        plain = prefix_evaluator(model, loader, qx.top1_accuracy)
         correct_biases(model, batches(digits().calibration))
         direct = qx.DirectEvaluator(model, loader, qx.top1_accuracy)
-        engine = PrefixEvaluator(model, loader, qx.top1_accuracy)
+        engine = prefix_evaluator(model, loader, qx.top1_accuracy)
         assert engine.description.startswith("prefix")
         rng = np.random.default_rng(0)
         candidates = rng.integers(3, 7, size=(6, len(model.points)))
@@ -142,7 +141,7 @@ def test_bias_before_batchnorm_is_corrected_before_it_is_folded():
     loader = batches(digits().search)
     candidates = np.array([[8, 8, 3, 3], [8, 4, 2, 6], [0, 0, 0, 0]])
     direct = [one.score for one in qx.DirectEvaluator(model, loader, metric).evaluate(candidates)]
-    engine = PrefixEvaluator(model, loader, metric)
+    engine = prefix_evaluator(model, loader, metric)
     assert np.allclose([one.score for one in engine.evaluate(candidates)], direct, rtol=1e-4)
     remove_bias_corrections(model)
     plain = [one.score for one in qx.DirectEvaluator(model, loader, metric).evaluate(candidates)]

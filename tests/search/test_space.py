@@ -10,8 +10,8 @@ from pymoo.indicators.hv import HV
 import qexplore as qx
 from qexplore.cost import TotalBits
 from qexplore.evaluation import Evaluation
-from qexplore.search import Archive, SearchSpace
-from qexplore.search.algorithms import ALGORITHMS, first_population, generations
+from qexplore.search import ALGORITHMS, Archive, Generations, SearchSettings, SearchSpace, reference_point
+from qexplore.search.algorithms import first_population
 
 
 def space(lower, upper):
@@ -79,9 +79,11 @@ def test_generations_propose_every_candidate_once(monkeypatch, algorithm):
     monkeypatch.setattr("qexplore.search.algorithms._IDLE_GENERATIONS", 2)
     problem = tiny_problem()
     proposed = []
-    for generation in generations(problem, algorithm=algorithm, population_size=6, seed=3):
+    settings = SearchSettings(3, algorithm, population_size=6)
+    generations = Generations(problem, settings, reference_point(problem, ()))
+    while (generation := generations.ask()) is not None:
         proposed += rows(generation.candidates)
-        list(problem.measure(generation.candidates))
+        generations.tell(list(problem.measure(generation.candidates)))
     assert len(proposed) == len(set(proposed)) <= 27
     assert set(proposed) <= set(every_candidate(problem))
     if algorithm not in ("nsga2-plain", "greedy"):  # one repeats itself, the other ends at the foot of its ladder

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 import qexplore as qx
 from qexplore import predicates
+from qexplore.evaluation import PrefixEvaluator
 
 Candidate = tuple[int, ...]
 
@@ -95,6 +96,14 @@ def tiny_problem(
         num_bits_upper_limit=upper,
         **options,
     )
+
+
+def prefix_evaluator(
+    model: Any, loader: Any, metric: Any, *, budget_bytes: int | None = None, required: bool = False, **options: Any
+) -> PrefixEvaluator:
+    """The fast evaluator over the direct one of the same model, loader and metric."""
+    direct = qx.DirectEvaluator(model, loader, metric, **options)
+    return PrefixEvaluator(direct, budget_bytes=budget_bytes, required=required)
 
 
 class Watched:

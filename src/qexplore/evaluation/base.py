@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from qexplore.metrics import Scores
+from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidates
 
 State = Literal["complete", "stopped", "failed"]
@@ -24,7 +24,9 @@ class Evaluation:
         scores: score per sample, shape ``[num_samples]``; None for metrics of a whole set, or when not complete.
         interval: 95 % interval of the score over samples; None where it is not known.
         bound: for a stopped candidate, what its score cannot beat.
-        num_samples: samples that were run.
+        further: scores by a problem's further metrics, NaN where one failed; empty where they were not measured. Each
+            took a pass over the whole set.
+        num_samples: samples that were run for ``score``.
         reason: why it failed or was stopped.
         seconds: time spent.
     """
@@ -35,6 +37,7 @@ class Evaluation:
     scores: Scores | None = None
     interval: tuple[float, float] | None = None
     bound: float | None = None
+    further: tuple[float, ...] = ()
     num_samples: int = 0
     reason: str = ""
     seconds: float = 0.0
@@ -63,6 +66,19 @@ class Evaluator(Protocol):
         """
         ...
 
+    def scores_on_subset(
+        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
+    ) -> Scores:
+        """Scores of ``candidates``, shape ``[N, L]``, on a part of the set: shape ``[N, samples]``.
+
+        Args:
+            candidates: widths; 0 switches a quantizer off.
+            metric: per sample; need not be the evaluator's own.
+            num_samples: about how many samples, drawn at random.
+            against_float: give the metric the float network's output in place of the target.
+        """
+        ...
+
     @property
     def description(self) -> str:
         """How candidates are evaluated."""
@@ -71,9 +87,4 @@ class Evaluator(Protocol):
     @property
     def early_stop(self) -> str:
         """``"on"``, or why candidates are always run to their end."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with everything that a score depends on, the candidate apart."""
         ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,24 +51,19 @@ class DirectEvaluator:
         unpack: Unpack | None = None,
         hold_bytes: int | None = None,
     ) -> None:
-        self._model = model
+        self.model = model
+        self.metric = metric
         self._loader = loader
-        self._metric = metric
         self._placement = Placement.of(model.model)
         self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
+        self.float_evaluation: Evaluation
         self.data: EvaluationSet | None = None
         """The samples; None for a whole-set metric, which reads the loader itself."""
         if isinstance(metric, Metric):
             self.data = EvaluationSet(loader, self._placement, unpack=unpack, hold_bytes=hold_bytes)
         else:
             _check_whole_set_loader(loader)
-        self.float_evaluation = self.evaluate_float()
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the model's content, the samples and the metric."""
-        parts = (self._model.version(), self.data.checksum if self.data else None, self._metric.name)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        self.evaluate_float()
 
     @property
     def description(self) -> str:
@@ -103,10 +97,10 @@ class DirectEvaluator:
             MetricError: see `qexplore.evaluation.scoring.batch_scores`.
         """
         if self.data is None:
-            raise EvaluationError(f"the metric '{self._metric.name}' reads the set itself, so no part of it can be run")
+            raise EvaluationError(f"the metric '{self.metric.name}' reads the set itself, so no part of it can be run")
         try:
             chosen = [(batch.inputs, batch.target) for batch in self._part_at_random(num_samples)]
-            off = [0] * len(self._model.points)
+            off = [0] * len(self.model.points)
             if against_float:
                 chosen = [(inputs, self._output(off, inputs)) for inputs, _ in chosen]
             rows = [
@@ -129,17 +123,16 @@ class DirectEvaluator:
         return [Batch(inputs, target, np.arange(per_batch)) for inputs, target in batches]
 
     def _output(self, candidate: Sequence[int], inputs: Any) -> Any:
-        model = self._model
         with self._settled(candidate):
-            return call(model, _cloned(inputs))
+            return call(self.model, _cloned(inputs))
 
     @contextmanager
     def _settled(self, candidate: Sequence[int]) -> Iterator[None]:
         """The model with these choices, ready to be measured; a weight is quantized once, not once a batch."""
         with ExitStack() as stack:
             for context in (
-                self._model.using(candidate),
-                in_eval_mode(self._model),
+                self.model.using(candidate),
+                in_eval_mode(self.model),
                 torch.no_grad(),
                 isolated(self._placement.device),
                 parametrize.cached(),
@@ -148,15 +141,15 @@ class DirectEvaluator:
             yield
 
     def evaluate_float(self) -> Evaluation:
-        """Measure the network with every quantizer off.
+        """Measure the network with every quantizer off; `float_evaluation` is what was measured last.
 
         Raises:
             QExploreError: it cannot be measured; the original error is the cause.
         """
-        off = tuple(0 for _ in self._model.points)
+        off = tuple(0 for _ in self.model.points)
         self._changes_inputs = None  # told by this pass alone: a quantized input is a copy already
         try:
-            return self._measure(off)
+            self.float_evaluation = self._measure(off)
         except QExploreError:
             raise
         except Exception as error:
@@ -164,6 +157,7 @@ class DirectEvaluator:
                 f"the float network could not be evaluated: {type(error).__name__}: {error}. For batches of another "
                 "form pass unpack=, a function of a batch that returns (inputs, target)"
             ) from error
+        return self.float_evaluation
 
     def _evaluate_one(self, candidate: tuple[int, ...]) -> Evaluation:
         start = time.perf_counter()
@@ -176,14 +170,13 @@ class DirectEvaluator:
 
     def _measure(self, candidate: tuple[int, ...]) -> Evaluation:
         start = time.perf_counter()
-        model = self._model
         with self._settled(candidate):
-            if isinstance(self._metric, WholeSetMetric):
-                score, scores = _as_score(apply_metric(self._metric, model, self._loader), self._metric.name), None
+            if isinstance(self.metric, WholeSetMetric):
+                score, scores = _as_score(apply_metric(self.metric, self.model, self._loader), self.metric.name), None
             else:
-                scores = self._scores(self._metric)
-                score = summary(scores, self._metric)
-        return complete(candidate, score, scores, self._metric, time.perf_counter() - start)
+                scores = self._scores(self.metric)
+                score = summary(scores, self.metric)
+        return complete(candidate, score, scores, self.metric, time.perf_counter() - start)
 
     def _scores(self, metric: Metric) -> Scores:
         assert self.data is not None
@@ -191,7 +184,7 @@ class DirectEvaluator:
         for inputs, target in self.data:
             given = inputs if self._changes_inputs is False else _cloned(inputs)
             before = _versions(given)
-            output = call(self._model, given)
+            output = call(self.model, given)
             changed = changed or before != _versions(given)
             parts.append(batch_scores(metric, output, inputs, target))
         if self._changes_inputs is None:

@@ -130,7 +130,7 @@ class Engine:
         """Scores of ``candidates``, shape ``[N, L]``, on about ``num_samples`` samples: shape ``[N, samples]``.
 
         Args:
-            candidates: widths, all different.
+            candidates: widths.
             metric: per sample.
             num_samples: how many; fewer where the float network's outputs would take more than their share of memory.
             against_float: give the metric the float network's output in place of the target.
@@ -170,7 +170,7 @@ class Engine:
             self._cut()
 
     def measure(self, candidates: Candidates, must_beat: NDArray[np.float64] | None = None) -> Measured:
-        """Scores of ``candidates``, shape ``[N, L]``, all different.
+        """Scores of ``candidates``, shape ``[N, L]``.
 
         Args:
             candidates: widths; 0 switches a quantizer off.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,8 @@ from qexplore.evaluation.racing import why_not
 from qexplore.evaluation.samples import Samples
 from qexplore.evaluation.scoring import complete, failed, summary
 from qexplore.evaluation.trace import CaptureError
-from qexplore.metrics import Metric, Scores, WholeSetMetric
-from qexplore.model import Candidates, Loader, QuantizedModel, Unpack
+from qexplore.metrics import Metric, Scores
+from qexplore.model import Candidates, QuantizedModel
 
 _CHUNK_SECONDS = 5.0
 _LARGEST_CHUNK = 1024
@@ -41,34 +39,19 @@ class PrefixEvaluator:
     made, and for candidates that fail, the `DirectEvaluator` answers.
 
     Args:
-        model: the wrapped network; its own state is left as it is.
-        loader: the evaluation set.
-        metric: per sample; a whole-set metric is left to the direct evaluator.
-        unpack: ``unpack(batch) -> (inputs, target)``.
-        hold_bytes: how much of the set may be held in memory; None takes a quarter of what is free.
+        direct: says which network is measured, on what and by which metric; whole-set metrics are left to it.
         budget_bytes: most memory for activations, those kept between calls included; None takes a quarter of what is
             free.
         required: raise where the network cannot be used in steps, instead of falling back.
 
     Raises:
-        EvaluationError: ``required``, and it cannot be; or see `DirectEvaluator`.
-        DataError, MetricError: see `DirectEvaluator`.
+        EvaluationError: ``required``, and it cannot be.
     """
 
-    def __init__(
-        self,
-        model: QuantizedModel,
-        loader: Loader,
-        metric: Metric | WholeSetMetric,
-        *,
-        unpack: Unpack | None = None,
-        hold_bytes: int | None = None,
-        budget_bytes: int | None = None,
-        required: bool = False,
-    ) -> None:
-        self.direct = DirectEvaluator(model, loader, metric, unpack=unpack, hold_bytes=hold_bytes)
-        self._model = model
-        self._metric = metric
+    def __init__(self, direct: DirectEvaluator, *, budget_bytes: int | None = None, required: bool = False) -> None:
+        self.direct = direct
+        self._model = direct.model
+        self._metric = direct.metric
         self._budget_bytes = budget_bytes
         self._required = required
         self._seconds = self.direct.float_evaluation.seconds
@@ -76,12 +59,6 @@ class PrefixEvaluator:
         self._why_not = ""
         self._version: Any = None
         self._bring_up_to_date()
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the model's content, the samples, the metric, and what rounding depends on."""
-        parts = (self.direct.fingerprint, self.description, torch.get_num_threads())
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     @property
     def description(self) -> str:
@@ -140,12 +117,11 @@ class PrefixEvaluator:
     ) -> Scores:
         """As `DirectEvaluator.scores_on_subset`, every step once for all candidates that share it."""
         self._bring_up_to_date()
-        unique, group = np.unique(np.asarray(candidates, dtype=np.int64), axis=0, return_inverse=True)
+        rows = np.asarray(candidates, dtype=np.int64)
         if self._engine is not None:
             try:
                 with isolated(self._engine.network.device):
-                    scores = self._engine.on_subset(unique, metric, num_samples, against_float=against_float)
-                return scores[group.reshape(-1)]
+                    return self._engine.on_subset(rows, metric, num_samples, against_float=against_float)
             except QExploreError:
                 raise
             except Exception:
@@ -155,16 +131,10 @@ class PrefixEvaluator:
     def _chunk(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
         """Answers to ``rows``, in their order."""
         fit = [index for index, row in enumerate(rows) if self._fits(row)]
-        answers: dict[int, Evaluation] = {}
-        if fit:
-            canonical = self._model.canonical(np.array([rows[index] for index in fit]))
-            unique, group = np.unique(canonical, axis=0, return_inverse=True)
-            least = None if limits is None else self._easiest(limits[fit], group.reshape(-1), len(unique))
-            measured = self._measured([tuple(row) for row in unique.tolist()], least)
-            answers = {
-                index: _answer(measured[number], rows[index])
-                for index, number in zip(fit, group.reshape(-1).tolist(), strict=True)
-            }
+        measured = (
+            self._measured([rows[index] for index in fit], None if limits is None else limits[fit]) if fit else []
+        )
+        answers = dict(zip(fit, measured, strict=True))
         return [answers[index] if index in answers else self._directly(row) for index, row in enumerate(rows)]
 
     def _fits(self, row: Candidate) -> bool:
@@ -177,18 +147,8 @@ class PrefixEvaluator:
             return False
         return True
 
-    def _easiest(self, limits: NDArray[np.float64], group: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-        """Of candidates that share their outputs, the score that is beaten first."""
-        if self._metric.higher_is_better:
-            easiest = np.full(count, np.inf)
-            np.minimum.at(easiest, group, limits)
-        else:
-            easiest = np.full(count, -np.inf)
-            np.maximum.at(easiest, group, limits)
-        return easiest
-
     def _measured(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
-        """Answers to ``rows``, all different, by the engine; by the direct evaluator for one that raises."""
+        """Answers to ``rows`` by the engine; by the direct evaluator for one that raises."""
         engine = self._engine
         assert engine is not None
         start = time.perf_counter()
@@ -264,11 +224,6 @@ class PrefixEvaluator:
         samples = Samples(list(data), len(scores))
         network = Network(self._model, samples)
         return Engine(network, samples, self._metric, self._budget_bytes)
-
-
-def _answer(evaluation: Evaluation, row: Candidate) -> Evaluation:
-    """``evaluation`` as that of ``row``, whose outputs are the same."""
-    return evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
 
 
 def _hooks(model: QuantizedModel) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ def why_not(metric: Metric | WholeSetMetric) -> str:
 
 def best_score(metric: Metric) -> float:
     """The best score that a sample can have."""
-    return metric.range[1] if metric.higher_is_better else metric.range[0]
+    return float(metric.gain(max(map(metric.gain, metric.range))))
 
 
 class Race:
@@ -44,9 +44,9 @@ class Race:
 
     def __init__(self, metric: Metric, num_samples: int, must_beat: NDArray[np.float64]) -> None:
         self._best = best_score(metric)
-        self._sign = 1.0 if metric.higher_is_better else -1.0
+        self._gain = metric.gain
         self._num_samples = num_samples
-        self._must_beat = self._sign * np.asarray(must_beat, dtype=np.float64)
+        self._must_beat = metric.gain(np.asarray(must_beat, dtype=np.float64))
         self._sums = np.zeros(len(self._must_beat))
         self._counts = np.zeros(len(self._must_beat), dtype=np.int64)
         self._provable = np.ones(len(self._must_beat), dtype=bool)
@@ -57,7 +57,7 @@ class Race:
         self._sums[rows] += exact.sum(axis=1)
         self._counts[rows] += scores.shape[1]
         # A score beyond the metric's range, or NaN, proves nothing: such a candidate runs to its end.
-        self._provable[rows] &= (self._sign * exact <= self._sign * self._best).all(axis=1)
+        self._provable[rows] &= (self._gain(exact) <= self._gain(self._best)).all(axis=1)
 
     def bounds(self) -> NDArray[np.float64]:
         """What each candidate's score cannot beat, shape ``[N]``."""
@@ -68,7 +68,7 @@ class Race:
         """Candidates that are proved not to beat their score, shape ``[N]``."""
         # Sums of whole numbers are exact; others may be off in the last places, which must not decide.
         slack = np.where(self._sums == np.rint(self._sums), 0.0, _ROUNDING * np.maximum(1.0, np.abs(self._sums)))
-        beaten = self._sign * self.bounds() + slack / self._num_samples <= self._must_beat
+        beaten = self._gain(self.bounds()) + slack / self._num_samples <= self._must_beat
         return np.asarray(beaten & self._provable & (self._counts < self._num_samples))
 
 
@@ -81,14 +81,14 @@ class SampleOrder:
     """
 
     def __init__(self, metric: Metric, num_samples: int) -> None:
-        self._sign = 1.0 if metric.higher_is_better else -1.0
+        self._gain = metric.gain
         self._totals = np.zeros(num_samples)
         self._known = 0
         self._known_at_last_change = 0
 
     def note(self, scores: NDArray[np.float32]) -> None:
         """Learn from the scores of a complete evaluation, in the order of the evaluation set."""
-        self._totals += self._sign * scores
+        self._totals += self._gain(scores)
         self._known += 1
 
     def changed(self) -> NDArray[np.int64] | None:

@@ -77,7 +77,7 @@ def make_schedule(
 
     Args:
         steps: the network.
-        candidates: shape ``[N, L]``, all different.
+        candidates: shape ``[N, L]``.
         kept_steps: steps whose values are to be kept for later calls.
         is_kept: whether the value with this key is there already.
     """

@@ -51,6 +51,4 @@ class Screen:
         left = 1.0 - (count - 1) / num_samples
         slack = (high - low) * math.sqrt(left * math.log(1.0 / self.error) / (2 * count))
         means = scores.mean(axis=1, dtype=np.float64)
-        return np.asarray(
-            np.minimum(means + slack, high) if metric.higher_is_better else np.maximum(means - slack, low)
-        )
+        return np.asarray(np.clip(means + metric.gain(slack), low, high))

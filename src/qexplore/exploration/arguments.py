@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,56 +10,23 @@ import numpy as np
 from qexplore._choices import choice_code, choice_name
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates
-from qexplore.search import ALGORITHMS, PLAIN, LayerwiseQuantizationProblem, choices_text, is_pymoo_algorithm
+from qexplore.search import LayerwiseQuantizationProblem, SearchSettings, choices_text
 
 
-def check_search(
-    problem: object,
-    seed: object,
-    algorithm: object,
-    population_size: object,
-    racing: object,
-    screening: object,
-    callbacks: Any,
-) -> None:
-    """Raise for what no search can be run with.
+def check_search(problem: object, callbacks: Any) -> None:
+    """Raise for what no search can be run on or with.
 
     Raises:
         ProblemError: names the argument.
     """
     if not isinstance(problem, LayerwiseQuantizationProblem):
         raise ProblemError(f"explore takes a LayerwiseQuantizationProblem, got {type(problem).__name__}")
-    _check_int("seed", seed, 0)
-    _check_int("population_size", population_size, 2)
-    if algorithm not in ALGORITHMS if isinstance(algorithm, str) else not is_pymoo_algorithm(algorithm):
-        known = ", ".join(map(repr, ALGORITHMS))
-        raise ProblemError(f"`algorithm` must be one of {known} or an algorithm object of pymoo, got {algorithm!r}")
-    for name, switch in (("racing", racing), ("screening", screening)):
-        if not isinstance(switch, bool):
-            raise ProblemError(f"`{name}` must be True or False, got {switch!r}")
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         hint = ": put it into a list" if callable(callbacks) else ""
         raise ProblemError(f"`callbacks` must be a sequence of functions of a Snapshot, got {callbacks!r}{hint}")
 
 
-def check_budget(max_evaluations: object, max_seconds: object, patience: object) -> None:
-    """Raise unless a search would end.
-
-    Raises:
-        ProblemError: names the limit.
-    """
-    if max_evaluations is None and max_seconds is None and patience is None:
-        raise ProblemError("a search needs an end: give `max_evaluations`, `max_seconds` or `patience`")
-    for name, value in (("max_evaluations", max_evaluations), ("patience", patience)):
-        if value is not None:
-            _check_int(name, value, 1)
-    if max_seconds is not None:
-        is_number = isinstance(max_seconds, numbers.Real) and not isinstance(max_seconds, bool)
-        if not is_number or not 0 < float(max_seconds) < math.inf:  # type: ignore[arg-type]
-            raise ProblemError(f"`max_seconds` must be a positive number, got {max_seconds!r}")
-
-
-def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem, algorithm: Any) -> Candidates | None:
+def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem, settings: SearchSettings) -> Candidates | None:
     """The user's own candidates, shape ``[N, L]``; None where there are none.
 
     Raises:
@@ -70,8 +35,9 @@ def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem, algorit
     """
     if initial is None:
         return None
-    if not isinstance(algorithm, str) or algorithm in PLAIN:
-        name = repr(algorithm) if isinstance(algorithm, str) else type(algorithm).__name__
+    if settings.is_plain:
+        is_named = isinstance(settings.algorithm, str)
+        name = repr(settings.algorithm) if is_named else settings.algorithm_name
         raise ProblemError(
             f"`initial` is for guided algorithms and the ladder, but {name} begins with its own candidates"
         )
@@ -110,8 +76,3 @@ def _as_candidates(initial: Any, problem: LayerwiseQuantizationProblem) -> Candi
             )
         codes[row, point] = code
     return codes
-
-
-def _check_int(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ProblemError(f"`{name}` must be an int of at least {least}, got {value!r}")

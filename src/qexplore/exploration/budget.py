@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import time
 
+from qexplore._arguments import checked_int, checked_number
+from qexplore.errors import ProblemError
+
 _ROUNDING = 1e-9
 _UNLIMITED = 2**31
 _LEAST_GROWTH = 1e-3
@@ -12,22 +15,31 @@ _LEAST_GROWTH = 1e-3
 
 
 class Budget:
-    """Passes over the search set, seconds, and patience; each may be without a limit.
+    """Passes over the search set, seconds from now on, and patience; each may be without a limit, not all of them.
 
     Args:
         max_evaluations: most full passes.
-        max_seconds: most seconds since ``start``.
+        max_seconds: most seconds.
         patience: most full passes without growth of the hypervolume by 0.1 %.
-        start: as `time.perf_counter` gives it.
+
+    Raises:
+        ProblemError: no limit at all, or one that is no positive number.
     """
 
     def __init__(
-        self, max_evaluations: int | None, max_seconds: float | None, patience: int | None, start: float
+        self, max_evaluations: int | None = None, max_seconds: float | None = None, patience: int | None = None
     ) -> None:
+        if max_evaluations is None and max_seconds is None and patience is None:
+            raise ProblemError("a search needs an end: give `max_evaluations`, `max_seconds` or `patience`")
+        for name, value in (("max_evaluations", max_evaluations), ("patience", patience)):
+            if value is not None:
+                checked_int(f"`{name}`", value, ProblemError, low=1)
+        if max_seconds is not None:
+            checked_number("`max_seconds`", max_seconds, ProblemError, above=0)
         self._max_evaluations = max_evaluations
         self._max_seconds = max_seconds
         self._patience = patience
-        self._start = start
+        self._start = time.perf_counter()
         self._hypervolume = 0.0
         self._grown_at = 0.0
         self.num_passes = 0.0

@@ -24,7 +24,7 @@ class Snapshot:
         num_evaluations: candidates measured so far.
         num_passes: full passes over the search set that they cost; one stopped early costs a share of one.
         seconds: since the exploration began.
-        hypervolume: of the front against the exploration's reference point, in metric times bits.
+        hypervolume: of the front against the exploration's reference point, in the product of their units.
         generation: counted from 1; 0 before the first.
     """
 
@@ -42,14 +42,14 @@ class Exploration:
 
     Attributes:
         front: non-dominated, feasible points, each re-evaluated by the direct evaluator.
-        uniform: every uniform width, dominated and infeasible ones too, by rising width.
+        uniform: every uniform choice, dominated and infeasible ones too, the cheapest first.
         history: a snapshot each time the front grew and at the end of every generation.
         float_accuracy: score of the float network on the search set.
         report_float_accuracy: the same on the report set; None without one.
         reference_point: (score, each cost) that hypervolumes are measured against, fixed before the search.
         num_evaluations: different candidates that the search measured.
         num_passes: full passes over the search set that they cost.
-        num_verifications: evaluations spent on re-evaluating the front, not counted above.
+        num_verifications: points that were re-evaluated, by every metric; not counted above.
         seconds: wall time, verification included.
         failures: candidates that could not be evaluated, with their reasons.
         stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"`` (nothing new was left to

@@ -1,20 +1,18 @@
-"""NSGA-II on a problem, with what a user wants around it: progress, callbacks, an interrupt that loses nothing."""
+"""A search on a problem, with what a user wants around it: progress, callbacks, an interrupt that loses nothing."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from qexplore._random import isolated
-from qexplore.evaluation import DirectEvaluator
-from qexplore.exploration.arguments import check_budget, check_search, checked_initial
+from qexplore.exploration.arguments import check_search, checked_initial
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Exploration
 from qexplore.exploration.state import Callback, Run
-from qexplore.exploration.verification import report_on, verify
+from qexplore.exploration.verification import Reporter, verify
 from qexplore.model import Candidates, Loader, Placement, Unpack
-from qexplore.search import Goal, LayerwiseQuantizationProblem
+from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings
 
 
 def explore(
@@ -34,7 +32,7 @@ def explore(
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> Exploration:
-    """Search the widths of ``problem`` for the trade-off between its metric and total bits.
+    """Search the choices of ``problem`` for the trade-off between its metric and its costs.
 
     Ctrl-C ends the search and returns the front so far; pressed again during verification it returns the front
     unverified. The same seed gives the same result to the last bit, times apart; no global random state is changed.
@@ -53,10 +51,10 @@ def explore(
             ladder from the widest candidate. ``"random"``, ``"nsga2-plain"`` (pymoo's own from a random start) and any
             algorithm object of pymoo know nothing but scores; the uniform widths are then measured beside the search,
             for comparison, and not counted.
-        population_size: of NSGA-II.
+        population_size: of the algorithm; ``"random"`` proposes so many at once.
         initial: candidates of your own to begin with, shape ``[N, L]``, for the algorithms that are not plain.
         racing: stop a candidate as soon as its errors prove that it is infeasible, or no better than a known point with
-            no more bits. No front point can be lost by it. Off for plain algorithms, and where ``problem.describe()``
+            no more cost. No front point can be lost by it. Off for plain algorithms, and where ``problem.describe()``
             gives another reason.
         screening: on search sets of 8,192 samples and more, measure a random part of them first, a thirty-second, and
             go on only with candidates that may still matter; one is rejected wrongly with a probability of at most
@@ -74,18 +72,14 @@ def explore(
         EvaluationError: every candidate failed.
         ModelError: the model is detached from its network.
     """
-    check_search(problem, seed, algorithm, population_size, racing, screening, callbacks)
-    check_budget(max_evaluations, max_seconds, patience)
-    own = checked_initial(initial, problem, algorithm)
+    check_search(problem, callbacks)
+    settings = SearchSettings(seed, algorithm, population_size, racing, screening)
+    budget = Budget(max_evaluations, max_seconds, patience)
     return run_search(
         problem,
-        budget=Budget(max_evaluations, max_seconds, patience, time.perf_counter()),
-        seed=seed,
-        algorithm=algorithm,
-        population_size=population_size,
-        initial=own,
-        racing=racing,
-        screening=screening,
+        settings,
+        budget,
+        initial=checked_initial(initial, problem, settings),
         report_loader=report_loader,
         unpack=unpack,
         callbacks=callbacks,
@@ -95,59 +89,42 @@ def explore(
 
 def run_search(
     problem: LayerwiseQuantizationProblem,
-    *,
+    settings: SearchSettings,
     budget: Budget,
-    seed: int,
-    algorithm: Any,
-    population_size: int,
-    initial: Candidates | None,
-    racing: bool,
-    screening: bool,
-    report_loader: Loader | None,
-    unpack: Unpack | None,
-    callbacks: Sequence[Callback],
-    progress: bool | None,
+    *,
+    initial: Candidates | None = None,
+    report_loader: Loader | None = None,
+    unpack: Unpack | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
     goal: Goal | None = None,
 ) -> Exploration:
     """As `explore`, with arguments that were checked, and a goal other than the whole front."""
     device = Placement.of(problem.model.model).device
     with isolated(device):
         # Built before the search, so that a report set that does not work is not found out at its end.
-        reporter = (
-            None
-            if report_loader is None
-            else DirectEvaluator(problem.model, report_loader, problem.metric, unpack=unpack or problem.unpack)
-        )
-        run = Run(
-            problem,
-            algorithm=algorithm,
-            budget=budget,
-            racing=racing,
-            screening=screening,
-            goal=goal,
-            callbacks=callbacks,
-            progress=progress,
-        )
-        stopped_by = run.search(population_size, seed, initial)
+        reporter = None if report_loader is None else Reporter(problem, report_loader, unpack)
+        run = Run(problem, settings, budget, goal=goal, callbacks=callbacks, progress=progress)
+        stopped_by = run.search(initial)
         run.require_success()
         front, num_verifications = verify(problem, run.archive, progress)
         if reporter is not None and front.verified:  # whoever interrupted the verification wants no more of it
-            front = report_on(front, reporter)
+            front = reporter.report_on(front)
     return Exploration(
         front=front,
         uniform=run.uniform,
         history=tuple(run.history),
         float_accuracy=problem.float_accuracy,
-        report_float_accuracy=None if reporter is None else reporter.float_evaluation.score,
+        report_float_accuracy=None if reporter is None else reporter.float_accuracy,
         reference_point=run.reference_point,
         num_evaluations=run.num_evaluations,
-        num_passes=run.budget.num_passes,
+        num_passes=budget.num_passes,
         num_verifications=num_verifications,
         seconds=budget.seconds,
         failures=tuple(run.failures),
         stopped_by=stopped_by,
-        algorithm=algorithm if isinstance(algorithm, str) else type(algorithm).__name__,
-        seed=seed,
+        algorithm=settings.algorithm_name,
+        seed=settings.seed,
         engine=problem.evaluator.description,
         early_stop=run.early_stop,
     )

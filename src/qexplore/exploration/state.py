@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from qexplore._progress import Progress
 from qexplore.errors import EvaluationError
@@ -14,12 +13,12 @@ from qexplore.exploration.records import Snapshot, StopExploration
 from qexplore.front import Front
 from qexplore.model import Candidates
 from qexplore.search import (
-    PLAIN,
     Archive,
     Generation,
+    Generations,
     Goal,
     LayerwiseQuantizationProblem,
-    generations,
+    SearchSettings,
     reference_point,
 )
 
@@ -35,45 +34,44 @@ class Run:
     def __init__(
         self,
         problem: LayerwiseQuantizationProblem,
-        *,
-        algorithm: Any,
+        settings: SearchSettings,
         budget: Budget,
-        racing: bool,
-        screening: bool,
+        *,
         goal: Goal | None,
         callbacks: Iterable[Callback],
         progress: bool | None,
     ) -> None:
         self._problem = problem
-        self._algorithm = algorithm
-        self._is_plain = not isinstance(algorithm, str) or algorithm in PLAIN
-        self._racing = racing and not self._is_plain
-        self._screening = screening and self._racing
-        screen = Screen.of(problem.metric, problem.num_samples) if self._screening else None
+        self._settings = settings
+        self._races = settings.racing and not settings.is_plain
+        self._screens = settings.screening and self._races
+        screen = Screen.of(problem.metric, problem.num_samples) if self._screens else None
         budget.most_for_one = 1.0 + len(problem.further)
         if screen is not None:
             budget.most_for_one += screen.num_samples / problem.num_samples
+        self._budget = budget
         self._goal = goal
         self._callbacks = tuple(callbacks)
-        self._progress = progress
+        total = min(budget.num_affordable, problem.space.size)
+        self._bar = Progress(total, description="explore", unit="evaluation", shown=progress)
         self._uniform: list[Evaluation] = []
-        self.budget = budget
         self.archive = Archive(problem)
         self.history: list[Snapshot] = []
         self.failures: list[Evaluation] = []
         self.num_evaluations = 0
         self.reference_point: tuple[float, ...] = (math.nan, math.nan)
 
-    def search(self, population_size: int, seed: int, initial: Candidates | None) -> str:
+    def search(self, initial: Candidates | None) -> str:
         """Run to the end and say what ended it."""
         try:
-            self._measure_uniform()
-            self._search(population_size, seed, initial)
+            with self._bar:
+                self._begin()
+                self._go_on(initial)
         except KeyboardInterrupt:
             return "interrupt"
         except StopExploration:
             return "callback"
-        return self.budget.spent_by or "exhausted"
+        return self._budget.spent_by or "exhausted"
 
     def require_success(self) -> None:
         """Raise when candidates were measured and every one of them failed."""
@@ -85,94 +83,94 @@ class Run:
 
     @property
     def uniform(self) -> Front:
-        """The uniform widths that were measured, by rising width."""
+        """The uniform choices that were measured, the cheapest first."""
         return self._problem.points_of(self._uniform[::-1])
 
     @property
     def early_stop(self) -> str:
         """``"on"``, or why it is off."""
-        if self._racing:
+        if self._races:
             return self._problem.evaluator.early_stop
-        return "off: a plain algorithm needs every score" if self._is_plain else "off: racing=False"
+        return "off: a plain algorithm needs every score" if self._settings.is_plain else "off: racing=False"
 
-    def _measure_uniform(self) -> None:
-        """The uniform widths: the beginning of the first population, beside the search of a plain algorithm."""
-        widths = self._problem.space.uniform()
-        within = widths if self._is_plain else widths[: self.budget.num_affordable]
+    def _begin(self) -> None:
+        """Measure the uniform choices, which settle the reference point.
+
+        A search begins with them, as the first of its first generation; a plain one does not know of them, and they
+        stand beside it, not counted.
+        """
+        interrupt = None
+        choices = self._problem.space.uniform()
         try:
-            for evaluation in self._problem.measure(within):
+            for evaluation in self._problem.measure(
+                choices if self._settings.is_plain else choices[: self._budget.num_affordable]
+            ):
                 self._uniform.append(evaluation)
-        except KeyboardInterrupt:
-            # A search would have begun with these; a plain one does not know them.
-            for evaluation in () if self._is_plain else self._uniform:
-                self._take(evaluation)
-            raise
-        finally:
-            self.reference_point = reference_point(self._problem, self._uniform)
+        except KeyboardInterrupt as error:
+            interrupt = error
+        self.reference_point = reference_point(self._problem, self._uniform)
+        for evaluation in () if self._settings.is_plain else self._uniform:
+            grew = self._take(evaluation)
+            if grew and interrupt is None:
+                self._note(1)
+        if interrupt is not None:
+            raise interrupt
 
-    def _search(self, population_size: int, seed: int, initial: Candidates | None) -> None:
-        proposals = generations(
+    def _go_on(self, initial: Candidates | None) -> None:
+        generations = Generations(
             self._problem,
-            algorithm=self._algorithm,
-            population_size=population_size,
-            seed=seed,
+            self._settings,
+            self.reference_point,
+            known=() if self._settings.is_plain else self._uniform,
             initial=initial,
             goal=self._goal,
-            allowance=lambda: _TABLE_SHARE * self.budget.num_left,
+            allowance=lambda: _TABLE_SHARE * self._budget.num_left,
         )
-        total = min(self.budget.num_affordable, self._problem.space.size)
-        with Progress(total, description="explore", unit="evaluation", shown=self._progress) as bar:
-            for generation in proposals:
-                self.budget.prepare(generation.num_passes)
-                bar.advance(generation.num_passes)
-                self._measure(generation, bar)
-                self._note(generation.index)
-                if self.budget.spent_by:
-                    return
+        while (generation := generations.ask()) is not None:
+            self._budget.prepare(generation.num_passes)
+            self._bar.advance(generation.num_passes)
+            evaluations = self._measure(generation)
+            self._note(generation.index)
+            if self._budget.spent_by:
+                return
+            generations.tell(evaluations)
 
-    def _measure(self, generation: Generation, bar: Progress) -> None:
-        candidates = generation.candidates
-        # Settled before the generation, so that what its first members find decides nothing about its last.
-        limits = self.archive.must_beat(candidates) if self._racing else None
-        done = 0
-        while done < len(candidates) and not (self.num_evaluations and self.budget.spent_by):
-            part = slice(done, done + self.budget.num_affordable)
+    def _measure(self, generation: Generation) -> list[Evaluation]:
+        """The evaluations of a generation, or of its first ones as far as the budget goes."""
+        candidates, evaluations = generation.candidates, list[Evaluation]()
+        # Settled before the generation, so that what its first members find decides nothing about its last; uniform
+        # choices are of the first one.
+        known = self.archive if generation.index > 1 else Archive(self._problem)
+        limits = known.must_beat(candidates) if self._races else None
+        while len(evaluations) < len(candidates) and not (self.num_evaluations and self._budget.spent_by):
+            part = slice(len(evaluations), len(evaluations) + max(1, self._budget.num_affordable))
             for evaluation in self._problem.measure(
-                candidates[part], must_beat=None if limits is None else limits[part], screened=self._screening
+                candidates[part], must_beat=None if limits is None else limits[part], screened=self._screens
             ):
+                evaluations.append(evaluation)
                 if self._take(evaluation):
                     self._note(generation.index)
-                bar.advance(
-                    self._share(evaluation),
-                    front=len(self.archive.members),
-                    hypervolume=f"{self.archive.hypervolume(self.reference_point):.4g}",
-                )
-                if self.budget.is_late:
-                    return
-            done = part.stop
-
-    def _share(self, evaluation: Evaluation) -> float:
-        """What ``evaluation`` cost, in passes over the search set."""
-        if evaluation.state == "failed" or not evaluation.num_samples:
-            return 1.0
-        return evaluation.num_samples / self._problem.num_samples
+                if self._budget.is_late:
+                    return evaluations
+        return evaluations
 
     def _take(self, evaluation: Evaluation) -> bool:
+        """Count ``evaluation``, and say whether the front grew by it."""
         self.num_evaluations += 1
         if evaluation.state == "failed":
             self.failures.append(evaluation)
-        before = self._problem.further.num_passes
         grew = self.archive.add(evaluation)
-        further = self._problem.further.num_passes - before
-        self.budget.spend(self._share(evaluation) + further, self.archive.hypervolume(self.reference_point))
+        num_passes, hypervolume = self._problem.num_passes(evaluation), self.archive.hypervolume(self.reference_point)
+        self._budget.spend(num_passes, hypervolume)
+        self._bar.advance(num_passes, front=len(self.archive.members), hypervolume=f"{hypervolume:.4g}")
         return grew
 
     def _note(self, generation: int) -> None:
         snapshot = Snapshot(
             front=self.archive.front(),
             num_evaluations=self.num_evaluations,
-            num_passes=self.budget.num_passes,
-            seconds=self.budget.seconds,
+            num_passes=self._budget.num_passes,
+            seconds=self._budget.seconds,
             hypervolume=self.archive.hypervolume(self.reference_point),
             generation=generation,
         )

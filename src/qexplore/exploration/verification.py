@@ -9,21 +9,22 @@ import numpy as np
 from qexplore._progress import Progress
 from qexplore.evaluation import DirectEvaluator
 from qexplore.front import Front
+from qexplore.model import Loader, Unpack
 from qexplore.search import Archive, LayerwiseQuantizationProblem, intervals_of
 
 
 def verify(problem: LayerwiseQuantizationProblem, archive: Archive, progress: bool | None = None) -> tuple[Front, int]:
-    """Re-evaluate the archive's members with the direct evaluator; what it says replaces what was known.
+    """Re-evaluate the archive's members by the direct evaluators of all metrics; what they say replaces what was known.
 
     Returns:
-        The front of the new measurements, marked ``verified``, and how many there were. An interrupt gives the old
-        front back, not marked.
+        The front of the new measurements, marked ``verified``, and how many points were measured. An interrupt gives
+        the old front back, not marked.
     """
     candidates = problem.candidates_of(archive.members)
     verified = Archive(problem)
     try:
         with Progress(len(candidates), description="verify the front", unit="evaluation", shown=progress) as bar:
-            for evaluation in problem.direct.evaluate(candidates):
+            for evaluation in problem.measure_directly(candidates):
                 verified.add(evaluation)
                 bar.advance()
     except KeyboardInterrupt:
@@ -31,17 +32,39 @@ def verify(problem: LayerwiseQuantizationProblem, archive: Archive, progress: bo
     return replace(verified.front(), verified=True), len(candidates)
 
 
-def report_on(front: Front, reporter: DirectEvaluator) -> Front:
-    """``front`` with its accuracy on the report set; NaN where a point could not be measured there.
+class Reporter:
+    """Measures fronts on the report set, by all metrics of a problem.
 
-    An interrupt leaves the accuracy on the report set out.
+    Raises:
+        QExploreError: as `DirectEvaluator` says, for each metric.
     """
-    try:
-        evaluations = list(reporter.evaluate(front.num_bits))
-    except KeyboardInterrupt:
-        return front
-    return replace(
-        front,
-        report_accuracy=np.array([evaluation.score for evaluation in evaluations]),
-        report_interval=intervals_of(evaluations),
-    )
+
+    def __init__(self, problem: LayerwiseQuantizationProblem, loader: Loader, unpack: Unpack | None) -> None:
+        first, *further = (
+            DirectEvaluator(problem.model, loader, metric, unpack=unpack or problem.unpack)
+            for metric in (problem.metric, *problem.further.metrics)
+        )
+        self._first = first
+        self._further = further
+
+    @property
+    def float_accuracy(self) -> float:
+        """The float network's score."""
+        return self._first.float_evaluation.score
+
+    def report_on(self, front: Front) -> Front:
+        """``front`` with its scores on the report set; NaN where a point could not be measured there.
+
+        An interrupt leaves them out.
+        """
+        try:
+            evaluations = list(self._first.evaluate(front.num_bits))
+            further = [[one.score for one in evaluator.evaluate(front.num_bits)] for evaluator in self._further]
+        except KeyboardInterrupt:
+            return front
+        return replace(
+            front,
+            report_accuracy=np.array([evaluation.score for evaluation in evaluations]),
+            report_interval=intervals_of(evaluations),
+            report_further_scores=np.array(further).T.reshape(len(front), -1) if further else None,
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore._arguments import is_whole
 from qexplore._choices import stored_bits
 from qexplore._table import text_table
 from qexplore.errors import ProblemError
@@ -148,7 +148,7 @@ def _checked_costs(table: SensitivityTable, costs: Any) -> list[NDArray[np.float
 
 
 def _whole_costs(exact: list[NDArray[np.float64]], resolution: int) -> tuple[list[NDArray[np.int64]], float]:
-    if isinstance(resolution, bool) or not isinstance(resolution, numbers.Integral) or resolution < 1:
+    if not is_whole(resolution) or resolution < 1:
         raise ProblemError(f"`resolution` must be a positive int, got {resolution!r}")
     spread = sum(float(row.max() - row.min()) for row in exact)
     if all((row == np.rint(row)).all() for row in exact) and spread <= max(resolution, _RESOLUTION):

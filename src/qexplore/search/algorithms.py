@@ -1,10 +1,10 @@
-"""The algorithms by name, one generation at a time: they propose, the problem measures."""
+"""The algorithms by name, one generation at a time: they propose, whoever asks them measures and tells."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,17 +30,8 @@ from qexplore.search.goals import Goal, WholeFront
 from qexplore.search.guide import Allowance, Guide
 from qexplore.search.ladder import Ladder
 from qexplore.search.problem import LayerwiseQuantizationProblem
+from qexplore.search.settings import SearchSettings
 from qexplore.search.space import SearchSpace
-
-GUIDED = ("nsga2", "sms-emoa", "nsga3")
-"""pymoo's algorithms with qexplore's first population and offspring: uniform widths and the user's candidates first,
-then what a model of everything measured so far finds most promising."""
-
-PLAIN = ("nsga2-plain", "random")
-"""Baselines that begin at random and know nothing but scores."""
-
-ALGORITHMS = (*GUIDED, "greedy", *PLAIN)
-"""``"greedy"`` goes down from the widest candidate, a bit at a time where the sensitivity table says it costs least."""
 
 _IDLE_GENERATIONS = 20
 """Plain algorithms propose candidates again; after so many generations of nothing new one is taken to be at its end."""
@@ -55,12 +46,11 @@ _SHARE_OF_OFFSPRING = 0.25
 """Fewer offspring than members of the population: what each generation teaches makes the next one better."""
 
 Key = tuple[int, ...]
-Seen = dict[Key, None]
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The candidates of one generation that this run has not measured before.
+    """The candidates of one generation that this search has not asked for before.
 
     Attributes:
         index: counted from 1.
@@ -74,7 +64,7 @@ class Generation:
 
 
 class Proposer(Protocol):
-    """Says what to measure next, and is told what came of it."""
+    """Says what to measure next, and is told what came of it; it measures nothing but a table that it is allowed."""
 
     @property
     def num_passes(self) -> float:
@@ -85,86 +75,115 @@ class Proposer(Protocol):
         """Candidates, shape ``[N, L]``; none at its end."""
         ...
 
-    def tell(self, candidates: Candidates, evaluations: Sequence[Evaluation]) -> None:
-        """Take in the evaluations of what it asked for."""
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """Take in the evaluations of what it asked for, in that order."""
         ...
 
 
-def generations(
-    problem: LayerwiseQuantizationProblem,
-    *,
-    algorithm: str | Algorithm,
-    population_size: int,
-    seed: int,
-    initial: Candidates | None = None,
-    goal: Goal | None = None,
-    allowance: Allowance = lambda: math.inf,
-) -> Iterator[Generation]:
-    """Propose candidates, a generation at a time, until nothing new is left.
+class Generations:
+    """What a search measures next, a generation at a time: it is asked, and told what came of it.
 
-    The caller measures a generation's candidates with ``problem.measure`` before it asks for the next; what it has
-    measured is then taken from the problem's memory. ``goal`` is what the guided algorithms work for; None is the whole
-    front. ``allowance`` says, when asked, how many passes over the search set a sensitivity table may cost.
+    The one place that knows what was asked before: a proposer may repeat itself, and nothing is measured twice.
+
+    Args:
+        problem: what is searched.
+        settings: algorithm, population size and seed.
+        reference_point: (score, each cost) that hypervolumes are measured against.
+        known: evaluations that the search begins with, such as those of uniform choices; not asked for again.
+        initial: candidates to begin with besides, shape ``[N, L]``; of no use to plain algorithms.
+        goal: what the guided algorithms work for; None is the whole front.
+        allowance: says, when asked, how many passes over the search set a sensitivity table may cost.
     """
-    seen: Seen = {}
-    proposer = _proposer(problem, algorithm, population_size, seed, initial, goal or WholeFront(), seen, allowance)
-    index = idle = 0
-    spent = 0.0
-    while len(seen) < problem.space.size and idle < _IDLE_GENERATIONS:
-        index += 1
-        proposed = proposer.ask()
+
+    def __init__(
+        self,
+        problem: LayerwiseQuantizationProblem,
+        settings: SearchSettings,
+        reference_point: tuple[float, ...],
+        *,
+        known: Iterable[Evaluation] = (),
+        initial: Candidates | None = None,
+        goal: Goal | None = None,
+        allowance: Allowance = lambda: math.inf,
+    ) -> None:
+        self._problem = problem
+        self._known: dict[Key, Evaluation] = {evaluation.candidate: evaluation for evaluation in known}
+        self._asked: list[Key] = []
+        self._new: list[Key] = []
+        self._index = self._idle = 0
+        self._spent = 0.0
+        if settings.is_plain:
+            self._proposer = _plain(problem, settings, self._known)
+        elif settings.algorithm == "greedy":
+            self._proposer = Ladder(problem, first_population(problem.space, initial), allowance)
+        else:
+            guide = Guide(problem, settings.seed, goal or WholeFront(), reference_point, allowance)
+            self._proposer = _guided(problem, settings, guide, initial, self._known)
+
+    def ask(self) -> Generation | None:
+        """The next generation; None where nothing new is left. Not to be asked again before it was told."""
+        is_at_end = len(self._known) >= self._problem.space.size or self._idle >= _IDLE_GENERATIONS
+        if is_at_end and self._index:  # a first generation there is, be it of known candidates
+            return None
+        proposed = self._problem.effective(self._proposer.ask())
         if len(proposed) == 0:
-            return
-        new = [key for key in dict.fromkeys(map(tuple, proposed.tolist())) if key not in seen]
-        idle = 0 if new else idle + 1
-        seen.update(dict.fromkeys(new))
-        spent, before = proposer.num_passes, spent
-        yield Generation(index, np.array(new, dtype=np.int64).reshape(-1, problem.space.num_points), spent - before)
-        proposer.tell(proposed, problem.remembered(proposed))
+            return None
+        self._asked = [tuple(row) for row in proposed.tolist()]
+        self._new = [key for key in dict.fromkeys(self._asked) if key not in self._known]
+        self._idle = 0 if self._new else self._idle + 1
+        self._index += 1
+        self._spent, before = self._proposer.num_passes, self._spent
+        candidates = np.array(self._new, dtype=np.int64).reshape(-1, self._problem.space.num_points)
+        return Generation(self._index, candidates, self._spent - before)
 
-
-def is_pymoo_algorithm(value: object) -> bool:
-    """Whether ``value`` is an algorithm object of pymoo."""
-    return isinstance(value, Algorithm)
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """Take in the evaluations of the last generation's candidates, one each, in their order."""
+        self._known.update(zip(self._new, evaluations, strict=True))
+        self._proposer.tell([self._known[key] for key in self._asked])
 
 
 def first_population(space: SearchSpace, initial: Candidates | None) -> Candidates:
-    """Every uniform width, then the user's own candidates."""
+    """Every uniform choice, then the user's own candidates."""
     uniform = space.uniform()
     both = uniform if initial is None else np.concatenate([uniform, initial])
     return np.array(list(dict.fromkeys(map(tuple, both.tolist()))), dtype=np.int64)
 
 
-def _proposer(
+def _plain(problem: LayerwiseQuantizationProblem, settings: SearchSettings, seen: Collection[Key]) -> Proposer:
+    if settings.algorithm == "random":
+        return _Random(problem.space, settings, seen)
+    if not isinstance(settings.algorithm, str):
+        return _Pymoo(problem, copy.deepcopy(settings.algorithm), settings.seed)
+    searcher = NSGA2(
+        pop_size=settings.population_size,
+        sampling=IntegerRandomSampling(),
+        crossover=SBX(prob=0.9, eta=15, vtype=float, repair=RoundingRepair()),
+        mutation=PM(eta=20, vtype=float, repair=RoundingRepair()),
+        eliminate_duplicates=True,
+    )
+    return _Pymoo(problem, searcher, settings.seed)
+
+
+def _guided(
     problem: LayerwiseQuantizationProblem,
-    algorithm: str | Algorithm,
-    population_size: int,
-    seed: int,
+    settings: SearchSettings,
+    guide: Guide,
     initial: Candidates | None,
-    goal: Goal,
-    seen: Seen,
-    allowance: Allowance,
+    seen: Collection[Key],
 ) -> Proposer:
-    if algorithm == "random":
-        return _Random(problem.space, population_size, seed, seen)
-    if algorithm == "greedy":
-        return Ladder(problem, first_population(problem.space, initial), allowance)
-    if algorithm not in GUIDED:
-        searcher = _plain(population_size) if isinstance(algorithm, str) else copy.deepcopy(algorithm)
-        return _Pymoo(problem, searcher, seed)
-    guide = Guide(problem, seed, goal, allowance)
+    size = settings.population_size
     options = {
+        "pop_size": size,
         "sampling": problem.space.encode(first_population(problem.space, initial)).astype(float),
-        "mating": _Mating(guide, problem.space, seen, stream(seed, "unseen candidates")),
-        "n_offsprings": max(1, round(_SHARE_OF_OFFSPRING * population_size)),
+        "mating": _Mating(guide, problem.space, seen, stream(settings.seed, "unseen candidates")),
+        "n_offsprings": max(1, round(_SHARE_OF_OFFSPRING * size)),
         "eliminate_duplicates": False,
     }
-    if algorithm == "nsga3":
-        directions = _directions(problem.n_obj, population_size)
-        searcher = NSGA3(directions, pop_size=population_size, **options)
+    if settings.algorithm == "nsga3":
+        searcher = NSGA3(_directions(problem.n_obj, size), **options)
     else:
-        searcher = {"nsga2": NSGA2, "sms-emoa": SMSEMOA}[str(algorithm)](pop_size=population_size, **options)
-    return _Pymoo(problem, searcher, seed, guide)
+        searcher = {"nsga2": NSGA2, "sms-emoa": SMSEMOA}[settings.algorithm](**options)
+    return _Pymoo(problem, searcher, settings.seed, guide)
 
 
 def _directions(num_objectives: int, count: int) -> Any:
@@ -174,21 +193,10 @@ def _directions(num_objectives: int, count: int) -> Any:
     return get_reference_directions("energy", num_objectives, count, seed=1)
 
 
-def _plain(population_size: int) -> NSGA2:
-    """NSGA-II of pymoo, with operators for integers."""
-    return NSGA2(
-        pop_size=population_size,
-        sampling=IntegerRandomSampling(),
-        crossover=SBX(prob=0.9, eta=15, vtype=float, repair=RoundingRepair()),
-        mutation=PM(eta=20, vtype=float, repair=RoundingRepair()),
-        eliminate_duplicates=True,
-    )
-
-
 class _Mating:
     """What pymoo asks for offspring: the guide's proposals, filled up at random where it knows too few."""
 
-    def __init__(self, guide: Guide, space: SearchSpace, seen: Seen, rng: np.random.Generator) -> None:
+    def __init__(self, guide: Guide, space: SearchSpace, seen: Collection[Key], rng: np.random.Generator) -> None:
         self._guide = guide
         self._space = space
         self._seen = seen
@@ -202,10 +210,10 @@ class _Mating:
             self._is_first, n_offsprings = False, min(n_offsprings, _FIRST_GUESSES)
             guesses = self._guide.guess(n_offsprings, self._seen)
         n_offsprings = max(n_offsprings, len(self._seen) // _SEEN_PER_OFFSPRING)
-        seen = {**self._seen, **dict.fromkeys(map(tuple, guesses.tolist()))}
+        seen = {*self._seen, *map(tuple, guesses.tolist())}
         chosen = self._guide.propose(self._space.decode(pop.get("X")), n_offsprings, seen)
         if len(chosen) < n_offsprings:
-            known = {**seen, **dict.fromkeys(map(tuple, chosen.tolist()))}
+            known = {*seen, *map(tuple, chosen.tolist())}
             chosen = np.concatenate([chosen, self._space.unseen(n_offsprings - len(chosen), known, self._rng)])
         return Population.new("X", self._space.encode(np.concatenate([guesses, chosen])).astype(float))
 
@@ -228,12 +236,12 @@ class _Pymoo:
         return self._guide.num_passes if self._guide else 0.0
 
     def ask(self) -> Candidates:
-        """The searcher's infills, as widths."""
+        """The searcher's infills, decoded."""
         self._population = self._searcher.ask()
         genes = [] if self._population is None else self._population.get("X")
         return self._problem.space.decode(genes).reshape(-1, self._problem.space.num_points)
 
-    def tell(self, candidates: Candidates, evaluations: Sequence[Evaluation]) -> None:
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Hand objectives to the searcher, and evaluations to the guide."""
         problem = self._problem
         known = StaticProblem(problem, F=problem.objectives(evaluations), G=problem.constraints(evaluations))
@@ -248,15 +256,15 @@ class _Random:
 
     num_passes = 0.0
 
-    def __init__(self, space: SearchSpace, count: int, seed: int, seen: Seen) -> None:
+    def __init__(self, space: SearchSpace, settings: SearchSettings, seen: Collection[Key]) -> None:
         self._space = space
-        self._count = count
+        self._count = settings.population_size
         self._seen = seen
-        self._rng = stream(seed, "random search")
+        self._rng = stream(settings.seed, "random search")
 
     def ask(self) -> Candidates:
         """So many that nobody has seen."""
         return self._space.unseen(self._count, self._seen, self._rng)
 
-    def tell(self, candidates: Candidates, evaluations: Sequence[Evaluation]) -> None:
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Nothing is learnt."""

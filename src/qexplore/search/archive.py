@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qexplore.cost import Cost
 from qexplore.evaluation import Evaluation
-from qexplore.front import Front
+from qexplore.front import Front, nondominated
 from qexplore.model import Candidates
 from qexplore.search.limits import TOTAL_BITS
 from qexplore.search.problem import LayerwiseQuantizationProblem
@@ -26,6 +26,7 @@ class Archive:
     def __init__(self, problem: LayerwiseQuantizationProblem, evaluations: Iterable[Evaluation] = ()) -> None:
         self._problem = problem
         self._members: list[Evaluation] = []
+        self._hypervolumes: dict[tuple[float, ...], float] = {}  # of the present members, by reference point
         for evaluation in evaluations:
             self.add(evaluation)
 
@@ -36,13 +37,14 @@ class Archive:
 
     def add(self, evaluation: Evaluation) -> bool:
         """Take ``evaluation`` in when nothing known is at least as good; says whether the front grew."""
-        if not evaluation.is_complete or not self._problem.is_feasible(evaluation):
+        if not self._problem.is_feasible(evaluation):
             return False
         together = [*self._members, evaluation]
-        keeps = moocore.is_nondominated(self._problem.objectives(together), keep_weakly=False)
+        keeps = nondominated(self._problem.objectives(together))
         if not keeps[-1]:
             return False
         self._members = [member for member, keep in zip(together, keeps, strict=True) if keep]
+        self._hypervolumes = {}
         return True
 
     def must_beat(self, candidates: Candidates) -> NDArray[np.float64]:
@@ -50,17 +52,21 @@ class Archive:
 
         The best known at no higher cost, and anything that is not feasible.
         """
-        problem = self._problem
-        sign = 1.0 if problem.metric.higher_is_better else -1.0
-        least = -math.inf if problem.min_accuracy is None else math.nextafter(sign * problem.min_accuracy, -math.inf)
-        scores = np.array([sign * member.score for member in self._members])
+        problem, gain = self._problem, self._problem.metric.gain
+        least = -math.inf if problem.min_accuracy is None else math.nextafter(gain(problem.min_accuracy), -math.inf)
+        scores = np.array([gain(member.score) for member in self._members])
         known = problem.costs_of(problem.candidates_of(self._members))
         costs = problem.costs_of(candidates)
         limits = [max(scores[(known <= cost).all(axis=1)], default=least) for cost in costs]
-        return sign * np.maximum(np.array(limits, dtype=np.float64), least)
+        return np.asarray(gain(np.maximum(np.array(limits, dtype=np.float64), least)))
 
     def hypervolume(self, reference_point: tuple[float, ...]) -> float:
         """Hypervolume of the members against ``(accuracy, each cost)``, in the product of their units."""
+        if reference_point not in self._hypervolumes:
+            self._hypervolumes[reference_point] = self._hypervolume(reference_point)
+        return self._hypervolumes[reference_point]
+
+    def _hypervolume(self, reference_point: tuple[float, ...]) -> float:
         if not self._members:
             return 0.0
         reference = self._problem.minimized(np.array([reference_point[0]]), np.array([reference_point[1:]]))
@@ -78,8 +84,7 @@ def reference_point(problem: LayerwiseQuantizationProblem, evaluations: Sequence
     of the widest candidate, or a little more than a limit.
     """
     scores = [evaluation.score for evaluation in evaluations if evaluation.is_complete]
-    scores = scores or [problem.float_accuracy]  # nothing could be measured
-    worst = min(scores) if problem.metric.higher_is_better else max(scores)
+    worst = min(scores or [problem.float_accuracy], key=problem.metric.gain)  # float where nothing could be measured
     accuracy = worst if problem.min_accuracy is None else problem.min_accuracy
     ends = problem.costs_of(np.concatenate([problem.space.narrowest, problem.space.widest]))
     return accuracy, *(_reference_cost(problem, cost, *ends[:, place]) for place, cost in enumerate(problem.costs))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qexplore._arguments import is_whole
 from qexplore._choices import choice_name, is_float_code
 from qexplore._table import text_table
 from qexplore.errors import ProblemError
@@ -14,10 +15,12 @@ from qexplore.model import QuantizationPoint, QuantizedModel
 from qexplore.search.choices import Codes, choices_text, parsed_choices
 from qexplore.search.rules import Rule, choice_rules, decide, first_last_rules, pinned_rules
 from qexplore.search.selectors import PointModules
+from qexplore.search.space import width_limits
 from qexplore.search.target import Target, narrowed, read_target
 from qexplore.search.ties import Groups, tied_groups, unite
 
-DEFAULT_CHOICES = range(2, 9)
+DEFAULT_LIMITS = 2, 8
+DEFAULT_CHOICES = range(DEFAULT_LIMITS[0], DEFAULT_LIMITS[1] + 1)
 """What a point may have that no rule is about."""
 
 
@@ -116,6 +119,37 @@ def plan_choices(
         (*overridden, *left_out, *dropped, *narrowings),
         {} if device is None else dict(device.limits),
     )
+
+
+def checked_plan(model: QuantizedModel, choices: Any, limits: tuple[Any, Any], rules: Mapping[str, Any]) -> ChoicePlan:
+    """``choices`` where that is a ready plan; else the plan of ``choices``, limits of widths and ``rules``.
+
+    Args:
+        model: wrapped.
+        choices: a plan, or as for `plan_choices`.
+        limits: lower and upper limit of widths, an int or one per point each.
+        rules: further arguments of `plan_choices` by name, None where not given.
+
+    Raises:
+        ProblemError: a plan for other points, or beside what makes one; see `width_limits` and `plan_choices`.
+    """
+    if not isinstance(choices, ChoicePlan):
+        widths = width_limits(model, *limits)
+        if choices is None and len(set(widths)) > 1:
+            choices = dict(zip(model.fake_quantizers, widths, strict=True))
+        return plan_choices(model, choices, default=widths[0], **rules)
+    defaults = zip(("num_bits_lower_limit", "num_bits_upper_limit"), limits, DEFAULT_LIMITS, strict=True)
+    beside = [name for name, rule in rules.items() if rule is not None]
+    beside += [name for name, limit, default in defaults if not (is_whole(limit) and limit == default)]
+    if beside:
+        raise ProblemError(
+            f"`choices` is a plan already, so give {' and '.join(beside)} to plan_choices, which makes it"
+        )
+    if [(point.name, point.kind) for point in choices.points] != [(point.name, point.kind) for point in model.points]:
+        raise ProblemError(
+            "`choices` is a plan for other points than this model's: make it with plan_choices(model, ...)"
+        )
+    return choices
 
 
 def _leave_out_impossible(decided: Sequence[Rule], least: Sequence[int], points: PointModules) -> _Step:

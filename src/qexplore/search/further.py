@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from qexplore.errors import ProblemError
-from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator
+from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator
+from qexplore.front import FurtherMetric
 from qexplore.metrics import Metric, WholeSetMetric, as_metric
 from qexplore.search.requirements import Requirements, checked_requirements
 
@@ -17,64 +19,86 @@ Asked = tuple[Metric | WholeSetMetric, Any, Any]
 
 
 class FurtherMetrics:
-    """Measures a candidate by further metrics, once, and only where it is asked for: one that fails the first is not.
+    """Measures candidates by the metrics after the first, and says by how much scores miss their minima.
 
     Args:
-        asked: metrics after the first, each with its ``min_accuracy`` and its ``max_drop``, as the user gave them.
-        evaluator: makes the evaluator of a metric.
+        asked: the metrics, each with its ``min_accuracy`` and its ``max_drop``, as the user gave them.
+        evaluators: makes the direct evaluator of a metric, and the one to search with, which may be the same.
     """
 
     def __init__(
         self,
         asked: Sequence[Asked],
-        evaluator: Callable[[Metric | WholeSetMetric], DirectEvaluator | PrefixEvaluator],
+        evaluators: Callable[[Metric | WholeSetMetric], tuple[DirectEvaluator, Evaluator]],
     ) -> None:
-        self._metrics = [metric for metric, _, _ in asked]
-        self._evaluators = [evaluator(metric) for metric in self._metrics]
-        self._floats = [_float_score(one) for one in self._evaluators]
-        self._requirements: list[Requirements] = [
-            checked_requirements(metric, score, least, drop)
-            for (metric, least, drop), score in zip(asked, self._floats, strict=True)
-        ]
-        self._memory: dict[Key, list[Evaluation]] = {}
-        self.num_passes = 0.0
-        """Passes over the search set that all this has cost."""
+        self._direct: list[DirectEvaluator] = []
+        self._evaluators: list[Evaluator] = []
+        self._requirements: list[Requirements] = []
+        for metric, least, drop in asked:
+            direct, evaluator = evaluators(metric)
+            self._direct.append(direct)
+            self._evaluators.append(evaluator)
+            self._requirements.append(checked_requirements(metric, direct.float_evaluation.score, least, drop))
 
     def __len__(self) -> int:
-        return len(self._metrics)
+        return len(self._requirements)
 
-    def forget(self) -> None:
-        """The network has changed."""
-        self._memory.clear()
+    @property
+    def metrics(self) -> tuple[Metric | WholeSetMetric, ...]:
+        """The metrics themselves."""
+        return tuple(requirement.metric for requirement in self._requirements)
 
-    def violations(self, candidate: Key) -> list[float]:
-        """By how much each minimum is missed; 1 where a candidate cannot be measured."""
-        return [
-            requirement.violation(evaluation.score) if evaluation.is_complete else 1.0
-            for requirement, evaluation in zip(self._requirements, self._measured(candidate), strict=True)
-        ]
+    @property
+    def described(self) -> tuple[FurtherMetric, ...]:
+        """What a front says of them."""
+        rows = zip(self._requirements, self._direct, strict=True)
+        return tuple(
+            FurtherMetric(one.metric.name, one.metric.higher_is_better, one.min_accuracy, direct.float_evaluation.score)
+            for one, direct in rows
+        )
 
-    def require_met(self, candidate: Key) -> None:
+    def evaluate_float(self) -> None:
+        """Measure the float network anew, for it has changed."""
+        for direct in self._direct:
+            direct.evaluate_float()
+
+    def measure(self, candidate: Key, *, directly: bool = False) -> tuple[float, ...]:
+        """Scores of ``candidate``, a pass over the set each; NaN where one cannot be measured.
+
+        Args:
+            candidate: codes by point.
+            directly: by the direct evaluators, for the last word.
+        """
+        evaluators: Sequence[Evaluator] = self._direct if directly else self._evaluators
+        return tuple(_one(evaluator, candidate).score for evaluator in evaluators)
+
+    def violations(self, scores: Sequence[float]) -> list[float]:
+        """By how much each minimum is missed; 1 where a score is not known."""
+        known = scores or [math.nan] * len(self)
+        pairs = zip(self._requirements, known, strict=True)
+        return [1.0 if math.isnan(score) else requirement.violation(score) for requirement, score in pairs]
+
+    def require_met(self, candidate: Key, scores: Sequence[float]) -> None:
         """Raise where the widest candidate misses a minimum.
 
         Raises:
             ProblemError: names the metric and what can be reached.
         """
-        lines = zip(self._metrics, self._requirements, self._measured(candidate), self._floats, strict=True)
-        for metric, requirement, evaluation, float_score in lines:
-            if not evaluation.is_complete or requirement.violation(evaluation.score) > 0:
-                reached = f"{evaluation.score:.4f}" if evaluation.is_complete else f"failed: {evaluation.reason}"
-                raise ProblemError(
-                    f"min_accuracy of the metric '{metric.name}' ({requirement.min_accuracy:g}) cannot be reached: the "
-                    f"widest candidate has {reached}, the float network {float_score:.4f}. Relax it"
-                )
+        scores = scores or self.measure(candidate)
+        for place, violation in enumerate(self.violations(scores)):
+            if violation <= 0:
+                continue
+            failed = math.isnan(scores[place])
+            reached = f"failed: {_one(self._evaluators[place], candidate).reason}" if failed else f"{scores[place]:.4f}"
+            of = self.described[place]
+            raise ProblemError(
+                f"min_accuracy of the metric '{of.name}' ({of.min_accuracy:g}) cannot be reached: the widest candidate "
+                f"has {reached}, the float network {of.float_accuracy:.4f}. Relax it"
+            )
 
-    def _measured(self, candidate: Key) -> list[Evaluation]:
-        if candidate not in self._memory:
-            rows = np.array([candidate], dtype=np.int64)
-            self._memory[candidate] = [next(iter(one.evaluate(rows))) for one in self._evaluators]
-            self.num_passes += len(self._evaluators)
-        return self._memory[candidate]
+
+def _one(evaluator: Evaluator, candidate: Key) -> Evaluation:
+    return next(evaluator.evaluate(np.array([candidate], dtype=np.int64)))
 
 
 def split_metrics(metric: Any, min_accuracy: Any, max_drop: Any) -> list[Asked]:
@@ -103,8 +127,3 @@ def split_metrics(metric: Any, min_accuracy: Any, max_drop: Any) -> list[Asked]:
                 "to reach theirs"
             )
     return [(as_metric(one), least, drop) for one, least, drop in zip(metric, *columns, strict=True)]
-
-
-def _float_score(evaluator: DirectEvaluator | PrefixEvaluator) -> float:
-    direct = evaluator.direct if isinstance(evaluator, PrefixEvaluator) else evaluator
-    return direct.float_evaluation.score

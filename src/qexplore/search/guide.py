@@ -16,7 +16,7 @@ from qexplore.evaluation import Evaluation
 from qexplore.model import Candidates
 from qexplore.search.acquisition import Staircase, choose
 from qexplore.search.additive import additive_front
-from qexplore.search.archive import Archive, reference_point
+from qexplore.search.archive import Archive
 from qexplore.search.goals import Goal
 from qexplore.search.moves import crossovers, neighbours
 from qexplore.search.problem import LayerwiseQuantizationProblem
@@ -46,32 +46,32 @@ class Guide:
         problem: what is searched.
         seed: of the search.
         goal: what counts as progress.
+        reference_point: (score, each cost) that hypervolumes are measured against.
         allowance: passes over the search set that a sensitivity table may cost, asked when it is taken.
     """
 
     def __init__(
-        self, problem: LayerwiseQuantizationProblem, seed: int, goal: Goal, allowance: Allowance = lambda: math.inf
+        self,
+        problem: LayerwiseQuantizationProblem,
+        seed: int,
+        goal: Goal,
+        reference_point: tuple[float, ...],
+        allowance: Allowance = lambda: math.inf,
     ) -> None:
         self._problem = problem
         self._allowance = allowance
         self._goal = goal
         self._rng = stream(seed, "offspring")
-        self._sign = 1.0 if problem.metric.higher_is_better else -1.0
         self._archive = Archive(problem)
         self._known: dict[Key, Evaluation] = {}
         self._trade_off = TradeOff(problem.costs, problem.space)
-        self._reference: tuple[float, ...] | None = None
+        score, *costs = reference_point
+        self._reference = problem.metric.gain(score), *costs
         self.num_passes = 0.0
         """Passes over the search set that were spent on sensitivities."""
 
     def note(self, evaluations: Iterable[Evaluation]) -> None:
-        """Learn from ``evaluations``; the first ones, uniform widths among them, settle the reference point."""
-        evaluations = list(evaluations)
-        if self._reference is None:
-            uniform = set(map(tuple, self._problem.space.uniform().tolist()))
-            first = [evaluation for evaluation in evaluations if evaluation.candidate in uniform]
-            accuracy, *costs = reference_point(self._problem, first)
-            self._reference = self._sign * accuracy, *costs
+        """Learn from ``evaluations``."""
         for evaluation in evaluations:
             self._known[evaluation.candidate] = evaluation
             self._archive.add(evaluation)
@@ -147,10 +147,9 @@ class Guide:
             return np.zeros((0, space.num_points), dtype=np.int64)
 
     def _stairs(self) -> Staircase:
-        assert self._reference is not None
         members = self._archive.members
         costs = self._trade_off.cost(self._problem.candidates_of(members))
-        gains = self._sign * np.array([member.score for member in members])
+        gains = self._gains(list(members))
         gain, *most = self._reference
         reference = most[0] if len(most) == 1 else float(self._trade_off.of(np.array([most]))[0])
         return Staircase(*self._goal.view(costs, gains), self._goal.reference(gain, reference))
@@ -160,7 +159,6 @@ class Guide:
         known = [evaluation for evaluation in self._known.values() if evaluation.state != "stopped"]
         candidates = self._problem.candidates_of(known)
         gains = self._gains(known)
-        assert self._reference is not None
         lift = float(gains.max()) - self._reference[0]
         floor = self._reference[0] - _BELOW_FLOOR * lift if lift > 0 else float(gains.min())
         nearest = self._nearest_to_front(candidates, gains)

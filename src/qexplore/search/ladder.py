@@ -1,4 +1,4 @@
-"""The greedy ladder: down from the widest candidate, one bit at one point a rung."""
+"""The greedy ladder: down from the dearest candidate, one choice at one point a rung."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EQUAL = 1e-9
 
 
 class Ladder:
-    """Takes a bit from the point whose sensitivity grows least for each bit of cost saved, and goes on from there.
+    """Takes a step down at the point whose sensitivity grows least for each bit of cost saved, and goes on from there.
 
     The order comes from the sensitivity table alone, as in AIMET's automatic mixed precision; every rung is measured.
 
@@ -60,15 +60,14 @@ class Ladder:
         asked, self._rungs = self._rungs[:_RUNGS_AT_ONCE], self._rungs[_RUNGS_AT_ONCE:]
         return asked
 
-    def tell(self, candidates: Candidates, evaluations: Sequence[Evaluation]) -> None:
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Count misses in a row."""
         for evaluation in evaluations:
-            meets = evaluation.is_complete and self._problem.is_feasible(evaluation)
-            self._misses = 0 if meets else self._misses + 1
+            self._misses = 0 if self._problem.is_feasible(evaluation) else self._misses + 1
 
 
 def rungs(values: list[NDArray[np.float64]], problem: LayerwiseQuantizationProblem) -> Candidates:
-    """All candidates of the way down, the widest left out, shape ``[steps, L]``.
+    """All candidates of the way down, the dearest left out, shape ``[steps, L]``.
 
     Args:
         values: sensitivities of each point by choice, the cheapest first.

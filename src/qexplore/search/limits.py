@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore._arguments import checked_number
 from qexplore.cost import Cost, build_costs, cheapest
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates, QuantizedModel
@@ -85,9 +85,6 @@ def checked_limits(
         is_known = isinstance(spec, str) and spec in known
         cost = known[spec] if is_known else build_costs([spec], model)[0]
         known.setdefault(cost.name, cost)
-        is_number = isinstance(upper, numbers.Real) and not isinstance(upper, bool)
-        if not is_number or not 0 < float(upper) < math.inf:
-            argument = "max_total_bits" if cost.name == TOTAL_BITS else f"the limit of '{cost.name}'"
-            raise ProblemError(f"{argument} must be a positive number, got {upper!r}")
-        uppers[cost.name] = min(float(upper), uppers.get(cost.name, math.inf))
+        argument = "max_total_bits" if cost.name == TOTAL_BITS else f"the limit of '{cost.name}'"
+        uppers[cost.name] = min(checked_number(argument, upper, ProblemError, above=0), uppers.get(cost.name, math.inf))
     return CostLimits(tuple(known[name] for name in uppers), tuple(uppers.values()))

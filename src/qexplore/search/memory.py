@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator, Screen
+from qexplore.evaluation import Evaluation, Evaluator, Screen
 from qexplore.metrics import Metric, Scores, WholeSetMetric
 from qexplore.model import Candidates, QuantizedModel
 
@@ -19,21 +19,26 @@ Limits = dict[Candidate, float]
 class Memory:
     """Evaluations by candidate, and the evaluator that makes those that are missing.
 
+    Equal candidates of a call are measured once here, so that an evaluator need not look for them.
+
     Args:
         model: wrapped and calibrated.
         evaluator: measures.
         metric: of the scores.
+        finish: adds to an evaluation what the evaluator does not measure, before anyone sees it.
     """
 
     def __init__(
         self,
         model: QuantizedModel,
-        evaluator: DirectEvaluator | PrefixEvaluator,
+        evaluator: Evaluator,
         metric: Metric | WholeSetMetric,
+        finish: Callable[[Evaluation], Evaluation],
     ) -> None:
         self._model = model
         self._evaluator = evaluator
         self._metric = metric
+        self._finish = finish
         self._known: dict[Candidate, Evaluation] = {}
         self._version = model.version()
 
@@ -86,18 +91,9 @@ class Memory:
                 evaluation = next(answers)
                 if screen is not None:
                     evaluation = replace(evaluation, num_samples=evaluation.num_samples + screen.num_samples)
-                known[answered] = self._known[answered] = evaluation
+                known[answered] = self._known[answered] = self._finish(evaluation)
             evaluation = known[key]
             yield evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
-
-    def remembered(self, candidates: Candidates, num_samples: int) -> list[Evaluation]:
-        """What is known of ``candidates``, stopped ones included; what was forgotten meanwhile is measured again."""
-        wanted = self.effective(candidates)
-        keys = self._keys(wanted)
-        forgotten = [place for place, key in enumerate(keys) if key not in self._known]
-        if forgotten:
-            list(self.measure(wanted[forgotten], num_samples, must_beat=None, screened=False))
-        return [self._known[key] for key in keys]
 
     def scores_on_subset(
         self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool
@@ -116,7 +112,7 @@ class Memory:
         assert isinstance(self._metric, Metric)
         scores = self._evaluator.scores_on_subset(candidates, self._metric, screen.num_samples)
         bounds = screen.bounds(scores, self._metric, num_samples)
-        told_off = bounds <= limits if self._metric.higher_is_better else bounds >= limits
+        told_off = self._metric.gain(bounds) <= self._metric.gain(np.asarray(limits))
         return {
             int(place): Evaluation(
                 tuple(candidates[place].tolist()),
@@ -132,9 +128,9 @@ class Memory:
     def _easiest(self, keys: Sequence[Candidate], must_beat: Any) -> Limits:
         """For each candidate the score that is beaten first, of those that its equals in the same call must beat."""
         limits: Limits = {}
-        easier = min if self._metric.higher_is_better else max
-        for key, limit in zip(keys, must_beat, strict=True):
-            limits[key] = easier(limits.get(key, float(limit)), float(limit))
+        for key, limit in zip(keys, map(float, must_beat), strict=True):
+            if key not in limits or self._metric.is_better(limits[key], limit):
+                limits[key] = limit
         return limits
 
     def _knows(self, key: Candidate, limits: Limits | None) -> bool:
@@ -142,8 +138,4 @@ class Memory:
         evaluation = self._known.get(key)
         if evaluation is None or evaluation.bound is None:
             return evaluation is not None
-        if limits is None:
-            return False
-        higher = self._metric.higher_is_better
-        beats = evaluation.bound > limits[key] if higher else evaluation.bound < limits[key]
-        return not beats
+        return limits is not None and not self._metric.is_better(evaluation.bound, limits[key])

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pymoo.core.problem import Problem
 
+from qexplore._arguments import checked_name
 from qexplore.cost import BoundTable, CheckedCost, Cost, build_costs
 from qexplore.errors import EvaluationError, ProblemError
-from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator
+from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, WholeSetMetric, top1_accuracy
 from qexplore.model import Candidates, Loader, QuantizedModel, Unpack
-from qexplore.search.control import plan_choices
+from qexplore.search.control import DEFAULT_LIMITS, checked_plan
 from qexplore.search.description import Description
 from qexplore.search.further import FurtherMetrics, split_metrics
 from qexplore.search.limits import TOTAL_BITS, checked_limits
 from qexplore.search.memory import Memory
 from qexplore.search.requirements import checked_requirements
-from qexplore.search.space import SearchSpace, width_limits
+from qexplore.search.space import SearchSpace
 
 Objectives = NDArray[np.float64]
 Candidate = tuple[int, ...]
@@ -53,7 +55,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         num_bits_lower_limit: narrowest width, for all points or one per point.
         num_bits_upper_limit: widest width, likewise.
         choices: what points may have instead, for points that a rule matches: a sequence of choices for all, or a
-            mapping from selectors to such sequences; see `qexplore.search.plan_choices`, as for the next four.
+            mapping from selectors to such sequences; see `qexplore.plan_choices`, as for the next four. Or a plan that
+            it gave, which stands in the place of limits and of the next four.
         pinned: a mapping from selectors to one choice.
         tied: groups of points that share one choice.
         first_last: the choice of first and last points.
@@ -73,8 +76,9 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     Raises:
         CalibrationError: a point has no range.
-        ProblemError: limits that contradict each other or the quantizers; a ``min_accuracy`` outside the metric's
-            range, or above what the widest candidate reaches; fewer bits than the narrowest candidate needs.
+        ProblemError: limits that contradict each other or the quantizers; a plan for other points, or beside what makes
+            one; a ``min_accuracy`` outside the metric's range, or above what the widest candidate reaches; fewer bits
+            than the narrowest candidate needs.
         DataError: the loader is empty or gives other samples in each pass.
         MetricError: the metric does not give one finite score per sample.
         EvaluationError: the network or the metric raises.
@@ -86,8 +90,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         loader: Loader,
         metric: Any = top1_accuracy,
         *,
-        num_bits_lower_limit: int | Sequence[int] = 2,
-        num_bits_upper_limit: int | Sequence[int] = 8,
+        num_bits_lower_limit: int | Sequence[int] = DEFAULT_LIMITS[0],
+        num_bits_upper_limit: int | Sequence[int] = DEFAULT_LIMITS[1],
         choices: Any = None,
         pinned: Any = None,
         tied: Any = None,
@@ -103,8 +107,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         hold_bytes: int | None = None,
         budget_bytes: int | None = None,
     ) -> None:
-        if engine not in ENGINES:
-            raise ProblemError(f"`engine` must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
+        checked_name("`engine`", engine, ENGINES, ProblemError)
         if not isinstance(model, QuantizedModel):
             raise ProblemError(f"the model must be a QuantizedModel, got {type(model).__name__}: wrap it")
         model.require_calibrated()
@@ -114,31 +117,27 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         self.metric, min_accuracy, max_drop = asked[0]
         if max_drop is None:  # said before the network runs
             checked_requirements(self.metric, 0.0, min_accuracy, None)
-        widths = width_limits(model, num_bits_lower_limit, num_bits_upper_limit)
-        if choices is None and len(set(widths)) > 1:
-            choices = dict(zip(model.fake_quantizers, widths, strict=True))
-        self.plan = plan_choices(
-            model, choices, pinned=pinned, tied=tied, first_last=first_last, target=target, default=widths[0]
-        )
+        limits_of_widths = num_bits_lower_limit, num_bits_upper_limit
+        rules = {"pinned": pinned, "tied": tied, "first_last": first_last, "target": target}
+        self.plan = checked_plan(model, choices, limits_of_widths, rules)
         self.space = SearchSpace(self.plan.choices, self.plan.groups)
         self.costs = checked_costs(costs, model, self.space)
         self.limits = checked_limits(limits, max_total_bits, self.costs, model, self.plan.limits)
         require_known(self.limits.costs, self.space)
         self.limits.require_reachable(self.space)
 
-        def evaluator(metric: Metric | WholeSetMetric) -> DirectEvaluator | PrefixEvaluator:
-            options: dict[str, Any] = {"unpack": unpack, "hold_bytes": hold_bytes}
+        def evaluators(metric: Metric | WholeSetMetric) -> tuple[DirectEvaluator, Evaluator]:
+            direct = DirectEvaluator(model, loader, metric, unpack=unpack, hold_bytes=hold_bytes)
             if engine == "direct":
-                return DirectEvaluator(model, loader, metric, **options)
-            required = engine == "prefix"
-            return PrefixEvaluator(model, loader, metric, budget_bytes=budget_bytes, required=required, **options)
+                return direct, direct
+            return direct, PrefixEvaluator(direct, budget_bytes=budget_bytes, required=engine == "prefix")
 
-        self.evaluator = evaluator(self.metric)
-        self.direct = self.evaluator.direct if isinstance(self.evaluator, PrefixEvaluator) else self.evaluator
-        self._float_evaluation = self.direct.float_evaluation
-        self.requirements = checked_requirements(self.metric, self._float_evaluation.score, min_accuracy, max_drop)
-        self.further = FurtherMetrics(asked[1:], evaluator)
-        self._memory = Memory(model, self.evaluator, self.metric)
+        self.direct, self.evaluator = evaluators(self.metric)
+        self.requirements = checked_requirements(
+            self.metric, self.direct.float_evaluation.score, min_accuracy, max_drop
+        )
+        self.further = FurtherMetrics(asked[1:], evaluators)
+        self._memory = Memory(model, self.evaluator, self.metric, self._finished)
         super().__init__(
             n_var=self.space.num_genes,
             n_obj=1 + len(self.costs),
@@ -161,12 +160,12 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     def float_accuracy(self) -> float:
         """Score of the float network on the search set."""
         self._forget_if_changed()
-        return self._float_evaluation.score
+        return self.direct.float_evaluation.score
 
     @property
     def num_samples(self) -> int:
         """Samples of the search set; 0 under a whole-set metric, which counts them itself."""
-        return self._float_evaluation.num_samples
+        return self.direct.float_evaluation.num_samples
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -195,6 +194,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
                 ``"stopped"``, with a bound instead of a score. None has all of them run to the end.
             screened: look at a random part of a large search set first, and answer ``"stopped"`` where that makes it
                 all but certain; see `qexplore.evaluation.Screen`. The part counts in ``num_samples``.
+
+        Further metrics are measured where the first one is met, and only there.
         """
         self._forget_if_changed()
         rows = np.asarray(candidates, dtype=np.int64).reshape(-1, self.space.num_points)
@@ -220,10 +221,20 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         self._forget_if_changed()
         return self._memory.scores_on_subset(candidates, metric, num_samples, against_float=against_float)
 
-    def remembered(self, candidates: Candidates) -> list[Evaluation]:
-        """What is known of ``candidates``, stopped ones included; what was forgotten meanwhile is measured again."""
-        self._forget_if_changed()
-        return self._memory.remembered(candidates, self.num_samples)
+    def measure_directly(self, candidates: Candidates) -> Iterator[Evaluation]:
+        """Evaluations of ``candidates``, shape ``[N, L]``, by the direct evaluators, further metrics included.
+
+        The last word on a candidate: nothing is taken from memory, and nothing is remembered.
+        """
+        for evaluation in self.direct.evaluate(candidates):
+            further = self.further.measure(evaluation.candidate, directly=True) if evaluation.is_complete else ()
+            yield replace(evaluation, further=further)
+
+    def num_passes(self, evaluation: Evaluation) -> float:
+        """What ``evaluation`` cost, in passes over the search set, also where it comes from memory."""
+        if evaluation.state == "failed" or not evaluation.num_samples:
+            return 1.0 + len(evaluation.further)
+        return evaluation.num_samples / self.num_samples + len(evaluation.further)
 
     def front(self) -> Front:
         """The front of everything that was measured so far, for searches that qexplore does not run itself."""
@@ -241,6 +252,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     def _front_fields(self, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
         complete = [evaluation for evaluation in evaluations if evaluation.is_complete]
         candidates = self.candidates_of(complete)
+        unknown = (math.nan,) * len(self.further)
+        further = np.array([evaluation.further or unknown for evaluation in complete], dtype=np.float64)
         return {
             "num_bits": candidates,
             "accuracy": np.array([evaluation.score for evaluation in complete]),
@@ -250,7 +263,9 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             "cost_names": tuple(cost.name for cost in self.costs),
             "metric_name": self.metric.name,
             "higher_is_better": self.metric.higher_is_better,
-            "float_accuracy": self.float_accuracy,
+            "float_accuracy": self.direct.float_evaluation.score,
+            "further": self.further.described,
+            "further_scores": further.reshape(-1, len(self.further)) if len(self.further) else None,
         }
 
     def candidates_of(self, evaluations: Sequence[Evaluation]) -> Candidates:
@@ -276,12 +291,13 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def minimized(self, accuracy: NDArray[np.float64], costs: NDArray[np.float64]) -> Objectives:
         """From the user's direction, ``accuracy [N]`` and ``costs [N, C]``, to what is minimised."""
-        return np.column_stack([-accuracy if self.metric.higher_is_better else accuracy, costs])
+        return np.column_stack([-self.metric.gain(accuracy), costs])
 
     def constraints(self, evaluations: Sequence[Evaluation]) -> Objectives:
         """Violations, shape ``[N, G]``, at most 0 where a candidate is acceptable.
 
-        Of ``min_accuracy``; of the minima of further metrics, 0 where the first is missed; of limits on costs.
+        Of ``min_accuracy``; of the minima of further metrics, 0 where the first is missed; of limits on costs. Nothing
+        is measured for it: a candidate that meets the first but has no further scores violates their minima.
         """
         # A failed candidate violates the constraint also where every score is acceptable.
         violation = self.requirements.violation
@@ -291,7 +307,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         if len(self.further):
             met = [e.is_complete and row <= 0 for e, row in zip(evaluations, rows, strict=True)]
             further = [
-                self.further.violations(e.candidate) if is_met else [0.0] * len(self.further)
+                self.further.violations(e.further) if is_met else [0.0] * len(self.further)
                 for e, is_met in zip(evaluations, met, strict=True)
             ]
             columns += list(np.array(further, dtype=np.float64).reshape(-1, len(self.further)).T)
@@ -308,9 +324,16 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         out["F"], out["G"] = self.objectives(evaluations), self.constraints(evaluations)
 
     def _worst_score(self) -> float:
-        worst = self.metric.range[0 if self.metric.higher_is_better else 1]
-        beyond = -_UNREACHABLE if self.metric.higher_is_better else _UNREACHABLE
-        return worst if math.isfinite(worst) else self._float_evaluation.score + beyond
+        gain = self.metric.gain
+        worst = gain(min(map(gain, self.metric.range)))
+        return float(worst) if math.isfinite(worst) else self.direct.float_evaluation.score + gain(-_UNREACHABLE)
+
+    def _finished(self, evaluation: Evaluation) -> Evaluation:
+        """With its further scores, where the first metric is met."""
+        is_met = evaluation.is_complete and self.requirements.violation(evaluation.score) <= 0
+        if not is_met or not len(self.further):
+            return evaluation
+        return replace(evaluation, further=self.further.measure(evaluation.candidate))
 
     def effective(self, candidates: Candidates) -> Candidates:
         """``candidates`` as they take effect: quantizers that were disabled by hand stay off."""
@@ -318,8 +341,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def _forget_if_changed(self) -> None:
         if self._memory.forget_if_changed():
-            self.further.forget()
-            self._float_evaluation = self.direct.evaluate_float()
+            self.direct.evaluate_float()
+            self.further.evaluate_float()
 
     def _require_reachable(self) -> None:
         widest = next(self.measure(self.space.widest))
@@ -330,13 +353,13 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         if misses(widest.score) > 0 and all(
             misses(e.score) > 0 for e in self.measure(self.space.uniform()) if e.is_complete
         ):
-            side = "above" if self.metric.higher_is_better else "below"
+            side = "above" if self.metric.better == "higher" else "below"
             raise ProblemError(
                 f"min_accuracy ({self.min_accuracy:g}) is {side} what can be reached: the widest candidate "
                 f"({widest_text(self.space)}) has {self.metric.name} {widest.score:.4f}, the float network "
-                f"{self._float_evaluation.score:.4f}. Relax min_accuracy or raise num_bits_upper_limit"
+                f"{self.direct.float_evaluation.score:.4f}. Relax min_accuracy or raise num_bits_upper_limit"
             )
-        self.further.require_met(widest.candidate)
+        self.further.require_met(widest.candidate, widest.further)
 
 
 def intervals_of(evaluations: Sequence[Evaluation]) -> NDArray[np.float64] | None:

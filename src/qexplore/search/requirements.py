@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from dataclasses import dataclass
 from typing import Any
 
+from qexplore._arguments import is_number
 from qexplore.errors import ProblemError
 from qexplore.metrics import Metric, WholeSetMetric
 
@@ -16,18 +15,17 @@ class Requirements:
     """The constraint on a score; a violation of at most 0 is none.
 
     Attributes:
-        higher_is_better: the direction of scores.
+        metric: of the score.
         min_accuracy: the worst acceptable score, the largest one where lower is better; None accepts all.
     """
 
-    higher_is_better: bool
+    metric: Metric | WholeSetMetric
     min_accuracy: float | None
 
     def violation(self, score: float) -> float:
         """By how much ``score`` is too bad."""
-        if self.min_accuracy is None:
-            return 0.0
-        return self.min_accuracy - score if self.higher_is_better else score - self.min_accuracy
+        gain = self.metric.gain
+        return 0.0 if self.min_accuracy is None else gain(self.min_accuracy) - gain(score)
 
 
 def checked_requirements(
@@ -44,25 +42,20 @@ def checked_requirements(
             "counted from the float network's score"
         )
     if max_drop is not None:
-        if not _is_number(max_drop) or not 0 <= float(max_drop) < math.inf:
+        if not is_number(max_drop) or max_drop < 0:
             raise ProblemError(
                 f"max_drop must be a number of at least 0 in the unit of the metric '{metric.name}', got {max_drop!r}"
             )
         low, high = metric.range
-        sign = 1.0 if metric.higher_is_better else -1.0
-        min_accuracy = min(max(float_score - sign * float(max_drop), low), high)
-    return Requirements(metric.higher_is_better, _checked_min_accuracy(metric, min_accuracy))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+        min_accuracy = min(max(float_score - metric.gain(float(max_drop)), low), high)
+    return Requirements(metric, _checked_min_accuracy(metric, min_accuracy))
 
 
 def _checked_min_accuracy(metric: Metric | WholeSetMetric, value: Any) -> float | None:
     if value is None:
         return None
     low, high = metric.range
-    if not _is_number(value) or not low <= float(value) <= high:
+    if not is_number(value) or not low <= float(value) <= high:
         raise ProblemError(
             f"min_accuracy must be a number within the range of the metric '{metric.name}', [{low:g}, {high:g}], got "
             f"{value!r}"

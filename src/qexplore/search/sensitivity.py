@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qexplore._arguments import is_whole
 from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
 from qexplore._table import csv_table, text_table
 from qexplore.errors import EvaluationError, MetricError, ProblemError
@@ -128,9 +128,7 @@ def sensitivity(
             f"`problem` must be a LayerwiseQuantizationProblem, got {type(problem).__name__}: make one of a calibrated "
             "model and a search set, LayerwiseQuantizationProblem(model, loader)"
         )
-    if num_samples is not None and (
-        isinstance(num_samples, bool) or not isinstance(num_samples, numbers.Integral) or num_samples < 1
-    ):
+    if num_samples is not None and (not is_whole(num_samples) or num_samples < 1):
         raise ProblemError(f"`num_samples` must be a positive int or None, got {num_samples!r}")
     widths, candidates = one_at_a_time(problem)
     if isinstance(metric, str) and metric == "accuracy":
@@ -168,7 +166,7 @@ def _losses(
     else:
         evaluations = list(problem.direct.evaluate(everything))
         summed, count = np.array([evaluation.score for evaluation in evaluations]), problem.num_samples
-    return (summed[0] - summed[1:]) * (1.0 if metric.higher_is_better else -1.0), count
+    return metric.gain(summed[0] - summed[1:]), count
 
 
 def _divergence(metric: Any) -> tuple[Metric, str]:

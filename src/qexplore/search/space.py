@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import numbers
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore._arguments import checked_int
 from qexplore._choices import MAX_NUM_BITS, stored_bits
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates, QuantizedModel
@@ -217,7 +217,4 @@ def _limits(argument: str, value: Any, names: Sequence[str]) -> list[int]:
     values = list(value) if per_point else [value] * len(names)
     if len(values) != len(names):
         raise ProblemError(f"{argument} must be an int or one for each of {len(names)} points, got {len(values)}")
-    for limit in values:
-        if isinstance(limit, bool) or not isinstance(limit, numbers.Integral):
-            raise ProblemError(f"{argument} must be an int, got {limit!r}")
-    return [int(limit) for limit in values]
+    return [checked_int(argument, limit, ProblemError) for limit in values]

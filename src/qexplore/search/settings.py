@@ -1,0 +1,65 @@
+"""How a search is run: its algorithm by name, its seed, and when it stops candidates early."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pymoo.core.algorithm import Algorithm
+
+from qexplore._arguments import checked_int, checked_switch
+from qexplore.errors import ProblemError
+
+GUIDED = ("nsga2", "sms-emoa", "nsga3")
+"""pymoo's algorithms with qexplore's first population and offspring: uniform widths and the user's candidates first,
+then what a model of everything measured so far finds most promising."""
+
+PLAIN = ("nsga2-plain", "random")
+"""Baselines that begin at random and know nothing but scores."""
+
+ALGORITHMS = (*GUIDED, "greedy", *PLAIN)
+"""``"greedy"`` goes down from the widest candidate, a bit at a time where the sensitivity table says it costs least."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What a search is run with; the arguments of `qexplore.explore` of the same names.
+
+    Attributes:
+        seed: of all that is drawn.
+        algorithm: one of `ALGORITHMS`, or an algorithm object of pymoo.
+        population_size: of the algorithms that have a population, and of what others propose at once.
+        racing: stop candidates that are proved not to matter.
+        screening: look at a part of a large search set first; part of ``racing``.
+
+    Raises:
+        ProblemError: names the argument.
+    """
+
+    seed: int
+    algorithm: Any = "nsga2"
+    population_size: int = 40
+    racing: bool = True
+    screening: bool = True
+
+    def __post_init__(self) -> None:
+        checked_int("`seed`", self.seed, ProblemError, low=0)
+        checked_int("`population_size`", self.population_size, ProblemError, low=2)
+        is_named = isinstance(self.algorithm, str)
+        if self.algorithm not in ALGORITHMS if is_named else not isinstance(self.algorithm, Algorithm):
+            known = ", ".join(map(repr, ALGORITHMS))
+            raise ProblemError(
+                f"`algorithm` must be one of {known} or an algorithm object of pymoo, got {self.algorithm!r}"
+            )
+        for name in ("racing", "screening"):
+            checked_switch(f"`{name}`", getattr(self, name), ProblemError)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the algorithm begins with candidates of its own and needs every score."""
+        return not isinstance(self.algorithm, str) or self.algorithm in PLAIN
+
+    @property
+    def algorithm_name(self) -> str:
+        """As given, or the type of an algorithm object."""
+        return self.algorithm if isinstance(self.algorithm, str) else type(self.algorithm).__name__
