@@ -22,6 +22,7 @@ from problems import (
 from torch import nn
 
 import qexplore as qx
+from qexplore.errors import EvaluationError, MetricError
 from qexplore.metrics import as_metric
 
 EVALUATORS = {
@@ -123,6 +124,48 @@ class TestEvaluator:
 
     def test_no_candidates_give_no_answers(self, build):
         assert list(build().evaluate(np.empty((0, 3), dtype=np.int64))) == []
+
+    def test_scores_on_a_part_are_those_of_these_samples_whatever_else_is_in_the_call(self, build):
+        evaluator = build(loader=search_loader(90))
+        scores = evaluator.scores_on_subset(np.array([*SOME, SOME[0]]), qx.top1_accuracy, 64)
+        assert scores.shape == (len(SOME) + 1, 64)
+        assert scores[0].tolist() == scores[-1].tolist()
+        alone = [evaluator.scores_on_subset(np.array([row]), qx.top1_accuracy, 64)[0].tolist() for row in SOME]
+        assert scores[:-1].tolist() == alone
+        whole = evaluator.scores_on_subset(np.array(SOME), qx.top1_accuracy, 400)
+        assert whole.sum(axis=1).tolist() == [correct(tiny_model(), candidate) for candidate in SOME]
+
+    def test_scores_on_a_part_against_the_float_network_are_perfect_without_quantizers(self, build):
+        evaluator = build(metric=qx.negative_log_likelihood)
+        agreement = qx.Metric(lambda output, other: (output.argmax(1) == other.argmax(1)).float(), range=(0.0, 1.0))
+        rows = np.array([(0, 0, 0), (2, 2, 2)])
+        same, other = evaluator.scores_on_subset(rows, agreement, 200, against_float=True)
+        assert same.tolist() == [1.0] * 200
+        assert other.mean() < 1
+
+    def test_scores_on_a_part_leave_everything_as_it_was_also_after_an_error(self, build):
+        model = tiny_model().train()
+        model.num_bits = [5, 0, 7]
+        evaluator = build(model)
+        full = numbers(evaluator.evaluate(np.array(SOME)))
+        before, drawn = state_of(model), random_state()
+        evaluator.scores_on_subset(np.array(SOME), qx.top1_accuracy, 50, against_float=False)
+        with pytest.raises(MetricError):
+            evaluator.scores_on_subset(np.array(SOME), as_metric(lambda output, target: 1 / 0), 50)
+        assert state_of(model) == before
+        assert random_state() == drawn
+        assert numbers(evaluator.evaluate(np.array(SOME))) == full
+
+    def test_a_whole_set_metric_has_no_part(self, build):
+        evaluator = build(metric=qx.whole_set(lambda model, loader: 0.5))
+        with pytest.raises(EvaluationError, match="no part of it can be run"):
+            evaluator.scores_on_subset(np.array(SOME), qx.top1_accuracy, 50)
+
+    def test_it_says_how_it_evaluates_and_whether_it_stops_early(self, build):
+        for metric in (qx.top1_accuracy, qx.whole_set(lambda model, loader: 0.5)):
+            evaluator = build(metric=metric)
+            assert evaluator.description.startswith(("direct: ", "prefix: "))
+            assert evaluator.early_stop == "on" or evaluator.early_stop.startswith("off: ")
 
     def test_answers_come_one_by_one(self, build):
         evaluations = build().evaluate(np.array(EVERY))

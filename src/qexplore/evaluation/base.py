@@ -18,7 +18,7 @@ class Evaluation:
     """What is known of one candidate.
 
     Attributes:
-        candidate: widths by point, 0 where a quantizer is off.
+        candidate: codes by point, 0 where a quantizer is off.
         state: ``"complete"``; ``"stopped"`` early by proof; or ``"failed"``.
         score: the metric in the user's direction; NaN unless complete.
         scores: score per sample, shape ``[num_samples]``; None for metrics of a whole set, or when not complete.
@@ -53,7 +53,7 @@ class Evaluator(Protocol):
 
     Promises: the same candidate gets the same score, whatever else is in the call; every candidate is answered once, in
     order, also duplicates and none at all; answers come one by one, so that a stop loses no finished one; the model
-    comes back as it was (widths, hooks, train/eval flags, random state), also after an error; a NaN score or an
+    comes back as it was (choices, hooks, train/eval flags, random state), also after an error; a NaN score or an
     exception makes that candidate ``"failed"`` with its reason.
     """
 
@@ -61,7 +61,7 @@ class Evaluator(Protocol):
         """Measure ``candidates``, shape ``[N, L]``.
 
         Args:
-            candidates: widths; 0 switches a quantizer off.
+            candidates: codes; 0 switches a quantizer off.
             must_beat: one score per candidate; an evaluator may stop a candidate that it has proved not to beat it.
         """
         ...
@@ -72,7 +72,7 @@ class Evaluator(Protocol):
         """Scores of ``candidates``, shape ``[N, L]``, on a part of the set: shape ``[N, samples]``.
 
         Args:
-            candidates: widths; 0 switches a quantizer off.
+            candidates: codes; 0 switches a quantizer off.
             metric: per sample; need not be the evaluator's own.
             num_samples: about how many samples, drawn at random.
             against_float: give the metric the float network's output in place of the target.

@@ -83,13 +83,7 @@ class DirectEvaluator:
     def scores_on_subset(
         self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
     ) -> Scores:
-        """Scores of ``candidates``, shape ``[N, L]``, on a part of the set: shape ``[N, samples]``.
-
-        Args:
-            candidates: widths; 0 switches a quantizer off.
-            metric: per sample; need not be the evaluator's own.
-            num_samples: about how many samples, drawn at random; whole batches where they cannot be cut.
-            against_float: give the metric the float network's output in place of the target.
+        """As `Evaluator.scores_on_subset`; whole batches where they cannot be cut.
 
         Raises:
             EvaluationError: the evaluator's metric is one of a whole set, so that it holds no samples; or the network

@@ -130,7 +130,7 @@ class Engine:
         """Scores of ``candidates``, shape ``[N, L]``, on about ``num_samples`` samples: shape ``[N, samples]``.
 
         Args:
-            candidates: widths.
+            candidates: codes.
             metric: per sample.
             num_samples: how many; fewer where the float network's outputs would take more than their share of memory.
             against_float: give the metric the float network's output in place of the target.
@@ -173,7 +173,7 @@ class Engine:
         """Scores of ``candidates``, shape ``[N, L]``.
 
         Args:
-            candidates: widths; 0 switches a quantizer off.
+            candidates: codes; 0 switches a quantizer off.
             must_beat: shape ``[N]``; a candidate proved not to beat it is not run further. None runs all to the end.
         """
         count, num_samples = len(candidates), len(self._samples)

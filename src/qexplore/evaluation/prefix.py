@@ -34,7 +34,7 @@ Limits = NDArray[np.float64] | None
 class PrefixEvaluator:
     """Runs candidates through a copy of the network that is taken apart into steps.
 
-    A step runs once for all candidates of a call that agree on the widths upstream of it; values of the first layers
+    A step runs once for all candidates of a call that agree on the choices upstream of it; values of the first layers
     are kept from call to call. The copy is used only if it equals the hooked network. Where it does not, or cannot be
     made, and for candidates that fail, the `DirectEvaluator` answers.
 
@@ -90,7 +90,7 @@ class PrefixEvaluator:
         """Measure ``candidates``, shape ``[N, L]``, a chunk of some seconds at a time.
 
         Args:
-            candidates: widths; 0 switches a quantizer off.
+            candidates: codes; 0 switches a quantizer off.
             must_beat: one score per candidate. One that is proved not to beat it is answered ``"stopped"``, where the
                 metric allows proofs.
         """

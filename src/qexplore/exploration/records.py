@@ -93,16 +93,13 @@ class Exploration:
         accuracy, least = self.front.report_accuracy, self.front.min_accuracy
         if accuracy is None:
             return None
-        if least is None:
-            return 0
-        misses = accuracy < least if self.front.higher_is_better else accuracy > least
-        return int(misses.sum())
+        return int((~self.front.meets(accuracy[~np.isnan(accuracy)], least)).sum())
 
     def _report_gaps(self) -> NDArray[np.float64] | None:
         if self.front.report_accuracy is None:
             return None
-        gaps = self.front.accuracy - self.front.report_accuracy
-        return gaps[~np.isnan(gaps)] * (1.0 if self.front.higher_is_better else -1.0)
+        gaps: NDArray[np.float64] = self.front.gain(self.front.accuracy - self.front.report_accuracy)
+        return gaps[~np.isnan(gaps)]
 
     def _report_line(self) -> str:
         gap, violations = self.optimism_gap, self.num_report_violations

@@ -45,11 +45,11 @@ def explore(
         max_seconds: end at the first answer after so many seconds.
         patience: end after so many full passes in which the hypervolume has not grown by 0.1 %.
         seed: of the search.
-        algorithm: ``"nsga2"`` begins with every uniform width and ``initial``, takes a small sensitivity table, then
+        algorithm: ``"nsga2"`` begins with every uniform choice and ``initial``, takes a small sensitivity table, then
             measures what a model of everything measured so far finds most promising among the children of the front and
             of the population. ``"sms-emoa"`` and ``"nsga3"`` do so with other populations. ``"greedy"`` goes down a
             ladder from the widest candidate. ``"random"``, ``"nsga2-plain"`` (pymoo's own from a random start) and any
-            algorithm object of pymoo know nothing but scores; the uniform widths are then measured beside the search,
+            algorithm object of pymoo know nothing but scores; the uniform choices are then measured beside the search,
             for comparison, and not counted.
         population_size: of the algorithm; ``"random"`` proposes so many at once.
         initial: candidates of your own to begin with, shape ``[N, L]``, for the algorithms that are not plain.

@@ -1,4 +1,4 @@
-"""Searching widths. pymoo lives only here."""
+"""Searching choices. pymoo lives only here."""
 
 from qexplore.search.additive import AdditiveFront, additive_front
 from qexplore.search.algorithms import Generation, Generations

@@ -32,7 +32,7 @@ class AdditiveFront:
     Predictions, not measurements: they say which candidates are worth measuring.
 
     Attributes:
-        num_bits: widths, shape ``[K, L]``.
+        num_bits: codes, shape ``[K, L]``.
         cost: summed cost, shape ``[K]``.
         sensitivity: summed sensitivity, shape ``[K]``, falling.
         step: what costs were rounded up to, 0 where none were; a total may then be up to L steps dearer than need be.
@@ -47,7 +47,7 @@ class AdditiveFront:
         return len(self.cost)
 
     def within(self, max_cost: float) -> tuple[int, ...] | None:
-        """The widths of least summed sensitivity at no more than ``max_cost``; None where nothing is that cheap."""
+        """The choices of least summed sensitivity at no more than ``max_cost``; None where nothing is that cheap."""
         place = int(np.searchsorted(self.cost, max_cost, side="right")) - 1
         return tuple(self.num_bits[place].tolist()) if place >= 0 else None
 

@@ -37,7 +37,7 @@ _IDLE_GENERATIONS = 20
 """Plain algorithms propose candidates again; after so many generations of nothing new one is taken to be at its end."""
 
 _FIRST_GUESSES = 3
-"""Uniform widths alone teach the model little, so its first guesses are few, and so many of the additive front's."""
+"""Uniform choices alone teach the model little, so its first guesses are few, and so many of the additive front's."""
 
 _SEEN_PER_OFFSPRING = 30
 """The more is known, the less one generation adds, and the more candidates the next one may hold."""

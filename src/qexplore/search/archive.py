@@ -80,8 +80,8 @@ class Archive:
 def reference_point(problem: LayerwiseQuantizationProblem, evaluations: Sequence[Evaluation]) -> tuple[float, ...]:
     """(score, each cost) that hypervolumes are measured against.
 
-    ``min_accuracy``, or without one the worst score among ``evaluations``, those of the uniform widths; and the costs
-    of the widest candidate, or a little more than a limit.
+    ``min_accuracy``, or without one the worst score among ``evaluations``, those of the uniform choices; and the costs
+    of the dearest candidate, or a little more than a limit.
     """
     scores = [evaluation.score for evaluation in evaluations if evaluation.is_complete]
     worst = min(scores or [problem.float_accuracy], key=problem.metric.gain)  # float where nothing could be measured

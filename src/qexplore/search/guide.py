@@ -79,7 +79,7 @@ class Guide:
     def guess(self, count: int, seen: Collection[Key]) -> Candidates:
         """Up to ``count`` members of the additive front from where networks begin to suffer to where they break down.
 
-        For the first generation, when uniform widths alone are known and the model is of little use.
+        For the first generation, when uniform choices alone are known and the model is of little use.
         """
         members = self._problem.effective(self._additive())
         places = self._problem.space.places(members)

@@ -1,4 +1,4 @@
-"""Layer-wise widths as a pymoo problem: objectives, the accuracy constraint, and a memory of what was measured."""
+"""Layer-wise choices as a pymoo problem: objectives, the accuracy constraint, and a memory of what was measured."""
 
 from __future__ import annotations
 
@@ -204,15 +204,9 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     def scores_on_subset(
         self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
     ) -> Scores:
-        """Scores of ``candidates``, shape ``[N, L]``, on about ``num_samples`` samples: shape ``[N, samples]``.
+        """As `qexplore.evaluation.Evaluator.scores_on_subset`; nothing of it is remembered.
 
-        Widths are taken as they are, 0 for off, also outside the limits; nothing of it is remembered.
-
-        Args:
-            candidates: widths.
-            metric: per sample; need not be the problem's own.
-            num_samples: how many samples, drawn at random.
-            against_float: give the metric the float network's output in place of the target.
+        Choices are taken as they are, also those that a point may not have.
 
         Raises:
             EvaluationError: the problem's metric is one of a whole set, or the network raises.

@@ -1,4 +1,4 @@
-"""How much the network's output suffers from one point alone: a table of every point at every width."""
+"""How much the network's output suffers from one point alone: a table of every point at every choice."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SensitivityTable:
     Attributes:
         point_names: L names, in the order of the points.
         num_bits: the choices that each point may have, as codes, the cheapest first.
-        values: the sensitivity at each of these widths; larger is worse, infinite where the output is not finite.
+        values: the sensitivity at each of these choices; larger is worse, infinite where the output is not finite.
         metric_name: what was measured.
         unit: of the values; empty where they have none.
         num_samples: samples that were measured on.
@@ -65,7 +65,7 @@ class SensitivityTable:
         return tuple(self.point_names[point] for point in order)
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """One line a point, one column a width; also written to ``path``."""
+        """One line a point, one column a choice; also written to ``path``."""
         written = csv_table(("point", *map(choice_name, self._choices)), self._rows(repr))
         if path is not None:
             write_text(path, written)
@@ -107,10 +107,10 @@ def sensitivity(
     *,
     num_samples: int | None = None,
 ) -> SensitivityTable:
-    """Measure every point at every width that it may have, all other points in float.
+    """Measure every point at every choice that it may have, all other points in float.
 
     Args:
-        problem: says which points and widths, and holds the data.
+        problem: says which points and choices, and holds the data.
         metric: ``"kl"``, divergence of the softmax from the float network's; ``"mse"``, mean squared difference of the
             outputs; ``"sqnr"``, noise over signal power of the outputs, the reciprocal of the SQNR; ``"accuracy"``, how
             much worse the problem's own metric is than the float network's; or a function ``(output, float_output) ->

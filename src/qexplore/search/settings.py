@@ -11,7 +11,7 @@ from qexplore._arguments import checked_int, checked_switch
 from qexplore.errors import ProblemError
 
 GUIDED = ("nsga2", "sms-emoa", "nsga3")
-"""pymoo's algorithms with qexplore's first population and offspring: uniform widths and the user's candidates first,
+"""pymoo's algorithms with qexplore's first population and offspring: uniform choices and the user's candidates first,
 then what a model of everything measured so far finds most promising."""
 
 PLAIN = ("nsga2-plain", "random")

@@ -57,8 +57,8 @@ class Prediction:
 class Surrogate:
     """Gaussian process over the square root of the damage that quantization does to the score.
 
-    The sensitivities of a candidate's widths add up to a total, and the damage is a smooth function of its logarithm,
-    corrected by which points and widths make up the total: shares of it are the features of a linear part ("this point
+    The sensitivities of a candidate's choices add up to a total, and the damage is a smooth function of its logarithm,
+    corrected by which points and choices make up the total: shares of it are the features of a linear part ("this point
     suffers more than its sensitivity says"), and distances between shares those of a local part, in which pairs of
     points act together. The root makes damages near the best score and far from it equally uncertain. Variances
     are chosen by marginal likelihood. C. E. Rasmussen, C. Williams, "Gaussian Processes for Machine Learning", 2006,
