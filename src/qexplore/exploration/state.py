@@ -99,19 +99,16 @@ class Run:
         A search begins with them, as the first of its first generation; a plain one does not know of them, and they
         stand beside it, not counted.
         """
-        interrupt = None
-        choices = self._problem.space.uniform()
+        uniform, interrupt = self._problem.space.uniform(), None
+        within = uniform if self._settings.is_plain else uniform[: self._budget.num_affordable]
         try:
-            for evaluation in self._problem.measure(
-                choices if self._settings.is_plain else choices[: self._budget.num_affordable]
-            ):
+            for evaluation in self._problem.measure(within):
                 self._uniform.append(evaluation)
         except KeyboardInterrupt as error:
             interrupt = error
         self.reference_point = reference_point(self._problem, self._uniform)
         for evaluation in () if self._settings.is_plain else self._uniform:
-            grew = self._take(evaluation)
-            if grew and interrupt is None:
+            if self._take(evaluation) and interrupt is None:
                 self._note(1)
         if interrupt is not None:
             raise interrupt

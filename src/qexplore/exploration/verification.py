@@ -40,12 +40,10 @@ class Reporter:
     """
 
     def __init__(self, problem: LayerwiseQuantizationProblem, loader: Loader, unpack: Unpack | None) -> None:
-        first, *further = (
+        self._first, *self._further = (
             DirectEvaluator(problem.model, loader, metric, unpack=unpack or problem.unpack)
             for metric in (problem.metric, *problem.further.metrics)
         )
-        self._first = first
-        self._further = further
 
     @property
     def float_accuracy(self) -> float:

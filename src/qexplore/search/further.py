@@ -34,11 +34,11 @@ class FurtherMetrics:
         self._direct: list[DirectEvaluator] = []
         self._evaluators: list[Evaluator] = []
         self._requirements: list[Requirements] = []
-        for metric, least, drop in asked:
+        for metric, *minimum in asked:
             direct, evaluator = evaluators(metric)
             self._direct.append(direct)
             self._evaluators.append(evaluator)
-            self._requirements.append(checked_requirements(metric, direct.float_evaluation.score, least, drop))
+            self._requirements.append(checked_requirements(metric, direct.float_evaluation.score, *minimum))
 
     def __len__(self) -> int:
         return len(self._requirements)

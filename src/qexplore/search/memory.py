@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qexplore.evaluation import Evaluation, Evaluator, Screen
-from qexplore.metrics import Metric, Scores, WholeSetMetric
+from qexplore.metrics import Metric, WholeSetMetric
 from qexplore.model import Candidates, QuantizedModel
 
 Candidate = tuple[int, ...]
@@ -76,31 +76,25 @@ class Memory:
         screen = Screen.of(self._metric, num_samples) if screened and limits is not None else None
         if screen is not None and limits is not None and order:
             least = [limits[keys[place]] for place in order]
-            rejected = self._rejected(screen, wanted[order], least, num_samples)
-            known.update((keys[order[place]], evaluation) for place, evaluation in rejected.items())
-            self._known.update((keys[order[place]], evaluation) for place, evaluation in rejected.items())
+            places = self._rejected(screen, wanted[order], least, num_samples).items()
+            rejected = {keys[order[place]]: evaluation for place, evaluation in places}
+            known |= rejected
+            self._known |= rejected
             order = [place for place in order if keys[place] not in known]
         # One call for the whole population: an evaluator may share work between candidates.
         answers = self._evaluator.evaluate(
             wanted[order], must_beat=None if limits is None else [limits[keys[place]] for place in order]
         )
-        places = iter(order)
+        left = iter(order)
         for row, key in zip(rows, keys, strict=True):
             while key not in known:
-                answered = keys[next(places)]
+                answered = keys[next(left)]
                 evaluation = next(answers)
                 if screen is not None:
                     evaluation = replace(evaluation, num_samples=evaluation.num_samples + screen.num_samples)
                 known[answered] = self._known[answered] = self._finish(evaluation)
             evaluation = known[key]
             yield evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
-
-    def scores_on_subset(
-        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool
-    ) -> Scores:
-        """As `DirectEvaluator.scores_on_subset`; nothing of it is remembered."""
-        wanted = self.effective(candidates)
-        return self._evaluator.scores_on_subset(wanted, metric, num_samples, against_float=against_float)
 
     def _keys(self, wanted: Candidates) -> list[Candidate]:
         return [tuple(row) for row in self._model.canonical(wanted).tolist()]

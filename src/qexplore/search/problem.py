@@ -117,9 +117,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         self.metric, min_accuracy, max_drop = asked[0]
         if max_drop is None:  # said before the network runs
             checked_requirements(self.metric, 0.0, min_accuracy, None)
-        limits_of_widths = num_bits_lower_limit, num_bits_upper_limit
         rules = {"pinned": pinned, "tied": tied, "first_last": first_last, "target": target}
-        self.plan = checked_plan(model, choices, limits_of_widths, rules)
+        self.plan = checked_plan(model, choices, (num_bits_lower_limit, num_bits_upper_limit), rules)
         self.space = SearchSpace(self.plan.choices, self.plan.groups)
         self.costs = checked_costs(costs, model, self.space)
         self.limits = checked_limits(limits, max_total_bits, self.costs, model, self.plan.limits)
@@ -213,7 +212,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             MetricError: the metric cannot be had from the network's outputs.
         """
         self._forget_if_changed()
-        return self._memory.scores_on_subset(candidates, metric, num_samples, against_float=against_float)
+        rows = self.effective(candidates)
+        return self.evaluator.scores_on_subset(rows, metric, num_samples, against_float=against_float)
 
     def measure_directly(self, candidates: Candidates) -> Iterator[Evaluation]:
         """Evaluations of ``candidates``, shape ``[N, L]``, by the direct evaluators, further metrics included.

@@ -21,6 +21,7 @@ from qexplore.metrics import Metric, kl_divergence, mean_squared_divergence, noi
 from qexplore.model import Candidates
 from qexplore.search.choices import parsed_choice
 from qexplore.search.problem import LayerwiseQuantizationProblem
+from qexplore.search.space import SearchSpace
 
 _DIVERGENCES = {"kl": (kl_divergence, "nats"), "mse": (mean_squared_divergence, ""), "sqnr": (noise_to_signal, "")}
 _DEFAULT_SAMPLES = 256
@@ -130,7 +131,7 @@ def sensitivity(
         )
     if num_samples is not None and (not is_whole(num_samples) or num_samples < 1):
         raise ProblemError(f"`num_samples` must be a positive int or None, got {num_samples!r}")
-    widths, candidates = one_at_a_time(problem)
+    candidates = one_at_a_time(problem.space)
     if isinstance(metric, str) and metric == "accuracy":
         name, unit = f"loss of {problem.metric.name}", ""
         values, count = _losses(problem, candidates, num_samples)
@@ -139,19 +140,18 @@ def sensitivity(
         scores = problem.scores_on_subset(candidates, divergence, num_samples or _DEFAULT_SAMPLES, against_float=True)
         name, values, count = divergence.name, scores.mean(axis=1, dtype=np.float64), scores.shape[1]
     values = np.where(np.isnan(values), np.inf, values)
-    rows = np.split(values, np.cumsum([len(row) for row in widths])[:-1])
+    choices = problem.space.choices
+    rows = np.split(values, np.cumsum([len(row) for row in choices])[:-1])
     names = tuple(problem.model.fake_quantizers)
-    return SensitivityTable(names, widths, tuple(tuple(row.tolist()) for row in rows), name, unit, count)
+    return SensitivityTable(names, choices, tuple(tuple(row.tolist()) for row in rows), name, unit, count)
 
 
-def one_at_a_time(problem: LayerwiseQuantizationProblem) -> tuple[tuple[tuple[int, ...], ...], Candidates]:
-    """The choices of each point, and a candidate for each of them: that choice there, every other point off."""
-    space = problem.space
-    widths = space.choices
-    candidates = np.zeros((sum(map(len, widths)), space.num_points), dtype=np.int64)
-    columns = np.repeat(np.arange(space.num_points), [len(row) for row in widths])
-    candidates[np.arange(len(columns)), columns] = np.concatenate(widths)
-    return widths, candidates
+def one_at_a_time(space: SearchSpace) -> Candidates:
+    """A candidate for each choice of each point: that choice there, every other point off."""
+    counts = [len(row) for row in space.choices]
+    candidates = np.zeros((sum(counts), space.num_points), dtype=np.int64)
+    candidates[np.arange(sum(counts)), np.repeat(np.arange(space.num_points), counts)] = np.concatenate(space.choices)
+    return candidates
 
 
 def _losses(
@@ -182,8 +182,7 @@ def _divergence(metric: Any) -> tuple[Metric, str]:
 
 def _quick_count(problem: LayerwiseQuantizationProblem, most_passes: float) -> int:
     """Samples of a quick table; 0 where too few are affordable to tell anything."""
-    widths, _ = one_at_a_time(problem)
-    total = sum(map(len, widths))
+    total = sum(map(len, problem.space.choices))
     affordable = int(most_passes * problem.num_samples / total) if math.isfinite(most_passes) else _MOST_SAMPLES
     wanted = int(np.clip(_QUICK_PASSES * problem.num_samples // total, _FEWEST_SAMPLES, _MOST_SAMPLES))
     count = min(wanted, affordable, problem.num_samples)
@@ -202,9 +201,9 @@ def quick_table(problem: LayerwiseQuantizationProblem, most_passes: float = math
         except (EvaluationError, MetricError):
             continue
         return table, table.num_samples * sum(map(len, table.num_bits)) / problem.num_samples
-    widths, _ = one_at_a_time(problem)
-    values = tuple(tuple((4.0 ** -stored_bits(np.array(row))).tolist()) for row in widths)
-    return SensitivityTable(tuple(problem.model.fake_quantizers), widths, values, "none", "", 0), 0.0
+    choices = problem.space.choices
+    values = tuple(tuple((4.0 ** -stored_bits(np.array(row))).tolist()) for row in choices)
+    return SensitivityTable(tuple(problem.model.fake_quantizers), choices, values, "none", "", 0), 0.0
 
 
 def _has_classes(problem: LayerwiseQuantizationProblem) -> bool:
