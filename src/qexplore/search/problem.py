@@ -132,9 +132,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             return direct, PrefixEvaluator(direct, budget_bytes=budget_bytes, required=engine == "prefix")
 
         self.direct, self.evaluator = evaluators(self.metric)
-        self.requirements = checked_requirements(
-            self.metric, self.direct.float_evaluation.score, min_accuracy, max_drop
-        )
+        float_score = self.direct.float_evaluation.score
+        self.requirements = checked_requirements(self.metric, float_score, min_accuracy, max_drop)
         self.further = FurtherMetrics(asked[1:], evaluators)
         self._memory = Memory(model, self.evaluator, self.metric, self._finished)
         super().__init__(
@@ -220,6 +219,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
         The last word on a candidate: nothing is taken from memory, and nothing is remembered.
         """
+        self._forget_if_changed()
         for evaluation in self.direct.evaluate(candidates):
             further = self.further.measure(evaluation.candidate, directly=True) if evaluation.is_complete else ()
             yield replace(evaluation, further=further)
