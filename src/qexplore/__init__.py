@@ -76,15 +76,12 @@ if TYPE_CHECKING:
         remove_bias_corrections,
     )
     from qexplore.quant import QuantDescriptor, TensorQuantizer
-    from qexplore.report import (
-        plot_analysis,
-        plot_fine_tuning,
-        plot_hypervolume,
-        plot_num_bits,
-        plot_parallel_coordinates,
-        plot_pareto_front,
-        plot_sensitivity,
-    )
+    from qexplore.report.fine_tuning import plot_fine_tuning
+    from qexplore.report.hypervolume import plot_hypervolume
+    from qexplore.report.layers import plot_analysis, plot_sensitivity
+    from qexplore.report.num_bits import plot_num_bits
+    from qexplore.report.parallel_coordinates import plot_parallel_coordinates
+    from qexplore.report.pareto_front import plot_pareto_front
     from qexplore.search import (
         AdditiveFront,
         ChoicePlan,

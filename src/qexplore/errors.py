@@ -12,6 +12,7 @@
     ├── EvaluationError (RuntimeError)     candidates that cannot be evaluated
     ├── ProblemError (ValueError)          limits that contradict each other or cannot be reached
     ├── FrontError (ValueError)            a question that a front cannot answer
+    │   ├── ReportError                    a picture that cannot be drawn
     │   └── FrontFileError                 a file that holds no front
     │       └── MissingFrontFileError (FileNotFoundError)  a file that is not there
     ├── WorkflowError (ValueError)         a workflow that the model, the data or the installed torch does not allow
@@ -64,6 +65,10 @@ class ProblemError(QExploreError, ValueError):
 
 class FrontError(QExploreError, ValueError):
     """A question that a front cannot answer."""
+
+
+class ReportError(FrontError):
+    """A picture that cannot be drawn, of a front or of anything else; a FrontError, as which it used to be raised."""
 
 
 class FrontFileError(FrontError):

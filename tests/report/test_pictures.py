@@ -13,9 +13,10 @@ import pytest
 from matplotlib.text import Text
 
 import qexplore as qx
+import qexplore.report as report
 from qexplore._choices import choice_name
-from qexplore.errors import FrontError
-from qexplore.front import Front
+from qexplore.errors import FrontError, ReportError
+from qexplore.front import Front, FurtherMetric
 from qexplore.report import (
     hypervolume_record,
     num_bits_record,
@@ -444,3 +445,53 @@ def test_drawing_leaves_pyplot_alone_and_importing_loads_no_matplotlib(tmp_path)
 )
 def test_a_sentence_begins_with_a_users_own_name_as_it_is(name, words):
     assert opening_words(name) == words
+
+
+def test_what_cannot_be_drawn_is_a_report_error_as_which_a_front_error_is_caught_too(tmp_path):
+    assert issubclass(ReportError, FrontError)
+    for picture in (qx.plot_analysis, qx.plot_fine_tuning, *PLOTS):
+        with pytest.raises(ReportError, match=f"^{picture.__name__}: needs"):
+            picture(3)
+    with pytest.raises(ReportError, match="^path: the suffix"):
+        qx.plot_pareto_front(an_exploration(), path=tmp_path / "picture.txt")
+
+
+FURTHER = (FurtherMetric("f1", True, 0.5), FurtherMetric("loss", False, 0.9))
+
+
+def further(members, known=True):
+    scores = np.column_stack([np.linspace(0.6, 0.8, members), np.linspace(0.5, 0.4, members)])
+    scores[0, 1] = scores[0, 1] if known else np.nan
+    return {"further": FURTHER, "further_scores": scores}
+
+
+def test_legends_tell_the_further_scores_of_the_knee():
+    exploration = an_exploration(**further(8))
+    record, knee = pareto_front_record(exploration), exploration.front.knee()
+
+    assert dict(record.knee_further) == knee.further
+    labels = [text.get_text() for text in plot_pareto_front(exploration).axes[0].get_legend().get_texts()]
+    assert any(label.startswith("knee") and f", f1 {knee.further['f1']:.4f}, loss" in label for label in labels)
+    record = objectives_record(a_costly_exploration(**further(24)))
+    assert [one.words for one in record.further] == ["f1", "loss"]
+    assert len(record.pairs) == 3, "further metrics are no objectives"
+
+
+def test_a_further_metric_is_an_axis_of_parallel_coordinates_once_all_its_scores_are_known():
+    record = parallel_coordinates_record(a_costly_exploration(**further(24)))
+    partly = parallel_coordinates_record(a_costly_exploration(**further(24, known=False)))
+
+    assert [one.words for one in record.objectives] == ["accuracy", "total bits", "BOPs", "f1", "loss"]
+    assert [one.words for one in partly.objectives] == ["accuracy", "total bits", "BOPs", "f1"]
+    assert record.limits[4][0] > record.limits[4][1], "less of a loss is up"
+    names = [
+        label.get_text()
+        for label in plot_parallel_coordinates(a_costly_exploration(**further(24))).axes[0].get_xticklabels()
+    ]
+    assert names[-2:] == ["f1\n(higher is better)", "loss\n(lower is better)"]
+
+
+def test_the_room_shows_what_its_pictures_are_made_of():
+    assert set(report.__all__) >= {name for name in qx.__all__ if name.startswith("plot_")}
+    assert {"ParetoFrontRecord", "pareto_front_record", "UniformRecord", "layer_analysis_record"} <= set(report.__all__)
+    assert all(getattr(report, name).__module__.startswith("qexplore.report.") for name in report.__all__)

@@ -1,64 +1,25 @@
 """Pictures of a front, of the search that found it, and of what quantization does layer by layer.
 
-Each picture is made in two steps: an immutable record of what is drawn, then the drawing. Matplotlib is imported when
-a picture is drawn, not before.
+Each picture is a file made in two steps: an immutable record of what is drawn, then the drawing. Whatever a file here
+calls ``plot_...``, ``..._record`` or ``...Record`` is found here too. Matplotlib is imported when a picture is drawn,
+not before.
 """
 
-from qexplore.report.drawings import plot_hypervolume, plot_pareto_front
-from qexplore.report.fine_tuning import FineTuningRecord, fine_tuning_record, plot_fine_tuning
-from qexplore.report.layers import (
-    LayerAnalysisRecord,
-    SensitivityRecord,
-    layer_analysis_record,
-    plot_analysis,
-    plot_sensitivity,
-    sensitivity_record,
-)
-from qexplore.report.num_bits import NumBitsRecord, num_bits_record, plot_num_bits
-from qexplore.report.objectives import (
-    ObjectiveRecord,
-    ObjectivesRecord,
-    PairRecord,
-    ParallelCoordinatesRecord,
-    objectives_record,
-    parallel_coordinates_record,
-)
-from qexplore.report.panels import plot_parallel_coordinates
-from qexplore.report.records import (
-    HypervolumeRecord,
-    ParetoFrontRecord,
-    SavingRecord,
-    UniformRecord,
-    hypervolume_record,
-    pareto_front_record,
-)
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
 
-__all__ = [
-    "FineTuningRecord",
-    "HypervolumeRecord",
-    "LayerAnalysisRecord",
-    "NumBitsRecord",
-    "ObjectiveRecord",
-    "ObjectivesRecord",
-    "PairRecord",
-    "ParallelCoordinatesRecord",
-    "ParetoFrontRecord",
-    "SavingRecord",
-    "SensitivityRecord",
-    "UniformRecord",
-    "fine_tuning_record",
-    "hypervolume_record",
-    "layer_analysis_record",
-    "num_bits_record",
-    "objectives_record",
-    "parallel_coordinates_record",
-    "pareto_front_record",
-    "plot_analysis",
-    "plot_fine_tuning",
-    "plot_hypervolume",
-    "plot_num_bits",
-    "plot_parallel_coordinates",
-    "plot_pareto_front",
-    "plot_sensitivity",
-    "sensitivity_record",
-]
+
+def _shown() -> Iterator[tuple[str, Any]]:
+    """Names and things of the files of this room that pictures are made of."""
+    for file in pkgutil.iter_modules(__path__, f"{__name__}."):
+        for name, value in vars(importlib.import_module(file.name)).items():
+            is_of_a_picture = name.startswith("plot_") or name.lower().endswith("record")
+            if is_of_a_picture and value.__module__ == file.name:
+                yield name, value
+
+
+_SHOWN = dict(_shown())
+globals().update(_SHOWN)
+__all__ = sorted(_SHOWN)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qexplore.errors import FrontError
+from qexplore.errors import ReportError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 _SIZE_INCHES = (12.0, 8.0)
 _DPI = 100
@@ -30,7 +31,7 @@ _LARGE = 2e4
 
 
 def finished(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """``figure``, also saved when there is a ``path``. FrontError when its suffix is of no picture."""
+    """``figure``, also saved when there is a ``path``. ReportError when its suffix is of no picture."""
     if path is not None:
         target = _checked_path(path)
         target.parent.mkdir(exist_ok=True)
@@ -41,7 +42,7 @@ def finished(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
 def _checked_path(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix.lower() not in _SUFFIXES:
-        raise FrontError(
+        raise ReportError(
             f"path: the suffix of a picture must be one of {', '.join(_SUFFIXES)}, got {target.suffix!r} in "
             f"{str(target)!r}. Rename the file, for example to {target.with_suffix('.png').name!r}."
         )
@@ -79,6 +80,14 @@ def set_titles(axes: Axes, title: str, subtitle: str) -> None:
             parse_math=False,
         )
         written.set_in_layout(False)
+
+
+def plain_legend(of: Axes | Figure, *entries: Any, **options: Any) -> Legend:
+    """The legend of a panel or a figure without a frame, its text as it is: a dollar sign begins no formula."""
+    legend: Legend = of.legend(*entries, frameon=False, **options)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return legend
 
 
 def label_rows(axes: Axes, names: Sequence[str], most: int = MOST_ROW_LABELS) -> None:

@@ -3,55 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from qexplore.errors import FrontError
+from qexplore.errors import ReportError
 from qexplore.front import Front, score_text
-from qexplore.report._canvas import BLUE, GREEN, GREY, ORANGE, finished, new_picture, set_large_ticks, set_titles
+from qexplore.report._canvas import BLUE, GREY, ORANGE, finished, new_picture, plain_legend, set_large_ticks, set_titles
+from qexplore.report._fronts import draw_references
 from qexplore.report._wording import cost_axis, cost_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from qexplore.training import Refinement
+
 _MARGIN = 0.06  # of the height of the picture, above and below what is in it
 _LEAST_HEIGHT = 1e-6
 
 CostAndScore = tuple[float, float]
-
-
-class RefinedLike(Protocol):
-    """What the picture reads of one fine-tuned point."""
-
-    @property
-    def costs(self) -> dict[str, float]:
-        """By name."""
-
-    @property
-    def accuracy_before(self) -> float:
-        """Its score before fine-tuning."""
-
-    @property
-    def accuracy_after(self) -> float:
-        """Its score afterwards."""
-
-
-class RefinementLike(Protocol):
-    """What the picture reads of what `refine` gave."""
-
-    @property
-    def before(self) -> Front:
-        """The points before, measured on the report set."""
-
-    @property
-    def after(self) -> Front:
-        """The front of all points, measured likewise."""
-
-    @property
-    def refined(self) -> Sequence[RefinedLike]:
-        """What was fine-tuned."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +34,7 @@ class FineTuningRecord:
     """
 
     metric_name: str
-    higher_is_better: bool
+    better: str
     cost_name: str
     before: tuple[CostAndScore, ...]
     before_line: tuple[CostAndScore, ...]
@@ -75,45 +45,44 @@ class FineTuningRecord:
     accuracy_limits: tuple[float, float]
 
 
-def fine_tuning_record(refinement: RefinementLike, cost: str | None = None) -> FineTuningRecord:
+def fine_tuning_record(refinement: Refinement, cost: str | None = None) -> FineTuningRecord:
     """The record of what `refine` gave, over the cost of that name, the first one when None.
 
-    FrontError when it is no refinement, nothing was fine-tuned, or its fronts have no such cost.
+    ReportError when it is no refinement or nothing was fine-tuned, FrontError when its fronts have no such cost.
     """
     before, after, refined = (getattr(refinement, name, None) for name in ("before", "after", "refined"))
     if not isinstance(before, Front) or not isinstance(after, Front) or refined is None:
-        raise FrontError(f"plot_fine_tuning: needs what refine returned, got {type(refinement).__name__}.")
+        raise ReportError(f"plot_fine_tuning: needs what refine returned, got {type(refinement).__name__}.")
     if not refined:
-        raise FrontError("plot_fine_tuning: there is nothing to draw, no point was fine-tuned.")
+        raise ReportError("plot_fine_tuning: there is nothing to draw, no point was fine-tuned.")
     name = before.cost_names[0] if cost is None else cost
     before.cost(name)  # an unknown name is refused here
     moves = tuple(sorted((one.costs[name], one.accuracy_before, one.accuracy_after) for one in refined))
-    sign = 1.0 if before.higher_is_better else -1.0
     points = _points(before, name)
     scores = [score for _, score in points] + [score for move in moves for score in move[1:]]
     scores += [] if before.float_accuracy is None else [before.float_accuracy]
     return FineTuningRecord(
         metric_name=before.metric_name,
-        higher_is_better=before.higher_is_better,
+        better=before.better,
         cost_name=name,
         before=points,
         before_line=_line(before, name),
         after_line=_line(after, name),
         moves=moves,
         float_accuracy=before.float_accuracy,
-        most_won=max(sign * (after_score - before_score) for _, before_score, after_score in moves),
+        most_won=max(before.gain(score - score_before) for _, score_before, score in moves),
         accuracy_limits=_limits(scores),
     )
 
 
 def plot_fine_tuning(
-    refinement: RefinementLike, path: str | os.PathLike[str] | None = None, *, cost: str | None = None
+    refinement: Refinement, path: str | os.PathLike[str] | None = None, *, cost: str | None = None
 ) -> Figure:
     """Draw a front before and after fine-tuning, an arrow for each point that was trained.
 
     All scores are of the report set. `cost` names the cost to draw over, the first one when None. `path` saves the
-    picture, by its suffix as PNG, SVG or PDF. FrontError when nothing was fine-tuned, there is no such cost, or the
-    suffix is another.
+    picture, by its suffix as PNG, SVG or PDF. ReportError when nothing was fine-tuned or the suffix is another,
+    FrontError when there is no such cost.
     """
     return finished(draw_fine_tuning(fine_tuning_record(refinement, cost)), path)
 
@@ -121,9 +90,7 @@ def plot_fine_tuning(
 def draw_fine_tuning(record: FineTuningRecord) -> Figure:
     """The picture of a record."""
     figure, axes = new_picture()
-    if record.float_accuracy is not None:
-        label = f"float network: {score_text(record.float_accuracy)}"
-        axes.axhline(record.float_accuracy, color=GREEN, linestyle="--", linewidth=1.5, label=label)
+    draw_references(axes, record.float_accuracy, min_accuracy=None)
     axes.plot(*zip(*record.before, strict=True), "o", color=ORANGE, markersize=6, alpha=0.5)
     _draw_line(axes, record.before_line, ORANGE, "s", "before fine-tuning")
     _draw_line(axes, record.after_line, BLUE, "o", f"after: {_points_text(len(record.moves))} fine-tuned")
@@ -133,16 +100,13 @@ def draw_fine_tuning(record: FineTuningRecord) -> Figure:
     axes.set_ylim(record.accuracy_limits)
     axes.margins(x=0.07)
     set_large_ticks(axes.xaxis, max(cost for cost, _ in record.before))
-    better = "higher" if record.higher_is_better else "lower"
     axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
-    axes.set_ylabel(f"{record.metric_name} on the report set ({better} is better)", parse_math=False)
+    axes.set_ylabel(f"{record.metric_name} on the report set ({record.better} is better)", parse_math=False)
     title = f"{record.metric_name} against {cost_words(record.cost_name)}, before and after fine-tuning"
     won = f"most won at one point: {score_text(record.most_won)}" if record.most_won > 0 else ""
     set_titles(axes, title, won)
     axes.grid(alpha=0.3)
-    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3, frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    plain_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3)
     return figure
 
 

@@ -9,13 +9,13 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qexplore._choices import choice_name, is_float_code
-from qexplore.errors import FrontError
+from qexplore.errors import ReportError
 from qexplore.evaluation import LayerAnalysis
 from qexplore.front import by_stored_bits
 from qexplore.report._canvas import (
@@ -34,44 +34,19 @@ from qexplore.report._canvas import (
     set_titles,
     short_name,
 )
+from qexplore.report._fronts import Interval
 from qexplore.report._wording import choice_words
-from qexplore.report.records import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from qexplore.search import SensitivityTable
+
 _MARGIN = 0.05  # of an axis, beyond the outermost values
 _LEAST_CLIPPED = 0.001  # the axis of clipped shares reaches this far when less is clipped
 _MOST_TEXT_ROWS, _MOST_TEXT_COLUMNS = 48, 16  # what fits as numbers into cells
 _MOST_LARGE_MARKERS = 60
-
-
-class SensitivityLike(Protocol):
-    """What a picture reads from a table of sensitivities."""
-
-    @property
-    def point_names(self) -> tuple[str, ...]:
-        """The L points."""
-
-    @property
-    def num_bits(self) -> tuple[tuple[int, ...], ...]:
-        """The widths that each point can have, upwards."""
-
-    @property
-    def values(self) -> tuple[tuple[float, ...], ...]:
-        """The sensitivity at each of these widths, not negative."""
-
-    @property
-    def metric_name(self) -> str:
-        """What is measured."""
-
-    @property
-    def unit(self) -> str:
-        """Its unit; may be empty."""
-
-    def rank(self) -> Sequence[str]:
-        """The points' names, the most sensitive first."""
 
 
 @dataclass(frozen=True)
@@ -113,30 +88,30 @@ class SensitivityRecord:
 def plot_analysis(analysis: LayerAnalysis, path: str | os.PathLike[str] | None = None) -> Figure:
     """Draw what `qexplore.analyze` found: SQNR of every point, alone and accumulated, clipped values, use of the range.
 
-    `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when there is no point or the suffix is another.
+    `path` saves it, by its suffix as PNG, SVG or PDF. ReportError when there is no point or the suffix is another.
     """
     return finished(draw_analysis(layer_analysis_record(analysis)), path)
 
 
-def plot_sensitivity(table: SensitivityLike, path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_sensitivity(table: SensitivityTable, path: str | os.PathLike[str] | None = None) -> Figure:
     """Draw the sensitivity of every point at every width as a heat map with a logarithmic colour scale.
 
     The most sensitive point is the first row; 0 is as pale as the least positive value, and a width that a point cannot
-    have is grey. `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when there is no point or the suffix is
+    have is grey. `path` saves it, by its suffix as PNG, SVG or PDF. ReportError when there is no point or the suffix is
     another.
     """
     return finished(draw_sensitivity(sensitivity_record(table)), path)
 
 
 def layer_analysis_record(analysis: LayerAnalysis) -> LayerAnalysisRecord:
-    """The record of an analysis. FrontError when it has no point."""
+    """The record of an analysis. ReportError when it has no point."""
     if not isinstance(analysis, LayerAnalysis):
-        raise FrontError(
+        raise ReportError(
             f"plot_analysis: needs a LayerAnalysis, got {type(analysis).__name__}. Give what analyze gave."
         )
     points = analysis.points
     if not points:
-        raise FrontError("plot_analysis: there is nothing to draw, the analysis has no point.")
+        raise ReportError("plot_analysis: there is nothing to draw, the analysis has no point.")
     ratios = [ratio for point in points for ratio in (point.sqnr, point.sqnr_accumulated)]
     return LayerAnalysisRecord(
         point_names=tuple(point.name for point in points),
@@ -164,10 +139,10 @@ def _upper_limit(values: Sequence[float], least: float) -> float:
     return max([least, *filter(math.isfinite, values)]) * (1 + _MARGIN)
 
 
-def sensitivity_record(table: SensitivityLike) -> SensitivityRecord:
-    """The record of a table of sensitivities. FrontError when it has no point."""
+def sensitivity_record(table: SensitivityTable) -> SensitivityRecord:
+    """The record of a table of sensitivities. ReportError when it has no point."""
     if not table.point_names:
-        raise FrontError("plot_sensitivity: there is nothing to draw, the table has no point.")
+        raise ReportError("plot_sensitivity: there is nothing to draw, the table has no point.")
     rows = {
         name: dict(zip(widths, map(float, values), strict=True))
         for name, widths, values in zip(table.point_names, table.num_bits, table.values, strict=True)

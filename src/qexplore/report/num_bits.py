@@ -26,13 +26,15 @@ from qexplore.report._canvas import (
     short_name,
     thinned,
 )
+from qexplore.report._fronts import by_cost, drawable_front
 from qexplore.report._wording import amount_text, cost_words
-from qexplore.report.records import ExplorationLike, by_cost, drawable_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+
+    from qexplore.exploration import Exploration
 
 Colour = tuple[float, ...]
 
@@ -68,16 +70,16 @@ class NumBitsRecord:
         return tuple(by_stored_bits(present | (set(range(min(widths), max(widths) + 1)) if widths else set())))
 
 
-def plot_num_bits(source: ExplorationLike | Front, path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_num_bits(source: Exploration | Front, path: str | os.PathLike[str] | None = None) -> Figure:
     """Draw the width or format of every quantization point for every front member as a heat map.
 
-    `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front is empty or the suffix is another.
+    `path` saves it, by its suffix as PNG, SVG or PDF. ReportError when the front is empty or the suffix is another.
     """
     return finished(draw_num_bits(num_bits_record(source)), path)
 
 
-def num_bits_record(source: ExplorationLike | Front) -> NumBitsRecord:
-    """The record of what stands at the points of each front member. FrontError when the front is empty."""
+def num_bits_record(source: Exploration | Front) -> NumBitsRecord:
+    """The record of what stands at the points of each front member. ReportError when the front is empty."""
     front = drawable_front("plot_num_bits", source)
     name = front.cost_names[0]
     points = by_cost(front, name)

@@ -1,9 +1,10 @@
-"""Drawings of the records with matplotlib, 1200 x 800 pixels, on canvases of their own: pyplot is never touched."""
+"""The picture of a front: the score over one cost, or a panel for each pair of objectives."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,45 +12,84 @@ import numpy as np
 from qexplore.front import Front, score_text
 from qexplore.report._canvas import (
     BLUE,
-    GREEN,
-    GREY,
     ORANGE,
     PURPLE,
     finished,
     new_picture,
+    plain_legend,
     set_large_ticks,
     set_titles,
 )
-from qexplore.report._labels import label_points
-from qexplore.report._wording import cost_amount, cost_axis, cost_words, opening_words
-from qexplore.report.objectives import objectives_record
-from qexplore.report.panels import draw_objectives
-from qexplore.report.records import (
-    ExplorationLike,
-    HypervolumeRecord,
+from qexplore.report._fronts import (
     Interval,
-    ParetoFrontRecord,
-    hypervolume_record,
-    pareto_front_record,
+    UniformRecord,
+    by_cost,
+    draw_references,
+    drawable_front,
+    front_words,
+    known_further,
+    uniform_records,
 )
+from qexplore.report._labels import label_points
+from qexplore.report._wording import OFF, amount_text, cost_amount, cost_axis, cost_words, opening_words, uniform_labels
+from qexplore.report.pairs import draw_objectives, objectives_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_MARKERS = 60  # on the curve of the hypervolume
-_HEAD_ROOM = 0.05
+    from qexplore.exploration import Exploration
+
+_MOST_SAVINGS = 3  # what one line above the picture holds
+
+
+@dataclass(frozen=True)
+class SavingRecord:
+    """What is saved at no less accuracy, as "17 (57%) against 6 bit", and (cost, accuracy) of both points."""
+
+    text: str
+    uniform: tuple[float, float]
+    front: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ParetoFrontRecord:
+    """The front over one of its costs (K values each), the uniform widths beside it, and the lines of reference.
+
+    `on_line` says which members no other one beats in accuracy and this cost: all of them when there is no other cost.
+    `column` is the cost's place among those of the front. `accuracy_limits` are the lower and upper end of the vertical
+    axis, `float_accuracy` and `min_accuracy` are None where not known. `knee_further` are the knee's scores by further
+    metrics.
+    """
+
+    metric_name: str
+    better: str
+    cost_name: str
+    column: int
+    cost: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    intervals: tuple[Interval | None, ...]
+    report_accuracy: tuple[float | None, ...]
+    on_line: tuple[bool, ...]
+    verified: bool
+    uniform: tuple[UniformRecord, ...]
+    float_accuracy: float | None
+    min_accuracy: float | None
+    knee: tuple[float, float]
+    knee_further: tuple[tuple[str, float], ...]
+    savings: tuple[SavingRecord, ...]
+    accuracy_limits: Interval
 
 
 def plot_pareto_front(
-    source: ExplorationLike | Front, path: str | os.PathLike[str] | None = None, *, cost: str | None = None
+    source: Exploration | Front, path: str | os.PathLike[str] | None = None, *, cost: str | None = None
 ) -> Figure:
     """Draw the front, and the uniform widths beside it when `source` is an exploration.
 
     One panel with the score over the cost; with several costs a panel for each pair of objectives, unless `cost` names
     the one to draw the score over. Uniform widths that score far below the front are named in the legend and left off
-    the picture. `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front is empty, has no such
-    cost or too many for one picture, or when the suffix is another.
+    the picture. `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front has no such cost;
+    ReportError, which is one, when it is empty or has too many costs for one picture, or when the suffix is another.
     """
     front = source if isinstance(source, Front) else getattr(source, "front", None)
     if cost is None and isinstance(front, Front) and len(front.cost_names) > 1:
@@ -57,25 +97,58 @@ def plot_pareto_front(
     return finished(draw_pareto_front(pareto_front_record(source, cost)), path)
 
 
-def plot_hypervolume(
-    exploration: ExplorationLike,
-    path: str | os.PathLike[str] | None = None,
-    *,
-    reference_point: Sequence[float] | None = None,
-) -> Figure:
-    """Draw the hypervolume of the front over the evaluations that the search has spent.
+def pareto_front_record(source: Exploration | Front, cost: str | None = None) -> ParetoFrontRecord:
+    """The record of a front over one cost, with the uniform widths beside it when `source` is an exploration.
 
-    It is measured against `reference_point` = (accuracy, cost of each), the search's own when None. `path` saves it, by
-    its suffix as PNG, SVG or PDF. FrontError when the front is empty, the reference point is not 1 + C finite numbers,
-    or the suffix is another.
+    `cost` is the name of the cost, the first one when None. ReportError when the front is empty, FrontError when
+    it has no such cost.
     """
-    return finished(draw_hypervolume(hypervolume_record(exploration, reference_point)), path)
+    front = drawable_front("plot_pareto_front", source)
+    name = front.cost_names[0] if cost is None else cost
+    front.cost(name)  # an unknown name is refused here
+    points = by_cost(front, name)
+    uniform, limits = uniform_records(source, front)
+    kept = front.nondominated([front.metric_name, name])
+    knee = front.knee()
+    return ParetoFrontRecord(
+        metric_name=front.metric_name,
+        better=front.better,
+        cost_name=name,
+        column=front.cost_names.index(name),
+        cost=tuple(point.costs[name] for point in points),
+        accuracy=tuple(point.accuracy for point in points),
+        intervals=tuple(point.interval for point in points),
+        report_accuracy=tuple(point.report_accuracy for point in points),
+        on_line=tuple(bool(kept[point.index]) for point in points),
+        verified=front.verified,
+        uniform=uniform,
+        float_accuracy=source.float_accuracy,
+        min_accuracy=front.min_accuracy,
+        knee=(knee.costs[name], knee.accuracy),
+        knee_further=known_further(knee),
+        savings=() if isinstance(source, Front) else _savings(front, source.uniform, name),
+        accuracy_limits=limits,
+    )
+
+
+def _savings(front: Front, uniform: Front, cost: str) -> tuple[SavingRecord, ...]:
+    labels = uniform_labels(list(uniform))
+    savings = [one for one in front.bits_saved(uniform, cost) if labels[one.other_point.index] != OFF]
+    widest_first = sorted(savings, key=lambda saving: -saving.other_point.costs[cost])
+    return tuple(
+        SavingRecord(
+            text=f"{amount_text(one.saved)} ({one.share:.0%}) against {labels[one.other_point.index]}",
+            uniform=(one.other_point.costs[cost], one.other_point.accuracy),
+            front=(one.point.costs[cost], one.point.accuracy),
+        )
+        for one in widest_first[:_MOST_SAVINGS]
+    )
 
 
 def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
     """The picture of a front."""
     figure, axes = new_picture()
-    _draw_reference_lines(axes, record)
+    draw_references(axes, record.float_accuracy, record.min_accuracy)
     _draw_uniform(axes, record)
     _draw_front(axes, record)
     _draw_savings(axes, record)
@@ -83,55 +156,18 @@ def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
     axes.margins(x=0.07)
     _label_uniform(axes, record)
     set_large_ticks(axes.xaxis, max(record.cost))
-    better = "higher" if record.higher_is_better else "lower"
     axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
-    axes.set_ylabel(f"{record.metric_name} on the search set ({better} is better)", parse_math=False)
+    axes.set_ylabel(f"{record.metric_name} on the search set ({record.better} is better)", parse_math=False)
     words = cost_words(record.cost_name)
     title = f"{record.metric_name} against {words}"
-    worse = "less" if record.higher_is_better else "more"
+    worse = "less" if record.better == "higher" else "more"
     savings = ", ".join(saving.text for saving in record.savings)
     saved = f"{opening_words(record.cost_name)} saved at no {worse} {record.metric_name}, uniform widths: {savings}"
     set_titles(axes, title, saved if savings else "")
     axes.grid(alpha=0.3)
     # Below the axes, where no point can ever lie under it.
-    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    plain_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2)
     return figure
-
-
-def draw_hypervolume(record: HypervolumeRecord) -> Figure:
-    """The step curve of a search's progress."""
-    figure, axes = new_picture()
-    marker = "o" if len(record.hypervolume) <= _MOST_MARKERS else ""
-    axes.step(
-        record.num_evaluations,
-        record.hypervolume,
-        where="post",
-        color=BLUE,
-        linewidth=2,
-        marker=marker,
-        markersize=5,
-    )
-    axes.set_xlim(left=0)
-    axes.set_ylim(0, max(record.hypervolume) * (1 + _HEAD_ROOM) or 1)
-    axes.set_xlabel("evaluations (full passes over the search set)")
-    units = " x ".join([record.metric_name, *(cost_words(name) for name, _ in record.reference_point[1:])])
-    axes.set_ylabel(f"hypervolume ({units})", parse_math=False)
-    reference = ", ".join(f"{name.replace('_', ' ')} {value:,.6g}" for name, value in record.reference_point)
-    set_large_ticks(axes.yaxis, max(record.hypervolume))
-    set_titles(axes, "Hypervolume of the front over the search", f"reference point: {reference}")
-    axes.grid(alpha=0.3)
-    return figure
-
-
-def _draw_reference_lines(axes: Axes, record: ParetoFrontRecord) -> None:
-    if record.float_accuracy is not None:
-        label = f"float network: {score_text(record.float_accuracy)}"
-        axes.axhline(record.float_accuracy, color=GREEN, linestyle="--", linewidth=1.5, label=label)
-    if record.min_accuracy is not None:
-        label = f"min_accuracy: {score_text(record.min_accuracy)}"
-        axes.axhline(record.min_accuracy, color=GREY, linestyle=":", linewidth=2, label=label)
 
 
 def _draw_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
@@ -162,12 +198,11 @@ def _label_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
     labels = [(one.costs[record.column], one.accuracy, one.label) for one in record.uniform if one.shown]
     # Uniform widths lie on the worse side of the front, so that is where their labels find room.
     others = list(zip(record.cost, record.accuracy, strict=True))
-    label_points(axes, labels, others, colour=ORANGE, size=12, below=record.higher_is_better)
+    label_points(axes, labels, others, colour=ORANGE, size=12, below=record.better == "higher")
 
 
 def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
-    count = len(record.accuracy)
-    label = f"front: {count} point{'' if count == 1 else 's'}{', verified' if record.verified else ''}"
+    label = front_words(len(record.accuracy), record.verified)
     if any(record.intervals):
         label += ", with 95 % intervals"
     points = list(zip(record.cost, record.accuracy, record.on_line, strict=True))
@@ -181,7 +216,8 @@ def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
     _draw_intervals(axes, record.cost, record.accuracy, record.intervals, BLUE)
     _draw_report_accuracy(axes, record)
     cost, score = record.knee
-    label = f"knee: {cost_amount(record.cost_name, cost)}, {record.metric_name} {score_text(score)}"
+    scores = [f"{name} {score_text(value)}" for name, value in ((record.metric_name, score), *record.knee_further)]
+    label = f"knee: {cost_amount(record.cost_name, cost)}, {', '.join(scores)}"
     axes.plot(
         *record.knee,
         color="black",
