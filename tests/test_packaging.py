@@ -92,6 +92,18 @@ def test_public_names_are_sorted_and_resolve():
         assert getattr(qexplore, name) is not None
 
 
+def test_type_checkers_are_told_the_same_public_names():
+    tree = ast.parse((ROOT / "src" / "qexplore" / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    told = [(alias.name, node.module.split(".")[1:2]) for node in block.body for alias in node.names]
+
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    assert all(alias.asname == alias.name for node in block.body for alias in node.names), "as makes a name public"
+    homes = {name: [room] for name, room in qexplore._HOMES.items()} | {name: [] for name in qexplore._ROOMS}
+    assert sorted(told) == sorted(homes.items())
+    assert len(qexplore._HOMES) == sum(len(names.split()) for names in qexplore._NAMES_BY_ROOM.values())
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel built from a copy, as building leaves files behind, and without isolation, which would download."""

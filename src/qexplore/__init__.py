@@ -19,284 +19,136 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from qexplore._version import __version__
+from qexplore._version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from qexplore import errors, predicates
-    from qexplore._choices import FloatFormat, stored_bits
-    from qexplore.cost import CostTable, count_macs, marginal_costs
-    from qexplore.errors import QExploreError
-    from qexplore.evaluation import DirectEvaluator, Evaluation, LayerAnalysis, analyze
-    from qexplore.exploration import Exploration, Snapshot, StopExploration, explore, fit
-    from qexplore.export import (
-        ExportReport,
-        Manifest,
-        TensorRTCheck,
-        check_tensorrt,
-        export_onnx,
-        load_manifest,
-        save_manifest,
-    )
-    from qexplore.front import Front, FrontPoint
-    from qexplore.metrics import (
-        Metric,
-        negative_log_likelihood,
-        perplexity,
-        pixel_accuracy,
-        squared_error,
-        token_accuracy,
-        top1_accuracy,
-        topk_accuracy,
-        whole_set,
-    )
-    from qexplore.model import (
-        CalibrationReport,
-        Plan,
-        QuantizationPoint,
-        QuantizedActivationsModel,
-        QuantizedModel,
-        detach,
-    )
-    from qexplore.preparation import (
-        BatchNormReport,
-        BiasCorrectionReport,
-        EqualizationReport,
-        FoldedPair,
-        FoldReport,
-        GraphOptimization,
-        GraphTable,
-        OwnModulesReport,
-        correct_biases,
-        equalize,
-        fold_batchnorm,
-        give_own_modules,
-        graph_table,
-        optimize_graph,
-        recalibrate_batchnorm,
-        remove_bias_corrections,
-    )
-    from qexplore.quant import QuantDescriptor, TensorQuantizer
-    from qexplore.report.fine_tuning import plot_fine_tuning
-    from qexplore.report.hypervolume import plot_hypervolume
-    from qexplore.report.layers import plot_analysis, plot_sensitivity
-    from qexplore.report.num_bits import plot_num_bits
-    from qexplore.report.parallel_coordinates import plot_parallel_coordinates
-    from qexplore.report.pareto_front import plot_pareto_front
-    from qexplore.search import (
-        AdditiveFront,
-        ChoicePlan,
-        LayerwiseQuantizationProblem,
-        SensitivityTable,
-        additive_front,
-        plan_choices,
-        sensitivity,
-    )
-    from qexplore.stacks import (
-        PackedLinear,
-    )
-    from qexplore.training import (
-        FineTuning,
-        Refinement,
-        fine_tune,
-        refine,
-    )
-    from qexplore.workflows import (
-        PackedLayer,
-        PackingReport,
-        QuantizationResult,
-        WorkflowComparison,
-        compare_workflows,
-        load_quantized,
-        pack_linear_weights,
-        quantize_dynamic,
-        quantize_float8,
-        quantize_qat,
-        quantize_static,
-    )
-
-_HOMES = {
-    "AdditiveFront": "search",
-    "BatchNormReport": "preparation",
-    "BiasCorrectionReport": "preparation",
-    "CalibrationReport": "model",
-    "ChoicePlan": "search",
-    "CostTable": "cost",
-    "DirectEvaluator": "evaluation",
-    "EqualizationReport": "preparation",
-    "Evaluation": "evaluation",
-    "Exploration": "exploration",
-    "ExportReport": "export",
-    "FineTuning": "training",
-    "FloatFormat": "_choices",
-    "FoldReport": "preparation",
-    "FoldedPair": "preparation",
-    "Front": "front",
-    "FrontPoint": "front",
-    "GraphOptimization": "preparation",
-    "GraphTable": "preparation",
-    "LayerAnalysis": "evaluation",
-    "LayerwiseQuantizationProblem": "search",
-    "Manifest": "export",
-    "Metric": "metrics",
-    "OwnModulesReport": "preparation",
-    "PackedLayer": "workflows",
-    "PackedLinear": "stacks",
-    "PackingReport": "workflows",
-    "Plan": "model",
-    "QExploreError": "errors",
-    "QuantDescriptor": "quant",
-    "QuantizationPoint": "model",
-    "QuantizationResult": "workflows",
-    "QuantizedActivationsModel": "model",
-    "QuantizedModel": "model",
-    "Refinement": "training",
-    "SensitivityTable": "search",
-    "Snapshot": "exploration",
-    "StopExploration": "exploration",
-    "TensorQuantizer": "quant",
-    "TensorRTCheck": "export",
-    "WorkflowComparison": "workflows",
-    "additive_front": "search",
-    "analyze": "evaluation",
-    "check_tensorrt": "export",
-    "compare_workflows": "workflows",
-    "correct_biases": "preparation",
-    "count_macs": "cost",
-    "detach": "model",
-    "equalize": "preparation",
-    "explore": "exploration",
-    "export_onnx": "export",
-    "fine_tune": "training",
-    "fit": "exploration",
-    "fold_batchnorm": "preparation",
-    "give_own_modules": "preparation",
-    "graph_table": "preparation",
-    "load_manifest": "export",
-    "load_quantized": "workflows",
-    "marginal_costs": "cost",
-    "negative_log_likelihood": "metrics",
-    "optimize_graph": "preparation",
-    "pack_linear_weights": "workflows",
-    "perplexity": "metrics",
-    "pixel_accuracy": "metrics",
-    "plan_choices": "search",
-    "plot_analysis": "report",
-    "plot_fine_tuning": "report",
-    "plot_hypervolume": "report",
-    "plot_num_bits": "report",
-    "plot_parallel_coordinates": "report",
-    "plot_pareto_front": "report",
-    "plot_sensitivity": "report",
-    "quantize_dynamic": "workflows",
-    "quantize_float8": "workflows",
-    "quantize_qat": "workflows",
-    "quantize_static": "workflows",
-    "recalibrate_batchnorm": "preparation",
-    "refine": "training",
-    "remove_bias_corrections": "preparation",
-    "save_manifest": "export",
-    "sensitivity": "search",
-    "squared_error": "metrics",
-    "stored_bits": "_choices",
-    "token_accuracy": "metrics",
-    "top1_accuracy": "metrics",
-    "topk_accuracy": "metrics",
-    "whole_set": "metrics",
+_NAMES_BY_ROOM = {
+    "_choices": "FloatFormat stored_bits",
+    "cost": "CostTable count_macs marginal_costs",
+    "errors": "QExploreError",
+    "evaluation": "DirectEvaluator Evaluation LayerAnalysis analyze",
+    "exploration": "Exploration Snapshot StopExploration explore fit",
+    "export": "ExportReport Manifest TensorRTCheck check_tensorrt export_onnx load_manifest save_manifest",
+    "front": "Front FrontPoint",
+    "metrics": (
+        "Metric negative_log_likelihood perplexity pixel_accuracy squared_error token_accuracy top1_accuracy "
+        "topk_accuracy whole_set"
+    ),
+    "model": "CalibrationReport Plan QuantizationPoint QuantizedActivationsModel QuantizedModel detach",
+    "preparation": (
+        "BatchNormReport BiasCorrectionReport EqualizationReport FoldReport FoldedPair GraphOptimization "
+        "GraphTable OwnModulesReport correct_biases equalize fold_batchnorm give_own_modules graph_table "
+        "optimize_graph recalibrate_batchnorm remove_bias_corrections"
+    ),
+    "quant": "QuantDescriptor TensorQuantizer",
+    "report": (
+        "plot_analysis plot_fine_tuning plot_hypervolume plot_num_bits plot_parallel_coordinates "
+        "plot_pareto_front plot_sensitivity"
+    ),
+    "search": (
+        "AdditiveFront ChoicePlan LayerwiseQuantizationProblem SensitivityTable additive_front plan_choices sensitivity"
+    ),
+    "stacks": "PackedLinear",
+    "training": "FineTuning Refinement fine_tune refine",
+    "workflows": (
+        "PackedLayer PackingReport QuantizationResult WorkflowComparison compare_workflows load_quantized "
+        "pack_linear_weights quantize_dynamic quantize_float8 quantize_qat quantize_static"
+    ),
 }
+_HOMES = {name: room for room, names in _NAMES_BY_ROOM.items() for name in names.split()}
 _ROOMS = ("errors", "predicates")
 
-__all__ = [
-    "AdditiveFront",
-    "BatchNormReport",
-    "BiasCorrectionReport",
-    "CalibrationReport",
-    "ChoicePlan",
-    "CostTable",
-    "DirectEvaluator",
-    "EqualizationReport",
-    "Evaluation",
-    "Exploration",
-    "ExportReport",
-    "FineTuning",
-    "FloatFormat",
-    "FoldReport",
-    "FoldedPair",
-    "Front",
-    "FrontPoint",
-    "GraphOptimization",
-    "GraphTable",
-    "LayerAnalysis",
-    "LayerwiseQuantizationProblem",
-    "Manifest",
-    "Metric",
-    "OwnModulesReport",
-    "PackedLayer",
-    "PackedLinear",
-    "PackingReport",
-    "Plan",
-    "QExploreError",
-    "QuantDescriptor",
-    "QuantizationPoint",
-    "QuantizationResult",
-    "QuantizedActivationsModel",
-    "QuantizedModel",
-    "Refinement",
-    "SensitivityTable",
-    "Snapshot",
-    "StopExploration",
-    "TensorQuantizer",
-    "TensorRTCheck",
-    "WorkflowComparison",
-    "__version__",
-    "additive_front",
-    "analyze",
-    "check_tensorrt",
-    "compare_workflows",
-    "correct_biases",
-    "count_macs",
-    "detach",
-    "equalize",
-    "errors",
-    "explore",
-    "export_onnx",
-    "fine_tune",
-    "fit",
-    "fold_batchnorm",
-    "give_own_modules",
-    "graph_table",
-    "load_manifest",
-    "load_quantized",
-    "marginal_costs",
-    "negative_log_likelihood",
-    "optimize_graph",
-    "pack_linear_weights",
-    "perplexity",
-    "pixel_accuracy",
-    "plan_choices",
-    "plot_analysis",
-    "plot_fine_tuning",
-    "plot_hypervolume",
-    "plot_num_bits",
-    "plot_parallel_coordinates",
-    "plot_pareto_front",
-    "plot_sensitivity",
-    "predicates",
-    "quantize_dynamic",
-    "quantize_float8",
-    "quantize_qat",
-    "quantize_static",
-    "recalibrate_batchnorm",
-    "refine",
-    "remove_bias_corrections",
-    "save_manifest",
-    "sensitivity",
-    "squared_error",
-    "stored_bits",
-    "token_accuracy",
-    "top1_accuracy",
-    "topk_accuracy",
-    "whole_set",
-]
+__all__ = sorted([*_HOMES, *_ROOMS, "__version__"])
+
+if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" says that a name is public
+    from qexplore import errors as errors
+    from qexplore import predicates as predicates
+    from qexplore._choices import FloatFormat as FloatFormat
+    from qexplore._choices import stored_bits as stored_bits
+    from qexplore.cost import CostTable as CostTable
+    from qexplore.cost import count_macs as count_macs
+    from qexplore.cost import marginal_costs as marginal_costs
+    from qexplore.errors import QExploreError as QExploreError
+    from qexplore.evaluation import DirectEvaluator as DirectEvaluator
+    from qexplore.evaluation import Evaluation as Evaluation
+    from qexplore.evaluation import LayerAnalysis as LayerAnalysis
+    from qexplore.evaluation import analyze as analyze
+    from qexplore.exploration import Exploration as Exploration
+    from qexplore.exploration import Snapshot as Snapshot
+    from qexplore.exploration import StopExploration as StopExploration
+    from qexplore.exploration import explore as explore
+    from qexplore.exploration import fit as fit
+    from qexplore.export import ExportReport as ExportReport
+    from qexplore.export import Manifest as Manifest
+    from qexplore.export import TensorRTCheck as TensorRTCheck
+    from qexplore.export import check_tensorrt as check_tensorrt
+    from qexplore.export import export_onnx as export_onnx
+    from qexplore.export import load_manifest as load_manifest
+    from qexplore.export import save_manifest as save_manifest
+    from qexplore.front import Front as Front
+    from qexplore.front import FrontPoint as FrontPoint
+    from qexplore.metrics import Metric as Metric
+    from qexplore.metrics import negative_log_likelihood as negative_log_likelihood
+    from qexplore.metrics import perplexity as perplexity
+    from qexplore.metrics import pixel_accuracy as pixel_accuracy
+    from qexplore.metrics import squared_error as squared_error
+    from qexplore.metrics import token_accuracy as token_accuracy
+    from qexplore.metrics import top1_accuracy as top1_accuracy
+    from qexplore.metrics import topk_accuracy as topk_accuracy
+    from qexplore.metrics import whole_set as whole_set
+    from qexplore.model import CalibrationReport as CalibrationReport
+    from qexplore.model import Plan as Plan
+    from qexplore.model import QuantizationPoint as QuantizationPoint
+    from qexplore.model import QuantizedActivationsModel as QuantizedActivationsModel
+    from qexplore.model import QuantizedModel as QuantizedModel
+    from qexplore.model import detach as detach
+    from qexplore.preparation import BatchNormReport as BatchNormReport
+    from qexplore.preparation import BiasCorrectionReport as BiasCorrectionReport
+    from qexplore.preparation import EqualizationReport as EqualizationReport
+    from qexplore.preparation import FoldedPair as FoldedPair
+    from qexplore.preparation import FoldReport as FoldReport
+    from qexplore.preparation import GraphOptimization as GraphOptimization
+    from qexplore.preparation import GraphTable as GraphTable
+    from qexplore.preparation import OwnModulesReport as OwnModulesReport
+    from qexplore.preparation import correct_biases as correct_biases
+    from qexplore.preparation import equalize as equalize
+    from qexplore.preparation import fold_batchnorm as fold_batchnorm
+    from qexplore.preparation import give_own_modules as give_own_modules
+    from qexplore.preparation import graph_table as graph_table
+    from qexplore.preparation import optimize_graph as optimize_graph
+    from qexplore.preparation import recalibrate_batchnorm as recalibrate_batchnorm
+    from qexplore.preparation import remove_bias_corrections as remove_bias_corrections
+    from qexplore.quant import QuantDescriptor as QuantDescriptor
+    from qexplore.quant import TensorQuantizer as TensorQuantizer
+    from qexplore.report.fine_tuning import plot_fine_tuning as plot_fine_tuning
+    from qexplore.report.hypervolume import plot_hypervolume as plot_hypervolume
+    from qexplore.report.layers import plot_analysis as plot_analysis
+    from qexplore.report.layers import plot_sensitivity as plot_sensitivity
+    from qexplore.report.num_bits import plot_num_bits as plot_num_bits
+    from qexplore.report.parallel_coordinates import plot_parallel_coordinates as plot_parallel_coordinates
+    from qexplore.report.pareto_front import plot_pareto_front as plot_pareto_front
+    from qexplore.search import AdditiveFront as AdditiveFront
+    from qexplore.search import ChoicePlan as ChoicePlan
+    from qexplore.search import LayerwiseQuantizationProblem as LayerwiseQuantizationProblem
+    from qexplore.search import SensitivityTable as SensitivityTable
+    from qexplore.search import additive_front as additive_front
+    from qexplore.search import plan_choices as plan_choices
+    from qexplore.search import sensitivity as sensitivity
+    from qexplore.stacks import PackedLinear as PackedLinear
+    from qexplore.training import FineTuning as FineTuning
+    from qexplore.training import Refinement as Refinement
+    from qexplore.training import fine_tune as fine_tune
+    from qexplore.training import refine as refine
+    from qexplore.workflows import PackedLayer as PackedLayer
+    from qexplore.workflows import PackingReport as PackingReport
+    from qexplore.workflows import QuantizationResult as QuantizationResult
+    from qexplore.workflows import WorkflowComparison as WorkflowComparison
+    from qexplore.workflows import compare_workflows as compare_workflows
+    from qexplore.workflows import load_quantized as load_quantized
+    from qexplore.workflows import pack_linear_weights as pack_linear_weights
+    from qexplore.workflows import quantize_dynamic as quantize_dynamic
+    from qexplore.workflows import quantize_float8 as quantize_float8
+    from qexplore.workflows import quantize_qat as quantize_qat
+    from qexplore.workflows import quantize_static as quantize_static
 
 
 def __getattr__(name: str) -> Any:
