@@ -19,7 +19,16 @@ from qexplore.metrics import as_metric
 from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, num_samples, unpack_batch
 from qexplore.predicates import as_predicate, select_modules
 from qexplore.preparation import copied_network
-from qexplore.stacks import ChosenModules, Converted, Data, Settings, StackRow, row_for, torch_ao
+from qexplore.stacks import (
+    ChosenModules,
+    Converted,
+    Data,
+    Settings,
+    StackRow,
+    check_engine,
+    row_for,
+    using_engine,
+)
 from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, train
 from qexplore.workflows.measuring import (
     bytes_on_disk,
@@ -117,7 +126,7 @@ def run_workflow(
             progress=reporting.progress,
         )
         converted = row.home().quantize(copied, chosen, data)
-        with torch_ao.using_engine(chosen.engine if row.uses_engine else None), quiet():
+        with using_engine(chosen.engine if row.uses_engine else None), quiet():
             report = _report(copied, converted, chosen, reporting, data.example, accuracy_before)
     notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
     report = dataclasses.replace(report, notes=notes, epochs=tuple(epochs))
@@ -125,7 +134,7 @@ def run_workflow(
 
 
 def _engine_note(engine: str | None) -> tuple[str, ...]:
-    if engine == torch_ao.check_engine(None):
+    if engine == check_engine(None):
         return ()
     return (f"made for the engine {engine}: set torch.backends.quantized.engine = '{engine}' where it runs",)
 
@@ -171,7 +180,7 @@ def _chosen(network: nn.Module, settings: Settings, row: StackRow) -> Settings:
         description = str(as_predicate(modules))
         modules = ChosenModules(select_modules(network, modules), description)
     if row.uses_engine:
-        engine = torch_ao.check_engine(engine)
+        engine = check_engine(engine)
     return dataclasses.replace(settings, modules=modules, engine=engine)
 
 
