@@ -142,11 +142,28 @@ def has_range(code: int) -> bool:
 
 
 def stored_bits(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Bits that a value takes under each choice, in the shape of ``codes``: 32 where it is off."""
-    bits = np.where(codes == 0, float(OFF_BITS), codes.astype(np.float64))
-    for known in FLOAT_FORMATS:
-        bits[codes == known.code] = known.stored_bits
+    """Bits that a value takes under each choice, in the shape of ``codes``: 32 where it is off.
+
+    Raises:
+        NumBitsError: a code that stands for no choice.
+    """
+    bits = _STORED_BITS[np.clip(codes, -1, len(_STORED_BITS) - 1)]  # the last place is unknown, and so is -1
+    if np.isnan(bits).any():
+        code = np.asarray(codes)[np.isnan(bits)].flat[0]
+        raise NumBitsError(f"a choice must be 0 (off), a width up to {MAX_NUM_BITS} or a float format, got {code}")
+    return np.asarray(bits)
+
+
+def _stored_bits_by_code() -> npt.NDArray[np.float64]:
+    """NaN where a code stands for nothing, as at the end."""
+    known = {one.code: one.stored_bits for one in FLOAT_FORMATS}
+    known |= {width: float(width or OFF_BITS) for width in range(MAX_NUM_BITS + 1)}
+    bits = np.full(max(known) + 2, np.nan)
+    bits[list(known)] = list(known.values())
     return bits
+
+
+_STORED_BITS = _stored_bits_by_code()
 
 
 def _is_int(value: Any) -> bool:
