@@ -177,3 +177,32 @@ def test_code_of_the_onnx_page_runs(tmp_path, monkeypatch):
 
     assert namespace["report"].num_different == 0
     assert torch.equal(other.eval()(digits().report.x), model.eval()(digits().report.x))
+
+
+def rows_of_changes():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## To change X, open Y")[2]
+    rows = re.findall(r"^\| (.*) \| (.*) \|$", text.partition("\n## ")[0], flags=re.MULTILINE)
+    return {change: re.findall("`([^`]+)`", places) for change, places in rows[1:]}
+
+
+@pytest.mark.parametrize(("change", "places"), rows_of_changes().items(), ids=rows_of_changes())
+def test_a_change_is_at_home_in_three_files_at_most_that_are_there(change, places):
+    assert 1 <= len(places) <= 3, change
+    assert [place for place in places if not (ROOT / place).is_file()] == []
+
+
+def test_the_changes_that_are_made_most_have_a_row():
+    words = " ".join(rows_of_changes())
+    for change in (
+        "float format",
+        "cost",
+        "calibrator",
+        "algorithm",
+        "plot",
+        "stack",
+        "module kind",
+        "ranked",
+        "command",
+    ):
+        assert change in words
+    assert "file holds" in words
