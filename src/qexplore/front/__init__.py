@@ -1,8 +1,8 @@
 """The front: frozen arrays to pick from and compare, with a file format of its own."""
 
+from qexplore.front.arrays import FurtherMetric
 from qexplore.front.file import write_text
 from qexplore.front.front import Front
-from qexplore.front.further import FurtherMetric
 from qexplore.front.picking import nondominated
 from qexplore.front.point import BitsSaved, FrontPoint
 from qexplore.front.words import by_stored_bits, choices_cells, cost_text, score_text

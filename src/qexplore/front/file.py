@@ -14,8 +14,7 @@ import numpy as np
 from qexplore._choices import choice_name, is_float_code
 from qexplore._table import csv_table
 from qexplore.errors import FrontError, FrontFileError, MissingFrontFileError
-from qexplore.front.arrays import FrontArrays
-from qexplore.front.further import FurtherMetric
+from qexplore.front.arrays import FrontArrays, FurtherMetric
 
 _FORMAT = "qexplore-front"
 # Version 1 knew widths only: its readers took the code of a float format for a width. Version 2 names the formats.

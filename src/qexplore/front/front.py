@@ -188,7 +188,7 @@ class Front(FrontArrays):
         two hold different metrics.
         """
         owner = "Front.bits_saved"
-        if other.higher_is_better != self.higher_is_better or other.metric_name != self.metric_name:
+        if (other.metric_name, other.better) != (self.metric_name, self.better):
             raise FrontError(
                 f"{owner}: both fronts must hold the same metric in the same direction, got "
                 f"{self.metric_name!r} and {other.metric_name!r}. Compare fronts of one problem."

@@ -9,8 +9,7 @@ import numpy as np
 
 from qexplore._choices import stored_bits
 from qexplore._table import text_table
-from qexplore.front.arrays import FrontArrays
-from qexplore.front.further import FurtherMetric
+from qexplore.front.arrays import FrontArrays, FurtherMetric
 from qexplore.front.words import bracketed, choices_cells, cost_text, score_text
 
 _TABLE_WIDTH = 100
@@ -20,7 +19,7 @@ _LEAST_ROOM = 40  # for num_bits, when many costs fill the width
 def why_empty(front: FrontArrays) -> str:
     """One sentence on why a front holds no point, and the way out."""
     asked = [
-        f"{one.name} of {'at least' if one.higher_is_better else 'at most'} {score_text(one.min_accuracy)}"
+        f"{one.name} of {'at least' if one.better == 'higher' else 'at most'} {score_text(one.min_accuracy)}"
         for one in _metrics(front)
         if one.min_accuracy is not None
     ]
@@ -60,9 +59,9 @@ def _metrics(front: FrontArrays) -> tuple[FurtherMetric, ...]:
 
 def _header(front: FrontArrays) -> str:
     first, *further = map(_metric_words, _metrics(front))
-    verified = ([", not verified", ", verified"][front.verified]) if len(front) else ""
-    lines = [f"Front of {len(front)} point{'' if len(front) == 1 else 's'}: {first}{verified}"]
-    return "\n".join([*lines, *(f"further: {words}" for words in further)])
+    verified = (", verified" if front.verified else ", not verified") if len(front) else ""
+    head = f"Front of {len(front)} point{'' if len(front) == 1 else 's'}: {first}{verified}"
+    return "\n".join([head, *(f"further: {words}" for words in further)])
 
 
 def _metric_words(metric: FurtherMetric) -> str:

@@ -19,16 +19,7 @@ from qexplore.metrics import as_metric
 from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, num_samples, unpack_batch
 from qexplore.predicates import as_predicate, select_modules
 from qexplore.preparation import copied_network
-from qexplore.stacks import (
-    ChosenModules,
-    Converted,
-    Data,
-    Settings,
-    StackRow,
-    check_engine,
-    row_for,
-    using_engine,
-)
+from qexplore.stacks import ChosenModules, Converted, Data, Settings, StackRow, check_engine, row_for, using_engine
 from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, train
 from qexplore.workflows.measuring import (
     bytes_on_disk,
