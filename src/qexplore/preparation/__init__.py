@@ -15,6 +15,7 @@ from qexplore.preparation.folding import (
 from qexplore.preparation.graph_optimization import FoldedPair, GraphOptimization, optimize_graph
 from qexplore.preparation.graph_table import GraphTable, graph_table
 from qexplore.preparation.own_modules import OwnModulesReport, as_graph_module, give_own_modules, trace_network
+from qexplore.preparation.writes import reads_what_was_written, take_out_writes
 
 __all__ = [
     "BatchNormReport",
@@ -37,9 +38,11 @@ __all__ = [
     "only_describes",
     "optimize_graph",
     "outputs_of",
+    "reads_what_was_written",
     "recalibrate_batchnorm",
     "remove_bias_corrections",
     "replace_everywhere",
     "require_equal",
+    "take_out_writes",
     "trace_network",
 ]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from qexplore.model import CONVOLUTIONS, TRANSPOSED
-from qexplore.preparation import as_graph_module, give_own_modules, trace_network
+from qexplore.preparation import as_graph_module, give_own_modules, take_out_writes, trace_network
 from qexplore.stacks.torch_ao import require
 
 _RELU = (nn.ReLU, ())
@@ -32,8 +31,6 @@ _MODULE_OF: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
     F.dropout2d: (nn.Dropout2d, ("p",)),
 }
 """Functions that the stack knows as modules only, with the arguments behind the tensor."""
-
-_WITHOUT_WRITE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
@@ -98,57 +95,6 @@ def add_module(network: nn.Module, name: str, module: nn.Module) -> str:
         free = f"{name}_{number}"
     network.add_submodule(free, module)  # type: ignore[operator]
     return free
-
-
-def take_out_writes(network: fx.GraphModule) -> None:
-    """Let in-place operations give new tensors, which later readers of the old ones read instead.
-
-    A tensor may get a copy in integers beside it, which a write would miss.
-    """
-    for node in network.graph.nodes:
-        if not _writes(network, node):
-            continue
-        written = node.args[0]
-        for user in _later_readers(node):
-            user.replace_input_with(written, node)
-        if node.op == "call_module":
-            module_of(network, node).inplace = False  # type: ignore[union-attr]
-        elif node.op == "call_method" and node.target not in _MODULE_OF:
-            node.target = str(node.target).removesuffix("_")
-        else:
-            node.target = _without_write(node.target) or node.target
-            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "inplace"}
-
-
-def reads_what_was_written(network: nn.Module, graph: fx.Graph) -> bool:
-    """Whether in ``graph``, of ``network``, a tensor is read after an in-place operation, whose edges do not tell."""
-    return any(_writes(network, node) and _later_readers(node) for node in graph.nodes)
-
-
-def _later_readers(node: fx.Node) -> list[fx.Node]:
-    """What reads the tensor that ``node`` writes into, behind it."""
-    written = node.args[0]
-    return [user for user in written.users if node < user] if isinstance(written, fx.Node) else []
-
-
-def _writes(network: nn.Module, node: fx.Node) -> bool:
-    if not node.args or not isinstance(node.args[0], fx.Node):
-        return False
-    if node.op == "call_module":
-        return getattr(module_of(network, node), "inplace", False) is True
-    if node.op == "call_method":
-        plain = str(node.target).removesuffix("_")
-        return plain != node.target and not plain.endswith("_") and hasattr(Tensor, plain)
-    return _without_write(node.target) is not None or node.kwargs.get("inplace") is True
-
-
-def _without_write(function: Any) -> Any:
-    """The function that gives in a new tensor what ``function`` writes into its argument; None where it does not."""
-    name = str(getattr(function, "__name__", ""))
-    plain = name.removesuffix("_")
-    if plain == name or plain.endswith("_"):
-        return _WITHOUT_WRITE.get(function)
-    return next((getattr(home, plain) for home in (F, torch) if getattr(home, name, None) is function), None)
 
 
 def _make_modules(network: fx.GraphModule) -> list[str]:

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from qexplore._quiet import quiet
 from qexplore.errors import QExploreError, TraceError, WorkflowError
 from qexplore.model import TRANSPOSED
-from qexplore.preparation import Connections, as_graph_module, trace_network
+from qexplore.preparation import Connections, as_graph_module, reads_what_was_written, take_out_writes, trace_network
 from qexplore.stacks.base import Converted, Data, LayerStrategy, Settings
-from qexplore.stacks.eager_graph import reads_what_was_written, take_out_writes
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.saving import (
     describe_arguments,
