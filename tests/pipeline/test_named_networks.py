@@ -40,8 +40,8 @@ def test_resnet18_is_led_through():
     result, text = lead("resnet18", train_epochs=1, epochs=1, explore=False)
     assert len(result.optimization.pairs) == 20 and result.folded
     rows = {row.name: row for row in result.post_training.strategy}
-    assert rows["layer4.1.conv2"].weights == "int8 per channel"
-    assert rows["fc"].weights == "int4 per channel, packed"
+    assert str(rows["layer4.1.conv2"].weights) == "int8 per channel"
+    assert str(rows["fc"].weights) == "int4 per channel, packed"
     assert result.trained is not None and "Training " in text
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from qexplore._quiet import quiet
 from qexplore.stacks import eager
-from qexplore.stacks.base import Converted, Data, LayerStrategy, Settings
+from qexplore.stacks.base import Converted, Data, Settings
+from qexplore.stacks.layer import LayerStrategy
 
 ENGINES = [name for name in torch.backends.quantized.supported_engines if name != "none"]
 

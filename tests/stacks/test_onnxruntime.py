@@ -41,7 +41,7 @@ def converted(name: str, method: str, **settings) -> Converted:
 
 
 def rows(result: Converted) -> dict[str, tuple[str, str]]:
-    return {row.name: (row.weights, row.activations) for row in result.strategy}
+    return {row.name: (str(row.weights or ""), str(row.activations or "")) for row in result.strategy}
 
 
 WEIGHTS = "int7" if stack._can_overflow() else "int8"
@@ -110,7 +110,7 @@ def scales(result: Converted) -> dict[str, float]:
 
 def test_predicate_leaves_the_rest_float():
     result = converted("small_cnn", "static", modules=predicates.by_name("conv2", "fc2"))
-    weights = {row.name: row.weights for row in result.strategy if row.type in ("Conv2d", "Linear")}
+    weights = {row.name: str(row.weights or "") for row in result.strategy if row.type in ("Conv2d", "Linear")}
     chosen = f"{WEIGHTS} per channel"
     assert weights == {"conv1": "", "conv2": chosen, "fc1": "", "fc2": chosen}
     assert "not selected" in next(row.reason for row in result.strategy if row.name == "fc1")

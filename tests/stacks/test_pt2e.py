@@ -46,7 +46,7 @@ def converted(name: str, method: str, **settings) -> Converted:
 
 
 def rows(result: Converted) -> dict[str, tuple[str, str]]:
-    return {row.name: (row.weights, row.activations) for row in result.strategy}
+    return {row.name: (str(row.weights or ""), str(row.activations or "")) for row in result.strategy}
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "shared_relu", pytest.param("transformer", marks=pytest.mark.slow)])
@@ -104,7 +104,7 @@ def test_observer_decides_the_range():
 
 def test_predicate_leaves_the_rest_float():
     result = converted("small_cnn", "static", modules=predicates.by_name("conv2", "fc2"))
-    weights = {row.name: row.weights for row in result.strategy if row.type in ("Conv2d", "Linear")}
+    weights = {row.name: str(row.weights or "") for row in result.strategy if row.type in ("Conv2d", "Linear")}
     assert weights == {"conv1": "", "conv2": "int8 per channel", "fc1": "", "fc2": "int8 per channel"}
     assert "not selected" in next(row.reason for row in result.strategy if row.name == "fc1")
 

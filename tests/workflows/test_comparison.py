@@ -38,7 +38,7 @@ def test_table_has_a_row_for_every_workflow_asked_for():
     assert all(row.is_done for row in comparison.rows), comparison
     assert tuple(seen) == comparison.rows
     assert all(row.accuracy > 0.9 and row.size_ratio < 0.5 for row in comparison.rows)
-    assert comparison.row("fx", "static", "per channel").report.strategy[0].weights == "int8 per channel"
+    assert str(comparison.row("fx", "static", "per channel").report.strategy[0].weights) == "int8 per channel"
     assert comparison.row("fx", "dynamic").note == "3 steps in float"
 
 

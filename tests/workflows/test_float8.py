@@ -32,8 +32,10 @@ def test_each_format_is_close_to_float_and_stands_in_the_strategy(format):
     report = result.report
 
     assert report.accuracy_before - report.accuracy_after < 0.02
-    assert {row.weights for row in report.strategy if row.type in ("Conv2d", "Linear")} == {f"{weights} per channel"}
-    assert {row.activations for row in report.strategy if row.activations} == {f"{activations} per tensor"}
+    assert {str(row.weights) for row in report.strategy if row.type in ("Conv2d", "Linear")} == {
+        f"{weights} per channel"
+    }
+    assert {str(row.activations) for row in report.strategy if row.activations} == {f"{activations} per tensor"}
     with torch.no_grad():
         hits = (result.model(digits().report.x).argmax(1) == digits().report.y).float().mean()
     assert report.accuracy_after == pytest.approx(float(hits))

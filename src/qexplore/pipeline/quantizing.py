@@ -15,24 +15,20 @@ from torch.utils import _pytree as pytree
 from qexplore._progress import Progress
 from qexplore._quiet import quiet
 from qexplore._random import isolated
-from qexplore._table import text_table
 from qexplore.errors import DataError, TraceError, WorkflowError
 from qexplore.model import Loader, Placement, call, in_eval_mode, is_layer, unpack_batch
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import FloatOutputs, Subject
 from qexplore.preparation import graph_table, trace_network
-from qexplore.stacks import LayerStrategy, is_absent, is_packable
+from qexplore.stacks import LayerStrategy, is_packable, layer_table, packed_strategy
 from qexplore.workflows import (
     QuantizationResult,
     measure_accuracy,
     pack_linear_weights,
-    packed_strategy,
     quantize_qat,
     quantize_static,
     train_packed,
 )
-
-_HEADER = ("layer", "type", "weights", "activations", "reason")
 
 
 @dataclass(frozen=True)
@@ -60,9 +56,8 @@ class Quantized:
     @property
     def table(self) -> str:
         """The strategy as text, and the layers that stay float."""
-        rows = [(row.name, row.type, row.weights or "-", row.activations or "-", row.reason) for row in self.strategy]
-        floating = [f"{row.name} ({row.type})" for row in self.strategy if not (row.is_quantized or is_absent(row))]
-        lines = [text_table(_HEADER, rows), f"Left float: {', '.join(floating) or 'nothing'}"]
+        floating = [f"{row.name} ({row.type})" for row in self.strategy if row.state == "float"]
+        lines = [layer_table(self.strategy), f"Left float: {', '.join(floating) or 'nothing'}"]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
 
 

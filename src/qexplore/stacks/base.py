@@ -13,6 +13,7 @@ from qexplore._arguments import checked_int, checked_name
 from qexplore.errors import WorkflowError
 from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
+from qexplore.stacks.layer import LayerStrategy
 
 Method = Literal["dynamic", "static", "qat"]
 """Post-training dynamic, post-training static, quantization-aware training."""
@@ -91,30 +92,6 @@ class Settings:
                 "activation_observer must be None in dynamic quantization, where ranges of activations are taken at "
                 f"run time, got {self.activation_observer!r}: leave it out, or quantize statically"
             )
-
-
-@dataclass(frozen=True)
-class LayerStrategy:
-    """How one layer is quantized, read back from the converted model.
-
-    Attributes:
-        name: qualified name in the float network, or the node's name for a function such as an addition.
-        type: such as ``"Conv2d"``, or ``"add"``.
-        weights: such as ``"int8 per channel"``; empty for a layer without weights, or whose weights stay float.
-        activations: such as ``"uint8 per tensor, affine"``; empty where the output stays float.
-        reason: why so; for a layer left float, why.
-    """
-
-    name: str
-    type: str
-    weights: str
-    activations: str
-    reason: str
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether anything of the layer is in integers."""
-        return bool(self.weights or self.activations)
 
 
 @dataclass(frozen=True)

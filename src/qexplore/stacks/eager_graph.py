@@ -76,9 +76,14 @@ def graph_of(network: nn.Module, example: tuple[Any, ...]) -> EagerGraph:
         node.type = None  # annotations that are strings mean nothing in the generated code
     graph.recompile()
     nodes = [node for node in graph.graph.nodes if node.op in ("call_module", "call_function", "call_method")]
-    steps = [str(node.target if node.op == "call_module" else node.name) for node in nodes]
+    steps = map(step_of, nodes)
     copies = {copy: name for name, others in report.changed.items() for copy in others}
     return EagerGraph(graph, tuple(dict.fromkeys(steps)), copies, functions, dict(report.kept))
+
+
+def step_of(node: fx.Node) -> str:
+    """What a step of the network is called in reports: the module's name, or the node's."""
+    return str(node.target if node.op == "call_module" else node.name)
 
 
 def module_of(network: nn.Module, node: Any) -> nn.Module | None:

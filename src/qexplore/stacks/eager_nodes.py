@@ -17,8 +17,10 @@ from qexplore._quiet import quiet
 from qexplore._random import isolated
 from qexplore.model import Placement, foreign_hooks, in_eval_mode
 from qexplore.preparation import only_describes
+from qexplore.stacks import reasons
 from qexplore.stacks.eager_graph import LAYERS, add_module, module_of
 from qexplore.stacks.float_functional import functional_call
+from qexplore.stacks.strategy import values_of
 from qexplore.stacks.torch_ao import require, wrong_kernel
 
 _SWAPPED = (
@@ -68,7 +70,7 @@ def choose_layers(
 def _refusal(module: nn.Module) -> str:
     """Why a layer cannot be computed in integers; empty when it can."""
     if parametrize.is_parametrized(module):
-        return "its parameters are parametrized"
+        return reasons.PARAMETRIZED
     if foreign_hooks(module):
         return "it carries hooks, which would meet integers"
     if getattr(module, "padding_mode", "zeros") not in ("zeros", "reflect"):
@@ -86,7 +88,7 @@ class Domains:
         integers: names of the nodes that do.
         quantized: names of the float nodes whose tensors these read.
         contiguous: names of the integer nodes whose kernel goes wrong on tensors in channels-last order.
-        reasons: why other nodes that read integers stay float, by name.
+        reasons: why other nodes that read integers and were selected stay float, by name.
     """
 
     integers: tuple[str, ...]
@@ -108,25 +110,24 @@ def find_domains(
     integers: dict[fx.Node, None] = {}
     quantized: dict[fx.Node, None] = {}
     contiguous: list[str] = []
-    reasons = {}
+    refused = {}
     for node in network.graph.nodes:
         tensors = [one for one in node.all_input_nodes if _is_floating(values[one])]
         if node.op == "call_module" and node.target in layers:
             integers[node] = None
             quantized.update((one, None) for one in tensors if one not in integers)
         elif any(one in integers for one in tensors) and node.op != "output" and _is_floating(values[node]):
-            is_kept_float = allowed is not None and node.op == "call_module" and node.target not in allowed
-            reason = (
-                "not selected" if is_kept_float else _reason_for_float(network, node, values, {**quantized, **integers})
-            )
+            if allowed is not None and node.op == "call_module" and node.target not in allowed:
+                continue
+            reason = _reason_for_float(network, node, values, {**quantized, **integers})
             if reason:
-                reasons[node.name] = reason
+                refused[node.name] = reason
                 continue
             integers[node] = None
             if not _has_kernel(network, node, values, torch.channels_last):
                 contiguous.append(node.name)
     return Domains(
-        tuple(one.name for one in integers), tuple(one.name for one in quantized), tuple(contiguous), reasons
+        tuple(one.name for one in integers), tuple(one.name for one in quantized), tuple(contiguous), refused
     )
 
 
@@ -135,13 +136,13 @@ def _reason_for_float(
 ) -> str:
     """Why ``node`` stays float, where the tensors ``at_hand`` can be had in integers; empty when it need not."""
     if any(_is_floating(values[one]) and one not in at_hand for one in node.all_input_nodes):
-        return "it also reads a float tensor"
+        return reasons.ALSO_READS_FLOAT
     if type(module_of(network, node)) in LAYERS:
-        return "it is not among the layers to quantize"
+        return reasons.NOT_AMONG_LAYERS
     if not isinstance(values[node], Tensor) and any(user.target is not operator.getitem for user in node.users):
-        return "it gives several tensors at once"
+        return reasons.SEVERAL_TENSORS
     has_kernel = _has_kernel(network, node, values, torch.contiguous_format)
-    return "" if has_kernel else "torch has no integer kernel for it"
+    return "" if has_kernel else reasons.NO_KERNEL
 
 
 def add_stubs(network: fx.GraphModule, domains: Domains) -> None:
@@ -179,10 +180,8 @@ def _stub(network: fx.GraphModule, source: fx.Node, into: bool) -> fx.Node:
 
 def _values(network: fx.GraphModule, example: tuple[Any, ...]) -> dict[fx.Node, Any]:
     """What every node gives on the example, in eval mode."""
-    interpreter = fx.Interpreter(network, garbage_collect_values=False)
-    with in_eval_mode(network), torch.no_grad(), isolated(torch.device("cpu")):
-        interpreter.run(*Placement.of(network).copy_inputs(example))
-    return interpreter.env
+    with in_eval_mode(network), isolated(torch.device("cpu")):
+        return values_of(network, Placement.of(network).copy_inputs(example))
 
 
 def _is_floating(value: Any) -> bool:

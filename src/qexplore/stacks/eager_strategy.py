@@ -11,21 +11,24 @@ import torch
 from torch import Tensor, fx, nn
 
 from qexplore.model import calls_heard_by
-from qexplore.stacks.base import LayerStrategy, Settings
+from qexplore.stacks import reasons
+from qexplore.stacks.absent import ONLY_IN_TRAINING, absorbed
+from qexplore.stacks.base import Settings
 from qexplore.stacks.eager_building import Built
 from qexplore.stacks.eager_dynamic import RECURRENT
-from qexplore.stacks.eager_graph import LAYERS
+from qexplore.stacks.eager_graph import LAYERS, step_of
 from qexplore.stacks.float_functional import Swapped
+from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.strategy import (
     MOVES_ONLY,
     describe_activations,
     describe_weights,
-    reason_for_absence,
+    is_left_out,
     reason_for_float,
     reason_for_integers,
+    values_of,
 )
 
-_ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
 _LISTED = 5
 
 
@@ -33,17 +36,15 @@ def strategy_of(
     network: nn.Module, built: Built, model: Any, settings: Settings, example: tuple[Any, ...]
 ) -> tuple[LayerStrategy, ...]:
     """One row for each step of ``network``, read back from the converted ``model``."""
-    interpreter = fx.Interpreter(model, garbage_collect_values=False)
-    with torch.no_grad():
-        interpreter.run(*example)
+    values = values_of(model, example)
     rows: dict[str, LayerStrategy] = {}
     for node in model.graph.nodes:
-        row = _row(network, built, model, node, interpreter.env.get(node), settings)
+        row = _row(network, built, model, node, values.get(node), settings)
         if row is not None:
             rows.setdefault(row.name, row)
     for name, before in _gone(built).items():
         module = _float_module(network, built, name) or nn.ReLU()  # only functions that became ReLU are fused
-        rows[name] = LayerStrategy(name, type(module).__name__, "", "", reason_for_absence(module, before))
+        rows[name] = absorbed(name, module, before)
     return tuple(rows[name] for name in built.graph.steps if name in rows)
 
 
@@ -52,7 +53,7 @@ def _row(
 ) -> LayerStrategy | None:
     functions: dict[Any, Swapped] = {one.name: one for one in built.swapped}
     holder: Any = node.args[0] if node.args else None
-    weights, original = "", None
+    weights, original = None, None
     if node.op == "call_module":
         name = str(node.target)
         original = _float_module(network, built, name)
@@ -69,14 +70,12 @@ def _row(
             return None
     else:
         return None
-    if isinstance(original, _ONLY_IN_TRAINING):
-        return LayerStrategy(name, kind, "", "", reason_for_absence(original, ""))
+    if isinstance(original, ONLY_IN_TRAINING):
+        return absorbed(name, original, "")
     activations = describe_activations(output)
-    if weights or activations:
-        reason = reason_for_integers(original, weights, activations, settings)
-    else:
-        reason = _reason_for_float(network, built, node, name, settings)
-    return LayerStrategy(name, kind, weights, activations, reason)
+    reason = reason_for_integers(original, weights, activations, settings)
+    reason = reason or _reason_for_float(network, built, node, name, settings)
+    return LayerStrategy.present(name, kind, weights, activations, reason)
 
 
 def _reason_for_float(network: nn.Module, built: Built, node: fx.Node, name: str, settings: Settings) -> str:
@@ -84,14 +83,14 @@ def _reason_for_float(network: nn.Module, built: Built, node: fx.Node, name: str
     if name in built.refused:
         return built.refused[name]
     float_name = built.graph.copies.get(name, name)
-    if original is not None and settings.modules is not None and not settings.modules(float_name, original):
-        return reason_for_float(float_name, original, settings)
+    if is_left_out(float_name, original, settings):
+        return reasons.NOT_SELECTED.format(modules=settings.modules)
     own = built.layout.domains.reasons.get(node.name)
     if own is not None:
         return own
     if isinstance(original, LAYERS) or type(original) in RECURRENT:
         return reason_for_float(name, original, settings)
-    return "what it reads is float"
+    return reasons.READS_FLOAT
 
 
 def _float_module(network: nn.Module, built: Built, name: str) -> nn.Module | None:
@@ -117,10 +116,14 @@ def notes_of(built: Built, rows: Sequence[LayerStrategy], settings: Settings) ->
     notes += [f"'{name}' is called more than once or taken as a whole: {why}" for name, why in built.graph.kept.items()]
     if built.swapped:
         notes.append(f"functions that are modules now, to have a range: {_listed([one.node for one in built.swapped])}")
+    own: dict[str, str | None] = {}
+    for node in built.graph.network.graph.nodes:
+        own.setdefault(step_of(node), built.layout.domains.reasons.get(node.name))
     left = defaultdict(list)
     for row in rows:
-        if row.reason in built.layout.domains.reasons.values():
-            left[row.reason].append(row.name)
+        reason = own.get(row.name)
+        if reason and row.state == "float" and row.name not in built.refused:
+            left[reason].append(row.name)
     notes += [f"left float: {_listed(names)} ({reason})" for reason, names in left.items()]
     notes += [f"'{name}' is left float: {reason}" for name, reason in built.refused.items()]
     if built.layout.domains.contiguous:
@@ -154,12 +157,10 @@ def dynamic_strategy(
         network(*copy.deepcopy(example))
     rows = []
     for module in called:
-        weights = describe_weights(model.get_submodule(names[module]))
-        if weights:
-            reason = reason_for_integers(module, weights, "", settings)
-        elif isinstance(module, _ONLY_IN_TRAINING):
-            reason = reason_for_absence(module, "")
-        else:
-            reason = reason_for_float(names[module], module, settings)
-        rows.append(LayerStrategy(names[module], type(module).__name__, weights, "", reason))
+        name, weights = names[module], describe_weights(model.get_submodule(names[module]))
+        if isinstance(module, ONLY_IN_TRAINING):
+            rows.append(absorbed(name, module, ""))
+            continue
+        reason = reason_for_integers(module, weights, None, settings) or reason_for_float(name, module, settings)
+        rows.append(LayerStrategy.present(name, type(module).__name__, weights, None, reason))
     return tuple(rows)

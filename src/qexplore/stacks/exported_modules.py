@@ -1,28 +1,44 @@
-"""Which module of a network a node of its exported graph comes from, and which modules have no node left."""
+"""Which module of a network a node of its exported graph comes from, and what the nodes tell of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import fx, nn
 
 from qexplore.predicates import as_predicate, select_modules
-from qexplore.stacks.base import LayerStrategy, Settings
-from qexplore.stacks.strategy import reason_for_absence
+from qexplore.stacks import reasons
+from qexplore.stacks.absent import Call
+from qexplore.stacks.base import Settings
+from qexplore.stacks.layer import LayerStrategy, Stored, together
 
 
-@dataclass(frozen=True)
-class Call:
-    """A call of a module in a graph as it was exported.
-
-    Attributes:
-        name: of the module.
-        source: name of the module whose output it takes; empty where none gave it.
-    """
+@dataclass
+class Found:
+    """What the nodes of a quantized graph tell of one layer."""
 
     name: str
-    source: str
+    type: str
+    weights: list[Stored] = field(default_factory=list)
+    activations: list[Stored] = field(default_factory=list)
+    reads_integers: bool = False
+
+    def row(self, settings: Settings, why_float: str) -> LayerStrategy:
+        """The layer's row; ``why_float`` is its reason if nothing of it is in integers."""
+        weights, activations = together(self.weights), together(self.activations)
+        reason = self.why_integers(settings) if weights or activations else why_float
+        return LayerStrategy.present(self.name, self.type, weights, activations, reason)
+
+    def why_integers(self, settings: Settings) -> str:
+        """Why so, where anything of the layer is in integers."""
+        if any(one.at_run_time for one in self.activations):
+            return reasons.AT_RUN_TIME
+        weights, origin = together(self.weights), reasons.RANGE[settings.method]
+        if weights:
+            return reasons.in_kernel("integer", weights, origin if self.activations else "float")
+        reason = reasons.NO_WEIGHTS if self.reads_integers else reasons.ROUNDED_FOR_READER
+        return reason.format(range=origin)
 
 
 def calls_of(nodes: Iterable[fx.Node]) -> tuple[Call, ...]:
@@ -32,7 +48,7 @@ def calls_of(nodes: Iterable[fx.Node]) -> tuple[Call, ...]:
         name = innermost(node)
         if node.op == "call_function" and name not in calls:
             first = next(iter(node.all_input_nodes), None)
-            calls[name] = Call(name, "" if first is None or first.op != "call_function" else innermost(first))
+            calls[name] = Call(name, name, "" if first is None or first.op != "call_function" else innermost(first))
     return tuple(calls.values())
 
 
@@ -71,24 +87,3 @@ def float_modules(network: nn.Module, settings: Settings, original: Callable[[st
     return frozenset(
         name for name, module in network.named_modules() if is_layer(module) and not predicate(original(name), module)
     )
-
-
-def with_absent(
-    rows: Mapping[str, LayerStrategy], calls: tuple[Call, ...], modules: Mapping[str, nn.Module]
-) -> list[LayerStrategy]:
-    """``rows`` and, behind the row before it, each module that has no node of its own any more."""
-    behind: dict[str, list[LayerStrategy]] = {}
-    into: dict[str, str] = {}
-    last = ""
-    for call in calls:
-        module = modules.get(call.name)
-        if call.name in rows:
-            last = into[call.name] = call.name
-        elif module is not None and next(module.children(), None) is None:
-            into[call.name] = into.get(call.source, "")
-            reason = reason_for_absence(module, into[call.name])
-            behind.setdefault(last, []).append(LayerStrategy(call.name, type(module).__name__, "", "", reason))
-    merged = list(behind.get("", []))
-    for name, row in rows.items():
-        merged += [row, *behind.get(name, [])]
-    return merged

@@ -18,8 +18,10 @@ from qexplore.model import QuantizedModel
 from qexplore.predicates import as_predicate, select_modules, weighted
 from qexplore.preparation import copied_network, recalibrate_batchnorm
 from qexplore.quant import decode_floats, encode_floats
-from qexplore.stacks.base import Converted, Data, LayerStrategy, Settings
+from qexplore.stacks import reasons
+from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.feeding import Feeding, feeding_of
+from qexplore.stacks.layer import LayerStrategy, Stored
 from qexplore.stacks.saving import ChosenModules, read_state, stack_of_state, write_state
 
 FORMATS: dict[str, tuple[str, str]] = {
@@ -99,18 +101,19 @@ def _strategy(model: QuantizedModel, settings: Settings, feeding: Feeding) -> tu
     """Read back from the quantizers."""
     weights = {point.module: point.name for point in model.points if point.kind == "weight"}
     rows = [
-        LayerStrategy("input", "input", "", _format_of(model, "input"), _read_by(feeding.readers["input"]))
+        LayerStrategy.present("input", "input", None, _stored(model, "input"), _read_by(feeding.readers["input"]))
         for _ in range(feeding.reads_input)
     ]
     for name, kind in feeding.layers:
-        of_weights = f"{_format_of(model, weights[name], 'channel')}" if name in weights else ""
-        output = _format_of(model, name) if name in feeding.producers else ""
-        rows.append(LayerStrategy(name, kind, of_weights, output, _reason(name, of_weights, output, settings, feeding)))
+        of_weights = _stored(model, weights[name], of="weights", granularity="channel") if name in weights else None
+        output = _stored(model, name) if name in feeding.producers else None
+        reason = _reason(name, of_weights, output, settings, feeding)
+        rows.append(LayerStrategy.present(name, kind, of_weights, output, reason))
     return tuple(rows)
 
 
-def _format_of(model: QuantizedModel, point: str, granularity: str = "tensor") -> str:
-    return f"{model.fake_quantizers[point].num_bits} per {granularity}"
+def _stored(model: QuantizedModel, point: str, of: Any = "activations", granularity: Any = "tensor") -> Stored:
+    return Stored(of, choice_of(model.fake_quantizers[point].code), granularity)
 
 
 def _read_by(readers: tuple[str, ...]) -> str:
@@ -118,7 +121,7 @@ def _read_by(readers: tuple[str, ...]) -> str:
     return f"read by '{readers[0]}'{more}"
 
 
-def _reason(name: str, weights: str, output: str, settings: Settings, feeding: Feeding) -> str:
+def _reason(name: str, weights: Stored | None, output: Stored | None, settings: Settings, feeding: Feeding) -> str:
     parts = []
     if weights:
         from_function = name in feeding.fed_by_function
@@ -128,7 +131,7 @@ def _reason(name: str, weights: str, output: str, settings: Settings, feeding: F
     if parts:
         return "; ".join(parts)
     if settings.modules is not None and name in feeding.weighted:
-        return f"not selected by modules={settings.modules}"
+        return reasons.NOT_SELECTED.format(modules=settings.modules)
     return "no quantized layer reads its output"
 
 

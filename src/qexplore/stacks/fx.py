@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from qexplore._quiet import quiet
 from qexplore.errors import QExploreError, TraceError, WorkflowError
 from qexplore.model import TRANSPOSED
 from qexplore.preparation import Connections, as_graph_module, reads_what_was_written, take_out_writes, trace_network
-from qexplore.stacks.base import Converted, Data, LayerStrategy, Settings
+from qexplore.stacks.base import Converted, Data, Settings
+from qexplore.stacks.eager_graph import step_of
+from qexplore.stacks.fx_strategy import notes_of, strategy_of
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.saving import (
     describe_arguments,
@@ -28,23 +30,13 @@ from qexplore.stacks.saving import (
     write_model,
     zero_arguments,
 )
-from qexplore.stacks.strategy import (
-    EMBEDDINGS,
-    MOVES_ONLY,
-    describe_activations,
-    describe_weights,
-    reason_for_absence,
-    reason_for_float,
-    reason_for_integers,
-    reason_for_kind,
-)
+from qexplore.stacks.strategy import EMBEDDINGS, values_of
 from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import (
     linear_qconfig_of,
     qconfig_of,
     require,
     using_engine,
-    wrong_kernel,
 )
 
 _CLAMPS = (F.relu6, F.hardtanh, F.hardtanh_, torch.clamp, torch.clamp_, "clamp", "clamp_")
@@ -68,13 +60,12 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
             assert data.train is not None
             data.train(prepared, lambda: _freeze(prepared))
         model = _converted(prepared, settings)
-        outputs = _outputs(model, data.example)
-        rows = _strategy(network, connections, model, outputs, settings)
+        rows = strategy_of(network, connections, model, _values(model, data.example), settings)
     return Converted(
         model,
         rows,
         save=lambda path: write_model(path, model, settings, structure=_structure(model, data.example)),
-        notes=tuple(_notes(connections, rows, settings) + _order_notes(model, settings)),
+        notes=(*notes_of(connections, rows, settings), *_order_notes(model, settings)),
         script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
     )
 
@@ -244,128 +235,18 @@ def _without(kinds: tuple[type[nn.Module], ...], mapping: Any) -> Any:
     return mapping
 
 
-class _Outputs(fx.Interpreter):
-    """Remembers what every node gives."""
-
-    def __init__(self, model: fx.GraphModule) -> None:
-        super().__init__(model, garbage_collect_values=False)
-
-
-def _outputs(model: fx.GraphModule, example: tuple[Any, ...]) -> dict[fx.Node, Any]:
-    interpreter = _Outputs(model)
+def _values(model: fx.GraphModule, example: tuple[Any, ...]) -> dict[fx.Node, Any]:
     try:
-        with torch.no_grad():
-            interpreter.run(*example)
+        return values_of(model, example)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise WorkflowError(
             f"the converted network does not run ({str(error).strip().splitlines()[0]}): leave out the part in "
             'question with modules=, or use stack="pt2e"'
         ) from error
-    return interpreter.env
-
-
-def _strategy(
-    network: nn.Module,
-    connections: Connections,
-    model: fx.GraphModule,
-    outputs: dict[fx.Node, Any],
-    settings: Settings,
-) -> tuple[LayerStrategy, ...]:
-    rows: dict[str, LayerStrategy] = {}
-    for node in model.graph.nodes:
-        row = _row(network, model, node, outputs[node], settings) if node in outputs else None
-        if row is not None:
-            rows.setdefault(row.name, row)
-    return tuple(_with_absent(network, connections, rows))
-
-
-def _row(
-    network: nn.Module, model: fx.GraphModule, node: fx.Node, output: Any, settings: Settings
-) -> LayerStrategy | None:
-    if node.op == "call_module":
-        name = str(node.target)
-        original: nn.Module | None = network.get_submodule(name)
-        weights, kind = describe_weights(model.get_submodule(name)), type(original).__name__
-    elif node.op in ("call_function", "call_method"):
-        kind = str(getattr(node.target, "__name__", node.target)).rpartition(".")[2]
-        if kind in MOVES_ONLY or not isinstance(output, Tensor):
-            return None
-        name, original, weights = node.name, None, ""
-    else:
-        return None
-    activations = describe_activations(output)
-    if weights or activations:
-        reason = reason_for_integers(original, weights, activations, settings)
-    elif (
-        _is_excluded(name, original, settings)
-        or settings.method == "dynamic"
-        or _is_dequantized(node)
-        or reason_for_kind(original, settings)
-    ):
-        reason = reason_for_float(name, original, settings)
-    else:
-        reason = "what it reads is float"
-    return LayerStrategy(name, kind, weights, activations, reason)
-
-
-def _is_excluded(name: str, original: nn.Module | None, settings: Settings) -> bool:
-    return original is not None and settings.modules is not None and not settings.modules(name, original)
-
-
-def _is_dequantized(node: fx.Node) -> bool:
-    """Whether what ``node`` reads was in integers, and is float for its sake."""
-    return any(str(getattr(one.target, "__name__", one.target)) == "dequantize" for one in node.all_input_nodes)
-
-
-def _with_absent(network: nn.Module, connections: Connections, rows: dict[str, LayerStrategy]) -> list[LayerStrategy]:
-    """``rows`` and, behind the row before it, each module that has no node of its own any more."""
-    behind: dict[str, list[LayerStrategy]] = {}
-    went_into: dict[fx.Node, str] = {}
-    last = ""
-    for node in connections.graph.nodes:
-        module = connections.module(node)
-        if module is None:
-            went_into[node] = str(getattr(node.target, "__name__", node.target))
-            continue
-        name = connections.name_of(module)
-        if name in rows:
-            last = went_into[node] = name
-        else:
-            went_into[node] = went_into.get(node.args[0], "")
-            reason = reason_for_absence(module, went_into[node])
-            behind.setdefault(last, []).append(LayerStrategy(name, type(module).__name__, "", "", reason))
-    merged = list(behind.get("", []))
-    for name, row in rows.items():
-        merged += [row, *behind.get(name, [])]
-    return merged
-
-
-def _notes(connections: Connections, rows: tuple[LayerStrategy, ...], settings: Settings) -> list[str]:
-    kinds = {connections.name_of(one): one for one in map(connections.module, connections.graph.nodes) if one}
-    notes = [
-        f"'{name}' cannot be traced and is taken as a whole, in float: {why}"
-        for name, why in connections.opaque.items()
-    ]
-    folded = sum(row.reason.startswith("folded") for row in rows)
-    if folded:
-        notes.append(f"{folded} BatchNorm layers are folded into the layers before them")
-    if settings.method == "dynamic" and not any(row.is_quantized for row in rows):
-        notes.append("nothing is quantized: there is no Linear or recurrent layer that was selected")
-    if settings.method != "dynamic":
-        refused = [(row, wrong_kernel(kinds.get(row.name), settings.engine)) for row in rows if not row.is_quantized]
-        notes += [f"'{row.name}' is left float: {why}" for row, why in refused if row.reason == why]
-    softmax = [row.name for row in rows if row.type.lower() == "softmax" and not row.is_quantized]
-    if softmax and settings.method != "dynamic":
-        notes.append(f"left float, for FX has no integer form of it: {', '.join(softmax)}; nn.Softmax has one")
-    return notes
 
 
 def _order_notes(model: fx.GraphModule, settings: Settings) -> list[str]:
-    names = [
-        str(node.target if node.op == "call_module" else node.name)
-        for node in model.graph.nodes
-        if _clamps(model, node)
-    ]
+    names = [step_of(node) for node in model.graph.nodes if _clamps(model, node)]
     if settings.engine != "qnnpack" or not names:
         return []
     return [f"qnnpack's kernel goes wrong on channels-last tensors, put in contiguous order before: {', '.join(names)}"]

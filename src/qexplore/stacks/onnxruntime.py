@@ -17,7 +17,7 @@ from qexplore._quiet import silenced
 from qexplore.errors import ExportError, WorkflowError
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
-from qexplore.stacks.onnxruntime_strategy import Owner, owners_of, read_strategy
+from qexplore.stacks.onnxruntime_strategy import Layer, owners_of, read_strategy
 
 _CALIBRATION = {"minmax": "MinMax", "moving_average": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _CHOICES = f"{', '.join(map(repr, _CALIBRATION))}, a CalibrationMethod of onnxruntime.quantization, or None"
@@ -119,7 +119,7 @@ def _package(name: str) -> Any:
         return import_optional(name, extra="onnx", purpose='the stack "onnxruntime"')
 
 
-def _excluded(owners: dict[str, Owner], kept_float: frozenset[str], settings: Settings) -> list[str]:
+def _excluded(owners: dict[str, Layer], kept_float: frozenset[str], settings: Settings) -> list[str]:
     """Names of ONNX nodes that stay float. A predicate chooses modules, and a function is none."""
     if settings.modules is None:
         return []

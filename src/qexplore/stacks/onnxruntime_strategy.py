@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
 from qexplore._optional import import_optional
-from qexplore.stacks.base import LayerStrategy, Settings
-from qexplore.stacks.exported_modules import Call, innermost, is_layer, layer_of, with_absent
+from qexplore.stacks import reasons
+from qexplore.stacks.absent import Call, with_absent
+from qexplore.stacks.base import Settings
+from qexplore.stacks.exported_modules import Found, innermost, is_layer, layer_of
+from qexplore.stacks.layer import LayerStrategy, Stored
 
 _MOVES_ONLY = frozenset(
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Shape", "Slice", "Cast", "Identity", "Constant", "Flatten"}
@@ -23,22 +26,15 @@ _AT_RUN_TIME = frozenset({"ConvInteger", "MatMulInteger", "DynamicQuantizeLSTM"}
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
-@dataclass(frozen=True)
-class Owner:
-    """The layer that an ONNX node belongs to.
+@dataclass
+class Layer(Found):
+    """The layer that an ONNX node belongs to: a module, or a function called like its own node."""
 
-    Attributes:
-        name: of the module, or of the function's own node.
-        type: of the module, or of the function.
-        is_module: whether it is a module.
-    """
-
-    name: str
-    type: str
-    is_module: bool
+    is_module: bool = False
+    computes: bool = False
 
 
-def owners_of(graph: Any, nodes: Iterable[fx.Node], modules: Mapping[str, nn.Module]) -> dict[str, Owner]:
+def owners_of(graph: Any, nodes: Iterable[fx.Node], modules: Mapping[str, nn.Module]) -> dict[str, Layer]:
     """The layer of each node of a float ONNX graph, by the node's name.
 
     Args:
@@ -58,19 +54,19 @@ def _owner(
     readers: Mapping[str, Any],
     initializers: set[str],
     modules: Mapping[str, nn.Module],
-) -> Owner:
+) -> Layer:
     # A fused BatchNorm gives its own name to what the convolution before it gives, so parameters are asked first.
     for value in node.input:
         found = _layer_with(value, modules) if value in initializers else None
         if found is not None:
-            return Owner(*found, is_module=True)
+            return Layer(*found, is_module=True)
     last = node
     while last is not None and not (known := [value for value in last.output if value in scopes]):
         last = next((readers[value] for value in last.output if value in readers), None)
     if last is None:
-        return Owner(node.name, node.op_type.lower(), is_module=False)
+        return Layer(node.name, node.op_type.lower())
     found = layer_of(scopes[known[0]], modules)
-    return Owner(*found, is_module=True) if found else Owner(known[0], last.op_type.lower(), is_module=False)
+    return Layer(*found, is_module=True) if found else Layer(known[0], last.op_type.lower())
 
 
 def _layer_with(parameter: str, modules: Mapping[str, nn.Module]) -> tuple[str, str] | None:
@@ -81,18 +77,9 @@ def _layer_with(parameter: str, modules: Mapping[str, nn.Module]) -> tuple[str, 
     return layer_of(name, modules) if name in modules and is_layer(modules[name]) else None
 
 
-@dataclass
-class _Layer:
-    owner: Owner
-    weights: list[str] = field(default_factory=list)
-    activations: list[str] = field(default_factory=list)
-    reads_integers: bool = False
-    computes: bool = False
-
-
 def read_strategy(
     graph: Any,
-    owners: Mapping[str, Owner],
+    owners: Mapping[str, Layer],
     modules: Mapping[str, nn.Module],
     calls: tuple[Call, ...],
     settings: Settings,
@@ -109,21 +96,21 @@ def read_strategy(
         kept_float: names of modules that the predicate did not choose.
     """
     reader = _Reader(graph)
-    layers: dict[str, _Layer] = {}
+    layers: dict[str, Layer] = {}
     for node in graph.node:
         owner = _owner_by_name(node.name, owners)
         if owner is not None:
-            layer = layers.setdefault(owner.name, _Layer(owner))
+            layer = layers.setdefault(owner.name, owner)
             layer.weights += reader.weights(node) if owner.is_module else []  # of a function, they are constants
             layer.activations += reader.activations(node)
             layer.reads_integers |= reader.reads_integers(node)
             layer.computes |= node.op_type not in _MOVES_ONLY and node.name in owners
     kept = [one for one in layers.values() if one.computes or one.weights or one.activations]
-    rows = {one.owner.name: _row(one, settings, kept_float) for one in kept}
-    return tuple(with_absent(rows, calls, modules))
+    rows = {one.name: one.row(settings, _why_float(one, settings, kept_float)) for one in kept}
+    return with_absent(rows, calls, modules)
 
 
-def _owner_by_name(name: str, owners: Mapping[str, Owner]) -> Owner | None:
+def _owner_by_name(name: str, owners: Mapping[str, Layer]) -> Layer | None:
     """Nodes that replace another one are called after it, such as ``"node_linear_MatMul_quant"``."""
     while name and name not in owners:
         name = name.rpartition("_")[0]
@@ -135,7 +122,7 @@ class _Reader:
 
     def __init__(self, graph: Any) -> None:
         onnx = import_optional("onnx", extra="onnx", purpose='the stack "onnxruntime"')
-        self._array = onnx.numpy_helper.to_array
+        self._as_array = onnx.numpy_helper.to_array
         self._initializers = {one.name: one for one in graph.initializer}
         self._givers = {value: node for node in graph.node for value in node.output}
         self._readers: dict[str, list[Any]] = {}
@@ -143,37 +130,48 @@ class _Reader:
             for value in node.input:
                 self._readers.setdefault(value, []).append(node)
 
-    def weights(self, node: Any) -> list[str]:
-        """Such as ``["int8 per channel"]``."""
-        if node.op_type in _AT_RUN_TIME:
-            scale = "_quantized", "_scale"
-            return [text for value in node.input if (text := self._weight(value, value.replace(*scale)))]
-        givers = [self._givers.get(value) for value in node.input]
-        dequantized = [giver for giver in givers if giver is not None and giver.op_type == "DequantizeLinear"]
-        return [text for one in dequantized if (text := self._weight(one.input[0], one.input[1]))]
+    def _array(self, initializer: str) -> Any:
+        return self._as_array(self._initializers[initializer])
 
-    def _weight(self, name: str, scale_name: str) -> str:
+    def weights(self, node: Any) -> list[Stored]:
+        """How the weights that a node reads are stored."""
+        if node.op_type in _AT_RUN_TIME:
+            names = ("_scale", "_zero_point")
+            found = [self._weight(one, *(one.replace("_quantized", name) for name in names)) for one in node.input]
+        else:
+            givers = filter(None, map(self._givers.get, node.input))
+            found = [self._weight(*one.input) for one in givers if one.op_type == "DequantizeLinear"]
+        return [one for one in found if one is not None]
+
+    def _weight(self, name: str, scale_name: str, zero_point_name: str = "") -> Stored | None:
         if name not in self._initializers or scale_name not in self._initializers or name == scale_name:
-            return ""
-        integers, scale = (self._array(self._initializers[one]) for one in (name, scale_name))
+            return None
+        integers, scale = self._array(name), self._array(scale_name)
         if integers.dtype.name not in ("int8", "uint8") or "bias" in name:
-            return ""  # a bias has 32 bits in a convolution, 8 in an addition
-        granularity = "channel" if scale.size > 1 else "tensor"
-        return f"{integers.dtype.name.rstrip('8')}{_width(integers)} per {granularity}"
+            return None  # a bias has 32 bits in a convolution, 8 in an addition
+        has_zero_point = zero_point_name in self._initializers and self._array(zero_point_name).any()
+        return Stored(
+            "weights",
+            num_bits=_width(integers),
+            granularity="channel" if scale.size > 1 else "tensor",
+            signed=integers.dtype.name == "int8",
+            symmetric=None if has_zero_point else True,  # of a LayerNorm, say, which nobody computes in integers
+        )
 
-    def activations(self, node: Any) -> list[str]:
-        """Such as ``["uint8 per tensor, affine"]``."""
+    def activations(self, node: Any) -> list[Stored]:
+        """How the tensors that a node gives are stored, or the one it reads, where its range is taken at run time."""
         if node.op_type in _AT_RUN_TIME:
-            return ["uint8 per tensor, affine, at run time"]
+            return [Stored("activations", 8, signed=False, symmetric=False, at_run_time=True)]
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             return []
         readers = [reader for value in node.output for reader in self._readers.get(value, [])]
         return [self._described(one) for one in readers if one.op_type == "QuantizeLinear"]
 
-    def _described(self, quantizer: Any) -> str:
-        zero_point = self._array(self._initializers[quantizer.input[2]])
-        is_symmetric = zero_point.dtype.name == "int8" and not int(zero_point)
-        return f"{zero_point.dtype.name} per tensor, {'symmetric' if is_symmetric else 'affine'}"
+    def _described(self, quantizer: Any) -> Stored:
+        zero_point = self._array(quantizer.input[2])
+        signed = zero_point.dtype.kind == "i"
+        symmetric = signed and not int(zero_point)
+        return Stored("activations", 8 * zero_point.dtype.itemsize, signed=signed, symmetric=symmetric)
 
     def reads_integers(self, node: Any) -> bool:
         """Whether an input that is no weight comes from integers."""
@@ -192,31 +190,10 @@ def _width(integers: Any) -> int:
     return next(bits for bits in range(2, 9) if low >= -(2 ** (bits - 1)) and high <= 2 ** (bits - 1))
 
 
-def _row(layer: _Layer, settings: Settings, kept_float: frozenset[str]) -> LayerStrategy:
-    weights, activations = ("; ".join(dict.fromkeys(texts)) for texts in (layer.weights, layer.activations))
-    owner = layer.owner
-    reason = _why_integers(weights, activations, layer) if weights or activations else ""
-    return LayerStrategy(
-        owner.name, owner.type, weights, activations, reason or _why_float(owner, settings, kept_float)
-    )
-
-
-def _why_integers(weights: str, activations: str, layer: _Layer) -> str:
-    if "at run time" in activations:
-        return "weights rounded once; the input's range is taken at run time"
-    if not weights:
-        if layer.reads_integers:
-            return "no weights: integers in, integers out; range from calibration, or its input's"
-        return "computed in float, rounded for the layer that reads it; range from calibration"
-    scales = "a scale a channel, as their ranges differ" if "channel" in weights else "one scale for all channels"
-    return f"integer kernel; {scales}; output " + ("range from calibration" if activations else "float")
-
-
-def _why_float(owner: Owner, settings: Settings, kept_float: frozenset[str]) -> str:
-    if owner.name in kept_float or (settings.modules is not None and not owner.is_module):
-        return f"not selected by modules={settings.modules}"
-    if settings.method == "static" and owner.type in _RECURRENT:
-        return "onnxruntime has integer kernels for recurrent layers in dynamic quantization only"
-    if settings.method == "dynamic":
-        return "no integer kernel of onnxruntime for it in dynamic quantization"
-    return "no integer kernel of onnxruntime for it here"
+def _why_float(layer: Layer, settings: Settings, kept_float: frozenset[str]) -> str:
+    if layer.name in kept_float or (settings.modules is not None and not layer.is_module):
+        return reasons.NOT_SELECTED.format(modules=settings.modules)
+    if settings.method == "static" and layer.type in _RECURRENT:
+        return reasons.RECURRENT_IN_ONNX
+    reason = reasons.NO_DYNAMIC_KERNEL if settings.method == "dynamic" else reasons.NO_KERNEL_HERE
+    return reason.format(kernel="onnxruntime")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from qexplore.stacks.base import LayerStrategy, Settings
-from qexplore.stacks.exported_modules import Call, innermost, layer_of, with_absent
+from qexplore.stacks import reasons
+from qexplore.stacks.absent import Call, with_absent
+from qexplore.stacks.base import Settings
+from qexplore.stacks.exported_modules import Found, innermost, layer_of
+from qexplore.stacks.layer import LayerStrategy, Stored
 
 _FUSED = frozenset(
     {"relu", "relu_", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "silu", "silu_", "gelu", "tanh"}
@@ -26,16 +29,14 @@ _NO_LAYERS = frozenset(
 
 
 @dataclass
-class _Layer:
-    """What is found of one layer: its rows may come from several nodes."""
-
-    name: str
-    type: str
-    weights: list[str] = field(default_factory=list)
-    activations: list[str] = field(default_factory=list)
+class _Layer(Found):
     floats: list[str] = field(default_factory=list)  # operators that stay float
     kernels: list[str] = field(default_factory=list)  # layers in whose kernel it is computed
-    reads_integers: bool = False
+
+    def why_integers(self, settings: Settings) -> str:
+        kernels, floats = (", ".join(dict.fromkeys(names)) for names in (self.kernels, self.floats))
+        reason = reasons.IN_KERNEL_OF.format(layers=kernels) if kernels else super().why_integers(settings)
+        return reasons.PARTLY_FLOAT.format(reason=reason, operators=floats) if floats else reason
 
 
 def read_strategy(
@@ -62,8 +63,8 @@ def read_strategy(
         _look_at(layers.setdefault(name, _Layer(name, kind)), node)
     for node in nodes:
         _note_kernel(node, layers, modules)
-    rows = {layer.name: _row(layer, settings, float_modules) for layer in layers.values()}
-    return tuple(with_absent(rows, calls, modules))
+    rows = {one.name: one.row(settings, _why_float(one, settings, float_modules)) for one in layers.values()}
+    return with_absent(rows, calls, modules)
 
 
 def _computes(node: fx.Node) -> bool:
@@ -87,10 +88,10 @@ def _layer_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[str, str
 
 
 def _look_at(layer: _Layer, node: fx.Node) -> None:
-    weights = [text for one in node.all_input_nodes if (text := _weight(one))]
+    weights = [found for one in node.all_input_nodes if (found := _weight(one))]
     behind = _output_of(node)[0]
-    texts = [_activation(behind)] if behind is not None else [_at_run_time(one) for one in node.all_input_nodes]
-    activations = [text for text in texts if text]
+    outputs = [_activation(behind)] if behind is not None else map(_at_run_time, node.all_input_nodes)
+    activations = [found for found in outputs if found]
     layer.reads_integers |= any(_operator(one) == "dequantize_per_tensor" for one in node.all_input_nodes)
     layer.weights += weights
     layer.activations += activations
@@ -110,23 +111,21 @@ def _note_kernel(node: fx.Node, layers: Mapping[str, _Layer], modules: Mapping[s
             layer.kernels.append(name)
 
 
-def _weight(node: fx.Node) -> str:
-    """Such as ``"int8 per channel"``; empty for what is no dequantized constant."""
+def _weight(node: fx.Node) -> Stored | None:
+    """How a weight is stored; None for what is no dequantized constant."""
     if "dequantize_per" not in _operator(node) or not _is_constant(node.args[0]):
-        return ""
-    is_per_channel = "per_channel" in _operator(node)
-    quant_min, quant_max, dtype = node.args[-3:]
-    return f"{_integer(quant_min, quant_max, dtype)} per {'channel' if is_per_channel else 'tensor'}"
+        return None
+    granularity: Any = "channel" if "per_channel" in _operator(node) else "tensor"
+    return Stored("weights", granularity=granularity, **_integers(*node.args[-3:]))
 
 
 def _is_constant(node: Any) -> bool:
     return isinstance(node, fx.Node) and node.op == "get_attr"
 
 
-def _integer(quant_min: Any, quant_max: Any, dtype: Any) -> str:
-    """The narrowest integer that holds the range, such as ``"uint8"``, or ``"uint7"`` for 0 to 127."""
-    num_bits = (int(quant_max) - int(quant_min)).bit_length()
-    return f"{'int' if dtype.is_signed else 'uint'}{num_bits}"
+def _integers(quant_min: Any, quant_max: Any, dtype: Any) -> dict[str, Any]:
+    """The narrowest integers that hold the range: 7 bits without sign for 0 to 127."""
+    return {"num_bits": (int(quant_max) - int(quant_min)).bit_length(), "signed": dtype.is_signed}
 
 
 def _output_of(node: fx.Node) -> tuple[fx.Node | None, list[fx.Node]]:
@@ -146,20 +145,20 @@ def _quantizer_behind(node: fx.Node) -> fx.Node | None:
     return next((user for user in node.users if _operator(user) == "quantize_per_tensor" and not _chosen(user)), None)
 
 
-def _activation(quantizer: fx.Node) -> str:
-    _, _, zero_point, quant_min, quant_max, dtype = quantizer.args
-    scheme = "symmetric" if dtype.is_signed and zero_point == 0 else "affine"  # type: ignore[union-attr]
-    return f"{_integer(quant_min, quant_max, dtype)} per tensor, {scheme}"
+def _activation(quantizer: fx.Node) -> Stored:
+    stored = _integers(*quantizer.args[3:6])
+    is_symmetric = bool(stored["signed"] and quantizer.args[2] == 0)
+    return Stored("activations", symmetric=is_symmetric, **stored)
 
 
-def _at_run_time(node: fx.Node) -> str:
-    """What is said of an input that is quantized with a range found at run time."""
-    quantizer = node.args[0] if _operator(node) == "dequantize_per_tensor" else None
+def _at_run_time(node: fx.Node) -> Stored | None:
+    """How an input is stored that is quantized with a range found at run time; None for others."""
+    quantizer: Any = node.args[0] if _operator(node) == "dequantize_per_tensor" else None
     choose = _chosen(quantizer) if isinstance(quantizer, fx.Node) else None
     if choose is None:
-        return ""
-    scheme = "symmetric" if "symmetric" in _operator(choose) else "affine"
-    return f"{_integer(*quantizer.args[3:6])} per tensor, {scheme}, at run time"  # type: ignore[union-attr]
+        return None
+    is_symmetric = "symmetric" in _operator(choose)
+    return Stored("activations", symmetric=is_symmetric, at_run_time=True, **_integers(*quantizer.args[3:6]))
 
 
 def _chosen(quantizer: fx.Node) -> fx.Node | None:
@@ -170,36 +169,10 @@ def _chosen(quantizer: fx.Node) -> fx.Node | None:
     return scale.args[0]
 
 
-def _row(layer: _Layer, settings: Settings, float_modules: frozenset[str]) -> LayerStrategy:
-    weights, activations = ("; ".join(dict.fromkeys(texts)) for texts in (layer.weights, layer.activations))
-    row = LayerStrategy(layer.name, layer.type, weights, activations, "")
-    if not row.is_quantized:
-        return replace(row, reason=_why_float(layer, settings, float_modules))
-    reason = _why_integers(row, layer, settings)
-    if layer.floats:
-        reason += f"; its {', '.join(dict.fromkeys(layer.floats))} stays float"
-    return replace(row, reason=reason)
-
-
-def _why_integers(row: LayerStrategy, layer: _Layer, settings: Settings) -> str:
-    ranges = "learned in training" if settings.method == "qat" else "from calibration"
-    if layer.kernels:
-        return f"computed in the kernel of {', '.join(dict.fromkeys(layer.kernels))}"
-    if not row.weights:
-        if layer.reads_integers:
-            return f"no weights: integers in, integers out; range {ranges}, or its input's"
-        return f"computed in float, rounded for the layer that reads it; range {ranges}"
-    if "at run time" in row.activations:
-        return "weights rounded once; the input's range is taken at run time"
-    scales = "a scale a channel, as their ranges differ" if "channel" in row.weights else "one scale for all channels"
-    return f"integer kernel; {scales}; output " + (f"range {ranges}" if row.activations else "float")
-
-
 def _why_float(layer: _Layer, settings: Settings, float_modules: frozenset[str]) -> str:
     if layer.name in float_modules:
-        return f"not selected by modules={settings.modules}"
+        return reasons.NOT_SELECTED.format(modules=settings.modules)
     if layer.type in ("LSTM", "GRU", "RNN"):
-        return f'torchao has no integer kernel for {layer.type}: stack="fx" or "eager" quantizes it dynamically'
-    if settings.method == "dynamic":
-        return "dynamic quantization of torchao has integer kernels for Linear layers only"
-    return "no integer kernel of torchao for it here"
+        return reasons.RECURRENT_IN_PT2E.format(kind=layer.type)
+    is_dynamic = settings.method == "dynamic"
+    return reasons.DYNAMIC_IN_PT2E if is_dynamic else reasons.NO_KERNEL_HERE.format(kernel="torchao")

@@ -1,13 +1,16 @@
-"""How a layer is quantized, in words, read back from converted modules and what they give, never from settings."""
+"""How a layer is quantized, read back from converted modules of torch.ao and what they give, never from settings."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from qexplore.stacks.base import LayerStrategy, Settings
+from qexplore.stacks import reasons
+from qexplore.stacks.base import Settings
+from qexplore.stacks.layer import Granularity, LayerStrategy, Stored
 from qexplore.stacks.packed_linear import PackedLinear
 from qexplore.stacks.torch_ao import activation_range, has, require, wrong_kernel
 
@@ -15,8 +18,6 @@ _PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric)
 _FIXED_RANGE = (nn.Softmax, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid)
 _DYNAMIC = (nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-_FOLDED = (nn.modules.batchnorm._BatchNorm,)
-_ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
 
 _CHANGES_SHAPE = {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "unsqueeze", "squeeze", "expand"}
 _TAKES_PARTS = {"getitem", "getattr", "size", "dim", "chunk", "split", "repeat"}
@@ -24,66 +25,102 @@ MOVES_ONLY = _CHANGES_SHAPE | _TAKES_PARTS | {"quantize_per_tensor", "dequantize
 """Functions that move values and do not change them: no layers."""
 
 
-def describe_weights(module: nn.Module) -> str:
-    """Such as ``"int8 per channel"`` or ``"int4 per channel, packed"``; empty where the weights are float, or none."""
+def values_of(model: fx.GraphModule, example: tuple[Any, ...]) -> dict[fx.Node, Any]:
+    """What every node of ``model`` gives on ``example``."""
+    interpreter = fx.Interpreter(model, garbage_collect_values=False)
+    with torch.no_grad():
+        interpreter.run(*example)
+    return interpreter.env
+
+
+def describe_weights(module: nn.Module) -> Stored | None:
+    """How the weights of ``module`` are stored; None where they are float, or there are none."""
     if isinstance(module, PackedLinear):
-        granularity = "per channel" if module.group_size is None else f"in groups of {module.group_size}"
-        return f"int{module.num_bits} {granularity}, packed"
+        group_size = module.group_size
+        granularity: Granularity = "group" if group_size else "channel"
+        return Stored("weights", module.num_bits, granularity, group_size=group_size, packed=True)
     tensors = _quantized_weights(module)
     if not tensors:
-        return ""
-    width = max([_width(tensor) for tensor in tensors])
-    granularity = "per channel" if tensors[0].qscheme() in _PER_CHANNEL else "per tensor"
-    symmetric = all(map(_is_centred, tensors))
-    sign = "uint" if tensors[0].dtype == torch.quint8 else "int"
-    return f"{sign}{width} {granularity}" + ("" if symmetric else ", affine")
+        return None
+    return Stored(
+        "weights",
+        num_bits=max([_width(tensor) for tensor in tensors]),
+        granularity="channel" if tensors[0].qscheme() in _PER_CHANNEL else "tensor",
+        signed=tensors[0].dtype != torch.quint8,
+        symmetric=all(map(_is_centred, tensors)),
+    )
 
 
-def describe_activations(output: Any) -> str:
-    """Such as ``"uint8 per tensor, affine"``, of a tensor that a layer gave on the engine in force; empty for float."""
+def describe_activations(output: Any) -> Stored | None:
+    """How a tensor that a layer gave on the engine in force is stored; None for float."""
     if not isinstance(output, Tensor) or not output.is_quantized:
-        return ""
-    sign = "uint" if output.dtype == torch.quint8 else "int"
-    middle = sum(activation_range(None)) // 2 if sign == "uint" else 0
+        return None
+    signed = output.dtype != torch.quint8
+    middle = 0 if signed else sum(activation_range(None)) // 2
     # An affine range that is centred by chance is symmetric too.
-    centred = output.q_zero_point() - middle in ((0, 1) if sign == "uint" else (0,))
-    return f"{sign}8 per tensor, {'symmetric' if centred else 'affine'}"
+    centred = output.q_zero_point() - middle in ((0,) if signed else (0, 1))
+    return Stored("activations", 8, signed=signed, symmetric=centred)
 
 
-def reason_for_integers(module: nn.Module | None, weights: str, activations: str, settings: Settings) -> str:
-    """Why a layer is quantized the way that ``weights`` and ``activations`` say."""
-    ranges = "learned in training" if settings.method == "qat" else "from calibration"
-    if weights.endswith("packed"):
-        after = "" if activations else "; input and output float"
-        return f"stored small, computed in float{after}"
+def packed_strategy(network: nn.Module, skipped: Mapping[str, str] | None = None) -> tuple[LayerStrategy, ...]:
+    """How the layers of a network with packed ones are quantized, read back from its modules.
+
+    Args:
+        network: with `PackedLinear` inside.
+        skipped: reasons why some layers stay float; all others but packed ones are said to have no packed form.
+    """
+    rows = []
+    for name, module in network.named_modules():
+        if isinstance(module, PackedLinear):
+            weights, activations = describe_weights(module), None
+            if module.output_quantizer.is_on:
+                activations = Stored("activations", 8, signed=False, symmetric=False)
+            reason = reasons.PACKED if activations else reasons.PACKED_WITHOUT_DATA
+            rows.append(LayerStrategy.present(name, "Linear", weights, activations, reason))
+        elif next(module.parameters(recurse=False), None) is not None:
+            reason = (skipped or {}).get(name, reasons.NOT_LINEAR)
+            rows.append(LayerStrategy.present(name, type(module).__name__, None, None, reason))
+    return tuple(rows)
+
+
+def reason_for_integers(
+    module: nn.Module | None, weights: Stored | None, activations: Stored | None, settings: Settings
+) -> str:
+    """Why ``module`` is quantized the way that ``weights`` and ``activations`` say; empty where both are float."""
+    if not weights and not activations:
+        return ""
+    if weights and weights.packed:
+        return reasons.STORED_SMALL if activations else reasons.STORED_SMALL_IN_FLOAT
     if weights and not activations:
-        return "weights rounded once; the input's range is taken at run time"
+        return reasons.AT_RUN_TIME
     if weights:
-        scales = (
-            "a scale a channel, as their ranges differ" if "per channel" in weights else "one scale for all channels"
-        )
-        return f"{settings.engine} kernel; {scales}; output range {ranges}"
+        return reasons.in_kernel(str(settings.engine), weights, reasons.RANGE[settings.method])
     if isinstance(module, nn.Softmax) and settings.engine != "qnnpack":
-        return "output range 0 to 1 is known; between its integers torch computes it in float"
+        return reasons.SOFTMAX
     if isinstance(module, _FIXED_RANGE):
-        return "no weights; the output's range is known"
-    return f"no weights: integers in, integers out; range {ranges}, or its input's"
+        return reasons.KNOWN_RANGE
+    return reasons.NO_WEIGHTS.format(range=reasons.RANGE[settings.method])
 
 
 def reason_for_float(name: str, module: nn.Module | None, settings: Settings) -> str:
     """Why the layer ``name``, ``module`` of the float network (None for a function), stays float."""
-    if module is not None and settings.modules is not None and not settings.modules(name, module):
-        return f"not selected by modules={settings.modules}"
+    if is_left_out(name, module, settings):
+        return reasons.NOT_SELECTED.format(modules=settings.modules)
     if module is not None and next(module.children(), None) is not None:
-        return "taken as a whole, with the layers inside it"
+        return reasons.TAKEN_AS_A_WHOLE
     if settings.method == "dynamic" and not isinstance(module, _DYNAMIC):
-        return "dynamic quantization has integer kernels for Linear and recurrent layers only"
+        return reasons.DYNAMIC
     own = reason_for_kind(module, settings)
     if own:
         return own
     if isinstance(module, (nn.Flatten, nn.Unflatten, nn.Unfold)):
-        return "only moves values, which the stack does in float here"
-    return f"no integer kernel of {settings.engine} for it here"
+        return reasons.ONLY_MOVES
+    return reasons.NO_KERNEL_HERE.format(kernel=settings.engine)
+
+
+def is_left_out(name: str, module: nn.Module | None, settings: Settings) -> bool:
+    """Whether the predicate does not choose ``module``, ``name`` in the float network (None for a function)."""
+    return module is not None and settings.modules is not None and not settings.modules(name, module)
 
 
 def reason_for_kind(module: nn.Module | None, settings: Settings) -> str:
@@ -91,23 +128,8 @@ def reason_for_kind(module: nn.Module | None, settings: Settings) -> str:
     if settings.method == "dynamic":
         return ""
     if isinstance(module, _DYNAMIC[1:]):
-        return "recurrent layers have integer kernels in dynamic quantization only"
-    if isinstance(module, EMBEDDINGS):
-        return "an embedding looks rows up and computes nothing: left float"
-    return wrong_kernel(module, settings.engine)
-
-
-def reason_for_absence(module: nn.Module, before: str) -> str:
-    """Why ``module`` of the float network is none of its own in the quantized one; ``before`` is what precedes it."""
-    if isinstance(module, _ONLY_IN_TRAINING):
-        return "does nothing outside training: left out"
-    verb = "folded" if isinstance(module, _FOLDED) else "fused"
-    return f"{verb} into '{before}'" if before else f"{verb} into its neighbour"
-
-
-def is_absent(row: LayerStrategy) -> bool:
-    """Whether the layer is none of its own in the quantized network, as `reason_for_absence` says."""
-    return row.reason.startswith(("folded into", "fused into", "does nothing outside training"))
+        return reasons.RECURRENT
+    return reasons.EMBEDDING if isinstance(module, EMBEDDINGS) else wrong_kernel(module, settings.engine)
 
 
 def _quantized_weights(module: Any) -> list[Tensor]:

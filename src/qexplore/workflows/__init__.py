@@ -13,7 +13,7 @@ from qexplore.workflows.calling import (
 from qexplore.workflows.comparison import ComparisonRow, WorkflowComparison, compare_workflows
 from qexplore.workflows.measuring import measure_accuracy
 from qexplore.workflows.packed_training import train_packed
-from qexplore.workflows.packing import PackedLayer, PackingReport, pack_linear_weights, packed_strategy
+from qexplore.workflows.packing import PackedLayer, PackingReport, pack_linear_weights
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "load_quantized",
     "measure_accuracy",
     "pack_linear_weights",
-    "packed_strategy",
     "quantize_dynamic",
     "quantize_float8",
     "quantize_qat",

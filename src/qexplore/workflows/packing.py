@@ -17,7 +17,7 @@ from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, in_ev
 from qexplore.predicates import PredicateLike, everything, select_modules
 from qexplore.preparation import copied_network, counted, replace_everywhere
 from qexplore.quant import check_group_size, check_packed_width
-from qexplore.stacks import LayerStrategy, PackedLinear, describe_weights, float_rows, is_packable
+from qexplore.stacks import LayerStrategy, PackedLinear, float_rows, is_packable, packed_strategy
 
 
 @dataclass(frozen=True)
@@ -169,32 +169,6 @@ def calibrate_packed(
             module.stop_observing()
     if not seen:
         raise DataError("the calibration loader gave no batch: ranges of activations need at least one")
-
-
-def packed_strategy(network: nn.Module, skipped: Mapping[str, str] | None = None) -> tuple[LayerStrategy, ...]:
-    """How the layers of a network with packed ones are quantized, read back from its modules.
-
-    Args:
-        network: with `PackedLinear` inside.
-        skipped: reasons why some layers stay float; all others but packed ones are said to have no packed form.
-    """
-    rows = []
-    for name, module in network.named_modules():
-        if isinstance(module, PackedLinear):
-            rows.append(_packed_row(name, module))
-        elif next(module.parameters(recurse=False), None) is not None:
-            reason = (skipped or {}).get(name, "packed weights are for linear layers only")
-            rows.append(LayerStrategy(name, type(module).__name__, "", "", reason))
-    return tuple(rows)
-
-
-def _packed_row(name: str, module: PackedLinear) -> LayerStrategy:
-    quantized = module.output_quantizer.is_on
-    weights = describe_weights(module)
-    activations = "uint8 per tensor, affine" if quantized else ""
-    reason = "packed integers, dequantized in every forward"
-    ranges = "; ranges seen in calibration" if quantized else "; activations float, for no data was given"
-    return LayerStrategy(name, "Linear", weights, activations, reason + ranges)
 
 
 def _refusal(network: nn.Module, module: nn.Module) -> str | None:

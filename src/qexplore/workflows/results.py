@@ -11,11 +11,9 @@ from torch import nn
 
 from qexplore._table import text_table
 from qexplore.errors import WorkflowError
-from qexplore.stacks import LayerStrategy, Settings, is_absent
+from qexplore.stacks import LayerStrategy, Settings, layer_table
 from qexplore.training import EpochRecord
 from qexplore.workflows.measuring import Latency
-
-_STRATEGY_HEADER = ("layer", "type", "weights", "activations", "reason")
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,11 @@ class WorkflowReport:
     @property
     def left_float(self) -> tuple[LayerStrategy, ...]:
         """Layers that run in float, each with its reason; not those that became part of another one."""
-        return tuple(row for row in self.strategy if not row.is_quantized and not is_absent(row))
+        return tuple(row for row in self.strategy if row.state == "float")
 
     def __str__(self) -> str:
         parts = [self._title(), text_table(("", "float", "quantized", "ratio"), self._figures(), numeric=(1, 2, 3))]
-        rows = [(row.name, row.type, row.weights or "-", row.activations or "-", row.reason) for row in self.strategy]
-        parts.append(text_table(_STRATEGY_HEADER, rows))
+        parts.append(layer_table(self.strategy))
         if self.notes:
             parts.append("\n".join(f"- {note}" for note in self.notes))
         if self.epochs:

@@ -1,0 +1,46 @@
+"""Why a layer is quantized as it is, or stays float: every sentence of the reports, once. Braces are filled in."""
+
+from qexplore.stacks.layer import Stored
+
+RANGE = {"static": "range from calibration", "dynamic": "range from calibration", "qat": "range learned in training"}
+AT_RUN_TIME = "weights rounded once; the input's range is taken at run time"
+NO_WEIGHTS = "no weights: integers in, integers out; {range}, or its input's"
+KNOWN_RANGE = "no weights; the output's range is known"
+SOFTMAX = "output range 0 to 1 is known; between its integers torch computes it in float"
+ROUNDED_FOR_READER = "computed in float, rounded for the layer that reads it; {range}"
+IN_KERNEL_OF = "computed in the kernel of {layers}"
+PARTLY_FLOAT = "{reason}; its {operators} stays float"
+STORED_SMALL = "stored small, computed in float"
+STORED_SMALL_IN_FLOAT = "stored small, computed in float; input and output float"
+PACKED = "packed integers, dequantized in every forward; ranges seen in calibration"
+PACKED_WITHOUT_DATA = "packed integers, dequantized in every forward; activations float, for no data was given"
+
+ONLY_IN_TRAINING = "does nothing outside training: left out"
+FOLDED_INTO = "folded into {layer}"
+FUSED_INTO = "fused into {layer}"
+
+NOT_SELECTED = "not selected by modules={modules}"
+TAKEN_AS_A_WHOLE = "taken as a whole, with the layers inside it"
+ONLY_MOVES = "only moves values, which the stack does in float here"
+READS_FLOAT = "what it reads is float"
+ALSO_READS_FLOAT = "it also reads a float tensor"
+NOT_AMONG_LAYERS = "it is not among the layers to quantize"
+SEVERAL_TENSORS = "it gives several tensors at once"
+PARAMETRIZED = "its parameters are parametrized"
+EMBEDDING = "an embedding looks rows up and computes nothing: left float"
+NOT_LINEAR = "packed weights are for linear layers only"
+NO_KERNEL = "torch has no integer kernel for it"
+NO_KERNEL_HERE = "no integer kernel of {kernel} for it here"
+NO_DYNAMIC_KERNEL = "no integer kernel of {kernel} for it in dynamic quantization"
+DYNAMIC = "dynamic quantization has integer kernels for Linear and recurrent layers only"
+DYNAMIC_IN_PT2E = "dynamic quantization of torchao has integer kernels for Linear layers only"
+RECURRENT = "recurrent layers have integer kernels in dynamic quantization only"
+RECURRENT_IN_ONNX = "onnxruntime has integer kernels for recurrent layers in dynamic quantization only"
+RECURRENT_IN_PT2E = 'torchao has no integer kernel for {kind}: stack="fx" or "eager" quantizes it dynamically'
+
+
+def in_kernel(kernel: str, weights: Stored, output: str) -> str:
+    """Of a layer whose weights and input are integers; ``output`` says where its range is from, or that it is float."""
+    is_per_channel = any(one.granularity == "channel" for one in weights.each)
+    scales = "a scale a channel, as their ranges differ" if is_per_channel else "one scale for all channels"
+    return f"{kernel} kernel; {scales}; output {output}"
