@@ -32,7 +32,7 @@ def calibrated(network: nn.Module, x: Tensor) -> qx.QuantizedModel:
 
 
 def test_float_network_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="must be a QuantizedModel .* got Linear: wrap and calibrate"):
+    with pytest.raises(ModelError, match="takes a QuantizedModel, got Linear: wrap it and calibrate it first"):
         qx.export_onnx(nn.Linear(2, 2), tmp_path / "m.onnx", torch.zeros(1, 2))
 
 
@@ -154,7 +154,7 @@ def test_folder_that_is_not_there_is_refused(tmp_path):
 
 def test_data_that_gives_nothing_is_refused(tmp_path):
     wrapped = calibrated(nn.Sequential(nn.Linear(4, 2)), torch.randn(3, 4))
-    with pytest.raises(DataError, match="`data` must give at least one batch"):
+    with pytest.raises(DataError, match="`data` must hold at least one batch"):
         qx.export_onnx(wrapped, tmp_path / "m.onnx", data=[])
 
 

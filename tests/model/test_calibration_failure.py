@@ -79,7 +79,7 @@ class TestFailure:
 
     @pytest.mark.parametrize("loader", [[], iter(())], ids=["list", "iterator"])
     def test_empty_loader_is_refused(self, loader: Any) -> None:
-        self.assert_fails_without_a_trace(exploding(1.0), loader, DataError, "must yield at least one batch, got none")
+        self.assert_fails_without_a_trace(exploding(1.0), loader, DataError, "must hold at least one batch, got none")
 
     def test_loader_that_raises_half_way(self) -> None:
         self.assert_fails_without_a_trace(exploding(1.0), broken_loader(), OSError, "the disk is gone")

@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[QExploreError], str]] = {
     "an empty loader": (
         lambda: QuantizedModel(two_layers(), weights=W).calibrate([]),
         DataError,
-        "the calibration loader must yield at least one batch, got none",
+        "the calibration loader must hold at least one batch, got none",
     ),
     "entropy of weights": (
         lambda: both().calibrate(DATA, weight_method="entropy"),

@@ -244,7 +244,7 @@ def test_bad_input_is_refused_and_nothing_changes():
     with pytest.raises(DataError, match="num_batches"):
         correct_biases(model, batches(digits().calibration), num_batches=0)
     assert model.version() == before
-    with pytest.raises(ModelError, match=r"must be a qexplore\.QuantizedModel"):
+    with pytest.raises(ModelError, match="takes a QuantizedModel, got SmallCNN"):
         correct_biases(trained("small_cnn"), [])
     with pytest.raises(ModelError, match="must have quantized weights"):
         correct_biases(QuantizedModel(trained("small_cnn"), predicates.by_type(nn.ReLU)), [])

@@ -221,7 +221,7 @@ def test_data_gives_inputs_and_outputs_eight_bits():
     with torch.no_grad():
         assert len(report.network(digits().report.x).unique()) <= 256
     assert accuracy(report.network, digits().report) >= accuracy(network, digits().report) - 0.02
-    with pytest.raises(DataError, match="the calibration loader gave no batch"):
+    with pytest.raises(DataError, match="the calibration loader must hold at least one batch"):
         qx.pack_linear_weights(network, calibration_loader=[])
 
 

@@ -5,6 +5,7 @@ from qexplore.evaluation.base import Evaluation, Evaluator
 from qexplore.evaluation.direct import DirectEvaluator
 from qexplore.evaluation.prefix import PrefixEvaluator
 from qexplore.evaluation.racing import why_not
+from qexplore.evaluation.scoring import apply_metric, batch_scores, summary
 from qexplore.evaluation.screening import Screen
 
 __all__ = [
@@ -16,5 +17,8 @@ __all__ = [
     "PrefixEvaluator",
     "Screen",
     "analyze",
+    "apply_metric",
+    "batch_scores",
+    "summary",
     "why_not",
 ]

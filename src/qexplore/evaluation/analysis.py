@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,18 @@ from torch import Tensor
 from qexplore._choices import FloatFormat, choice_code, choice_name
 from qexplore._random import drawn_apart, isolated
 from qexplore._table import csv_table, text_table
-from qexplore.errors import DataError, EvaluationError, ModelError
-from qexplore.evaluation.batches import require_iterable
+from qexplore.errors import EvaluationError
 from qexplore.front import write_text
 from qexplore.model import (
     Loader,
+    Pass,
     Placement,
     QuantizedModel,
     Unpack,
     WeightPoint,
-    check_num_batches,
     floating_tensors,
-    unpack_batch,
+    require_iterable,
+    require_wrapped,
 )
 from qexplore.quant import TensorQuantizer
 
@@ -153,28 +152,21 @@ def analyze(
             number of times, or with other shapes, when it is quantized.
         ModelError: ``model`` is no `QuantizedModel`, or is detached.
     """
-    if not isinstance(model, QuantizedModel):
-        raise ModelError(f"the model must be a QuantizedModel, got {type(model).__name__}: wrap it")
-    model.require_attached()
-    model.require_calibrated()
-    check_num_batches(num_batches)
-    require_iterable(loader)
+    require_wrapped("analyze", model)
+    require_iterable("the loader", loader)
+    batches = Pass("the loader", drawn_apart(loader), num_batches=num_batches, unpack=unpack)
     device = Placement.of(model.model).device
     with model.using(_widths(model, num_bits)), isolated(device):
-        comparison, count = _Comparison(model.fake_quantizers), 0
-        for batch in islice(drawn_apart(loader), num_batches):
-            inputs = unpack_batch(batch, unpack)[0]
+        comparison = _Comparison(model.fake_quantizers)
+        for inputs, _ in batches:
             # Both runs begin with the same random numbers, for networks that draw some in eval mode.
             with isolated(device):
                 expected = model.listen(inputs, comparison.take)
             with isolated(device):
                 output = model.listen(inputs, comparison.compare, quantized=True)
             comparison.finish_batch(floating_tensors(expected), floating_tensors(output))
-            count += 1
-        if count == 0:
-            raise DataError("the loader must yield at least one batch to analyze, got none")
         comparison.look_at_weights(model.weight_points)
-        return LayerAnalysis(comparison.records(), comparison.output.sqnr, count)
+        return LayerAnalysis(comparison.records(), comparison.output.sqnr, batches.num_done)
 
 
 def _widths(model: QuantizedModel, num_bits: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from qexplore._random import drawn_apart, isolated
 from qexplore.errors import DataError
-from qexplore.model import Loader, Placement, Unpack, bit_sum, unpack_batch
+from qexplore.model import Loader, Placement, Unpack, bit_sum, no_batches, require_iterable, unpack_batch
 
 _FALLBACK_BYTES = 2 * 2**30
 _SHARE_OF_FREE_MEMORY = 4
@@ -64,7 +64,7 @@ class EvaluationSet:
             )
 
     def _read_first(self, limit: int) -> None:
-        require_iterable(self._loader)
+        require_iterable(_OWNER, self._loader)
         size = 0
         with isolated(_CPU):
             for batch in drawn_apart(self._loader):
@@ -77,7 +77,7 @@ class EvaluationSet:
                 if size > limit:
                     self._held = None
         if not self._sums:
-            raise DataError(_EMPTY)
+            raise no_batches(_OWNER)
 
     def _place(self, batch: Any) -> tuple[Any, Any]:
         inputs, target = unpack_batch(batch, self._unpack)
@@ -114,9 +114,9 @@ class EvaluationSet:
 
 
 _CPU = torch.device("cpu")
-_EMPTY = "the evaluation loader must yield at least one batch, got none"
+_OWNER = "the evaluation loader"
 _CHANGED = (
-    "the evaluation loader must give the same samples in every pass, but a second pass gave others: use shuffle=False, "
+    f"{_OWNER} must give the same samples in every pass, but a second pass gave others: use shuffle=False, "
     "or drop_last=False, and no random transforms"
 )
 
@@ -132,20 +132,10 @@ def require_same_samples(loader: Loader, expected: tuple[int, ...] | None = None
         raise DataError(_CHANGED)
 
 
-def require_iterable(loader: object) -> None:
-    """Raise for what gives no batches.
-
-    Raises:
-        DataError: ``loader`` cannot be iterated.
-    """
-    if not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")):
-        raise DataError(f"the loader must be a DataLoader or another iterable of batches, got {type(loader).__name__}")
-
-
 def _samples(loader: Loader, seed: int) -> tuple[int, ...]:
     sums = [_sums(batch) for batch in drawn_apart(loader, seed)]
     if not sums:
-        raise DataError(_EMPTY if seed == 0 else _CHANGED)
+        raise no_batches(_OWNER) if seed == 0 else DataError(_CHANGED)
     return total(sums)
 
 

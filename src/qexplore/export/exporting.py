@@ -14,7 +14,7 @@ from qexplore._choices import choice_name
 from qexplore._onnx import Optimization, as_onnx, check_opset, save_onnx
 from qexplore._optional import import_optional
 from qexplore._random import isolated
-from qexplore.errors import ExportError, ModelError
+from qexplore.errors import ExportError
 from qexplore.export.custom_operators import call_operators
 from qexplore.export.manifest import save_manifest
 from qexplore.export.nodes import translations
@@ -23,7 +23,7 @@ from qexplore.export.plan import ExportPlan, plan_export, refuse_unknown, refuse
 from qexplore.export.report import ExportedPoint, ExportReport
 from qexplore.export.tensorrt import in_tensorrt_form
 from qexplore.export.tensorrt_file import finish_for_tensorrt, fitted_to_tensorrt
-from qexplore.model import Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode
+from qexplore.model import Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode, require_wrapped
 
 Target = Literal["onnxruntime", "tensorrt"]
 
@@ -77,7 +77,7 @@ def export_onnx(
         DataError: ``data`` gives nothing.
         MissingPackageError: onnx, onnxscript or onnxruntime is missing.
     """
-    _check_model(model)
+    require_wrapped("export_onnx", model)
     checked_name("`target`", target, _OPTIMIZATION, ExportError)
     if isinstance(allow, str):
         allow = (allow,)
@@ -108,16 +108,6 @@ def export_onnx(
         parity=found[0] if found else None,
         parity_with_given=found[1] if len(found) > 1 else None,
     )
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, QuantizedModel):
-        raise ModelError(
-            f"`model` must be a QuantizedModel or QuantizedActivationsModel, got {type(model).__name__}: wrap and "
-            "calibrate the network first"
-        )
-    model.require_attached()
-    model.require_calibrated()
 
 
 def _checked_example(model: QuantizedModel, example_input: Any) -> Any:

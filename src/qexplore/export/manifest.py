@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from qexplore._choices import MAX_NUM_BITS, choice_code, choice_name
-from qexplore.errors import ExportError, ManifestError, ModelError
+from qexplore.errors import ExportError, ManifestError
 from qexplore.export.fingerprint import structure_of, weights_of
-from qexplore.model import QuantizedModel
+from qexplore.model import QuantizedModel, require_wrapped
 from qexplore.quant import TensorQuantizer, min_num_bits
 
 FORMAT = "qexplore widths"
@@ -95,15 +95,14 @@ class Manifest:
             ManifestError: names what does not fit. The model is as it was then.
         """
         self._check(model, other_weights)
-        _leave_out(model, _absent_input(model, self.points))
+        if _absent_input(model, self.points) is not None:
+            model.leave_input_out()
         for point, quantizer in zip(self.points, model.fake_quantizers.values(), strict=True):
             _set_range(quantizer, point)
         model.num_bits = self.num_bits
 
     def _check(self, model: QuantizedModel, other_weights: bool) -> None:
-        if not isinstance(model, QuantizedModel):
-            raise ModelError(f"a manifest is applied to a QuantizedModel, got {type(model).__name__}")
-        model.require_attached()
+        require_wrapped("Manifest.apply", model, calibrated=False)
         absent = _absent_input(model, self.points)
         ours = [point.name for point in self.points]
         theirs = [name for name in model.fake_quantizers if name != absent]
@@ -133,10 +132,7 @@ def save_manifest(model: QuantizedModel, path: str | Path) -> Path:
         CalibrationError: points without a range.
         ExportError: the path cannot be written.
     """
-    if not isinstance(model, QuantizedModel):
-        raise ModelError(f"a manifest is written of a QuantizedModel, got {type(model).__name__}")
-    model.require_attached()
-    model.require_calibrated()
+    require_wrapped("save_manifest", model)
     manifest = Manifest(type(model.model).__name__, structure_of(model), weights_of(model), _points(model))
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     try:
@@ -230,17 +226,6 @@ def _absent_input(model: QuantizedModel, points: Sequence[PointWidth]) -> str | 
         return None
     own = [point.name for point in model.points if point.kind == "input"]
     return next((name for name in own if not model.fake_quantizers[name].is_calibrated), None)
-
-
-def _leave_out(model: QuantizedModel, name: str | None) -> None:
-    """Take the input point ``name`` off, as loading a state dict without it does."""
-    if name is None:
-        return
-    dropped = model.fake_quantizers[name]
-    key = next(key for key, quantizer in model.quantizers.items() if quantizer is dropped)
-    state = model.quantizers.state_dict(prefix="quantizers.")
-    kept = {entry: value for entry, value in state.items() if not entry.startswith(f"quantizers.{key}.")}
-    model.load_state_dict(kept, strict=False)
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._onnx import OnnxModel, Optimization, tensors_of
-from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore.errors import DataError
-from qexplore.model import Loader, Placement, Unpack, call, in_eval_mode, unpack_batch
+from qexplore.model import Loader, Pass, Placement, Unpack, call, in_eval_mode
 
 
 @dataclass(frozen=True)
@@ -68,24 +67,16 @@ def compare_each(
     written = OnnxModel(path, optimization=optimization)
     placement = Placement.of(models[0])
     totals = [Parity(0, 0, 0.0, 0.0) for _ in models]
-    bar = Progress(_length(loader), description="comparing", unit="batch", shown=progress)
-    with bar, ExitStack() as modes, torch.no_grad(), isolated(placement.device):
+    batches = Pass("`data`", loader, unpack=unpack, description="comparing", progress=progress)
+    with ExitStack() as modes, torch.no_grad(), isolated(placement.device):
         for model in models:
             modes.enter_context(in_eval_mode(model))
-        for batch in loader:
-            inputs, _ = unpack_batch(batch, unpack)
+        for inputs, _ in batches:
             actual = tensors_of(_run(written, placement.copy_inputs(inputs)))
             for index, model in enumerate(models):
                 expected = tensors_of(call(model, placement.copy_inputs(inputs)))
                 totals[index] = _add(totals[index], _difference([one.cpu() for one in expected], actual))
-            bar.advance()
-    if totals[0].num_samples == 0:
-        raise DataError("`data` must give at least one batch to compare the file with the model on, got none")
     return tuple(totals)
-
-
-def _length(loader: Any) -> int | None:
-    return len(loader) if hasattr(loader, "__len__") else None
 
 
 def _run(written: OnnxModel, inputs: Any) -> Any:

@@ -17,7 +17,7 @@ from qexplore._choices import FloatFormat, choice_name
 from qexplore._table import text_table
 from qexplore.errors import ExportError
 from qexplore.export.tensorrt_numbers import INT4_BLOCKS
-from qexplore.model import CONVOLUTIONS, TRANSPOSED, QuantizedModel, WeightPoint
+from qexplore.model import CONVOLUTIONS, TRANSPOSED, QuantizedModel, WeightPoint, require_wrapped
 from qexplore.quant import TensorQuantizer
 
 Stored = Literal["int8", "int4", "float8e4m3fn", "float"]
@@ -94,8 +94,7 @@ def in_tensorrt_form(model: QuantizedModel) -> tuple[QuantizedModel, TensorRTPla
         ModelError: the quantizers are no longer on the network.
         ExportError: the network cannot be copied.
     """
-    model.require_attached()
-    model.require_calibrated()
+    require_wrapped("in_tensorrt_form", model)
     try:
         copied = copy.deepcopy(model)
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from qexplore.model.activations_model import QuantizedActivationsModel
 from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias, restore_biases
-from qexplore.model.calibration import CalibrationReport, PointRange, check_num_batches, length
+from qexplore.model.calibration import CalibrationReport, PointRange
 from qexplore.model.hooks import (
     calls_heard_by,
     comes_last,
@@ -25,6 +25,7 @@ from qexplore.model.layers import (
     taken_apart,
     ungrouped,
 )
+from qexplore.model.passes import Pass, first_batch, no_batches, require_iterable
 from qexplore.model.plan import Plan, PlannedPoint
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint
 from qexplore.model.quantized_model import QuantizedModel
@@ -41,6 +42,7 @@ __all__ = [
     "Candidates",
     "Loader",
     "NumBits",
+    "Pass",
     "Placement",
     "Plan",
     "PlannedPoint",
@@ -58,11 +60,11 @@ __all__ = [
     "bit_sum",
     "call",
     "calls_heard_by",
-    "check_num_batches",
     "comes_last",
     "content_version",
     "correct_bias",
     "detach",
+    "first_batch",
     "first_samples",
     "float_weights",
     "floating_tensors",
@@ -70,7 +72,7 @@ __all__ = [
     "grouped",
     "in_eval_mode",
     "is_layer",
-    "length",
+    "no_batches",
     "num_groups",
     "num_inputs",
     "num_outputs",
@@ -78,6 +80,7 @@ __all__ = [
     "num_spatial",
     "point_hooks",
     "remove_point_hooks",
+    "require_iterable",
     "require_wrapped",
     "restore_biases",
     "taken_apart",

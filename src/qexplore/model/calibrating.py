@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from torch.utils import _pytree as pytree
 
 from qexplore._arguments import checked_name
 from qexplore._choices import MAX_NUM_BITS, has_range, stored_bits
-from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore.errors import CalibrationError, DataError
 from qexplore.model.calibration import (
@@ -25,14 +23,15 @@ from qexplore.model.calibration import (
     RangeCollector,
     Ranges,
     gives_each_width_its_own,
-    length,
     set_ranges,
 )
 from qexplore.model.hooks import floating_tensors
-from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples, num_samples, unpack_batch
+from qexplore.model.inputs import Placement, call, first_samples, num_samples
 from qexplore.model.observation import CallCounter, all_of
+from qexplore.model.passes import Pass
 from qexplore.model.state import in_eval_mode
 from qexplore.model.weights import WeightPoint, calibrated_rows
+from qexplore.model.wrapped import WrappedNetwork
 from qexplore.quant import (
     CALIBRATORS,
     COMPARED,
@@ -42,9 +41,6 @@ from qexplore.quant import (
     known_codes,
     weight_amax_table,
 )
-
-if TYPE_CHECKING:
-    from qexplore.model.quantized_model import QuantizedModel
 
 Note = Callable[[CallCounter, set[str], Any], None]
 
@@ -99,20 +95,17 @@ def _mark(tensor: Tensor) -> tuple[int, int, float]:
 
 
 def calibrate(
-    model: QuantizedModel,
-    loader: Loader | None,
+    model: WrappedNetwork,
+    batches: Pass | None,
     *,
     method: str | None,
     weight_method: str | None,
-    num_batches: int | None,
     clip_outputs: bool,
-    unpack: Unpack | None,
-    progress: bool | None,
     options: dict[str, Any],
     note: Note,
 ) -> CalibrationReport:
     """As `QuantizedModel.calibrate`; tells ``note`` what one forward passed, which points all did, and its inputs."""
-    collected = _collect(model, loader, method, num_batches, unpack, progress)
+    collected = _collect(model, batches, method)
     collector, count = collected.collector, collected.num_batches
     method = method or collector.method
     weight_method = _checked_weight_method(weight_method, has_data=count > 0)
@@ -163,34 +156,21 @@ class _Collected:
     num_batches: int
 
 
-def _collect(
-    model: QuantizedModel,
-    loader: Loader | None,
-    method: str | None,
-    num_batches: int | None,
-    unpack: Unpack | None,
-    progress: bool | None,
-) -> _Collected:
+def _collect(model: WrappedNetwork, batches: Pass | None, method: str | None) -> _Collected:
     quantizers = model.activation_fake_quantizers
     collector = RangeCollector(quantizers, method)
-    if loader is None and quantizers:
+    if batches is None and quantizers:
         raise DataError("calibrating activations needs data: pass a loader, model.calibrate(loader)")
-    seen, outputs, example, count = CallCounter(), OutputWatcher(), None, 0
-    bar = Progress(length(loader, num_batches), description="calibrate", unit="batch", shown=progress)
-    with bar, isolated(Placement.of(model.model).device):
-        for batch in islice(() if loader is None else loader, num_batches):
-            inputs = unpack_batch(batch, unpack)[0]
+    seen, outputs, example = CallCounter(), OutputWatcher(), None
+    with isolated(Placement.of(model.model).device):
+        for number, (inputs, _) in enumerate(batches or ()):
             # Shapes and calls are those of one forward, the first.
-            if count == 0:
+            if number == 0:
                 example, seen = inputs, CallCounter(num_samples(inputs))
                 outputs.finish(model.listen(inputs, all_of(collector, outputs, seen)))
             else:
                 outputs.finish(model.listen(inputs, all_of(collector, outputs)))
-            count += 1
-            bar.advance()
-    if count == 0 and loader is not None:
-        raise DataError("the calibration loader must yield at least one batch, got none")
-    return _Collected(collector, seen, outputs.names, example, count)
+    return _Collected(collector, seen, outputs.names, example, 0 if batches is None else batches.num_done)
 
 
 def weight_row(point: WeightPoint, quantizer: TensorQuantizer) -> PointRange:
@@ -221,7 +201,7 @@ def _checked_weight_method(method: str | None, *, has_data: bool) -> str:
     return checked_name("`weight_method`", method, (*WEIGHT_CALIBRATORS, AUTOMATIC), CalibrationError, hint=hint)
 
 
-def _take_least_error(model: QuantizedModel, found: Mapping[str, Mapping[str, Ranges]], example: Any) -> None:
+def _take_least_error(model: WrappedNetwork, found: Mapping[str, Mapping[str, Ranges]], example: Any) -> None:
     """Give every point, at every width, the range of the method under which the output differs least, all else float.
 
     The difference is the mean square over all floating tensors of the output, on a few samples.
@@ -250,7 +230,7 @@ def _take_least_error(model: QuantizedModel, found: Mapping[str, Mapping[str, Ra
 
 
 def _best(
-    model: QuantizedModel, tables: Sequence[Mapping[int, Any]], place: int, code: int, inputs: Any, expected: Any
+    model: WrappedNetwork, tables: Sequence[Mapping[int, Any]], place: int, code: int, inputs: Any, expected: Any
 ) -> int:
     quantizer = list(model.fake_quantizers.values())[place]
     errors = []
@@ -269,7 +249,7 @@ def _per_choice(ranges: Ranges) -> dict[int, tuple[Any, Any]]:
     return {code: (None if low is None else low[code], end) for code, end in high.items()}
 
 
-def _output(model: QuantizedModel, widths: Sequence[int], inputs: Any) -> list[Tensor]:
+def _output(model: WrappedNetwork, widths: Sequence[int], inputs: Any) -> list[Tensor]:
     copied = pytree.tree_map_only(Tensor, torch.clone, inputs)
     with model.using(widths):
         return floating_tensors(call(model, copied))

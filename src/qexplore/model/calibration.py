@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qexplore._arguments import checked_int, checked_name
+from qexplore._arguments import checked_name
 from qexplore._choices import FLOAT_CODES
 from qexplore._table import text_table
-from qexplore.errors import CalibrationError, DataError
+from qexplore.errors import CalibrationError
 from qexplore.quant import CALIBRATORS, WHOLE_RANGE, Histogram, TensorQuantizer, amax_table, known_widths, range_table
 
 AUTOMATIC = "auto"
@@ -243,21 +243,3 @@ def _checked_method(uses_upstream: bool, method: str | None) -> str:
 def gives_each_width_its_own(method: str) -> bool:
     """Whether ranges by ``method`` may differ between choices."""
     return method == AUTOMATIC or CALIBRATORS[method].needs_histogram
-
-
-def check_num_batches(num_batches: object) -> None:
-    """Raise unless ``num_batches`` says how many batches to take.
-
-    Raises:
-        DataError: it is neither None nor a positive int.
-    """
-    if num_batches is not None:
-        checked_int("`num_batches`", num_batches, DataError, low=1, hint=": None takes all")
-
-
-def length(loader: Any, limit: int | None) -> int | None:
-    """How many batches there will be, where the loader tells."""
-    try:
-        return len(loader) if limit is None else min(limit, len(loader))
-    except TypeError:
-        return limit

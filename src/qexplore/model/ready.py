@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from qexplore.errors import WorkflowError
+from qexplore.errors import ModelError, QExploreError
 from qexplore.model.quantized_model import QuantizedModel
 
 
-def require_wrapped(owner: str, model: Any) -> None:
-    """Raise unless ``model`` can be trained at a point.
+def require_wrapped(
+    owner: str, model: object, error: type[QExploreError] = ModelError, *, calibrated: bool = True
+) -> QuantizedModel:
+    """``model``, which is wrapped, on its network and, unless ``calibrated`` is False, calibrated.
+
+    Args:
+        owner: what needs it, with which the message begins.
+        model: what was given.
+        error: raised where it is no wrapped network.
+        calibrated: whether every point must have a range.
 
     Raises:
-        WorkflowError: it is no wrapped model.
         ModelError: it is detached from its network.
         CalibrationError: it has points without a range.
     """
     if not isinstance(model, QuantizedModel):
-        raise WorkflowError(
-            f"{owner} takes a QuantizedModel, got {type(model).__name__}: wrap the network and calibrate it first"
+        raise error(
+            f"{owner} takes a QuantizedModel, got {type(model).__name__}: wrap it{' and calibrate it' * calibrated} "
+            "first"
         )
     model.require_attached()
-    model.require_calibrated()
+    if calibrated:
+        model.require_calibrated()
+    return model

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._random import isolated
-from qexplore.errors import DataError
 from qexplore.metrics import Metric
-from qexplore.model import Loader, Placement, call, in_eval_mode, unpack_batch
+from qexplore.model import Loader, Pass, Placement, call, first_batch, in_eval_mode, unpack_batch
+
+_SETS = ("calibration", "held_out", "train")
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,8 @@ class Subject:
 
     def __post_init__(self) -> None:
         with isolated(torch.device("cpu")):  # a shuffling loader draws from torch's global generator
-            firsts = {name: next(iter(getattr(self, name)), None) for name in ("calibration", "held_out", "train")}
-        for name, batch in firsts.items():
-            if batch is None:
-                raise DataError(f"the {name} data of '{self.name}' must hold at least one batch, got none")
-        object.__setattr__(self, "example", unpack_batch(firsts["calibration"])[0])
+            firsts = [first_batch(f"the {name} data of '{self.name}'", getattr(self, name)) for name in _SETS]
+        object.__setattr__(self, "example", unpack_batch(firsts[0])[0])
 
 
 class FloatOutputs:
@@ -55,8 +53,7 @@ class FloatOutputs:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         placement = Placement.of(self._network)
-        for batch in self._loader:
-            inputs, _ = unpack_batch(batch)
+        for inputs, _ in Pass("the data", self._loader):
             with in_eval_mode(self._network), torch.no_grad():
                 outputs = call(self._network, placement.copy_inputs(inputs))
             yield inputs, outputs  # outside of the block: it would hold where the batch is used

@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore._table import text_table
-from qexplore.errors import DataError
+from qexplore.errors import WorkflowError
 from qexplore.model import (
     Loader,
+    Pass,
     Placement,
     QuantizedModel,
     Unpack,
     call,
-    check_num_batches,
     in_eval_mode,
     num_samples,
     require_wrapped,
-    unpack_batch,
 )
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -93,14 +90,26 @@ def recalibrate_batchnorm(
         ModelError: the model is detached from its network.
         CalibrationError: the model has points without a range.
     """
-    require_wrapped("recalibrate_batchnorm", model)
-    check_num_batches(num_batches)
+    require_wrapped("recalibrate_batchnorm", model, WorkflowError)
+    placement = Placement.of(model)
+    batches = Pass(
+        "the loader",
+        loader,
+        num_batches=num_batches,
+        unpack=unpack,
+        placement=placement,
+        description="BatchNorm statistics",
+        progress=progress,
+    )
     layers = {name: module for name, module in model.model.named_modules() if _has_statistics(module)}
     if not layers:
         return BatchNormReport((), 0)
     before = {name: _copied(layer) for name, layer in layers.items()}
-    with isolated(Placement.of(model).device), in_eval_mode(model), torch.no_grad(), _measuring(layers, before):
-        count = _run(model, loader, num_batches, unpack, progress)
+    count = 0
+    with isolated(placement.device), in_eval_mode(model), torch.no_grad(), _measuring(layers, before):
+        for inputs, _ in batches:
+            call(model, inputs)
+            count += num_samples(inputs)
     rows = [_row(name, before[name], _copied(layer)) for name, layer in layers.items()]
     return BatchNormReport(tuple(rows), count)
 
@@ -131,19 +140,6 @@ def _measuring(layers: dict[str, nn.Module], before: dict[str, dict[str, torch.T
     finally:
         for name, layer in layers.items():
             layer.momentum = momenta[name]
-
-
-def _run(model: nn.Module, loader: Loader, num_batches: int | None, unpack: Unpack | None, shown: bool | None) -> int:
-    placement, count = Placement.of(model), 0
-    with Progress(num_batches, description="BatchNorm statistics", unit="batch", shown=shown) as bar:
-        for batch in islice(loader, num_batches):
-            inputs, _ = unpack_batch(batch, unpack)
-            call(model, placement.copy_inputs(inputs))
-            count += num_samples(inputs)
-            bar.advance()
-    if not count:
-        raise DataError("the loader must hold at least one batch, got none")
-    return count
 
 
 def _row(name: str, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> RecalibratedLayer:

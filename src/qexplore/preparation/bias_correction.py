@@ -8,37 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore._table import text_table
-from qexplore.errors import CalibrationError, DataError, ModelError
+from qexplore.errors import CalibrationError, ModelError
 from qexplore.model import (
     TRANSPOSED,
     Loader,
+    Pass,
     Placement,
     QuantizedModel,
     Unpack,
     bare,
     bias_corrections,
     calls_heard_by,
-    check_num_batches,
     correct_bias,
     first_samples,
     is_layer,
-    length,
     num_groups,
     num_samples,
     num_spatial,
+    require_wrapped,
     restore_biases,
     taken_apart,
-    unpack_batch,
 )
 from qexplore.preparation.connections import outputs_of
 from qexplore.preparation.noise import COMPARED_WIDTHS, output_sqnr, weights_at
@@ -126,11 +123,18 @@ def correct_biases(
         CalibrationError: the model is not calibrated, or NaN or infinity comes to a layer.
         DataError: the loader is empty, or a batch cannot be unpacked.
     """
-    _check(model)
-    check_num_batches(num_batches)
+    _check("correct_biases", model)
+    batches = Pass(
+        "the loader",
+        loader,
+        num_batches=num_batches,
+        unpack=unpack,
+        description="bias correction",
+        progress=progress,
+    )
     layers, skipped = _sorted_out(model)
     with isolated(Placement.of(model.model).device):
-        means, kept, count = _measured(model, loader, layers, num_batches, unpack, progress)
+        means, kept = _measured(model, batches, layers)
         found = {module: mean for module, mean in means.items() if module in layers}
         skipped |= {name: "it is never called" for module, name in layers.items() if module not in found}
         _check_means(found, layers, skipped)
@@ -146,25 +150,20 @@ def correct_biases(
         tuple(LayerShift(layers[module], before.shifts[module], after.shifts[module]) for module in found),
         skipped,
         {width: (noise, after.sqnr[width]) for width, noise in before.sqnr.items()},
-        count,
+        batches.num_done,
     )
 
 
 def remove_bias_corrections(model: QuantizedModel) -> None:
     """Give every layer of ``model`` its float bias back, bit for bit."""
-    _check(model)
+    _check("remove_bias_corrections", model)
     restore_biases(model.model)
 
 
-def _check(model: object) -> None:
-    if not isinstance(model, QuantizedModel):
-        raise ModelError(
-            f"the model must be a qexplore.QuantizedModel, got {type(model).__name__}: wrap the network with `weights`"
-        )
-    model.require_attached()
-    if not model.weight_points:
+def _check(owner: str, model: object) -> None:
+    if not require_wrapped(owner, model, calibrated=False).weight_points:
         raise ModelError("the model must have quantized weights, but it has none: wrap the network with `weights`")
-    model.require_calibrated()
+    require_wrapped(owner, model)
 
 
 def _sorted_out(model: QuantizedModel) -> tuple[dict[nn.Module, str], dict[str, str]]:
@@ -194,26 +193,15 @@ def _refusal(module: Any) -> str | None:
 
 
 def _measured(
-    model: QuantizedModel,
-    loader: Loader,
-    layers: Mapping[nn.Module, str],
-    num_batches: int | None,
-    unpack: Unpack | None,
-    progress: bool | None,
-) -> tuple[dict[nn.Module, Tensor], list[Any], int]:
-    """Mean inputs of the layers that are called, inputs for comparing, and how many batches there were."""
-    means, kept, count = _MeanInputs(), _Kept(), 0
-    with Progress(length(loader, num_batches), description="bias correction", unit="batch", shown=progress) as bar:
-        for batch in islice(loader, num_batches):
-            inputs = unpack_batch(batch, unpack)[0]
-            kept.add(inputs)
-            with calls_heard_by(layers, means):
-                model.listen(inputs, _nothing)
-            count += 1
-            bar.advance()
-    if count == 0:
-        raise DataError("the loader must yield at least one batch, got none")
-    return means.found(), kept.inputs, count
+    model: QuantizedModel, batches: Pass, layers: Mapping[nn.Module, str]
+) -> tuple[dict[nn.Module, Tensor], list[Any]]:
+    """Mean inputs of the layers that are called, and inputs for comparing."""
+    means, kept = _MeanInputs(), _Kept()
+    for inputs, _ in batches:
+        kept.add(inputs)
+        with calls_heard_by(layers, means):
+            model.listen(inputs, _nothing)
+    return means.found(), kept.inputs
 
 
 def _check_means(

@@ -17,7 +17,7 @@ from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, WholeSetMetric, top1_accuracy
-from qexplore.model import Candidates, Loader, QuantizedModel, Unpack
+from qexplore.model import Candidates, Loader, QuantizedModel, Unpack, require_wrapped
 from qexplore.search.control import DEFAULT_LIMITS, checked_plan
 from qexplore.search.description import Description
 from qexplore.search.further import FurtherMetrics, split_metrics
@@ -108,9 +108,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         budget_bytes: int | None = None,
     ) -> None:
         checked_name("`engine`", engine, ENGINES, ProblemError)
-        if not isinstance(model, QuantizedModel):
-            raise ProblemError(f"the model must be a QuantizedModel, got {type(model).__name__}: wrap it")
-        model.require_calibrated()
+        require_wrapped("a problem", model, ProblemError)
         self.model = model
         self.unpack = unpack
         asked = split_metrics(metric, min_accuracy, max_drop)

@@ -145,7 +145,7 @@ def fine_tune(
         ModelError: the model is detached from its network.
     """
     checked_keywords(fine_tune, training, TrainingKeywords)
-    require_wrapped("fine_tune", model)
+    require_wrapped("fine_tune", model, WorkflowError)
     asked: dict[str, Any] = {"epochs": 2, **training}
     options = TrainingOptions(**asked, progress=progress)
     check_share(freeze_batchnorm_after)

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._arguments import is_number
-from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore.errors import DataError, WorkflowError
-from qexplore.model import Loader, Placement, Unpack, call, in_eval_mode, num_samples, unpack_batch
+from qexplore.model import Loader, Pass, Placement, Unpack, call, in_eval_mode, no_batches, num_samples
 from qexplore.training.options import DEFAULT_LEARNING_RATE, EpochRecord, Loss, TrainingOptions, described
+
+_OWNER = "the training loader"
+_ONCE = ": one that can be gone through only once will not do, give a DataLoader or a list"
 
 
 def train(
@@ -72,14 +74,16 @@ def train(
         try:
             for epoch in range(1, epochs + 1):
                 start, title = time.perf_counter(), f"epoch {epoch}"
-                with Progress(num_steps // epochs, description=title, unit="batch", shown=options.progress) as bar:
-                    for batch in loader:
-                        if freeze is not None and stepper.num_done == freeze_at:
-                            freeze()
-                        stepper.step(*unpack_batch(batch, unpack))
-                        if on_step is not None:
-                            on_step()
-                        bar.advance(loss=f"{stepper.mean_loss:.4f}")
+                batches = Pass(
+                    _OWNER, loader, unpack=unpack, description=title, progress=options.progress, hint=_ONCE
+                )
+                for inputs, target in batches:
+                    if freeze is not None and stepper.num_done == freeze_at:
+                        freeze()
+                    stepper.step(inputs, target)
+                    if on_step is not None:
+                        on_step()
+                    batches.show(loss=f"{stepper.mean_loss:.4f}")
                 score = None if evaluate is None else _evaluated(model, evaluate)
                 records.append(EpochRecord(epoch, stepper.end_epoch(), score, time.perf_counter() - start))
                 best.consider(records[-1])
@@ -178,13 +182,7 @@ class _Stepper:
         return value
 
     def end_epoch(self) -> float:
-        """The epoch's mean loss.
-
-        Raises:
-            DataError: there was no batch.
-        """
-        if not self._count:
-            raise DataError("the training loader is empty, or can be gone through only once: give a DataLoader or list")
+        """The epoch's mean loss."""
         mean = self.mean_loss
         self._sum, self._count = 0.0, 0
         return mean
@@ -252,10 +250,10 @@ def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
 def _length(loader: Any) -> int:
     """Batches of one epoch; a loader that does not tell is gone through to count them."""
     if isinstance(loader, Iterator):
-        raise DataError("the training loader must be gone through once an epoch, got an iterator: give a list of it")
+        raise DataError(f"{_OWNER} must be gone through once an epoch, got an iterator: give a list of it")
     length = len(loader) if hasattr(loader, "__len__") else sum(1 for _ in loader)
     if length == 0:
-        raise DataError("the training loader must hold at least one batch, got none")
+        raise no_batches(_OWNER)
     return length
 
 

@@ -151,7 +151,7 @@ def refine(
         QExploreError: see `fine_tune`.
     """
     checked_keywords(fine_tune, fine_tuning, TrainingKeywords)
-    require_wrapped("refine", model)
+    require_wrapped("refine", model, WorkflowError)
     measure = as_metric(metric)
     _check_front(front, model, measure)
     chosen = _chosen(front, measure, count, below, cost)

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from qexplore._progress import Progress
-from qexplore.errors import DataError, MetricError
+from qexplore.errors import MetricError
+from qexplore.evaluation import apply_metric, batch_scores, summary
 from qexplore.metrics import Metric, WholeSetMetric
-from qexplore.model import Loader, Placement, Unpack, call, unpack_batch
+from qexplore.model import Loader, Pass, Placement, Unpack, call
 
 _MAX_TURNS = 50
 _SECONDS = 1.0
@@ -101,33 +101,19 @@ def measure_accuracy(
     """
     with torch.no_grad():
         if isinstance(metric, WholeSetMetric):
-            score = float(metric(network, loader))
+            score = float(apply_metric(metric, network, loader))
         else:
-            scores = _scores(network, loader, metric, unpack, progress)
-            score = metric.summarize(scores)
+            score = summary(_scores(network, loader, metric, unpack, progress), metric)
     if not np.isfinite(score):
         raise MetricError(f"the metric '{metric.name}' must give a finite number, got {score}")
     return score
 
 
 def _scores(network: nn.Module, loader: Loader, metric: Metric, unpack: Unpack | None, progress: bool | None) -> Any:
-    placement, scores = Placement.of(network), []
     # A quantized network's parameters tell nothing about the dtype of its inputs.
-    placement = Placement(placement.device, torch.float32)
-    with Progress(length_of(loader), description="evaluating", unit="batch", shown=progress) as bar:
-        for batch in loader:
-            inputs, target = unpack_batch(batch, unpack)
-            output = call(network, placement.copy_inputs(inputs))
-            scores.append(metric(output, placement.move(target)).detach().float().cpu().numpy())
-            bar.advance()
-    if not scores:
-        raise DataError("report_loader must hold at least one batch, got none")
-    return np.concatenate(scores)
-
-
-def length_of(loader: Any) -> int | None:
-    """Batches in ``loader``; None where it does not tell."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None
+    placement = Placement(Placement.of(network).device, torch.float32)
+    batches = Pass(
+        "report_loader", loader, unpack=unpack, placement=placement, description="evaluating", progress=progress
+    )
+    scores = [batch_scores(metric, call(network, inputs), inputs, target) for inputs, target in batches]
+    return torch.cat(scores).cpu().numpy()

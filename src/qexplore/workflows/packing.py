@@ -9,11 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from qexplore._progress import Progress
 from qexplore._random import isolated
 from qexplore._table import text_table
-from qexplore.errors import DataError, SelectionError
-from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, in_eval_mode, unpack_batch
+from qexplore.errors import SelectionError
+from qexplore.model import Loader, Pass, Placement, Unpack, call, foreign_hooks, in_eval_mode
 from qexplore.predicates import PredicateLike, everything, select_modules
 from qexplore.preparation import copied_network, counted, replace_everywhere
 from qexplore.quant import check_group_size, check_packed_width
@@ -154,21 +153,23 @@ def calibrate_packed(
     """
     packed = [module for module in network.modules() if isinstance(module, PackedLinear)]
     placement = Placement.of(network)
-    seen = 0
+    batches = Pass(
+        "the calibration loader",
+        loader,
+        unpack=unpack,
+        placement=placement,
+        description="calibrating",
+        progress=progress,
+    )
     for module in packed:
         module.start_observing()
     try:
-        bar = Progress(None, description="calibrating", unit="batch", shown=progress)
-        with in_eval_mode(network), torch.no_grad(), isolated(placement.device), bar:
-            for batch in loader:
-                call(network, placement.copy_inputs(unpack_batch(batch, unpack)[0]))
-                seen += 1
-                bar.advance()
+        with in_eval_mode(network), torch.no_grad(), isolated(placement.device):
+            for inputs, _ in batches:
+                call(network, inputs)
     finally:
         for module in packed:
             module.stop_observing()
-    if not seen:
-        raise DataError("the calibration loader gave no batch: ranges of activations need at least one")
 
 
 def _refusal(network: nn.Module, module: nn.Module) -> str | None:

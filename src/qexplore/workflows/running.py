@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore._progress import Progress
 from qexplore._quiet import quiet
 from qexplore._random import isolated
 from qexplore.errors import DataError, MetricError, ModelError
 from qexplore.metrics import as_metric
-from qexplore.model import Loader, Placement, Unpack, call, foreign_hooks, num_samples, unpack_batch
+from qexplore.model import Loader, Pass, Placement, Unpack, call, first_batch, foreign_hooks, num_samples, unpack_batch
 from qexplore.predicates import as_predicate, select_modules
 from qexplore.preparation import copied_network
 from qexplore.stacks import ChosenModules, Converted, Data, Settings, StackRow, check_engine, row_for, using_engine
@@ -24,7 +23,6 @@ from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, t
 from qexplore.workflows.measuring import (
     bytes_on_disk,
     float_bytes_on_disk,
-    length_of,
     measure_accuracy,
     measure_latency,
 )
@@ -206,12 +204,7 @@ def first_inputs(loader: Any, name: str, unpack: Unpack | None) -> Any:
     Raises:
         DataError: it is empty, no loader, or can be gone through only once.
     """
-    try:
-        batch = next(iter(loader), None)
-    except TypeError as error:
-        raise DataError(f"{name} must be a loader of batches, got {type(loader).__name__}") from error
-    if batch is None:
-        raise DataError(f"{name} must hold at least one batch, got none")
+    batch = first_batch(name, loader)
     if iter(loader) is loader:
         raise DataError(f"{name} must be gone through more than once, got an iterator: give a DataLoader or a list")
     return unpack_batch(batch, unpack)[0]
@@ -219,14 +212,16 @@ def first_inputs(loader: Any, name: str, unpack: Unpack | None) -> Any:
 
 def _calibrating(loader: Loader, reporting: Reporting) -> Callable[[nn.Module], None]:
     def calibrate(prepared: nn.Module) -> None:
-        placement = Placement(_CPU, torch.float32)
-        with (
-            torch.no_grad(),
-            Progress(length_of(loader), description="calibrating", unit="batch", shown=reporting.progress) as bar,
-        ):
-            for batch in loader:
-                inputs, _ = unpack_batch(batch, reporting.unpack)
-                call(prepared, placement.copy_inputs(inputs))
-                bar.advance()
+        batches = Pass(
+            "calibration_loader",
+            loader,
+            unpack=reporting.unpack,
+            placement=Placement(_CPU, torch.float32),
+            description="calibrating",
+            progress=reporting.progress,
+        )
+        with torch.no_grad():
+            for inputs, _ in batches:
+                call(prepared, inputs)
 
     return calibrate

@@ -1,0 +1,267 @@
+"""A float network with its quantizers on: points by name, one vector of choices, hooks on and off."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from qexplore._choices import has_range
+from qexplore.errors import CalibrationError, ModelError, SelectionError
+from qexplore.model.building import (
+    checked_asymmetric,
+    initial_num_bits,
+    input_quantizer,
+    quantizers_of,
+    weight_quantizer,
+)
+from qexplore.model.hooks import Hooks, Listener, Outputs
+from qexplore.model.inputs import Placement, call
+from qexplore.model.observation import CallCounter, activation_point
+from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name, in_call_order
+from qexplore.model.quantizer_view import QuantizerView, module_key
+from qexplore.model.state import content_version, in_eval_mode
+from qexplore.model.weights import Granularity, WeightPoint, check_granularity, float_weights, weight_points
+from qexplore.model.widths import DEFAULT_NUM_BITS, checked_num_bits
+from qexplore.model.wrapping import detach, unwrap
+from qexplore.predicates import PredicateLike, as_predicate, select_modules
+from qexplore.quant import TensorQuantizer
+
+
+class WrappedNetwork(nn.Module):
+    """What `qexplore.QuantizedModel` is apart from calibrating and describing itself; its arguments and errors."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        activations: PredicateLike | None = None,
+        weights: PredicateLike | None = None,
+        *,
+        unsigned: Any = "auto",
+        asymmetric: Any = False,
+        init_num_bits: Any = DEFAULT_NUM_BITS,
+        quant_desc: Any = None,
+        weight_granularity: Granularity = "channel",
+        quantize_input: bool | None = None,
+        outputs: Outputs = "tensor",
+    ) -> None:
+        super().__init__()
+        if outputs not in ("tensor", "all"):
+            raise ModelError(f'`outputs` must be "tensor" or "all", got {outputs!r}')
+        check_granularity(weight_granularity)
+        is_asymmetric = checked_asymmetric(asymmetric)
+        network = unwrap(model)
+        has_input = activations is not None if quantize_input is None else quantize_input
+        if activations is None and weights is None and not has_input:
+            raise SelectionError("nothing is to be quantized: give a predicate as `activations` or as `weights`")
+        selected = {} if activations is None else select_modules(network, activations)
+        held = [] if weights is None else weight_points(network, select_modules(network, weights), weight_granularity)
+        # Predicates themselves cannot be pickled.
+        asked = (("activations", activations), ("weights", weights))
+        self._predicate_text = ", ".join(f"{kind} {as_predicate(one)!r}" for kind, one in asked if one is not None)
+        self._input_name = free_name("input", selected)
+        modules = {name or free_name("output", selected): module for name, module in selected.items()}
+        width = initial_num_bits(init_num_bits, quant_desc)
+        # Everything that can fail happens before the first hook is on.
+        built: dict[str, TensorQuantizer] = {}
+        if has_input:
+            built[self._input_name] = input_quantizer(self._input_name, quant_desc, unsigned, is_asymmetric, width)
+        built |= quantizers_of(modules, quant_desc, unsigned, is_asymmetric, width)
+        built |= {point.name: weight_quantizer(point, width) for point in held}
+        self._keys = {name: module_key(name) for name in built}
+        self._weights = {point.name: point for point in held}
+        # The network's own output is a point of the module "".
+        self._modules_of_points = {
+            point: (name, type(module).__name__)
+            for point, (name, module) in zip(modules, selected.items(), strict=True)
+        }
+        self._observed: CallCounter | None = None
+        self._example: Any = None
+        self._dropped_input: TensorQuantizer | None = None
+        self._hooks: Hooks | None = Hooks()
+        self.quantizers = nn.ModuleDict({self._keys[name]: quantizer for name, quantizer in built.items()})
+        self.quantizers.to(Placement.of(network).device)
+        self.model = network
+        self.training = network.training  # not train(): submodules keep flags of their own
+        if has_input:
+            self._hooks.add_input(network, self._input_name, built[self._input_name])
+        for name, module in modules.items():
+            self._hooks.add_output(module, name, built[name], outputs)
+        for point in held:
+            point.attach(built[point.name])
+        self.register_load_state_dict_pre_hook(_drop_absent_input)  # type: ignore[no-untyped-call]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's own forward, tensors at the points fake-quantized."""
+        self._attached()
+        return self.model(*args, **kwargs)
+
+    @property
+    def fake_quantizers(self) -> QuantizerView:
+        """Each point's `TensorQuantizer` by name: ``"input"``, qualified module names, names of weights."""
+        return QuantizerView(self._keys, self.quantizers)
+
+    @property
+    def activation_fake_quantizers(self) -> QuantizerView:
+        """Those of the input and of module outputs: ``"input"`` first, then qualified module names."""
+        keys = {name: key for name, key in self._keys.items() if name not in self._weights}
+        return QuantizerView(keys, self.quantizers)
+
+    @property
+    def weight_fake_quantizers(self) -> QuantizerView:
+        """Those of weights, by names such as ``"conv1.weight"``."""
+        return QuantizerView({name: self._keys[name] for name in self._weights}, self.quantizers)
+
+    @property
+    def weight_points(self) -> tuple[WeightPoint, ...]:
+        """The quantized weights, and the modules that hold them."""
+        return tuple(self._weights.values())
+
+    @property
+    def example_input(self) -> Any:
+        """Inputs of one sample, as `qexplore.model.call` takes them, of the last calibration or `describe`; or None."""
+        return self._example
+
+    @property
+    def points(self) -> tuple[QuantizationPoint, ...]:
+        """The points, in the order of ``num_bits``; shapes and calls are known after `calibrate` or `describe`."""
+        return tuple(self._point(name, index) for index, name in enumerate(self._keys))
+
+    def _point(self, name: str, index: int) -> QuantizationPoint:
+        weight = self._weights.get(name)
+        if weight is not None:
+            return weight.as_point(index)
+        return activation_point(name, index, self._modules_of_points.get(name), self._observed)
+
+    @property
+    def call_order(self) -> tuple[int, ...]:
+        """Indices of `points` in the order in which a forward passes them; that of `points` until one was seen.
+
+        A weight stands before the first point whose module was registered with its own or behind it.
+        """
+        names = list(self.activation_fake_quantizers)
+        seen = [name for name in self._observed.calls if name in self._keys] if self._observed else names
+        return in_call_order(self.points, dict.fromkeys([*seen, *names]), self.model)
+
+    @property
+    def num_bits(self) -> NumBits:
+        """Choices as codes, shape ``[L]``, in the order of `points`: widths, 0 where a quantizer is off.
+
+        Settable by any sequence of widths and formats, or by a mapping from names; `NumBitsError` for a wrong length or
+        a choice that a point cannot have, and nothing is changed then.
+        """
+        return np.array([q.code if q.is_active else 0 for q in self.fake_quantizers.values()], dtype=np.int64)
+
+    @num_bits.setter
+    def num_bits(self, value: Any) -> None:
+        quantizers = self.fake_quantizers
+        for quantizer, code in zip(quantizers.values(), checked_num_bits(value, quantizers), strict=True):
+            if code:
+                quantizer.enable()
+                quantizer.num_bits = code
+            else:
+                quantizer.switched_off = True
+
+    @contextmanager
+    def using(self, num_bits: Any) -> Iterator[None]:
+        """Set choices for a block and bring the old ones back. Quantizers disabled by hand stay disabled."""
+        quantizers = self.fake_quantizers
+        codes = checked_num_bits(num_bits, quantizers)
+        before = [(quantizer, quantizer.code, quantizer.switched_off) for quantizer in quantizers.values()]
+        try:
+            for quantizer, code in zip(quantizers.values(), codes, strict=True):
+                quantizer.switched_off = code == 0
+                quantizer.num_bits = code or quantizer.code
+            yield
+        finally:
+            for quantizer, code, switched_off in before:
+                quantizer.num_bits, quantizer.switched_off = code, switched_off
+
+    def canonical(self, candidates: Candidates) -> Candidates:
+        """``candidates``, shape ``[N, L]``, with one choice for all those that make no difference at a point.
+
+        Rows that are equal afterwards give equal outputs: a quantizer disabled by hand stays off, and one with a range
+        of nothing gives 0 at any width.
+        """
+        canonical = candidates.copy()
+        for column, quantizer in zip(canonical.T, self.fake_quantizers.values(), strict=True):
+            if quantizer.disabled:
+                column[:] = 0
+            elif quantizer.is_dead:
+                column[[has_range(code) for code in column.tolist()]] = quantizer.min_num_bits
+        return canonical
+
+    def listen(self, inputs: Any, listener: Listener, *, quantized: bool = False) -> Any:
+        """Run the network once and show ``listener(name, tensors)`` the floating tensors of every call at a point.
+
+        Points are those of activations and of the input. Runs in eval mode and without gradients. The tensors are the
+        network's own: copy what is to be kept, for a later module may write into them.
+
+        Args:
+            inputs: a tensor, a tuple of positional or a dict of keyword arguments; copied first.
+            listener: called in the order of the forward.
+            quantized: show tensors as the quantizers leave them, at the present widths, instead of running the float
+                network.
+
+        Returns:
+            The network's output.
+        """
+        with self._attached().heard_by(listener, quantized=quantized), in_eval_mode(self), torch.no_grad():
+            copied = Placement.of(self.model).copy_inputs(inputs)
+            if quantized:
+                return call(self.model, copied)
+            with float_weights(self.model):
+                return call(self.model, copied)
+
+    def leave_input_out(self) -> None:
+        """Take the input's point off, as for a network without a floating input; a calibration looks for it anew."""
+        if self._input_name not in self._keys:
+            return
+        self._attached().remove(self._input_name)
+        self._dropped_input = self.activation_fake_quantizers[self._input_name]
+        del self.quantizers[self._keys.pop(self._input_name)]
+
+    def detach(self) -> nn.Module:
+        """Take every quantizer off and return the float network as it was. The wrapper cannot be used afterwards."""
+        self._attached().remove_all()
+        self._hooks = None
+        return detach(self.model)
+
+    def _attached(self) -> Hooks:
+        is_whole = self._hooks is not None and self._hooks.are_on
+        if self._hooks is None or not is_whole or not all(point.is_attached for point in self._weights.values()):
+            raise ModelError("this wrapper is detached from its network: wrap the network anew")
+        return self._hooks
+
+    def require_attached(self) -> None:
+        """Raise `ModelError` when the quantizers are no longer on the network."""
+        self._attached()
+
+    def require_calibrated(self) -> None:
+        """Raise `CalibrationError`, which names them, when points have no range."""
+        missing = [name for name, quantizer in self.fake_quantizers.items() if not quantizer.is_calibrated]
+        if missing:
+            raise CalibrationError(
+                f"every point must be calibrated, but these have no `amax`: {', '.join(missing)}. Call "
+                "model.calibrate(loader) first"
+            )
+
+    def version(self) -> Hashable:
+        """Changes whenever weights, ranges, signs or hand-made switches do; widths set by `num_bits` do not count."""
+        switches = tuple(
+            (name, q.disabled, q.stages, q.unsigned, q.asymmetric, bool(q.narrow_range), bool(q.fake_quant))
+            for name, q in self.fake_quantizers.items()
+        )
+        return switches, content_version(self)
+
+
+def _drop_absent_input(model: WrappedNetwork, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Follow a state dict that was saved after calibration had found no floating input."""
+    key = f"{prefix}quantizers.{module_key(model._input_name)}."
+    ours = [name for name in state_dict if name.startswith(f"{prefix}quantizers.")]
+    if ours and not any(name.startswith(key) for name in ours):
+        model.leave_input_out()
