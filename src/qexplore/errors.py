@@ -5,6 +5,7 @@
     QExploreError
     ├── SelectionError (ValueError)        a predicate selects nothing, or something that cannot be quantized
     ├── ModelError (TypeError)             a model that cannot be wrapped, or is no longer wrapped
+    │   └── TraceError                     a network that cannot be taken apart into a graph
     ├── NumBitsError (ValueError)          a width, a float format or a vector of them that no quantizer can have
     ├── CalibrationError (ValueError)      amax is missing, not finite, or cannot be had from the data
     ├── DataError (ValueError)             an empty, changing or unreadable data loader
@@ -16,7 +17,6 @@
     │   └── FrontFileError                 a file that holds no front
     │       └── MissingFrontFileError (FileNotFoundError)  a file that is not there
     ├── WorkflowError (ValueError)         a workflow that the model, the data or the installed torch does not allow
-    ├── TraceError (TypeError)             a network that cannot be taken apart into a graph
     ├── ExportError (ValueError)           a model that cannot be written, or not so
     │   └── ManifestError                  a file that holds no widths manifest, or one of another model
     └── MissingPackageError (ImportError)  an optional package that is not installed
@@ -83,7 +83,7 @@ class WorkflowError(QExploreError, ValueError):
     """A workflow that the model, the data, the engine or the installed torch does not allow."""
 
 
-class TraceError(QExploreError, TypeError):
+class TraceError(ModelError):
     """A network that cannot be taken apart into a graph."""
 
 
@@ -97,3 +97,8 @@ class ManifestError(ExportError):
 
 class MissingPackageError(QExploreError, ImportError):
     """An optional package is not installed."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what ``error`` says; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -175,7 +175,7 @@ FALLBACKS = {
     "sneaky write": (lambda: tiny_model(Writes(Sneaks())), "writes into a tensor that it does not return"),
     "hook on the network": (hooked_root, "the network itself carries hooks"),
     "hook after a quantizer": (hooked_after, "'relu1' carries a hook that was added after its quantizer"),
-    "control flow": (lambda: tiny_model(Branches()), "Branches cannot be traced: .*control flow"),
+    "control flow": (lambda: tiny_model(Branches()), "Branches is not: .*control flow"),
 }
 
 

@@ -297,7 +297,7 @@ def test_the_users_random_state_is_left_alone():
 
 
 def test_measured_errors_need_data_and_something_to_compare():
-    with pytest.raises(DataError, match="needs held-out data"):
+    with pytest.raises(DataError, match="the held-out data must hold at least one batch"):
         measure_error(trained("small_cnn"), trained("small_cnn"), [])
     with pytest.raises(DataError, match="the held_out data of 'small_cnn' must hold at least one batch"):
         subject(held_out=[])

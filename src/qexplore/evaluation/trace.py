@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,17 +13,24 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
+from qexplore.errors import TraceError
 from qexplore.evaluation.layers import quantization_of
 from qexplore.model import (
     BiasCorrection,
+    PathTracer,
     QuantizedModel,
     WeightQuantization,
+    bound_arguments,
     comes_last,
     float_weights,
+    floating_tensors,
     foreign_hooks,
     point_hooks,
     remove_point_hooks,
+    takes_any_arguments,
+    trace_around,
     weight_quantizations,
+    without_tensors,
 )
 
 
@@ -66,7 +74,7 @@ class Trace:
         Raises:
             CaptureError: arguments that are no tensors differ from those that were traced.
         """
-        bound = _bound(self.signature, inputs)
+        bound = bound_arguments(self.signature, inputs)
         for name, value in self.fixed.items():
             if bound[name] is not value and bound[name] != value:
                 raise CaptureError(f"the argument '{name}' is {value!r} in one batch and {bound[name]!r} in another")
@@ -88,22 +96,16 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     indices = {point.name: point.index for point in model.points}
     on_module = {id(module): indices[hook.name] for module, hook in point_hooks(network) if _is_output(hook)}
     signature = inspect.signature(network.forward)
-    bound = _bound(signature, inputs)
-    fixed = {name: value for name, value in bound.items() if not _holds_tensor(value)}
+    if takes_any_arguments(signature):
+        raise CaptureError("the network's forward takes *args or **kwargs")
+    bound = bound_arguments(signature, inputs)
+    fixed = without_tensors(bound)
     # A module with hooks of the user's own is run as a whole, hooks and all.
-    opaque = {name: "" for name, module in network.named_modules() if name and foreign_hooks(module)}
-    while True:
-        tracer = _Tracer(network, on_module, set(opaque))
-        try:
-            graph = tracer.trace(network, concrete_args=fixed or None)
-            break
-        except Exception as error:
-            where = tracer.path[-1] if tracer.path else ""
-            reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-            if not where or where in opaque:
-                raise CaptureError(f"{where or type(network).__name__} cannot be traced: {reason}") from error
-            is_torchs = type(network.get_submodule(where)).__module__.startswith("torch.nn")
-            opaque[where] = "" if is_torchs else reason
+    hooked = [name for name, module in network.named_modules() if name and foreign_hooks(module)]
+    try:
+        graph, opaque = trace_around(network, partial(_Tracer, network, on_module), fixed, hooked)
+    except TraceError as error:
+        raise CaptureError(str(error)) from error
     _quantize_ends(graph, model, on_module, bound)
     explicit = {node.args[1] for node in graph.nodes if node.target is quantize}
     hidden, weights = _inside_modules(graph, network, indices, explicit)
@@ -115,7 +117,7 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     for module, hook in point_hooks(network):
         if indices[hook.name] in explicit:
             remove_point_hooks(module)
-    unseen = {name: reason for name, reason in opaque.items() if reason}
+    unseen = {name: why for name, why in opaque.items() if not _is_torchs(network.get_submodule(name))}
     return Trace(graph, network, hidden, weights, unseen, signature, fixed, tuple(point.name for point in model.points))
 
 
@@ -138,54 +140,35 @@ def _refuse_hooks(network: nn.Module) -> None:
             raise CaptureError(f"'{name}' carries a hook that was added after its quantizer")
 
 
-def _bound(signature: inspect.Signature, inputs: Any) -> dict[str, Any]:
-    kinds = {parameter.kind for parameter in signature.parameters.values()}
-    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-        raise CaptureError("the network's forward takes *args or **kwargs")
-    if isinstance(inputs, Mapping):
-        bound = signature.bind(**inputs)
-    elif isinstance(inputs, (tuple, list)):
-        bound = signature.bind(*inputs)
-    else:
-        bound = signature.bind(inputs)
-    bound.apply_defaults()
-    return dict(bound.arguments)
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn")
 
 
-def _holds_tensor(value: Any) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+class _Tracer(PathTracer):
+    """Makes a node of every point."""
 
-
-class _Tracer(fx.Tracer):
-    """Makes a node of every point, and leaves alone what is opaque."""
-
-    def __init__(self, network: nn.Module, on_module: dict[int, int], opaque: set[str]) -> None:
-        super().__init__()
+    def __init__(self, network: nn.Module, on_module: dict[int, int], opaque: Collection[str]) -> None:
+        super().__init__(opaque)
         self._on_module = on_module
-        self._opaque = opaque
         self._holds_points = {
             name
             for name, module in network.named_modules()
             if any(id(inner) in on_module for inner in module.modules() if inner is not module)
         }
-        self.path: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self._opaque:
-            return True
-        return module_qualified_name not in self._holds_points and super().is_leaf_module(m, module_qualified_name)
+        if module_qualified_name in self._holds_points:
+            return module_qualified_name in self._opaque
+        return super().is_leaf_module(m, module_qualified_name)
 
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        name = self.path_of_module(m)
-        self.path.append(name)
-        if self.is_leaf_module(m, name):
-            output: Any = self.create_proxy("call_module", name, args, kwargs)
-        elif type(m) is nn.TransformerEncoder and len(args) == 1 and not kwargs:
-            output = _layer_by_layer(m, args[0])
+    def enter(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        if self.is_leaf_module(module, self.path[-1]):
+            output: Any = self.create_proxy("call_module", self.path[-1], args, kwargs)
+        elif type(module) is nn.TransformerEncoder and len(args) == 1 and not kwargs:
+            output = _layer_by_layer(module, args[0])
         else:
-            output = m.forward(*args, **kwargs)  # past the hooks, which would meet proxies
-        self.path.pop()  # not in a finally: after an error the path tells where it was
-        point = self._on_module.get(id(m))
+            output = module.forward(*args, **kwargs)  # past the hooks, which would meet proxies
+        point = self._on_module.get(id(module))
         return output if point is None else self.create_proxy("call_function", quantize, (output, point), {})
 
 
@@ -202,7 +185,7 @@ def _quantize_ends(graph: fx.Graph, model: QuantizedModel, on_module: dict[int, 
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     last = placeholders[-1] if placeholders else None
     for node, value in zip(placeholders, bound.values(), strict=True):
-        if at_input is None or not _holds_floating(value):
+        if at_input is None or not floating_tensors(value):
             continue
         users = list(node.users)
         assert last is not None
@@ -217,10 +200,6 @@ def _quantize_ends(graph: fx.Graph, model: QuantizedModel, on_module: dict[int, 
             output.args = (graph.call_function(quantize, (output.args[0], at_output)),)
         else:
             output.args = (graph.call_function(itself, (output.args[0],)),)
-
-
-def _holds_floating(value: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(value))
 
 
 def _inside_modules(
@@ -303,7 +282,7 @@ class _WriteWatcher(fx.Interpreter):
         """Whether only torch's own code runs; a user's may hand out a tensor that it keeps."""
         if node.op == "call_module":
             module = self.module.get_submodule(str(node.target))
-            return type(module).__module__.startswith("torch.nn") and not foreign_hooks(module)
+            return _is_torchs(module) and not foreign_hooks(module)
         home = getattr(node.target, "__module__", None)
         return node.op == "call_method" or home is None or home.partition(".")[0] in _TRUSTED
 

@@ -11,7 +11,16 @@ from qexplore.model.hooks import (
     point_hooks,
     remove_point_hooks,
 )
-from qexplore.model.inputs import Loader, Placement, Unpack, call, first_samples, num_samples, unpack_batch
+from qexplore.model.inputs import (
+    Loader,
+    Placement,
+    Unpack,
+    as_arguments,
+    call,
+    first_samples,
+    num_samples,
+    unpack_batch,
+)
 from qexplore.model.layers import (
     CONVOLUTIONS,
     TRANSPOSED,
@@ -32,6 +41,7 @@ from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.ready import require_wrapped
 from qexplore.model.state import bit_sum, content_version, in_eval_mode
+from qexplore.model.tracing import PathTracer, bound_arguments, takes_any_arguments, trace_around, without_tensors
 from qexplore.model.weights import WeightPoint, WeightQuantization, float_weights, weight_quantizations
 from qexplore.model.wrapping import detach, unwrap
 
@@ -43,6 +53,7 @@ __all__ = [
     "Loader",
     "NumBits",
     "Pass",
+    "PathTracer",
     "Placement",
     "Plan",
     "PlannedPoint",
@@ -55,9 +66,11 @@ __all__ = [
     "Unpack",
     "WeightPoint",
     "WeightQuantization",
+    "as_arguments",
     "bare",
     "bias_corrections",
     "bit_sum",
+    "bound_arguments",
     "call",
     "calls_heard_by",
     "comes_last",
@@ -84,8 +97,11 @@ __all__ = [
     "require_wrapped",
     "restore_biases",
     "taken_apart",
+    "takes_any_arguments",
+    "trace_around",
     "ungrouped",
     "unpack_batch",
     "unwrap",
     "weight_quantizations",
+    "without_tensors",
 ]

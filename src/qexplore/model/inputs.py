@@ -81,11 +81,15 @@ def unpack_batch(batch: Any, unpack: Unpack | None = None) -> tuple[Any, Any]:
 
 def call(network: nn.Module, inputs: Any) -> Any:
     """``network`` on ``inputs``: a mapping as keyword arguments, a tuple or list as positional ones."""
+    args, kwargs = as_arguments(inputs)
+    return network(*args, **kwargs)
+
+
+def as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """``inputs`` as the positional and the keyword arguments of `call`."""
     if isinstance(inputs, Mapping):
-        return network(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return network(*inputs)
-    return network(inputs)
+        return (), dict(inputs)
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}
 
 
 def num_samples(inputs: Any) -> int:

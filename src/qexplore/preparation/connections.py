@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,9 +14,21 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from qexplore._random import isolated
-from qexplore.errors import DataError, ModelError, QExploreError
-from qexplore.model import Placement, call, foreign_hooks, in_eval_mode, is_layer
+from qexplore.errors import DataError, QExploreError, first_line
+from qexplore.model import (
+    PathTracer,
+    Placement,
+    bound_arguments,
+    call,
+    floating_tensors,
+    foreign_hooks,
+    in_eval_mode,
+    is_layer,
+    trace_around,
+    without_tensors,
+)
 
+_HINT = ". Prepare parts of it that can be traced one by one"
 _DESCRIBING = ("shape", "dtype", "device", "ndim")
 
 
@@ -34,16 +46,15 @@ class Connections:
         opaque: modules of the user's own that could not be traced, by name, with the reason.
 
     Raises:
-        ModelError: the network cannot be traced, with the reason.
+        TraceError: the network cannot be traced, with the reason.
     """
 
     def __init__(self, network: nn.Module, example: Any = None) -> None:
         self.network = network
         self.fixed = _fixed_arguments(network, example)
-        self.opaque: dict[str, str] = {}
         self._names: dict[int, str] = {id(module): name for name, module in network.named_modules()}
         with in_eval_mode(network):
-            self.graph = self._trace(example)
+            self.graph, self.opaque = trace_around(network, _Tracer, self.fixed, hint=_HINT)
             if example is not None:
                 self._note_dims(example)
         modules = [module for module in map(self.module, self.graph.nodes) if module is not None]
@@ -109,45 +120,18 @@ class Connections:
             return "the network's output"
         return f"the operation {getattr(node.target, '__name__', node.target)}"
 
-    def _trace(self, example: Any) -> fx.Graph:
-        while True:
-            tracer = _Tracer(set(self.opaque))
-            try:
-                return tracer.trace(self.network, concrete_args=self.fixed or None)
-            except Exception as error:
-                where = tracer.path[-1] if tracer.path else ""
-                reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-                if not where or where in self.opaque:
-                    raise ModelError(
-                        f"the network must be one that torch.fx can trace, but {where or type(self.network).__name__} "
-                        f"is not: {reason}. Prepare parts of it that can be traced one by one"
-                    ) from error
-                self.opaque[where] = reason
-
     def _note_dims(self, example: Any) -> None:
         placement = Placement.of(self.network)
-        bound = _bound(self.network, placement.copy_inputs(example))
+        bound = bound_arguments(inspect.signature(self.network.forward), placement.copy_inputs(example))
         with torch.no_grad(), isolated(placement.device):
             _DimsInterpreter(self.network, graph=self.graph).run(*bound.values())
 
 
-class _Tracer(fx.Tracer):
-    """Leaves alone what is opaque, and modules whose hooks would meet proxies."""
-
-    def __init__(self, opaque: set[str]) -> None:
-        super().__init__()
-        self._opaque = opaque
-        self.path: list[str] = []
+class _Tracer(PathTracer):
+    """Leaves alone modules whose hooks would meet proxies too."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        is_closed = module_qualified_name in self._opaque or bool(foreign_hooks(m))
-        return is_closed or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        self.path.append(self.path_of_module(m))
-        output = super().call_module(m, forward, args, kwargs)
-        self.path.pop()  # not in a finally: after an error the path tells where it was
-        return output
+        return bool(foreign_hooks(m)) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _DimsInterpreter(fx.Interpreter):
@@ -168,7 +152,7 @@ def check_example(network: nn.Module, example: Any) -> None:
         raise DataError(f"{wanted}, got {type(example).__name__}: of a loader give the inputs of one batch")
     try:
         if example is not None:
-            _bound(network, example)
+            bound_arguments(inspect.signature(network.forward), example)
     except TypeError as error:
         raise DataError(f"{wanted}, but {error}: of a batch give the inputs alone, without the target") from error
     if example is not None:
@@ -180,7 +164,7 @@ def outputs_of(network: nn.Module, example: Any) -> list[Tensor]:
     placement = Placement.of(network)
     with in_eval_mode(network), torch.no_grad(), isolated(placement.device):
         output = call(network, placement.copy_inputs(example))
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return floating_tensors(output)
 
 
 def largest_difference(first: list[Tensor], second: list[Tensor]) -> float:
@@ -197,11 +181,10 @@ def _try_forward(network: nn.Module, example: Any) -> None:
     except QExploreError:
         raise
     except Exception as error:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         shapes = [str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
         raise DataError(
             f"{type(network).__name__} must be able to run on `example_input`, but with tensors of shape "
-            f"{', '.join(shapes) or 'none'} it fails: {reason}. Give the inputs of one batch"
+            f"{', '.join(shapes) or 'none'} it fails: {first_line(error)}. Give the inputs of one batch"
         ) from error
 
 
@@ -212,24 +195,9 @@ def only_describes(node: fx.Node) -> bool:
     return node.target is getattr and len(node.args) > 1 and node.args[1] in _DESCRIBING
 
 
-def _bound(network: nn.Module, example: Any) -> dict[str, Any]:
-    signature = inspect.signature(network.forward)
-    if isinstance(example, Mapping):
-        bound = signature.bind(**example)
-    else:
-        bound = signature.bind(*(example if isinstance(example, (tuple, list)) else (example,)))
-    bound.apply_defaults()
-    return dict(bound.arguments)
-
-
 def _fixed_arguments(network: nn.Module, example: Any) -> dict[str, Any]:
     """Arguments that are no tensors, with their values: those of the example, or defaults."""
+    signature = inspect.signature(network.forward)
     if example is not None:
-        bound = _bound(network, example)
-        return {name: value for name, value in bound.items() if not _holds_tensor(value)}
-    parameters = inspect.signature(network.forward).parameters
-    return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
-
-
-def _holds_tensor(value: Any) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+        return without_tensors(bound_arguments(signature, example))
+    return {n: p.default for n, p in signature.parameters.items() if p.default is not inspect.Parameter.empty}

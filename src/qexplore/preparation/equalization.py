@@ -109,7 +109,8 @@ def equalize(network: nn.Module, example_input: Any = None, *, replace_relu6: bo
             activations exceed 6: check its accuracy.
 
     Raises:
-        ModelError: a network that cannot be copied or traced, or whose outputs would change.
+        TraceError: `torch.fx` cannot trace the network.
+        ModelError: a network that cannot be copied, or whose outputs would change.
         DataError: ``example_input`` has none of these forms, or ``forward`` does not take it.
     """
     copied = copied_network(network)

@@ -63,7 +63,8 @@ def fold_batchnorm(network: nn.Module, example_input: Any = None) -> FoldReport:
             are compared. Linear layers are folded only with it, for it shows where their channels lie.
 
     Raises:
-        ModelError: a network that cannot be copied or traced, or whose outputs folding changes.
+        TraceError: `torch.fx` cannot trace the network.
+        ModelError: a network that cannot be copied, or whose outputs folding changes.
         DataError: ``example_input`` has none of these forms, or ``forward`` does not take it.
     """
     copied = copied_network(network)

@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from qexplore._quiet import silenced
 from qexplore._random import isolated
 from qexplore._table import text_table
-from qexplore.errors import TraceError
-from qexplore.model import Placement, in_eval_mode, unwrap
+from qexplore.errors import TraceError, first_line
+from qexplore.model import Placement, as_arguments, in_eval_mode, unwrap
 from qexplore.preparation.connections import check_example
 from qexplore.preparation.own_modules import trace_network
 
@@ -112,22 +112,16 @@ def table_of(graph: fx.Graph, source: str, opaque: Mapping[str, str] | None = No
 def _exported(network: nn.Module, example: Any, symbolic: TraceError | None) -> GraphTable:
     """What torch.export sees: operations on tensors, parameters read by their names."""
     placement = Placement.of(network)
-    inputs = placement.copy_inputs(example)
-    args = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-    kwargs = dict(inputs) if isinstance(inputs, Mapping) else None
+    args, kwargs = as_arguments(placement.copy_inputs(example))
     try:
         with in_eval_mode(network), isolated(placement.device), torch.no_grad(), silenced():
-            program = torch.export.export(network, tuple(args), kwargs, strict=False)
+            program = torch.export.export(network, args, kwargs or None, strict=False)
             graph = program.module().graph
     except Exception as error:
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         before = f"{symbolic}; and " if symbolic is not None else ""
         raise TraceError(f"{before}torch.export cannot take the network apart either: {reason}") from error
     return table_of(graph, "torch.export")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or "no reason given").splitlines()[0]
 
 
 def _row(node: fx.Node) -> GraphRow:

@@ -11,8 +11,8 @@ from typing import Any
 from torch import fx, nn
 
 from qexplore._table import text_table
-from qexplore.errors import ModelError, TraceError
-from qexplore.model import foreign_hooks
+from qexplore.errors import TraceError
+from qexplore.model import foreign_hooks, takes_any_arguments
 from qexplore.preparation.connections import Connections, check_example, outputs_of
 from qexplore.preparation.folding import copied_network, counted, require_equal
 
@@ -85,16 +85,12 @@ def trace_network(network: nn.Module, example: Any = None) -> Connections:
     Raises:
         TraceError: it cannot be traced, with the reason.
     """
-    kinds = {one.kind for one in inspect.signature(network.forward).parameters.values()}
-    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+    if takes_any_arguments(inspect.signature(network.forward)):
         raise TraceError(
             f"forward of {type(network).__name__} must name its arguments, but takes *args or **kwargs: wrap it in a "
             "network that names them"
         )
-    try:
-        return Connections(network, example)
-    except ModelError as error:
-        raise TraceError(str(error)) from error
+    return Connections(network, example)
 
 
 def as_graph_module(connections: Connections) -> fx.GraphModule:

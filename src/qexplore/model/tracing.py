@@ -1,0 +1,113 @@
+"""Symbolic tracing with `torch.fx`, round what cannot be traced."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from qexplore.errors import TraceError, first_line
+from qexplore.model.inputs import as_arguments
+
+
+class PathTracer(fx.Tracer):
+    """A tracer that knows where it is, and takes some modules as a whole.
+
+    Args:
+        opaque: qualified names of modules that are not looked into.
+
+    Attributes:
+        path: names of the modules that tracing is inside of; after an error, of those that it was.
+    """
+
+    def __init__(self, opaque: Collection[str]) -> None:
+        super().__init__()
+        self._opaque = opaque
+        self.path: list[str] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module becomes one node."""
+        return module_qualified_name in self._opaque or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """What torch calls where the network calls a module."""
+        self.path.append(self.path_of_module(m))
+        output = self.enter(m, forward, args, kwargs)
+        self.path.pop()  # not in a finally: after an error the path tells where it was
+        return output
+
+    def enter(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """Make a node of ``module``, or trace what is inside."""
+        return super().call_module(module, forward, args, kwargs)
+
+
+def trace_around(
+    network: nn.Module,
+    tracer_of: Callable[[Collection[str]], PathTracer],
+    fixed: dict[str, Any],
+    opaque: Collection[str] = (),
+    hint: str = "",
+) -> tuple[fx.Graph, dict[str, str]]:
+    """The graph of ``network``, in which a module that cannot be traced is one node, as those of ``opaque`` are.
+
+    Args:
+        network: in the mode that is to be traced.
+        tracer_of: a tracer for names of modules to be taken as a whole.
+        fixed: arguments of ``forward`` that are no tensors, with their values.
+        opaque: what is taken as a whole from the start.
+        hint: what the message says besides.
+
+    Returns:
+        The graph, and the modules that could not be traced, by name, with the reason.
+
+    Raises:
+        TraceError: the network itself cannot be traced, or a module cannot be called.
+    """
+    found: dict[str, str] = {}
+    while True:
+        closed = {*opaque, *found}
+        tracer = tracer_of(closed)
+        try:
+            return tracer.trace(network, concrete_args=fixed or None), found
+        except Exception as error:
+            where = tracer.path[-1] if tracer.path else ""
+            if not where or where in closed:
+                raise TraceError(
+                    f"the network must be one that torch.fx can trace, but {where or type(network).__name__} is not: "
+                    f"{first_line(error)}{hint}"
+                ) from error
+            found[where] = first_line(error)
+
+
+def bound_arguments(signature: inspect.Signature, inputs: Any) -> dict[str, Any]:
+    """The arguments of ``forward`` by name, defaults included.
+
+    Args:
+        signature: of ``forward``.
+        inputs: as `qexplore.model.call` takes them.
+
+    Raises:
+        TypeError: ``forward`` does not take them.
+    """
+    args, kwargs = as_arguments(inputs)
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def without_tensors(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments that hold no tensor, which tracing settles."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+    }
+
+
+def takes_any_arguments(signature: inspect.Signature) -> bool:
+    """Whether ``forward`` takes ``*args`` or ``**kwargs``, which a graph has no names for."""
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    return bool(kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
