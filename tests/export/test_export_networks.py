@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import qexplore as qx
 from qexplore import predicates
 from qexplore._onnx import OPTIMIZATIONS, OnnxModel
-from qexplore.export.parity import compare
+from qexplore.export.parity import compare_each
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -53,7 +53,7 @@ def test_no_prediction_differs_at_any_level(name, granularity, tmp_path):
     onnx.checker.check_model(str(report.path), full_check=True)
     assert report.num_points == len(model.points)
     for level in OPTIMIZATIONS:
-        found = compare(model, report.path, batches(digits().report), optimization=level)
+        (found,) = compare_each([model], report.path, batches(digits().report), optimization=level)
         assert (found.num_samples, found.num_different) == (300, 0), level
         assert found.largest_difference <= 0.01 * found.largest_output, level
 

@@ -122,7 +122,7 @@ def test_an_error_in_the_block_closes_the_bar_and_leaves_the_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shown = terminal(monkeypatch)
-    passing = batches([X, X, X], description="going", progress=True)
+    passing = batches([X, X, X], bar="going", progress=True)
     with pytest.raises(ArithmeticError):
         for number, _ in enumerate(passing):
             if number == 1:
@@ -134,9 +134,9 @@ def test_an_error_in_the_block_closes_the_bar_and_leaves_the_count(
 @pytest.mark.parametrize(
     ("options", "is_shown"),
     [
-        ({"description": "going"}, True),
-        ({"description": "going", "progress": True}, True),
-        ({"description": "going", "progress": False}, False),
+        ({"bar": "going"}, True),
+        ({"bar": "going", "progress": True}, True),
+        ({"bar": "going", "progress": False}, False),
         ({}, False),
         ({"progress": True}, False),
     ],
@@ -153,11 +153,11 @@ def test_the_bar_is_shown_on_a_terminal_unless_it_is_switched_off_or_has_no_name
 
 def test_the_bar_knows_the_length_within_the_limit_and_shows_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = terminal(monkeypatch)
-    passing = batches([X, X, X], num_batches=2, description="going", progress=True)
+    passing = batches([X, X, X], num_batches=2, bar="going", progress=True)
     for _ in passing:
         passing.show(loss="0.5")
     assert "/2" in shown.getvalue()
     shown.truncate(0)
-    for _ in batches(Unsized(), description="going"):
+    for _ in batches(Unsized(), bar="going"):
         pass
     assert "/" not in shown.getvalue().replace("batch/s", "").replace("s/batch", "")

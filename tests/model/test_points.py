@@ -252,3 +252,31 @@ def test_input_that_an_example_left_out_is_quantized_when_calibration_sees_it() 
 
     assert tuple(point.name for point in model.points) == ("input", "embedding")
     assert model.activation_fake_quantizers["input"].is_calibrated
+
+
+class TestInputThatIsLeftOut:
+    def make(self, **options: Any) -> QuantizedActivationsModel:
+        return QuantizedActivationsModel(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), predicates.leaves, **options)
+
+    def test_its_point_goes_from_vector_and_network_until_a_calibration_finds_a_floating_input(self) -> None:
+        model, x = self.make(), torch.rand(4, 2)
+        names = list(model.fake_quantizers)
+        model.leave_input_out()
+        assert list(model.fake_quantizers) == names[1:]
+        assert len(model.num_bits) == len(names) - 1
+        assert not model.model._forward_pre_hooks
+        model.calibrate([x])
+        assert list(model.fake_quantizers) == names
+        assert model.model._forward_pre_hooks
+
+    def test_it_is_left_out_alike_by_a_state_without_it(self) -> None:
+        model, other = self.make(), self.make()
+        model.leave_input_out()
+        other.load_state_dict(model.state_dict())
+        assert list(other.fake_quantizers) == list(model.fake_quantizers)
+
+    def test_nothing_happens_twice_or_without_one(self) -> None:
+        model, without = self.make(), self.make(quantize_input=False)
+        for one in (model, model, without):
+            one.leave_input_out()
+        assert list(model.fake_quantizers) == list(without.fake_quantizers)

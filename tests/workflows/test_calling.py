@@ -278,6 +278,30 @@ def test_missing_data_is_named():
         qx.quantize_dynamic(trained("small_cnn"), 3)
 
 
+def broken(*arguments):
+    raise ZeroDivisionError("no such number")
+
+
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        (broken, "the metric 'broken' raised ZeroDivisionError: no such number"),
+        (qx.whole_set(broken), "the metric 'broken' raised ZeroDivisionError: no such number"),
+        (
+            lambda output, target: output,
+            r"must return one score per sample, shape \[50\], got a tensor",
+        ),
+        (lambda output, target: output[:, 0] / 0, "gave (NaN|infinity) for 50 of 50 samples"),
+        (qx.whole_set(lambda network, loader: float("nan")), "must give a finite number, got nan"),
+    ],
+    ids=["raises", "raises on the whole set", "many scores a sample", "not finite", "not finite on the whole set"],
+)
+def test_a_metric_that_does_not_work_is_named(metric, sentence):
+    x, y = digits().report
+    with pytest.raises(MetricError, match=sentence):
+        qx.quantize_dynamic(trained("small_cnn"), images(), report_loader=[(x[:50], y[:50])], metric=metric)
+
+
 def test_metric_and_report_set_come_together():
     with pytest.raises(MetricError, match="got metric= without report_loader="):
         qx.quantize_dynamic(trained("small_cnn"), images(), metric=qx.top1_accuracy)

@@ -35,19 +35,6 @@ class Parity:
     largest_output: float
 
 
-def compare(
-    model: nn.Module,
-    path: str | Path,
-    loader: Loader,
-    *,
-    optimization: Optimization = "all",
-    unpack: Unpack | None = None,
-    progress: bool | None = None,
-) -> Parity:
-    """Run ``model`` and the file at ``path`` on the batches of ``loader``; errors are those of `compare_each`."""
-    return compare_each([model], path, loader, optimization=optimization, unpack=unpack, progress=progress)[0]
-
-
 def compare_each(
     models: Sequence[nn.Module],
     path: str | Path,
@@ -67,7 +54,7 @@ def compare_each(
     written = OnnxModel(path, optimization=optimization)
     placement = Placement.of(models[0])
     totals = [Parity(0, 0, 0.0, 0.0) for _ in models]
-    batches = Pass("`data`", loader, unpack=unpack, description="comparing", progress=progress)
+    batches = Pass("`data`", loader, unpack=unpack, bar="comparing", progress=progress)
     with ExitStack() as modes, torch.no_grad(), isolated(placement.device):
         for model in models:
             modes.enter_context(in_eval_mode(model))

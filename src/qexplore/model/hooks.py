@@ -148,11 +148,6 @@ def calls_heard_by(modules: Iterable[nn.Module], listener: CallListener) -> Iter
             handle.remove()
 
 
-def carries_hooks(network: nn.Module) -> bool:
-    """Whether hooks of a wrapper are on the network."""
-    return any(_own(hooks) for module in network.modules() for hooks in _hook_tables(module))
-
-
 def point_hooks(network: nn.Module) -> list[tuple[nn.Module, PointHook]]:
     """The hooks of a wrapper on ``network``, each with the module that it is on."""
     return [

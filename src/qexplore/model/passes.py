@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -21,7 +22,7 @@ class Pass:
         num_batches: stop after so many; None takes all.
         unpack: the user's, or None.
         placement: where inputs are copied and targets moved to; None leaves both as they are.
-        description: of the bar; empty for none.
+        bar: what stands beside the progress bar; empty for none.
         progress: show the bar; None shows it on a terminal.
         hint: what else a message about an empty loader says.
 
@@ -41,25 +42,24 @@ class Pass:
         num_batches: int | None = None,
         unpack: Unpack | None = None,
         placement: Placement | None = None,
-        description: str = "",
+        bar: str = "",
         progress: bool | None = None,
         hint: str = "",
     ) -> None:
         require_iterable(owner, loader)
         if num_batches is not None:
             checked_int("`num_batches`", num_batches, DataError, low=1, hint=": None takes all")
-        self._owner, self._loader, self._limit = owner, loader, num_batches
+        self._owner, self._limit = owner, num_batches
+        self._loader: Any = loader
         self._unpack, self._placement, self._hint = unpack, placement, hint
-        self._description = description
-        self._shown = progress if description else False
+        self._bar, self._shown = bar, progress if bar else False
         self._figures: dict[str, Any] = {}
         self.num_done = 0
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """The pass, from the start."""
         self.num_done = 0
-        total = length(self._loader, self._limit)
-        with Progress(total, description=self._description, unit="batch", shown=self._shown) as bar:
+        with Progress(self._length, description=self._bar, unit="batch", shown=self._shown) as bar:
             for batch in islice(self._loader, self._limit):
                 yield self._placed(*unpack_batch(batch, self._unpack))
                 self.num_done += 1
@@ -70,6 +70,14 @@ class Pass:
     def show(self, **figures: object) -> None:
         """Show ``figures`` beside the bar."""
         self._figures = figures
+
+    @property
+    def _length(self) -> int | None:
+        """How many batches there will be, where the loader tells."""
+        try:
+            return min(len(self._loader), self._limit or sys.maxsize)
+        except TypeError:
+            return self._limit
 
     def _placed(self, inputs: Any, target: Any) -> tuple[Any, Any]:
         if self._placement is None:
@@ -104,11 +112,3 @@ def require_iterable(owner: str, loader: object) -> None:
 def no_batches(owner: str, hint: str = "") -> DataError:
     """What to raise where a loader gave nothing."""
     return DataError(f"{owner} must hold at least one batch, got none{hint}")
-
-
-def length(loader: Any, limit: int | None) -> int | None:
-    """How many batches there will be, where the loader tells."""
-    try:
-        return len(loader) if limit is None else min(limit, len(loader))
-    except TypeError:
-        return limit

@@ -96,7 +96,7 @@ class QuantizedModel(WrappedNetwork):
             () if loader is None else loader,
             num_batches=num_batches,
             unpack=unpack,
-            description="calibrate",
+            bar="calibrate",
             progress=progress,
         )
         with self._input_reconsidered():

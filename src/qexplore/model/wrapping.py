@@ -6,7 +6,7 @@ from torch import jit, nn
 
 from qexplore.errors import ModelError
 from qexplore.model.biases import restore_biases
-from qexplore.model.hooks import carries_hooks, remove_point_hooks
+from qexplore.model.hooks import point_hooks, remove_point_hooks
 from qexplore.model.weights import restore_weights, weight_quantizations
 
 _SHELLS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -30,7 +30,7 @@ def unwrap(model: object) -> nn.Module:
             break
     for name, module in network.named_modules():
         _refuse_without_hooks(name or "the model", module)
-    if carries_hooks(network) or any(True for _ in weight_quantizations(network)):
+    if point_hooks(network) or any(True for _ in weight_quantizations(network)):
         raise ModelError(
             f"the model ({type(network).__name__}) is wrapped already: call detach() on the wrapper that holds it, or "
             "qexplore.detach(network) when that is out of reach"

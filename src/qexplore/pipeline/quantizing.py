@@ -10,12 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
 from qexplore._quiet import quiet
 from qexplore._random import isolated
 from qexplore.errors import DataError, TraceError, WorkflowError
-from qexplore.model import Loader, Pass, Placement, call, in_eval_mode, is_layer
+from qexplore.model import Loader, Pass, Placement, call, floating_tensors, in_eval_mode, is_layer
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import FloatOutputs, Subject
 from qexplore.preparation import graph_table, trace_network
@@ -107,21 +106,17 @@ def measure_error(network: nn.Module, quantized: nn.Module, loader: Loader, prog
     """
     total, count = 0.0, 0
     first, second = Placement.of(network), Placement(torch.device("cpu"), torch.float32)
-    batches = Pass("the held-out data", loader, description="quantization error", progress=progress)
+    batches = Pass("the held-out data", loader, bar="quantization error", progress=progress)
     with in_eval_mode(network), torch.no_grad(), isolated(first.device), quiet():
         for inputs, _ in batches:
-            expected = _floats(call(network, first.copy_inputs(inputs)))
-            got = _floats(call(quantized, second.copy_inputs(inputs)))
+            expected = floating_tensors(call(network, first.copy_inputs(inputs)))
+            got = floating_tensors(call(quantized, second.copy_inputs(inputs)))
             for one, other in zip(expected, got, strict=True):
                 total += float((one.cpu().double() - other.double()).square().sum())
                 count += one.numel()
     if not count:
         raise DataError("the quantization error needs a network that gives floating numbers, got none")
     return total / count
-
-
-def _floats(output: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 class _WithFX:

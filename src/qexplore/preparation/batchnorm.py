@@ -98,7 +98,7 @@ def recalibrate_batchnorm(
         num_batches=num_batches,
         unpack=unpack,
         placement=placement,
-        description="BatchNorm statistics",
+        bar="BatchNorm statistics",
         progress=progress,
     )
     layers = {name: module for name, module in model.model.named_modules() if _has_statistics(module)}

@@ -125,12 +125,7 @@ def correct_biases(
     """
     _check("correct_biases", model)
     batches = Pass(
-        "the loader",
-        loader,
-        num_batches=num_batches,
-        unpack=unpack,
-        description="bias correction",
-        progress=progress,
+        "the loader", loader, num_batches=num_batches, unpack=unpack, bar="bias correction", progress=progress
     )
     layers, skipped = _sorted_out(model)
     with isolated(Placement.of(model.model).device):
@@ -196,12 +191,14 @@ def _measured(
     model: QuantizedModel, batches: Pass, layers: Mapping[nn.Module, str]
 ) -> tuple[dict[nn.Module, Tensor], list[Any]]:
     """Mean inputs of the layers that are called, and inputs for comparing."""
-    means, kept = _MeanInputs(), _Kept()
+    means, kept, room = _MeanInputs(), [], _COMPARED_SAMPLES
     for inputs, _ in batches:
-        kept.add(inputs)
+        if room > 0:
+            kept.append(first_samples(inputs, room))
+            room -= num_samples(kept[-1])
         with calls_heard_by(layers, means):
             model.listen(inputs, _nothing)
-    return means.found(), kept.inputs
+    return {layer: means.found(layer).float() for layer in means.layers}, kept
 
 
 def _check_means(
@@ -230,30 +227,34 @@ def _nothing(name: str, tensors: list[Tensor]) -> None:
     pass
 
 
-class _Kept:
-    """The inputs of the first batches, for comparing."""
-
-    def __init__(self) -> None:
-        self.inputs: list[Any] = []
-        self._room = _COMPARED_SAMPLES
-
-    def add(self, inputs: Any) -> None:
-        """Keep what there is room for."""
-        if self._room > 0:
-            part = first_samples(inputs, self._room)
-            self.inputs.append(part)
-            self._room -= num_samples(part)
-
-
-class _MeanInputs:
-    """Hears calls of layers, and finds the mean of what each weight of a kernel is multiplied with.
-
-    That is the gradient of a mean output with respect to the weight, exact whatever padding, stride or dilation.
-    """
+class _Means:
+    """Means by layer, of what is added call by call."""
 
     def __init__(self) -> None:
         self._totals: dict[nn.Module, Tensor] = {}
         self._counts: dict[nn.Module, int] = {}
+
+    def add(self, layer: nn.Module, total: Tensor, count: int) -> None:
+        """Add a sum of ``count`` values."""
+        self._totals[layer] = self._totals[layer] + total if layer in self._totals else total
+        self._counts[layer] = self._counts.get(layer, 0) + count
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """That were called, in the order they were first."""
+        return list(self._totals)
+
+    def found(self, layer: nn.Module) -> Tensor:
+        """The mean of ``layer``, in float64."""
+        return self._totals[layer] / self._counts[layer]
+
+
+class _MeanInputs(_Means):
+    """Hears calls of layers, and finds the mean of what each weight of a kernel is multiplied with.
+
+    That is the gradient of a mean output with respect to the weight, exact whatever padding, stride or dilation.
+    Shape ``[groups, inputs of a group, kernel]``.
+    """
 
     @torch.enable_grad()
     def __call__(self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
@@ -269,37 +270,21 @@ class _MeanInputs:
         named = {key: one.detach().float() if isinstance(one, Tensor) else one for key, one in kwargs.items()}
         (total,) = torch.autograd.grad(plain.forward(*given, **named).sum(), plain.weight)
         total = taken_apart(total, groups, is_transposed)[:, 0].double()
-        self._totals[layer] = self._totals[layer] + total if layer in self._totals else total
-        self._counts[layer] = self._counts.get(layer, 0) + output[_channel(layer, output, 0)].numel()
-
-    def found(self) -> dict[nn.Module, Tensor]:
-        """``[groups, inputs of a group, kernel]`` by layer."""
-        return {layer: (total / self._counts[layer]).float() for layer, total in self._totals.items()}
+        self.add(layer, total, output.numel() // output.shape[_channel_axis(layer, output)])
 
 
-def _channel(layer: nn.Module, output: Tensor, channel: int) -> tuple[Any, ...]:
-    """What picks one channel of what ``layer`` gave."""
-    behind = num_spatial(layer)
-    return (..., channel, *(slice(None) for _ in range(behind)))
-
-
-class _MeanOutputs:
-    """Hears calls of layers, and finds the mean of each channel that they give."""
-
-    def __init__(self) -> None:
-        self._totals: dict[nn.Module, Tensor] = {}
-        self._counts: dict[nn.Module, int] = {}
+class _MeanOutputs(_Means):
+    """Hears calls of layers, and finds the mean of each channel that they give, shape ``[channels]``."""
 
     def __call__(self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         """Listen to one call."""
-        axis = output.dim() - num_spatial(layer) - 1
+        axis = _channel_axis(layer, output)
         total = output.detach().double().transpose(0, axis).flatten(1).sum(dim=1)
-        self._totals[layer] = self._totals[layer] + total if layer in self._totals else total
-        self._counts[layer] = self._counts.get(layer, 0) + output.numel() // output.shape[axis]
+        self.add(layer, total, output.numel() // output.shape[axis])
 
-    def found(self, layer: nn.Module) -> Tensor:
-        """``[channels]``."""
-        return self._totals[layer] / self._counts[layer]
+
+def _channel_axis(layer: nn.Module, output: Tensor) -> int:
+    return output.dim() - num_spatial(layer) - 1
 
 
 class _Comparison:

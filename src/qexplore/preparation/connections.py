@@ -44,6 +44,7 @@ class Connections:
     Attributes:
         fixed: arguments of ``forward`` that tracing settled because they are no tensors, with their values.
         opaque: modules of the user's own that could not be traced, by name, with the reason.
+        calls: the nodes that call a module, by module.
 
     Raises:
         TraceError: the network cannot be traced, with the reason.
@@ -57,11 +58,13 @@ class Connections:
             self.graph, self.opaque = trace_around(network, _Tracer, self.fixed, hint=_HINT)
             if example is not None:
                 self._note_dims(example)
-        modules = [module for module in map(self.module, self.graph.nodes) if module is not None]
-        self._calls = Counter(map(id, modules))
+        self.calls: dict[nn.Module, list[fx.Node]] = {}
+        for node in self.graph.nodes:
+            if (module := self.module(node)) is not None:
+                self.calls.setdefault(module, []).append(node)
         self._hidden = {
             id(inner): self.name_of(module)
-            for module in modules
+            for module in self.calls
             if not is_layer(module)
             for inner in module.modules()
             if inner is not module
@@ -86,7 +89,7 @@ class Connections:
 
     def is_called(self, module: nn.Module) -> bool:
         """Whether a node calls ``module`` itself."""
-        return id(module) in self._calls
+        return module in self.calls
 
     def refusal(self, module: nn.Module) -> str | None:
         """Why parameters of ``module`` must stay as they are, or be what they are together with others; or None."""
@@ -94,8 +97,8 @@ class Connections:
             return f"it is inside '{self._hidden[id(module)]}', which is taken as a whole"
         if not self.is_called(module):
             return "it is never called"
-        if self._calls[id(module)] > 1:
-            return f"it is called {self._calls[id(module)]} times"
+        if len(self.calls[module]) > 1:
+            return f"it is called {len(self.calls[module])} times"
         if foreign_hooks(module):
             return "it carries hooks"
         if parametrize.is_parametrized(module):
@@ -147,16 +150,25 @@ def check_example(network: nn.Module, example: Any) -> None:
     Raises:
         DataError: it has none of the forms, ``forward`` takes other arguments, or fails on it.
     """
+    if example is None:
+        return
     wanted = "`example_input` must be a tensor, a tuple of positional or a dict of keyword arguments of forward"
-    if example is not None and not isinstance(example, (Tensor, tuple, list, Mapping)):
+    if not isinstance(example, (Tensor, tuple, list, Mapping)):
         raise DataError(f"{wanted}, got {type(example).__name__}: of a loader give the inputs of one batch")
     try:
-        if example is not None:
-            bound_arguments(inspect.signature(network.forward), example)
+        bound_arguments(inspect.signature(network.forward), example)
     except TypeError as error:
         raise DataError(f"{wanted}, but {error}: of a batch give the inputs alone, without the target") from error
-    if example is not None:
-        _try_forward(network, example)
+    try:
+        outputs_of(network, example)
+    except QExploreError:
+        raise
+    except Exception as error:
+        shapes = [str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
+        raise DataError(
+            f"{type(network).__name__} must be able to run on `example_input`, but with tensors of shape "
+            f"{', '.join(shapes) or 'none'} it fails: {first_line(error)}. Give the inputs of one batch"
+        ) from error
 
 
 def outputs_of(network: nn.Module, example: Any) -> list[Tensor]:
@@ -173,19 +185,6 @@ def largest_difference(first: list[Tensor], second: list[Tensor]) -> float:
     pairs = zip(first, second, strict=True)
     largest = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
     return largest / scale if scale else largest
-
-
-def _try_forward(network: nn.Module, example: Any) -> None:
-    try:
-        outputs_of(network, example)
-    except QExploreError:
-        raise
-    except Exception as error:
-        shapes = [str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
-        raise DataError(
-            f"{type(network).__name__} must be able to run on `example_input`, but with tensors of shape "
-            f"{', '.join(shapes) or 'none'} it fails: {first_line(error)}. Give the inputs of one batch"
-        ) from error
 
 
 def only_describes(node: fx.Node) -> bool:

@@ -24,35 +24,15 @@ _ELEMENTWISE = (
     nn.Dropout2d,
     nn.Dropout3d,
 )
-_SPATIAL = (
-    nn.AvgPool1d,
-    nn.AvgPool2d,
-    nn.AvgPool3d,
-    nn.MaxPool1d,
-    nn.MaxPool2d,
-    nn.MaxPool3d,
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveAvgPool3d,
-    nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d,
-    nn.ZeroPad1d,
-    nn.ZeroPad2d,
-    nn.ZeroPad3d,
+_SPATIAL = tuple(
+    getattr(nn, f"{kind}{axes}d")
+    for kind in ("AvgPool", "MaxPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "ZeroPad")
+    for axes in (1, 2, 3)
 )
 _ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.leaky_relu, F.dropout, F.dropout2d)
 _ELEMENTWISE_METHODS = ("relu", "relu_", "contiguous", "clone")
-_SPATIAL_FUNCTIONS = (
-    F.avg_pool1d,
-    F.avg_pool2d,
-    F.avg_pool3d,
-    F.max_pool1d,
-    F.max_pool2d,
-    F.max_pool3d,
-    F.adaptive_avg_pool1d,
-    F.adaptive_avg_pool2d,
-    F.adaptive_avg_pool3d,
+_SPATIAL_FUNCTIONS = tuple(
+    getattr(F, f"{kind}_pool{axes}d") for kind in ("avg", "max", "adaptive_avg") for axes in (1, 2, 3)
 )
 
 

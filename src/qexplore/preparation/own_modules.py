@@ -65,7 +65,7 @@ def give_own_modules(network: nn.Module, example_input: Any = None) -> OwnModule
     copied = copied_network(network)
     check_example(copied, example_input)
     connections = trace_network(copied, example_input)
-    calls = _repeated_calls(connections)
+    calls = {module: nodes for module, nodes in connections.calls.items() if len(nodes) > 1}
     kept = {connections.name_of(module): reason for module in calls if (reason := _refusal(connections, module))}
     kept |= {name: f"it cannot be looked into: {reason}" for name, reason in connections.opaque.items()}
     splits = {module: nodes for module, nodes in calls.items() if connections.name_of(module) not in kept}
@@ -148,15 +148,6 @@ def _name_arguments(connections: Connections) -> None:
     for node, name in zip(placeholders, names, strict=True):
         if name in connections.fixed:
             node.target, node.args = name, (connections.fixed[name],)
-
-
-def _repeated_calls(connections: Connections) -> dict[nn.Module, list[fx.Node]]:
-    calls: dict[nn.Module, list[fx.Node]] = {}
-    for node in connections.graph.nodes:
-        module = connections.module(node)
-        if module is not None:
-            calls.setdefault(module, []).append(node)
-    return {module: nodes for module, nodes in calls.items() if len(nodes) > 1}
 
 
 def _refusal(connections: Connections, module: nn.Module) -> str | None:

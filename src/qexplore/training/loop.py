@@ -74,9 +74,7 @@ def train(
         try:
             for epoch in range(1, epochs + 1):
                 start, title = time.perf_counter(), f"epoch {epoch}"
-                batches = Pass(
-                    _OWNER, loader, unpack=unpack, description=title, progress=options.progress, hint=_ONCE
-                )
+                batches = Pass(_OWNER, loader, unpack=unpack, bar=title, progress=options.progress, hint=_ONCE)
                 for inputs, target in batches:
                     if freeze is not None and stepper.num_done == freeze_at:
                         freeze()

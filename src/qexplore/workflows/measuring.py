@@ -112,8 +112,6 @@ def measure_accuracy(
 def _scores(network: nn.Module, loader: Loader, metric: Metric, unpack: Unpack | None, progress: bool | None) -> Any:
     # A quantized network's parameters tell nothing about the dtype of its inputs.
     placement = Placement(Placement.of(network).device, torch.float32)
-    batches = Pass(
-        "report_loader", loader, unpack=unpack, placement=placement, description="evaluating", progress=progress
-    )
+    batches = Pass("report_loader", loader, unpack=unpack, placement=placement, bar="evaluating", progress=progress)
     scores = [batch_scores(metric, call(network, inputs), inputs, target) for inputs, target in batches]
     return torch.cat(scores).cpu().numpy()

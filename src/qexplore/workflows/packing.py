@@ -154,12 +154,7 @@ def calibrate_packed(
     packed = [module for module in network.modules() if isinstance(module, PackedLinear)]
     placement = Placement.of(network)
     batches = Pass(
-        "the calibration loader",
-        loader,
-        unpack=unpack,
-        placement=placement,
-        description="calibrating",
-        progress=progress,
+        "the calibration loader", loader, unpack=unpack, placement=placement, bar="calibrating", progress=progress
     )
     for module in packed:
         module.start_observing()

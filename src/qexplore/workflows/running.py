@@ -212,14 +212,8 @@ def first_inputs(loader: Any, name: str, unpack: Unpack | None) -> Any:
 
 def _calibrating(loader: Loader, reporting: Reporting) -> Callable[[nn.Module], None]:
     def calibrate(prepared: nn.Module) -> None:
-        batches = Pass(
-            "calibration_loader",
-            loader,
-            unpack=reporting.unpack,
-            placement=Placement(_CPU, torch.float32),
-            description="calibrating",
-            progress=reporting.progress,
-        )
+        place, unpack, shown = Placement(_CPU, torch.float32), reporting.unpack, reporting.progress
+        batches = Pass("calibration_loader", loader, unpack=unpack, placement=place, bar="calibrating", progress=shown)
         with torch.no_grad():
             for inputs, _ in batches:
                 call(prepared, inputs)
