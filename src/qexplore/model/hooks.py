@@ -162,7 +162,7 @@ def point_hooks(network: nn.Module) -> list[tuple[nn.Module, PointHook]]:
 def remove_point_hooks(module: nn.Module) -> None:
     """Take the wrapper's hooks off ``module`` itself, not off what is inside it."""
     for hooks in _hook_tables(module):
-        for key in _own(hooks):
+        for key in [key for key, hook in hooks.items() if isinstance(hook, PointHook)]:
             del hooks[key]
             module._forward_pre_hooks_with_kwargs.pop(key, None)
 
@@ -180,7 +180,3 @@ def comes_last(module: nn.Module) -> bool:
 
 def _hook_tables(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
     return module._forward_hooks, module._forward_pre_hooks
-
-
-def _own(hooks: dict[int, Any]) -> list[int]:
-    return [key for key, hook in hooks.items() if isinstance(hook, PointHook)]

@@ -198,7 +198,7 @@ def _measured(
             room -= num_samples(kept[-1])
         with calls_heard_by(layers, means):
             model.listen(inputs, _nothing)
-    return {layer: means.found(layer).float() for layer in means.layers}, kept
+    return {layer: mean.float() for layer, mean in means.found().items()}, kept
 
 
 def _check_means(
@@ -239,14 +239,9 @@ class _Means:
         self._totals[layer] = self._totals[layer] + total if layer in self._totals else total
         self._counts[layer] = self._counts.get(layer, 0) + count
 
-    @property
-    def layers(self) -> list[nn.Module]:
-        """That were called, in the order they were first."""
-        return list(self._totals)
-
-    def found(self, layer: nn.Module) -> Tensor:
-        """The mean of ``layer``, in float64."""
-        return self._totals[layer] / self._counts[layer]
+    def found(self) -> dict[nn.Module, Tensor]:
+        """The means in float64, in the order in which layers were first called."""
+        return {layer: total / self._counts[layer] for layer, total in self._totals.items()}
 
 
 class _MeanInputs(_Means):
@@ -304,15 +299,15 @@ class _Comparison:
         for width in COMPARED_WIDTHS:
             moved = self._means(model, layers, batches, width)
             for layer in layers:
-                self.shifts[layer][width] = float((moved.found(layer) - plain.found(layer)).abs().mean())
+                self.shifts[layer][width] = float((moved[layer] - plain[layer]).abs().mean())
             self.sqnr[width] = output_sqnr(model, width, batches[0], expected)
 
     @staticmethod
     def _means(
         model: QuantizedModel, layers: Sequence[nn.Module], batches: Sequence[Any], width: int | None
-    ) -> _MeanOutputs:
+    ) -> dict[nn.Module, Tensor]:
         means = _MeanOutputs()
         with model.using(weights_at(model, width or 0)), calls_heard_by(layers, means):
             for inputs in batches:
                 model.listen(inputs, _nothing, quantized=width is not None)
-        return means
+        return means.found()

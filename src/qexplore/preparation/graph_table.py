@@ -132,9 +132,7 @@ def _row(node: fx.Node) -> GraphRow:
 
 def _target(node: fx.Node) -> str:
     target: Any = node.target
-    if isinstance(target, str) or not hasattr(target, "__name__"):
-        return str(target)
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, (str, torch._ops.OpOverload)) or not hasattr(target, "__name__"):
         return str(target)
     home = str(getattr(target, "__module__", None) or "torch").lstrip("_")
     return f"{home}.{target.__name__}"
