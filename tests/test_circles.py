@@ -5,19 +5,19 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from test_architecture import PACKAGE, imported_modules
 
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "qexplore"
 ROOMS = ("model", "preparation")
 
 
 def imports_within(room: Path) -> dict[str, set[str]]:
-    """For each file of a room but its face, the files of the room that it imports from."""
-    files = {file.stem: file for file in room.glob("*.py") if file.stem != "__init__"}
+    """For each file of a room but its face, the files of the room that it imports from; all imports are absolute."""
     found: dict[str, set[str]] = {}
-    for name, file in files.items():
-        modules = imported_modules(ast.parse(file.read_text()), "qexplore", file.relative_to(room.parent))
-        places = [module.split(".") for _, module in modules]
-        found[name] = {place[2] for place in places if place[:2] == ["qexplore", room.name] and len(place) > 2}
+    for file in room.glob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        places = [str(node.module).split(".") for node in nodes]
+        found[file.stem] = {place[2] for place in places if place[:2] == ["qexplore", room.name] and len(place) > 2}
+    found.pop("__init__", None)
     return found
 
 
