@@ -9,7 +9,10 @@ from typing import Any
 import click
 
 from qexplore.cli.terminal import Terminal
+from qexplore.pipeline import LOSSES, ORDERS, Options
 
+_PATH = click.Path(path_type=Path)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
 _QUESTIONS = {
     "trace": "Trace the network into a graph and show it.",
     "analyze": "Look for what can be optimized.",
@@ -19,6 +22,13 @@ _QUESTIONS = {
     "explore": "Search the widths of all layers afterwards.",
     "download": "Download data or weights that are not there.",
 }
+
+
+def _option(*names: str, **settings: Any) -> Callable[..., Any]:
+    """An option whose default is that of the field of `Options` that it fills."""
+    field = names[-1].partition("/")[0].lstrip("-").replace("-", "_")
+    default = getattr(Options, field)
+    return click.option(*names, default=default, show_default=default is not None, **settings)
 
 
 def _answers(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,38 +44,23 @@ def _answers(command: Callable[..., Any]) -> Callable[..., Any]:
     "--yes", "everything", is_flag=True, default=None, help="Yes to every question without a flag of its own."
 )
 @_answers
-@click.option(
-    "--order", type=click.Choice(["before", "after"]), default="after", show_default=True,
-    help="Quantize before or after folding.",
-)  # fmt: skip
-@click.option(
-    "--threshold", type=float, default=1e-7, show_default=True,
-    help="Quantization error above which training is offered.",
-)  # fmt: skip
-@click.option("--epochs", type=int, default=5, show_default=True, help="Epochs of quantization-aware training.")
-@click.option(
-    "--qat-loss", type=click.Choice(["float", "task"]), default="float", show_default=True,
+@_option("--order", type=click.Choice(ORDERS), help="Quantize before or after folding.")
+@_option("--threshold", type=float, help="Quantization error above which training is offered.")
+@_option("--epochs", type=int, help="Epochs of quantization-aware training.")
+@_option(
+    "--qat-loss",
+    type=click.Choice(LOSSES),
     help="Train towards the float network's outputs, or on the data's own targets.",
-)  # fmt: skip
-@click.option(
-    "--linear-bits", "linear_num_bits", type=int, default=4, show_default=True, help="Width of linear layers' weights."
 )
-@click.option("--evaluations", type=int, default=40, show_default=True, help="Budget of the search over widths.")
-@click.option("--train-epochs", type=int, help="Epochs of the float network where there are no weights.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), metavar="DIR",
-    help="Folder with CIFAR-10, Fashion-MNIST, or a folder of images for each class.",
-)  # fmt: skip
-@click.option(
-    "--text", type=click.Path(path_type=Path), metavar="FILE", help="Text for gpt2; without it, Python's own reference."
-)
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="State dict of the float network.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
-@click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="Folder for the quantized network, the tables and the front.",
-)  # fmt: skip
-@click.option("--progress/--no-progress", default=None, help="Progress bars on stderr.  [default: on a terminal]")
+@_option("--linear-bits", "linear_num_bits", type=int, help="Width of linear layers' weights.")
+@_option("--evaluations", type=int, help="Budget of the search over widths.")
+@_option("--train-epochs", type=int, help="Epochs of the float network where there are no weights.")
+@_option("--data", type=_PATH, metavar="DIR", help="Folder with CIFAR-10, Fashion-MNIST, or images by class.")
+@_option("--text", type=_PATH, metavar="FILE", help="Text for gpt2; without it, Python's own reference.")
+@_option("--weights", type=_PATH, metavar="FILE", help="State dict of the float network.")
+@_option("--seed", type=int, help="Of everything that is drawn.")
+@_option("--output", type=_FOLDER, metavar="DIR", help="Folder for the quantized network, the tables and the front.")
+@_option("--progress/--no-progress", help="Progress bars on stderr.  [default: on a terminal]")
 def pipeline(network: str, **given: Any) -> None:
     """Lead NETWORK from float to quantized, step by step.
 
@@ -76,7 +71,7 @@ def pipeline(network: str, **given: Any) -> None:
     one a line, and after its end the defaults are taken.
     """
     # On use: torch takes seconds to load, and --help should not.
-    from qexplore.pipeline import Options, load_subject, run_pipeline
+    from qexplore.pipeline import load_subject, run_pipeline
 
     options, dialogue = Options(**given), Terminal()
     run_pipeline(load_subject(network, dialogue, options), dialogue, options)

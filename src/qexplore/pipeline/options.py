@@ -8,7 +8,6 @@ from typing import Literal
 
 from qexplore._arguments import checked_int, checked_name, checked_number
 from qexplore.errors import WorkflowError
-from qexplore.quant import PACKED_WIDTHS
 
 ORDERS = ("before", "after")
 LOSSES = ("float", "task")
@@ -71,5 +70,7 @@ class Options:
         for name in ("epochs", "evaluations", "train_epochs"):
             if name != "train_epochs" or self.train_epochs is not None:
                 checked_int(name, getattr(self, name), WorkflowError, low=1)
+        from qexplore.quant import PACKED_WIDTHS  # on use: the command line reads the defaults and should not wait
+
         low, high = PACKED_WIDTHS[0], PACKED_WIDTHS[-1]
         checked_int("linear_num_bits", self.linear_num_bits, WorkflowError, low=low, high=high)
