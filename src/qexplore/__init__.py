@@ -28,7 +28,7 @@ _NAMES_BY_ROOM = {
     "evaluation": "DirectEvaluator Evaluation LayerAnalysis analyze",
     "exploration": "Exploration Snapshot StopExploration explore fit",
     "export": "ExportReport Manifest TensorRTCheck check_tensorrt export_onnx load_manifest save_manifest",
-    "front": "Front FrontPoint",
+    "front": "Front FrontPoint FurtherMetric",
     "metrics": (
         "Metric negative_log_likelihood perplexity pixel_accuracy squared_error token_accuracy top1_accuracy "
         "topk_accuracy whole_set"
@@ -50,7 +50,7 @@ _NAMES_BY_ROOM = {
     "stacks": "PackedLinear",
     "training": "FineTuning Refinement fine_tune refine",
     "workflows": (
-        "PackedLayer PackingReport QuantizationResult WorkflowComparison compare_workflows load_quantized "
+        "PackedLayer PackingReport QuantizationResult Settings WorkflowComparison compare_workflows load_quantized "
         "pack_linear_weights quantize_dynamic quantize_float8 quantize_qat quantize_static"
     ),
 }
@@ -86,6 +86,7 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.export import save_manifest as save_manifest
     from qexplore.front import Front as Front
     from qexplore.front import FrontPoint as FrontPoint
+    from qexplore.front import FurtherMetric as FurtherMetric
     from qexplore.metrics import Metric as Metric
     from qexplore.metrics import negative_log_likelihood as negative_log_likelihood
     from qexplore.metrics import perplexity as perplexity
@@ -119,13 +120,13 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.preparation import remove_bias_corrections as remove_bias_corrections
     from qexplore.quant import QuantDescriptor as QuantDescriptor
     from qexplore.quant import TensorQuantizer as TensorQuantizer
-    from qexplore.report.fine_tuning import plot_fine_tuning as plot_fine_tuning
-    from qexplore.report.hypervolume import plot_hypervolume as plot_hypervolume
-    from qexplore.report.layers import plot_analysis as plot_analysis
-    from qexplore.report.layers import plot_sensitivity as plot_sensitivity
-    from qexplore.report.num_bits import plot_num_bits as plot_num_bits
-    from qexplore.report.parallel_coordinates import plot_parallel_coordinates as plot_parallel_coordinates
-    from qexplore.report.pareto_front import plot_pareto_front as plot_pareto_front
+    from qexplore.report import plot_analysis as plot_analysis
+    from qexplore.report import plot_fine_tuning as plot_fine_tuning
+    from qexplore.report import plot_hypervolume as plot_hypervolume
+    from qexplore.report import plot_num_bits as plot_num_bits
+    from qexplore.report import plot_parallel_coordinates as plot_parallel_coordinates
+    from qexplore.report import plot_pareto_front as plot_pareto_front
+    from qexplore.report import plot_sensitivity as plot_sensitivity
     from qexplore.search import AdditiveFront as AdditiveFront
     from qexplore.search import ChoicePlan as ChoicePlan
     from qexplore.search import LayerwiseQuantizationProblem as LayerwiseQuantizationProblem
@@ -141,6 +142,7 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.workflows import PackedLayer as PackedLayer
     from qexplore.workflows import PackingReport as PackingReport
     from qexplore.workflows import QuantizationResult as QuantizationResult
+    from qexplore.workflows import Settings as Settings
     from qexplore.workflows import WorkflowComparison as WorkflowComparison
     from qexplore.workflows import compare_workflows as compare_workflows
     from qexplore.workflows import load_quantized as load_quantized

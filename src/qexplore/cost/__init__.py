@@ -9,30 +9,3 @@ from qexplore.cost.observation import Observed, count_macs, observe
 from qexplore.cost.operations import Bops, Operation, Operations
 from qexplore.cost.reach import cheapest, marginal_costs
 from qexplore.cost.table import BoundTable, CostTable
-
-__all__ = [
-    "COST_NAMES",
-    "ActivationBytes",
-    "Bops",
-    "BoundTable",
-    "CheckedCost",
-    "Choices",
-    "Cost",
-    "CostTable",
-    "MeanBits",
-    "ModelBits",
-    "ModelBytes",
-    "Moments",
-    "Observed",
-    "Operation",
-    "Operations",
-    "PeakActivationBytes",
-    "SeparableCost",
-    "TotalBits",
-    "WeightedBits",
-    "build_costs",
-    "cheapest",
-    "count_macs",
-    "marginal_costs",
-    "observe",
-]

@@ -7,18 +7,3 @@ from qexplore.evaluation.prefix import PrefixEvaluator
 from qexplore.evaluation.racing import why_not
 from qexplore.evaluation.scoring import apply_metric, batch_scores, summary
 from qexplore.evaluation.screening import Screen
-
-__all__ = [
-    "DirectEvaluator",
-    "Evaluation",
-    "Evaluator",
-    "LayerAnalysis",
-    "LayerRecord",
-    "PrefixEvaluator",
-    "Screen",
-    "analyze",
-    "apply_metric",
-    "batch_scores",
-    "summary",
-    "why_not",
-]

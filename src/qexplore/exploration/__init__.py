@@ -3,5 +3,3 @@
 from qexplore.exploration.fit import fit
 from qexplore.exploration.records import Exploration, Snapshot, StopExploration
 from qexplore.exploration.run import explore
-
-__all__ = ["Exploration", "Snapshot", "StopExploration", "explore", "fit"]

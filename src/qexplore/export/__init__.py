@@ -4,13 +4,3 @@ from qexplore.export.checker import TensorRTCheck, check_tensorrt
 from qexplore.export.exporting import export_onnx
 from qexplore.export.manifest import Manifest, load_manifest, save_manifest
 from qexplore.export.report import ExportReport
-
-__all__ = [
-    "ExportReport",
-    "Manifest",
-    "TensorRTCheck",
-    "check_tensorrt",
-    "export_onnx",
-    "load_manifest",
-    "save_manifest",
-]

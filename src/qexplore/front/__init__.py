@@ -6,16 +6,3 @@ from qexplore.front.front import Front
 from qexplore.front.picking import nondominated
 from qexplore.front.point import BitsSaved, FrontPoint
 from qexplore.front.words import by_stored_bits, choices_cells, cost_text, score_text
-
-__all__ = [
-    "BitsSaved",
-    "Front",
-    "FrontPoint",
-    "FurtherMetric",
-    "by_stored_bits",
-    "choices_cells",
-    "cost_text",
-    "nondominated",
-    "score_text",
-    "write_text",
-]

@@ -11,21 +11,3 @@ from qexplore.metrics.scores import (
     top1_accuracy,
     topk_accuracy,
 )
-
-__all__ = [
-    "Metric",
-    "Scores",
-    "WholeSetMetric",
-    "as_metric",
-    "kl_divergence",
-    "mean_squared_divergence",
-    "negative_log_likelihood",
-    "noise_to_signal",
-    "perplexity",
-    "pixel_accuracy",
-    "squared_error",
-    "token_accuracy",
-    "top1_accuracy",
-    "topk_accuracy",
-    "whole_set",
-]

@@ -16,33 +16,3 @@ from qexplore.preparation.graph_optimization import FoldedPair, GraphOptimizatio
 from qexplore.preparation.graph_table import GraphTable, graph_table
 from qexplore.preparation.own_modules import OwnModulesReport, as_graph_module, give_own_modules, trace_network
 from qexplore.preparation.writes import reads_what_was_written, take_out_writes
-
-__all__ = [
-    "BatchNormReport",
-    "BiasCorrectionReport",
-    "Connections",
-    "EqualizationReport",
-    "FoldReport",
-    "FoldedPair",
-    "GraphOptimization",
-    "GraphTable",
-    "OwnModulesReport",
-    "as_graph_module",
-    "copied_network",
-    "correct_biases",
-    "counted",
-    "equalize",
-    "fold_batchnorm",
-    "give_own_modules",
-    "graph_table",
-    "only_describes",
-    "optimize_graph",
-    "outputs_of",
-    "reads_what_was_written",
-    "recalibrate_batchnorm",
-    "remove_bias_corrections",
-    "replace_everywhere",
-    "require_equal",
-    "take_out_writes",
-    "trace_network",
-]

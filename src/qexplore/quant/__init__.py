@@ -26,38 +26,3 @@ from qexplore.quant.small_floats import decode_floats, encode_floats, float_grid
 from qexplore.quant.step_size import StepSize
 from qexplore.quant.tensor_quantizer import TensorQuantizer
 from qexplore.quant.upstream import QuantDescriptor
-
-__all__ = [
-    "CALIBRATORS",
-    "COMPARED",
-    "FixedQuantizer",
-    "Histogram",
-    "IntegerGrid",
-    "NOTHING_BELOW",
-    "PACKED_WIDTHS",
-    "QuantDescriptor",
-    "StepSize",
-    "TensorQuantizer",
-    "WEIGHT_CALIBRATORS",
-    "WHOLE_RANGE",
-    "amax_table",
-    "check_choice",
-    "check_group_size",
-    "check_packed_width",
-    "decode_floats",
-    "encode_floats",
-    "float_grid",
-    "known_codes",
-    "known_widths",
-    "min_num_bits",
-    "num_packed_bytes",
-    "pack",
-    "quantize_float",
-    "quantize_mx",
-    "quantize_stacked",
-    "quantize_weight",
-    "range_table",
-    "spread_scales",
-    "unpack",
-    "weight_amax_table",
-]

@@ -1,25 +1,26 @@
 """Pictures of a front, of the search that found it, and of what quantization does layer by layer.
 
-Each picture is a file made in two steps: an immutable record of what is drawn, then the drawing. Whatever a file here
-calls ``plot_...``, ``..._record`` or ``...Record`` is found here too. Matplotlib is imported when a picture is drawn,
-not before.
+Each picture is a file made in two steps: an immutable record of what is drawn, then the drawing. Matplotlib is imported
+when a picture is drawn, not before.
 """
 
-import importlib
-import pkgutil
-from collections.abc import Iterator
-from typing import Any
-
-
-def _shown() -> Iterator[tuple[str, Any]]:
-    """Names and things of the files of this room that pictures are made of."""
-    for file in pkgutil.iter_modules(__path__, f"{__name__}."):
-        for name, value in vars(importlib.import_module(file.name)).items():
-            is_of_a_picture = name.startswith("plot_") or name.lower().endswith("record")
-            if is_of_a_picture and value.__module__ == file.name:
-                yield name, value
-
-
-_SHOWN = dict(_shown())
-globals().update(_SHOWN)
-__all__ = sorted(_SHOWN)
+from qexplore.report._fronts import UniformRecord
+from qexplore.report._objectives import ObjectiveRecord
+from qexplore.report.fine_tuning import FineTuningRecord, fine_tuning_record, plot_fine_tuning
+from qexplore.report.hypervolume import HypervolumeRecord, hypervolume_record, plot_hypervolume
+from qexplore.report.layers import (
+    LayerAnalysisRecord,
+    SensitivityRecord,
+    layer_analysis_record,
+    plot_analysis,
+    plot_sensitivity,
+    sensitivity_record,
+)
+from qexplore.report.num_bits import NumBitsRecord, num_bits_record, plot_num_bits
+from qexplore.report.pairs import ObjectivesRecord, PairRecord, objectives_record
+from qexplore.report.parallel_coordinates import (
+    ParallelCoordinatesRecord,
+    parallel_coordinates_record,
+    plot_parallel_coordinates,
+)
+from qexplore.report.pareto_front import ParetoFrontRecord, SavingRecord, pareto_front_record, plot_pareto_front

@@ -10,26 +10,3 @@ from qexplore.search.problem import LayerwiseQuantizationProblem, intervals_of
 from qexplore.search.sensitivity import SensitivityTable, sensitivity
 from qexplore.search.settings import ALGORITHMS, SearchSettings
 from qexplore.search.space import SearchSpace
-
-__all__ = [
-    "ALGORITHMS",
-    "AdditiveFront",
-    "Archive",
-    "Cheapest",
-    "ChoicePlan",
-    "Generation",
-    "Generations",
-    "Goal",
-    "LayerwiseQuantizationProblem",
-    "MostAccurate",
-    "SearchSettings",
-    "SearchSpace",
-    "SensitivityTable",
-    "WholeFront",
-    "additive_front",
-    "choices_text",
-    "intervals_of",
-    "plan_choices",
-    "reference_point",
-    "sensitivity",
-]

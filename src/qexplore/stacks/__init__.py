@@ -7,25 +7,3 @@ from qexplore.stacks.registry import STACKS, StackRow, row_for, row_of_file
 from qexplore.stacks.saving import ChosenModules
 from qexplore.stacks.strategy import packed_strategy
 from qexplore.stacks.torch_ao import check_engine, using_engine
-
-__all__ = [
-    "STACKS",
-    "ChosenModules",
-    "Converted",
-    "Data",
-    "Engine",
-    "LayerStrategy",
-    "Method",
-    "PackedLinear",
-    "Settings",
-    "StackRow",
-    "Stored",
-    "check_engine",
-    "float_rows",
-    "is_packable",
-    "layer_table",
-    "packed_strategy",
-    "row_for",
-    "row_of_file",
-    "using_engine",
-]

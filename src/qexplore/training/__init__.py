@@ -4,16 +4,3 @@ from qexplore.training.fine_tuning import FineTuning, fine_tune
 from qexplore.training.loop import check_share, train
 from qexplore.training.options import EpochRecord, Loss, TrainingKeywords, TrainingOptions
 from qexplore.training.refinement import Refinement, refine
-
-__all__ = [
-    "EpochRecord",
-    "FineTuning",
-    "Loss",
-    "Refinement",
-    "TrainingKeywords",
-    "TrainingOptions",
-    "check_share",
-    "fine_tune",
-    "refine",
-    "train",
-]

@@ -15,24 +15,3 @@ from qexplore.workflows.measuring import measure_accuracy
 from qexplore.workflows.packed_training import train_packed
 from qexplore.workflows.packing import PackedLayer, PackingReport, pack_linear_weights
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
-
-__all__ = [
-    "ComparisonRow",
-    "PackedLayer",
-    "PackingReport",
-    "QuantizationKeywords",
-    "QuantizationResult",
-    "ReportingKeywords",
-    "Settings",
-    "WorkflowComparison",
-    "WorkflowReport",
-    "compare_workflows",
-    "load_quantized",
-    "measure_accuracy",
-    "pack_linear_weights",
-    "quantize_dynamic",
-    "quantize_float8",
-    "quantize_qat",
-    "quantize_static",
-    "train_packed",
-]
