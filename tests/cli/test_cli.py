@@ -16,7 +16,7 @@ import qexplore
 from qexplore.cli import main
 
 FACTORIES = Path(__file__).resolve().parents[1] / "pipeline"
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(FACTORIES.parent)}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(FACTORIES.parent / "shared")}
 QUICK = ["--epochs", "1", "--no-qat", "--no-explore"]
 
 
