@@ -22,6 +22,7 @@ FLOORS = {
         "_quiet",
         "_random",
         "_table",
+        "_trees",
         "_version",
     ],
     1: ["predicates", "quant", "metrics", "front", "_onnx"],

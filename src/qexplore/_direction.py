@@ -1,4 +1,4 @@
-"""Which way a score is better: the one place that knows what ``higher_is_better`` means for numbers."""
+"""Which way a score is better: the one place that knows what that means for numbers."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from qexplore._arguments import checked_int, checked_name
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
+from qexplore._trees import tensors_of
 from qexplore.errors import ExportError, QExploreError, TraceError
 
 Optimization = Literal["all", "extended", "basic", "off"]
@@ -106,11 +107,6 @@ def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(repeated, Mapping):
         return (), dict(repeated)
     return (tuple(repeated) if isinstance(repeated, (tuple, list)) else (repeated,)), {}
-
-
-def tensors_of(tree: Any) -> list[Tensor]:
-    """The tensors in ``tree``, in the order in which an exported network takes them."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _batch_size(tree: Any) -> int:

@@ -109,14 +109,6 @@ def test_inputs_get_the_networks_dtype_and_targets_keep_theirs():
     assert (inputs.dtype, target.dtype) == (torch.float16, torch.int64)
 
 
-def test_the_checksum_tells_samples_apart_but_not_their_order():
-    def checksum(loader):
-        return EvaluationSet(loader, Placement.of(tiny_network())).checksum
-
-    assert checksum(search_loader(30)) == checksum(search_loader(30)[::-1]) == checksum(search_loader())
-    assert checksum(search_loader()) != checksum(batches(digits().report))
-
-
 def test_reading_leaves_the_users_random_state_alone():
     before = random_state()
     scores(DataLoader(SEARCH, batch_size=100, shuffle=True), hold_bytes=0)

@@ -49,17 +49,17 @@ def test_a_range_that_is_none_is_refused(limits):
 
 
 @pytest.mark.parametrize(
-    ("metric", "worst"),
+    ("metric", "worst", "best"),
     [
-        (qx.top1_accuracy, 0.0),
-        (qx.perplexity, None),
-        (qx.Metric(count_positive), None),
-        (qx.Metric(count_positive, higher_is_better=False, range=(-1, 2)), 2.0),
-        (qx.whole_set(count_positive, range=(-1.0, math.inf)), -1.0),
+        (qx.top1_accuracy, 0.0, 1.0),
+        (qx.perplexity, None, 1.0),
+        (qx.Metric(count_positive), None, None),
+        (qx.Metric(count_positive, higher_is_better=False, range=(-1, 2)), 2.0, -1.0),
+        (qx.whole_set(count_positive, range=(-1.0, math.inf)), -1.0, None),
     ],
 )
-def test_the_worst_score_is_the_end_of_the_range_on_the_worse_side(metric, worst):
-    assert metric.worst == worst
+def test_the_worst_and_the_best_score_are_the_ends_of_the_range(metric, worst, best):
+    assert (metric.worst, metric.best) == (worst, best)
 
 
 def test_a_metric_cannot_be_changed():

@@ -5,7 +5,7 @@ from qexplore.cost.bits import MeanBits, TotalBits, WeightedBits
 from qexplore.cost.build import COST_NAMES, build_costs
 from qexplore.cost.memory import ActivationBytes, ModelBits, ModelBytes, PeakActivationBytes
 from qexplore.cost.moments import Moments
-from qexplore.cost.observation import Observed, count_macs, observe
+from qexplore.cost.observation import Groups, Observed, count_macs, observe, unite
 from qexplore.cost.operations import Bops, Operation, Operations
-from qexplore.cost.reach import cheapest, marginal_costs
+from qexplore.cost.reach import cheapest, marginal_costs, one_by_one
 from qexplore.cost.table import BoundTable, CostTable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,9 @@ from qexplore.cost.operations import Operation, Operations
 from qexplore.cost.tape import Tape, Value, recording
 from qexplore.errors import ModelError
 from qexplore.model import Placement, QuantizedModel, call, in_eval_mode
+
+Groups = tuple[tuple[int, ...], ...]
+"""Indices of points that belong together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,7 @@ class Observed:
 
     operations: Operations
     moments: Moments
-    meetings: tuple[tuple[int, ...], ...]
+    meetings: Groups
     feeds: dict[int, int] = field(default_factory=dict)
 
 
@@ -62,7 +66,8 @@ def observe(model: QuantizedModel, *, cost: str = "observe") -> Observed:
         output = model.listen(model.example_input, mark)
     tape.keep(output)
     weights = {point.index for point in model.points if point.kind == "weight"}
-    return Observed(_report(tape), _moments(tape), _meetings(tape, weights), _feeds(tape.operations, weights))
+    meetings = unite(met - weights for met in tape.additions)
+    return Observed(_report(tape), _moments(tape), meetings, _feeds(tape.operations, weights))
 
 
 def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
@@ -111,15 +116,14 @@ def _moments(tape: Tape) -> Moments:
     )
 
 
-def _meetings(tape: Tape, weights: set[int]) -> tuple[tuple[int, ...], ...]:
-    """Groups that share a point are one: to have one width is an equivalence."""
-    groups: list[set[int]] = []
-    for met in tape.additions:
-        joined = set(met) - weights
-        apart = [group for group in groups if group.isdisjoint(joined)]
-        joined.update(*(group for group in groups if not group.isdisjoint(joined)))
-        groups = [*apart, joined]
-    return tuple(sorted(tuple(sorted(group)) for group in groups if len(group) > 1))
+def unite(groups: Iterable[Collection[int]]) -> Groups:
+    """``groups`` of points, those that overlap as one, sorted; groups of a single point are left out."""
+    united: list[set[int]] = []
+    for group in groups:
+        touching = [other for other in united if not other.isdisjoint(group)]
+        apart = [other for other in united if other.isdisjoint(group)]
+        united = [*apart, set(group).union(*touching)]
+    return tuple(sorted(tuple(sorted(group)) for group in united if len(group) > 1))
 
 
 def _feeds(operations: list[Operation], weights: set[int]) -> dict[int, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from qexplore._trees import tensors_of
 
 _HAND_ON = frozenset(
     [
@@ -125,11 +126,6 @@ def multiplied(name: str, args: tuple[Any, ...]) -> list[tuple[float, Any, Any]]
         share = query.shape[-1] / (query.shape[-1] + value.shape[-1])
         return [(share, query, key), (1.0 - share, None, value)]
     return [(1.0, None, None)]
-
-
-def tensors_of(tree: Any) -> list[Tensor]:
-    """The tensors in ``tree``."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

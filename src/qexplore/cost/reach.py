@@ -23,7 +23,7 @@ def marginal_costs(cost: Cost, choices: Choices) -> list[NDArray[np.float64]]:
     Returns:
         Per point an array in the order of its choices, the least 0.
     """
-    rows, point_of_row = _one_by_one(choices)
+    rows, point_of_row = one_by_one(choices, [row[0] for row in choices])
     costs = cost.cost(rows)
     by_point = [costs[point_of_row == point] for point in range(len(choices))]
     return [each - each.min() for each in by_point]
@@ -57,15 +57,15 @@ def cheapest(cost: Cost, choices: Choices, *, tied: Iterable[Sequence[int]] = ()
 def _parts(cost: Cost, choices: Choices) -> list[NDArray[np.float64]]:
     if not isinstance(cost, SeparableCost):
         return marginal_costs(cost, choices)
-    rows, point_of_row = _one_by_one(choices)
+    rows, point_of_row = one_by_one(choices, [row[0] for row in choices])
     parts = cost.parts(rows)
     return [parts[point_of_row == point, point] for point in range(len(choices))]
 
 
-def _one_by_one(choices: Choices) -> tuple[Candidates, NDArray[np.int64]]:
-    """Every choice of every point in a candidate of its own, and the point that varies in each."""
+def one_by_one(choices: Choices, others: Sequence[int]) -> tuple[Candidates, NDArray[np.int64]]:
+    """Every choice of every point in a candidate of its own, ``others`` elsewhere; and the point that each varies."""
     point_of_row = np.repeat(np.arange(len(choices)), [len(row) for row in choices])
-    rows = np.tile(np.array([row[0] for row in choices], dtype=np.int64), (len(point_of_row), 1))
+    rows = np.tile(np.array(others, dtype=np.int64), (len(point_of_row), 1))
     rows[np.arange(len(rows)), point_of_row] = [code for row in choices for code in row]
     return rows, point_of_row
 

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
+from qexplore._trees import tensors_of
 from qexplore.cost.moments import Sources
 from qexplore.cost.operations import Operation
 from qexplore.cost.provenance import (
@@ -26,7 +27,6 @@ from qexplore.cost.provenance import (
     multiplied,
     operation_name,
     storage_key,
-    tensors_of,
     written_by,
 )
 

@@ -235,6 +235,11 @@ class _Point:
             raise self._disagreement(f"one more of shape {tuple(quantized.shape)}")
         self._accumulated.add(self._waiting.popleft(), quantized)
 
+    def take_alone(self, x: Tensor) -> None:
+        """Take a tensor that nothing before this point has changed."""
+        self.take(x)
+        self.compare(self._quantizer(x))
+
     def finish_batch(self) -> None:
         """Make sure that every tensor found its partner."""
         if self._waiting:
@@ -274,7 +279,6 @@ class _Comparison:
     """Listens to both runs of every batch."""
 
     def __init__(self, quantizers: Mapping[str, TensorQuantizer]) -> None:
-        self._quantizers = quantizers
         self._points = {name: _Point(name, quantizer) for name, quantizer in quantizers.items()}
         self.output = _Noise()
 
@@ -304,9 +308,7 @@ class _Comparison:
     def look_at_weights(self, weights: Sequence[WeightPoint]) -> None:
         """Set weights against their quantized selves; nothing before them adds to their error."""
         for weight in weights:
-            point, rows = self._points[weight.name], weight.layout.rows(weight.parameter.detach())
-            point.take(rows)
-            point.compare(self._quantizers[weight.name](rows))
+            self._points[weight.name].take_alone(weight.layout.rows(weight.parameter.detach()))
 
     def records(self) -> tuple[LayerRecord, ...]:
         """One record a point."""

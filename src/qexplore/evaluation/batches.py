@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from qexplore._random import drawn_apart, isolated
+from qexplore._trees import num_bytes
 from qexplore.errors import DataError
 from qexplore.model import Loader, Placement, Unpack, bit_sum, no_batches, require_iterable, unpack_batch
 
@@ -27,6 +28,11 @@ def free_memory(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return _FALLBACK_BYTES * _SHARE_OF_FREE_MEMORY
+
+
+def memory_to_use(device: torch.device, asked: int | None) -> int:
+    """``asked``, bytes; a quarter of what is free on ``device`` where that is None."""
+    return free_memory(device) // _SHARE_OF_FREE_MEMORY if asked is None else asked
 
 
 class EvaluationSet:
@@ -52,10 +58,9 @@ class EvaluationSet:
         self._loader = loader
         self._placement = placement
         self._unpack = unpack
-        limit = free_memory(placement.device) // _SHARE_OF_FREE_MEMORY if hold_bytes is None else hold_bytes
         self._held: list[tuple[Any, Any]] | None = []
         self._sums: list[tuple[int, ...]] = []
-        self._read_first(limit)
+        self._read_first(memory_to_use(placement.device, hold_bytes))
         if not isinstance(loader, Iterator):
             require_same_samples(loader, total(self._sums))
         elif self._held is None:
@@ -72,7 +77,7 @@ class EvaluationSet:
                 if self._held is None:
                     continue
                 placed = self._place(batch)
-                size += sum(leaf.nbytes for leaf in pytree.tree_leaves(placed) if isinstance(leaf, Tensor))
+                size += num_bytes(placed)
                 self._held.append(placed)
                 if size > limit:
                     self._held = None
@@ -87,11 +92,6 @@ class EvaluationSet:
     def is_held(self) -> bool:
         """Whether the batches are in memory."""
         return self._held is not None
-
-    @property
-    def checksum(self) -> int:
-        """Tells this set of samples from another."""
-        return hash(total(self._sums))
 
     def __len__(self) -> int:
         """Number of batches."""

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
 
 from qexplore._random import isolated
+from qexplore._trees import cloned, tensors_of
 from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, QExploreError
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
@@ -118,7 +117,7 @@ class DirectEvaluator:
 
     def _output(self, candidate: Sequence[int], inputs: Any) -> Any:
         with self._settled(candidate):
-            return call(self.model, _cloned(inputs))
+            return call(self.model, cloned(inputs))
 
     @contextmanager
     def _settled(self, candidate: Sequence[int]) -> Iterator[None]:
@@ -176,7 +175,7 @@ class DirectEvaluator:
         assert self.data is not None
         parts, changed = [], False
         for inputs, target in self.data:
-            given = inputs if self._changes_inputs is False else _cloned(inputs)
+            given = inputs if self._changes_inputs is False else cloned(inputs)
             before = _versions(given)
             output = call(self.model, given)
             changed = changed or before != _versions(given)
@@ -198,14 +197,9 @@ def _check_whole_set_loader(loader: Loader) -> None:
     require_same_samples(loader)
 
 
-def _cloned(inputs: Any) -> Any:
-    return pytree.tree_map_only(Tensor, torch.clone, inputs)
-
-
 def _versions(inputs: Any) -> list[object]:
     """One mark per tensor that moves when it is written into; inference tensors keep no count and always move."""
-    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    return [object() if tensor.is_inference() else tensor._version for tensor in tensors]
+    return [object() if tensor.is_inference() else tensor._version for tensor in tensors_of(inputs)]
 
 
 def _as_score(value: Any, name: str) -> float:

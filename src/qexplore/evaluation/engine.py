@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils import _pytree as pytree
 
-from qexplore.evaluation.batches import free_memory
+from qexplore._trees import num_bytes
+from qexplore.evaluation.batches import memory_to_use
 from qexplore.evaluation.graph import Function, Steps
 from qexplore.evaluation.network import Network
 from qexplore.evaluation.outputs import Outputs, can_be_stacked
@@ -25,7 +25,6 @@ from qexplore.evaluation.workers import Workers
 from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidates
 
-_SHARE_OF_FREE_MEMORY = 4
 _CACHE_BYTES = 4 * 2**20
 """What the largest value of a batch may take: values then stay in a core's share of the cache. One number for all
 machines, for outputs depend on the batch size."""
@@ -79,8 +78,7 @@ class Engine:
         self._samples = samples
         self._metric = metric
         self._device = network.device
-        free = free_memory(self._device) // _SHARE_OF_FREE_MEMORY
-        self.budget_bytes = free if budget_bytes is None else budget_bytes
+        self.budget_bytes = memory_to_use(self._device, budget_bytes)
         self._order = SampleOrder(metric, len(samples))
         self._variants = Variants(network.steps, self.budget_bytes // 2)
         self.workers = Workers(1 if self._device.type != "cpu" or torch.is_autocast_enabled("cpu") else _MOST_WORKERS)
@@ -153,7 +151,7 @@ class Engine:
                 output = self.network.run(batch.inputs, off)
                 pairs.append((batch.inputs, output))
                 count += len(batch)
-                size += sum(leaf.nbytes for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
+                size += num_bytes(output)
                 if size > self.budget_bytes // 4:
                     break
         return Samples(pairs, count)

@@ -163,11 +163,13 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
         traced: the graph.
         root: what nodes' names stand for: ``traced.root`` or a copy of it.
     """
-    constants = {node: _attribute(root, str(node.target)) for node in traced.graph.nodes if node.op == "get_attr"}
+    constants = {
+        node: operator.attrgetter(str(node.target))(root) for node in traced.graph.nodes if node.op == "get_attr"
+    }
     nodes = [node for node in traced.graph.nodes if node.op not in ("get_attr", "output")]
-    order = _points_in_order(nodes, traced)
-    upstream = _upstream(nodes, traced, order)
+    order = tuple(dict.fromkeys(point for node in nodes for point in _own_points(node, traced)))
     rank = {point: place for place, point in enumerate(order)}
+    upstream = _upstream(nodes, traced, rank)
     nodes.sort(key=lambda node: (node.op != "placeholder", rank[upstream[node][-1]] if upstream[node] else -1))
     place = {node: index for index, node in enumerate(nodes)}
     # A module that is called twice has one weight for both.
@@ -197,10 +199,6 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
         )
     output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
     return Steps(tuple(steps), sum(node.op == "placeholder" for node in nodes), place[output], order)
-
-
-def _attribute(root: nn.Module, name: str) -> Any:
-    return operator.attrgetter(name)(root)
 
 
 def _is_sum(node: fx.Node) -> bool:
@@ -237,12 +235,7 @@ def _weight(node: fx.Node, traced: Trace) -> int | None:
     return traced.weights.get(str(node.target)) if node.op == "call_module" else None
 
 
-def _points_in_order(nodes: Sequence[fx.Node], traced: Trace) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(point for node in nodes for point in _own_points(node, traced)))
-
-
-def _upstream(nodes: Sequence[fx.Node], traced: Trace, order: tuple[int, ...]) -> dict[fx.Node, tuple[int, ...]]:
-    rank = {point: place for place, point in enumerate(order)}
+def _upstream(nodes: Sequence[fx.Node], traced: Trace, rank: dict[int, int]) -> dict[fx.Node, tuple[int, ...]]:
     found: dict[fx.Node, tuple[int, ...]] = {}
     for node in nodes:
         points = set(_own_points(node, traced)).union(*(found.get(arg, ()) for arg in node.all_input_nodes))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from qexplore._random import isolated
+from qexplore._trees import cloned, tensors_of
 from qexplore.evaluation.graph import Steps, build_steps
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.simplify import drop_idle, fold_batchnorm, merge_clamps, merge_sums
@@ -60,8 +61,8 @@ class Network:
         self.device = Placement.of(model.model).device
         with torch.no_grad(), isolated(self.device):
             before = content_version(copied)
-            self._trace = trace(copied, _cloned(example.inputs))
-            without_writes(self._trace, _cloned(example.inputs))
+            self._trace = trace(copied, cloned(example.inputs))
+            without_writes(self._trace, cloned(example.inputs))
             self.num_folded = 0
             self.is_channels_last = False
             self._root = self._trace.root
@@ -135,24 +136,23 @@ class Network:
             expected = _hooked(model, candidate, example, seed=0)
             if not equal(expected, _hooked(model, candidate, example, seed=1)):
                 raise CaptureError("the network draws random numbers")
-            if not equal(expected, self.run(_cloned(example.inputs), candidate)):
+            if not equal(expected, self.run(cloned(example.inputs), candidate)):
                 raise CaptureError("the traced network does not equal the hooked one")
 
     def _simplify(self, example: Batch) -> None:
         off = [0] * len(self._quantizers)
-        expected = self.run(_cloned(example.inputs), off)
+        expected = self.run(cloned(example.inputs), off)
         drop_idle(self._trace)
         self.num_folded = fold_batchnorm(self._trace)
         merge_clamps(self._trace)
         merge_sums(self._trace)
-        self.steps = build_steps(self._trace, self._root)
         for channels_last in (True, False):
             self.is_channels_last = channels_last
             layout = torch.channels_last if channels_last else torch.contiguous_format
             _lay_out(self._root, layout)
             self.steps = build_steps(self._trace, self._root)
             try:
-                if _close(expected, self.run(_cloned(example.inputs), off)):
+                if _close(expected, self.run(cloned(example.inputs), off)):
                     return
             except RuntimeError as error:  # a view that this layout does not allow
                 if not channels_last:
@@ -167,7 +167,7 @@ class Network:
         first, other = samples.part(0, size), samples.part(size // 2, min(size + size // 2, len(samples)))
         off = [0] * len(self._quantizers)
         try:
-            outputs = self.run(_cloned(first.inputs), off), self.run(_cloned(other.inputs), off)
+            outputs = self.run(cloned(first.inputs), off), self.run(cloned(other.inputs), off)
             shared = [_rows(output, len(batch)) for output, batch in zip(outputs, (first, other), strict=True)]
             alone = not self.opaque and _close(
                 pytree.tree_map_only(Tensor, lambda tensor: tensor[size // 2 :], shared[0]),
@@ -181,7 +181,7 @@ class Network:
 
 def _rows(output: Any, size: int) -> Any:
     """``output``, when every tensor in it counts samples on its first axis."""
-    if any(not leaf.dim() or leaf.shape[0] != size for leaf in _tensors(output)):
+    if any(not leaf.dim() or leaf.shape[0] != size for leaf in tensors_of(output)):
         raise ValueError("an output without an axis of samples")
     return output
 
@@ -201,19 +201,11 @@ def _two_candidates(model: QuantizedModel) -> Candidates:
 def _hooked(model: QuantizedModel, candidate: Sequence[int], example: Batch, seed: int) -> Any:
     device = Placement.of(model.model).device
     with model.using(list(map(int, candidate))), in_eval_mode(model), isolated(device, seed):
-        return call(model, _cloned(example.inputs))
-
-
-def _cloned(inputs: Any) -> Any:
-    return pytree.tree_map_only(Tensor, torch.clone, inputs)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+        return call(model, cloned(example.inputs))
 
 
 def _pairs(first: Any, second: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    left, right = _tensors(first), _tensors(second)
+    left, right = tensors_of(first), tensors_of(second)
     if len(left) != len(right) or any(a.shape != b.shape for a, b in zip(left, right, strict=True)):
         raise CaptureError("the traced network gives another structure than the hooked one")
     return zip(left, right, strict=True)

@@ -21,13 +21,12 @@ from qexplore.evaluation.samples import Samples
 from qexplore.evaluation.scoring import complete, failed, summary
 from qexplore.evaluation.trace import CaptureError
 from qexplore.metrics import Metric, Scores
-from qexplore.model import Candidates, QuantizedModel
+from qexplore.model import Candidate, Candidates, QuantizedModel
 
 _CHUNK_SECONDS = 5.0
 _LARGEST_CHUNK = 1024
 _SMALLEST_CHUNK = 8
 
-Candidate = tuple[int, ...]
 Limits = NDArray[np.float64] | None
 
 
@@ -108,8 +107,7 @@ class PrefixEvaluator:
                 self._bring_up_to_date()  # whoever got the last chunk may have changed the network
             size = int(np.clip(_CHUNK_SECONDS / max(self._seconds, 1e-9), _SMALLEST_CHUNK, _LARGEST_CHUNK))
             chunk = slice(done, done + size)
-            answers = self._chunk(rows[chunk], None if limits is None else limits[chunk])
-            yield from answers
+            yield from self._chunk(rows[chunk], None if limits is None else limits[chunk])
             done += size
 
     def scores_on_subset(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,14 +18,9 @@ def why_not(metric: Metric | WholeSetMetric) -> str:
         return "a whole-set metric has no score per sample"
     if not metric.is_mean:
         return f"the metric '{metric.name}' is no plain mean of its samples' scores"
-    if not math.isfinite(best_score(metric)):
+    if metric.best is None:
         return f"the best score that a sample can have is not known for the metric '{metric.name}'"
     return ""
-
-
-def best_score(metric: Metric) -> float:
-    """The best score that a sample can have."""
-    return float(metric.gain(max(map(metric.gain, metric.range))))
 
 
 class Race:
@@ -43,7 +36,8 @@ class Race:
     """
 
     def __init__(self, metric: Metric, num_samples: int, must_beat: NDArray[np.float64]) -> None:
-        self._best = best_score(metric)
+        assert metric.best is not None, "what `why_not` refuses"
+        self._best = metric.best
         self._gain = metric.gain
         self._num_samples = num_samples
         self._must_beat = metric.gain(np.asarray(must_beat, dtype=np.float64))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from qexplore._random import stream
+from qexplore._trees import tensors_of
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,7 @@ class Samples:
 
     def reorder(self, order: NDArray[np.int64]) -> None:
         """Take samples in this order from now on: places in the set as the loader gave it."""
-        assert self._together is not None
-        place = np.empty_like(self._order)
-        place[self._order] = np.arange(len(self._order))
-        chosen = torch.from_numpy(place[order])
-        self._together = pytree.tree_map_only(Tensor, lambda tensor: tensor[chosen.to(tensor.device)], self._together)
+        self._together = self._taken(order)
         self._order = order
 
     def cut(self, size: int) -> list[Batch]:
@@ -91,12 +88,17 @@ class Samples:
             given = self._as_given()
             needed = 1 + int(np.searchsorted(np.cumsum([len(batch) for batch in given]), count))
             return [given[place] for place in _drawn(min(needed, len(given)), len(given))]
-        place = np.empty_like(self._order)
-        place[self._order] = np.arange(len(self._order))
         samples = _drawn(min(count, self._num_samples), self._num_samples)
-        rows = torch.from_numpy(place[samples])
-        inputs, target = pytree.tree_map_only(Tensor, lambda tensor: tensor[rows.to(tensor.device)], self._together)
-        return [Batch(inputs, target, samples)]
+        return [Batch(*self._taken(samples), samples)]
+
+    def _taken(self, samples: NDArray[np.int64]) -> tuple[Any, Any]:
+        """Inputs and target of these places in the set as the loader gave it."""
+        assert self._together is not None
+        rows = torch.from_numpy(np.argsort(self._order)[samples])
+        taken: tuple[Any, Any] = pytree.tree_map_only(
+            Tensor, lambda tensor: tensor[rows.to(tensor.device)], self._together
+        )
+        return taken
 
     def _as_given(self) -> list[Batch]:
         sizes = [_size(batch) for batch in self._batches]
@@ -114,13 +116,9 @@ def _drawn(count: int, among: int) -> NDArray[np.int64]:
     return np.sort(stream(0, "part of the set").choice(among, size=count, replace=False))
 
 
-def _leaves(batch: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
-
-
 def _size(batch: tuple[Any, Any]) -> int | None:
     """How many samples a batch holds, as its target says, or else its inputs."""
-    sizes = [leaf.shape[0] for leaf in (*_leaves(batch[1]), *_leaves(batch[0])) if leaf.dim()]
+    sizes = [leaf.shape[0] for leaf in (*tensors_of(batch[1]), *tensors_of(batch[0])) if leaf.dim()]
     return sizes[0] if sizes else None
 
 
@@ -143,7 +141,7 @@ def _together(batches: Sequence[tuple[Any, Any]], num_samples: int) -> tuple[Any
         if not alike or sum(leaf.shape[0] for leaf in column) != num_samples:
             return None
         joined.append(first if len(column) == 1 else torch.cat(column))
-    if any(len({leaf.shape[0] for leaf in _leaves(batch)}) > 1 for batch in batches):
+    if any(len({leaf.shape[0] for leaf in tensors_of(batch)}) > 1 for batch in batches):
         return None
     together: tuple[Any, Any] = pytree.tree_unflatten(joined, specs[0])
     return together

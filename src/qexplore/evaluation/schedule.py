@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,6 @@ from qexplore.model import Candidates
 
 Key = tuple[int, ...]
 """A step's index, and the widths that its value depends on."""
-
-Function = Callable[[Sequence[Any]], Any]
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from qexplore._trees import tensors_of
 from qexplore.errors import MetricError, QExploreError
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.interval import confidence_interval
@@ -32,7 +32,7 @@ def batch_scores(metric: Metric, output: Any, inputs: Any, target: Any) -> Tenso
         MetricError: ``metric`` raised, or did not give one score per sample.
     """
     scores = apply_metric(metric, output, target)
-    sizes = [leaf.shape[0] for leaf in pytree.tree_leaves((inputs, target)) if isinstance(leaf, Tensor) and leaf.dim()]
+    sizes = [tensor.shape[0] for tensor in tensors_of((inputs, target)) if tensor.dim()]
     if isinstance(scores, Tensor) and scores.dim() == 1 and (not sizes or scores.shape[0] in sizes):
         return scores.detach().float()
     got = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
@@ -68,7 +68,7 @@ def complete(
         MetricError: the score is not finite, or outside the metric's range.
     """
     low, high = metric.range
-    slack = 1e-6 * max(1.0, abs(score)) if math.isfinite(score) else 0.0
+    slack = 1e-6 * max(1.0, abs(score))
     if not math.isfinite(score) or not low - slack <= score <= high + slack:
         raise MetricError(f"the metric '{metric.name}' must be finite and within {metric.range}, got {score}")
     return Evaluation(

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
+from qexplore._trees import cloned, tensors_of
 from qexplore.errors import TraceError
 from qexplore.evaluation.layers import quantization_of
 from qexplore.model import (
@@ -94,7 +95,7 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     network = model.model
     _refuse_hooks(network)
     indices = {point.name: point.index for point in model.points}
-    on_module = {id(module): indices[hook.name] for module, hook in point_hooks(network) if _is_output(hook)}
+    on_module = {id(module): indices[hook.name] for module, hook in point_hooks(network) if hasattr(hook, "outputs")}
     signature = inspect.signature(network.forward)
     if takes_any_arguments(signature):
         raise CaptureError("the network's forward takes *args or **kwargs")
@@ -124,10 +125,6 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
 def itself(tree: Any) -> Any:
     """What a graph ends in, so that its output is always a node."""
     return tree
-
-
-def _is_output(hook: Any) -> bool:
-    return hasattr(hook, "outputs")
 
 
 def _refuse_hooks(network: nn.Module) -> None:
@@ -267,7 +264,7 @@ class _WriteWatcher(fx.Interpreter):
         given = {arg: self.env[arg] for arg in n.all_input_nodes if isinstance(self.env[arg], Tensor)}
         before = {arg: value._version for arg, value in given.items()}
         if n.target is quantize:
-            output: Any = pytree.tree_map_only(Tensor, torch.clone, self.fetch_args_kwargs_from_env(n)[0][0])
+            output: Any = cloned(self.fetch_args_kwargs_from_env(n)[0][0])
         else:
             output = super().run_node(n)
         for arg, value in given.items():
@@ -291,9 +288,9 @@ class _WriteWatcher(fx.Interpreter):
         if node.op in ("placeholder", "get_attr") or output._base is not None or not self._is_torchs(node):
             return True
         storage = output.untyped_storage().data_ptr()
-        given = [leaf for arg in node.all_input_nodes for leaf in pytree.tree_leaves(self.env[arg])]
+        given = tensors_of([self.env[arg] for arg in node.all_input_nodes])
         own = [*self.module.parameters(), *self.module.buffers()]
-        return any(leaf.untyped_storage().data_ptr() == storage for leaf in (*given, *own) if isinstance(leaf, Tensor))
+        return any(tensor.untyped_storage().data_ptr() == storage for tensor in (*given, *own))
 
 
 _TRUSTED = ("torch", "_operator", "operator", "builtins", "math", "qexplore")

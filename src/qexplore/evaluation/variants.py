@@ -6,9 +6,7 @@ import math
 import threading
 from typing import Any
 
-from torch import Tensor
-from torch.utils import _pytree as pytree
-
+from qexplore._trees import num_bytes
 from qexplore.evaluation.graph import Steps
 from qexplore.evaluation.schedule import Key
 from qexplore.model import Candidates
@@ -94,7 +92,7 @@ class Variants:
 
     def put(self, batch: int, key: Key, value: Any) -> None:
         """Keep ``value``, if the budget allows."""
-        size = sum(leaf.nbytes for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))
+        size = num_bytes(value)
         with self._lock:
             if self._nbytes + size <= self._budget and (batch, key) not in self._values:
                 self._values[batch, key] = value

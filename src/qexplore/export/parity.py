@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore._onnx import OnnxModel, Optimization, tensors_of
+from qexplore._onnx import OnnxModel, Optimization
 from qexplore._random import isolated
+from qexplore._trees import tensors_of
 from qexplore.errors import DataError
 from qexplore.model import Loader, Pass, Placement, Unpack, call, in_eval_mode
 

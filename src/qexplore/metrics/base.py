@@ -42,8 +42,16 @@ class _Ranged(Directed):
     @property
     def worst(self) -> float | None:
         """The worst score there is; None where scores have no limit on that side."""
-        worst = min(self.range, key=self.gain)
-        return float(worst) if math.isfinite(worst) else None
+        return _finite(min(self.range, key=self.gain))
+
+    @property
+    def best(self) -> float | None:
+        """The best score there is; None where scores have no limit on that side."""
+        return _finite(max(self.range, key=self.gain))
+
+
+def _finite(limit: float) -> float | None:
+    return float(limit) if math.isfinite(limit) else None
 
 
 @dataclass(frozen=True)

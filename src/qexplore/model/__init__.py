@@ -36,7 +36,7 @@ from qexplore.model.layers import (
 )
 from qexplore.model.passes import Pass, first_batch, no_batches, require_iterable
 from qexplore.model.plan import Plan, PlannedPoint
-from qexplore.model.points import Candidates, NumBits, QuantizationPoint
+from qexplore.model.points import Candidate, Candidates, NumBits, QuantizationPoint
 from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.ready import require_wrapped

@@ -13,7 +13,7 @@ from qexplore.errors import ModelError, NumBitsError
 from qexplore.model.weights import WeightPoint, calibrated_rows
 from qexplore.model.widths import DEFAULT_NUM_BITS
 from qexplore.predicates import as_predicate
-from qexplore.quant import QuantDescriptor, TensorQuantizer
+from qexplore.quant import TensorQuantizer
 
 IsAsymmetric = Callable[[str, nn.Module | None], Any]
 """What the ``asymmetric`` of a module's quantizer is, given its name and itself; of the input without a module."""
@@ -50,17 +50,10 @@ def initial_num_bits(init_num_bits: Any, quant_desc: Any) -> Any:
     return described
 
 
-def input_quantizer(
-    name: str, quant_desc: Any, unsigned: Any, is_asymmetric: IsAsymmetric, num_bits: Any
-) -> TensorQuantizer:
-    """The quantizer of the network's input."""
-    return _quantizer(name, quant_desc, unsigned, is_asymmetric(name, None), num_bits)
-
-
 def quantizers_of(
-    modules: Mapping[str, nn.Module], quant_desc: Any, unsigned: Any, is_asymmetric: IsAsymmetric, num_bits: Any
+    modules: Mapping[str, nn.Module | None], quant_desc: Any, unsigned: Any, is_asymmetric: IsAsymmetric, num_bits: Any
 ) -> dict[str, TensorQuantizer]:
-    """A quantizer for the output of each module."""
+    """A quantizer for the output of each module; for the network's input, which has none."""
     return {
         name: _quantizer(name, quant_desc, unsigned, is_asymmetric(name, module), num_bits)
         for name, module in modules.items()
@@ -76,7 +69,6 @@ def weight_quantizer(point: WeightPoint, num_bits: Any) -> TensorQuantizer:
 
 
 def _quantizer(name: str, quant_desc: Any, unsigned: Any, asymmetric: Any, num_bits: Any) -> TensorQuantizer:
-    descriptor = QuantDescriptor() if quant_desc is None else quant_desc
-    quantizer = TensorQuantizer(descriptor, unsigned=unsigned, name=name, asymmetric=asymmetric)
+    quantizer = TensorQuantizer(quant_desc, unsigned=unsigned, name=name, asymmetric=asymmetric)
     quantizer.num_bits = num_bits
     return quantizer

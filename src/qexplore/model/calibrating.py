@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from qexplore._arguments import checked_name
 from qexplore._choices import MAX_NUM_BITS, has_range, stored_bits
 from qexplore._random import isolated
+from qexplore._trees import cloned
 from qexplore.errors import CalibrationError, DataError
 from qexplore.model.calibration import (
     AUTOMATIC,
@@ -175,9 +175,8 @@ def _collect(model: WrappedNetwork, batches: Pass | None, method: str | None) ->
 
 def weight_row(point: WeightPoint, quantizer: TensorQuantizer) -> PointRange:
     """What calibration saw of a weight, and what it made of it."""
-    assert quantizer.amax is not None
     lowest, highest = (float(extreme) for extreme in torch.aminmax(point.parameter.detach()))
-    return PointRange(point.name, float(quantizer.amax.max()), lowest, highest, False, dead=quantizer.is_dead)
+    return PointRange.of(point.name, quantizer, lowest, highest)
 
 
 def weight_ranges(point: WeightPoint, method: str) -> Ranges:
@@ -250,9 +249,8 @@ def _per_choice(ranges: Ranges) -> dict[int, tuple[Any, Any]]:
 
 
 def _output(model: WrappedNetwork, widths: Sequence[int], inputs: Any) -> list[Tensor]:
-    copied = pytree.tree_map_only(Tensor, torch.clone, inputs)
     with model.using(widths):
-        return floating_tensors(call(model, copied))
+        return floating_tensors(call(model, cloned(inputs)))
 
 
 def _difference(output: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

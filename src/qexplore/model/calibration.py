@@ -45,6 +45,13 @@ class PointRange:
     dead: bool
     asymmetric: bool = False
 
+    @classmethod
+    def of(cls, name: str, quantizer: TensorQuantizer, lowest: float, highest: float) -> PointRange:
+        """What a calibrated ``quantizer`` has now."""
+        assert quantizer.amax is not None
+        amax, dead = float(quantizer.amax.max()), quantizer.is_dead
+        return cls(name, amax, lowest, highest, quantizer.unsigned, dead, quantizer.asymmetric)
+
 
 @dataclass(frozen=True)
 class CalibrationReport:
@@ -167,12 +174,7 @@ class RangeCollector:
         histogram = self._histograms[name]
         try:
             if asymmetric:
-                both = range_table(histogram, method, widths, **options)
-                widest = dict.fromkeys(FLOAT_CODES, max(-self.lowest[name], self.highest[name], 0.0))
-                return (
-                    {code: pair[1] for code, pair in both.items()} | widest,
-                    {code: pair[0] for code, pair in both.items()} | {code: -end for code, end in widest.items()},
-                )
+                return self._with_formats(name, range_table(histogram, method, widths, **options))
             narrow = bool(quantizer.narrow_range)
             codes = (*widths, *FLOAT_CODES)
             return amax_table(histogram, method, codes, unsigned=unsigned, narrow_range=narrow, **options), None
@@ -191,12 +193,14 @@ class RangeCollector:
             raise CalibrationError(f"calibration by {self.method} gave point '{name}' the range {amax}")
         if not asymmetric:
             return {0: amax}, None
-        low, high = min(self.lowest[name], 0.0), max(self.highest[name], 0.0)
-        symmetric = dict.fromkeys(FLOAT_CODES, max(-low, high))
-        return (
-            dict.fromkeys(widths, high) | symmetric,
-            dict.fromkeys(widths, low) | {code: -amax for code, amax in symmetric.items()},
-        )
+        ends = min(self.lowest[name], 0.0), max(self.highest[name], 0.0)
+        return self._with_formats(name, dict.fromkeys(widths, ends))
+
+    def _with_formats(self, name: str, ends: dict[int, tuple[float, float]]) -> Ranges:
+        """``(low, high)`` by width, and the largest magnitude for float formats, which have no zero point."""
+        largest = max(-self.lowest[name], self.highest[name], 0.0)
+        ends = ends | dict.fromkeys(FLOAT_CODES, (-largest, largest))
+        return {code: high for code, (_, high) in ends.items()}, {code: low for code, (low, _) in ends.items()}
 
     def load(self, computed: Mapping[str, Ranges]) -> None:
         """Give the quantizers their sign and the ranges that `ranges` found."""
@@ -210,19 +214,9 @@ class RangeCollector:
 
     def rows(self) -> tuple[PointRange, ...]:
         """What the quantizers have now."""
-        return tuple(self._range(name, self._quantizers[name]) for name in self._quantizers if name in self.names)
-
-    def _range(self, name: str, quantizer: TensorQuantizer) -> PointRange:
-        assert quantizer.amax is not None
-        amax = float(quantizer.amax.max())
-        return PointRange(
-            name,
-            amax,
-            self.lowest[name],
-            self.highest[name],
-            quantizer.unsigned,
-            dead=quantizer.is_dead,
-            asymmetric=quantizer.asymmetric,
+        passed = [name for name in self._quantizers if name in self.names]
+        return tuple(
+            PointRange.of(name, self._quantizers[name], self.lowest[name], self.highest[name]) for name in passed
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
+from qexplore._trees import tensors_of
 from qexplore.errors import SelectionError
 from qexplore.quant import TensorQuantizer
 
@@ -78,8 +79,7 @@ class OutputHook(PointHook):
 
 def floating_tensors(tree: Any) -> list[Tensor]:
     """The floating tensors in ``tree``, cut off from autograd."""
-    leaves = pytree.tree_leaves(tree)
-    return [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [tensor.detach() for tensor in tensors_of(tree) if tensor.is_floating_point()]
 
 
 def _describe(output: Any) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from qexplore._trees import tensors_of
 from qexplore.errors import DataError
 
 TARGET_KEYS = ("labels", "label", "targets", "target")
@@ -106,4 +107,4 @@ def first_samples(inputs: Any, count: int) -> Any:
 
 
 def _sizes(inputs: Any) -> set[int]:
-    return {leaf.shape[0] for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()}
+    return {tensor.shape[0] for tensor in tensors_of(inputs) if tensor.dim()}

@@ -15,6 +15,9 @@ PointKind = Literal["input", "activation", "weight"]
 NumBits = NDArray[np.int64]
 """Choices by point as codes (see `qexplore._choices`), shape ``[L]``: widths, 0 where a quantizer is off."""
 
+Candidate = tuple[int, ...]
+"""One such vector, to look things up by."""
+
 Candidates = NDArray[np.int64]
 """Vectors of choices as codes, shape ``[N, L]``."""
 

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
+from torch import fx, nn
 
+from qexplore._trees import tensors_of
 from qexplore.errors import TraceError, first_line
 from qexplore.model.inputs import as_arguments
 
@@ -100,11 +100,7 @@ def bound_arguments(signature: inspect.Signature, inputs: Any) -> dict[str, Any]
 
 def without_tensors(arguments: dict[str, Any]) -> dict[str, Any]:
     """Those arguments that hold no tensor, which tracing settles."""
-    return {
-        name: value
-        for name, value in arguments.items()
-        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
-    }
+    return {name: value for name, value in arguments.items() if not tensors_of(value)}
 
 
 def takes_any_arguments(signature: inspect.Signature) -> bool:

@@ -12,13 +12,7 @@ from torch import nn
 
 from qexplore._choices import has_range
 from qexplore.errors import CalibrationError, ModelError, SelectionError
-from qexplore.model.building import (
-    checked_asymmetric,
-    initial_num_bits,
-    input_quantizer,
-    quantizers_of,
-    weight_quantizer,
-)
+from qexplore.model.building import checked_asymmetric, initial_num_bits, quantizers_of, weight_quantizer
 from qexplore.model.hooks import Hooks, Listener, Outputs
 from qexplore.model.inputs import Placement, call
 from qexplore.model.observation import CallCounter, activation_point
@@ -67,10 +61,8 @@ class WrappedNetwork(nn.Module):
         modules = {name or free_name("output", selected): module for name, module in selected.items()}
         width = initial_num_bits(init_num_bits, quant_desc)
         # Everything that can fail happens before the first hook is on.
-        built: dict[str, TensorQuantizer] = {}
-        if has_input:
-            built[self._input_name] = input_quantizer(self._input_name, quant_desc, unsigned, is_asymmetric, width)
-        built |= quantizers_of(modules, quant_desc, unsigned, is_asymmetric, width)
+        passed = dict.fromkeys([self._input_name] if has_input else []) | modules
+        built = quantizers_of(passed, quant_desc, unsigned, is_asymmetric, width)
         built |= {point.name: weight_quantizer(point, width) for point in held}
         self._keys = {name: module_key(name) for name in built}
         self._weights = {point.name: point for point in held}

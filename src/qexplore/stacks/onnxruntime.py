@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore._onnx import LOWEST_OPSET, OnnxModel, as_onnx, save_onnx, tensors_of
+from qexplore._onnx import LOWEST_OPSET, OnnxModel, as_onnx, save_onnx
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
+from qexplore._trees import tensors_of
 from qexplore.errors import ExportError, WorkflowError
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
