@@ -104,6 +104,21 @@ def test_gradients_pass_within_the_range() -> None:
     assert x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("choice", "options"), [(4, {"asymmetric": True}), (4, {}), ("E4M3", {}), ("MXE4M3", {}), ("MXE2M1", {})]
+)
+def test_what_follows_may_write_into_the_output(choice: Any, options: dict[str, Any]) -> None:
+    quantizer = TensorQuantizer(QuantDescriptor(), **options)
+    quantizer.amax = 8.0
+    quantizer.num_bits = choice
+    x = X[:120].reshape(3, 40).clone().requires_grad_()
+    expected = quantizer(x).relu()
+    output = torch.relu_(quantizer(x))
+    assert torch.equal(output, expected)
+    gradients = [torch.autograd.grad(one.sum(), x)[0] for one in (output, expected)]
+    assert torch.equal(*gradients) and bool(gradients[0].any())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_tensors_are_computed_in_float32(dtype: torch.dtype) -> None:
     x = X[:100].to(dtype)

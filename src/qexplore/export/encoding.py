@@ -84,9 +84,8 @@ class Encoding:
 
 def encoding_of(quantizer: TensorQuantizer, opset: int) -> Encoding | Unwritable:
     """The encoding of ``quantizer`` at its present choice, which is on and has a range."""
-    odd = _unusual(quantizer)
-    if odd is not None:
-        return odd
+    if not quantizer.is_plain:
+        return Unwritable("its quantizer does more than to quantize: it clips, learns or scales its range")
     choice = quantizer.num_bits
     if isinstance(choice, FloatFormat):
         return _float_encoding(quantizer, choice, opset)
@@ -96,12 +95,6 @@ def encoding_of(quantizer: TensorQuantizer, opset: int) -> Encoding | Unwritable
     factor = _factor(grid.quant_max, _amax(quantizer))
     limits = (grid.quant_min, grid.quant_max) if bool((factor > 0).any()) else (0, 0)
     return _integers(choice, quantizer.unsigned, factor, 0, limits, opset)
-
-
-def _unusual(quantizer: TensorQuantizer) -> Unwritable | None:
-    if quantizer.stages != (True, False) or quantizer.scales_amax or not quantizer.fake_quant:
-        return Unwritable("its quantizer does more than to quantize: it clips, learns or scales its range")
-    return None
 
 
 def _float_encoding(quantizer: TensorQuantizer, fmt: FloatFormat, opset: int) -> Encoding | Unwritable:

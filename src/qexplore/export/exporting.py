@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from qexplore.export.nodes import translations
 from qexplore.export.parity import Parity, compare_each
 from qexplore.export.plan import ExportPlan, plan_export, refuse_unknown, refuse_unwritable
 from qexplore.export.report import ExportedPoint, ExportReport
-from qexplore.export.tensorrt import in_tensorrt_form
+from qexplore.export.tensorrt import copy_of, in_tensorrt_form
 from qexplore.export.tensorrt_file import finish_for_tensorrt, fitted_to_tensorrt
 from qexplore.model import Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode, require_wrapped
 
@@ -142,10 +141,7 @@ def _write(
     model: QuantizedModel, plan: ExportPlan, path: str | Path, example: Any, *, opset: int, guarded: bool
 ) -> None:
     onnx = import_optional("onnx", extra="onnx", purpose="writing an ONNX file")
-    try:
-        network = copy.deepcopy(model.model).cpu()
-    except Exception as error:
-        raise ExportError(f"the network must be one that can be copied: {type(error).__name__}: {error}") from error
+    network = copy_of(model.model).cpu()
     call_operators(network, set(plan.written))
     nodes = translations(plan.activations, plan.weights, opset=opset, guarded=guarded)
     with isolated(torch.device("cpu")):

@@ -148,6 +148,7 @@ class OnnxGraph:
     def _step(self, node: Any, before: Mapping[str, Step]) -> Step:
         data, scale, zero_point = [*node.input, ""][:3]
         quantizes = node.op_type == "QuantizeLinear"
+        read_type = before[data].type if data in before else self._type(data)
         return Step(
             node=node,
             quantizes=quantizes,
@@ -155,7 +156,7 @@ class OnnxGraph:
             result=node.output[0],
             scale=scale,
             zero_point=zero_point,
-            type=self._made_type(node, zero_point) if quantizes else self._read_type(data, before),
+            type=self._made_type(node, zero_point) if quantizes else read_type,
             axis=self.attribute(node, "axis", _DEFAULT_AXIS),
             block_size=self.attribute(node, "block_size", 0),
         )
@@ -164,11 +165,6 @@ class OnnxGraph:
         if zero_point:
             return self._type(zero_point)
         return self._type_name(self.attribute(node, "output_dtype", 0)) or "uint8"  # the standard's default
-
-    def _read_type(self, data: str, before: Mapping[str, Step]) -> str:
-        if data in before:
-            return before[data].type
-        return self._type(data)
 
     def _type(self, name: str) -> str:
         return self.type_of_constant(name) or self._type_name(self.input_types.get(name, 0))

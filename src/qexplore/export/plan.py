@@ -11,7 +11,7 @@ from qexplore.errors import ExportError
 from qexplore.export.encoding import Encoding, OpsetTooLow, Unwritable, encoding_of
 from qexplore.export.weights import StoredWeight, stored_weight
 from qexplore.model import QuantizedModel
-from qexplore.quant import known_widths
+from qexplore.quant import TensorQuantizer, known_widths
 
 _SHOWN = 20
 """Points that an error lists."""
@@ -25,13 +25,11 @@ class ExportPlan:
         activations: quantized in the file; the input too.
         weights: stored quantized.
         unwritable: on, but without a form in the file.
-        off: switched off in the model.
     """
 
     activations: dict[str, Encoding]
     weights: dict[str, StoredWeight]
     unwritable: dict[str, Unwritable]
-    off: tuple[str, ...]
 
     @property
     def written(self) -> dict[str, Encoding]:
@@ -42,25 +40,24 @@ class ExportPlan:
 def plan_export(model: QuantizedModel, opset: int) -> ExportPlan:
     """Settle the form of every point of a calibrated ``model`` at its present ``num_bits``."""
     weights = {point.name: point for point in model.weight_points}
-    plan = ExportPlan({}, {}, {}, tuple(name for name, q in model.fake_quantizers.items() if not q.is_active))
-    for name, quantizer in model.fake_quantizers.items():
-        if name in plan.off:
-            continue
-        if name in weights:
-            stored = stored_weight(weights[name], quantizer, opset)
-            if isinstance(stored, StoredWeight):
-                plan.weights[name] = stored
-            else:
-                plan.unwritable[name] = stored
-            continue
-        encoding = encoding_of(quantizer, opset)
-        if isinstance(encoding, Encoding) and encoding.scale.size > 1:
-            encoding = Unwritable("an activation has one range, but this one has a range for each channel")
-        if isinstance(encoding, Encoding):
-            plan.activations[name] = encoding
+    plan = ExportPlan({}, {}, {})
+    active = {name: quantizer for name, quantizer in model.fake_quantizers.items() if quantizer.is_active}
+    for name, quantizer in active.items():
+        found = stored_weight(weights[name], quantizer, opset) if name in weights else _activation(quantizer, opset)
+        if isinstance(found, StoredWeight):
+            plan.weights[name] = found
+        elif isinstance(found, Encoding):
+            plan.activations[name] = found
         else:
-            plan.unwritable[name] = encoding
+            plan.unwritable[name] = found
     return plan
+
+
+def _activation(quantizer: TensorQuantizer, opset: int) -> Encoding | Unwritable:
+    encoding = encoding_of(quantizer, opset)
+    if isinstance(encoding, Encoding) and encoding.scale.size > 1:
+        return Unwritable("an activation has one range, but this one has a range for each channel")
+    return encoding
 
 
 def refuse_unknown(model: QuantizedModel, allow: Collection[str]) -> None:

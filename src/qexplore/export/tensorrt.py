@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from qexplore.export.tensorrt_numbers import INT4_BLOCKS
 from qexplore.model import CONVOLUTIONS, TRANSPOSED, QuantizedModel, WeightPoint, require_wrapped
 from qexplore.quant import TensorQuantizer
 
+Network = TypeVar("Network", bound=nn.Module)
+
 Stored = Literal["int8", "int4", "float8e4m3fn", "float"]
 
 Change = Literal["none", "stored", "same", "widened", "coarser", "float"]
@@ -30,6 +32,7 @@ _E4M3 = FloatFormat(4, 3)
 _WIDEST = 8
 _HIGHEST, _LOWEST = 127, 128
 _PRODUCTS = (nn.Linear, nn.MultiheadAttention)
+_QUANTIZED = (*CONVOLUTIONS, *TRANSPOSED, *_PRODUCTS)
 _SAME = 1e-3
 
 
@@ -95,10 +98,7 @@ def in_tensorrt_form(model: QuantizedModel) -> tuple[QuantizedModel, TensorRTPla
         ExportError: the network cannot be copied.
     """
     require_wrapped("in_tensorrt_form", model)
-    try:
-        copied = copy.deepcopy(model)
-    except Exception as error:
-        raise ExportError(f"the network must be one that can be copied: {type(error).__name__}: {error}") from error
+    copied = copy_of(model)
     weights = {point.name: point for point in copied.weight_points}
     points = []
     for point in copied.points:
@@ -109,6 +109,18 @@ def in_tensorrt_form(model: QuantizedModel) -> tuple[QuantizedModel, TensorRTPla
         points.append(TensorRTPoint(point.name, point.kind, before, form.stored, form.change, note))
         form.give_to(quantizer)
     return copied, TensorRTPlan(tuple(points))
+
+
+def copy_of(network: Network) -> Network:
+    """A deep copy.
+
+    Raises:
+        ExportError: there can be none.
+    """
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:
+        raise ExportError(f"the network must be one that can be copied: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +144,10 @@ class _Form:
 
 
 def _form(quantizer: TensorQuantizer, weight: WeightPoint | None) -> _Form:
-    if not quantizer.is_active or not _is_plain(quantizer):
+    if not quantizer.is_active or not quantizer.is_plain:
         return _Form("float")
     choice = quantizer.num_bits
-    if weight is not None and not all(_can_be_quantized(module) for module, _ in weight.holders):
+    if weight is not None and not all(isinstance(module, _QUANTIZED) for module, _ in weight.holders):
         text = f"left in float: TensorRT quantizes weights of convolutions and matrix products, no {weight.module_type}"
         return _Form("float", "float", text, code=0)
     if isinstance(choice, int) and choice > _WIDEST:
@@ -143,14 +155,6 @@ def _form(quantizer: TensorQuantizer, weight: WeightPoint | None) -> _Form:
     if isinstance(choice, FloatFormat):
         return _float_form(quantizer, choice, weight)
     return _activation_form(quantizer, choice) if weight is None else _weight_form(quantizer, choice, weight)
-
-
-def _is_plain(quantizer: TensorQuantizer) -> bool:
-    return quantizer.stages == (True, False) and not quantizer.scales_amax and bool(quantizer.fake_quant)
-
-
-def _can_be_quantized(module: nn.Module) -> bool:
-    return isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, *_PRODUCTS))
 
 
 def _activation_form(quantizer: TensorQuantizer, num_bits: int) -> _Form:

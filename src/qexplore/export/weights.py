@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qexplore._optional import import_optional
 from qexplore.export.encoding import Encoding, OpsetTooLow, Unwritable, encoding_of
 from qexplore.model import WeightPoint
 from qexplore.quant import TensorQuantizer
@@ -87,8 +88,6 @@ def _unfolded(point: WeightPoint, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def as_array(values: NDArray[np.float32], kind: str) -> NDArray[Any]:
     """``values`` in numpy's form of an ONNX type."""
-    from qexplore._optional import import_optional
-
     small = import_optional("ml_dtypes", extra="onnx", purpose="writing an ONNX file")
     names = {"float8e4m3fn": "float8_e4m3fn", "float8e5m2": "float8_e5m2"}
     plain = {"int8", "uint8", "int16", "uint16"}

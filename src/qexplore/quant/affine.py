@@ -17,7 +17,8 @@ class StraightThrough(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, quantized: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """``quantized``, of the shape of ``x``; ``low`` and ``high`` broadcast."""
         ctx.save_for_backward((x >= low) & (x <= high))
-        return quantized
+        # What follows may write into it, such as ReLU(inplace=True), which autograd refuses for a view of an argument.
+        return quantized.clone() if ctx.needs_input_grad[0] else quantized
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:

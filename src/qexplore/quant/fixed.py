@@ -139,12 +139,7 @@ def _is_channels_last(tensor: Tensor) -> bool:
 def _is_plain(quantizer: TensorQuantizer) -> bool:
     """One range for the tensor, known in advance, and nothing but the quantize stage."""
     amax = quantizer.amax
-    if amax is None or amax.numel() != 1 or quantizer.stages != (True, False):
+    if amax is None or amax.numel() != 1 or not quantizer.is_plain or isinstance(quantizer.num_bits, FloatFormat):
         return False
-    if isinstance(quantizer.num_bits, FloatFormat):
-        return False
-    if quantizer.asymmetric:
-        return bool(quantizer.fake_quant)
     # A sign that was asked for refuses negative values; only one that calibration chose clamps them.
-    refuses_negatives = quantizer.unsigned and not quantizer.auto_sign
-    return bool(quantizer.fake_quant) and not refuses_negatives and not quantizer.scales_amax
+    return quantizer.asymmetric or not quantizer.unsigned or quantizer.auto_sign

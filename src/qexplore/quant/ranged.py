@@ -75,11 +75,13 @@ class RangedQuantizer(UpstreamQuantizer):
         Raises:
             CalibrationError: a range that `set_amax` refuses.
         """
-        device = "cpu" if self._buffers.get("_amax") is None else self._buffers["_amax"].device  # type: ignore[union-attr]
-        ends = {code: torch.as_tensor(value, dtype=torch.float32, device=device) for code, value in high.items()}
-        others = None
-        if low is not None:
-            others = {code: torch.as_tensor(value, dtype=torch.float32, device=device) for code, value in low.items()}
+        present = self._buffers.get("_amax")
+        device = torch.device("cpu") if present is None else present.device
+
+        def placed(values: Mapping[int, Any]) -> dict[int, Tensor]:
+            return {code: torch.as_tensor(end, dtype=torch.float32, device=device) for code, end in values.items()}
+
+        ends, others = placed(high), None if low is None else placed(low)
         magnitudes = {code: end if others is None else torch.stack([end, -others[code]]) for code, end in ends.items()}
         if not all(bool((torch.isfinite(one) & (one >= 0)).all()) for one in magnitudes.values()):
             raise CalibrationError(f"`amax` of point '{self.name}' must be finite and not negative at every width")
@@ -92,14 +94,10 @@ class RangedQuantizer(UpstreamQuantizer):
 
     def own_range(self) -> None:
         """Give the present choice a range of its own, for the time being the one that it has."""
-        if self.ranges.row(self._code) is not None:
-            return
-        rows = {code: self.ranges.row(code) for code in self.ranges.known} | {self._code: (None, self.range[1])}
-        one_sided = any(row is not None and row[0] is not None for row in rows.values())
-        rows[self._code] = (self.range[0] if one_sided else None), self.range[1]
-        high = {code: row[1] for code, row in rows.items() if row is not None}
-        low = {code: row[0] for code, row in rows.items() if row is not None and row[0] is not None}
-        self.ranges.fill(high, low or None)
+        known, (low, high) = self.ranges.known, self.range
+        if self._code not in known:
+            lows = dict(zip(known, self.ranges.low, strict=False)) | {self._code: low} if len(self.ranges.low) else None
+            self.ranges.fill(dict(zip(known, self.ranges.high, strict=True)) | {self._code: high}, lows)
 
     def set_own_range(self, low: Tensor, high: Tensor) -> None:
         """Set the ends of the present choice's own range, in place; ``low`` only counts for asymmetric quantizers."""

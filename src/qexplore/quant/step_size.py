@@ -12,39 +12,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qexplore.quant.affine import StraightThrough
+
 
 class SteppedGradient(torch.autograd.Function):
     """Takes on values that were computed elsewhere, on the grid ``step * k`` with ``k`` from quant_min to quant_max.
 
-    With ``v`` the input and ``q`` its quantized value, the gradient of the input passes within the limits, and that of
+    With ``v`` the input and ``q`` its quantized value, the gradient of the input passes between the limits, and that of
     the step is ``(q - v) / step`` within them and ``q / step`` beyond: ``round(v / step) - v / step``, ``quant_min``
     and ``quant_max``. Summed over all values that share the step, times ``factor``.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, quantized: Tensor, low: Tensor, high: Tensor, step: Tensor | None, factor: float
+        ctx: Any, inputs: Tensor, quantized: Tensor, low: Tensor, high: Tensor, step: Tensor, factor: float
     ) -> Tensor:
         """``quantized``, of the shape of ``inputs``; the others broadcast."""
         ctx.factor = factor
-        if step is None:
-            ctx.save_for_backward((inputs >= low) & (inputs <= high))
-        else:
-            ctx.save_for_backward((inputs > low) & (inputs < high), inputs, quantized, step)
+        ctx.save_for_backward((inputs > low) & (inputs < high), inputs, quantized, step)
         return quantized.clone()  # what follows may write into it, such as ReLU(inplace=True)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of the input and of the step."""
-        inside, *rest = ctx.saved_tensors
+        inside, inputs, quantized, step = ctx.saved_tensors
         gradient = gradients[0]
-        of_input = gradient * inside
-        if not rest:
-            return of_input, None, None, None, None, None
-        inputs, quantized, step = rest
         in_steps = torch.where(inside, quantized - inputs, quantized) / step
         of_step = (gradient * in_steps).float().sum_to_size(step.shape) * ctx.factor
-        return of_input, None, None, None, of_step, None
+        return gradient * inside, None, None, None, of_step, None
 
 
 class StepSize(nn.Module):
@@ -71,9 +66,11 @@ class StepSize(nn.Module):
 
     def forward(self, inputs: Tensor, quantized: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """``quantized`` with gradients; ``low`` and ``high`` are the limits of the grid."""
-        factor = 1.0 if self.step is None else self.factor(inputs)
-        output: Tensor = SteppedGradient.apply(inputs, quantized.detach(), low, high, self.step, factor)
-        return output
+        if self.step is None:
+            passed: Tensor = StraightThrough.apply(inputs, quantized.detach(), low, high)
+        else:
+            passed = SteppedGradient.apply(inputs, quantized.detach(), low, high, self.step, self.factor(inputs))
+        return passed
 
     def factor(self, inputs: Tensor) -> float:
         """``1 / sqrt(N * quant_max)``; N values share a step, counted in one sample where there are several."""

@@ -180,6 +180,11 @@ class TensorQuantizer(RangedQuantizer):
         return self._scale_amax is not None or bool(self._learn_amax)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it fake-quantizes and nothing else: neither clips, nor learns or scales its range."""
+        return self.stages == (True, False) and not self.scales_amax and bool(self.fake_quant)
+
+    @property
     def is_active(self) -> bool:
         """Whether tensors are quantized at all."""
         return not (self._disabled or self.switched_off)

@@ -75,8 +75,7 @@ def trained_ranges(model: QuantizedModel, *, learned: bool) -> Iterator[TrainedR
 
 def _is_plain(quantizer: TensorQuantizer) -> bool:
     """On, with a range that is known, and nothing but the quantize stage."""
-    stages = quantizer.stages == (True, False) and bool(quantizer.fake_quant) and not quantizer.scales_amax
-    return quantizer.is_active and quantizer.is_calibrated and stages and has_range(quantizer.code)
+    return quantizer.is_active and quantizer.is_calibrated and quantizer.is_plain and has_range(quantizer.code)
 
 
 def _learned_step_size(quantizer: TensorQuantizer, per_sample: bool) -> StepSize:
