@@ -1,6 +1,8 @@
 """Searches by name and by object: what they find, when they end, and problems that are hard to search."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,6 +174,22 @@ def test_the_gap_between_search_and_report_set_is_reported():
     assert f"{exploration.num_report_violations} of {len(front)} points miss min_accuracy 0.9" in str(exploration)
     unknown = explored(tiny_problem())
     assert unknown.optimism_gap is unknown.num_report_violations is None
+
+
+def test_a_point_that_misses_a_further_minimum_on_the_report_set_is_a_violation():
+    front = qx.Front(
+        num_bits=[[2], [4], [6], [8]],
+        accuracy=[0.9, 0.91, 0.92, 0.93],
+        costs=[[2], [4], [6], [8]],
+        point_names=("input",),
+        min_accuracy=0.8,
+        report_accuracy=[0.7, 0.9, 0.9, math.nan],
+        further=(qx.FurtherMetric("error", higher_is_better=False, min_accuracy=0.5),),
+        report_further_scores=[[0.4], [0.6], [0.4], [math.nan]],
+    )
+    exploration = replace(explored(tiny_problem()), front=front)
+    assert exploration.num_report_violations == 2
+    assert "2 of 4 points miss a minimum there" in str(exploration)
     loss = explored(tiny_problem(qx.negative_log_likelihood), report_loader=batches(digits().report))
     assert loss.optimism_gap == pytest.approx(float((loss.front.report_accuracy - loss.front.accuracy).mean()))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qexplore.evaluation import Evaluation
 from qexplore.front import Front
@@ -49,7 +48,7 @@ class Exploration:
         reference_point: (score, each cost) that hypervolumes are measured against, fixed before the search.
         num_evaluations: different candidates that the search measured.
         num_passes: full passes over the search set that they cost.
-        num_verifications: points that were re-evaluated, by every metric; not counted above.
+        num_verifications: points that were re-evaluated, each by every metric; 0 after an interrupt; not counted above.
         seconds: wall time, verification included.
         failures: candidates that could not be evaluated, with their reasons.
         stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"`` (nothing new was left to
@@ -84,31 +83,25 @@ class Exploration:
         In the metric's unit, positive where it looks better than it is; None without a report set. The search picks
         what does well on its own set, so some of it is luck.
         """
-        known = self._report_gaps()
-        return None if known is None or not len(known) else float(known.mean())
+        if self.front.report_accuracy is None:
+            return None
+        gaps = self.front.gain(self.front.accuracy - self.front.report_accuracy)
+        known = gaps[~np.isnan(gaps)]
+        return float(known.mean()) if len(known) else None
 
     @property
     def num_report_violations(self) -> int | None:
-        """Points of the front that miss ``min_accuracy`` on the report set; None without one."""
-        accuracy, least = self.front.report_accuracy, self.front.min_accuracy
-        if accuracy is None:
-            return None
-        return int((~self.front.meets(accuracy[~np.isnan(accuracy)], least)).sum())
-
-    def _report_gaps(self) -> NDArray[np.float64] | None:
-        if self.front.report_accuracy is None:
-            return None
-        gaps: NDArray[np.float64] = self.front.gain(self.front.accuracy - self.front.report_accuracy)
-        return gaps[~np.isnan(gaps)]
+        """Points of the front that miss the minimum of some metric on the report set; None without one."""
+        accuracy, further = self.front.report_accuracy, self.front.report_further_scores
+        return None if accuracy is None else int((~self.front.meets_minima(accuracy, further)).sum())
 
     def _report_line(self) -> str:
-        gap, violations = self.optimism_gap, self.num_report_violations
+        gap, least = self.optimism_gap, self.front.min_accuracy
         if gap is None:
             return ""
-        least = self.front.min_accuracy
-        missed = (
-            "" if least is None else f", {violations} of {len(self.front)} points miss min_accuracy {least:g} there"
-        )
+        minimum = "a minimum" if self.front.further else "" if least is None else f"min_accuracy {least:g}"
+        counts = f"{self.num_report_violations} of {len(self.front)}"
+        missed = f", {counts} points miss {minimum} there" if minimum else ""
         gap_text = f"{self.front.metric_name} {abs(gap):.4f} {'better' if gap >= 0 else 'worse'}"
         return f"\nreport set: {gap_text} on the search set, mean over the front{missed}"
 

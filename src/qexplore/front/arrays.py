@@ -6,7 +6,7 @@ Shape letters: K front members, L quantization points, C costs, T further metric
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,17 +20,6 @@ from qexplore.front import checks
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 Arrays = TypeVar("Arrays", bound="FrontArrays")
-
-_ROW_FIELDS = (
-    "num_bits",
-    "accuracy",
-    "costs",
-    "interval",
-    "report_accuracy",
-    "report_interval",
-    "further_scores",
-    "report_further_scores",
-)
 
 
 @dataclass(frozen=True)
@@ -101,8 +90,8 @@ class FrontArrays(Directed):
 
     def rows(self: Arrays, rows: npt.NDArray[Any]) -> Arrays:
         """The same with these rows only, in this order."""
-        parts = {name: getattr(self, name) for name in _ROW_FIELDS}
-        return replace(self, **{name: part[rows] for name, part in parts.items() if part is not None})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[rows] for name, value in values.items() if isinstance(value, np.ndarray)})
 
     def scores(self, prefix: str) -> Iterator[tuple[str, FloatArray, FloatArray | None]]:
         """Name, scores [K] and interval of every column of scores that is there, ``prefix`` before the report set's."""

@@ -43,7 +43,7 @@ class Front(FrontArrays):
         moocore's. FrontError as the constructor.
         """
         everything = cls(num_bits=num_bits, accuracy=accuracy, costs=costs, point_names=tuple(point_names), **fields)
-        feasible = everything.rows(everything._is_feasible)
+        feasible = everything.rows(everything.meets_minima(everything.accuracy, everything.further_scores))
         kept = feasible.rows(picking.nondominated(feasible._minimised))
         return kept.rows(np.lexsort(kept.costs.T[::-1]))
 
@@ -249,14 +249,12 @@ class Front(FrontArrays):
         gain: FloatArray = self.gain(self.accuracy)
         return gain
 
-    @property
-    def _is_feasible(self) -> npt.NDArray[np.bool_]:
-        """Rows that miss no minimum, [K]; a further score that is not known misses none."""
-        feasible: npt.NDArray[np.bool_] = self.meets(self.accuracy, self.min_accuracy)
-        if self.further_scores is not None:
-            for metric, scores in zip(self.further, self.further_scores.T, strict=True):
-                feasible &= metric.meets(scores, metric.min_accuracy) | np.isnan(scores)
-        return feasible
+    def meets_minima(self, accuracy: FloatArray, further_scores: FloatArray | None) -> npt.NDArray[np.bool_]:
+        """Which rows of scores on some set, [K] and [K, T], miss no minimum; a score that is not known misses none."""
+        meets: npt.NDArray[np.bool_] = self.meets(accuracy, self.min_accuracy) | np.isnan(accuracy)
+        for metric, scores in () if further_scores is None else zip(self.further, further_scores.T, strict=True):
+            meets &= metric.meets(scores, metric.min_accuracy) | np.isnan(scores)
+        return meets
 
     @property
     def _minimised(self) -> FloatArray:

@@ -32,7 +32,7 @@ def bracketed(interval: Sequence[float] | None) -> str:
 
 
 def by_stored_bits(codes: Iterable[int]) -> list[int]:
-    """Different codes of choices, from few stored bits to many, so that off, which keeps 32, is the last."""
+    """Different codes of choices, from few stored bits to many; an integer before a float format, off (32) last."""
     different = np.array(sorted(set(codes)), dtype=np.int64)
     order: list[int] = different[np.argsort(stored_bits(different), kind="stable")].tolist()
     return order
