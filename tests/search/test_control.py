@@ -16,8 +16,9 @@ from torch import nn
 from qexplore import predicates
 from qexplore._choices import FLOAT_FORMATS, FloatFormat, is_float_code, stored_bits
 from qexplore.errors import ProblemError
+from qexplore.front import by_stored_bits
 from qexplore.model import QuantizedActivationsModel, QuantizedModel
-from qexplore.search.choices import choices_text, ordered, parsed_choices
+from qexplore.search.choices import choices_text, parsed_choices
 from qexplore.search.control import plan_choices
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -377,10 +378,10 @@ codes = st.one_of(st.integers(0, 16), st.sampled_from([known.code for known in F
 
 @given(st.lists(codes, min_size=1), st.randoms())
 def test_codes_are_ordered_by_stored_bits_then_integers_first_whatever_their_order(given_codes, random):
-    result = ordered(given_codes)
+    result = tuple(by_stored_bits(given_codes))
     shuffled = [*given_codes, *given_codes]
     random.shuffle(shuffled)
-    assert ordered(shuffled) == parsed_choices(result, "rule") == result
+    assert tuple(by_stored_bits(shuffled)) == parsed_choices(result, "rule") == result
     assert sorted(result) == sorted(set(given_codes))
     keys = [(stored_bits(np.array(code)), is_float_code(code), code) for code in result]
     assert keys == sorted(keys)

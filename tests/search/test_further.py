@@ -144,9 +144,8 @@ def test_verification_catches_a_fast_engine_that_is_wrong_about_a_further_metric
     kept = honest[-1].num_bits
     for candidate, is_dropped in ((spoiled.candidate, True), (kept, False)):
         problem = of_two()
-        problem.further._evaluators = [
-            Flattering(prefix_evaluator(problem.model, batches(digits().search), TOP3), candidate)
-        ]
+        flattering = Flattering(prefix_evaluator(problem.model, batches(digits().search), TOP3), candidate)
+        problem.further._measures = [replace(problem.further._measures[0], evaluator=flattering)]
         problem._memory._known.clear()  # the widest candidate was measured when the problem was built
         exploration = explored(problem)
         found = {point.num_bits: point.further["top 3"] for point in exploration.history[-1].front}

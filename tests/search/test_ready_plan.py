@@ -33,7 +33,7 @@ def test_limits_of_a_plans_target_count():
     model = tiny_model()
     plan = qx.plan_choices(model, target={"activations": [2, 4, 8], "limits": {"total_bits": 12}})
     problem = qx.LayerwiseQuantizationProblem(model, search_loader(), choices=plan)
-    assert problem.limits.of("total_bits") == 12
+    assert problem.limits.by_name["total_bits"] == 12
     assert problem.space.choices == ((2, 4, 8),) * 3
 
 

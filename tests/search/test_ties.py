@@ -11,10 +11,10 @@ from networks import ResNet20, SmallCNN, batches, digits
 from torch import nn
 
 from qexplore import predicates
+from qexplore.cost import unite
 from qexplore.errors import ProblemError
 from qexplore.model import QuantizedModel
 from qexplore.search.control import plan_choices
-from qexplore.search.ties import unite
 
 
 @pytest.fixture(scope="module")

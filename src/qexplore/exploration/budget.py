@@ -36,9 +36,9 @@ class Budget:
                 checked_int(f"`{name}`", value, ProblemError, low=1)
         if max_seconds is not None:
             checked_number("`max_seconds`", max_seconds, ProblemError, above=0)
-        self._max_evaluations = max_evaluations
-        self._max_seconds = max_seconds
-        self._patience = patience
+        self._max_evaluations = math.inf if max_evaluations is None else max_evaluations
+        self._max_seconds = math.inf if max_seconds is None else max_seconds
+        self._patience = math.inf if patience is None else patience
         self._start = time.perf_counter()
         self._hypervolume = 0.0
         self._grown_at = 0.0
@@ -54,19 +54,17 @@ class Budget:
     @property
     def num_left(self) -> float:
         """Full passes that are left; infinite where they are not limited."""
-        return math.inf if self._max_evaluations is None else max(0.0, self._max_evaluations - self.num_passes)
+        return max(0.0, self._max_evaluations - self.num_passes)
 
     @property
     def num_affordable(self) -> int:
         """How many candidates the budget allows should none of them be stopped."""
-        if self._max_evaluations is None:
-            return _UNLIMITED
-        return max(0, math.floor((self._max_evaluations - self.num_passes) / self.most_for_one + _ROUNDING))
+        return math.floor(min(self.num_left / self.most_for_one + _ROUNDING, _UNLIMITED))
 
     @property
     def is_late(self) -> bool:
         """Whether the seconds are up."""
-        return self._max_seconds is not None and self.seconds >= self._max_seconds
+        return self.seconds >= self._max_seconds
 
     @property
     def spent_by(self) -> str:
@@ -75,9 +73,7 @@ class Budget:
             return "max_evaluations"
         if self.is_late:
             return "max_seconds"
-        if self._patience is not None and self.num_passes - self._grown_at >= self._patience:
-            return "stagnation"
-        return ""
+        return "stagnation" if self.num_passes - self._grown_at >= self._patience else ""
 
     def prepare(self, num_passes: float) -> None:
         """Count passes in which no candidate was measured: patience waits for them."""

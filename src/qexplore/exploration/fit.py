@@ -72,7 +72,7 @@ def fit(
 
 
 def _goal(problem: LayerwiseQuantizationProblem) -> Goal:
-    requirements, max_total_bits = problem.requirements, problem.limits.of("total_bits")
+    requirements, max_total_bits = problem.requirements, problem.limits.by_name.get("total_bits")
     if requirements.min_accuracy is None:
         assert max_total_bits is not None
         return MostAccurate(max_total_bits)

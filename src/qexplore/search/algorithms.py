@@ -25,7 +25,7 @@ from pymoo.util.ref_dirs import get_reference_directions
 
 from qexplore._random import stream
 from qexplore.evaluation import Evaluation
-from qexplore.model import Candidates
+from qexplore.model import Candidate, Candidates
 from qexplore.search.goals import Goal, WholeFront
 from qexplore.search.guide import Allowance, Guide
 from qexplore.search.ladder import Ladder
@@ -44,8 +44,6 @@ _SEEN_PER_OFFSPRING = 30
 
 _SHARE_OF_OFFSPRING = 0.25
 """Fewer offspring than members of the population: what each generation teaches makes the next one better."""
-
-Key = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,9 @@ class Generations:
         allowance: Allowance = lambda: math.inf,
     ) -> None:
         self._problem = problem
-        self._known: dict[Key, Evaluation] = {evaluation.candidate: evaluation for evaluation in known}
-        self._asked: list[Key] = []
-        self._new: list[Key] = []
+        self._known: dict[Candidate, Evaluation] = {evaluation.candidate: evaluation for evaluation in known}
+        self._asked: list[Candidate] = []
+        self._new: list[Candidate] = []
         self._index = self._idle = 0
         self._spent = 0.0
         if settings.is_plain:
@@ -149,7 +147,7 @@ def first_population(space: SearchSpace, initial: Candidates | None) -> Candidat
     return np.array(list(dict.fromkeys(map(tuple, both.tolist()))), dtype=np.int64)
 
 
-def _plain(problem: LayerwiseQuantizationProblem, settings: SearchSettings, seen: Collection[Key]) -> Proposer:
+def _plain(problem: LayerwiseQuantizationProblem, settings: SearchSettings, seen: Collection[Candidate]) -> Proposer:
     if settings.algorithm == "random":
         return _Random(problem.space, settings, seen)
     if not isinstance(settings.algorithm, str):
@@ -169,7 +167,7 @@ def _guided(
     settings: SearchSettings,
     guide: Guide,
     initial: Candidates | None,
-    seen: Collection[Key],
+    seen: Collection[Candidate],
 ) -> Proposer:
     size = settings.population_size
     options = {
@@ -196,7 +194,7 @@ def _directions(num_objectives: int, count: int) -> Any:
 class _Mating:
     """What pymoo asks for offspring: the guide's proposals, filled up at random where it knows too few."""
 
-    def __init__(self, guide: Guide, space: SearchSpace, seen: Collection[Key], rng: np.random.Generator) -> None:
+    def __init__(self, guide: Guide, space: SearchSpace, seen: Collection[Candidate], rng: np.random.Generator) -> None:
         self._guide = guide
         self._space = space
         self._seen = seen
@@ -256,7 +254,7 @@ class _Random:
 
     num_passes = 0.0
 
-    def __init__(self, space: SearchSpace, settings: SearchSettings, seen: Collection[Key]) -> None:
+    def __init__(self, space: SearchSpace, settings: SearchSettings, seen: Collection[Candidate]) -> None:
         self._space = space
         self._count = settings.population_size
         self._seen = seen

@@ -91,7 +91,7 @@ def reference_point(problem: LayerwiseQuantizationProblem, evaluations: Sequence
 
 
 def _reference_cost(problem: LayerwiseQuantizationProblem, cost: Cost, narrowest: float, widest: float) -> float:
-    most = problem.limits.of(cost.name)
+    most = problem.limits.by_name.get(cost.name)
     # A front that reaches the limit should count there too.
     step = 1.0 if cost.name == TOTAL_BITS else (widest - narrowest) * _STEP
     return float(widest if most is None else min(widest, most + step))

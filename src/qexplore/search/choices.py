@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
-from qexplore._choices import FloatFormat, choice_name, is_float_code, stored_bits
+from qexplore._choices import FloatFormat, choice_name, is_float_code
 from qexplore.errors import NumBitsError, ProblemError
+from qexplore.front import by_stored_bits
 from qexplore.quant import check_choice
 
 Codes = tuple[int, ...]
-"""Codes of choices in the order of `ordered`."""
+"""Codes of choices, each once, from few stored bits to many; an integer before a float format, off last."""
 
 _LEAST_RUN = 3
 """Widths that follow each other are shown as a range from so many on."""
-
-
-def ordered(codes: Iterable[int]) -> Codes:
-    """Each code once: by the bits a value takes, an integer before a float format, then by code; off comes last."""
-    unique = np.array(sorted(set(codes)), dtype=np.int64)
-    keys = zip(stored_bits(unique), map(is_float_code, unique), unique.tolist(), strict=True)
-    return tuple(code for *_, code in sorted(keys))
 
 
 def parsed_choices(value: Any, rule: str) -> Codes:
@@ -34,7 +26,7 @@ def parsed_choices(value: Any, rule: str) -> Codes:
     """
     if isinstance(value, (str, Mapping, FloatFormat)) or not isinstance(value, Iterable):
         raise ProblemError(f"{rule} must be a sequence of choices, got {value!r}: write ({value!r},) for one")
-    codes = ordered(parsed_choice(choice, rule) for choice in value)
+    codes = tuple(by_stored_bits(parsed_choice(choice, rule) for choice in value))
     if not codes:
         raise ProblemError(f"{rule} must hold at least one choice, got none")
     return codes
@@ -62,5 +54,5 @@ def choices_text(codes: Collection[int]) -> str:
         else:
             runs.append([width])
     parts = [f"{run[0]}-{run[-1]}" if len(run) >= _LEAST_RUN else ",".join(map(str, run)) for run in runs]
-    formats = [choice_name(code) for code in ordered(codes) if is_float_code(code)]
+    formats = [choice_name(code) for code in by_stored_bits(codes) if is_float_code(code)]
     return ",".join([*parts, *formats, *(["off"] if 0 in codes else [])])

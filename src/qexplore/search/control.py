@@ -10,14 +10,15 @@ from typing import Any
 from qexplore._arguments import is_whole
 from qexplore._choices import choice_name, is_float_code
 from qexplore._table import text_table
+from qexplore.cost import Groups, unite
 from qexplore.errors import ProblemError
 from qexplore.model import QuantizationPoint, QuantizedModel
 from qexplore.search.choices import Codes, choices_text, parsed_choices
 from qexplore.search.rules import Rule, choice_rules, decide, first_last_rules, pinned_rules
 from qexplore.search.selectors import PointModules
 from qexplore.search.space import width_limits
-from qexplore.search.target import Target, narrowed, read_target
-from qexplore.search.ties import Groups, tied_groups, unite
+from qexplore.search.target import Target, read_target
+from qexplore.search.ties import tied_groups
 
 DEFAULT_LIMITS = 2, 8
 DEFAULT_CHOICES = range(DEFAULT_LIMITS[0], DEFAULT_LIMITS[1] + 1)
@@ -177,7 +178,10 @@ def _narrow(choices: Sequence[Codes], decided: Sequence[Rule], device: Target | 
     counting = [
         None if rule.is_final else allowed for rule, allowed in zip(decided, device.allowed(points), strict=True)
     ]
-    left = [narrowed(codes, allowed) for codes, allowed in zip(choices, counting, strict=True)]
+    left = [
+        tuple(code for code in codes if allowed is None or code in allowed.choices)
+        for codes, allowed in zip(choices, counting, strict=True)
+    ]
     _refuse_forbidden_formats(choices, left, decided, device, points)
     dropped: dict[tuple[str, str, Codes], list[int]] = {}
     for index, (asked, kept, rule, allowed) in enumerate(zip(choices, left, decided, counting, strict=True)):

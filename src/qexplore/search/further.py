@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from qexplore.errors import ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator
 from qexplore.front import FurtherMetric
 from qexplore.metrics import Metric, WholeSetMetric, as_metric
+from qexplore.model import Candidate
 from qexplore.search.requirements import Requirements, checked_requirements
 
-Key = tuple[int, ...]
 Asked = tuple[Metric | WholeSetMetric, Any, Any]
 
 
@@ -31,74 +32,79 @@ class FurtherMetrics:
         asked: Sequence[Asked],
         evaluators: Callable[[Metric | WholeSetMetric], tuple[DirectEvaluator, Evaluator]],
     ) -> None:
-        self._direct: list[DirectEvaluator] = []
-        self._evaluators: list[Evaluator] = []
-        self._requirements: list[Requirements] = []
+        self._measures: list[_Measure] = []
         for metric, *minimum in asked:
             direct, evaluator = evaluators(metric)
-            self._direct.append(direct)
-            self._evaluators.append(evaluator)
-            self._requirements.append(checked_requirements(metric, direct.float_evaluation.score, *minimum))
+            requirements = checked_requirements(metric, direct.float_evaluation.score, *minimum)
+            self._measures.append(_Measure(requirements, direct, evaluator))
 
     def __len__(self) -> int:
-        return len(self._requirements)
+        return len(self._measures)
 
     @property
     def metrics(self) -> tuple[Metric | WholeSetMetric, ...]:
         """The metrics themselves."""
-        return tuple(requirement.metric for requirement in self._requirements)
+        return tuple(one.requirements.metric for one in self._measures)
 
     @property
     def described(self) -> tuple[FurtherMetric, ...]:
         """What a front says of them."""
-        rows = zip(self._requirements, self._direct, strict=True)
-        return tuple(
-            FurtherMetric(one.metric.name, one.metric.higher_is_better, one.min_accuracy, direct.float_evaluation.score)
-            for one, direct in rows
-        )
+        return tuple(one.described for one in self._measures)
 
     def evaluate_float(self) -> None:
         """Measure the float network anew, for it has changed."""
-        for direct in self._direct:
-            direct.evaluate_float()
+        for one in self._measures:
+            one.direct.evaluate_float()
 
-    def measure(self, candidate: Key, *, directly: bool = False) -> tuple[float, ...]:
+    def measure(self, candidate: Candidate, *, directly: bool = False) -> tuple[float, ...]:
         """Scores of ``candidate``, a pass over the set each; NaN where one cannot be measured.
 
         Args:
             candidate: codes by point.
             directly: by the direct evaluators, for the last word.
         """
-        evaluators: Sequence[Evaluator] = self._direct if directly else self._evaluators
-        return tuple(_one(evaluator, candidate).score for evaluator in evaluators)
+        return tuple(one.evaluation(candidate, directly).score for one in self._measures)
 
     def violations(self, scores: Sequence[float]) -> list[float]:
         """By how much each minimum is missed; 1 where a score is not known."""
         known = scores or [math.nan] * len(self)
-        pairs = zip(self._requirements, known, strict=True)
-        return [1.0 if math.isnan(score) else requirement.violation(score) for requirement, score in pairs]
+        pairs = zip(self._measures, known, strict=True)
+        return [1.0 if math.isnan(score) else one.requirements.violation(score) for one, score in pairs]
 
-    def require_met(self, candidate: Key, scores: Sequence[float]) -> None:
+    def require_met(self, candidate: Candidate, scores: Sequence[float]) -> None:
         """Raise where the widest candidate misses a minimum.
 
         Raises:
             ProblemError: names the metric and what can be reached.
         """
         scores = scores or self.measure(candidate)
-        for place, violation in enumerate(self.violations(scores)):
+        for one, score, violation in zip(self._measures, scores, self.violations(scores), strict=True):
             if violation <= 0:
                 continue
-            failed = math.isnan(scores[place])
-            reached = f"failed: {_one(self._evaluators[place], candidate).reason}" if failed else f"{scores[place]:.4f}"
-            of = self.described[place]
+            reached = f"failed: {one.evaluation(candidate).reason}" if math.isnan(score) else f"{score:.4f}"
+            of = one.described
             raise ProblemError(
                 f"min_accuracy of the metric '{of.name}' ({of.min_accuracy:g}) cannot be reached: the widest candidate "
                 f"has {reached}, the float network {of.float_accuracy:.4f}. Relax it"
             )
 
 
-def _one(evaluator: Evaluator, candidate: Key) -> Evaluation:
-    return next(evaluator.evaluate(np.array([candidate], dtype=np.int64)))
+@dataclass(frozen=True)
+class _Measure:
+    """One further metric: what its scores have to meet, and who measures them."""
+
+    requirements: Requirements
+    direct: DirectEvaluator
+    evaluator: Evaluator
+
+    @property
+    def described(self) -> FurtherMetric:
+        metric, float_score = self.requirements.metric, self.direct.float_evaluation.score
+        return FurtherMetric(metric.name, metric.higher_is_better, self.requirements.min_accuracy, float_score)
+
+    def evaluation(self, candidate: Candidate, directly: bool = False) -> Evaluation:
+        evaluator: Evaluator = self.direct if directly else self.evaluator
+        return next(evaluator.evaluate(np.array([candidate], dtype=np.int64)))
 
 
 def split_metrics(metric: Any, min_accuracy: Any, max_drop: Any) -> list[Asked]:

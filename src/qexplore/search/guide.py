@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qexplore._random import stream
 from qexplore.errors import ProblemError
 from qexplore.evaluation import Evaluation
-from qexplore.model import Candidates
+from qexplore.model import Candidate, Candidates
 from qexplore.search.acquisition import Staircase, choose
 from qexplore.search.additive import additive_front
 from qexplore.search.archive import Archive
@@ -35,7 +35,6 @@ _BELOW_FLOOR = 0.35
 _TELLING_TOTALS, _LEAST_TOTAL = (0.02, 0.5), 1e-12
 """Summed sensitivities, in nats or as noise over signal, between which the knee of a front lies."""
 
-Key = tuple[int, ...]
 Allowance = Callable[[], float]
 
 
@@ -63,7 +62,7 @@ class Guide:
         self._goal = goal
         self._rng = stream(seed, "offspring")
         self._archive = Archive(problem)
-        self._known: dict[Key, Evaluation] = {}
+        self._known: dict[Candidate, Evaluation] = {}
         self._trade_off = TradeOff(problem.costs, problem.space)
         score, *costs = reference_point
         self._reference = problem.metric.gain(score), *costs
@@ -76,7 +75,7 @@ class Guide:
             self._known[evaluation.candidate] = evaluation
             self._archive.add(evaluation)
 
-    def guess(self, count: int, seen: Collection[Key]) -> Candidates:
+    def guess(self, count: int, seen: Collection[Candidate]) -> Candidates:
         """Up to ``count`` members of the additive front from where networks begin to suffer to where they break down.
 
         For the first generation, when uniform choices alone are known and the model is of little use.
@@ -91,7 +90,7 @@ class Guide:
         kept = [row for row in rows if tuple(members[row].tolist()) not in seen]
         return members[kept][self._problem.limits.are_kept(members[kept])]
 
-    def propose(self, parents: Candidates, count: int, seen: Collection[Key]) -> Candidates:
+    def propose(self, parents: Candidates, count: int, seen: Collection[Candidate]) -> Candidates:
         """Up to ``count`` candidates that are not in ``seen``, the most promising of many.
 
         Args:
@@ -108,11 +107,11 @@ class Guide:
         chosen = choose(stairs, self._goal, costs, beliefs, count)
         return pool[chosen]
 
-    def _pool(self, parents: Candidates, seen: Collection[Key]) -> Candidates:
+    def _pool(self, parents: Candidates, seen: Collection[Candidate]) -> Candidates:
         """Everything that comes into question: the additive front, children of what is known, some at random."""
         problem, space = self._problem, self._problem.space
         front = problem.candidates_of(self._archive.members)
-        parents = np.concatenate([front, parents]) if len(parents) else front
+        parents = np.concatenate([front, parents])
         parts = [self._additive(), space.random(_RANDOM, self._rng)]
         if len(parents):
             order = np.array(problem.model.call_order)
@@ -132,9 +131,7 @@ class Guide:
     def _additive(self) -> Candidates:
         """The additive front under the present weights of the costs."""
         space, table = self._problem.space, self._table
-        summed = [np.zeros(size) for size in space.sizes.tolist()]
-        for gene, values in zip(space.gene_of.tolist(), table.values, strict=True):
-            summed[gene] = summed[gene] + np.array(values)
+        summed = space.by_gene(table.values)
         by_gene = replace(
             table,
             point_names=tuple(map(str, range(space.num_genes))),
@@ -149,9 +146,9 @@ class Guide:
     def _stairs(self) -> Staircase:
         members = self._archive.members
         costs = self._trade_off.cost(self._problem.candidates_of(members))
-        gains = self._gains(list(members))
+        gains = self._gains(members)
         gain, *most = self._reference
-        reference = most[0] if len(most) == 1 else float(self._trade_off.of(np.array([most]))[0])
+        reference = float(self._trade_off.of(np.array([most]))[0])
         return Staircase(*self._goal.view(costs, gains), self._goal.reference(gain, reference))
 
     def _fitted(self) -> Surrogate:
@@ -174,10 +171,10 @@ class Guide:
         """Rows of those that lack least to the best known at no higher cost."""
         members = self._archive.members
         known = self._trade_off.cost(self._problem.candidates_of(members))
-        stairs = Staircase(known, self._gains(list(members)), (-np.inf, np.inf))
+        stairs = Staircase(known, self._gains(members), (-np.inf, np.inf))
         lacking = stairs.heights(self._trade_off.cost(candidates)) - gains
         return np.argsort(lacking, kind="stable")[:_MOST_FITTED]
 
-    def _gains(self, evaluations: list[Evaluation]) -> NDArray[np.float64]:
+    def _gains(self, evaluations: Sequence[Evaluation]) -> NDArray[np.float64]:
         """Scores, the higher the better: bounds of stopped candidates, the worst of all for failed ones."""
         return -self._problem.objectives(evaluations)[:, 0]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from qexplore.evaluation import Evaluation
 from qexplore.model import Candidates
@@ -40,33 +40,29 @@ class Ladder:
     ) -> None:
         self._problem = problem
         self._allowance = allowance
-        self._first: Candidates | None = first
-        self._rungs = np.zeros((0, problem.space.num_points), dtype=np.int64)
+        self._way = self._down(first)
         self._misses = 0
-        self._has_table = False
         self.num_passes = 0.0
 
     def ask(self) -> Candidates:
         """The next rungs; none at the foot of the ladder, or well below where the constraints are met."""
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        if not self._has_table:
-            self._has_table = True
-            table, self.num_passes = quick_table(self._problem, self._allowance())
-            self._rungs = rungs([np.array(row) for row in table.values], self._problem)
-        if self._misses >= _MISSES:
-            return self._rungs[:0]
-        asked, self._rungs = self._rungs[:_RUNGS_AT_ONCE], self._rungs[_RUNGS_AT_ONCE:]
-        return asked
+        return next(self._way, np.zeros((0, self._problem.space.num_points), dtype=np.int64))
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Count misses in a row."""
         for evaluation in evaluations:
             self._misses = 0 if self._problem.is_feasible(evaluation) else self._misses + 1
 
+    def _down(self, first: Candidates) -> Iterator[Candidates]:
+        yield first
+        table, self.num_passes = quick_table(self._problem, self._allowance())
+        left = rungs(table.values, self._problem)
+        while len(left) and self._misses < _MISSES:
+            yield left[:_RUNGS_AT_ONCE]
+            left = left[_RUNGS_AT_ONCE:]
 
-def rungs(values: list[NDArray[np.float64]], problem: LayerwiseQuantizationProblem) -> Candidates:
+
+def rungs(values: Iterable[ArrayLike], problem: LayerwiseQuantizationProblem) -> Candidates:
     """All candidates of the way down, the dearest left out, shape ``[steps, L]``.
 
     Args:
@@ -75,18 +71,10 @@ def rungs(values: list[NDArray[np.float64]], problem: LayerwiseQuantizationProbl
     """
     space = problem.space
     trade_off = TradeOff(problem.costs, space)
-    by_gene = [np.zeros(size) for size in space.sizes.tolist()]
-    for gene, row in zip(space.gene_of.tolist(), values, strict=True):
-        by_gene[gene] = by_gene[gene] + row
-    current = space.sizes - 1
-    way: list[NDArray[np.int64]] = []
-    while True:
-        below = _rungs_below(current, by_gene, trade_off, space)
-        if below is None:
-            break
-        current = below
-        way.append(space.at(current[None])[0])
-    return np.array(way, dtype=np.int64).reshape(-1, space.num_points)
+    by_gene, way = space.by_gene(values), [space.sizes - 1]
+    while (below := _rungs_below(way[-1], by_gene, trade_off, space)) is not None:
+        way.append(below)
+    return space.at(np.array(way)[1:])
 
 
 def _rungs_below(

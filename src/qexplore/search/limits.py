@@ -43,9 +43,10 @@ class CostLimits:
         """Which of ``candidates``, shape ``[N, L]``, keep to all limits."""
         return np.asarray((self.excess(candidates) <= 0).all(axis=1))
 
-    def of(self, name: str) -> float | None:
-        """The limit of the cost with this name; None where it has none."""
-        return next((upper for cost, upper in zip(self.costs, self.uppers, strict=True) if cost.name == name), None)
+    @property
+    def by_name(self) -> dict[str, float]:
+        """The most of each, by the cost's name."""
+        return {cost.name: upper for cost, upper in zip(self.costs, self.uppers, strict=True)}
 
     def require_reachable(self, space: SearchSpace) -> None:
         """Raise when no candidate keeps to a limit.

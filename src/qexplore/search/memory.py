@@ -10,9 +10,8 @@ import numpy as np
 
 from qexplore.evaluation import Evaluation, Evaluator, Screen
 from qexplore.metrics import Metric, WholeSetMetric
-from qexplore.model import Candidates, QuantizedModel
+from qexplore.model import Candidate, Candidates, QuantizedModel
 
-Candidate = tuple[int, ...]
 Limits = dict[Candidate, float]
 
 

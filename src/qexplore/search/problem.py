@@ -27,7 +27,6 @@ from qexplore.search.requirements import checked_requirements
 from qexplore.search.space import SearchSpace
 
 Objectives = NDArray[np.float64]
-Candidate = tuple[int, ...]
 
 ENGINES = ("auto", "prefix", "direct")
 
@@ -176,7 +175,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             self.plan,
             tuple(cost.name for cost in self.costs),
             self.min_accuracy,
-            dict(zip((cost.name for cost in self.limits.costs), self.limits.uppers, strict=True)),
+            self.limits.by_name,
             self.evaluator.description,
             self.evaluator.early_stop,
         )
@@ -294,17 +293,14 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         # A failed candidate violates the constraint also where every score is acceptable.
         violation = self.requirements.violation
         failed = 1.0 + max(0.0, violation(self._worst_score()))
-        rows = [failed if e.state == "failed" else violation(self._known_score(e)) for e in evaluations]
-        columns = [np.array(rows, dtype=np.float64)]
-        if len(self.further):
-            met = [e.is_complete and row <= 0 for e, row in zip(evaluations, rows, strict=True)]
-            further = [
-                self.further.violations(e.further) if is_met else [0.0] * len(self.further)
-                for e, is_met in zip(evaluations, met, strict=True)
-            ]
-            columns += list(np.array(further, dtype=np.float64).reshape(-1, len(self.further)).T)
-        columns += list(self.limits.excess(self.candidates_of(evaluations)).T)
-        return np.stack(columns, axis=1)
+        first = [failed if e.state == "failed" else violation(self._known_score(e)) for e in evaluations]
+        none = [0.0] * len(self.further)
+        further = [
+            self.further.violations(e.further) if e.is_complete and missed <= 0 else none
+            for e, missed in zip(evaluations, first, strict=True)
+        ]
+        shaped = np.array(further, dtype=np.float64).reshape(len(evaluations), len(self.further))
+        return np.column_stack([first, shaped, self.limits.excess(self.candidates_of(evaluations))])
 
     def _known_score(self, evaluation: Evaluation) -> float:
         if evaluation.is_complete:
@@ -316,9 +312,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         out["F"], out["G"] = self.objectives(evaluations), self.constraints(evaluations)
 
     def _worst_score(self) -> float:
-        gain = self.metric.gain
-        worst = gain(min(map(gain, self.metric.range)))
-        return float(worst) if math.isfinite(worst) else self.direct.float_evaluation.score + gain(-_UNREACHABLE)
+        worst = self.metric.worst
+        return self.direct.float_evaluation.score - self.metric.gain(_UNREACHABLE) if worst is None else worst
 
     def _finished(self, evaluation: Evaluation) -> Evaluation:
         """With its further scores, where the first metric is met."""
@@ -346,9 +341,10 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             misses(e.score) > 0 for e in self.measure(self.space.uniform()) if e.is_complete
         ):
             side = "above" if self.metric.better == "higher" else "below"
+            choice = f"{int(self.space.widest.max())} bits" if self.space.has_widths else "the dearest choices"
             raise ProblemError(
                 f"min_accuracy ({self.min_accuracy:g}) is {side} what can be reached: the widest candidate "
-                f"({widest_text(self.space)}) has {self.metric.name} {widest.score:.4f}, the float network "
+                f"({choice}) has {self.metric.name} {widest.score:.4f}, the float network "
                 f"{self.direct.float_evaluation.score:.4f}. Relax min_accuracy or raise num_bits_upper_limit"
             )
         self.further.require_met(widest.candidate, widest.further)
@@ -381,9 +377,3 @@ def require_known(costs: Sequence[Cost], space: SearchSpace) -> None:
         if isinstance(cost, BoundTable | CheckedCost):
             cost.check(space.choices)
         cost.cost(np.concatenate([space.narrowest, space.widest]))  # a user's own may fail; better now than later
-
-
-def widest_text(space: SearchSpace) -> str:
-    """The widest choice of a space, in words."""
-    widest = int(space.widest.max())
-    return f"{widest} bits" if space.has_widths else "the dearest choices"

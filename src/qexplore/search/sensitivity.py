@@ -15,13 +15,13 @@ from torch import Tensor
 from qexplore._arguments import is_whole
 from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
 from qexplore._table import csv_table, text_table
+from qexplore.cost import one_by_one
 from qexplore.errors import EvaluationError, MetricError, ProblemError
-from qexplore.front import write_text
-from qexplore.metrics import Metric, kl_divergence, mean_squared_divergence, noise_to_signal
+from qexplore.front import by_stored_bits, write_text
+from qexplore.metrics import Metric, as_metric, kl_divergence, loss, mean_squared_divergence, noise_to_signal
 from qexplore.model import Candidates
 from qexplore.search.choices import parsed_choice
 from qexplore.search.problem import LayerwiseQuantizationProblem
-from qexplore.search.space import SearchSpace
 
 _DIVERGENCES = {"kl": (kl_divergence, "nats"), "mse": (mean_squared_divergence, ""), "sqnr": (noise_to_signal, "")}
 _DEFAULT_SAMPLES = 256
@@ -83,8 +83,7 @@ class SensitivityTable:
 
     @property
     def _choices(self) -> list[int]:
-        present = np.array(sorted({code for row in self.num_bits for code in row}), dtype=np.int64)
-        return [int(code) for code in present[np.argsort(stored_bits(present), kind="stable")]]
+        return by_stored_bits(code for row in self.num_bits for code in row)
 
     def _rows(self, written: Callable[[float], str]) -> list[tuple[str, ...]]:
         rows = []
@@ -131,7 +130,8 @@ def sensitivity(
         )
     if num_samples is not None and (not is_whole(num_samples) or num_samples < 1):
         raise ProblemError(f"`num_samples` must be a positive int or None, got {num_samples!r}")
-    candidates = one_at_a_time(problem.space)
+    choices = problem.space.choices
+    candidates, _ = one_by_one(choices, [0] * len(choices))
     if isinstance(metric, str) and metric == "accuracy":
         name, unit = f"loss of {problem.metric.name}", ""
         values, count = _losses(problem, candidates, num_samples)
@@ -140,18 +140,9 @@ def sensitivity(
         scores = problem.scores_on_subset(candidates, divergence, num_samples or _DEFAULT_SAMPLES, against_float=True)
         name, values, count = divergence.name, scores.mean(axis=1, dtype=np.float64), scores.shape[1]
     values = np.where(np.isnan(values), np.inf, values)
-    choices = problem.space.choices
     rows = np.split(values, np.cumsum([len(row) for row in choices])[:-1])
     names = tuple(problem.model.fake_quantizers)
     return SensitivityTable(names, choices, tuple(tuple(row.tolist()) for row in rows), name, unit, count)
-
-
-def one_at_a_time(space: SearchSpace) -> Candidates:
-    """A candidate for each choice of each point: that choice there, every other point off."""
-    counts = [len(row) for row in space.choices]
-    candidates = np.zeros((sum(counts), space.num_points), dtype=np.int64)
-    candidates[np.arange(sum(counts)), np.repeat(np.arange(space.num_points), counts)] = np.concatenate(space.choices)
-    return candidates
 
 
 def _losses(
@@ -175,7 +166,7 @@ def _divergence(metric: Any) -> tuple[Metric, str]:
     if isinstance(metric, Metric):
         return metric, ""
     if callable(metric):
-        return Metric(metric, str(getattr(metric, "__name__", type(metric).__name__)), higher_is_better=False), ""
+        return loss(metric, as_metric(metric).name), ""
     names = ", ".join(map(repr, (*_DIVERGENCES, "accuracy")))
     raise ProblemError(f"the metric of a sensitivity must be one of {names} or a function, got {metric!r}")
 

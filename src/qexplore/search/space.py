@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from qexplore._arguments import checked_int
 from qexplore._choices import MAX_NUM_BITS, stored_bits
@@ -69,20 +69,15 @@ class SearchSpace:
         return all(row == tuple(range(row[0], row[0] + len(row))) and row[-1] <= MAX_NUM_BITS for row in self.choices)
 
     @functools.cached_property
-    def _offsets(self) -> NDArray[np.int64]:
-        """What a gene's place is counted from."""
+    def lower(self) -> NDArray[np.int64]:
+        """Least genes, shape ``[G]``."""
         first = [self.choices[point][0] if self.has_widths else 0 for point in self.gene_points]
         return np.array(first, dtype=np.int64)
 
     @property
-    def lower(self) -> NDArray[np.int64]:
-        """Least genes, shape ``[G]``."""
-        return self._offsets
-
-    @property
     def upper(self) -> NDArray[np.int64]:
         """Greatest genes, shape ``[G]``."""
-        return self._offsets + self.sizes - 1
+        return self.lower + self.sizes - 1
 
     @property
     def num_points(self) -> int:
@@ -141,14 +136,21 @@ class SearchSpace:
         """Places of ``candidates``, shape ``[N, L]``, by gene: shape ``[N, G]``."""
         return self.places(candidates)[:, self.gene_points]
 
+    def by_gene(self, rows: Iterable[ArrayLike]) -> list[NDArray[np.float64]]:
+        """Sums over the points of each gene; ``rows`` hold a number for each choice of a point, one row a point."""
+        summed = [np.zeros(size) for size in self.sizes.tolist()]
+        for gene, row in zip(self.gene_of.tolist(), rows, strict=True):
+            summed[gene] = summed[gene] + np.asarray(row)
+        return summed
+
     def decode(self, genes: Any) -> Candidates:
         """``genes`` of any numeric type, shape ``[N, G]``, rounded half to even and kept within the limits."""
         rounded = np.rint(np.asarray(genes, dtype=np.float64)).reshape(-1, self.num_genes)
-        return self.at(np.clip(rounded - self._offsets, 0, self.sizes - 1).astype(np.int64))
+        return self.at(np.clip(rounded - self.lower, 0, self.sizes - 1).astype(np.int64))
 
     def encode(self, candidates: Candidates) -> NDArray[np.int64]:
         """The genes of ``candidates``, shape ``[N, L]``."""
-        return self.gene_places(candidates) + self._offsets
+        return self.gene_places(candidates) + self.lower
 
     def uniform(self) -> Candidates:
         """A candidate for each choice that any point has: the same everywhere, or what comes nearest; dearest first."""

@@ -133,17 +133,14 @@ class Surrogate:
         std = np.sqrt(np.maximum(variance, 0.0))
         return Prediction(self._mean + self._scale * mean, self._scale * std, self._best)
 
-    def _sensitivities(self, candidates: Candidates) -> Array:
-        values: Array = self._values[np.arange(len(self._values)), self._space.places(candidates)]
-        return values
-
     def _features(self, candidates: Candidates) -> _Features:
-        values = self._sensitivities(candidates)
+        places = self._space.places(candidates)
+        values: Array = self._values[np.arange(len(self._values)), places]
         total = values.sum(axis=1)
         shares = values / total[:, None]
         num_points, num_widths = self._values.shape
         by_width = np.zeros((len(candidates), num_points, num_widths))
-        np.put_along_axis(by_width, self._space.places(candidates)[:, :, None], shares[:, :, None], axis=2)
+        np.put_along_axis(by_width, places[:, :, None], shares[:, :, None], axis=2)
         return _Features(np.log(total), shares, by_width.reshape(len(candidates), num_points * num_widths))
 
     def _parts(self, first: _Features, second: _Features) -> tuple[Array, Array, Array]:

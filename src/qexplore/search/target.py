@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,14 +182,11 @@ class _Reader:
         limits = content.get("limits", {})
         if not isinstance(limits, Mapping):
             raise self._error("limits", "a mapping from cost to number", limits)
-        return {self._cost_name(name): self._limit(name, value) for name, value in limits.items()}
+        return {name: self._limit(name, value) for name, value in limits.items()}
 
-    def _cost_name(self, name: object) -> str:
+    def _limit(self, name: object, value: Any) -> float:
         if not isinstance(name, str):
             raise self._error("limits", "a mapping from names of costs", name)
-        return name
-
-    def _limit(self, name: str, value: Any) -> float:
         try:
             # YAML 1.1 reads 1.0e9 as text.
             limit = math.nan if isinstance(value, bool) else float(value)
@@ -206,8 +203,3 @@ class _Reader:
 
     def _error(self, path: str, wanted: str, value: object) -> ProblemError:
         return ProblemError(f"{self.name}: {path} must be {wanted}, got {value!r}")
-
-
-def narrowed(codes: Iterable[int], rule: TargetRule | None) -> Codes:
-    """Those of ``codes`` that ``rule`` allows; all of them without one."""
-    return tuple(code for code in codes if rule is None or code in rule.choices)

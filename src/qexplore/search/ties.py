@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from qexplore.cost import Observed, observe
+from qexplore.cost import Groups, Observed, observe, unite
 from qexplore.errors import ProblemError
 from qexplore.model import QuantizedModel
 from qexplore.search.selectors import PointModules, selector_text
-
-Groups = tuple[tuple[int, ...], ...]
 
 _QKV_NAMES = (("q", "k", "v"), ("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("to_q", "to_k", "to_v"))
 
@@ -37,16 +35,6 @@ def tied_groups(model: QuantizedModel, points: PointModules, tied: Any) -> Group
         raise ProblemError(f"`tied` must be a sequence of groups, each a sequence of selectors, got {tied!r}")
     entries = [tied] if is_one else list(tied)
     return unite(group for entry in entries for group in _groups_of(entry, model, points))
-
-
-def unite(groups: Iterable[Collection[int]]) -> Groups:
-    """``groups``, those that overlap as one, sorted; groups of a single point are left out."""
-    united: list[set[int]] = []
-    for group in groups:
-        touching = [other for other in united if not other.isdisjoint(group)]
-        apart = [other for other in united if other.isdisjoint(group)]
-        united = [*apart, set(group).union(*touching)]
-    return tuple(sorted(tuple(sorted(group)) for group in united if len(group) > 1))
 
 
 def _groups_of(entry: Any, model: QuantizedModel, points: PointModules) -> Groups:

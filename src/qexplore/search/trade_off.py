@@ -44,8 +44,6 @@ class TradeOff:
 
     def cost(self, candidates: Candidates) -> Array:
         """What ``candidates``, shape ``[N, L]``, cost together, shape ``[N]``."""
-        if len(self._costs) == 1:
-            return self._costs[0].cost(candidates)
         return self.of(np.stack([cost.cost(candidates) for cost in self._costs], axis=1))
 
     def of(self, costs: Array) -> Array:
@@ -55,14 +53,7 @@ class TradeOff:
     @functools.cached_property
     def _by_gene(self) -> list[list[Array]]:
         """For each cost what the choices of each gene add, the least 0."""
-        everything = []
-        for cost in self._costs:
-            rows = marginal_costs(cost, self._space.choices)
-            summed = [np.zeros(size) for size in self._space.sizes.tolist()]
-            for gene, row in zip(self._space.gene_of.tolist(), rows, strict=True):
-                summed[gene] = summed[gene] + row
-            everything.append(summed)
-        return everything
+        return [self._space.by_gene(marginal_costs(cost, self._space.choices)) for cost in self._costs]
 
     def gene_costs(self) -> list[Array]:
         """What every choice of every gene adds under the present weights, as if costs were sums over points."""
