@@ -148,7 +148,10 @@ class OnnxGraph:
     def _step(self, node: Any, before: Mapping[str, Step]) -> Step:
         data, scale, zero_point = [*node.input, ""][:3]
         quantizes = node.op_type == "QuantizeLinear"
-        read_type = before[data].type if data in before else self._type(data)
+        if quantizes:
+            kind = self._made_type(node, zero_point)
+        else:
+            kind = before[data].type if data in before else self._type(data)
         return Step(
             node=node,
             quantizes=quantizes,
@@ -156,7 +159,7 @@ class OnnxGraph:
             result=node.output[0],
             scale=scale,
             zero_point=zero_point,
-            type=self._made_type(node, zero_point) if quantizes else read_type,
+            type=kind,
             axis=self.attribute(node, "axis", _DEFAULT_AXIS),
             block_size=self.attribute(node, "block_size", 0),
         )

@@ -96,7 +96,7 @@ class RangedQuantizer(UpstreamQuantizer):
         """Give the present choice a range of its own, for the time being the one that it has."""
         known, (low, high) = self.ranges.known, self.range
         if self._code not in known:
-            lows = dict(zip(known, self.ranges.low, strict=False)) | {self._code: low} if len(self.ranges.low) else None
+            lows = dict(zip(known, self.ranges.low, strict=True)) | {self._code: low} if len(self.ranges.low) else None
             self.ranges.fill(dict(zip(known, self.ranges.high, strict=True)) | {self._code: high}, lows)
 
     def set_own_range(self, low: Tensor, high: Tensor) -> None:
