@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
@@ -55,7 +54,7 @@ class Guide:
         seed: int,
         goal: Goal,
         reference_point: tuple[float, ...],
-        allowance: Allowance = lambda: math.inf,
+        allowance: Allowance,
     ) -> None:
         self._problem = problem
         self._allowance = allowance

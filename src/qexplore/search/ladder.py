@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -33,10 +32,7 @@ class Ladder:
     """
 
     def __init__(
-        self,
-        problem: LayerwiseQuantizationProblem,
-        first: Candidates,
-        allowance: Callable[[], float] = lambda: math.inf,
+        self, problem: LayerwiseQuantizationProblem, first: Candidates, allowance: Callable[[], float]
     ) -> None:
         self._problem = problem
         self._allowance = allowance
