@@ -15,7 +15,7 @@ from qexplore._arguments import checked_int, checked_name
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
 from qexplore._trees import tensors_of
-from qexplore.errors import ExportError, QExploreError, TraceError
+from qexplore.errors import ExportError, QExploreError, TraceError, first_line
 
 Optimization = Literal["all", "extended", "basic", "off"]
 """How far onnxruntime may rewrite a graph before it runs."""
@@ -138,7 +138,7 @@ def _take_apart(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 
 def _untraceable(network: nn.Module, error: Exception) -> str:
     name = type(network).__name__
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+    text = first_line(error)
     if text.startswith("Constraints violated"):
         return (
             f"{name} must take every batch size to be exported, but its forward settles on that of the example: let it "
@@ -196,7 +196,7 @@ def _drop_origins(model: Any) -> None:
 def _last_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return first_line(error)
 
 
 class OnnxModel(nn.Module):

@@ -65,7 +65,7 @@ class TestEveryMethod:
     def test_saved_file_is_read_by_its_own_stack_alone_and_loads_bit_for_bit(self, stack, method, tmp_path):
         _, _, result = done(stack, method)
         result.save(tmp_path / "network")
-        assert [row.name for row in STACKS.values() if row.home().reads(tmp_path / "network")] == [stack]
+        assert [row.name for row in STACKS.values() if row.home.reads(tmp_path / "network")] == [stack]
         assert row_of_file(tmp_path / "network") is STACKS[stack]
         network = trained("small_cnn") if STACKS[stack].needs_network else None
         loaded = qx.load_quantized(tmp_path / "network", network)
@@ -137,7 +137,7 @@ class TestFiles:
         with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
             archive.writestr("text", "text")
         for path in tmp_path.iterdir():
-            assert not STACKS[stack].home().reads(path)
+            assert not STACKS[stack].home.reads(path)
             with pytest.raises(WorkflowError, match=r"not written by result\.save"):
                 qx.load_quantized(path, trained("small_cnn"))
 
@@ -178,7 +178,7 @@ class TestMadeUpStack:
             reads=lambda path: path.read_bytes() == b"noop",
             load=lambda path, network: network,
         )
-        monkeypatch.setitem(STACKS, "noop", StackRow("noop", lambda: home, methods=("static",), needs_network=True))
+        monkeypatch.setitem(STACKS, "noop", StackRow("noop", home, methods=("static",), needs_network=True))
 
     def test_is_called_saved_and_loaded(self, noop, tmp_path):
         network = trained("small_cnn")

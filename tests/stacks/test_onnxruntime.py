@@ -183,7 +183,7 @@ def test_network_of_two_inputs_is_calibrated_by_name():
 def test_what_cannot_be_had_is_refused_with_what_can(settings, message):
     with pytest.raises(WorkflowError, match=message):
         asked = Settings(**{"method": "static", "stack": "onnxruntime", **settings})
-        row_for(asked).home().quantize(trained("shared_relu"), asked, data())
+        row_for(asked).home.quantize(trained("shared_relu"), asked, data())
 
 
 def test_network_with_nothing_to_quantize_is_refused():

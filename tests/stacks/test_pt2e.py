@@ -216,7 +216,7 @@ def test_training_keeps_eps_momentum_and_dropout_and_folding_keeps_the_outputs()
 def test_what_cannot_be_had_is_refused_with_what_can(settings, message):
     with pytest.raises(WorkflowError, match=message):
         asked = Settings(**{"method": "static", "stack": "pt2e", **settings})
-        row_for(asked).home().quantize(trained("small_cnn"), asked, data())
+        row_for(asked).home.quantize(trained("small_cnn"), asked, data())
 
 
 def test_predicate_that_selects_nothing_is_refused():

@@ -80,8 +80,7 @@ class Connections:
 
     def module(self, node: Any) -> nn.Module | None:
         """The module that ``node`` calls; None for other nodes."""
-        is_call = isinstance(node, fx.Node) and node.op == "call_module"
-        return self.network.get_submodule(str(node.target)) if is_call else None
+        return module_of(self.network, node)
 
     def readers(self, node: fx.Node) -> list[fx.Node]:
         """The nodes that read values of what ``node`` gives, not its shape alone."""
@@ -142,6 +141,12 @@ class _DimsInterpreter(fx.Interpreter):
         output = super().run_node(n)
         n.meta["dims"] = output.dim() if isinstance(output, Tensor) else None
         return output
+
+
+def module_of(network: nn.Module, node: Any) -> nn.Module | None:
+    """The module of ``network`` that ``node`` of its graph calls; None for other nodes."""
+    is_call = isinstance(node, fx.Node) and node.op == "call_module"
+    return network.get_submodule(str(node.target)) if is_call else None
 
 
 def check_example(network: nn.Module, example: Any) -> None:

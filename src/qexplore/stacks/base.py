@@ -135,6 +135,15 @@ class Data:
     unpack: Unpack | None = None
     progress: bool | None = None
 
+    def show(self, prepared: nn.Module, method: Method, freeze: Callable[[nn.Module], None]) -> None:
+        """Calibrate or train a prepared network, as ``method`` says; ``freeze`` is for training."""
+        if method == "static":
+            assert self.calibrate is not None
+            self.calibrate(prepared)
+        elif method == "qat":
+            assert self.train is not None
+            self.train(prepared, lambda: freeze(prepared))
+
 
 class StackFile(Protocol):
     """What each stack's own file offers."""

@@ -11,14 +11,23 @@ import torch
 from torch import nn
 
 from qexplore._quiet import quiet
-from qexplore.errors import QExploreError, WorkflowError
+from qexplore.errors import QExploreError, WorkflowError, first_line
 from qexplore.model import first_samples
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.eager_building import Layout, build, structure_of
 from qexplore.stacks.eager_dynamic import convert_dynamic, dynamic_notes
 from qexplore.stacks.eager_strategy import dynamic_strategy, notes_of, strategy_of
+from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.packed_linear import pack_converted
-from qexplore.stacks.saving import load_state, read_state, rebuilding, stack_of_state, write_model, zero_arguments
+from qexplore.stacks.saving import (
+    load_state,
+    other_structure,
+    read_state,
+    rebuilding,
+    stack_of_state,
+    write_model,
+    zero_arguments,
+)
 from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import require, using_engine
 
@@ -41,21 +50,36 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     with using_engine(settings.engine) as engine, quiet():
         settings = dataclasses.replace(settings, engine=engine)
         data = dataclasses.replace(data, example=first_samples(data.example, _SAMPLES))
-        if settings.method == "dynamic":
-            return _dynamic(network, settings, data)
-        built = build(network, settings, data.example)
-        prepared = built.graph.network
-        _observe(prepared, settings, data)
-        model = _converted(prepared, settings)
-        _require_running(model, data.example)
-        rows = strategy_of(network, built, model, settings, data.example)
+        make = _swapped if settings.method == "dynamic" else _through_graph
+        model, structure, rows, notes = make(network, settings, data)
     return Converted(
         model,
         rows,
-        save=lambda path: write_model(path, model, settings, structure=built.layout.to_text()),
-        notes=notes_of(built, rows, settings),
+        save=lambda path: write_model(path, model, settings, structure=structure),
+        notes=notes,
         script=lambda: _scripted(model, data.example),
     )
+
+
+_Made = tuple[nn.Module, str, tuple[LayerStrategy, ...], tuple[str, ...]]
+"""The converted network, what its file says of its structure, its layers and notes."""
+
+
+def _through_graph(network: nn.Module, settings: Settings, data: Data) -> _Made:
+    built = build(network, settings, data.example)
+    prepared = built.graph.network
+    data.show(prepared.eval(), settings.method, _freeze)
+    model = _converted(prepared, settings)
+    _require_running(model, data.example)
+    rows = strategy_of(network, built, model, settings, data.example)
+    return model, built.layout.to_text(), rows, notes_of(built, rows, settings)
+
+
+def _swapped(network: nn.Module, settings: Settings, data: Data) -> _Made:
+    model = convert_dynamic(network, settings)
+    _require_running(model, data.example)
+    rows = dynamic_strategy(network, model, settings, data.example)
+    return model, structure_of(model), rows, dynamic_notes(network)
 
 
 def reads(path: Path) -> bool:
@@ -76,37 +100,12 @@ def load(path: Path, network: nn.Module) -> nn.Module:
         if settings.method == "dynamic":
             model = convert_dynamic(network, settings)
             if structure_of(model) != saved.structure:
-                raise WorkflowError(
-                    "the file must be loaded with the network that was quantized, but "
-                    f"{type(network).__name__} has another structure"
-                )
+                raise other_structure("the file", network)
         else:
             layout = Layout.from_text(saved.structure)
             model = _converted(build(network, settings, zero_arguments(layout.example), layout).graph.network, settings)
         load_state(model, saved)
     return model
-
-
-def _dynamic(network: nn.Module, settings: Settings, data: Data) -> Converted:
-    model = convert_dynamic(network, settings)
-    _require_running(model, data.example)
-    return Converted(
-        model,
-        dynamic_strategy(network, model, settings, data.example),
-        save=lambda path: write_model(path, model, settings, structure=structure_of(model)),
-        notes=dynamic_notes(network),
-        script=lambda: _scripted(model, data.example),
-    )
-
-
-def _observe(prepared: nn.Module, settings: Settings, data: Data) -> None:
-    """Show the prepared network what its ranges are to be, or train it."""
-    if settings.method == "qat":
-        assert data.train is not None
-        data.train(prepared, lambda: _freeze(prepared))
-    else:
-        assert data.calibrate is not None
-        data.calibrate(prepared.eval())
 
 
 def _freeze(prepared: nn.Module) -> None:
@@ -137,10 +136,9 @@ def _require_running(model: nn.Module, example: tuple[Any, ...]) -> None:
         with torch.no_grad():
             model(*copy.deepcopy(example))
     except Exception as error:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise WorkflowError(
-            f"the converted network does not run ({reason}): leave out the part in question with modules=, or use "
-            'stack="fx"'
+            f"the converted network does not run ({first_line(error)}): leave out the part in question with modules=, "
+            'or use stack="fx"'
         ) from error
 
 

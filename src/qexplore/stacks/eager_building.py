@@ -17,7 +17,7 @@ from qexplore.stacks.base import Settings
 from qexplore.stacks.eager_graph import EagerGraph, fuse_layers, graph_of
 from qexplore.stacks.eager_nodes import Domains, add_stubs, choose_layers, find_domains
 from qexplore.stacks.float_functional import Swapped, swap_functions
-from qexplore.stacks.saving import describe_arguments
+from qexplore.stacks.saving import describe_arguments, other_structure
 from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require
 
 
@@ -47,15 +47,9 @@ class Layout:
     def from_text(cls, text: str) -> Layout:
         """What `to_text` gave."""
         fields = json.loads(text)
-        integers, quantized, contiguous = (
-            tuple(fields["domains"][name]) for name in ("integers", "quantized", "contiguous")
-        )
-        return cls(
-            fields["layers"],
-            Domains(integers, quantized, contiguous, {}),
-            tuple(fields["example"]),
-            fields["structure"],
-        )
+        domains = {name: tuple(nodes) for name, nodes in fields["domains"].items()}
+        read = {"domains": Domains(**domains, reasons={}), "example": tuple(fields["example"])}
+        return cls(**(fields | read))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +98,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     layers, refused = choose_layers(graph.network, allowed, settings.engine)
     structure = structure_of(graph.network)
     if layout is not None and layout.structure != structure:
-        raise WorkflowError(
-            "the file must be loaded with the network that was quantized, but "
-            f"{type(network).__name__} has another structure"
-        )
+        raise other_structure("the file", network)
     if not layers:
         raise _nothing_to_quantize(network, settings, refused)
     graph.network.train(is_qat)

@@ -12,9 +12,7 @@ from qexplore.model import foreign_hooks
 from qexplore.predicates import everything, select_modules
 from qexplore.stacks.base import Settings
 from qexplore.stacks.packed_linear import pack_converted
-from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require
-
-RECURRENT = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+from qexplore.stacks.torch_ao import RECURRENT, linear_qconfig_of, qconfig_of, require
 
 
 def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:

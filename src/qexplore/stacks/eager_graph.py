@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from qexplore.model import CONVOLUTIONS, TRANSPOSED
-from qexplore.preparation import as_graph_module, give_own_modules, take_out_writes, trace_network
+from qexplore.preparation import as_graph_module, give_own_modules, module_of, take_out_writes, trace_network
 from qexplore.stacks.torch_ao import require
 
 _RELU = (nn.ReLU, ())
@@ -84,12 +84,6 @@ def graph_of(network: nn.Module, example: tuple[Any, ...]) -> EagerGraph:
 def step_of(node: fx.Node) -> str:
     """What a step of the network is called in reports: the module's name, or the node's."""
     return str(node.target if node.op == "call_module" else node.name)
-
-
-def module_of(network: nn.Module, node: Any) -> nn.Module | None:
-    """The module that ``node`` calls; None for other nodes."""
-    is_call = isinstance(node, fx.Node) and node.op == "call_module"
-    return network.get_submodule(str(node.target)) if is_call else None
 
 
 def add_module(network: nn.Module, name: str, module: nn.Module) -> str:

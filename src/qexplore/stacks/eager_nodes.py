@@ -15,10 +15,10 @@ from torch.utils import _pytree as pytree
 
 from qexplore._quiet import quiet
 from qexplore._random import isolated
-from qexplore.model import Placement, foreign_hooks, in_eval_mode
-from qexplore.preparation import only_describes
+from qexplore.model import Placement, floating_tensors, foreign_hooks, in_eval_mode
+from qexplore.preparation import module_of, only_describes
 from qexplore.stacks import reasons
-from qexplore.stacks.eager_graph import LAYERS, add_module, module_of
+from qexplore.stacks.eager_graph import LAYERS, add_module
 from qexplore.stacks.float_functional import functional_call
 from qexplore.stacks.strategy import values_of
 from qexplore.stacks.torch_ao import require, wrong_kernel
@@ -185,7 +185,7 @@ def _values(network: fx.GraphModule, example: tuple[Any, ...]) -> dict[fx.Node, 
 
 
 def _is_floating(value: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(value))
+    return bool(floating_tensors(value))
 
 
 def _has_kernel(network: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], order: torch.memory_format) -> bool:

@@ -15,7 +15,6 @@ from qexplore.stacks import reasons
 from qexplore.stacks.absent import ONLY_IN_TRAINING, absorbed
 from qexplore.stacks.base import Settings
 from qexplore.stacks.eager_building import Built
-from qexplore.stacks.eager_dynamic import RECURRENT
 from qexplore.stacks.eager_graph import LAYERS, step_of
 from qexplore.stacks.float_functional import Swapped
 from qexplore.stacks.layer import LayerStrategy
@@ -28,6 +27,7 @@ from qexplore.stacks.strategy import (
     reason_for_integers,
     values_of,
 )
+from qexplore.stacks.torch_ao import RECURRENT
 
 _LISTED = 5
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx, nn
@@ -69,13 +69,13 @@ def is_layer(module: nn.Module) -> bool:
     return isinstance(module, nn.MultiheadAttention) or next(module.children(), None) is None
 
 
-def float_modules(network: nn.Module, settings: Settings, original: Callable[[str], str]) -> frozenset[str]:
+def float_modules(network: nn.Module, settings: Settings, originals: Mapping[str, str]) -> frozenset[str]:
     """Names in ``network`` of the modules that its predicate leaves float; empty without a predicate.
 
     Args:
         network: what is exported.
         settings: of the workflow.
-        original: from a name in ``network`` to the name of the user's module.
+        originals: names of the user's modules, by those in ``network`` that differ.
 
     Raises:
         SelectionError: the predicate selects nothing.
@@ -85,5 +85,7 @@ def float_modules(network: nn.Module, settings: Settings, original: Callable[[st
     select_modules(network, settings.modules)
     predicate = as_predicate(settings.modules)
     return frozenset(
-        name for name, module in network.named_modules() if is_layer(module) and not predicate(original(name), module)
+        name
+        for name, module in network.named_modules()
+        if is_layer(module) and not predicate(originals.get(name, name), module)
     )

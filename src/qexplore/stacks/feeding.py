@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from qexplore.model import calls_heard_by, in_eval_mode
+from qexplore.model import calls_heard_by, floating_tensors, in_eval_mode
 
 INPUT = "input"
 
@@ -52,7 +51,7 @@ class _Watcher:
         leaves = {module: name for name, module in network.named_modules() if next(module.children(), None) is None}
         self.names = leaves | {module: name for name, module in chosen.items()}
         self._chosen = set(chosen)
-        self._origin = {_memory(one): INPUT for one in _floating(example)}
+        self._origin = {_memory(one): INPUT for one in floating_tensors(example)}
         self._alive: list[Any] = [example]  # memory that is given back would be told for another tensor's
         self._calls: dict[str, str] = {}
         self._readers: dict[str, dict[str, None]] = {}
@@ -62,14 +61,14 @@ class _Watcher:
         name = self.names[module]
         self._calls.setdefault(name, type(module).__name__)
         if name in self._chosen:
-            for tensor in _floating((args, kwargs)):
+            for tensor in floating_tensors((args, kwargs)):
                 origin = self._origin.get(_memory(tensor))
                 if origin is None:
                     self._fed_by_function.add(name)
                 else:
                     self._readers.setdefault(origin, {})[name] = None
         self._alive.append(output)
-        self._origin.update({_memory(one): name for one in _floating(output)})
+        self._origin.update({_memory(one): name for one in floating_tensors(output)})
 
     def feeding(self) -> Feeding:
         readers = {origin: tuple(names) for origin, names in self._readers.items()}
@@ -86,11 +85,6 @@ class _Watcher:
             weighted=frozenset(weighted),
             reads_input=INPUT in readers,
         )
-
-
-def _floating(tree: Any) -> list[Tensor]:
-    leaves = pytree.tree_leaves(tree)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _memory(tensor: Tensor) -> int:

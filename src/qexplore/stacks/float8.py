@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,20 +140,14 @@ def _reason(name: str, weights: Stored | None, output: Stored | None, settings: 
 
 
 def _save(model: QuantizedModel, settings: Settings, feeding: Feeding, path: Path) -> None:
-    weights = {point.name: point for point in model.weight_points}
-    held = {id(point.parameter) for point in weights.values()}
-    state: dict[str, Tensor] = {}
-    for name, parameter in [*model.model.named_parameters(), *model.model.named_buffers()]:
-        if id(parameter) not in held:
-            state[f"float.{name.replace('parametrizations.', '').removesuffix('.original')}"] = parameter.detach()
+    state = {name: tensor.detach() for name, tensor in _floats(model)}
     for name, quantizer in model.fake_quantizers.items():
         assert quantizer.amax is not None
         state[f"amax.{name}"] = quantizer.amax
+    weights = {point.name: point for point in model.weight_points}
     for name, point in weights.items():
-        quantizer = model.fake_quantizers[name]
-        fmt = quantizer.num_bits
-        assert isinstance(fmt, FloatFormat) and quantizer.amax is not None
-        state[f"codes.{name}"] = encode_floats(point.layout.rows(point.parameter.detach()), fmt, quantizer.amax)
+        rows, amax = point.layout.rows(point.parameter.detach()), state[f"amax.{name}"]
+        state[f"codes.{name}"] = encode_floats(rows, _format_at(model, name), amax)
     structure = {
         "weights": [name.rpartition(".")[0] for name in weights],
         "producers": feeding.producers,
@@ -186,16 +181,25 @@ def load(path: Path, network: nn.Module) -> QuantizedModel:
 
 @torch.no_grad()
 def _fill(model: QuantizedModel, state: dict[str, Tensor]) -> None:
-    points = {point.name: point for point in model.weight_points}
-    held = {id(point.parameter) for point in points.values()}
-    for name, tensor in [*model.model.named_parameters(), *model.model.named_buffers()]:
-        if id(tensor) not in held:
-            tensor.copy_(state[f"float.{name.replace('parametrizations.', '').removesuffix('.original')}"])
+    for name, tensor in _floats(model):
+        tensor.copy_(state[name])
     for name, quantizer in model.fake_quantizers.items():
         quantizer.set_amax(state[f"amax.{name}"])
-    for name, point in points.items():
-        quantizer, parameter = model.fake_quantizers[name], point.parameter
-        fmt = choice_of(quantizer.code)
-        assert isinstance(fmt, FloatFormat) and quantizer.amax is not None
-        rows = decode_floats(state[f"codes.{name}"], fmt, quantizer.amax)
+    for point in model.weight_points:
+        name, parameter = point.name, point.parameter
+        rows = decode_floats(state[f"codes.{name}"], _format_at(model, name), state[f"amax.{name}"])
         parameter.copy_(point.layout.restore(rows, parameter))
+
+
+def _floats(model: QuantizedModel) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of the network but the quantized weights, under their names in a file."""
+    held = {id(point.parameter) for point in model.weight_points}
+    for name, tensor in [*model.model.named_parameters(), *model.model.named_buffers()]:
+        if id(tensor) not in held:
+            yield f"float.{name.replace('parametrizations.', '').removesuffix('.original')}", tensor
+
+
+def _format_at(model: QuantizedModel, name: str) -> FloatFormat:
+    format = choice_of(model.fake_quantizers[name].code)
+    assert isinstance(format, FloatFormat)
+    return format

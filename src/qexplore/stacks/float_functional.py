@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from qexplore.stacks.eager_graph import add_module, module_of
+from qexplore.preparation import module_of
+from qexplore.stacks.eager_graph import add_module
 from qexplore.stacks.torch_ao import require
 
 _METHODS = {

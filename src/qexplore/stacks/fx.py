@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from qexplore._quiet import quiet
-from qexplore.errors import QExploreError, TraceError, WorkflowError
+from qexplore.errors import QExploreError, TraceError, WorkflowError, first_line
 from qexplore.model import TRANSPOSED
 from qexplore.preparation import Connections, as_graph_module, reads_what_was_written, take_out_writes, trace_network
 from qexplore.stacks.base import Converted, Data, Settings
@@ -24,6 +24,7 @@ from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.saving import (
     describe_arguments,
     load_state,
+    other_structure,
     read_state,
     rebuilding,
     stack_of_state,
@@ -32,12 +33,7 @@ from qexplore.stacks.saving import (
 )
 from qexplore.stacks.strategy import EMBEDDINGS, values_of
 from qexplore.stacks.torch_ao import check as check
-from qexplore.stacks.torch_ao import (
-    linear_qconfig_of,
-    qconfig_of,
-    require,
-    using_engine,
-)
+from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require, using_engine
 
 _CLAMPS = (F.relu6, F.hardtanh, F.hardtanh_, torch.clamp, torch.clamp_, "clamp", "clamp_")
 
@@ -53,12 +49,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         settings = dataclasses.replace(settings, engine=engine)
         traced, connections = _traced(network, data.example)
         prepared = _prepared(traced, connections, settings, data.example)
-        if settings.method == "static":
-            assert data.calibrate is not None
-            data.calibrate(prepared)
-        if settings.method == "qat":
-            assert data.train is not None
-            data.train(prepared, lambda: _freeze(prepared))
+        data.show(prepared, settings.method, _freeze)
         model = _converted(prepared, settings)
         rows = strategy_of(network, connections, model, _values(model, data.example), settings)
     return Converted(
@@ -90,10 +81,7 @@ def load(path: Path, network: nn.Module) -> nn.Module:
         traced, connections = _traced(network, example)
         model = _converted(_prepared(traced, connections, built_with, example), built_with)
         if _structure(model, example) != saved.structure:
-            raise WorkflowError(
-                f"'{path}' must be loaded with the network that was quantized, but {type(network).__name__} has "
-                "another structure"
-            )
+            raise other_structure(f"'{path}'", network)
         load_state(model, saved)
     return model
 
@@ -178,8 +166,7 @@ def _freeze(prepared: nn.Module) -> None:
 def _hidden(connections: Connections) -> set[str]:
     """Names of modules inside those that are taken as a whole; training would put fake quantizers there for good."""
     called = {connections.module(node) for node in connections.graph.nodes} - {None}
-    inside = {f"{connections.name_of(one)}.{name}" for one in called if one for name, _ in one.named_modules() if name}
-    return inside
+    return {f"{connections.name_of(one)}.{name}" for one in called if one for name, _ in one.named_modules() if name}
 
 
 def _qconfig_mapping(network: nn.Module, settings: Settings, hidden: set[str]) -> Any:
@@ -240,8 +227,8 @@ def _values(model: fx.GraphModule, example: tuple[Any, ...]) -> dict[fx.Node, An
         return values_of(model, example)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise WorkflowError(
-            f"the converted network does not run ({str(error).strip().splitlines()[0]}): leave out the part in "
-            'question with modules=, or use stack="pt2e"'
+            f"the converted network does not run ({first_line(error)}): leave out the part in question with modules=, "
+            'or use stack="pt2e"'
         ) from error
 
 
@@ -261,5 +248,6 @@ def _scripted(model: fx.GraphModule) -> Any:
         try:
             return torch.jit.script(scriptable)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise WorkflowError(f"the quantized network cannot be scripted ({reason}): save it instead") from error
+            raise WorkflowError(
+                f"the quantized network cannot be scripted ({first_line(error)}): save it instead"
+            ) from error

@@ -15,7 +15,7 @@ from qexplore._onnx import LOWEST_OPSET, OnnxModel, as_onnx, save_onnx
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
 from qexplore._trees import tensors_of
-from qexplore.errors import ExportError, WorkflowError
+from qexplore.errors import ExportError, WorkflowError, first_line
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
 from qexplore.stacks.onnxruntime_strategy import Layer, owners_of, read_strategy
@@ -40,7 +40,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed.
     """
     calibration = _calibration(settings)
-    kept_float = float_modules(network, settings, lambda name: name)
+    kept_float = float_modules(network, settings, {})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         program = as_onnx(copy.deepcopy(network), data.example, opset=LOWEST_OPSET)
@@ -165,10 +165,9 @@ def _write(
             )
     except Exception as error:
         # Its exceptions have no common base.
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WorkflowError(
-            f"onnxruntime cannot quantize the network: {reason}. Leave the part in question out with modules=, or use "
-            'stack="fx" or "pt2e"'
+            f"onnxruntime cannot quantize the network: {first_line(error)}. Leave the part in question out with "
+            'modules=, or use stack="fx" or "pt2e"'
         ) from error
 
 

@@ -12,7 +12,7 @@ from qexplore._optional import import_optional
 from qexplore.stacks import reasons
 from qexplore.stacks.absent import Call, with_absent
 from qexplore.stacks.base import Settings
-from qexplore.stacks.exported_modules import Found, innermost, is_layer, layer_of
+from qexplore.stacks.exported_modules import Found, innermost, layer_of
 from qexplore.stacks.layer import LayerStrategy, Stored
 
 _MOVES_ONLY = frozenset(
@@ -74,7 +74,7 @@ def _layer_with(parameter: str, modules: Mapping[str, nn.Module]) -> tuple[str, 
     parent = name.rpartition(".")[0]
     if isinstance(modules.get(parent), nn.MultiheadAttention):
         name = parent
-    return layer_of(name, modules) if name in modules and is_layer(modules[name]) else None
+    return layer_of(name, modules)
 
 
 def read_strategy(

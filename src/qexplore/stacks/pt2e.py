@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import functools
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -56,8 +53,8 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
 
 
 def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
-    own, changed, notes = _own_modules(network, data)
-    kept_float = float_modules(own, settings, _original_names(changed))
+    own, originals, notes = _own_modules(network, data)
+    kept_float = float_modules(own, settings, originals)
     names = graphs.argument_names(network)
     with silenced():
         exported = graphs.export(own, data.example)
@@ -75,7 +72,7 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     return Converted(
         model=graphs.ExportedNetwork(converted, names),
         strategy=strategy,
-        save=functools.partial(_save, converted, data.example),
+        save=lambda path: graphs.save(converted, data.example, path),
         notes=notes,
     )
 
@@ -103,26 +100,21 @@ def load(path: Path, network: nn.Module | None) -> nn.Module:
         return graphs.ExportedNetwork(graphs.load(path), names)
 
 
-def _own_modules(network: nn.Module, data: Data) -> tuple[nn.Module, dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """A copy in which every call has its own module, which torchao's patterns ask for; what changed; and a note."""
+def _own_modules(network: nn.Module, data: Data) -> tuple[nn.Module, dict[str, str], tuple[str, ...]]:
+    """A copy in which every call has its own module, as torchao's patterns ask; whose copy each new one is; a note."""
     try:
         report = give_own_modules(network, data.example)
     except TraceError:
         # torch.export takes more networks apart than torch.fx does.
         return copy.deepcopy(network), {}, ()
-    changed = dict(report.changed)
-    if not changed:
-        return report.network, changed, ()
+    if not report.changed:
+        return report.network, {}, ()
     if isinstance(report.network, fx.GraphModule):
         for node in report.network.graph.nodes:
             node.meta.pop("nn_module_stack", None)  # torch.export would believe the former names in it
-    listed = ", ".join(changed)
-    return report.network, changed, (f"every call of {listed} has a module of its own, or torchao would stop",)
-
-
-def _original_names(changed: dict[str, tuple[str, ...]]) -> Callable[[str], str]:
-    names = {other: name for name, others in changed.items() for other in others}
-    return lambda name: names.get(name, name)
+    originals = {other: name for name, others in report.changed.items() for other in others}
+    note = f"every call of {', '.join(report.changed)} has a module of its own, or torchao would stop"
+    return report.network, originals, (note,)
 
 
 def _prepared(exported: fx.GraphModule, own: nn.Module, settings: Settings, quantizer: Quantizer) -> fx.GraphModule:
@@ -171,11 +163,6 @@ def _converted(prepared: fx.GraphModule) -> fx.GraphModule:
         converted: fx.GraphModule = torchao(".quantize_pt2e").convert_pt2e(prepared)
         graphs.drop_unused(converted)
     return converted
-
-
-def _save(converted: fx.GraphModule, example: tuple[Any, ...], path: Path) -> None:
-    with silenced():
-        graphs.save(converted, example, path)
 
 
 def _nothing_quantized(network: nn.Module, settings: Settings) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from qexplore.errors import QExploreError, TraceError, WorkflowError
+from qexplore._quiet import silenced
+from qexplore.errors import QExploreError, TraceError, WorkflowError, first_line
 
 _ATEN = torch.ops.aten
 _SWITCHES = ("training", "train")
@@ -99,10 +100,9 @@ def _program(network: nn.Module, example: tuple[Any, ...]) -> Any:
         raise
     except Exception as error:
         # torch.export stops in many ways, which have no common base.
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise TraceError(
             f"torch.export must be able to take {type(network).__name__} apart for every batch size, but stops: "
-            f"{reason} Take sizes from the input (x.shape[0]) and decisions out of forward, or use "
+            f"{first_line(error)} Take sizes from the input (x.shape[0]) and decisions out of forward, or use "
             'stack="eager" or "fx"'
         ) from error
 
@@ -215,12 +215,13 @@ def drop_unused(exported: fx.GraphModule) -> None:
 
 def save(exported: fx.GraphModule, example: tuple[Any, ...], path: Path) -> None:
     """Write a graph as a compressed archive that ``torch.export.load`` reads."""
-    program = _program(exported, example)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # lines and folders of this machine
-    program.example_inputs = None
     plain = io.BytesIO()
-    torch.export.save(program, plain)
+    with silenced():
+        program = _program(exported, example)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # lines and folders of this machine
+        program.example_inputs = None
+        torch.export.save(program, plain)
     with zipfile.ZipFile(plain) as read, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as write:
         for entry in read.infolist():
             write.writestr(entry.filename, read.read(entry))
@@ -238,7 +239,6 @@ def load(path: Path) -> fx.GraphModule:
         return torch.export.load(path).module(check_guards=False)
     except Exception as error:
         # What a torn or foreign archive raises depends on where reading stops.
-        reason = str(error).strip().partition("\n")[0]
         raise WorkflowError(
-            f"{str(path)!r} must be a file written by a result's save(), but holds none: {reason}"
+            f"{str(path)!r} must be a file written by a result's save(), but holds none: {first_line(error)}"
         ) from error

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
+from torch import fx, nn
 
+from qexplore.model import floating_tensors
 from qexplore.stacks import reasons
 from qexplore.stacks.absent import Call, with_absent
 from qexplore.stacks.base import Settings
@@ -75,8 +75,7 @@ def _computes(node: fx.Node) -> bool:
     is_pooling = _quantizer_behind(node) is not None  # a flatten between integers is one of torchao's layers
     if (target.is_view and not is_pooling) or _operator(node) in _NO_LAYERS:
         return False
-    given = pytree.tree_leaves(node.meta.get("val"))
-    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in given)
+    return bool(floating_tensors(node.meta.get("val")))
 
 
 def _operator(node: fx.Node) -> str:

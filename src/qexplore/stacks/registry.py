@@ -1,18 +1,18 @@
-"""Every stack in one row: what it can, and the file that does it, imported on use.
+"""Every stack in one row: what it can, and the file that does it.
 
 A new stack is a file that offers what `StackFile` says, and a row here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from qexplore._arguments import checked_name
 from qexplore.errors import WorkflowError
-from qexplore.stacks import float8
+from qexplore.stacks import eager, float8, fx, onnxruntime, pt2e
 from qexplore.stacks.base import Method, Settings, StackFile
 
 
@@ -22,7 +22,7 @@ class StackRow:
 
     Attributes:
         name: how it is asked for.
-        home: gives its file, which is imported then.
+        home: its file.
         methods: which of ``"dynamic"``, ``"static"``, ``"qat"`` it has.
         uses_engine: whether its networks run on the engine that torch is set to.
         packs_weights: whether Linear layers may have weights of less than 8 bits.
@@ -33,7 +33,7 @@ class StackRow:
     """
 
     name: str
-    home: Callable[[], StackFile]
+    home: StackFile
     methods: tuple[Method, ...] = get_args(Method)
     uses_engine: bool = False
     packs_weights: bool = False
@@ -43,40 +43,14 @@ class StackRow:
     is_emulated: bool = False
 
 
-def _eager() -> StackFile:
-    from qexplore.stacks import eager
-
-    return eager
-
-
-def _fx() -> StackFile:
-    from qexplore.stacks import fx
-
-    return fx
-
-
-def _pt2e() -> StackFile:
-    from qexplore.stacks import pt2e
-
-    return pt2e
-
-
-def _onnxruntime() -> StackFile:
-    from qexplore.stacks import onnxruntime
-
-    return onnxruntime
-
-
 STACKS = {
     row.name: row
     for row in (
-        StackRow("eager", _eager, uses_engine=True, packs_weights=True, needs_network=True),
-        StackRow("fx", _fx, uses_engine=True, packs_weights=True, needs_network=True),
-        StackRow("pt2e", _pt2e, extra="pt2e"),
-        StackRow("onnxruntime", _onnxruntime, ("dynamic", "static"), extra="onnx"),
-        StackRow(
-            "float8", lambda: float8, ("static",), needs_network=True, formats=(*float8.FORMATS,), is_emulated=True
-        ),
+        StackRow("eager", eager, uses_engine=True, packs_weights=True, needs_network=True),
+        StackRow("fx", fx, uses_engine=True, packs_weights=True, needs_network=True),
+        StackRow("pt2e", pt2e, extra="pt2e"),
+        StackRow("onnxruntime", onnxruntime, ("dynamic", "static"), extra="onnx"),
+        StackRow("float8", float8, ("static",), needs_network=True, formats=(*float8.FORMATS,), is_emulated=True),
     )
 }
 
@@ -101,7 +75,7 @@ def row_for(settings: Settings) -> StackRow:
             f'stack="{row.name}" has no packed weights, so linear_num_bits must be 8, got {settings.linear_num_bits}: '
             f"use stack={others}"
         )
-    row.home().check(settings)
+    row.home.check(settings)
     return row
 
 
@@ -113,7 +87,7 @@ def row_of_file(path: Path) -> StackRow:
     """
     if not path.is_file():
         raise WorkflowError(f"there is no file '{path}'")
-    found = next((row for row in STACKS.values() if row.home().reads(path)), None)
+    found = next((row for row in STACKS.values() if row.home.reads(path)), None)
     if found is None:
         raise WorkflowError(f"'{path}' is no file of a quantized network: it was not written by result.save(path)")
     return found

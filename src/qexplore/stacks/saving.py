@@ -17,7 +17,7 @@ from qexplore._quiet import quiet
 from qexplore.errors import TraceError, WorkflowError
 from qexplore.predicates import Predicate
 from qexplore.stacks.base import Settings
-from qexplore.stacks.torch_ao import has, require
+from qexplore.stacks.torch_ao import dynamic_recurrent
 
 _FORMAT = "qexplore quantized network"
 _VERSION = 1
@@ -55,9 +55,9 @@ class SavedNetwork:
     state: dict[str, Any]
 
 
-def write_model(path: Path, model: nn.Module, settings: Settings, *, structure: str = "") -> None:
+def write_model(path: Path, model: nn.Module, settings: Settings, *, structure: str) -> None:
     """Write ``model``, which torch.ao has converted with ``settings``; see `write_state`."""
-    recurrent = {name: _recurrent_state(module) for name, module in _recurrent_modules(model)}
+    recurrent = {name: {**module.get_weight(), **module.get_bias()} for name, module in _recurrent_modules(model)}
     write_state(path, settings, structure, _without_recurrent(model), _attributes(model), recurrent)
 
 
@@ -161,6 +161,13 @@ def rebuilding(network: nn.Module) -> Iterator[None]:
         ) from error
 
 
+def other_structure(file: str, network: nn.Module) -> WorkflowError:
+    """What to raise where ``file``, as the message calls it, was saved of another network than ``network``."""
+    return WorkflowError(
+        f"{file} must be loaded with the network that was quantized, but {type(network).__name__} has another structure"
+    )
+
+
 def load_state(model: nn.Module, saved: SavedNetwork) -> None:
     """Give the state in ``saved`` to ``model``, which was built with its settings from the same float network.
 
@@ -169,11 +176,10 @@ def load_state(model: nn.Module, saved: SavedNetwork) -> None:
     """
     for name, module in _recurrent_modules(model):
         given = saved.state["recurrent"][name]
-        is_cell = isinstance(module, _cells())
+        is_cell = type(module).__name__.endswith("Cell")
         module.set_weight_bias({"weight": given, "bias": given} if is_cell else given)
     state = model.state_dict()  # with the packed parameters of recurrent layers, which have just been set
-    missing = [name for name, value in state.items() if not isinstance(value, torch.ScriptObject)]
-    for name in missing:
+    for name in _without_recurrent(model):
         del state[name]
     state.update(saved.state["state"])
     model.load_state_dict(state)
@@ -183,18 +189,8 @@ def load_state(model: nn.Module, saved: SavedNetwork) -> None:
 
 
 def _recurrent_modules(model: nn.Module) -> list[tuple[str, Any]]:
-    if not has("nnqd"):
-        return []
-    kinds = (require("nnqd").LSTM, require("nnqd").GRU, *_cells())
+    kinds = dynamic_recurrent()
     return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
-
-
-def _cells() -> tuple[type[nn.Module], ...]:
-    return tuple(getattr(require("nnqd"), f"{kind}Cell") for kind in ("LSTM", "GRU", "RNN"))
-
-
-def _recurrent_state(module: Any) -> dict[str, Any]:
-    return {**module.get_weight(), **module.get_bias()}
 
 
 def _without_recurrent(model: nn.Module) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from qexplore.stacks import reasons
 from qexplore.stacks.base import Settings
 from qexplore.stacks.layer import Granularity, LayerStrategy, Stored
 from qexplore.stacks.packed_linear import PackedLinear
-from qexplore.stacks.torch_ao import activation_range, has, require, wrong_kernel
+from qexplore.stacks.torch_ao import RECURRENT, activation_range, dynamic_recurrent, wrong_kernel
 
 _PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric)
 _FIXED_RANGE = (nn.Softmax, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid)
-_DYNAMIC = (nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 _CHANGES_SHAPE = {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "unsqueeze", "squeeze", "expand"}
@@ -108,7 +107,7 @@ def reason_for_float(name: str, module: nn.Module | None, settings: Settings) ->
         return reasons.NOT_SELECTED.format(modules=settings.modules)
     if module is not None and next(module.children(), None) is not None:
         return reasons.TAKEN_AS_A_WHOLE
-    if settings.method == "dynamic" and not isinstance(module, _DYNAMIC):
+    if settings.method == "dynamic" and not isinstance(module, (nn.Linear, *RECURRENT)):
         return reasons.DYNAMIC
     own = reason_for_kind(module, settings)
     if own:
@@ -127,22 +126,17 @@ def reason_for_kind(module: nn.Module | None, settings: Settings) -> str:
     """Why ``module`` stays float in static quantization and training whatever it reads; empty where it need not."""
     if settings.method == "dynamic":
         return ""
-    if isinstance(module, _DYNAMIC[1:]):
+    if isinstance(module, RECURRENT):
         return reasons.RECURRENT
     return reasons.EMBEDDING if isinstance(module, EMBEDDINGS) else wrong_kernel(module, settings.engine)
 
 
 def _quantized_weights(module: Any) -> list[Tensor]:
-    if has("nnqd") and isinstance(module, _recurrent_kinds()):
-        return list(module.get_weight().values())  # type: ignore[attr-defined]
+    if isinstance(module, dynamic_recurrent()):
+        return list(module.get_weight().values())  # type: ignore[operator]
     weight = getattr(module, "weight", None)
     tensor = weight() if callable(weight) else weight
     return [tensor] if isinstance(tensor, Tensor) and tensor.is_quantized else []
-
-
-def _recurrent_kinds() -> tuple[type, ...]:
-    dynamic = require("nnqd")
-    return (dynamic.LSTM, dynamic.GRU, dynamic.LSTMCell, dynamic.GRUCell, dynamic.RNNCell)
 
 
 def _width(weight: Tensor) -> int:

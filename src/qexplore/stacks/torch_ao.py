@@ -42,6 +42,9 @@ _MODULES = {
 }
 """Short names, as torch's own code has them, of whole modules."""
 
+RECURRENT = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+"""Layers that torch.ao quantizes dynamically, and no other way."""
+
 _CHOICES = (
     ", ".join(f'"{name}"' for name in OBSERVERS)
     + ", an observer class of torch.ao (ObserverBase), or a factory of one such as Observer.with_args(...)"
@@ -75,6 +78,11 @@ def has(feature: str) -> bool:
     except WorkflowError:
         return False
     return True
+
+
+def dynamic_recurrent() -> tuple[type[nn.Module], ...]:
+    """The integer forms of `RECURRENT`; none where the installed torch has none."""
+    return tuple(getattr(require("nnqd"), kind.__name__) for kind in RECURRENT) if has("nnqd") else ()
 
 
 def check_engine(engine: str | None) -> Engine:

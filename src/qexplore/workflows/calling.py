@@ -233,4 +233,4 @@ def load_quantized(path: str | Path, network: nn.Module | None = None) -> nn.Mod
             "float network that they belong to, load_quantized(path, network)"
         )
     with isolated(torch.device("cpu")):
-        return row.home().load(path, None if network is None else float_copy(network))
+        return row.home.load(path, None if network is None else float_copy(network))

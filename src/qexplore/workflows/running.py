@@ -114,7 +114,7 @@ def run_workflow(
             unpack=reporting.unpack,
             progress=reporting.progress,
         )
-        converted = row.home().quantize(copied, chosen, data)
+        converted = row.home.quantize(copied, chosen, data)
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
             report = _report(copied, converted, chosen, reporting, data.example, accuracy_before)
     notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
