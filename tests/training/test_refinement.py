@@ -144,6 +144,28 @@ def test_interrupt_keeps_the_points_refined_so_far():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_scores_of_further_metrics_stay_with_the_weights_that_they_were_measured_at():
+    model = wrapped()
+    loss = qx.FurtherMetric("loss", higher_is_better=False, min_accuracy=2.0, float_accuracy=0.1)
+    known = {"further_scores": [[0.9], [0.8], [0.7], [0.6]], "report_further_scores": [[0.5], [0.4], [np.nan], [0.2]]}
+    result = refined(model, front_of(model, further=(loss,), **known), count=1)
+    assert result.before.further == result.after.further == (loss,)
+    for name, scores in known.items():
+        np.testing.assert_array_equal(getattr(result.before, name), scores)
+        kept = dict(zip(map(tuple, WIDTHS), scores, strict=True)) | {tuple(WIDTHS[0]): [np.nan]}
+        assert result.after.num_bits[0].tolist() == WIDTHS[0]
+        np.testing.assert_array_equal(
+            getattr(result.after, name), [kept[tuple(row)] for row in result.after.num_bits.tolist()]
+        )
+    assert "loss" in str(result)
+
+
+def test_front_without_further_metrics_gets_none():
+    result = refinement()
+    assert result.before.further == result.after.further == ()
+    assert result.before.further_scores is result.after.further_scores is None
+
+
 def test_points_that_are_no_members_cannot_be_applied():
     with pytest.raises(FrontError, match="no point"):
         refinement().apply(wrapped(), [8, 8, 8, 8])

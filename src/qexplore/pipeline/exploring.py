@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from qexplore.errors import SelectionError, WorkflowError
+from qexplore.evaluation import DirectEvaluator
 from qexplore.exploration import Exploration, explore
 from qexplore.metrics import Metric
 from qexplore.model import QuantizedModel
@@ -66,4 +67,4 @@ def _wrapped(network: nn.Module) -> QuantizedModel:
 def _max_drop(metric: Metric, model: QuantizedModel, loader: Any) -> float:
     if metric.better == "higher":
         return _DROP
-    return _DROP * LayerwiseQuantizationProblem(model, loader, metric).float_accuracy
+    return _DROP * DirectEvaluator(model, loader, metric).float_evaluation.score

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from qexplore._random import isolated
 from qexplore.errors import QExploreError, WorkflowError
 from qexplore.metrics import top1_accuracy
-from qexplore.model import unpack_batch
+from qexplore.model import Loader, unpack_batch
 from qexplore.pipeline.dialogue import Prefixed
 from qexplore.pipeline.images import batches_of, read_images
 from qexplore.pipeline.networks import load_weights
@@ -48,13 +48,14 @@ def factory_subject(name: str, options: Options, dialogue: Prefixed) -> Subject:
         got = f"({', '.join(type(part).__name__ for part in parts)})" if len(parts) > 1 else type(made).__name__
         raise WorkflowError(f"'{name}' must return {_FORMS}, got {got}")
     network = parts[0].eval()
-    if options.weights is not None:
-        load_weights(network, options.weights)
-        dialogue.show(f"Weights: {options.weights}")
-    return _BUILDERS[len(parts)](name, network, parts, options, dialogue)
+    load_weights(network, options, dialogue)
+    if len(parts) == 2:
+        return _with_example(name, network, parts[1], dialogue)
+    train, held_out = parts[1:] or _image_loaders(name, options, dialogue)
+    return _with_loaders(name, network, train, held_out)
 
 
-def _alone(name: str, network: nn.Module, parts: Any, options: Options, dialogue: Prefixed) -> Subject:
+def _image_loaders(name: str, options: Options, dialogue: Prefixed) -> tuple[Loader, Loader]:
     if options.data is None:
         raise WorkflowError(
             f"'{name}' returns a network alone: name a folder of images with --data DIR, or let it return "
@@ -62,12 +63,10 @@ def _alone(name: str, network: nn.Module, parts: Any, options: Options, dialogue
         )
     images = read_images(options.data, options.seed)
     dialogue.show(f"Data: {images}")
-    train, held_out = (batches_of(part, _BATCH) for part in (images.train, images.test))
-    return _with_loaders(name, network, (network, train, held_out), options, dialogue)
+    return batches_of(images.train, _BATCH), batches_of(images.test, _BATCH)
 
 
-def _with_example(name: str, network: nn.Module, parts: Any, options: Options, dialogue: Prefixed) -> Subject:
-    example = parts[1]
+def _with_example(name: str, network: nn.Module, example: Any, dialogue: Prefixed) -> Subject:
     if not isinstance(example, (Tensor, tuple, list, Mapping)):
         raise WorkflowError(
             f"the example_input that '{name}' returns must be a tensor, a tuple of positional or a dict of keyword "
@@ -78,13 +77,12 @@ def _with_example(name: str, network: nn.Module, parts: Any, options: Options, d
     return Subject(name, network, calibration=batches, held_out=batches, train=batches)
 
 
-def _with_loaders(name: str, network: nn.Module, parts: Any, options: Options, dialogue: Prefixed) -> Subject:
-    for loader in parts[1:]:
+def _with_loaders(name: str, network: nn.Module, train: Any, held_out: Any) -> Subject:
+    for loader in (train, held_out):
         if not hasattr(loader, "__iter__") or isinstance(loader, (Tensor, Iterator)):
             raise WorkflowError(
                 f"loaders that '{name}' returns must be DataLoaders or lists of batches, got {type(loader).__name__}"
             )
-    _, train, held_out = parts
     calibration = [batch for batch, _ in zip(train, range(_NUM_CALIBRATION), strict=False)]
     has_classes = bool(calibration) and _is_classes(unpack_batch(calibration[0])[1])
     return Subject(
@@ -96,13 +94,6 @@ def _with_loaders(name: str, network: nn.Module, parts: Any, options: Options, d
         metric=top1_accuracy if has_classes else None,
         task_loss=F.cross_entropy if has_classes else None,
     )
-
-
-_BUILDERS: dict[int, Callable[[str, nn.Module, Any, Options, Prefixed], Subject]] = {
-    1: _alone,
-    2: _with_example,
-    3: _with_loaders,
-}
 
 
 def _is_classes(target: Any) -> bool:

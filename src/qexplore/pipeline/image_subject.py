@@ -40,11 +40,8 @@ def image_subject(name: str, options: Options, dialogue: Prefixed) -> Subject:
         _taken(images.train, _NUM_TRAIN, options.seed),
         _taken(images.test, _NUM_HELD_OUT, options.seed),
     )
-    if options.weights is None:
+    if not load_weights(network, options, dialogue):
         _train_a_little(name, network, train_set, options, dialogue)
-    else:
-        load_weights(network, options.weights)
-        dialogue.show(f"Weights: {options.weights}")
     train_batches = batches_of(train_set, _BATCH)
     return Subject(
         name=name,

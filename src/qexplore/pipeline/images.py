@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qexplore._optional import import_optional
 from qexplore._random import stream
-from qexplore.errors import DataError
+from qexplore.errors import DataError, first_line
 from qexplore.pipeline.downloads import cache_folder, in_words, is_reachable
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -85,16 +85,12 @@ def find_images(want_download: Callable[[], bool], say: Callable[[str], None]) -
     Raises:
         MissingPackageError: nothing is there, and scikit-learn is not installed either.
     """
-    cifar_places = (Path("data"), cache_folder())
-    found = next((images for place in cifar_places if (images := _read_cifar10(place)) is not None), None)
-    if found is None:
-        found = _downloaded_cifar10(cache_folder(), want_download, say)
+    cache = cache_folder()
+    found = _read_cifar10(Path("data")) or _read_cifar10(cache) or _downloaded_cifar10(cache, want_download, say)
+    for place in (DEBIAN, Path("data/FashionMNIST/raw"), cache / "FashionMNIST" / "raw"):
+        found = found or _read_fashion(place)
     if found is not None:
         return found
-    for place in (DEBIAN, Path("data/FashionMNIST/raw"), cache_folder() / "FashionMNIST" / "raw"):
-        found = _read_fashion(place)
-        if found is not None:
-            return found
     say(f"No Fashion-MNIST in {DEBIAN} nor in data/FashionMNIST/raw: taking scikit-learn's handwritten digits.")
     return _digits()
 
@@ -109,7 +105,7 @@ def _downloaded_cifar10(folder: Path, want: Callable[[], bool], say: Callable[[s
     try:
         torchvision.datasets.CIFAR10(str(folder), download=True)
     except (RuntimeError, OSError) as error:
-        say(f"The download of CIFAR-10 failed: {str(error).splitlines()[0]}.")
+        say(f"The download of CIFAR-10 failed: {first_line(error)}.")
         return None
     return _read_cifar10(folder)
 
@@ -173,7 +169,7 @@ def _read_classes(folder: Path, seed: int) -> Images:
     except FileNotFoundError as error:
         raise DataError(
             f"'{folder}' must hold CIFAR-10 (cifar-10-batches-py or -bin), the four files of Fashion-MNIST, or one "
-            f"folder of images for each class, but {str(error).splitlines()[0]}"
+            f"folder of images for each class, but {first_line(error)}"
         ) from error
     if len(found) < 20:
         raise DataError(f"'{folder}' must hold at least 20 images, got {len(found)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
 from qexplore._random import isolated, stream
+from qexplore.errors import first_line
 from qexplore.metrics import perplexity
 from qexplore.pipeline.dialogue import Prefixed
 from qexplore.pipeline.downloads import is_reachable
@@ -100,20 +102,18 @@ def next_token_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def _from_hub(transformers: Any, options: Options, dialogue: Prefixed) -> Any:
     """The hub's network and a function from text to tokens; None where they cannot be had."""
-    local = not is_reachable(_HUB)
     question = "Download GPT-2's weights from the hub (550 MB)?"
-    try:
+    with suppress(OSError, ValueError):
         return _loaded(transformers, local_files_only=True)
-    except (OSError, ValueError):
-        if local:
-            dialogue.show(f"GPT-2's weights are not on this machine, and {_HUB} cannot be reached.")
-            return None
+    if not is_reachable(_HUB):
+        dialogue.show(f"GPT-2's weights are not on this machine, and {_HUB} cannot be reached.")
+        return None
     if not dialogue.settle(options.download, question, "download"):
         return None
     try:
         return _loaded(transformers, local_files_only=False)
     except (OSError, ValueError) as error:
-        dialogue.show(f"GPT-2's weights cannot be had from {_HUB}: {str(error).splitlines()[0]}")
+        dialogue.show(f"GPT-2's weights cannot be had from {_HUB}: {first_line(error)}")
         return None
 
 
@@ -130,9 +130,7 @@ def _small_network(transformers: Any, pieces: Tensor, options: Options, dialogue
     )  # fmt: skip
     with isolated(torch.device("cpu"), options.seed):
         network = LanguageModel(transformers.GPT2LMHeadModel(config))
-    if options.weights is not None:
-        load_weights(network, options.weights)
-        dialogue.show(f"Weights: {options.weights}")
+    if load_weights(network, options, dialogue):
         return network
     epochs = options.train_epochs or _EPOCHS
     size = f"{_LAYERS} layers, {_WIDTH} wide, the text's bytes as tokens"

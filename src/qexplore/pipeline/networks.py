@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qexplore.errors import DataError, WorkflowError
+from qexplore.pipeline.dialogue import Prefixed
+from qexplore.pipeline.options import Options
 
 
 class SimpleCNN(nn.Module):
@@ -53,14 +55,17 @@ def resnet18(in_channels: int = 3, size: int = 32, num_classes: int = 10) -> nn.
 IMAGE_NETWORKS = {"simplecnn": SimpleCNN, "resnet18": resnet18}
 
 
-def load_weights(network: nn.Module, path: object) -> None:
-    """Load a state dict into ``network``.
+def load_weights(network: nn.Module, options: Options, dialogue: Prefixed) -> bool:
+    """Load the state dict that ``options`` name into ``network``; whether they name one.
 
     Raises:
         WorkflowError: no such file, no state dict, or that of another network.
     """
+    path = options.weights
+    if path is None:
+        return False
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
+        state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
     except Exception as error:  # what a broken file raises has no other common base
         reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
@@ -68,3 +73,5 @@ def load_weights(network: nn.Module, path: object) -> None:
             f"'{path}' must hold a state dict of {type(network).__name__}, as torch.save(network.state_dict(), path) "
             f"writes it, but {type(error).__name__}: {reason}"
         ) from error
+    dialogue.show(f"Weights: {path}")
+    return True

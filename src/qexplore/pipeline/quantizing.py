@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,17 +59,7 @@ class Quantized:
         return "\n".join([*lines, *(f"- {note}" for note in self.notes)])
 
 
-class Quantizer(Protocol):
-    """One way to quantize a network."""
-
-    def quantize(self) -> Quantized:
-        """Post-training."""
-
-    def train(self, on_epoch: Callable[[Any], None]) -> Quantized:
-        """With training; ``on_epoch`` is given a record for each."""
-
-
-def quantizer_for(subject: Subject, network: nn.Module, options: Options) -> Quantizer:
+def quantizer_for(subject: Subject, network: nn.Module, options: Options) -> _WithFX | _WithPacking:
     """The FX stack of torch.ao where torch.fx sees most of the network's layers, else packed linear layers.
 
     Args:
@@ -131,9 +121,11 @@ class _WithFX:
         }
 
     def quantize(self) -> Quantized:
+        """Post-training."""
         return self._read(quantize_static(self._network, self._subject.calibration, **self._settings))
 
     def train(self, on_epoch: Callable[[Any], None]) -> Quantized:
+        """With training; ``on_epoch`` is given a record for each."""
         loader, loss = _training(self._subject, self._options)
         result = quantize_qat(
             self._network, loader, loss, epochs=self._options.epochs,
@@ -153,24 +145,22 @@ class _WithFX:
 class _WithPacking:
     def __init__(self, subject: Subject, network: nn.Module, options: Options) -> None:
         self._subject, self._network, self._options = subject, network, options
-        self._packed: nn.Module | None = None
-        self._skipped: dict[str, str] = {}
-
-    def quantize(self) -> Quantized:
-        subject, options = self._subject, self._options
-        report = pack_linear_weights(
-            self._network, num_bits=options.linear_num_bits, calibration_loader=subject.calibration,
+        self._packing = pack_linear_weights(
+            network, num_bits=options.linear_num_bits, calibration_loader=subject.calibration,
             progress=options.progress,
         )  # fmt: skip
-        self._packed, self._skipped = report.network, dict(report.skipped)
-        size = f"packed weights take {report.num_bytes:,} bytes instead of {report.num_bytes_before:,}"
-        return self._measured(report.network, (size,))
+
+    def quantize(self) -> Quantized:
+        """Post-training."""
+        done = self._packing
+        size = f"packed weights take {done.num_bytes:,} bytes instead of {done.num_bytes_before:,}"
+        return self._measured(done.network, (size,))
 
     def train(self, on_epoch: Callable[[Any], None]) -> Quantized:
-        packed = self.quantize().model if self._packed is None else self._packed
+        """With training; ``on_epoch`` is given a record for each."""
         loader, loss = _training(self._subject, self._options)
         trained = train_packed(
-            self._network, packed, loader, loss, epochs=self._options.epochs,
+            self._network, self._packing.network, loader, loss, epochs=self._options.epochs,
             on_epoch=on_epoch, progress=self._options.progress, seed=self._options.seed,
         )  # fmt: skip
         return self._measured(trained, ())
@@ -185,7 +175,7 @@ class _WithPacking:
         return Quantized(
             model=model,
             backend="packed linear layers of qexplore",
-            strategy=packed_strategy(model, self._skipped),
+            strategy=packed_strategy(model, self._packing.skipped),
             notes=(why, *notes),
             accuracy=accuracy,
             error=measure_error(subject.network, model, subject.held_out, progress),

@@ -197,7 +197,7 @@ def _measured(
             kept.append(first_samples(inputs, room))
             room -= num_samples(kept[-1])
         with calls_heard_by(layers, means):
-            model.listen(inputs, _nothing)
+            model.listen(inputs, lambda *_: None)
     return {layer: mean.float() for layer, mean in means.found().items()}, kept
 
 
@@ -221,10 +221,6 @@ def _before_and_after(
     for module, mean in found.items():
         correct_bias(module, mean)
     return before, _Comparison(model, list(found), inputs)
-
-
-def _nothing(name: str, tensors: list[Tensor]) -> None:
-    pass
 
 
 class _Means:
@@ -309,5 +305,5 @@ class _Comparison:
         means = _MeanOutputs()
         with model.using(weights_at(model, width or 0)), calls_heard_by(layers, means):
             for inputs in batches:
-                model.listen(inputs, _nothing, quantized=width is not None)
+                model.listen(inputs, lambda *_: None, quantized=width is not None)
         return means.found()

@@ -124,10 +124,10 @@ def equalize(network: nn.Module, example_input: Any = None, *, replace_relu6: bo
     layers = list(dict.fromkeys(layer for pair in neighbours for layer in (pair.first, pair.second)))
     spread = [_spread(layer) for layer in layers]
     names = {layer: connections.name_of(layer) for layer in layers}
-    noise = _noise(copied, example_input, list(names.values()))
+    noise = _noise(copied, example_input, layers)
     num_sweeps = _equalize(neighbours)
     difference = None if before is None else require_equal(before, copied, example_input, "equalization")
-    noise_after = _noise(copied, example_input, list(names.values()))
+    noise_after = _noise(copied, example_input, layers)
     moved = largest_difference(given, before) if in_the_way and given is not None and before is not None else None
     return EqualizationReport(
         network=copied,
@@ -146,17 +146,15 @@ def equalize(network: nn.Module, example_input: Any = None, *, replace_relu6: bo
 @torch.no_grad()
 def _equalize(pairs: Sequence[Neighbours]) -> int:
     """Scale the weights of all pairs; says after how many sweeps the scales stood still."""
-    magnitudes: dict[Any, Tensor] = {}
-    for layer in (layer for pair in pairs for layer in (pair.first, pair.second)):
-        if layer not in magnitudes:
-            magnitudes[layer] = grouped(layer, layer.weight).abs().amax(dim=3).float()
+    layers = dict.fromkeys(layer for pair in pairs for layer in (pair.first, pair.second))
+    magnitudes = {layer: grouped(layer, layer.weight).abs().amax(dim=3).float() for layer in layers}
     totals = [torch.ones(pair.num_channels, device=pair.first.weight.device) for pair in pairs]
     num_sweeps, moved = 0, math.inf if pairs else 0.0
     while moved >= _CONVERGED and num_sweeps < _MOST_SWEEPS:
         moved = 0.0
         for pair, total in zip(pairs, totals, strict=True):
             first, second = magnitudes[pair.first], magnitudes[pair.second]
-            scale = _scale(first.amax(dim=2).flatten(), _by_channel(_by_input(second).amax(dim=1), pair))
+            scale = _scale(first.amax(dim=2).flatten(), _by_channel(second, pair))
             magnitudes[pair.first] = first / _along_outputs(scale, first)
             magnitudes[pair.second] = second * _along_inputs(scale.repeat_interleave(pair.repeat), second)
             total *= scale
@@ -173,14 +171,9 @@ def _scale(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(is_alive, (first / second).sqrt(), torch.ones_like(first))
 
 
-def _by_input(apart: Tensor) -> Tensor:
-    """``[groups, outputs, inputs]`` as ``[all inputs, outputs]``."""
-    return apart.transpose(1, 2).flatten(0, 1)
-
-
-def _by_channel(inputs: Tensor, pair: Neighbours) -> Tensor:
-    """The largest of each channel's inputs: a flattened feature map gives a linear layer many for one channel."""
-    return inputs.reshape(-1, pair.repeat).amax(dim=1)
+def _by_channel(apart: Tensor, pair: Neighbours) -> Tensor:
+    """The largest of ``[groups, outputs, inputs]`` for each channel, which after flattening is many inputs in a row."""
+    return apart.amax(dim=1).reshape(-1, pair.repeat).amax(dim=1)
 
 
 def _along_outputs(scale: Tensor, apart: Tensor) -> Tensor:
@@ -208,13 +201,12 @@ def _spread(layer: Any) -> float:
     return float(alive.max() / alive.min()) if len(alive) else math.nan
 
 
-def _noise(network: nn.Module, example: Any, names: Sequence[str]) -> dict[int, float]:
+def _noise(network: nn.Module, example: Any, layers: Sequence[nn.Module]) -> dict[int, float]:
     """SQNR of the output in dB, by width, with these layers' weights quantized per tensor."""
-    if example is None or not names:
+    if example is None or not layers:
         return {}
-    chosen = {id(network.get_submodule(name)) for name in names}
     expected = outputs_of(network, example)
-    model = QuantizedModel(network, weights=lambda module: id(module) in chosen, weight_granularity="tensor")
+    model = QuantizedModel(network, weights=lambda module: module in layers, weight_granularity="tensor")
     try:
         return {width: output_sqnr(model, width, example, expected) for width in COMPARED_WIDTHS}
     finally:

@@ -67,8 +67,7 @@ def fold_batchnorm(network: nn.Module, example_input: Any = None) -> FoldReport:
         ModelError: a network that cannot be copied, or whose outputs folding changes.
         DataError: ``example_input`` has none of these forms, or ``forward`` does not take it.
     """
-    copied = copied_network(network)
-    return fold(copied, example_input)
+    return fold(copied_network(network), example_input)
 
 
 def counted(count: int, thing: str) -> str:

@@ -147,9 +147,7 @@ def _obstacle(connections: Connections, node: fx.Node, module: nn.Module | None)
 def _is_elementwise(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return type(module) in _ELEMENTWISE and not foreign_hooks(module)
-    return node.target in _ELEMENTWISE_FUNCTIONS or (node.op, node.target) in {
-        ("call_method", name) for name in _ELEMENTWISE_METHODS
-    }
+    return node.target in (_ELEMENTWISE_METHODS if node.op == "call_method" else _ELEMENTWISE_FUNCTIONS)
 
 
 def _is_spatial(node: fx.Node, module: nn.Module | None) -> bool:

@@ -15,14 +15,8 @@ from qexplore.model import CONVOLUTIONS, TRANSPOSED
 from qexplore.preparation import as_graph_module, give_own_modules, module_of, take_out_writes, trace_network
 from qexplore.stacks.torch_ao import require
 
-_RELU = (nn.ReLU, ())
 _MODULE_OF: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
-    F.relu: _RELU,
-    F.relu_: _RELU,
-    torch.relu: _RELU,
-    torch.relu_: _RELU,
-    "relu": _RELU,
-    "relu_": _RELU,
+    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), (nn.ReLU, ())),
     F.relu6: (nn.ReLU6, ()),
     F.hardswish: (nn.Hardswish, ()),
     F.leaky_relu: (nn.LeakyReLU, ("negative_slope",)),

@@ -14,20 +14,10 @@ from qexplore.preparation import module_of
 from qexplore.stacks.eager_graph import add_module
 from qexplore.stacks.torch_ao import require
 
-_METHODS = {
-    operator.add: "add",
-    torch.add: "add",
-    "add": "add",
-    "__add__": "add",
-    "__radd__": "add",
-    operator.mul: "mul",
-    torch.mul: "mul",
-    torch.multiply: "mul",
-    "mul": "mul",
-    "multiply": "mul",
-    torch.cat: "cat",
-    torch.concat: "cat",
-    torch.concatenate: "cat",
+_METHODS: dict[Any, str] = {
+    **dict.fromkeys((operator.add, torch.add, "add", "__add__", "__radd__"), "add"),
+    **dict.fromkeys((operator.mul, torch.mul, torch.multiply, "mul", "multiply"), "mul"),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), "cat"),
 }
 
 

@@ -165,8 +165,8 @@ def _freeze(prepared: nn.Module) -> None:
 
 def _hidden(connections: Connections) -> set[str]:
     """Names of modules inside those that are taken as a whole; training would put fake quantizers there for good."""
-    called = {connections.module(node) for node in connections.graph.nodes} - {None}
-    return {f"{connections.name_of(one)}.{name}" for one in called if one for name, _ in one.named_modules() if name}
+    called = connections.calls
+    return {f"{connections.name_of(one)}.{name}" for one in called for name, _ in one.named_modules() if name}
 
 
 def _qconfig_mapping(network: nn.Module, settings: Settings, hidden: set[str]) -> Any:

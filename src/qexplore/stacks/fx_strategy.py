@@ -87,8 +87,7 @@ def _calls(connections: Connections) -> Iterator[Call]:
 
 
 def _modules(connections: Connections) -> dict[str, nn.Module]:
-    called = filter(None, map(connections.module, connections.graph.nodes))
-    return {connections.name_of(one): one for one in called}
+    return {connections.name_of(one): one for one in connections.calls}
 
 
 def notes_of(connections: Connections, rows: tuple[LayerStrategy, ...], settings: Settings) -> Iterator[str]:

@@ -32,13 +32,9 @@ _HOMES = {
 _MODULES = {
     "nnq": "torch.ao.nn.quantized",
     "nnqd": "torch.ao.nn.quantized.dynamic",
-    "nnqr": "torch.ao.nn.quantized.reference",
-    "nnqat": "torch.ao.nn.qat",
     "nni": "torch.ao.nn.intrinsic",
     "nniq": "torch.ao.nn.intrinsic.quantized",
     "nniqd": "torch.ao.nn.intrinsic.quantized.dynamic",
-    "nniqat": "torch.ao.nn.intrinsic.qat",
-    "nn_quantizable": "torch.ao.nn.quantizable",
 }
 """Short names, as torch's own code has them, of whole modules."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from qexplore.evaluation import DirectEvaluator
 from qexplore.front import score_text
 from qexplore.metrics import as_metric, top1_accuracy
 from qexplore.model import Loader, QuantizedModel, Unpack, require_wrapped
-from qexplore.training.loop import best_epoch, check_share, default_optimizer, on_device, require_own, train
+from qexplore.training.loop import best_epoch, check_share, made_optimizer, on_device, train
 from qexplore.training.options import EpochRecord, Loss, MakeOptimizer, TrainingKeywords, TrainingOptions
 from qexplore.training.step_sizes import TrainedRanges, trained_ranges
 
@@ -170,7 +171,7 @@ def fine_tune(
         evaluate = None
         if validation_loader is not None:
             judge = DirectEvaluator(model, validation_loader, measure, unpack=unpack)
-            evaluate = _Judge(judge, codes, measure)
+            evaluate = partial(_gain, judge, codes, measure)
             baseline = evaluate()
         ranges = stack.enter_context(trained_ranges(model, learned=learn_step_sizes))
         make = _with_steps(options, ranges, step_learning_rate)
@@ -183,7 +184,7 @@ def fine_tune(
                 decay=options.optimizer is None,
                 unpack=unpack,
                 on_step=ranges.update,
-                freeze=_Freeze(model),
+                freeze=partial(_fix_batchnorm, model),
                 freeze_after=freeze_batchnorm_after,
                 evaluate=evaluate,
                 baseline=baseline,
@@ -226,24 +227,31 @@ def measured(evaluator: DirectEvaluator, codes: tuple[int, ...]) -> float:
     return evaluation.score
 
 
+def _gain(evaluator: DirectEvaluator, codes: tuple[int, ...], metric: Directed) -> float:
+    return float(metric.gain(measured(evaluator, codes)))
+
+
+def _fix_batchnorm(model: nn.Module) -> None:
+    """Let BatchNorm layers keep their statistics and normalize with them."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
 def _in_user_direction(record: EpochRecord, metric: Directed) -> EpochRecord:
     return record if record.score is None else replace(record, score=metric.gain(record.score))
 
 
 def _with_steps(options: TrainingOptions, ranges: TrainedRanges, step_rate: float | None) -> MakeOptimizer:
     """The optimizer of the network's parameters, learned steps beside them without weight decay."""
-    make = options.optimizer
 
     def make_both(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         steps = {id(step) for step in ranges.steps}
         own = [parameter for parameter in parameters if id(parameter) not in steps]
-        if not own:
-            raise WorkflowError("there is nothing to train: no parameter of the network requires a gradient")
-        made = default_optimizer(own, options.learning_rate) if make is None else make(own)
-        require_own(made, own)
+        made = made_optimizer(own, options, "the network")
         for step in ranges.steps:
             group: dict[str, Any] = {"params": [step], "weight_decay": 0.0}
-            if make is None:
+            if options.optimizer is None:
                 # Adam moves every number by about its rate: a share of the step, whatever its size.
                 base = step_rate if step_rate is not None else made.defaults["lr"]
                 group["lr"] = base * float(step.detach().mean())
@@ -251,24 +259,3 @@ def _with_steps(options: TrainingOptions, ranges: TrainedRanges, step_rate: floa
         return made
 
     return make_both
-
-
-class _Judge:
-    """The score on the validation set, greater is better."""
-
-    def __init__(self, evaluator: DirectEvaluator, codes: tuple[int, ...], metric: Directed) -> None:
-        self._evaluator, self._codes, self._metric = evaluator, codes, metric
-
-    def __call__(self) -> float:
-        return float(self._metric.gain(measured(self._evaluator, self._codes)))
-
-
-class _Freeze:
-    """Lets BatchNorm layers keep their statistics and normalize with them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-    def __call__(self) -> None:
-        for layer in self._layers:
-            layer.eval()

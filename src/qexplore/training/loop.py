@@ -64,10 +64,12 @@ def train(
     """
     check_share(freeze_after)
     epochs, place = options.epochs, options.place
-    with isolated(place, options.seed), on_device(model, place), _training(model), torch.enable_grad():
+    with isolated(place, options.seed), on_device(model, place), in_eval_mode(model), torch.enable_grad():
+        model.train()  # behind the block every module has its own flag again
         num_steps = epochs * _length(loader)
         falls = options.optimizer is None if decay is None else decay
-        stepper = _Stepper(model, loss, _made_optimizer(model, options), num_steps if falls else None)
+        optimizer = made_optimizer([one for one in model.parameters() if one.requires_grad], options)
+        stepper = _Stepper(model, loss, optimizer, num_steps if falls else None)
         best = _Best(model, baseline)
         records: list[EpochRecord] = []
         freeze_at = math.ceil(freeze_after * num_steps) if freeze is not None and freeze_after < 1 else -1
@@ -88,7 +90,7 @@ def train(
                 if options.on_epoch is not None:
                     options.on_epoch(records[-1])
         finally:
-            stepper.forget_gradients()
+            optimizer.zero_grad()
             best.restore()
     return tuple(records)
 
@@ -185,53 +187,35 @@ class _Stepper:
         self._sum, self._count = 0.0, 0
         return mean
 
-    def forget_gradients(self) -> None:
-        """Leave none behind."""
-        self._optimizer.zero_grad()
 
+def made_optimizer(
+    parameters: list[nn.Parameter], options: TrainingOptions, owner: str = "the model"
+) -> torch.optim.Optimizer:
+    """The optimizer that ``options`` ask for, of ``parameters`` of what messages call ``owner``.
 
-def _made_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    Raises:
+        WorkflowError: there are none, or it does not hold exactly these very objects.
+    """
     if not parameters:
-        raise WorkflowError("there is nothing to train: no parameter of the model requires a gradient")
+        raise WorkflowError(f"there is nothing to train: no parameter of {owner} requires a gradient")
+    rate = DEFAULT_LEARNING_RATE if options.learning_rate is None else float(options.learning_rate)
     make = options.optimizer
-    made = default_optimizer(parameters, options.learning_rate) if make is None else make(parameters)
-    require_own(made, parameters)
-    return made
-
-
-def default_optimizer(parameters: list[nn.Parameter], learning_rate: float | None) -> torch.optim.Optimizer:
-    """AdamW."""
-    return torch.optim.AdamW(parameters, lr=DEFAULT_LEARNING_RATE if learning_rate is None else float(learning_rate))
-
-
-def require_own(optimizer: Any, parameters: list[nn.Parameter]) -> None:
-    """Raise unless an optimizer holds exactly ``parameters``, these very objects."""
-    groups = optimizer.param_groups if isinstance(optimizer, torch.optim.Optimizer) else []
+    made = torch.optim.AdamW(parameters, lr=rate) if make is None else make(parameters)
+    groups = made.param_groups if isinstance(made, torch.optim.Optimizer) else []
     held = {id(parameter) for group in groups for parameter in group["params"]}
     if held != {id(parameter) for parameter in parameters}:
         raise WorkflowError(
             "`optimizer` must be a function of the parameters that returns a torch.optim.Optimizer of exactly these, "
-            f"the model's own ({len(parameters)} tensors), got {described(optimizer)} with {len(held)} tensors: build "
-            "it from what the function is given, as in optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
+            f"the model's own ({len(parameters)} tensors), got {described(made)} with {len(held)} tensors: build it "
+            "from what the function is given, as in optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
         )
+    return made
 
 
 def _evaluated(model: nn.Module, evaluate: Callable[[], float]) -> float:
     # Modules that were frozen in eval mode must find their own flags again.
     with in_eval_mode(model), torch.no_grad():
         return float(evaluate())
-
-
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 @contextmanager

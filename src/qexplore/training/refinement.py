@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ class Refinement:
 
     Attributes:
         before: the front's points, measured on the report set with the weights that the model had.
-        after: these and the refined ones together, without those that another one beats; measured likewise.
+        after: these and the refined ones together, without those that another one beats; measured likewise, but for
+            further metrics, whose scores of refined points are NaN.
         refined: the points that were fine-tuned, by rising cost.
         state: the model's state dict with the weights before.
         interrupted: whether Ctrl-C ended it; points that were not reached are as they were.
@@ -130,6 +132,9 @@ def refine(
     so both fronts are of real measurements on the same data. The model comes back as it was; `Refinement.apply` gives
     it the weights of a point. Ctrl-C ends it with the points refined so far.
 
+    Further metrics of the front are not measured: points with the weights that the model has keep their scores, each on
+    the set that it was measured on; of refined points, whose weights are others, they are NaN.
+
     Args:
         front: of the model's points, such as ``exploration.front``.
         model: wrapped and calibrated, as it was when the front was found.
@@ -181,10 +186,10 @@ def refine(
             bar.advance()
             if interrupted:
                 break
-    float_accuracy = reporter.float_evaluation.score
+    start = _remeasured(front, before, reporter.float_evaluation.score)
     return Refinement(
-        before=_front(front, before, [], float_accuracy),
-        after=_front(front, before, refined, float_accuracy),
+        before=start,
+        after=_best_of(start, refined),
         refined=tuple(refined),
         state=state,
         interrupted=interrupted,
@@ -210,7 +215,7 @@ def _check_front(front: Any, model: QuantizedModel, metric: Any) -> None:
             f"refine: the front must be of the model's {len(names)} points ({', '.join(names)}), got one of "
             f"{', '.join(front.point_names)}. Wrap the network as it was wrapped for the search."
         )
-    if front.metric_name != metric.name or front.higher_is_better != metric.higher_is_better:
+    if (front.metric_name, front.better) != (metric.name, metric.better):
         raise FrontError(
             f"refine: the front is of {front.metric_name!r}, but metric is {metric.name!r}. Give the front's own."
         )
@@ -234,17 +239,22 @@ def _chosen(front: Front, metric: Directed, count: Any, below: Any, cost: str | 
     return worse
 
 
-def _front(front: Front, before: list[float], refined: list[RefinedPoint], float_accuracy: float) -> Front:
-    """All of ``front``, or where there are refined ones the best of both, with the measured accuracy."""
-    fields: dict[str, Any] = {
-        "point_names": front.point_names,
-        "cost_names": front.cost_names,
-        "metric_name": front.metric_name,
-        "higher_is_better": front.higher_is_better,
-        "float_accuracy": float_accuracy,
-        "verified": True,
-        "num_bits": np.concatenate([front.num_bits, *([one.num_bits] for one in refined)]),
-        "accuracy": np.array([*before, *(one.accuracy_after for one in refined)]),
-        "costs": np.concatenate([front.costs, *([list(one.costs.values())] for one in refined)]),
+def _remeasured(front: Front, scores: list[float], float_accuracy: float) -> Front:
+    """``front`` with ``scores`` of another set, and nothing else that was measured by its metric."""
+    gone: dict[str, Any] = dict.fromkeys(("interval", "report_accuracy", "report_interval", "min_accuracy"))
+    return replace(front, accuracy=np.array(scores), float_accuracy=float_accuracy, verified=True, **gone)
+
+
+def _best_of(before: Front, refined: list[RefinedPoint]) -> Front:
+    """The front of the points of ``before`` and the ``refined`` ones."""
+    if not refined:
+        return before
+    fields = dict(vars(before))
+    added = {
+        "num_bits": [one.num_bits for one in refined],
+        "accuracy": [one.accuracy_after for one in refined],
+        "costs": [list(one.costs.values()) for one in refined],
+        **dict.fromkeys(("further_scores", "report_further_scores"), [[math.nan] * len(before.further)] * len(refined)),
     }
-    return Front.from_candidates(**fields) if refined else Front(**fields)
+    known = {name: np.concatenate([fields[name], rows]) for name, rows in added.items() if fields[name] is not None}
+    return Front.from_candidates(**(fields | known))

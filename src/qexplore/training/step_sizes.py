@@ -26,7 +26,6 @@ class TrainedRanges:
     """
 
     def __init__(self, model: QuantizedModel, *, learned: bool) -> None:
-        self._quantizers = tuple(model.fake_quantizers.values())
         self._learned: list[_Learned] = []
         weights = set(model.weight_fake_quantizers)
         for name, quantizer in model.fake_quantizers.items():
@@ -57,20 +56,17 @@ class TrainedRanges:
         for one in self._learned:
             one.update()
 
-    def finish(self) -> None:
-        """Leave plain quantizers, with the ranges that they have now."""
-        for quantizer in self._quantizers:
-            quantizer.set_step_size(None)
-
 
 @contextmanager
 def trained_ranges(model: QuantizedModel, *, learned: bool) -> Iterator[TrainedRanges]:
-    """`TrainedRanges` for a block, plain quantizers afterwards."""
+    """`TrainedRanges` for a block, plain quantizers afterwards, with the ranges that they have then."""
+    quantizers = tuple(model.fake_quantizers.values())
     ranges = TrainedRanges(model, learned=learned)
     try:
         yield ranges
     finally:
-        ranges.finish()
+        for quantizer in quantizers:
+            quantizer.set_step_size(None)
 
 
 def _is_plain(quantizer: TensorQuantizer) -> bool:

@@ -1,4 +1,4 @@
-"""Turn-key quantization of a float network, and fine-tuning of a chosen point."""
+"""Turn-key quantization of a float network, by any stack; all of them compared; linear layers packed."""
 
 from qexplore.stacks import Settings
 from qexplore.workflows.calling import (

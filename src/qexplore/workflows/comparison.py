@@ -12,7 +12,7 @@ from typing_extensions import Unpack as Keywords
 
 from qexplore._arguments import checked_keywords
 from qexplore._table import text_table
-from qexplore.errors import MetricError, QExploreError, WorkflowError
+from qexplore.errors import MetricError, QExploreError, WorkflowError, first_line
 from qexplore.metrics import as_metric
 from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
@@ -212,8 +212,7 @@ def _row(stack: StackRow, asked: dict[str, Any], workflow: Callable[[], Quantiza
     except QExploreError as error:
         return ComparisonRow(*name, note=f"not done: {error}")
     except Exception as error:  # a stack may stop in any way; the other rows are still wanted
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        return ComparisonRow(*name, note=f"not done: {type(error).__name__}: {reason}")
+        return ComparisonRow(*name, note=f"not done: {type(error).__name__}: {first_line(error)}")
     return ComparisonRow(
         *name,
         report.accuracy_after,

@@ -139,18 +139,12 @@ def pack_linear_weights(
         else:
             replace_everywhere(copied, module, packed)
     if calibration_loader is not None:
-        calibrate_packed(copied, calibration_loader, unpack, progress)
+        _calibrate(copied, calibration_loader, unpack, progress)
     return PackingReport(copied, num_bits, group_size, tuple(layers), skipped)
 
 
-def calibrate_packed(
-    network: nn.Module, loader: Loader, unpack: Unpack | None = None, progress: bool | None = None
-) -> None:
-    """Give inputs and outputs of every `PackedLinear` in ``network`` the ranges seen on ``loader``, 8 bits per tensor.
-
-    Raises:
-        DataError: the loader is empty, or its batches cannot be unpacked.
-    """
+def _calibrate(network: nn.Module, loader: Loader, unpack: Unpack | None, progress: bool | None) -> None:
+    """Give inputs and outputs of every `PackedLinear` in ``network`` the ranges seen on ``loader``."""
     packed = [module for module in network.modules() if isinstance(module, PackedLinear)]
     placement = Placement.of(network)
     batches = Pass(

@@ -18,7 +18,7 @@ from qexplore.metrics import as_metric
 from qexplore.model import Loader, Pass, Placement, Unpack, call, first_batch, foreign_hooks, num_samples, unpack_batch
 from qexplore.predicates import as_predicate, select_modules
 from qexplore.preparation import copied_network
-from qexplore.stacks import ChosenModules, Converted, Data, Settings, StackRow, check_engine, row_for, using_engine
+from qexplore.stacks import ChosenModules, Data, Settings, StackRow, check_engine, row_for, using_engine
 from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, train
 from qexplore.workflows.measuring import (
     bytes_on_disk,
@@ -115,10 +115,20 @@ def run_workflow(
             progress=reporting.progress,
         )
         converted = row.home.quantize(copied, chosen, data)
+        notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
-            report = _report(copied, converted, chosen, reporting, data.example, accuracy_before)
-    notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
-    report = dataclasses.replace(report, notes=notes, epochs=tuple(epochs))
+            report = WorkflowReport(
+                settings=chosen,
+                metric="" if reporting.metric is None else as_metric(reporting.metric).name,
+                accuracy_before=reporting.accuracy(copied) if accuracy_before is None else accuracy_before,
+                accuracy_after=reporting.accuracy(converted.model),
+                bytes_before=float_bytes_on_disk(copied),
+                bytes_after=bytes_on_disk(converted.save),
+                latency=measure_latency(copied, converted.model, data.example, num_samples(data.example)),
+                strategy=converted.strategy,
+                notes=notes,
+                epochs=tuple(epochs),
+            )
     return QuantizationResult(converted.model, report, converted.save, converted.script)
 
 
@@ -126,26 +136,6 @@ def _engine_note(engine: str | None) -> tuple[str, ...]:
     if engine == check_engine(None):
         return ()
     return (f"made for the engine {engine}: set torch.backends.quantized.engine = '{engine}' where it runs",)
-
-
-def _report(
-    network: nn.Module,
-    converted: Converted,
-    settings: Settings,
-    reporting: Reporting,
-    example: tuple[Any, ...],
-    accuracy_before: float | None,
-) -> WorkflowReport:
-    return WorkflowReport(
-        settings=settings,
-        metric="" if reporting.metric is None else as_metric(reporting.metric).name,
-        accuracy_before=reporting.accuracy(network) if accuracy_before is None else accuracy_before,
-        accuracy_after=reporting.accuracy(converted.model),
-        bytes_before=float_bytes_on_disk(network),
-        bytes_after=bytes_on_disk(converted.save),
-        latency=measure_latency(network, converted.model, example, num_samples(example)),
-        strategy=converted.strategy,
-    )
 
 
 def float_copy(network: nn.Module) -> nn.Module:
