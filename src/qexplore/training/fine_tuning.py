@@ -135,7 +135,7 @@ def fine_tune(
         unpack: ``unpack(batch) -> (inputs, target)``, for all loaders.
         progress: show a bar on stderr; None shows it on a terminal.
         training: ``epochs`` (2), ``learning_rate``, ``optimizer``, ``device``, ``seed`` and ``on_epoch``, as
-            `TrainingOptions` says. The report set is measured where the model is.
+            `qexplore.training.TrainingOptions` says. The report set is measured where the model is.
 
     Raises:
         WorkflowError: no wrapped model, nothing to train, an optimizer of other parameters, an argument out of range,

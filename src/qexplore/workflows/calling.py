@@ -43,14 +43,15 @@ class QuantizationKeywords(ReportingKeywords, total=False):
     Attributes:
         stack: who does it: ``"fx"`` (the default), ``"eager"``, ``"pt2e"``, ``"onnxruntime"`` or ``"float8"``.
         modules: which modules are quantized; None for all that the stack can.
-        weight_granularity: ``"channel"`` for one scale per output channel, ``"tensor"`` for one per weight.
-        activations: ``"affine"`` (a zero point) or ``"symmetric"``.
+        weight_granularity: ``"channel"`` (the default) for one scale per output channel, ``"tensor"`` for one per
+            weight.
+        activations: ``"affine"`` (a zero point; the default) or ``"symmetric"``.
         engine: whose integer kernels: ``"x86"``, ``"fbgemm"``, ``"onednn"``, ``"qnnpack"``; None for this machine's
             default.
         activation_observer: ``"minmax"``, ``"moving_average"``, ``"histogram"``, a class or factory of the stack's own
             observers; None for the stack's default.
         weight_observer: the same for weights.
-        linear_num_bits: width of the weights of Linear layers, 2 to 8; below 8 they are stored packed.
+        linear_num_bits: width of the weights of Linear layers, 2 to 8 (the default); below 8 they are stored packed.
     """
 
     stack: str
@@ -76,8 +77,8 @@ def quantize_dynamic(
         network: a float network, on any device; left as it is.
         example_input: a tensor, a tuple of positional or a dict of keyword arguments of one call.
         options: ``stack``, ``modules``, ``weight_granularity``, ``activations``, ``engine``, ``activation_observer``,
-            ``weight_observer``, ``linear_num_bits``, as `QuantizationKeywords` says; ``report_loader``, ``metric``,
-            ``unpack``, ``progress``, as `ReportingKeywords` says.
+            ``weight_observer``, ``linear_num_bits``, as `qexplore.workflows.QuantizationKeywords` says;
+            ``report_loader``, ``metric``, ``unpack``, ``progress``, as `qexplore.workflows.ReportingKeywords` says.
 
     Returns:
         The quantized network and its report.
@@ -107,7 +108,7 @@ def quantize_static(
     Args:
         network: a float network, on any device; left as it is.
         calibration_loader: batches that show typical inputs; a few hundred samples do.
-        options: as for `quantize_dynamic`.
+        options: ``stack``, ``modules``, ``linear_num_bits``, ``report_loader`` and all others of `quantize_dynamic`.
 
     Returns:
         The quantized network and its report.
@@ -141,7 +142,8 @@ def quantize_float8(
         format: ``"E4M3"``, ``"E5M2"``, ``"E3M4"``, or ``"mixed"``, E4M3 activations with E3M4 weights.
         modules: which layers are quantized, of those with weights; None for all of them.
         recalibrate: measure BatchNorm statistics anew through the quantized network, see `recalibrate_batchnorm`.
-        options: ``report_loader``, ``metric``, ``unpack``, ``progress``, as `ReportingKeywords` says.
+        options: ``report_loader``, ``metric``, ``unpack``, ``progress``, as `qexplore.workflows.ReportingKeywords`
+            says.
 
     Returns:
         A `QuantizedModel` and its report. Saved files hold weights as one byte each, with their scales.
@@ -173,8 +175,8 @@ def quantize_qat(
         loss: ``loss(output, target)``, a tensor of one number.
         freeze_after: share of the steps after which ranges and BatchNorm statistics stay as they are.
         options: ``epochs`` (1), ``learning_rate``, ``optimizer``, ``device``, ``seed``, ``on_epoch``, as
-            `TrainingOptions` says, but the default rate is 0.0001, which suits a network that is trained already; the
-            rest as for `quantize_dynamic`.
+            `qexplore.training.TrainingOptions` says, but the default rate is 0.0001, which suits a network that is
+            trained already; the rest as for `quantize_dynamic`.
 
     Returns:
         The quantized network and its report.
