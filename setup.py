@@ -57,6 +57,7 @@ setup(
         "tqdm>=4.60",  # the progress bar
         "pyyaml>=6.0",  # target files; pytorch-quantization brings it
         "click>=8.1",  # the command line
+        "typing_extensions>=4.1",  # Unpack, for keywords that stand once (PEP 692), on Python 3.10; torch brings it
     ],
     entry_points={"console_scripts": ["qexplore=qexplore.cli:main"]},
     extras_require={
