@@ -27,7 +27,7 @@ import qexplore as qx
 from qexplore import predicates
 from qexplore._onnx import OPTIMIZATIONS
 from qexplore._table import text_table
-from qexplore.export.parity import compare
+from qexplore.export.parity import compare_each
 
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "shared"
 
@@ -107,7 +107,9 @@ def measured(name: str, model: qx.QuantizedModel, num_bits: np.ndarray, data: Ba
     with tempfile.TemporaryDirectory() as folder:
         report = qx.export_onnx(model, Path(folder, "model.onnx"), data[0][0][:1])
         onnx.checker.check_model(str(report.path), full_check=True)
-        found = [compare(model, report.path, data, optimization=level, progress=False) for level in OPTIMIZATIONS]
+        found = [
+            compare_each([model], report.path, data, optimization=level, progress=False)[0] for level in OPTIMIZATIONS
+        ]
     expected = outputs(model, data)
     double = outputs(copy.deepcopy(model).double(), [(x.double(), y) for x, y in data])
     labels = torch.cat([y for _, y in data])
