@@ -38,5 +38,5 @@ def test_script_takes_from_the_package_what_is_there(path: Path) -> None:
 
 
 def test_names_that_are_not_there_are_found() -> None:
-    source = "import qexplore as qx\nfrom qexplore.front import Front, Back\nfrom qexplore.nowhere import x\nqx.explore\nqx.ignore"
+    source = "from qexplore.front import Front, Back\nfrom qexplore.nowhere import x\nqx.explore\nqx.ignore\n"
     assert missing_names(source) == ["Back", "x", "ignore"]

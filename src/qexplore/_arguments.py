@@ -88,20 +88,23 @@ def checked_name(name: str, value: object, known: Iterable[str], error: Error, *
     return value
 
 
-def checked_keywords(call: Callable[..., Any], given: Iterable[str], keywords: Any) -> None:
+def checked_keywords(
+    call: Callable[..., Any], given: Iterable[str], keywords: Any, *, beside: Iterable[str] = ()
+) -> None:
     """Raise what Python raises where ``call`` does not take a keyword that was given, with the nearest that it takes.
 
     Args:
         call: a function that takes ``**given``.
         given: names of these.
         keywords: the ``TypedDict`` of all that they may be.
+        beside: names of further ones.
 
     >>> from typing import TypedDict
     >>> checked_keywords(sorted, ["revers"], TypedDict("Order", {"reverse": bool}, total=False))
     Traceback (most recent call last):
     TypeError: sorted() got an unexpected keyword argument 'revers', did you mean 'reverse'?
     """
-    known = sorted({*keywords.__optional_keys__, *(getattr(call, "__kwdefaults__", None) or ())})
+    known = sorted({*keywords.__optional_keys__, *beside, *(getattr(call, "__kwdefaults__", None) or ())})
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)

@@ -98,7 +98,7 @@ def test_a_further_metric_that_fails_makes_a_candidate_unacceptable_and_says_not
 
 def test_the_front_shows_further_scores_on_the_search_and_on_the_report_set():
     report = batches(digits().report)
-    exploration = explored(of_two(), report_loader=report)
+    exploration = explored(of_two(loader=batches(digits().search)), report_loader=report)
     front = exploration.front
     (metric,) = front.further
     assert (metric.name, metric.higher_is_better, metric.min_accuracy) == ("top 3", True, 0.97)
@@ -172,3 +172,26 @@ def test_what_a_search_costs_does_not_depend_on_what_the_problem_remembers():
 def test_a_budget_too_small_for_one_candidate_and_its_further_metrics_buys_one():
     exploration = explored(of_two(), max_evaluations=1)
     assert (exploration.num_evaluations, exploration.stopped_by) == (1, "max_evaluations")
+
+
+def test_an_iterator_serves_every_metric():
+    given = {"report_loader": iter(batches(digits().report))}
+    searched = of_two(loader=iter(batches(digits().search)))
+    once, again = explored(searched, **given).front, explored(of_two(), report_loader=batches(digits().report)).front
+    assert np.array_equal(once.further_scores, again.further_scores)
+    assert np.array_equal(once.report_further_scores, again.report_further_scores)
+    assert not np.isnan(once.report_further_scores).any()
+
+
+def test_description_names_every_metric_that_has_a_minimum():
+    assert "required: accuracy 0.8 or better, top 3 0.97 or better" in str(of_two().describe())
+    described = str(of_two(min_accuracy=[None, 0.97]).describe())
+    assert "searched: accuracy against total_bits" in described and "required: top 3 0.97 or better" in described
+    lower = tiny_problem(qx.negative_log_likelihood, min_accuracy=1.5).describe()
+    assert "required: negative log-likelihood 1.5 or better" in str(lower)
+
+
+def test_fit_asks_for_a_minimum_of_the_metric_that_it_goes_by():
+    loader = batches(digits().search)
+    with pytest.raises(qx.errors.ProblemError, match="'accuracy' needs min_accuracy or max_drop, got None for it"):
+        qx.fit(tiny_model(), loader, [qx.top1_accuracy, TOP3], min_accuracy=[None, 0.9], max_evaluations=5)

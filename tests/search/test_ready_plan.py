@@ -7,7 +7,7 @@ from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.errors import ProblemError
+from qexplore.errors import ModelError, ProblemError
 
 ASKED = {"pinned": {"input": 8}, "tied": [("fc1.weight", "fc2.weight")], "first_last": 6}
 
@@ -49,7 +49,7 @@ def test_limits_of_a_plans_target_count():
 )
 def test_a_plan_and_what_makes_one_are_not_taken_together(beside, named):
     model = weighted_model()
-    with pytest.raises(ProblemError, match=f"`choices` is a plan already, so give {named} to plan_choices"):
+    with pytest.raises(ProblemError, match=f"`choices` is a plan already, so leave {named} out, and make the plan"):
         qx.LayerwiseQuantizationProblem(model, search_loader(), choices=qx.plan_choices(model), **beside)
 
 
@@ -66,3 +66,11 @@ def test_fit_takes_a_plan_too():
     plan = qx.plan_choices(model, (3, 5))
     point = qx.fit(model, search_loader(), max_drop=0.1, choices=plan, max_evaluations=20, progress=False)
     assert set(point.num_bits) <= {3, 5}
+
+
+@pytest.mark.parametrize("given", ["network", "detached"])
+def test_a_plan_is_made_for_a_wrapped_network_only(given):
+    model = qx.QuantizedActivationsModel(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), predicates.by_type(nn.ReLU))
+    network = model.detach()
+    with pytest.raises(ModelError, match="plan_choices takes a QuantizedModel, got Sequential|detached"):
+        qx.plan_choices(network if given == "network" else model, (2, 4))

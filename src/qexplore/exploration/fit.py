@@ -74,6 +74,9 @@ def fit(
 def _goal(problem: LayerwiseQuantizationProblem) -> Goal:
     requirements, max_total_bits = problem.requirements, problem.limits.by_name.get("total_bits")
     if requirements.min_accuracy is None:
-        assert max_total_bits is not None
+        if max_total_bits is None:
+            raise ProblemError(
+                f"fit goes by the first metric: '{problem.metric.name}' needs min_accuracy or max_drop, got None for it"
+            )
         return MostAccurate(max_total_bits)
     return Cheapest(problem.metric.gain(requirements.min_accuracy))

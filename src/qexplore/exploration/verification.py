@@ -9,7 +9,7 @@ import numpy as np
 from qexplore._progress import Progress
 from qexplore.evaluation import DirectEvaluator
 from qexplore.front import Front
-from qexplore.model import Loader, Unpack
+from qexplore.model import Loader, Unpack, reusable
 from qexplore.search import Archive, LayerwiseQuantizationProblem, intervals_of
 
 
@@ -40,9 +40,11 @@ class Reporter:
     """
 
     def __init__(self, problem: LayerwiseQuantizationProblem, loader: Loader, unpack: Unpack | None) -> None:
+        metrics = (problem.metric, *problem.further.metrics)
+        if len(metrics) > 1:
+            loader = reusable(loader)
         self._first, *self._further = (
-            DirectEvaluator(problem.model, loader, metric, unpack=unpack or problem.unpack)
-            for metric in (problem.metric, *problem.further.metrics)
+            DirectEvaluator(problem.model, loader, metric, unpack=unpack or problem.unpack) for metric in metrics
         )
 
     @property

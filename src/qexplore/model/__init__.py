@@ -34,7 +34,7 @@ from qexplore.model.layers import (
     taken_apart,
     ungrouped,
 )
-from qexplore.model.passes import Pass, first_batch, no_batches, require_iterable
+from qexplore.model.passes import Pass, first_batch, no_batches, require_iterable, reusable
 from qexplore.model.plan import Plan, PlannedPoint
 from qexplore.model.points import Candidate, Candidates, NumBits, QuantizationPoint
 from qexplore.model.quantized_model import QuantizedModel

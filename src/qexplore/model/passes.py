@@ -97,6 +97,11 @@ def first_batch(owner: str, loader: Loader) -> Any:
     raise no_batches(owner)
 
 
+def reusable(loader: Loader) -> Loader:
+    """``loader``, or of an iterator the list of its batches, for several that read it."""
+    return list(loader) if isinstance(loader, Iterator) else loader
+
+
 def require_iterable(owner: str, loader: object) -> None:
     """Raise for what gives no batches.
 

@@ -12,7 +12,7 @@ from qexplore._choices import choice_name, is_float_code
 from qexplore._table import text_table
 from qexplore.cost import Groups, unite
 from qexplore.errors import ProblemError
-from qexplore.model import QuantizationPoint, QuantizedModel
+from qexplore.model import QuantizationPoint, QuantizedModel, require_wrapped
 from qexplore.search.choices import Codes, choices_text, parsed_choices
 from qexplore.search.rules import Rule, choice_rules, decide, first_last_rules, pinned_rules
 from qexplore.search.selectors import PointModules
@@ -91,6 +91,7 @@ def plan_choices(
         ProblemError: a rule that matches nothing or asks for what no quantizer has; rules in conflict; tied points
             with different choices; choices of which the target leaves nothing, or a float format that it forbids.
     """
+    require_wrapped("plan_choices", model, calibrated=False)
     points = PointModules.of(model)
     device = None if target is None else read_target(target)
     if device is not None:
@@ -144,7 +145,9 @@ def checked_plan(model: QuantizedModel, choices: Any, limits: tuple[Any, Any], r
     beside += [name for name, limit, default in defaults if not (is_whole(limit) and limit == default)]
     if beside:
         raise ProblemError(
-            f"`choices` is a plan already, so give {' and '.join(beside)} to plan_choices, which makes it"
+            f"`choices` is a plan already, so leave {' and '.join(beside)} out, and make the plan of what they ask: "
+            "plan_choices takes pinned, tied, first_last and target, and for limits of widths their range, such as "
+            "plan_choices(model, range(2, 9))"
         )
     if [(point.name, point.kind) for point in choices.points] != [(point.name, point.kind) for point in model.points]:
         raise ProblemError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from qexplore.front import FurtherMetric
 from qexplore.model import Plan
 from qexplore.search.control import ChoicePlan
 
@@ -17,7 +18,9 @@ class Description:
         plan: the quantization points.
         choices: what each of them may have, and which rule says so.
         costs: names of what is kept small.
+        metric_name: what is searched beside them.
         min_accuracy: the worst acceptable score; None accepts all.
+        further: the metrics after the first, with their minima.
         limits: the most of costs, by name.
         engine: how candidates are evaluated, or why one after the other.
         early_stop: ``"on"``, or why candidates are always run to their end.
@@ -26,15 +29,19 @@ class Description:
     plan: Plan
     choices: ChoicePlan
     costs: tuple[str, ...]
+    metric_name: str
     min_accuracy: float | None
+    further: tuple[FurtherMetric, ...]
     limits: Mapping[str, float]
     engine: str
     early_stop: str
 
     def __str__(self) -> str:
-        accuracy = [] if self.min_accuracy is None else [f"accuracy {self.min_accuracy:g} or better"]
-        required = ", ".join([*accuracy, *(f"{name} at most {upper:g}" for name, upper in self.limits.items())])
+        minima = [(self.metric_name, self.min_accuracy), *((one.name, one.min_accuracy) for one in self.further)]
+        scores = [f"{name} {least:g} or better" for name, least in minima if least is not None]
+        required = ", ".join([*scores, *(f"{name} at most {upper:g}" for name, upper in self.limits.items())])
         return (
-            f"{self.plan}\n\n{self.choices}\n\ncosts: {', '.join(self.costs)}\nrequired: {required or 'nothing'}\n"
+            f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name} against {', '.join(self.costs)}\n"
+            f"required: {required or 'nothing'}\n"
             f"engine: {self.engine}\nearly stop: {self.early_stop}"
         )

@@ -17,7 +17,7 @@ from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, WholeSetMetric, top1_accuracy
-from qexplore.model import Candidates, Loader, QuantizedModel, Unpack, require_wrapped
+from qexplore.model import Candidates, Loader, QuantizedModel, Unpack, require_wrapped, reusable
 from qexplore.search.control import DEFAULT_LIMITS, checked_plan
 from qexplore.search.description import Description
 from qexplore.search.further import FurtherMetrics, split_metrics
@@ -111,6 +111,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         self.model = model
         self.unpack = unpack
         asked = split_metrics(metric, min_accuracy, max_drop)
+        if len(asked) > 1:
+            loader = reusable(loader)
         self.metric, min_accuracy, max_drop = asked[0]
         if max_drop is None:  # said before the network runs
             checked_requirements(self.metric, 0.0, min_accuracy, None)
@@ -174,7 +176,9 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             self.model.describe(),
             self.plan,
             tuple(cost.name for cost in self.costs),
+            self.metric.name,
             self.min_accuracy,
+            self.further.described,
             self.limits.by_name,
             self.evaluator.description,
             self.evaluator.early_stop,

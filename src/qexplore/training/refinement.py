@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -56,8 +55,7 @@ class Refinement:
 
     Attributes:
         before: the front's points, measured on the report set with the weights that the model had.
-        after: these and the refined ones together, without those that another one beats; measured likewise, but for
-            further metrics, whose scores of refined points are NaN.
+        after: these and the refined ones together, without those that another one beats; measured likewise.
         refined: the points that were fine-tuned, by rising cost.
         state: the model's state dict with the weights before.
         interrupted: whether Ctrl-C ended it; points that were not reached are as they were.
@@ -132,8 +130,8 @@ def refine(
     so both fronts are of real measurements on the same data. The model comes back as it was; `Refinement.apply` gives
     it the weights of a point. Ctrl-C ends it with the points refined so far.
 
-    Further metrics of the front are not measured: points with the weights that the model has keep their scores, each on
-    the set that it was measured on; of refined points, whose weights are others, they are NaN.
+    Only ``metric`` is measured: the fronts that come back hold no scores by further metrics, which would be those of
+    other weights or of another set.
 
     Args:
         front: of the model's points, such as ``exploration.front``.
@@ -155,7 +153,7 @@ def refine(
         WorkflowError: both ``count`` and ``below``, none selected, and all that `fine_tune` refuses.
         QExploreError: see `fine_tune`.
     """
-    checked_keywords(fine_tune, fine_tuning, TrainingKeywords)
+    checked_keywords(refine, fine_tuning, TrainingKeywords, beside=fine_tune.__kwdefaults__ or ())
     require_wrapped("refine", model, WorkflowError)
     measure = as_metric(metric)
     _check_front(front, model, measure)
@@ -240,9 +238,10 @@ def _chosen(front: Front, metric: Directed, count: Any, below: Any, cost: str | 
 
 
 def _remeasured(front: Front, scores: list[float], float_accuracy: float) -> Front:
-    """``front`` with ``scores`` of another set, and nothing else that was measured by its metric."""
-    gone: dict[str, Any] = dict.fromkeys(("interval", "report_accuracy", "report_interval", "min_accuracy"))
-    return replace(front, accuracy=np.array(scores), float_accuracy=float_accuracy, verified=True, **gone)
+    """``front`` with ``scores`` of another set, and nothing else that was measured."""
+    measured_before = ("interval", "report_accuracy", "report_interval", "further_scores", "report_further_scores")
+    gone: dict[str, Any] = dict.fromkeys((*measured_before, "min_accuracy"))
+    return replace(front, accuracy=np.array(scores), float_accuracy=float_accuracy, verified=True, further=(), **gone)
 
 
 def _best_of(before: Front, refined: list[RefinedPoint]) -> Front:
@@ -254,7 +253,6 @@ def _best_of(before: Front, refined: list[RefinedPoint]) -> Front:
         "num_bits": [one.num_bits for one in refined],
         "accuracy": [one.accuracy_after for one in refined],
         "costs": [list(one.costs.values()) for one in refined],
-        **dict.fromkeys(("further_scores", "report_further_scores"), [[math.nan] * len(before.further)] * len(refined)),
     }
-    known = {name: np.concatenate([fields[name], rows]) for name, rows in added.items() if fields[name] is not None}
+    known = {name: np.concatenate([fields[name], rows]) for name, rows in added.items()}
     return Front.from_candidates(**(fields | known))
