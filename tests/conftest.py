@@ -13,3 +13,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_every_time() -> None:
+    """A network that a test makes without a seed of its own is the same in every run and in any order of tests."""
+    torch.manual_seed(0)
