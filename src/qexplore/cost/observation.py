@@ -73,8 +73,9 @@ def observe(model: QuantizedModel, *, cost: str = "observe") -> Observed:
 def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
     """Multiply-accumulates of one float forward, and a list of what was not counted; ``print`` shows both.
 
-    The counts are those of ``torch.utils.flop_counter``, halved. Biases, normalisation, activations and pooling have
-    no products of two tensors to count, or no formula; the latter are listed. Parameters on the meta device will do.
+    The counts are those of ``torch.utils.flop_counter``, halved, and of formulas for what it has none for, recurrent
+    layers and products with vectors among them. Biases, normalisation, activations and pooling have no products of two
+    tensors to count; they are listed, and apart from them what may have some. Parameters on the meta device will do.
 
     Args:
         network: a float network, or a wrapped one.
@@ -101,8 +102,8 @@ def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
 
 
 def _report(tape: Tape) -> Operations:
-    left_out = sorted(tape.not_counted.items(), key=lambda item: (-item[1], item[0]))
-    return Operations(tuple(tape.operations), tuple(left_out))
+    left_out = sorted((+tape.not_counted).items(), key=lambda item: (-item[1], item[0]))
+    return Operations(tuple(tape.operations), tuple(left_out), tuple(sorted(tape.missing.items())))
 
 
 def _moments(tape: Tape) -> Moments:
@@ -111,7 +112,7 @@ def _moments(tape: Tape) -> Moments:
         return value.is_read or value.is_marked or not value.is_by_product
 
     return Moments.of(
-        [(value.sources, value.num_elements, value.num_bytes) for value in alive if is_activation(value)]
+        [(value.origin.sources, value.num_elements, value.num_bytes) for value in alive if is_activation(value)]
         for alive in tape.moments
     )
 

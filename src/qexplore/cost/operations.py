@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qexplore._choices import stored_bits
+from qexplore._choices import OFF_BITS, stored_bits
 from qexplore._table import text_table
 from qexplore.cost.moments import Sources, source_bits
 from qexplore.model import Candidates
@@ -37,10 +37,13 @@ class Operations:
     Attributes:
         operations: what was counted, in the order of the forward.
         not_counted: operations without a formula that do more than move data, and how often each ran.
+        missing: those among them that may multiply tensors, each with the numbers that it gave in all its runs: as many
+            multiply-accumulates are missing at least.
     """
 
     operations: tuple[Operation, ...]
     not_counted: tuple[tuple[str, int], ...]
+    missing: tuple[tuple[str, int], ...] = ()
 
     @property
     def total(self) -> int:
@@ -55,6 +58,24 @@ class Operations:
             macs[operation.module] = macs.get(operation.module, 0) + operation.macs
         return macs
 
+    @property
+    def num_missing(self) -> int:
+        """Multiply-accumulates that are missing from `total` at the least."""
+        return sum(least for _, least in self.missing)
+
+    @property
+    def gap(self) -> str:
+        """A sentence on what is missing from `total`, and how much of it at the least; nothing where nothing is."""
+        if not self.missing:
+            return ""
+        runs = dict(self.not_counted)
+        listed = ", ".join(f"{name} x {runs[name]}" for name, _ in self.missing)
+        share = self.num_missing / (self.total + self.num_missing)
+        return (
+            f"there is no formula for {listed}: at least {self.num_missing:,} of "
+            f"{self.total + self.num_missing:,} MACs are missing ({share:.2g} of all)"
+        )
+
     def __str__(self) -> str:
         rows: dict[tuple[str, str], list[int]] = {}
         for operation in self.operations:
@@ -66,7 +87,7 @@ class Operations:
             ("module", "operation", "runs", "MACs"), [*cells, ("total", "", "", f"{self.total:,}")], numeric=(2, 3)
         )
         left_out = ", ".join(f"{name} x {runs}" for name, runs in self.not_counted)
-        return f"{table}\nnot counted: {left_out or 'nothing'}"
+        return "\n".join([table, f"not counted: {left_out or 'nothing'}", *([self.gap] if self.missing else [])])
 
 
 class Bops:
@@ -74,6 +95,10 @@ class Bops:
 
     An operand that comes from no point has 32 bits. The scale of an MX block is no part of the products, so its share
     of a value's stored bits does not count here.
+
+    Attributes:
+        gap: a sentence on operations that could not be counted; empty where all were.
+        missing: what these take at the least, whatever the candidate: their results are at no point.
     """
 
     name = "bops"
@@ -88,6 +113,8 @@ class Bops:
         self._left = np.array([place[left] for left, _ in macs], dtype=np.int64)
         self._right = np.array([place[right] for _, right in macs], dtype=np.int64)
         self._macs = np.array(list(macs.values()), dtype=np.float64)
+        self.gap = operations.gap
+        self.missing = float(operations.num_missing * OFF_BITS**2)
 
     def cost(self, candidates: Candidates) -> NDArray[np.float64]:
         """Costs, shape ``[N]``, of ``candidates``, codes of shape ``[N, L]``."""

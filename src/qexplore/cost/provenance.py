@@ -1,4 +1,4 @@
-"""What operations do to values: which ones hand them on unchanged, and which operands others multiply."""
+"""What operations do to values: which ones hand them on unchanged, and which only make constants."""
 
 from __future__ import annotations
 
@@ -9,87 +9,38 @@ from torch import Tensor
 from qexplore._trees import tensors_of
 
 _HAND_ON = frozenset(
-    [
-        "relu",
-        "relu_",
-        "hardtanh",
-        "hardtanh_",
-        "clone",
-        "contiguous",
-        "_to_copy",
-        "alias",
-        "lift_fresh",
-        "_unsafe_view",
-        "_reshape_copy",
-        "copy_",
-        "max_pool1d",
-        "max_pool2d",
-        "max_pool3d",
-        "max_pool2d_with_indices",
-        "max_pool3d_with_indices",
-        "adaptive_max_pool1d",
-        "adaptive_max_pool2d",
-        "adaptive_max_pool3d",
-        "max_unpool2d",
-        "max_unpool3d",
-        "amax",
-        "constant_pad_nd",
-        "reflection_pad1d",
-        "reflection_pad2d",
-        "reflection_pad3d",
-        "replication_pad1d",
-        "replication_pad2d",
-        "replication_pad3d",
-        "cat",
-        "stack",
-        "repeat",
-        "tile",
-        "roll",
-        "flip",
-        "im2col",
-        "index",
-        "index_select",
-        "gather",
-        "embedding",
-        "upsample_nearest1d",
-        "upsample_nearest2d",
-        "upsample_nearest3d",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "channel_shuffle",
-        "native_channel_shuffle",
-        "dropout",
-        "feature_dropout",
-    ]
+    """
+    alias clone contiguous copy _to_copy detach_copy lift_fresh lift_fresh_copy expand_copy view_copy permute_copy
+    _unsafe_view _reshape_copy as_strided_copy slice_copy select_copy split_copy squeeze_copy unsqueeze_copy t_copy
+    transpose_copy unfold_copy unbind_copy unsafe_split unsafe_split_with_sizes split_with_sizes_copy
+    cat stack block_diag diag_embed tril triu repeat tile roll flip rot90 repeat_interleave im2col unfold
+    index _unsafe_index _unsafe_masked_index index_select gather take embedding masked_select nonzero_static
+    index_put _unsafe_index_put _index_put_impl index_copy index_fill put
+    scatter select_scatter slice_scatter diagonal_scatter as_strided_scatter masked_scatter
+    _pack_padded_sequence
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
+    constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+    replication_pad3d
+    max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices mkldnn_max_pool2d
+    mkldnn_max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d
+    fractional_max_pool3d max_unpool2d max_unpool3d
+    max min amax amin aminmax cummax cummin _cummax_helper _cummin_helper median nanmedian kthvalue mode sort topk
+    maximum minimum fmax fmin
+    where masked_fill clamp clamp_min clamp_max relu hardtanh hardshrink threshold dropout feature_dropout
+    nan_to_num _unique _unique2 unique_dim unique_consecutive
+    """.split()  # noqa: SIM905 - a hundred names as a list of strings would be a hundred lines
 )
-"""Every value of the result is one of the operands', or 0 or a bound: it needs no more bits than they do."""
+"""Every value of the result is one of the operands', or 0, a bound or what is filled in: it needs no more bits."""
 
 _FILLS = frozenset(
-    [
-        "empty_like",
-        "fill_",
-        "full_like",
-        "new_empty",
-        "new_empty_strided",
-        "new_full",
-        "new_ones",
-        "new_zeros",
-        "ones_like",
-        "zero_",
-        "zeros_like",
-    ]
+    """
+    empty empty_like empty_permuted empty_strided fill full full_like new_empty new_empty_strided new_full new_ones
+    new_zeros ones ones_like scalar_tensor zero zeros zeros_like
+    """.split()  # noqa: SIM905
 )
-"""Reads no more of its operand than its shape."""
-
-_ADDITIONS = frozenset(["add", "add_"])
-
-_PRODUCTS = {
-    **dict.fromkeys(["mm", "bmm", "_scaled_mm"], (0, 1)),
-    **dict.fromkeys(["addmm", "baddbmm"], (1, 2)),
-    **dict.fromkeys(["convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forward"], (0, 1)),
-    "convolution_overrideable": (0, 1),
-}
-"""Where the two operands stand among the arguments."""
+"""The result is a constant; nothing is read of an operand but its shape."""
 
 
 def operation_name(function: Any) -> str:
@@ -97,35 +48,44 @@ def operation_name(function: Any) -> str:
     return str(getattr(function, "_overloadpacket", function))
 
 
+def aten_name(name: str) -> str:
+    """The bare name of one of torch's own operations; nothing for others."""
+    return name.removeprefix("aten.") if name.startswith("aten.") else ""
+
+
 def hands_on(name: str) -> bool:
     """Whether the values of the result are those of the operands."""
-    return _aten(name) in _HAND_ON
+    return _out_of_place(name) in _HAND_ON
 
 
 def fills(name: str) -> bool:
     """Whether the result is a constant."""
-    return _aten(name) in _FILLS
+    return _out_of_place(name) in _FILLS
 
 
 def adds(name: str) -> bool:
     """Whether it is an elementwise addition."""
-    return _aten(name) in _ADDITIONS
+    return _out_of_place(name) == "add"
 
 
-def multiplied(name: str, args: tuple[Any, ...]) -> list[tuple[float, Any, Any]]:
-    """Pairs of operands that are multiplied, each with its share of the operation's MACs; None for one within it.
+def multiplies(name: str) -> bool:
+    """Whether it is an elementwise product that makes a new tensor."""
+    return aten_name(name) == "mul"
 
-    Attention is two products: queries by keys, and what the softmax makes of it by values.
-    """
-    short = _aten(name)
-    if short in _PRODUCTS and len(args) > max(_PRODUCTS[short]):
-        left, right = _PRODUCTS[short]
-        return [(1.0, args[left], args[right])]
-    if "attention" in short and len(args) >= 3 and all(isinstance(arg, Tensor) for arg in args[:3]):
-        query, key, value = args[:3]
-        share = query.shape[-1] / (query.shape[-1] + value.shape[-1])
-        return [(share, query, key), (1.0 - share, None, value)]
-    return [(1.0, None, None)]
+
+def sums(name: str) -> bool:
+    """Whether it adds up the numbers of a tensor."""
+    return aten_name(name) in ("sum", "mean")
+
+
+def fills_in_place(name: str) -> bool:
+    """Whether it writes a constant over what was there."""
+    return fills(name) and name.endswith("_")
+
+
+def takes_first(name: str) -> bool:
+    """Whether only the first operand gives values; the others are bounds, or say where to look."""
+    return _out_of_place(name).startswith(("clamp", "fractional_max_pool"))
 
 
 def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -148,5 +108,13 @@ def storage_key(tensor: Tensor) -> int | None:
         return None
 
 
-def _aten(name: str) -> str:
-    return name.removeprefix("aten.") if name.startswith("aten.") else ""
+def reach(tensor: Tensor) -> tuple[int, int]:
+    """First byte of its memory that a tensor may read, and the first behind it."""
+    start = tensor.storage_offset()
+    last = start + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    size = tensor.element_size()
+    return int(start * size), int((last + 1) * size)
+
+
+def _out_of_place(name: str) -> str:
+    return aten_name(name).rstrip("_")

@@ -14,21 +14,58 @@ import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 from qexplore._trees import tensors_of
 from qexplore.cost.moments import Sources
 from qexplore.cost.operations import Operation
+from qexplore.cost.products import is_product, multiplies_nothing, products
 from qexplore.cost.provenance import (
     adds,
     fills,
+    fills_in_place,
     hands_on,
-    multiplied,
+    multiplies,
     operation_name,
+    reach,
     storage_key,
+    sums,
+    takes_first,
     written_by,
 )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where values come from.
+
+    Attributes:
+        sources: points that they come from unchanged; empty where an operation made them.
+        summands: points that were added up to them, or their sources.
+        is_constant: whether they were filled in, as zeros are: they need no bits beside others.
+    """
+
+    sources: Sources = ()
+    summands: frozenset[int] = frozenset()
+    is_constant: bool = False
+
+    @classmethod
+    def of_point(cls, point: int) -> Origin:
+        """Of a tensor at a point."""
+        return cls((point,), frozenset([point]))
+
+    @classmethod
+    def joined(cls, origins: Iterable[Origin]) -> Origin:
+        """Of values of several tensors side by side: known where all of them are, constants apart."""
+        every = list(origins)
+        varying = [origin for origin in every if not origin.is_constant]
+        is_known = all(origin.sources for origin in varying)
+        sources = {point for origin in varying for point in origin.sources} if is_known else set()
+        summands = frozenset[int]().union(*(origin.summands for origin in varying))
+        return cls(tuple(sorted(sources)), summands, is_constant=bool(every) and not varying)
+
+
+_UNKNOWN, _CONSTANT = Origin(), Origin(is_constant=True)
 
 
 @dataclass(eq=False)
@@ -38,20 +75,20 @@ class Value:
     Attributes:
         num_bytes: of the memory.
         num_elements: how many numbers it holds.
-        sources: points that its numbers come from unchanged; empty where an operation made them.
-        summands: points that were added up to it, or its sources.
+        origin: where they come from.
         is_marked: whether it was seen at a point itself.
         is_by_product: not the first result of its operation, such as the indices of a max pooling.
         is_read: whether a later operation reads it.
+        factors: what was multiplied, number by number, to make it, until a sum makes that a product to count.
     """
 
     num_bytes: int
     num_elements: int
-    sources: Sources = ()
-    summands: frozenset[int] = frozenset()
+    origin: Origin = _UNKNOWN
     is_marked: bool = False
     is_by_product: bool = False
     is_read: bool = False
+    factors: tuple[Sources, Sources] | None = None
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -73,9 +110,12 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.not_counted: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
         self.moments: list[tuple[Value, ...]] = []
         self.additions: list[frozenset[int]] = []
-        self._weights = {storage_key(weight): index for weight, index in weights.items()}
+        self._weights: dict[int | None, list[tuple[tuple[int, int], int]]] = {}
+        for weight, index in weights.items():  # several may share memory, as those of a recurrent layer on a GPU
+            self._weights.setdefault(storage_key(weight), []).append((reach(weight), index))
         self._alive: dict[int, Value] = {}
         self._references: dict[int, Any] = {}
         self._tracker = tracker
@@ -89,7 +129,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 continue
             if value.is_marked:  # two points on one tensor: the second one's quantizer makes another
                 value = self._alive[key] = replace(value)
-            value.sources, value.summands, value.is_marked = (point,), frozenset([point]), True
+            value.origin, value.is_marked = Origin.of_point(point), True
 
     def keep(self, output: Any) -> None:
         """Note that ``output`` is what the forward was run for."""
@@ -98,8 +138,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What torch calls for every operation."""
         kwargs = kwargs or {}
-        is_whole = isinstance(func, HigherOrderOperator) or func._overloadpacket in flop_registry
-        if not is_whole:
+        if not (isinstance(func, HigherOrderOperator) or is_product(func)):
             with self:  # a composite operation may fall apart into ones that can be counted
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -113,60 +152,71 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read = tensors_of((args, kwargs))
         self._note_reading(read)
         self._count(name, func, args, kwargs, result)
-        sources, summands = self._origin(name, read)
-        changed = self._renew(written_by(func, args, kwargs), sources, summands)
-        changed += self._register(result, {storage_key(tensor) for tensor in read}, sources, summands)
-        if not changed:
-            return
-        self.moments.append(tuple(self._alive.values()))
-        computes = any(tensor.is_floating_point() for tensor in changed)
-        if computes and self._is_left_out(func, name) and any(tensor.is_floating_point() for tensor in read):
-            self.not_counted[name] += 1
+        origin = self._origin(name, read)
+        changed = self._renew(written_by(func, args, kwargs), origin)
+        changed += self._register(result, {storage_key(tensor) for tensor in read}, origin)
+        if changed:
+            self.moments.append(tuple(self._alive.values()))
+        if not (is_product(func) or hands_on(name) or fills(name)) and any(map(_has_fractions, read)):
+            self._leave_out(func, name, [tensor for tensor in changed if _has_fractions(tensor)])
+        self._follow_factors(name, [tensor for tensor in read if _has_fractions(tensor)], changed)
 
-    def _is_left_out(self, func: Any, name: str) -> bool:
-        """Whether an operation has no formula and does more than move data."""
-        return getattr(func, "_overloadpacket", func) not in flop_registry and not hands_on(name) and not fills(name)
+    def _leave_out(self, func: Any, name: str, made: list[Tensor]) -> None:
+        """Note an operation without a formula, and whether products of two tensors may be missing for it."""
+        if not made:
+            return
+        self.not_counted[name] += 1
+        if not multiplies_nothing(func):
+            self.missing[name] += made[0].numel()  # others are by-products, such as a factorisation
+
+    def _follow_factors(self, name: str, read: list[Tensor], made: list[Tensor]) -> None:
+        """Count an elementwise product that is summed up, as `torch.linalg.vecdot` is."""
+        values = [self._alive.get(storage_key(tensor) or 0) for tensor in (made if multiplies(name) else read)[:1]]
+        for value in filter(None, values):
+            if multiplies(name) and all(tensor.dim() for tensor in read) and len(read) == 2:
+                value.factors = self._sources(read[0]), self._sources(read[1])
+            elif sums(name) and value.factors is not None:
+                self.operations.append(Operation(self._module(), "aten.mul", value.num_elements, value.factors))
+                self.not_counted["aten.mul"] -= 1
+                value.factors = None
 
     def _count(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        formula = flop_registry.get(getattr(func, "_overloadpacket", func))
-        if formula is None:
+        if not is_product(func):
             return
-        macs = formula(*args, **kwargs, out_val=result) / 2
-        for share, left, right in multiplied(name, args):
+        for macs, left, right in products(func, args, kwargs, result):
             operands = self._sources(left), self._sources(right)
-            self.operations.append(Operation(self._module(), name, round(share * macs), operands))
+            self.operations.append(Operation(self._module(), name, macs, operands))
 
-    def _origin(self, name: str, read: list[Tensor]) -> tuple[Sources, frozenset[int]]:
+    def _origin(self, name: str, read: list[Tensor]) -> Origin:
         """Where the values come from that an operation makes of ``read``."""
+        if fills(name):
+            is_partly = fills_in_place(name) and not _covers_its_storage(read[0])
+            return self._origin_of(read[0]) if is_partly else _CONSTANT
         floating = [tensor for tensor in read if tensor.is_floating_point()]
-        summands = [self._summands(tensor) for tensor in floating]
         if adds(name):
+            summands = [self._origin_of(tensor).summands for tensor in floating]
             if len(floating) == 2 and (met := frozenset[int]().union(*summands)):
                 self.additions.append(met)
-            return (), frozenset().union(*summands)
-        if not hands_on(name) or not floating:
-            return (), frozenset()
+            return Origin(summands=frozenset().union(*summands))
+        if not hands_on(name):
+            return _UNKNOWN
         # What is copied into a tensor replaces its values, as far as it reaches.
         if name == "aten.copy_" and len(floating) == 2 and _covers_its_storage(floating[0]):
-            floating, summands = floating[1:], summands[1:]
-        sources = [self._sources(tensor) for tensor in floating]
-        joined = tuple(sorted({point for source in sources for point in source})) if all(sources) else ()
-        return joined, frozenset().union(*summands)
+            floating = floating[1:]
+        return Origin.joined(map(self._origin_of, floating[:1] if takes_first(name) else floating))
 
-    def _renew(self, written: list[Tensor], sources: Sources, summands: frozenset[int]) -> list[Tensor]:
+    def _renew(self, written: list[Tensor], origin: Origin) -> list[Tensor]:
         """Note what was written into tensors; those among them that are activations."""
         changed = []
         for tensor in written:
             key = storage_key(tensor)
             if key is not None and key in self._alive:
                 before = self._alive[key]
-                self._alive[key] = Value(before.num_bytes, before.num_elements, sources, summands)
+                self._alive[key] = Value(before.num_bytes, before.num_elements, origin)
                 changed.append(tensor)
         return changed
 
-    def _register(
-        self, result: Any, known: set[int | None], sources: Sources, summands: frozenset[int]
-    ) -> list[Tensor]:
+    def _register(self, result: Any, known: set[int | None], origin: Origin) -> list[Tensor]:
         """Note the new tensors in ``result``: those that share no memory with what was ``known``."""
         made = []
         first = tensors_of(result[0]) if isinstance(result, tuple) and result else None
@@ -177,9 +227,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage = tensor.untyped_storage()
             is_by_product = first is not None and all(tensor is not one for one in first)
             # Integers are counted in their own dtype: no quantizer sees them.
-            own = (sources, summands) if tensor.is_floating_point() else ((), frozenset[int]())
+            own = origin if tensor.is_floating_point() else _UNKNOWN
             num_bytes = int(storage.nbytes())
-            self._alive[key] = Value(num_bytes, num_bytes // tensor.element_size(), *own, is_by_product=is_by_product)
+            self._alive[key] = Value(num_bytes, num_bytes // tensor.element_size(), own, is_by_product=is_by_product)
             self._references[key] = weakref.ref(storage, _Forget(self, key))
             made.append(tensor)
         return made
@@ -191,17 +241,19 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._alive[key].is_read = True
 
     def _sources(self, tensor: Tensor | None) -> Sources:
-        key = None if tensor is None else storage_key(tensor)
-        if key is None:
-            return ()
-        if key in self._weights:
-            return (self._weights[key],)
-        return self._alive[key].sources if key in self._alive else ()
+        return () if tensor is None else self._origin_of(tensor).sources
 
-    def _summands(self, tensor: Tensor) -> frozenset[int]:
+    def _origin_of(self, tensor: Tensor) -> Origin:
         key = storage_key(tensor)
-        value = None if key is None else self._alive.get(key)
-        return frozenset() if value is None else value.summands
+        if key is None:
+            return _UNKNOWN
+        if key in self._alive:
+            return self._alive[key].origin
+        if key in self._weights:
+            start, end = reach(tensor)
+            met = [index for (first, behind), index in self._weights[key] if first < end and start < behind]
+            return Origin(tuple(sorted(met)))
+        return _UNKNOWN if tensor.dim() else _CONSTANT  # a single number that is no result is filled in somewhere
 
     def _module(self) -> str:
         """The innermost module that runs now, ``""`` for the network itself."""
@@ -217,8 +269,20 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextmanager
 def recording(weights: Mapping[nn.Parameter, int] | None = None) -> Iterator[Tape]:
     """A tape of what runs in a block; ``weights`` are the float parameters at points, with their points' indices."""
-    with _without_compiler(), ModuleTracker() as tracker, Tape(weights or {}, tracker) as tape:
+    parts = _without_compiler(), _without_fused_attention()
+    with parts[0], parts[1], ModuleTracker() as tracker, Tape(weights or {}, tracker) as tape:
         yield tape
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Attention and transformer layers run in the parts that they consist of, which can be counted and followed."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _without_compiler() -> AbstractContextManager[Any]:
@@ -243,3 +307,7 @@ class _Forget:
 
 def _covers_its_storage(tensor: Tensor) -> bool:
     return bool(tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes())
+
+
+def _has_fractions(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qexplore.front import FurtherMetric
 from qexplore.model import Plan
@@ -24,6 +24,7 @@ class Description:
         limits: the most of costs, by name.
         engine: how candidates are evaluated, or why one after the other.
         early_stop: ``"on"``, or why candidates are always run to their end.
+        gaps: what costs and limits lack, by the cost's name: operations that could not be counted.
     """
 
     plan: Plan
@@ -35,13 +36,15 @@ class Description:
     limits: Mapping[str, float]
     engine: str
     early_stop: str
+    gaps: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         minima = [(self.metric_name, self.min_accuracy), *((one.name, one.min_accuracy) for one in self.further)]
         scores = [f"{name} {least:g} or better" for name, least in minima if least is not None]
         required = ", ".join([*scores, *(f"{name} at most {upper:g}" for name, upper in self.limits.items())])
+        lacking = "".join(f"{name} lacks operations: {gap}\n" for name, gap in self.gaps.items())
         return (
             f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name} against {', '.join(self.costs)}\n"
-            f"required: {required or 'nothing'}\n"
+            f"required: {required or 'nothing'}\n{lacking}"
             f"engine: {self.engine}\nearly stop: {self.early_stop}"
         )

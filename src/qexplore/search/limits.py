@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexplore._arguments import checked_number
-from qexplore.cost import Cost, build_costs, cheapest
+from qexplore.cost import Bops, Cost, build_costs, cheapest
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates, QuantizedModel
 from qexplore.search.space import SearchSpace
@@ -49,10 +49,10 @@ class CostLimits:
         return {cost.name: upper for cost, upper in zip(self.costs, self.uppers, strict=True)}
 
     def require_reachable(self, space: SearchSpace) -> None:
-        """Raise when no candidate keeps to a limit.
+        """Raise when no candidate keeps to a limit, or would if what could not be counted were.
 
         Raises:
-            ProblemError: names the cost and the least that can be reached.
+            ProblemError: names the cost, the least that can be reached, and what was not counted.
         """
         for cost, upper in zip(self.costs, self.uppers, strict=True):
             least = float(cost.cost(cheapest(cost, space.choices, tied=space.groups)[None])[0])
@@ -62,6 +62,12 @@ class CostLimits:
                 raise ProblemError(
                     f"{argument} ({upper:g}) is below what can be reached: the narrowest candidate has {amount}. "
                     "Raise it, or allow cheaper choices"
+                )
+            if isinstance(cost, Bops) and least + cost.missing > upper:
+                raise ProblemError(
+                    f"the limit of {cost.name} ({upper:g}) cannot be held: the narrowest candidate has {least:g}, and "
+                    f"what could not be counted takes at least {cost.missing:g} more, for {cost.gap}. Raise it, or "
+                    "limit another cost"
                 )
 
 

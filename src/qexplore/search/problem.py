@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pymoo.core.problem import Problem
 
 from qexplore._arguments import checked_name
-from qexplore.cost import BoundTable, CheckedCost, Cost, build_costs
+from qexplore.cost import Bops, BoundTable, CheckedCost, Cost, build_costs
 from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
 from qexplore.front import Front
@@ -182,6 +182,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             self.limits.by_name,
             self.evaluator.description,
             self.evaluator.early_stop,
+            {cost.name: cost.gap for cost in (*self.costs, *self.limits.costs) if isinstance(cost, Bops) and cost.gap},
         )
 
     def measure(self, candidates: Any, *, must_beat: Any = None, screened: bool = False) -> Iterator[Evaluation]:
