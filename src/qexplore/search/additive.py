@@ -74,7 +74,7 @@ def additive_front(
     dearest total, so that no candidate costs more than it seems; the costs that are returned are the exact ones.
 
     Args:
-        table: sensitivities; a width of infinite sensitivity is never chosen.
+        table: sensitivities; a width whose sensitivity is not finite is never chosen.
         costs: of every choice at every point, in the order of the table; None takes stored bits (total bits).
         resolution: steps for costs that are no whole numbers.
 
@@ -91,7 +91,8 @@ def additive_front(
         )
     exact = _checked_costs(table, costs)
     whole, step = _whole_costs(exact, resolution)
-    places, least = _solve([np.asarray(row) for row in table.values], whole)
+    values = (np.asarray(row, dtype=np.float64) for row in table.values)
+    places, least = _solve([np.where(np.isfinite(row), row, np.inf) for row in values], whole)
     columns = range(len(exact))
     num_bits = np.stack([np.array(table.num_bits[point])[places[:, point]] for point in columns], axis=1)
     cost = sum((exact[point][places[:, point]] for point in columns), start=np.zeros(len(places)))
@@ -116,7 +117,8 @@ def _solve(
         # sums[w, t]: the best of the points before with what is left of total t once choice w is paid for
         sums = np.full((len(value), reach + 1), np.inf)
         for choice, (worth, price) in enumerate(zip(value.tolist(), cost.tolist(), strict=True)):
-            np.add(best[: before + 1], worth, out=sums[choice, price : price + before + 1])
+            with np.errstate(over="ignore"):  # a sum beyond all numbers is as good as one of infinite sensitivity
+                np.add(best[: before + 1], worth, out=sums[choice, price : price + before + 1])
         choices = sums.argmin(axis=0)
         taken.append(choices)
         best[: reach + 1] = sums[choices, np.arange(reach + 1)]

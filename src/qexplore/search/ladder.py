@@ -18,6 +18,8 @@ _RUNGS_AT_ONCE = 8
 _MISSES = 8
 """So many rungs in a row that do not meet the constraints, and no lower one will."""
 _EQUAL = 1e-9
+_NEVER = 1e150
+"""For a sensitivity that is not finite: after all others, and as far from each other as nothing."""
 
 
 class Ladder:
@@ -67,7 +69,8 @@ def rungs(values: Iterable[ArrayLike], problem: LayerwiseQuantizationProblem) ->
     """
     space = problem.space
     trade_off = TradeOff(problem.costs, space)
-    by_gene, way = space.by_gene(values), [space.sizes - 1]
+    finite = (np.nan_to_num(row, nan=_NEVER, posinf=_NEVER) for row in values)
+    by_gene, way = space.by_gene(finite), [space.sizes - 1]
     while (below := _rungs_below(way[-1], by_gene, trade_off, space)) is not None:
         way.append(below)
     return space.at(np.array(way)[1:])

@@ -17,7 +17,10 @@ from qexplore.search.space import SearchSpace
 
 Array = NDArray[np.float64]
 
-_LEAST_SENSITIVITY = 1e-9
+_LEAST_SENSITIVITY, _MOST_SENSITIVITY = 1e-9, 1e300
+"""Between which a total is neither nothing, of which no shares can be had, nor infinite."""
+_LEAST_SHARE = 1e-3
+"""Of the greatest sensitivity, what is told from nothing where all are very small."""
 
 # Variances are shares of that of the scores; lengths are in nats of total damage, and in Hellinger distance.
 _LINK_LENGTH = 3.0
@@ -71,12 +74,13 @@ class Surrogate:
     """
 
     def __init__(self, table: SensitivityTable, space: SearchSpace, resolution: float) -> None:
-        finite = [value for row in table.values for value in row if np.isfinite(value)]
-        most = 10.0 * max(finite, default=1.0)
+        largest = max((value for row in table.values for value in row if 0 < value < np.inf), default=1.0)
+        most = min(10.0 * largest, _MOST_SENSITIVITY)  # what is not finite is worse than all that is
+        least = min(_LEAST_SENSITIVITY, _LEAST_SHARE * most)
         self._space = space
         self._values = np.full((len(table.values), max(map(len, table.values))), most)
         for row, values in zip(self._values, table.values, strict=True):
-            row[: len(values)] = np.clip(np.nan_to_num(values, nan=most, posinf=most), _LEAST_SENSITIVITY, most)
+            row[: len(values)] = np.clip(np.nan_to_num(values, nan=most, posinf=most), least, most)
         self._resolution = resolution
 
     def fit(self, candidates: Candidates, gains: Array, *, floor: float) -> Surrogate:
