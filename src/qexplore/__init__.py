@@ -30,8 +30,8 @@ _NAMES_BY_ROOM = {
     "export": "ExportReport Manifest TensorRTCheck check_tensorrt export_onnx load_manifest save_manifest",
     "front": "Front FrontPoint FurtherMetric",
     "metrics": (
-        "Metric negative_log_likelihood perplexity pixel_accuracy squared_error token_accuracy top1_accuracy "
-        "topk_accuracy whole_set"
+        "Metric negative_log_likelihood over_labels perplexity pixel_accuracy squared_error token_accuracy "
+        "top1_accuracy topk_accuracy whole_set"
     ),
     "model": "CalibrationReport Plan QuantizationPoint QuantizedActivationsModel QuantizedModel detach",
     "preparation": (
@@ -89,6 +89,7 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.front import FurtherMetric as FurtherMetric
     from qexplore.metrics import Metric as Metric
     from qexplore.metrics import negative_log_likelihood as negative_log_likelihood
+    from qexplore.metrics import over_labels as over_labels
     from qexplore.metrics import perplexity as perplexity
     from qexplore.metrics import pixel_accuracy as pixel_accuracy
     from qexplore.metrics import squared_error as squared_error

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import qexplore as qx
 from qexplore.errors import MetricError
+from qexplore.metrics import NOT_COUNTED
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -75,8 +76,12 @@ def test_pixel_accuracy_is_the_mean_of_each_samples_share():
         (qx.pixel_accuracy, drawn(2, 4, 3, 3), torch.full((2, 3, 3), 255)),
     ],
 )
-def test_a_sample_of_which_nothing_counts_is_not_wrong(metric, logits, ignored):
-    assert metric(logits, ignored).tolist() == [1.0, 1.0]
+def test_a_sample_of_which_nothing_counts_is_no_part_of_the_mean(metric, logits, ignored):
+    assert metric(logits, ignored).tolist() == [NOT_COUNTED, NOT_COUNTED]
+    counted = logits.argmax(metric.function.keywords["dim"])[1:]
+    assert summary(metric, logits, torch.cat([ignored[:1], counted])) == 1.0
+    with pytest.raises(MetricError, match="needs samples that count, got 2"):
+        summary(metric, logits, ignored)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,8 @@ def test_only_the_metrics_own_ignored_index_does_not_count(metric, logits, ignor
     right = logits.argmax(-1 if logits.dim() == 3 else 1)
     target = right.clone()
     target.view(-1)[0] = elsewhere
-    assert metric(logits, target).item() == pytest.approx(3 / 4)
+    with pytest.raises(MetricError, match=rf"labels from 0 to 2.* or {ignored}, .*got {elsewhere}"):
+        metric(logits, target)
     target.view(-1)[0] = ignored
     assert metric(logits, target).item() == 1.0
 

@@ -9,6 +9,7 @@ import torch
 from problems import search_loader, tiny_model, tiny_network, tiny_problem
 
 import qexplore as qx
+from qexplore import predicates
 from qexplore._choices import FloatFormat
 from qexplore.errors import EvaluationError, MetricError, ProblemError
 from qexplore.metrics import kl_divergence
@@ -154,3 +155,56 @@ def test_a_search_knows_what_its_table_cost_and_does_without_where_there_is_none
     assert nothing == 0
     assert len(set(alike.values)) == 1
     assert alike.values[0][0] == 4 * alike.values[0][1]
+
+
+class Regression(torch.nn.Module):
+    """Ends in a ReLU, so that some samples come out near zero or zero."""
+
+    def __init__(self, columns=1):
+        super().__init__()
+        self.fc1, self.relu, self.fc2 = torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, columns)
+
+    def forward(self, x):
+        return torch.relu(self.fc2(self.relu(self.fc1(x))))
+
+
+def regression(size=200, columns=1, classes=False, **options):
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = qx.QuantizedActivationsModel(Regression(columns), predicates.by_type(torch.nn.ReLU))
+    x = torch.randn(200, 4, generator=generator)
+    model.calibrate([x])
+    y = torch.zeros(200, dtype=torch.int64) if classes else model(x).detach()
+    data = list(zip(x.split(size), y.split(size), strict=True))
+    metric = qx.Metric(lambda output, target: -output.abs().mean(1)) if classes else qx.squared_error
+    return qx.LayerwiseQuantizationProblem(model, data, metric, **options)
+
+
+@pytest.mark.parametrize("engine", ["prefix", "direct"])
+@pytest.mark.parametrize("size", [1, 7, 200])
+def test_sqnr_is_noise_power_over_signal_power_of_the_set(engine, size):
+    problem = regression(size, engine=engine, num_bits_upper_limit=4)
+    table = qx.sensitivity(problem, "sqnr", num_samples=200)
+    x = torch.cat([x for x, _ in problem.direct.data])
+    with torch.no_grad(), problem.model.using([0, 0]):
+        reference = problem.model(x).numpy().astype(np.float64)
+    for point, (widths, values) in enumerate(zip(table.num_bits, table.values, strict=True)):
+        for width, value in zip(widths, values, strict=True):
+            with torch.no_grad(), problem.model.using([width * (place == point) for place in range(2)]):
+                noise = problem.model(x).numpy() - reference
+            assert value == pytest.approx(np.square(noise).sum() / np.square(reference).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"columns": 3}, {"classes": True}])
+def test_outputs_that_are_no_logits_are_measured_by_their_noise(options):
+    table = qx.sensitivity(regression(**options))
+    assert table.metric_name == "noise to signal"
+    assert min(row[0] for row in table.values) > 0
+    if options.get("columns", 1) == 1:
+        with pytest.raises(MetricError, match='two classes or more.*metric="sqnr"'):
+            qx.sensitivity(regression(**options), "kl")
+
+
+def test_logits_are_measured_by_their_divergence_unless_asked_otherwise():
+    assert qx.sensitivity(tiny_problem()).metric_name == "KL divergence"

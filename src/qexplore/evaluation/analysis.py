@@ -18,6 +18,7 @@ from qexplore._random import drawn_apart, isolated
 from qexplore._table import csv_table, text_table
 from qexplore.errors import EvaluationError
 from qexplore.front import write_text
+from qexplore.metrics import Noise
 from qexplore.model import (
     Loader,
     Pass,
@@ -73,8 +74,9 @@ class LayerAnalysis:
 
     Attributes:
         points: one record a point, in the order of ``num_bits``.
-        output_sqnr: SQNR of the network's output in dB, over all floating tensors in it; nan where it has none, or
-            where the float network's own output is zero or not finite.
+        output_sqnr: SQNR of the network's output in dB; of several floating tensors ``-10 log10`` of their mean noise
+            over signal, for they need not be of one unit. nan where there is none, or where the float network's own
+            output is zero or NaN.
         num_batches: how much data was looked at.
     """
 
@@ -176,29 +178,6 @@ def _widths(model: QuantizedModel, num_bits: Any) -> Any:
     return [num_bits] * len(model.points) if is_one and choice_code(num_bits) is not None else num_bits
 
 
-class _Noise:
-    """Energies of a signal and of its error, in float64."""
-
-    def __init__(self) -> None:
-        self._signal = 0.0
-        self._error = 0.0
-
-    def add(self, x: Tensor, quantized: Tensor) -> None:
-        exact = x.double()
-        self._signal += float(exact.square().sum())
-        self._error += float((exact - quantized.double()).square().sum())
-
-    @property
-    def sqnr(self) -> float:
-        if not 0 < self._signal < math.inf:
-            return math.nan
-        if self._error == 0:
-            return math.inf
-        if not math.isfinite(self._error):
-            return -math.inf
-        return 10 * (math.log10(self._signal) - math.log10(self._error))
-
-
 class _Point:
     """Statistics of one point, and the float tensors of the present batch in the order of calls."""
 
@@ -206,7 +185,7 @@ class _Point:
         self._name = name
         self._quantizer = quantizer
         self._limits = quantizer.limits
-        self._alone, self._accumulated = _Noise(), _Noise()
+        self._alone, self._accumulated = Noise(), Noise()
         self._lowest, self._highest = math.inf, -math.inf
         self._num_clipped = self._num_values = 0
         self._waiting: deque[Tensor] = deque()
@@ -227,13 +206,13 @@ class _Point:
         if self._quantizer.is_active:
             low, high = self._limits
             self._num_clipped += int(((x < low) | (x > high)).sum())
-        self._alone.add(x, self._quantizer(x))
+        self._alone.add([x], [self._quantizer(x)])
 
     def compare(self, quantized: Tensor) -> None:
         """Set a tensor of the quantized network against its float one."""
         if not self._waiting or self._waiting[0].shape != quantized.shape:
             raise self._disagreement(f"one more of shape {tuple(quantized.shape)}")
-        self._accumulated.add(self._waiting.popleft(), quantized)
+        self._accumulated.add([self._waiting.popleft()], [quantized])
 
     def take_alone(self, x: Tensor) -> None:
         """Take a tensor that nothing before this point has changed."""
@@ -280,7 +259,7 @@ class _Comparison:
 
     def __init__(self, quantizers: Mapping[str, TensorQuantizer]) -> None:
         self._points = {name: _Point(name, quantizer) for name, quantizer in quantizers.items()}
-        self.output = _Noise()
+        self.output = Noise()
 
     def take(self, name: str, tensors: list[Tensor]) -> None:
         """Listen to the float network."""
@@ -302,8 +281,7 @@ class _Comparison:
                 f"the network's output must have the same tensors with and without quantization, got the shapes "
                 f"{shapes[0]} from the float network and {shapes[1]} from the quantized one"
             )
-        for x, quantized in zip(expected, output, strict=True):
-            self.output.add(x, quantized)
+        self.output.add(expected, output)
 
     def look_at_weights(self, weights: Sequence[WeightPoint]) -> None:
         """Set weights against their quantized selves; nothing before them adds to their error."""

@@ -21,7 +21,8 @@ class Evaluation:
         candidate: codes by point, 0 where a quantizer is off.
         state: ``"complete"``; ``"stopped"`` early by proof; or ``"failed"``.
         score: the metric in the user's direction; NaN unless complete.
-        scores: score per sample, shape ``[num_samples]``; None for metrics of a whole set, or when not complete.
+        scores: score per sample that counts, at most ``num_samples`` of them: a sample whose labels the metric ignores
+            is left out. None for metrics of a whole set, or when not complete.
         interval: 95 % interval of the score over samples; None where it is not known.
         bound: for a stopped candidate, what its score cannot beat.
         further: scores by a problem's further metrics, NaN where one failed; empty where they were not measured. Each
@@ -73,7 +74,7 @@ class Evaluator(Protocol):
 
         Args:
             candidates: codes; 0 switches a quantizer off.
-            metric: per sample; need not be the evaluator's own.
+            metric: per sample; need not be the evaluator's own. One with a fit is fitted to the targets of the part.
             num_samples: about how many samples, drawn at random.
             against_float: give the metric the float network's output in place of the target.
         """

@@ -18,7 +18,7 @@ from qexplore.errors import DataError, EvaluationError, MetricError, ModelError,
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
 from qexplore.evaluation.samples import Batch, Samples
-from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary
+from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary, warn_of_unshifted
 from qexplore.metrics import Metric, Scores, WholeSetMetric
 from qexplore.model import Candidates, Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode
 
@@ -60,6 +60,8 @@ class DirectEvaluator:
         """The samples; None for a whole-set metric, which reads the loader itself."""
         if isinstance(metric, Metric):
             self.data = EvaluationSet(loader, self._placement, unpack=unpack, hold_bytes=hold_bytes)
+            self.metric = metric.fitted(target for _, target in self.data)
+            warn_of_unshifted(metric, *next(iter(self.data)))
         else:
             _check_whole_set_loader(loader)
         self.evaluate_float()
@@ -96,6 +98,7 @@ class DirectEvaluator:
             off = [0] * len(self.model.points)
             if against_float:
                 chosen = [(inputs, self._output(off, inputs)) for inputs, _ in chosen]
+            metric = metric.fitted([target for _, target in chosen])
             rows = [
                 torch.cat([batch_scores(metric, self._output(row, x), x, target) for x, target in chosen])
                 for row in np.asarray(candidates).tolist()

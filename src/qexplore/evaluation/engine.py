@@ -137,7 +137,7 @@ class Engine:
         subset = Samples([(batch.inputs, batch.target) for batch in chosen], sum(map(len, chosen)))
         if against_float:
             subset = self._against_float(subset)
-        engine = Engine(self.network, subset, metric, self.budget_bytes, stops=False)
+        engine = Engine(self.network, subset, metric.fitted(subset.targets), self.budget_bytes, stops=False)
         try:
             return engine.measure(candidates).scores
         finally:

@@ -215,11 +215,10 @@ class PrefixEvaluator:
         if not isinstance(self._metric, Metric):
             raise CaptureError("a whole-set metric runs the model itself")
         data = self.direct.data
-        scores = self.direct.float_evaluation.scores
-        assert data is not None and scores is not None
+        assert data is not None
         if not data.is_held:
             raise CaptureError("the evaluation set is too large to be held in memory")
-        samples = Samples(list(data), len(scores))
+        samples = Samples(list(data), self.direct.float_evaluation.num_samples)
         network = Network(self._model, samples)
         return Engine(network, samples, self._metric, self._budget_bytes)
 

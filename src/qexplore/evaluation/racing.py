@@ -18,6 +18,8 @@ def why_not(metric: Metric | WholeSetMetric) -> str:
         return "a whole-set metric has no score per sample"
     if not metric.is_mean:
         return f"the metric '{metric.name}' is no plain mean of its samples' scores"
+    if metric.fit is not None:
+        return f"the metric '{metric.name}' weighs samples by the whole set"
     if metric.best is None:
         return f"the best score that a sample can have is not known for the metric '{metric.name}'"
     return ""
@@ -27,7 +29,8 @@ class Race:
     """What the samples run so far prove about each of ``N`` candidates.
 
     A candidate's final score is at best the mean of what it has and the best possible score for every sample that is
-    left. Once that does not beat ``must_beat``, no outcome can.
+    left. Once that does not beat ``must_beat``, no outcome can. Samples that do not count are no part of the mean; that
+    any sample left may be one makes the bound no smaller, for the best score is not below the mean.
 
     Args:
         metric: one that `why_not` has nothing against.
@@ -38,32 +41,37 @@ class Race:
     def __init__(self, metric: Metric, num_samples: int, must_beat: NDArray[np.float64]) -> None:
         assert metric.best is not None, "what `why_not` refuses"
         self._best = metric.best
+        self._metric = metric
         self._gain = metric.gain
         self._num_samples = num_samples
         self._must_beat = metric.gain(np.asarray(must_beat, dtype=np.float64))
         self._sums = np.zeros(len(self._must_beat))
         self._counts = np.zeros(len(self._must_beat), dtype=np.int64)
+        self._num_run = np.zeros(len(self._must_beat), dtype=np.int64)
         self._provable = np.ones(len(self._must_beat), dtype=bool)
 
     def add(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
         """Take in scores of more samples, shape ``[len(rows), samples]``, for the candidates ``rows``."""
-        exact = scores.astype(np.float64)
-        self._sums[rows] += exact.sum(axis=1)
-        self._counts[rows] += scores.shape[1]
+        counts = self._metric.counts(scores)
+        exact = np.where(counts, scores.astype(np.float64), self._best)
+        self._sums[rows] += exact.sum(axis=1, where=counts)
+        self._counts[rows] += counts.sum(axis=1)
+        self._num_run[rows] += scores.shape[1]
         # A score beyond the metric's range, or NaN, proves nothing: such a candidate runs to its end.
         self._provable[rows] &= (self._gain(exact) <= self._gain(self._best)).all(axis=1)
 
     def bounds(self) -> NDArray[np.float64]:
         """What each candidate's score cannot beat, shape ``[N]``."""
-        left = self._num_samples - self._counts
-        return (self._sums + left * self._best) / self._num_samples
+        left = self._num_samples - self._num_run
+        return np.asarray((self._sums + left * self._best) / np.maximum(1, self._counts + left))
 
     def is_decided(self) -> NDArray[np.bool_]:
         """Candidates that are proved not to beat their score, shape ``[N]``."""
         # Sums of whole numbers are exact; others may be off in the last places, which must not decide.
         slack = np.where(self._sums == np.rint(self._sums), 0.0, _ROUNDING * np.maximum(1.0, np.abs(self._sums)))
-        beaten = self._gain(self.bounds()) + slack / self._num_samples <= self._must_beat
-        return np.asarray(beaten & self._provable & (self._counts < self._num_samples))
+        most = np.maximum(1, self._counts + self._num_samples - self._num_run)
+        beaten = self._gain(self.bounds()) + slack / most <= self._must_beat
+        return np.asarray(beaten & self._provable & (self._num_run < self._num_samples))
 
 
 class SampleOrder:
@@ -75,14 +83,15 @@ class SampleOrder:
     """
 
     def __init__(self, metric: Metric, num_samples: int) -> None:
-        self._gain = metric.gain
+        self._metric = metric
         self._totals = np.zeros(num_samples)
         self._known = 0
         self._known_at_last_change = 0
 
     def note(self, scores: NDArray[np.float32]) -> None:
         """Learn from the scores of a complete evaluation, in the order of the evaluation set."""
-        self._totals += self._gain(scores)
+        # What does not count tells nothing, and comes last.
+        self._totals += np.where(self._metric.counts(scores), self._metric.gain(scores), np.inf)
         self._known += 1
 
     def changed(self) -> NDArray[np.int64] | None:

@@ -52,6 +52,11 @@ class Samples:
         return self._num_samples
 
     @property
+    def targets(self) -> list[Any]:
+        """Targets of the loader's batches."""
+        return [target for _, target in self._batches]
+
+    @property
     def can_be_cut(self) -> bool:
         """Whether every tensor counts samples on its first axis and batches differ in nothing else."""
         return self._together is not None

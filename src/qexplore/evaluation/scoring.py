@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from qexplore._trees import tensors_of
 from qexplore.errors import MetricError, QExploreError
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.interval import confidence_interval
-from qexplore.metrics import Metric, Scores, WholeSetMetric
+from qexplore.metrics import IGNORED_TOKEN, Metric, Scores, WholeSetMetric
 
 
 def apply_metric(metric: Metric | WholeSetMetric, *arguments: Any) -> Any:
@@ -42,15 +44,31 @@ def batch_scores(metric: Metric, output: Any, inputs: Any, target: Any) -> Tenso
     )
 
 
+def warn_of_unshifted(metric: Metric, inputs: Any, target: Any) -> None:
+    """Warn where token labels are the network's own input, so that it would be asked for what it was given."""
+    if metric.ignored != IGNORED_TOKEN or not isinstance(target, Tensor) or target.dim() != 2 or target.shape[1] < 2:
+        return
+    counted = target != IGNORED_TOKEN
+    alike = [t for t in tensors_of(inputs) if t.shape == target.shape and not t.is_floating_point()]
+    if counted.any() and any(torch.equal(tokens[counted], target[counted].to(tokens.dtype)) for tokens in alike):
+        warnings.warn(
+            f"the targets of '{metric.name}' are the input tokens themselves, but position t is scored against the "
+            "target at t: a model of the next token needs them shifted, unpack=lambda batch: "
+            '(batch["input_ids"], torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=-100))',
+            stacklevel=2,
+        )
+
+
 def summary(scores: Scores, metric: Metric) -> float:
     """The metric from all scores, shape ``[num_samples]``.
 
     Raises:
-        MetricError: scores that are not finite.
+        MetricError: scores that are not finite, or none that counts.
     """
-    finite = np.isfinite(scores)
+    counted = scores[metric.counts(scores)]
+    finite = np.isfinite(counted)
     if not finite.all():
-        what = "NaN" if np.isnan(scores).any() else "infinity"
+        what = "NaN" if np.isnan(counted).any() else "infinity"
         raise MetricError(f"the metric '{metric.name}' gave {what} for {int((~finite).sum())} of {len(scores)} samples")
     return metric.summarize(scores)
 
@@ -67,6 +85,9 @@ def complete(
     Raises:
         MetricError: the score is not finite, or outside the metric's range.
     """
+    num_samples = 0 if scores is None else len(scores)
+    if scores is not None and isinstance(metric, Metric):
+        scores = scores[metric.counts(scores)]
     low, high = metric.range
     slack = 1e-6 * max(1.0, abs(score))
     if not math.isfinite(score) or not low - slack <= score <= high + slack:
@@ -77,7 +98,7 @@ def complete(
         score=score,
         scores=scores,
         interval=None if scores is None else confidence_interval(scores, metric),  # type: ignore[arg-type]
-        num_samples=0 if scores is None else len(scores),
+        num_samples=num_samples,
         seconds=seconds,
     )
 

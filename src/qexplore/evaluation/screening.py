@@ -32,7 +32,8 @@ class Screen:
 
         Small sets say too little in parts, and without limits on a sample's score there is no bound.
         """
-        bounded = isinstance(metric, Metric) and metric.is_mean and all(map(math.isfinite, metric.range))
+        is_mean = isinstance(metric, Metric) and metric.is_mean and metric.fit is None
+        bounded = is_mean and all(map(math.isfinite, metric.range))
         return cls(num_samples // _SHARE) if bounded and num_samples >= _LEAST_SET else None
 
     def bounds(self, scores: Scores, metric: Metric, num_samples: int) -> NDArray[np.float64]:
@@ -46,9 +47,12 @@ class Screen:
             metric: says the limits of a sample's score, and the direction.
             num_samples: of the whole set.
         """
-        count = scores.shape[1]
+        counts = metric.counts(scores)
+        # Those of the part that count are a random part of all that count. There are num_samples of these at most, and
+        # fewer would only make the slack smaller.
+        count = np.maximum(1, counts.sum(axis=1))
         low, high = metric.range
         left = 1.0 - (count - 1) / num_samples
-        slack = (high - low) * math.sqrt(left * math.log(1.0 / self.error) / (2 * count))
-        means = scores.mean(axis=1, dtype=np.float64)
+        slack = (high - low) * np.sqrt(left * math.log(1.0 / self.error) / (2 * count))
+        means = np.where(counts, scores, 0.0).sum(axis=1, dtype=np.float64) / count
         return np.asarray(np.clip(means + metric.gain(slack), low, high))

@@ -1,9 +1,11 @@
 """How well a network does: scores per sample, or one number for a whole set."""
 
-from qexplore.metrics.base import Metric, Scores, WholeSetMetric, as_metric, loss, whole_set
-from qexplore.metrics.divergences import kl_divergence, mean_squared_divergence, noise_to_signal
+from qexplore.metrics.base import NOT_COUNTED, Metric, Scores, WholeSetMetric, as_metric, loss, whole_set
+from qexplore.metrics.divergences import Noise, kl_divergence, mean_squared_divergence, noise_to_signal
 from qexplore.metrics.scores import (
+    IGNORED_TOKEN,
     negative_log_likelihood,
+    over_labels,
     perplexity,
     pixel_accuracy,
     squared_error,

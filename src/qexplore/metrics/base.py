@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from qexplore.errors import MetricError
 
 Scores = NDArray[np.float32]
 _UNBOUNDED = (-math.inf, math.inf)
+
+NOT_COUNTED = -math.inf
+"""Score of a sample that does not count, for metrics with ``ignored``; no mean holds it."""
 
 
 def _identity(mean: float) -> float:
@@ -66,10 +69,16 @@ class Metric(_Ranged):
         range: least and greatest possible value of the metric.
         of_mean: increasing function from the mean of all scores to the metric; the mean itself unless given. What is no
             function of a mean over samples is a `whole_set` metric.
+        ignored: label of targets that do not count. A sample all of whose labels are ignored scores `NOT_COUNTED` and
+            is left out of the mean. Which samples count must depend on their targets alone.
+        fit: ``fit(targets) -> function``, for scores that need to have seen all targets of a set: what a sample
+            contributes to a ratio of sums over the set, say. Evaluators call `fitted` before they measure.
     """
 
     function: Callable[[Any, Any], Tensor]
     of_mean: Callable[[float], float] = field(default=_identity, repr=False)
+    ignored: int | None = field(default=None, repr=False)
+    fit: Callable[[Iterable[Any]], Callable[[Any, Any], Tensor]] | None = field(default=None, repr=False)
 
     def __call__(self, output: Any, target: Any) -> Tensor:
         """Scores of one batch, shape ``[B]``."""
@@ -80,10 +89,32 @@ class Metric(_Ranged):
         """Whether the metric is the mean of the scores itself."""
         return self.of_mean is _identity
 
+    def fitted(self, targets: Iterable[Any]) -> Metric:
+        """The metric for the set that has these targets, batch by batch; itself where it needs no fit."""
+        return self if self.fit is None else replace(self, function=self.fit(targets))
+
+    def counts(self, scores: Scores) -> NDArray[np.bool_]:
+        """Which of ``scores``, of any shape, are of samples that count."""
+        return np.ones(scores.shape, dtype=bool) if self.ignored is None else scores != NOT_COUNTED
+
     def summarize(self, scores: Scores) -> float:
-        """The metric from the scores of all samples, shape ``[num_samples]``."""
+        """The metric from the scores of all samples, shape ``[num_samples]``.
+
+        Raises:
+            MetricError: no sample counts; or `of_mean` has no value for their mean.
+        """
+        counted = scores[self.counts(scores)]
+        if not len(counted) and len(scores):
+            raise MetricError(
+                f"the metric '{self.name}' needs samples that count, got {len(scores)} whose labels are all "
+                f"{self.ignored}, which it ignores: look at the targets"
+            )
         # In float64 the mean of zeros and ones is the exact count over the exact number, whatever the batches were.
-        return float(self.of_mean(float(np.mean(scores, dtype=np.float64))))
+        mean = float(np.mean(counted, dtype=np.float64))
+        try:
+            return float(self.of_mean(mean))
+        except OverflowError:
+            raise MetricError(f"the metric '{self.name}' is too large for a float: a mean score of {mean:g}") from None
 
 
 loss = functools.partial(Metric, higher_is_better=False, range=(0.0, math.inf))

@@ -1,13 +1,20 @@
 """Metrics that come with the package.
 
-Classification metrics take logits or probabilities, shape ``[B, C, ...]`` (or an object with ``logits``, or a tuple
-whose first item they are). A sample whose output holds NaN scores NaN, so its candidate is reported as failed instead
-of counting as merely wrong.
+Classification metrics take logits or probabilities, shape ``[B, C, ...]`` with two classes or more (or an object with
+``logits``, or a tuple whose first item they are). A sample whose output holds NaN scores NaN, so its candidate is
+reported as failed instead of counting as merely wrong. A sample all of whose labels are ignored scores `NOT_COUNTED`
+and is left out of the mean; any other label that is no class is refused.
+
+All of them are means over samples, in which a long sample weighs as much as a short one. `over_labels` makes of each
+the mean over all labels of the set.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +23,7 @@ from torch.nn import functional as F
 
 from qexplore._arguments import checked_int
 from qexplore.errors import MetricError
-from qexplore.metrics.base import Metric, loss
+from qexplore.metrics.base import NOT_COUNTED, Metric, loss
 
 IGNORED_TOKEN = -100
 """Target of tokens and samples that do not count, as in ``torch.nn.functional.cross_entropy``."""
@@ -53,92 +60,171 @@ def _shaped(output: Any, least: int, metric: str, form: str) -> Tensor:
     return logits
 
 
-def _check_target(target: Any, shape: tuple[int, ...], metric: str) -> Tensor:
-    if isinstance(target, Tensor) and tuple(target.shape) == shape and not target.is_floating_point():
-        return target
-    got = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
-    raise MetricError(f"{metric} needs class indices of shape {shape} as target, got {got}")
+def _checked_labels(target: Any, logits: Tensor, classes: int, ignored: int, metric: str) -> Tensor:
+    """``target`` as int64: a class of ``logits``, whose axis ``classes`` counts them, or ``ignored``."""
+    num_classes = logits.shape[classes]
+    if num_classes < 2:
+        raise MetricError(
+            f"{metric} needs two classes or more, got outputs of shape {tuple(logits.shape)}: for one logit write "
+            "qexplore.Metric(lambda output, target: ((output[:, 0] > 0) == target).float(), range=(0, 1))"
+        )
+    shape = tuple(size for axis, size in enumerate(logits.shape) if axis != classes % logits.dim())
+    if not isinstance(target, Tensor) or tuple(target.shape) != shape or target.is_floating_point():
+        got = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
+        raise MetricError(f"{metric} needs class indices of shape {shape} as target, got {got}")
+    labels = target.long()
+    impossible = ((labels < 0) | (labels >= num_classes)) & (labels != ignored)
+    if impossible.any():
+        raise MetricError(
+            f"{metric} needs labels from 0 to {num_classes - 1}, for outputs of {num_classes} classes, or {ignored}, "
+            f"which does not count, got {int(labels[impossible][0])}: pass unpack= that gives labels of these classes, "
+            f"and {ignored} where there is none"
+        )
+    return labels
 
 
-def _nan_where_undefined(scores: Tensor, logits: Tensor) -> Tensor:
-    return scores.masked_fill(logits.flatten(1).isnan().any(dim=1), math.nan)
+def _finished(scores: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
+    """NaN where outputs hold NaN, `NOT_COUNTED` where no label of a sample counts."""
+    scores = scores.float().masked_fill(logits.flatten(1).isnan().any(dim=1), math.nan)
+    return scores.masked_fill(~counted.flatten(1).any(dim=1), NOT_COUNTED)
 
 
 def _hits(output: Any, target: Any, k: int) -> Tensor:
     logits = logits_of(output)
     if logits.dim() != 2 or not 1 <= k <= logits.shape[1]:
         raise MetricError(f"top-{k} accuracy needs outputs of shape [B, C] with C >= {k}, got {tuple(logits.shape)}")
-    target = _check_target(target, (logits.shape[0],), f"top-{k} accuracy")
+    target = _checked_labels(target, logits, 1, IGNORED_TOKEN, f"top-{k} accuracy")
     best = logits.argmax(dim=1, keepdim=True) if k == 1 else logits.topk(k, dim=1).indices
     hits = best[:, 0] == target if k == 1 else (best == target[:, None]).any(dim=1)
     # torch counts NaN as largest, so it is found where the best is: no second pass over all outputs.
     undefined = logits.gather(1, best[:, :1])[:, 0].isnan()
-    scores: Tensor = hits.float().masked_fill(undefined, math.nan)
+    scores: Tensor = hits.float().masked_fill(undefined, math.nan).masked_fill(target == IGNORED_TOKEN, NOT_COUNTED)
     return scores
 
 
 def topk_accuracy(k: int) -> Metric:
-    """1 for a sample whose class is among the ``k`` largest outputs, else 0.
+    """1 for a sample whose class is among the ``k`` largest outputs, else 0. Output ``[B, C]``, target ``[B]``.
+
+    A sample with the target -100 does not count.
 
     Raises:
         MetricError: ``k`` is no positive int.
     """
     k = checked_int("`k` of topk_accuracy", k, MetricError, low=1)
-    return Metric(lambda output, target: _hits(output, target, k), f"top-{k} accuracy", range=(0.0, 1.0))
+    return Metric(partial(_hits, k=k), f"top-{k} accuracy", range=(0.0, 1.0), ignored=IGNORED_TOKEN)
 
 
-top1_accuracy = Metric(lambda output, target: _hits(output, target, 1), "accuracy", range=(0.0, 1.0))
-"""1 for a sample whose largest output is its class, else 0. Output ``[B, C]``, target ``[B]``."""
+top1_accuracy = replace(topk_accuracy(1), name="accuracy")
+"""1 for a sample whose largest output is its class, else 0. Output ``[B, C]``, target ``[B]``, -100 does not count."""
 
 
 def _class_scores(output: Any, target: Any, ignored: int, dim: int, metric: str, form: str) -> Tensor:
     logits = _shaped(output, 3, metric, form)
-    shape = tuple(size for axis, size in enumerate(logits.shape) if axis != dim % logits.dim())
-    target = _check_target(target, shape, metric)
+    target = _checked_labels(target, logits, dim, ignored, metric)
     counted = (target != ignored).flatten(1)
     hits = (logits.argmax(dim=dim) == target).flatten(1) & counted
-    # A sample of which nothing counts is not wrong anywhere.
-    scores = torch.where(counted.any(dim=1), hits.sum(dim=1) / counted.sum(dim=1).clamp(min=1), torch.tensor(1.0))
-    return _nan_where_undefined(scores.float(), logits)
+    return _finished(hits.sum(dim=1) / counted.sum(dim=1).clamp(min=1), logits, counted)
 
 
 token_accuracy = Metric(
-    lambda output, target: _class_scores(output, target, IGNORED_TOKEN, -1, "token accuracy", "[B, T, C]"),
+    partial(_class_scores, ignored=IGNORED_TOKEN, dim=-1, metric="token accuracy", form="[B, T, C]"),
     "token accuracy",
     range=(0.0, 1.0),
+    ignored=IGNORED_TOKEN,
 )
-"""Share of a sample's tokens that are right. Output ``[B, T, C]``, target ``[B, T]``, -100 does not count.
+"""Share of a sample's tokens that are right, mean over samples. Output ``[B, T, C]``, target ``[B, T]``.
 
-The target of position ``t`` stands at ``t``: shift next-token targets in the loader. Every sample weighs the same.
+The target of position ``t`` stands at ``t``: shift next-token targets in the loader. Tokens with the target -100 do not
+count, nor does a sample that has no others.
 """
 
 pixel_accuracy = Metric(
-    lambda output, target: _class_scores(output, target, IGNORED_PIXEL, 1, "pixel accuracy", "[B, C, H, W]"),
+    partial(_class_scores, ignored=IGNORED_PIXEL, dim=1, metric="pixel accuracy", form="[B, C, H, W]"),
     "pixel accuracy",
     range=(0.0, 1.0),
+    ignored=IGNORED_PIXEL,
 )
-"""Share of a sample's pixels that are right. Output ``[B, C, H, W]``, target ``[B, H, W]``, 255 does not count."""
+"""Share of a sample's pixels that are right, mean over samples. Output ``[B, C, H, W]``, target ``[B, H, W]``.
+
+Pixels with the target 255 do not count, nor does a sample that has no others.
+"""
 
 
 def _negative_log_likelihood(output: Any, target: Any) -> Tensor:
     logits = _shaped(output, 2, "negative log-likelihood", "[B, C] or [B, T, C]")
-    target = _check_target(target, tuple(logits.shape[:-1]), "negative log-likelihood")
+    target = _checked_labels(target, logits, -1, IGNORED_TOKEN, "negative log-likelihood")
     flat = F.cross_entropy(
-        logits.flatten(0, -2).float(), target.flatten().long(), reduction="none", ignore_index=IGNORED_TOKEN
+        logits.flatten(0, -2).float(), target.flatten(), reduction="none", ignore_index=IGNORED_TOKEN
     )
     losses: Tensor = flat.view(logits.shape[0], -1).sum(dim=1)
-    counted = (target != IGNORED_TOKEN).reshape(logits.shape[0], -1).sum(dim=1)
-    return _nan_where_undefined(losses / counted.clamp(min=1), logits)
+    counted = (target != IGNORED_TOKEN).reshape(logits.shape[0], -1)
+    return _finished(losses / counted.sum(dim=1).clamp(min=1), logits, counted)
 
 
-negative_log_likelihood = loss(_negative_log_likelihood, "negative log-likelihood")
-"""Mean over a sample's tokens of minus the log-probability of the target, in nats; lower is better.
+negative_log_likelihood = loss(_negative_log_likelihood, "negative log-likelihood", ignored=IGNORED_TOKEN)
+"""Mean over a sample's tokens of minus the log-probability of the target, in nats; mean over samples, lower is better.
 
-Output: logits ``[B, C]`` or ``[B, T, C]``, target ``[B]`` or ``[B, T]``; -100 does not count.
+Output: logits ``[B, C]`` or ``[B, T, C]``, target ``[B]`` or ``[B, T]``. Tokens with the target -100 do not count, nor
+does a sample that has no others. The target of position ``t`` stands at ``t``: shift next-token targets in the loader.
 """
 
-perplexity = loss(_negative_log_likelihood, "perplexity", range=(1.0, math.inf), of_mean=math.exp)
-"""``exp`` of the mean `negative_log_likelihood` over samples; lower is better."""
+perplexity = loss(
+    _negative_log_likelihood, "perplexity", range=(1.0, math.inf), of_mean=math.exp, ignored=IGNORED_TOKEN
+)
+"""``exp`` of the mean `negative_log_likelihood` over samples; lower is better.
+
+``qexplore.over_labels(perplexity)`` is ``exp`` of the mean over all tokens, as language models are compared by; both
+are the same where all samples have as many tokens that count.
+"""
+
+
+def _num_counted(target: Tensor, ignored: int) -> Tensor:
+    return (target.reshape(len(target), -1) != ignored).sum(dim=1)
+
+
+def _by_labels(output: Any, target: Any, metric: Metric, mean_count: float) -> Tensor:
+    scores = metric(output, target)
+    assert metric.ignored is not None
+    weights = _num_counted(target, metric.ignored) / mean_count
+    return torch.where(scores == NOT_COUNTED, scores, scores * weights)
+
+
+def _fit_to_labels(targets: Iterable[Tensor], metric: Metric) -> Callable[[Any, Any], Tensor]:
+    assert metric.ignored is not None
+    total = num_samples = 0
+    for target in targets:
+        counts = _num_counted(target, metric.ignored)
+        total, num_samples = total + int(counts.sum()), num_samples + int((counts > 0).sum())
+    return partial(_by_labels, metric=metric, mean_count=total / max(1, num_samples))
+
+
+def _fitted_to_batch(output: Any, target: Any, metric: Metric) -> Tensor:
+    return _fit_to_labels([target], metric)(output, target)
+
+
+def over_labels(metric: Metric) -> Metric:
+    """``metric`` as a mean over all labels of the set that count, its tokens or pixels, in place of one over samples.
+
+    A score is then what a sample contributes: its own mean times its number of labels over the mean number. Called by
+    hand it takes its batch for the whole set; ``metric.fitted(targets)`` is for several batches. Candidates run to
+    their end, since the best contribution is not the metric's best value.
+
+    >>> over_labels(perplexity).name
+    'perplexity over labels'
+
+    Raises:
+        MetricError: ``metric`` is none that ignores labels.
+    """
+    if not isinstance(metric, Metric) or metric.ignored is None or metric.fit is not None:
+        raise MetricError(
+            f"over_labels takes a metric of labels such as qexplore.perplexity, with `ignored`, got {metric!r}"
+        )
+    return replace(
+        metric,
+        function=partial(_fitted_to_batch, metric=metric),
+        name=f"{metric.name} over labels",
+        fit=partial(_fit_to_labels, metric=metric),
+    )
 
 
 def _squared_error(output: Any, target: Any) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+from qexplore.metrics import Noise
 from qexplore.model import QuantizedModel
 from qexplore.preparation.connections import outputs_of
 
@@ -20,7 +20,7 @@ def weights_at(model: QuantizedModel, num_bits: int) -> list[int]:
 
 
 def output_sqnr(model: QuantizedModel, num_bits: int, inputs: Any, expected: Sequence[Tensor]) -> float:
-    """Signal to quantization noise of the network's output in dB, weights at ``num_bits``.
+    """Signal to quantization noise of the network's output in dB, weights at ``num_bits``; nan without a signal.
 
     Args:
         model: the wrapped network.
@@ -30,6 +30,6 @@ def output_sqnr(model: QuantizedModel, num_bits: int, inputs: Any, expected: Seq
     """
     with model.using(weights_at(model, num_bits)):
         given = outputs_of(model.model, inputs)
-    signal = sum(float(one.double().square().sum()) for one in expected)
-    noise = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(expected, given, strict=True))
-    return 10 * math.log10(signal / noise) if signal and noise else math.inf
+    noise = Noise()
+    noise.add(expected, given)
+    return noise.sqnr

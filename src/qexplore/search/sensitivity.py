@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -103,7 +104,7 @@ def _nearest(codes: tuple[int, ...], wanted: int | None) -> int:
 
 def sensitivity(
     problem: LayerwiseQuantizationProblem,
-    metric: str | Callable[[Any, Any], Any] = "kl",
+    metric: str | Callable[[Any, Any], Any] = "auto",
     *,
     num_samples: int | None = None,
 ) -> SensitivityTable:
@@ -111,10 +112,12 @@ def sensitivity(
 
     Args:
         problem: says which points and choices, and holds the data.
-        metric: ``"kl"``, divergence of the softmax from the float network's; ``"mse"``, mean squared difference of the
-            outputs; ``"sqnr"``, noise over signal power of the outputs, the reciprocal of the SQNR; ``"accuracy"``, how
-            much worse the problem's own metric is than the float network's; or a function ``(output, float_output) ->
-            [B]`` whose scores are larger where the outputs differ more.
+        metric: ``"kl"``, divergence of the softmax from the float network's, of several outputs the first; ``"mse"``,
+            mean squared difference of the outputs; ``"sqnr"``, noise power over signal power of the outputs on all
+            samples, the reciprocal of the SQNR, of several outputs the mean over them; ``"auto"``, ``"kl"`` where
+            targets are class indices and outputs logits, else ``"sqnr"``; ``"accuracy"``, how much worse the problem's
+            own metric is than the float network's; or a function ``(output, float_output) -> [B]`` whose scores are
+            larger where the outputs differ more.
         num_samples: samples drawn at random; None takes 256, or all of them for ``"accuracy"``, which
             small sets say little about.
 
@@ -130,6 +133,8 @@ def sensitivity(
         )
     if num_samples is not None and (not is_whole(num_samples) or num_samples < 1):
         raise ProblemError(f"`num_samples` must be a positive int or None, got {num_samples!r}")
+    if isinstance(metric, str) and metric == "auto":
+        return _automatic(problem, num_samples)
     choices = problem.space.choices
     candidates, _ = one_by_one(choices, [0] * len(choices))
     if isinstance(metric, str) and metric == "accuracy":
@@ -143,6 +148,15 @@ def sensitivity(
     rows = np.split(values, np.cumsum([len(row) for row in choices])[:-1])
     names = tuple(problem.model.fake_quantizers)
     return SensitivityTable(names, choices, tuple(tuple(row.tolist()) for row in rows), name, unit, count)
+
+
+def _automatic(problem: LayerwiseQuantizationProblem, num_samples: int | None) -> SensitivityTable:
+    if _has_classes(problem):
+        try:
+            return sensitivity(problem, "kl", num_samples=num_samples)
+        except MetricError:
+            pass  # class indices, but no logits
+    return sensitivity(problem, "sqnr", num_samples=num_samples)
 
 
 def _losses(
@@ -186,12 +200,10 @@ def quick_table(problem: LayerwiseQuantizationProblem, most_passes: float = math
     Where none can be had, all points suffer alike: a quarter of the noise power at each further bit.
     """
     count = _quick_count(problem, most_passes)
-    for metric in () if not count else ("kl", "sqnr") if _has_classes(problem) else ("sqnr",):
-        try:
-            table = sensitivity(problem, metric, num_samples=count)
-        except (EvaluationError, MetricError):
-            continue
-        return table, table.num_samples * sum(map(len, table.num_bits)) / problem.num_samples
+    if count:
+        with contextlib.suppress(EvaluationError, MetricError):
+            table = sensitivity(problem, num_samples=count)
+            return table, table.num_samples * sum(map(len, table.num_bits)) / problem.num_samples
     choices = problem.space.choices
     values = tuple(tuple((4.0 ** -stored_bits(np.array(row))).tolist()) for row in choices)
     return SensitivityTable(tuple(problem.model.fake_quantizers), choices, values, "none", "", 0), 0.0
