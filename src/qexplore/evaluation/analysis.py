@@ -44,7 +44,7 @@ class LayerRecord:
         name: the point.
         num_bits: the choice as a code: a width in bits, that of a float format, 0 where the quantizer is off.
         unsigned: whether the grid starts at zero.
-        amax: the range of the quantizer; the largest one where it has one per channel.
+        amax: the range of the quantizer; the largest one where it has one per channel, or, switched off, per width.
         lowest: least value of ``x``; nan where no tensor came.
         highest: greatest value of ``x``.
         sqnr: ``q`` is ``x`` through this quantizer alone.
@@ -184,7 +184,7 @@ class _Point:
     def __init__(self, name: str, quantizer: TensorQuantizer) -> None:
         self._name = name
         self._quantizer = quantizer
-        self._limits = quantizer.limits
+        self._limits = quantizer.limits if quantizer.is_active else quantizer.whole_range
         self._alone, self._accumulated = Noise(), Noise()
         self._lowest, self._highest = math.inf, -math.inf
         self._num_clipped = self._num_values = 0

@@ -57,6 +57,7 @@ class Network:
             copied = copy.deepcopy(model).eval().requires_grad_(False)
         except Exception as error:
             raise CaptureError(f"the network cannot be copied: {type(error).__name__}: {error}") from error
+        copied.num_bits = [0] * self.num_points  # whatever widths the model has just now play no part
         example = samples.part(0, min(_EXAMPLE_SIZE, len(samples))) if samples.can_be_cut else samples.cut(1)[0]
         self.device = Placement.of(model.model).device
         with torch.no_grad(), isolated(self.device):

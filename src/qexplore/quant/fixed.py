@@ -35,12 +35,13 @@ class FixedQuantizer:
 
     @classmethod
     def of(cls, quantizer: TensorQuantizer, num_bits: int) -> FixedQuantizer:
-        """What ``quantizer`` does at ``num_bits``, a width or a format's code, its range as it is now.
+        """What ``quantizer`` does at ``num_bits``, a width or a format's code, its range as it is now; switched on.
 
         Raises:
             NumBitsError: no width of this quantizer.
         """
         copied = copy.deepcopy(quantizer)
+        copied.enable()  # the quantizer may be off just now
         copied.num_bits = choice_of(num_bits)
         if not _is_plain(copied):
             return cls(copied)

@@ -65,6 +65,13 @@ class RangedQuantizer(UpstreamQuantizer):
         assert amax is not None, "the range is known after calibration"
         return (-amax, amax) if row is None or row[0] is None else (row[0], row[1])
 
+    @property
+    def whole_range(self) -> tuple[Tensor, Tensor]:
+        """``(low, high)`` that covers the ranges of all widths; known after calibration."""
+        amax = self._buffers["_amax"]
+        assert amax is not None, "the range is known after calibration"
+        return -amax, amax
+
     def set_amax_table(self, high: Mapping[int, Any], low: Mapping[int, Any] | None = None) -> None:
         """Give every choice its range, by code; ``amax`` at other choices is the largest of them, MX formats apart.
 
