@@ -10,7 +10,7 @@ from problems import tiny_model
 from scipy import stats
 
 import qexplore as qx
-from qexplore.evaluation.interval import confidence_interval
+from qexplore.evaluation.interval import confidence_interval, mean_difference, paired_interval
 
 Z = 1.959963984540054  # of the normal distribution at 97.5 %
 T = {1: 12.706204736432095, 4: 2.7764451051977987, 99: 1.9842169515086827}  # of Student's, by degrees of freedom
@@ -82,3 +82,57 @@ def test_wilsons_interval_agrees_with_scipy(hits, number):
     scores = np.array([1.0] * hits + [0.0] * (number - hits), dtype=np.float32)
     expected = stats.binomtest(hits, number).proportion_ci(0.95, "wilson")
     assert confidence_interval(scores, qx.top1_accuracy) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def drawn(number, seed=0):
+    random = np.random.default_rng(seed)
+    return [random.random(number).astype(np.float32), random.random(number).astype(np.float32)]
+
+
+@pytest.mark.parametrize(("gained", "lost", "number"), [(0, 0, 450), (3, 9, 450), (20, 0, 40), (1, 1, 2)])
+def test_paired_hits_get_the_interval_of_agresti_and_min(gained, lost, number):
+    first, second = np.zeros((2, number), dtype=np.float32)
+    first[:gained] = second[gained : gained + lost] = 1
+    total, b, c = number + 2, gained + 0.5, lost + 0.5
+    middle = (b - c) / total
+    reach = Z * math.sqrt(((b + c) - (b - c) ** 2 / total) / total**2)
+    low, high = paired_interval(first, second, qx.top1_accuracy)
+    assert (low, high) == pytest.approx((max(middle - reach, -1), min(middle + reach, 1)))
+    assert low <= (gained - lost) / number <= high
+    assert low < high, "no sample that differs is no proof that none does"
+
+
+def test_other_paired_scores_get_students_interval_of_their_differences():
+    first, second = drawn(100)
+    different = (first - second).astype(float)
+    expected = stats.t.interval(0.95, 99, different.mean(), different.std(ddof=1) / 10)
+    assert paired_interval(first, second, qx.token_accuracy) == pytest.approx(expected, rel=1e-6)
+    assert paired_interval(first, second, qx.squared_error) == pytest.approx(expected, rel=1e-6)
+    assert paired_interval(first, first, qx.squared_error) == (0.0, 0.0)
+
+
+def test_a_paired_interval_is_in_the_metrics_own_units():
+    first, second = drawn(400)
+    low, high = paired_interval(first, second, qx.perplexity)
+    influence = math.exp(first.mean()) * first - math.exp(second.mean()) * second
+    reach = stats.t.ppf(0.975, 399) * influence.std(ddof=1) / 20
+    assert (high - low) / 2 == pytest.approx(reach, rel=1e-4)
+    assert (high + low) / 2 == pytest.approx(math.exp(first.mean()) - math.exp(second.mean()), rel=1e-5)
+
+
+def test_a_pair_has_no_interval_where_there_is_no_difference_to_be_had():
+    one = np.ones(1, dtype=np.float32)
+    huge = np.full(3, 900.0, dtype=np.float32)
+    root = qx.Metric(lambda output, target: output, "root of the squared error", of_mean=math.sqrt)
+    assert paired_interval(one, one, qx.top1_accuracy) is None
+    assert mean_difference([one], one, qx.top1_accuracy) is None
+    assert paired_interval(huge, huge + 1, qx.perplexity) is None
+    assert paired_interval(huge * 0, huge * 0 + 0.5, root) is None
+
+
+def test_the_mean_of_several_differences_from_one_has_the_error_of_the_mean_of_their_samples():
+    rows, other = drawn(50), drawn(50, seed=1)[0]
+    difference, error = mean_difference(rows, other, qx.token_accuracy)
+    samples = np.mean(rows, axis=0) - other
+    assert difference == pytest.approx(samples.mean(), rel=1e-5)
+    assert error == pytest.approx(samples.std(ddof=1) / math.sqrt(50), rel=1e-5)

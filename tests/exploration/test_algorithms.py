@@ -164,16 +164,18 @@ def test_a_search_without_a_proper_end_is_refused(limits, sentence):
         qx.explore(tiny_problem(), seed=1, **limits)
 
 
-def test_the_gap_between_search_and_report_set_is_reported():
+def test_the_gap_between_search_and_report_set_is_counted_from_float_and_reported():
     exploration = explored(tiny_problem(upper=8, min_accuracy=0.9), report_loader=batches(digits().report))
-    front = exploration.front
-    assert exploration.optimism_gap == pytest.approx(float((front.accuracy - front.report_accuracy).mean()))
+    front, lost_by_float = exploration.front, exploration.float_accuracy - exploration.report_float_accuracy
+    gap = float((front.accuracy - front.report_accuracy).mean()) - lost_by_float
+    assert exploration.optimism_gap == pytest.approx(gap)
+    low, high = exploration.optimism_interval
+    assert low < gap < high
     assert exploration.num_report_violations == int((front.report_accuracy < 0.9).sum())
-    side = "better" if exploration.optimism_gap >= 0 else "worse"
-    assert f"{abs(exploration.optimism_gap):.4f} {side} on the search set" in str(exploration)
+    assert f"better on the search set by accuracy {gap:+.4f} ({low:+.4f} to {high:+.4f})" in str(exploration)
     assert f"{exploration.num_report_violations} of {len(front)} points miss min_accuracy 0.9" in str(exploration)
     unknown = explored(tiny_problem())
-    assert unknown.optimism_gap is unknown.num_report_violations is None
+    assert unknown.optimism_gap is unknown.optimism_interval is unknown.num_report_violations is None
 
 
 def test_a_point_that_misses_a_further_minimum_on_the_report_set_is_a_violation():
@@ -191,7 +193,8 @@ def test_a_point_that_misses_a_further_minimum_on_the_report_set_is_a_violation(
     assert exploration.num_report_violations == 2
     assert "2 of 4 points miss a minimum there" in str(exploration)
     loss = explored(tiny_problem(qx.negative_log_likelihood), report_loader=batches(digits().report))
-    assert loss.optimism_gap == pytest.approx(float((loss.front.report_accuracy - loss.front.accuracy).mean()))
+    lost = loss.report_float_accuracy - loss.float_accuracy
+    assert loss.optimism_gap == pytest.approx(float((loss.front.report_accuracy - loss.front.accuracy).mean()) - lost)
 
 
 # ------------------------------------------------------------------------------------------------- hard to search

@@ -40,7 +40,9 @@ def a_front(points=3, **fields):
 def assert_same(one, other):
     for name in one.__dataclass_fields__:
         first, second = getattr(one, name), getattr(other, name)
-        if isinstance(first, np.ndarray):
+        if isinstance(first, Front):
+            assert_same(first, second)
+        elif isinstance(first, np.ndarray):
             np.testing.assert_array_equal(first, second, strict=True)
         else:
             assert first == second, name
@@ -258,6 +260,47 @@ def test_further_scores_come_back_from_a_file(tmp_path):
         front.save(tmp_path / "front.json")
 
         assert_same(front, Front.load(tmp_path / "front.json"))
+
+
+def reported():
+    uniform = a_front(
+        num_bits=[[6] * 3, [403] * 3], report_accuracy=[0.9, 0.91], report_float_accuracy=0.92, min_accuracy=None
+    )
+    return a_front(
+        uniform=uniform,
+        report_float_accuracy=0.92,
+        report_from_float=[(-0.03, 0.01), (np.nan, np.nan)],
+        report_from_uniform=[[(-0.01, 0.01), (-0.02, 0.0)], [(np.nan, np.nan)] * 2],
+    )
+
+
+def test_uniform_candidates_and_what_the_report_set_says_come_back_from_a_file(tmp_path):
+    front = reported()
+    front.save(tmp_path / "front.json")
+    loaded = Front.load(tmp_path / "front.json")
+
+    assert_same(front, loaded)
+    assert str(loaded) == str(front)
+    assert [one.saved for one in loaded.bits_saved()] == [one.saved for one in front.bits_saved()]
+    assert json.loads((tmp_path / "front.json").read_text())["formats"] == {"403": "E4M3"}
+
+
+@pytest.mark.parametrize("fields", [{"uniform": 3}, {"uniform": {}}, {"report_from_uniform": [[1]]}])
+def test_damaged_uniform_candidates_are_refused_by_the_files_name(fields, tmp_path):
+    reported().save(tmp_path / "front.json")
+    content = json.loads((tmp_path / "front.json").read_text())
+    (tmp_path / "broken.json").write_text(json.dumps(content | fields))
+
+    with pytest.raises(FrontFileError, match=r"broken\.json.*uniform"):
+        Front.load(tmp_path / "broken.json")
+
+
+def test_csv_holds_the_difference_from_float():
+    rows = list(csv.DictReader(io.StringIO(reported().to_csv())))
+
+    assert float(rows[0]["report_from_float"]) == pytest.approx(-0.02)
+    assert (rows[0]["report_from_float_low"], rows[0]["report_from_float_high"]) == ("-0.03", "0.01")
+    assert (rows[1]["report_from_float"], rows[1]["report_from_float_low"]) == ("", "")
 
 
 def third(**fields):

@@ -3,6 +3,7 @@
 from qexplore.evaluation.analysis import LayerAnalysis, LayerRecord, analyze
 from qexplore.evaluation.base import Evaluation, Evaluator
 from qexplore.evaluation.direct import DirectEvaluator
+from qexplore.evaluation.interval import mean_difference, paired_interval, t_quantile
 from qexplore.evaluation.prefix import PrefixEvaluator
 from qexplore.evaluation.racing import why_not
 from qexplore.evaluation.scoring import apply_metric, batch_scores, summary

@@ -1,9 +1,10 @@
-"""How sure a mean over samples is."""
+"""How sure a mean over samples is, and a difference of two on the same samples."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -27,10 +28,8 @@ def confidence_interval(scores: Scores, metric: Metric) -> tuple[float, float] |
     if ((scores == 0) | (scores == 1)).all():
         low, high = _wilson(mean, len(scores), _normal_quantile())
     else:
-        from scipy import stats  # a second to import, and only needed once there is something to measure
-
         error = float(np.std(scores, ddof=1, dtype=np.float64)) / math.sqrt(len(scores))
-        reach = float(stats.t.ppf(_QUANTILE, len(scores) - 1)) * error
+        reach = t_quantile(len(scores) - 1) * error
         low, high = mean - reach, mean + reach
     try:
         limits = metric.of_mean(float(low)), metric.of_mean(float(high))
@@ -38,6 +37,65 @@ def confidence_interval(scores: Scores, metric: Metric) -> tuple[float, float] |
         return None
     least, greatest = metric.range
     return float(min(max(limits[0], least), greatest)), float(min(max(limits[1], least), greatest))
+
+
+def paired_interval(scores: Scores, others: Scores, metric: Metric) -> tuple[float, float] | None:
+    """95 % interval of ``metric`` of ``scores`` less that of ``others``, shape ``[num_samples]`` each.
+
+    Both are scores of the same samples, so only samples whose scores differ make it wide. Scores that are all 0 or 1
+    get the interval of Agresti and Min (2005, "Simple improved confidence intervals for comparing matched
+    proportions"), which has a width also where none differs; others Student's t interval of the mean difference, for
+    ``metric.of_mean`` by its slopes (the delta method). None with fewer than two samples, and where there is no slope.
+    """
+    if len(scores) < 2:
+        return None
+    if metric.is_mean and all(((one == 0) | (one == 1)).all() for one in (scores, others)):
+        gained, lost = int((scores > others).sum()) + 0.5, int((scores < others).sum()) + 0.5
+        count = len(scores) + 2
+        middle = (gained - lost) / count
+        reach = _normal_quantile() * math.sqrt((gained + lost) / count - middle**2) / math.sqrt(count)
+        return max(middle - reach, -1.0), min(middle + reach, 1.0)
+    found = mean_difference([scores], others, metric)
+    if found is None:
+        return None
+    difference, error = found
+    reach = t_quantile(len(scores) - 1) * error
+    return difference - reach, difference + reach
+
+
+def mean_difference(rows: Sequence[Scores], others: Scores, metric: Metric) -> tuple[float, float] | None:
+    """Mean over ``rows`` of their metric less that of ``others``, and its standard error; all of the same samples.
+
+    None with fewer than two samples, and where ``metric.of_mean`` has no value or no slope at one of the means.
+    """
+    if len(others) < 2:
+        return None
+    try:
+        values = [metric.summarize(one) for one in (*rows, others)]
+        slopes = [_slope(metric, float(np.mean(one, dtype=np.float64))) for one in (*rows, others)]
+    except (OverflowError, ValueError, ZeroDivisionError):
+        return None
+    influence = np.zeros(len(others))
+    for one, slope in zip(rows, slopes, strict=False):
+        influence += slope * one.astype(np.float64) / len(rows)
+    influence -= slopes[-1] * others.astype(np.float64)
+    error = float(np.std(influence, ddof=1)) / math.sqrt(len(others))
+    return sum(values[:-1]) / len(rows) - values[-1], error
+
+
+def t_quantile(freedom: int) -> float:
+    """Of Student's t distribution, for a 95 % interval."""
+    from scipy import stats  # a second to import, and only needed once there is something to measure
+
+    return float(stats.t.ppf(_QUANTILE, freedom))
+
+
+def _slope(metric: Metric, mean: float) -> float:
+    """Of ``metric.of_mean`` at a mean."""
+    if metric.is_mean:
+        return 1.0
+    step = 1e-5 * max(1.0, abs(mean))
+    return (float(metric.of_mean(mean + step)) - float(metric.of_mean(mean - step))) / (2 * step)
 
 
 @functools.cache

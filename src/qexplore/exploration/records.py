@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qexplore.evaluation import Evaluation
-from qexplore.front import Front
+from qexplore.front import Front, difference_text
 
 
 class StopExploration(Exception):
@@ -41,7 +41,7 @@ class Exploration:
 
     Attributes:
         front: non-dominated, feasible points, each re-evaluated by the direct evaluator.
-        uniform: every uniform choice, dominated and infeasible ones too, the cheapest first.
+        uniform: every uniform choice, dominated and infeasible ones too, the cheapest first; ``front.uniform``.
         history: a snapshot each time the front grew and at the end of every generation.
         float_accuracy: score of the float network on the search set.
         report_float_accuracy: the same on the report set; None without one.
@@ -49,6 +49,9 @@ class Exploration:
         num_evaluations: different candidates that the search measured.
         num_passes: full passes over the search set that they cost.
         num_verifications: points that were re-evaluated, each by every metric; 0 after an interrupt; not counted above.
+        num_report_passes: passes over the report set: of the float network and the front by every metric, of the
+            uniform choices by the first; not counted above.
+        optimism_interval: 95 % interval of `optimism_gap`, paired by sample on each set; None where it is not known.
         seconds: wall time, verification included.
         failures: candidates that could not be evaluated, with their reasons.
         stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"`` (nothing new was left to
@@ -75,17 +78,22 @@ class Exploration:
     seed: int
     engine: str
     early_stop: str
+    num_report_passes: int = 0
+    optimism_interval: tuple[float, float] | None = None
 
     @property
     def optimism_gap(self) -> float | None:
-        """By how much the front looks better on the search set than on the report set, mean over its points.
+        """By how much better the front looks on the search set than on the report set, mean over its points.
 
-        In the metric's unit, positive where it looks better than it is; None without a report set. The search picks
-        what does well on its own set, so some of it is luck.
+        Counted from the float network on each set, which one set may be harder for than another:
+        ``(front on search - float on search) - (front on report - float on report)``, in the metric's unit, positive
+        where the front looks better than it is; None without a report set. The search picks what does well on its own
+        set, so some of it is luck; `optimism_interval` says how sure the figure is.
         """
-        if self.front.report_accuracy is None:
+        change, floats = self.front.report_change, self.front.float_accuracy
+        if change is None or floats is None:
             return None
-        gaps = self.front.gain(self.front.accuracy - self.front.report_accuracy)
+        gaps = self.front.gain(self.front.accuracy - floats - change)
         known = gaps[~np.isnan(gaps)]
         return float(known.mean()) if len(known) else None
 
@@ -96,14 +104,16 @@ class Exploration:
         return None if accuracy is None else int((~self.front.meets_minima(accuracy, further)).sum())
 
     def _report_line(self) -> str:
-        gap, least = self.optimism_gap, self.front.min_accuracy
-        if gap is None:
+        violations, gap, least = self.num_report_violations, self.optimism_gap, self.front.min_accuracy
+        if violations is None:
             return ""
         minimum = "a minimum" if self.front.further else "" if least is None else f"min_accuracy {least:g}"
-        counts = f"{self.num_report_violations} of {len(self.front)}"
-        missed = f", {counts} points miss {minimum} there" if minimum else ""
-        gap_text = f"{self.front.metric_name} {abs(gap):.4f} {'better' if gap >= 0 else 'worse'}"
-        return f"\nreport set: {gap_text} on the search set, mean over the front{missed}"
+        parts = [f"{self.num_report_passes} passes"]
+        parts += [f"{violations} of {len(self.front)} points miss {minimum} there"] if minimum else []
+        if gap is not None:
+            by = f"{self.front.metric_name} {difference_text(gap, self.optimism_interval)}"
+            parts.append(f"counted from float, the front looks better on the search set by {by}, mean over its points")
+        return f"\nreport set: {'; '.join(parts)}"
 
     def __str__(self) -> str:
         hypervolume = self.history[-1].hypervolume if self.history else 0.0

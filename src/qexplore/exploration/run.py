@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from qexplore._random import isolated
@@ -10,7 +11,7 @@ from qexplore.exploration.arguments import check_search, checked_initial
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Exploration
 from qexplore.exploration.state import Callback, Run
-from qexplore.exploration.verification import Reporter, verify
+from qexplore.exploration.verification import Report, Reporter, verify
 from qexplore.model import Candidates, Loader, Placement, Unpack
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings
 
@@ -59,7 +60,8 @@ def explore(
         screening: on search sets of 8,192 samples and more, measure a random part of them first, a thirty-second, and
             go on only with candidates that may still matter; one is rejected wrongly with a probability of at most
             0.001. Part of early stop: off where ``racing`` is.
-        report_loader: data that neither calibration nor search has seen; the front's accuracy on it is reported.
+        report_loader: data that neither calibration nor search has seen; front, uniform choices and float network are
+            measured on it once, and what the front saves is claimed there. Without one it is claimed on the search set.
         unpack: for ``report_loader``, where its batches differ from the problem's.
         callbacks: called with a `Snapshot` whenever the front grows and at the end of a generation. `StopExploration`
             raised in one ends the search; any other exception passes through, and the problem remembers what it has
@@ -107,12 +109,15 @@ def run_search(
         run = Run(problem, settings, budget, goal=goal, callbacks=callbacks, progress=progress)
         stopped_by = run.search(initial)
         run.require_success()
-        front, num_verifications = verify(problem, run.archive, progress)
+        front, members, num_verifications = verify(problem, run.archive, progress)
+        # Whoever wants one point is told of that point; a front is held against the uniform widths.
+        front = replace(front, uniform=run.uniform if goal is None else None)
+        report = Report(front, 0 if reporter is None else reporter.num_floats)
         if reporter is not None and front.verified:  # whoever interrupted the verification wants no more of it
-            front = reporter.report_on(front)
+            report = reporter.report_on(front, members, progress)
     return Exploration(
-        front=front,
-        uniform=run.uniform,
+        front=report.front,
+        uniform=run.uniform if report.front.uniform is None else report.front.uniform,
         history=tuple(run.history),
         float_accuracy=problem.float_accuracy,
         report_float_accuracy=None if reporter is None else reporter.float_accuracy,
@@ -120,6 +125,8 @@ def run_search(
         num_evaluations=run.num_evaluations,
         num_passes=budget.num_passes,
         num_verifications=num_verifications,
+        num_report_passes=report.num_passes,
+        optimism_interval=report.optimism_interval,
         seconds=budget.seconds,
         failures=tuple(run.failures),
         stopped_by=stopped_by,

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from qexplore._progress import Progress
-from qexplore.evaluation import DirectEvaluator
+from qexplore.evaluation import DirectEvaluator, Evaluation, mean_difference, paired_interval, t_quantile
 from qexplore.front import Front
-from qexplore.model import Loader, Unpack, reusable
+from qexplore.metrics import Metric
+from qexplore.model import Candidates, Loader, Unpack, reusable
 from qexplore.search import Archive, LayerwiseQuantizationProblem, intervals_of
 
+FloatArray = npt.NDArray[np.float64]
 
-def verify(problem: LayerwiseQuantizationProblem, archive: Archive, progress: bool | None = None) -> tuple[Front, int]:
+_UNKNOWN = (math.nan, math.nan)
+
+
+def verify(
+    problem: LayerwiseQuantizationProblem, archive: Archive, progress: bool | None = None
+) -> tuple[Front, Sequence[Evaluation], int]:
     """Re-evaluate the archive's members by the direct evaluators of all metrics; what they say replaces what was known.
 
     Returns:
-        The front of the new measurements, marked ``verified``, and how many points were measured. An interrupt gives
-        the old front back, not marked.
+        The front of the new measurements, marked ``verified``, the measurements that it is of, and how many points were
+        measured. An interrupt gives the old front back, not marked, and none.
     """
     candidates = problem.candidates_of(archive.members)
     verified = Archive(problem)
@@ -28,8 +38,23 @@ def verify(problem: LayerwiseQuantizationProblem, archive: Archive, progress: bo
                 verified.add(evaluation)
                 bar.advance()
     except KeyboardInterrupt:
-        return archive.front(), 0
-    return replace(verified.front(), verified=True), len(candidates)
+        return archive.front(), (), 0
+    return replace(verified.front(), verified=True), verified.members, len(candidates)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the report set says of a front.
+
+    Attributes:
+        front: with its scores there, and those of its uniform candidates.
+        num_passes: over the report set, that of the float network and those of further metrics included.
+        optimism_interval: of `Exploration.optimism_gap`; None where it is not known.
+    """
+
+    front: Front
+    num_passes: int
+    optimism_interval: tuple[float, float] | None = None
 
 
 class Reporter:
@@ -43,6 +68,7 @@ class Reporter:
         metrics = (problem.metric, *problem.further.metrics)
         if len(metrics) > 1:
             loader = reusable(loader)
+        self._searched_float = problem.direct.float_evaluation
         self._first, *self._further = (
             DirectEvaluator(problem.model, loader, metric, unpack=unpack or problem.unpack) for metric in metrics
         )
@@ -52,19 +78,92 @@ class Reporter:
         """The float network's score."""
         return self._first.float_evaluation.score
 
-    def report_on(self, front: Front) -> Front:
-        """``front`` with its scores on the report set; NaN where a point could not be measured there.
+    @property
+    def num_floats(self) -> int:
+        """Passes over the report set that the float network took, one for each metric."""
+        return 1 + len(self._further)
 
-        An interrupt leaves them out.
+    def report_on(self, front: Front, searched: Sequence[Evaluation], progress: bool | None = None) -> Report:
+        """``front`` and its uniform candidates with their scores on the report set.
+
+        A score is NaN where a point could not be measured there; uniform candidates are measured by the first metric
+        alone. An interrupt leaves all of it out.
+
+        Args:
+            front: verified.
+            searched: the evaluations on the search set that it is of.
+            progress: show a bar on stderr; None shows it on a terminal.
         """
+        uniform = front.num_bits[:0] if front.uniform is None else front.uniform.num_bits
+        rows = np.unique(np.concatenate([front.num_bits, uniform]), axis=0)
+        num_points = len(front) * len(self._further)
         try:
-            evaluations = list(self._first.evaluate(front.num_bits))
-            further = [[one.score for one in evaluator.evaluate(front.num_bits)] for evaluator in self._further]
+            with Progress(len(rows) + num_points, description="report", unit="evaluation", shown=progress) as bar:
+                known = {one.candidate: one for one in _measured(self._first, rows, bar)}
+                further = [[one.score for one in _measured(each, front.num_bits, bar)] for each in self._further]
         except KeyboardInterrupt:
-            return front
+            return Report(front, self.num_floats)
+        evaluations = [known[tuple(row)] for row in front.num_bits.tolist()]
+        baseline = [known[tuple(row)] for row in uniform.tolist()]
+        reported = replace(
+            self._with_scores(front, evaluations),
+            report_further_scores=np.array(further).T.reshape(len(front), -1) if further else None,
+            uniform=None if front.uniform is None else self._with_scores(front.uniform, baseline),
+            report_from_uniform=np.array(
+                [[self._paired(one, other) for other in baseline] for one in evaluations]
+            ).reshape(len(front), len(baseline), 2),
+        )
+        return Report(
+            reported, self.num_floats + len(rows) + num_points, self._optimism_interval(evaluations, searched)
+        )
+
+    def _with_scores(self, front: Front, evaluations: Sequence[Evaluation]) -> Front:
+        floats = self._first.float_evaluation
         return replace(
             front,
             report_accuracy=np.array([evaluation.score for evaluation in evaluations]),
             report_interval=intervals_of(evaluations),
-            report_further_scores=np.array(further).T.reshape(len(front), -1) if further else None,
+            report_float_accuracy=floats.score,
+            report_from_float=_known_only([self._paired(evaluation, floats) for evaluation in evaluations]),
         )
+
+    def _paired(self, one: Evaluation, other: Evaluation) -> tuple[float, float]:
+        metric = self._first.metric
+        if one.scores is None or other.scores is None or not isinstance(metric, Metric):
+            return _UNKNOWN
+        return paired_interval(one.scores, other.scores, metric) or _UNKNOWN
+
+    def _optimism_interval(
+        self, reported: Sequence[Evaluation], searched: Sequence[Evaluation]
+    ) -> tuple[float, float] | None:
+        """The two sets hold different samples, so their errors add up as squares do."""
+        metric = self._first.metric
+        both = {one.candidate for one in reported if one.scores is not None} & {one.candidate for one in searched}
+        floats = self._searched_float, self._first.float_evaluation
+        differences = []
+        for evaluations, at_float in zip((searched, reported), floats, strict=True):
+            rows = [one.scores for one in evaluations if one.candidate in both and one.scores is not None]
+            if not rows or at_float.scores is None or not isinstance(metric, Metric):
+                return None
+            found = mean_difference(rows, at_float.scores, metric)
+            if found is None:
+                return None
+            differences.append(found)
+        (search, search_error), (report, report_error) = differences
+        gap = metric.gain(search - report)
+        reach = t_quantile(min(floats[0].num_samples, floats[1].num_samples) - 1) * math.hypot(
+            search_error, report_error
+        )
+        return gap - reach, gap + reach
+
+
+def _measured(evaluator: DirectEvaluator, candidates: Candidates, bar: Progress) -> Iterator[Evaluation]:
+    for evaluation in evaluator.evaluate(candidates):
+        bar.advance()
+        yield evaluation
+
+
+def _known_only(intervals: Sequence[tuple[float, float]]) -> FloatArray | None:
+    """[K, 2], or None where none is known."""
+    ends = np.array(intervals).reshape(-1, 2)
+    return None if np.isnan(ends).all() else ends

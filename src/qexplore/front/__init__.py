@@ -5,4 +5,14 @@ from qexplore.front.file import write_text
 from qexplore.front.front import Front
 from qexplore.front.picking import nondominated
 from qexplore.front.point import BitsSaved, FrontPoint
-from qexplore.front.words import by_stored_bits, choices_cells, cost_text, score_text
+from qexplore.front.savings import claim_words
+from qexplore.front.words import (
+    OFF,
+    by_stored_bits,
+    choice_words,
+    choices_cells,
+    cost_text,
+    difference_text,
+    score_text,
+    uniform_labels,
+)

@@ -1,13 +1,13 @@
 """What a front holds: its frozen arrays, checked when they are put together.
 
-Shape letters: K front members, L quantization points, C costs, T further metrics.
+Shape letters: K front members, L quantization points, C costs, T further metrics, U uniform candidates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,13 @@ from qexplore._direction import Directed
 from qexplore.errors import FrontError
 from qexplore.front import checks
 
+if TYPE_CHECKING:
+    from qexplore.front.front import Front
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 Arrays = TypeVar("Arrays", bound="FrontArrays")
+_KINDS = (("metric_name", str), ("higher_is_better", bool), ("verified", bool), ("empty_because", str))
 
 
 @dataclass(frozen=True)
@@ -65,22 +69,34 @@ class FrontArrays(Directed):
     further: tuple[FurtherMetric, ...] = ()  # T metrics after the first; a name that stands already gets a number
     further_scores: FloatArray | None = None  # [K, T] on the search set, NaN where unknown
     report_further_scores: FloatArray | None = None  # [K, T] on the report set, NaN where unknown
+    report_float_accuracy: float | None = None  # the float network, on the report set
+    report_from_float: FloatArray | None = None  # [K, 2] 95 % interval of report_change, paired by sample
+    uniform: Front | None = None  # U rows: the uniform candidates, which savings are counted against
+    report_from_uniform: FloatArray | None = None  # [K, U, 2] as report_from_float, less that of each uniform one
+    empty_because: str = ""  # why no candidate is on an empty front, and the way out
 
     def __post_init__(self) -> None:
         for name in ("point_names", "cost_names"):
             self._set(name, checks.checked_names(name, getattr(self, name)))
-        for name, wanted in (("metric_name", str), ("higher_is_better", bool), ("verified", bool)):
+        for name, wanted in _KINDS:
             if not isinstance(getattr(self, name), wanted):
                 raise FrontError(f"Front: {name} must be a {wanted.__name__}, got {getattr(self, name)!r}.")
-        for name in ("min_accuracy", "float_accuracy"):
+        for name in ("min_accuracy", "float_accuracy", "report_float_accuracy"):
             self._set(name, checks.checked_score(name, getattr(self, name)))
         self._set("num_bits", checks.checked_codes(self.num_bits, self.point_names))
         self._set("further", _with_own_names(self.further, {self.metric_name, *self.cost_names}))
         rows, further = len(self.num_bits), len(self.further)
         self._set("accuracy", checks.checked_array("accuracy", self.accuracy, (rows,)))
         self._set("costs", checks.checked_array("costs", self.costs, (rows, len(self.cost_names))))
-        for name in ("interval", "report_interval"):
-            self._set(name, checks.checked_interval(name, getattr(self, name), rows))
+        self._check_uniform()
+        columns = 0 if self.uniform is None else len(self.uniform)
+        for name, shape in (
+            ("interval", (rows, 2)),
+            ("report_interval", (rows, 2)),
+            ("report_from_float", (rows, 2)),
+            ("report_from_uniform", (rows, columns, 2)),
+        ):
+            self._set(name, checks.checked_interval(name, getattr(self, name), shape))
         self._set_known("report_accuracy", (rows,))
         self._set_known("further_scores", (rows, further))
         self._set_known("report_further_scores", (rows, further))
@@ -102,6 +118,26 @@ class FrontArrays(Directed):
             if known is not None:
                 yield from ((f"{start}{one.name}", known[:, place], None) for place, one in enumerate(self.further))
 
+    @property
+    def report_change(self) -> FloatArray | None:
+        """Report accuracy less the float network's there, [K], NaN where not known; None without a report set."""
+        known = self.report_accuracy, self.report_float_accuracy
+        return None if known[0] is None or known[1] is None else known[0] - known[1]
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether points and float network were measured on a report set, so that claims can be stated there."""
+        return self.report_accuracy is not None and self.report_float_accuracy is not None
+
+    def _check_uniform(self) -> None:
+        if self.uniform is None:
+            return
+        if not isinstance(self.uniform, FrontArrays):
+            raise FrontError(f"Front: uniform must be a Front, got {type(self.uniform).__name__}.")
+        mine, its = _measured(self), _measured(self.uniform)
+        if its != mine:
+            raise FrontError(f"Front: uniform must have the front's points, costs and metric, {mine}, got {its}.")
+
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen for everyone but its own constructor
 
@@ -110,6 +146,11 @@ class FrontArrays(Directed):
         if getattr(self, name) is not None:
             known = checks.checked_array(name, getattr(self, name), shape, unknown_allowed=True)
             self._set(name, known if known.size or 0 not in shape[1:] else None)
+
+
+def _measured(front: FrontArrays) -> tuple[object, ...]:
+    """What two fronts have to share to be compared."""
+    return front.point_names, front.cost_names, front.metric_name, front.higher_is_better
 
 
 def _with_own_names(further: Any, taken: set[str]) -> tuple[FurtherMetric, ...]:

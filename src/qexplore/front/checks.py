@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,17 +80,17 @@ def checked_score(name: str, value: Any, owner: str = "Front") -> float | None:
     return None if value is None else float(value)
 
 
-def checked_interval(name: str, value: Any, rows: int) -> npt.NDArray[np.float64] | None:
-    """None, or [K, 2] with (low, high), low <= high, or NaN twice in each row."""
+def checked_interval(name: str, value: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
+    """None, or `shape`, [K, ..., 2], with (low, high), low <= high, or NaN twice at each place."""
     if value is None:
         return None
-    interval = checked_array(name, value, (rows, 2), unknown_allowed=True)
-    low, high = interval.T
+    interval = checked_array(name, value, shape, unknown_allowed=True)
+    low, high = interval.reshape(-1, 2).T
     wrong = np.flatnonzero(~((low <= high) | (np.isnan(low) & np.isnan(high))))
     if wrong.size:
         raise FrontError(
             f"Front: {name} must hold low and high, low first, or NaN for both, "
-            f"got {interval[wrong[0]].tolist()} in row {wrong[0]}."
+            f"got {interval.reshape(-1, 2)[wrong[0]].tolist()} in row {wrong[0] // math.prod(shape[1:-1])}."
         )
     return interval
 

@@ -18,22 +18,41 @@ from qexplore.front.arrays import FrontArrays, FurtherMetric
 
 _FORMAT = "qexplore-front"
 # Version 1 knew widths only: its readers took the code of a float format for a width. Version 2 names the formats.
-# Version 3 holds the scores of further metrics.
-_VERSION = 3
+# Version 3 holds the scores of further metrics. Version 4 holds the uniform candidates, with what was measured of them
+# and of the float network on the report set, and why an empty front is empty.
+_VERSION = 4
 _FIELDS = tuple(field.name for field in fields(FrontArrays))  # one more needs a new version
-_SINCE_3 = ("further", "further_scores", "report_further_scores")
+_SINCE = {
+    **dict.fromkeys(("further", "further_scores", "report_further_scores"), 3),
+    **dict.fromkeys(
+        ("report_float_accuracy", "report_from_float", "uniform", "report_from_uniform", "empty_because"), 4
+    ),
+}
 # JSON has no NaN: in these fields, where NaN means "not known", null stands for it.
-_UNKNOWN_ALLOWED = ("interval", "report_accuracy", "report_interval", "further_scores", "report_further_scores")
+_UNKNOWN_ALLOWED = (
+    "interval",
+    "report_accuracy",
+    "report_interval",
+    "further_scores",
+    "report_further_scores",
+    "report_from_float",
+    "report_from_uniform",
+)
 
 
 def to_json(front: FrontArrays) -> str:
     """The front as JSON text, one field a line; Python's shortest float text reads back to the same bits."""
-    formats = {str(code): choice_name(code) for code in np.unique(front.num_bits).tolist() if is_float_code(code)}
-    entries: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "formats": formats}
-    entries |= {name: _plain(getattr(front, name)) for name in _FIELDS}
-    entries["further"] = list(map(asdict, front.further))
+    codes = np.unique(front.num_bits if front.uniform is None else [*front.num_bits, *front.uniform.num_bits])
+    formats = {str(code): choice_name(code) for code in codes.tolist() if is_float_code(code)}
+    entries: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "formats": formats, **_entries(front)}
     lines = (f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in entries.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _entries(front: FrontArrays) -> dict[str, Any]:
+    entries = {name: _plain(getattr(front, name)) for name in _FIELDS}
+    uniform = None if front.uniform is None else _entries(front.uniform)
+    return entries | {"further": list(map(asdict, front.further)), "uniform": uniform}
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -53,7 +72,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The constructor's fields from a front file; their values are checked by the constructor.
+    """The constructor's fields from a front file; their values are checked by the constructor. So are `uniform`'s own.
 
     MissingFrontFileError when there is no file. FrontFileError when it is no JSON, no front, of a newer version, lacks
     a field or names no format for a code.
@@ -71,12 +90,20 @@ def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{shown} must hold the format {_FORMAT!r}, got {found!r}. Give a file written by Front.save."
         )
     _check_version(shown, entries.get("version"))
-    names = [name for name in _FIELDS if entries["version"] >= 3 or name not in _SINCE_3]
+    formats = {} if entries["version"] == 1 else entries.get("formats")
+    return _fields(shown, entries, entries["version"], formats)
+
+
+def _fields(shown: str, entries: dict[str, Any], version: int, formats: Any) -> dict[str, Any]:
+    names = [name for name in _FIELDS if version >= _SINCE.get(name, 1)]
     missing = [name for name in names if name not in entries]
     if missing:
         raise FrontFileError(f"{shown} must hold every field of a front, {missing} missing. Save the front again.")
-    _check_formats(shown, entries["num_bits"], {} if entries["version"] == 1 else entries.get("formats"))
+    _check_formats(shown, entries["num_bits"], formats)
     known = {name: _with_unknown(name, entries[name]) for name in names}
+    uniform = known.get("uniform")
+    if isinstance(uniform, dict):
+        known["uniform"] = _fields(f"{shown}, uniform,", uniform, version, formats)
     return known | {"further": _further(shown, known.get("further", []))}
 
 
@@ -90,6 +117,11 @@ def to_csv(front: FrontArrays) -> str:
         columns[name] = scores.tolist()
         if interval is not None:
             columns |= {f"{name}_low": interval[:, 0].tolist(), f"{name}_high": interval[:, 1].tolist()}
+    if front.report_change is not None:
+        columns["report_from_float"] = front.report_change.tolist()
+        if front.report_from_float is not None:
+            low, high = front.report_from_float.T.tolist()
+            columns |= {"report_from_float_low": low, "report_from_float_high": high}
     names = [*columns, *front.cost_names, *front.point_names]
     choices = [
         [choice_name(code) if is_float_code(code) else code for code in row] for row in front.num_bits.T.tolist()

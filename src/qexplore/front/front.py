@@ -9,7 +9,7 @@ import math
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, overload
 
 import moocore
@@ -18,9 +18,11 @@ import numpy.typing as npt
 
 from qexplore._choices import choice_of
 from qexplore.errors import FrontError, FrontFileError
-from qexplore.front import checks, file, picking, table
+from qexplore.front import checks, file, picking, savings, table
 from qexplore.front.arrays import FloatArray, FrontArrays
 from qexplore.front.point import BitsSaved, FrontPoint
+
+_FIELDS = tuple(field.name for field in fields(FrontArrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,7 @@ class Front(FrontArrays):
             holds = f"has the points 0 to {len(self) - 1}" if len(self) else "is empty"
             raise IndexError(f"Front: no point {wanted}, this front {holds}.")
         codes = tuple(int(code) for code in self.num_bits[row])
+        report, floats = _known_number(self.report_accuracy, row), self.report_float_accuracy
         return FrontPoint(
             index=row,
             num_bits=codes,
@@ -73,8 +76,10 @@ class Front(FrontArrays):
             costs=dict(zip(self.cost_names, self.costs[row].tolist(), strict=True)),
             widths=dict(zip(self.point_names, map(choice_of, codes), strict=True)),
             interval=_known_pair(self.interval, row),
-            report_accuracy=_known_number(self.report_accuracy, row),
+            report_accuracy=report,
             report_interval=_known_pair(self.report_interval, row),
+            report_from_float=None if report is None or floats is None else report - floats,
+            report_from_float_interval=_known_pair(self.report_from_float, row),
             metric_name=self.metric_name,
             further=self._further(self.further_scores, row),
             report_further=self._further(self.report_further_scores, row),
@@ -178,16 +183,33 @@ class Front(FrontArrays):
         minimised = [-self.gain(reference[0]), *reference[1:]]
         return float(moocore.hypervolume(self._minimised, ref=np.array(minimised)))
 
-    def bits_saved(self, other: Front, cost: str | None = None) -> tuple[BitsSaved, ...]:
-        """What is saved of a cost against points of `other`, usually the uniform widths, at no less accuracy.
+    def bits_saved(self, other: Front | None = None, cost: str | None = None) -> tuple[BitsSaved, ...]:
+        """What is saved of a cost against points of `other`, the front's own `uniform` when None.
 
-        Each point of `other` is compared with the cheapest point of this front that is at least as accurate; in the
-        order of `other`, where something is saved. Points that do not meet this front's `min_accuracy`, or that `other`
-        itself beats, are no baseline: leaving one for the next uniform width is no merit of a search. `cost` names the
-        cost, the first one when None; the others do not count. FrontError when one of the fronts lacks it, or when the
-        two hold different metrics.
+        Each point of `other` is compared with the cheapest point of this front that is as good, in the order of
+        `other`; those against which something is saved are given. Where front, float network and uniform widths were
+        measured on a report set (`is_reported`), a point is as good as a uniform candidate when
+
+        - it scores no worse on the search set, by which it was chosen, and
+        - it is not significantly worse on the report set: the 95 % interval of the difference of their scores there,
+          paired by sample, does not lie wholly on the worse side of 0. Metrics of a whole set have no such interval;
+          for them the score itself must be no worse there.
+
+        Else, and for an `other` that holds more than these candidates, only the first counts: then the claim is on the
+        set that chose the points, and `BitsSaved.on_report_set` is False.
+
+        Points of `other` that do not meet this front's `min_accuracy` on the search set, or that `other` itself beats
+        on the set where the claim is stated, are no baseline: leaving one for the next uniform width is no merit of a
+        search. `cost` names the cost,
+        the first one when None; the others do not count.
+
+        Raises:
+            FrontError: one of the fronts lacks the cost, the two hold different metrics, or there is no `other` and
+                this front knows no uniform candidates.
         """
         owner = "Front.bits_saved"
+        if other is None:
+            other = self._own_uniform(owner)
         if (other.metric_name, other.better) != (self.metric_name, self.better):
             raise FrontError(
                 f"{owner}: both fronts must hold the same metric in the same direction, got "
@@ -195,18 +217,30 @@ class Front(FrontArrays):
             )
         name = self.cost_names[self._column(owner, cost)]
         checks.check_known_names(f"{owner}: the other front's costs", [name], other.cost_names)
-        baseline = other.nondominated([other.metric_name, name]) & other.meets(other.accuracy, self.min_accuracy)
-        savings = (self._saving(other[int(row)], name) for row in np.flatnonzero(baseline))
-        return tuple(saving for saving in savings if saving is not None)
+        return tuple(savings.bits_saved(self, other, name))
 
-    def _saving(self, other_point: FrontPoint, name: str) -> BitsSaved | None:
-        matches = np.flatnonzero(self.meets(self.accuracy, other_point.accuracy))
-        if not matches.size:
-            return None
-        point = self[int(matches[self.cost(name)[matches].argmin()])]
-        before = other_point.costs[name]
-        saved = before - point.costs[name]
-        return BitsSaved(saved, saved / before if before else math.nan, point, other_point, name) if saved > 0 else None
+    def on_report_set(self) -> Front:
+        """What was measured on the report set as a front of its own: its scores are `accuracy` here.
+
+        The points stay those that were chosen on the search set, so they may beat each other here; points that could
+        not be measured there are left out. FrontError unless the front `is_reported`.
+        """
+        if self.report_accuracy is None or self.report_float_accuracy is None:
+            raise FrontError(
+                "Front.on_report_set: points and float network must have been measured on a report set, these were "
+                "not. Give `explore` a report_loader."
+            )
+        known = self.rows(np.flatnonzero(~np.isnan(self.report_accuracy)))
+        uniform = known.uniform if known.uniform is not None and known.uniform.is_reported else None
+        gone: dict[str, Any] = dict.fromkeys(name for name in _FIELDS if name.startswith("report_"))
+        stated: dict[str, Any] = {
+            "accuracy": known.report_accuracy,
+            "interval": known.report_interval,
+            "further_scores": known.report_further_scores,
+            "float_accuracy": self.report_float_accuracy,
+            "uniform": None if uniform is None else uniform.on_report_set(),
+        }
+        return replace(known, **gone | stated)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this front as JSON, all or nothing; makes the folder of `path`, but not that folder's parents."""
@@ -218,9 +252,11 @@ class Front(FrontArrays):
 
         A missing file is a MissingFrontFileError, which is a FileNotFoundError too.
         """
-        fields = file.read_fields(path)
+        known = file.read_fields(path)
         try:
-            return cls(**fields)
+            if isinstance(known.get("uniform"), dict):
+                known["uniform"] = cls(**known["uniform"])
+            return cls(**known)
         except FrontError as error:
             raise FrontFileError(f"Front file {os.fspath(path)!r} is damaged. {error} Save the front again.") from error
 
@@ -256,6 +292,13 @@ class Front(FrontArrays):
             meets &= metric.meets(scores, metric.min_accuracy) | np.isnan(scores)
         return meets
 
+    def _own_uniform(self, owner: str) -> Front:
+        if self.uniform is not None:
+            return self.uniform
+        raise FrontError(
+            f"{owner}: this front knows no uniform candidates, so `other` must be given: such as `exploration.uniform`."
+        )
+
     @property
     def _minimised(self) -> FloatArray:
         return np.column_stack([-self._gain, self.costs])
@@ -280,4 +323,4 @@ def _known_number(values: FloatArray | None, row: int) -> float | None:
 
 
 def _known_pair(pairs: FloatArray | None, row: int) -> tuple[float, float] | None:
-    return None if pairs is None or np.isnan(pairs[row, 0]) else (float(pairs[row, 0]), float(pairs[row, 1]))
+    return None if pairs is None else savings.pair(pairs[row])

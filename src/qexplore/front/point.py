@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from qexplore._choices import Choice
 from qexplore.front import checks
-from qexplore.front.words import bracketed, cost_text, score_text, widths_words
+from qexplore.front.words import bracketed, cost_text, difference_text, score_text, widths_words
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class FrontPoint:
     metric_name: str = field(default="accuracy", repr=False)
     further: dict[str, float] = field(default_factory=dict, hash=False)
     report_further: dict[str, float] = field(default_factory=dict, hash=False)
+    report_from_float: float | None = None
+    report_from_float_interval: tuple[float, float] | None = None
 
     @property
     def total_bits(self) -> float:
@@ -43,6 +45,8 @@ class FrontPoint:
         parts = [f"{self.metric_name} {score_text(self.accuracy)}{bracketed(self.interval)}"]
         if self.report_accuracy is not None:
             parts.append(f"on the report set {score_text(self.report_accuracy)}{bracketed(self.report_interval)}")
+        if self.report_from_float is not None:
+            parts.append(f"{difference_text(self.report_from_float, self.report_from_float_interval)} from float there")
         for name, score in self.further.items():
             parts += [] if math.isnan(score) else [f"{name} {score_text(score)}"]
             report = self.report_further.get(name, math.nan)
@@ -55,7 +59,9 @@ class FrontPoint:
 class BitsSaved:
     """What `point` needs less than `other_point` of the cost `cost_name`, at no less accuracy.
 
-    `share` is of what `other_point` needs, nan where that is 0.
+    `share` is of what `other_point` needs, nan where that is 0. `difference` is the score of `point` less that of
+    `other_point`, `interval` its 95 % interval paired by sample, both on the report set if `on_report_set`, else on the
+    search set, where no interval is known. `Front.bits_saved` says what "no less" means.
     """
 
     saved: float
@@ -63,3 +69,6 @@ class BitsSaved:
     point: FrontPoint
     other_point: FrontPoint
     cost_name: str = "total_bits"
+    difference: float = math.nan
+    interval: tuple[float, float] | None = None
+    on_report_set: bool = False

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qexplore._choices import stored_bits
 from qexplore._table import text_table
 from qexplore.front.arrays import FrontArrays, FurtherMetric
-from qexplore.front.words import bracketed, choices_cells, cost_text, score_text
+from qexplore.front.savings import claim_words
+from qexplore.front.words import (
+    OFF,
+    bracketed,
+    choices_cells,
+    cost_text,
+    difference_text,
+    score_text,
+    uniform_labels,
+)
+
+if TYPE_CHECKING:
+    from qexplore.front.front import Front
+    from qexplore.front.point import BitsSaved
 
 _TABLE_WIDTH = 100
 _LEAST_ROOM = 40  # for num_bits, when many costs fill the width
@@ -31,7 +44,7 @@ def why_empty(front: FrontArrays) -> str:
     )
 
 
-def to_table(front: FrontArrays) -> str:
+def to_table(front: Front) -> str:
     """Header and, unless the front is empty, one aligned line a point."""
     if not len(front):
         return f"{_header(front)}\n{why_empty(front)}"
@@ -40,15 +53,17 @@ def to_table(front: FrontArrays) -> str:
         columns.append([name.replace("_", " "), *map(cost_text, cost)])
     for name, scores, interval in front.scores("report "):
         columns.append([name, *map(_known, scores)])
-        if interval is not None:
+        # Beside a float network measured there, what counts is the difference from it, which is told more sharply.
+        if interval is not None and not (front.is_reported and scores is front.report_accuracy):
             columns.append(["95 % interval", *(bracketed(pair).strip(" ()") or "-" for pair in interval.tolist())])
+    columns += _from_float(front)
     if "mean_bits" not in front.cost_names:
         columns.append(["mean bits", *map(_mean_bits, front.num_bits)])
     room = max(_TABLE_WIDTH - sum(max(map(len, column)) + 2 for column in columns), _LEAST_ROOM)
     numeric = range(len(columns))
     columns.append(["num_bits", *choices_cells(front.num_bits.tolist(), room)])
     header, *rows = zip(*columns, strict=True)
-    return f"{_header(front)}\n{text_table(header, rows, numeric=numeric)}"
+    return "\n".join([_header(front), text_table(header, rows, numeric=numeric), *_savings(front)])
 
 
 def _metrics(front: FrontArrays) -> tuple[FurtherMetric, ...]:
@@ -61,7 +76,9 @@ def _header(front: FrontArrays) -> str:
     first, *further = map(_metric_words, _metrics(front))
     verified = (", verified" if front.verified else ", not verified") if len(front) else ""
     head = f"Front of {len(front)} point{'' if len(front) == 1 else 's'}: {first}{verified}"
-    return "\n".join([head, *(f"further: {words}" for words in further)])
+    floats = front.report_float_accuracy
+    report = [] if floats is None else [f"report set: float {score_text(floats)}, which differences are counted from"]
+    return "\n".join([head, *report, *(f"further: {words}" for words in further)])
 
 
 def _metric_words(metric: FurtherMetric) -> str:
@@ -70,6 +87,35 @@ def _metric_words(metric: FurtherMetric) -> str:
     parts.append("no min_accuracy" if least is None else f"min_accuracy {score_text(least)}")
     parts += [] if metric.float_accuracy is None else [f"float {score_text(metric.float_accuracy)}"]
     return ", ".join(parts)
+
+
+def _from_float(front: FrontArrays) -> list[list[str]]:
+    """The column of differences from the float network on the report set, where it was measured there."""
+    change = front.report_change
+    if change is None:
+        return []
+    unknown = np.full((len(front), 2), math.nan)
+    intervals = unknown if front.report_from_float is None else front.report_from_float
+    cells = [
+        "-" if math.isnan(one) else difference_text(one, ends) for one, ends in zip(change, intervals, strict=True)
+    ]
+    return [["from float", *cells]]
+
+
+def _savings(front: Front) -> list[str]:
+    """What is saved against the front's uniform candidates, and on which set that is so."""
+    if front.uniform is None:
+        return []
+    labels = dict(zip(map(tuple, front.uniform.num_bits.tolist()), uniform_labels(front.uniform.num_bits), strict=True))
+    told = [(one, labels[one.other_point.num_bits]) for one in front.bits_saved()]
+    lines = [f"  {_saving(front, one)} against {label}" for one, label in told if label != OFF]
+    cost = front.cost_names[0].replace("_", " ")
+    return [f"{cost} saved against uniform widths, {claim_words(front)}:{'' if lines else ' nothing'}", *lines]
+
+
+def _saving(front: Front, one: BitsSaved) -> str:
+    change = difference_text(one.difference, one.interval)
+    return f"{cost_text(one.saved)} ({one.share:.0%}) by point {one.point.index}, {front.metric_name} {change},"
 
 
 def _known(value: float) -> str:

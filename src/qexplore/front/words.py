@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from qexplore._choices import choice_name, stored_bits
+from qexplore._choices import choice_name, is_float_code, stored_bits
 
+OFF = choice_name(0)
+_LEAST_IN_DECIMALS = 0.001  # below it four decimals say little
+_ROUNDING = 1e-12
 _NAMED_WIDTHS = 8  # a line names the choice at each point up to this many points
 
 
@@ -29,6 +33,14 @@ def bracketed(interval: Sequence[float] | None) -> str:
     if interval is None or math.isnan(interval[0]):
         return ""
     return f" ({score_text(interval[0])} to {score_text(interval[1])})"
+
+
+def difference_text(difference: float, interval: Sequence[float] | None = None) -> str:
+    """A difference of scores with its sign, and its interval where one is known: "-0.0111 (-0.0284 to +0.0062)"."""
+    values = [difference, *(() if interval is None or math.isnan(interval[0]) else interval)]
+    is_small = _ROUNDING < max(map(abs, values)) < _LEAST_IN_DECIMALS
+    told = [f"{value:+.3g}" if is_small else f"{value:+.4f}" for value in values]
+    return told[0] if len(told) == 1 else f"{told[0]} ({told[1]} to {told[2]})"
 
 
 def by_stored_bits(codes: Iterable[int]) -> list[int]:
@@ -59,6 +71,34 @@ def choices_cells(rows: list[list[int]], room: int) -> list[str]:
         return ["".join(str(code or "-") for code in row) for row in rows]
     short = [_short_widths(row) for row in rows]
     return short if max(map(len, short)) <= room else [_width_range(row) for row in rows]
+
+
+def choice_words(code: int) -> str:
+    """A choice as a label of its own: "5 bit", "E4M3", "off"."""
+    return f"{code} bit" if code and not is_float_code(code) else choice_name(code)
+
+
+def choices_words(codes: Sequence[int]) -> str:
+    """What stands at several points together: "5 bit", "4-6 bit", "5 bit to E4M3", "off" where all are off."""
+    on = by_stored_bits(code for code in codes if code)
+    if len(on) < 2:
+        return choice_words(on[0] if on else 0)
+    if any(map(is_float_code, on)):
+        return f"{choice_words(on[0])} to {choice_words(on[-1])}"
+    return f"{on[0]}-{on[-1]} bit"
+
+
+def uniform_labels(num_bits: Any) -> list[str]:
+    """A label for each candidate of a baseline, codes [N, L]: what stands at the points at which candidates differ.
+
+    A point where all candidates agree is pinned, and says nothing about any of them.
+    """
+    codes = np.array(num_bits)
+    if not len(codes):
+        return []
+    differs = (codes != codes[0]).any(axis=0)
+    told = codes[:, differs] if differs.any() else codes
+    return [choices_words(row) for row in told.tolist()]
 
 
 def _short_widths(row: Sequence[int]) -> str:

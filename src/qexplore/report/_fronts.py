@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from qexplore._choices import is_float_code
 from qexplore.errors import ReportError
-from qexplore.front import Front, FrontPoint, score_text
+from qexplore.front import OFF, Front, FrontPoint, score_text, uniform_labels
 from qexplore.report._canvas import GREEN, GREY
-from qexplore.report._wording import OFF, uniform_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,15 +64,61 @@ def by_cost(front: Front, name: str) -> list[FrontPoint]:
     return sorted(front, key=lambda point: point.costs[name])
 
 
-def uniform_records(source: Exploration | Front, front: Front) -> tuple[tuple[UniformRecord, ...], Interval]:
-    """The uniform candidates of an exploration by the first cost, none for a front, and the limits of accuracy."""
-    references = [value for value in (source.float_accuracy, front.min_accuracy) if value is not None]
-    low, high = _extent(list(front), references)
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What a picture draws of `front`: the scores on the set where its claims are stated.
+
+    That is the report set where front, float network and uniform widths were measured there, else the search set.
+    `drawn` are the points with these scores, `others` their scores on the other set, where known, `knee` is the place
+    in `drawn` of the knee, which is chosen on the search set in either case.
+    """
+
+    front: Front
+    drawn: Front
+    uniform: Front | None
+    float_accuracy: float | None
+    others: dict[tuple[int, ...], float]
+    on_report_set: bool
+    knee: int
+
+    @property
+    def set_name(self) -> str:
+        """Of the scores that are drawn."""
+        return "report set" if self.on_report_set else "search set"
+
+    @property
+    def other_name(self) -> str:
+        """Of the other set."""
+        return "search set, which chose it" if self.on_report_set else "report set"
+
+
+def shown_front(owner: str, source: Exploration | Front) -> Shown:
+    """What is drawn of `source`. ReportError when it has no front, or an empty one."""
+    front = drawable_front(owner, source)
+    uniform = front.uniform if isinstance(source, Front) else source.uniform
+    if front.is_reported and uniform is not None and uniform.is_reported and len(front.on_report_set()):
+        drawn = front.on_report_set()
+        others = {point.num_bits: point.accuracy for point in front}
+        floats, on_report_set = front.report_float_accuracy, True
+        uniform = uniform.on_report_set()
+    else:
+        drawn, floats, on_report_set = front, source.float_accuracy, False
+        others = {point.num_bits: score for point in front if (score := point.report_accuracy) is not None}
+    rows = {point.num_bits: point.index for point in drawn}
+    knee = rows.get(front.knee().num_bits, drawn.knee().index)
+    return Shown(front, drawn, uniform, floats, others, on_report_set, knee)
+
+
+def uniform_records(shown: Shown) -> tuple[tuple[UniformRecord, ...], Interval]:
+    """The uniform candidates by the first cost, and the limits of accuracy."""
+    front = shown.drawn
+    references = [value for value in (shown.float_accuracy, front.min_accuracy) if value is not None]
+    low, high = _extent(list(front), [*references, *shown.others.values()])
     records: tuple[UniformRecord, ...] = ()
-    if not isinstance(source, Front):
-        records = _uniform_records(source.uniform, front.cost_names, low, high)
-    shown = [value for one in records if one.shown for value in (one.accuracy, *(one.interval or ()))]
-    low, high = min([low, *shown]), max([high, *shown])
+    if shown.uniform is not None:
+        records = _uniform_records(shown.uniform, front.cost_names, low, high)
+    inside = [value for one in records if one.shown for value in (one.accuracy, *(one.interval or ()))]
+    low, high = min([low, *inside]), max([high, *inside])
     margin = _MARGIN * (high - low)
     return records, (low - margin, high + margin)
 
@@ -81,7 +126,6 @@ def uniform_records(source: Exploration | Front, front: Front) -> tuple[tuple[Un
 def _extent(points: list[FrontPoint], references: list[float]) -> Interval:
     """Lowest and highest score in the picture, uniform widths apart."""
     scores = [point.accuracy for point in points] + references
-    scores += [point.report_accuracy for point in points if point.report_accuracy is not None]
     scores += [end for point in points if point.interval is not None for end in point.interval]
     low, high = min(scores), max(scores)
     # A picture needs a height even when every score in it is the same.
@@ -102,7 +146,7 @@ def _uniform_records(uniform: Front, cost_names: tuple[str, ...], low: float, hi
             shown=label != OFF and bool(uniform.meets(point.accuracy, worst)),
             is_format=any(map(is_float_code, point.num_bits)),
         )
-        for point, label in zip(points, uniform_labels(points), strict=True)
+        for point, label in zip(points, uniform_labels([point.num_bits for point in points]), strict=True)
     )
 
 

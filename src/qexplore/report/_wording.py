@@ -1,16 +1,12 @@
-"""How pictures name costs, choices and uniform candidates."""
+"""How pictures name costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from qexplore._choices import choice_name, is_float_code
 from qexplore.cost import COST_NAMES
-from qexplore.front import FrontPoint, by_stored_bits, cost_text
+from qexplore.front import cost_text
 
-OFF = choice_name(0)
 _TOTAL_BITS_AXIS = "total bits over all quantization points (bits)"
 _COUNTED = ("bits", "bytes", "BOPs", "MACs")  # last words of a cost's name that say what is counted
 _UNITS = ("s", "ms", "us", "ns", "J", "mJ", "uJ", "nJ", "W", "mW")  # last words that are nothing but a unit
@@ -72,31 +68,3 @@ def _split(name: str) -> tuple[list[str], str]:
     known = {known.lower(): known for known in _COUNTED} | ({unit: unit for unit in _UNITS} if first else {})
     unit = known.get(last, "")
     return (first if unit else [*first, last]), unit
-
-
-def choice_words(code: int) -> str:
-    """A choice as a label of its own: "5 bit", "E4M3", "off"."""
-    return f"{code} bit" if code and not is_float_code(code) else choice_name(code)
-
-
-def choices_words(codes: Sequence[int]) -> str:
-    """What stands at several points together: "5 bit", "4-6 bit", "5 bit to E4M3", "off" where all are off."""
-    on = by_stored_bits(code for code in codes if code)
-    if len(on) < 2:
-        return choice_words(on[0] if on else 0)
-    if any(map(is_float_code, on)):
-        return f"{choice_words(on[0])} to {choice_words(on[-1])}"
-    return f"{on[0]}-{on[-1]} bit"
-
-
-def uniform_labels(points: Sequence[FrontPoint]) -> list[str]:
-    """A label for each candidate of a baseline: what stands at the points at which the candidates differ.
-
-    A point where all candidates agree is pinned, and says nothing about any of them.
-    """
-    if not points:
-        return []
-    codes = np.array([point.num_bits for point in points])
-    differs = (codes != codes[0]).any(axis=0)
-    told = codes[:, differs] if differs.any() else codes
-    return [choices_words(row) for row in told.tolist()]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qexplore._choices import choice_name, is_float_code
 from qexplore.errors import ReportError
 from qexplore.evaluation import LayerAnalysis
-from qexplore.front import by_stored_bits
+from qexplore.front import by_stored_bits, choice_words
 from qexplore.report._canvas import (
     BLUE,
     GREEN,
@@ -35,7 +35,6 @@ from qexplore.report._canvas import (
     short_name,
 )
 from qexplore.report._fronts import Interval
-from qexplore.report._wording import choice_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,8 +19,8 @@ from qexplore.report._fronts import (
     Interval,
     UniformRecord,
     draw_references,
-    drawable_front,
     front_words,
+    shown_front,
     uniform_records,
 )
 from qexplore.report._labels import label_points
@@ -72,6 +72,7 @@ class ObjectivesRecord:
     float_accuracy: float | None
     min_accuracy: float | None
     accuracy_limits: Interval
+    set_name: str
 
 
 def objectives_record(source: Exploration | Front) -> ObjectivesRecord:
@@ -79,14 +80,15 @@ def objectives_record(source: Exploration | Front) -> ObjectivesRecord:
 
     ReportError when the front is empty or has more costs than a picture holds.
     """
-    front = drawable_front("plot_pareto_front", source)
+    shown = shown_front("plot_pareto_front", source)
+    front = shown.drawn
     if len(front.cost_names) > _MOST_COSTS:
         raise ReportError(
             f"plot_pareto_front: there is room for the panels of {_MOST_COSTS} costs, got {len(front.cost_names)}: "
             f"{', '.join(front.cost_names)}. Name one of them as cost=, or use plot_parallel_coordinates."
         )
     names = (front.metric_name, *front.cost_names)
-    uniform, limits = uniform_records(source, front)
+    uniform, limits = uniform_records(shown)
     return ObjectivesRecord(
         objectives=objectives_of(front),
         further=further_of(front),
@@ -94,12 +96,13 @@ def objectives_record(source: Exploration | Front) -> ObjectivesRecord:
             PairRecord(x, y, tuple(map(bool, front.nondominated([names[x], names[y]]))))
             for y, x in combinations(range(len(names)), 2)
         ),
-        knee=front.knee().index,
+        knee=shown.knee,
         verified=front.verified,
         uniform=uniform,
-        float_accuracy=source.float_accuracy,
+        float_accuracy=shown.float_accuracy,
         min_accuracy=front.min_accuracy,
         accuracy_limits=limits,
+        set_name=shown.set_name,
     )
 
 
@@ -125,7 +128,7 @@ def draw_objectives(record: ObjectivesRecord) -> Figure:
     bar.ax.set_ylabel(with_direction(record.objectives[0]), parse_math=False)
     names = [one.words for one in record.objectives]
     figure.suptitle(
-        f"{names[0]} against {', '.join(names[1:-1])} and {names[-1]}",
+        f"{names[0]} against {', '.join(names[1:-1])} and {names[-1]}, on the {record.set_name}",
         x=0.01,
         ha="left",
         fontsize=15,

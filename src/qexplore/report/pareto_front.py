@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qexplore.front import Front, score_text
+from qexplore.front import OFF, Front, FrontPoint, claim_words, score_text, uniform_labels
 from qexplore.report._canvas import (
     BLUE,
     ORANGE,
@@ -22,16 +22,17 @@ from qexplore.report._canvas import (
 )
 from qexplore.report._fronts import (
     Interval,
+    Shown,
     UniformRecord,
     by_cost,
     draw_references,
-    drawable_front,
     front_words,
     known_further,
+    shown_front,
     uniform_records,
 )
 from qexplore.report._labels import label_points
-from qexplore.report._wording import OFF, amount_text, cost_amount, cost_axis, cost_words, opening_words, uniform_labels
+from qexplore.report._wording import amount_text, cost_amount, cost_axis, cost_words, opening_words
 from qexplore.report.pairs import draw_objectives, objectives_record
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _MOST_SAVINGS = 3  # what one line above the picture holds
 
 @dataclass(frozen=True)
 class SavingRecord:
-    """What is saved at no less accuracy, as "17 (57%) against 6 bit", and (cost, accuracy) of both points."""
+    """What is saved, as "17 (57%) against 6 bit", and (cost, accuracy) of both points on the set that is drawn."""
 
     text: str
     uniform: tuple[float, float]
@@ -57,6 +58,8 @@ class ParetoFrontRecord:
     """The front over one of its costs (K values each), the uniform widths beside it, and the lines of reference.
 
     `on_line` says which members no other one beats in accuracy and this cost: all of them when there is no other cost.
+    Scores are of the report set where `on_report_set`, as `Front.bits_saved` says, else of the search set;
+    `other_accuracy` are those on the other one. `claim` says what a saving keeps.
     `column` is the cost's place among those of the front. `accuracy_limits` are the lower and upper end of the vertical
     axis, `float_accuracy` and `min_accuracy` are None where not known. `knee_further` are the knee's scores by further
     metrics.
@@ -69,7 +72,9 @@ class ParetoFrontRecord:
     cost: tuple[float, ...]
     accuracy: tuple[float, ...]
     intervals: tuple[Interval | None, ...]
-    report_accuracy: tuple[float | None, ...]
+    on_report_set: bool
+    other_accuracy: tuple[float | None, ...]
+    other_name: str
     on_line: tuple[bool, ...]
     verified: bool
     uniform: tuple[UniformRecord, ...]
@@ -78,7 +83,13 @@ class ParetoFrontRecord:
     knee: tuple[float, float]
     knee_further: tuple[tuple[str, float], ...]
     savings: tuple[SavingRecord, ...]
+    claim: str
     accuracy_limits: Interval
+
+    @property
+    def report_accuracy(self) -> tuple[float | None, ...]:
+        """On the report set, None where not known."""
+        return self.accuracy if self.on_report_set else self.other_accuracy
 
 
 def plot_pareto_front(
@@ -103,13 +114,14 @@ def pareto_front_record(source: Exploration | Front, cost: str | None = None) ->
     `cost` is the name of the cost, the first one when None. ReportError when the front is empty, FrontError when
     it has no such cost.
     """
-    front = drawable_front("plot_pareto_front", source)
+    shown = shown_front("plot_pareto_front", source)
+    front = shown.drawn
     name = front.cost_names[0] if cost is None else cost
     front.cost(name)  # an unknown name is refused here
     points = by_cost(front, name)
-    uniform, limits = uniform_records(source, front)
+    uniform, limits = uniform_records(shown)
     kept = front.nondominated([front.metric_name, name])
-    knee = front.knee()
+    knee = front[shown.knee]
     return ParetoFrontRecord(
         metric_name=front.metric_name,
         better=front.better,
@@ -118,31 +130,42 @@ def pareto_front_record(source: Exploration | Front, cost: str | None = None) ->
         cost=tuple(point.costs[name] for point in points),
         accuracy=tuple(point.accuracy for point in points),
         intervals=tuple(point.interval for point in points),
-        report_accuracy=tuple(point.report_accuracy for point in points),
+        on_report_set=shown.on_report_set,
+        other_accuracy=tuple(shown.others.get(point.num_bits) for point in points),
+        other_name=shown.other_name,
         on_line=tuple(bool(kept[point.index]) for point in points),
         verified=front.verified,
         uniform=uniform,
-        float_accuracy=source.float_accuracy,
+        float_accuracy=shown.float_accuracy,
         min_accuracy=front.min_accuracy,
         knee=(knee.costs[name], knee.accuracy),
         knee_further=known_further(knee),
-        savings=() if isinstance(source, Front) else _savings(front, source.uniform, name),
+        savings=_savings(source, shown, name),
+        claim=claim_words(shown.front),
         accuracy_limits=limits,
     )
 
 
-def _savings(front: Front, uniform: Front, cost: str) -> tuple[SavingRecord, ...]:
-    labels = uniform_labels(list(uniform))
-    savings = [one for one in front.bits_saved(uniform, cost) if labels[one.other_point.index] != OFF]
+def _savings(source: Exploration | Front, shown: Shown, cost: str) -> tuple[SavingRecord, ...]:
+    uniform = source.uniform
+    if uniform is None:
+        return ()
+    labels = uniform_labels(uniform.num_bits)
+    savings = [one for one in shown.front.bits_saved(uniform, cost) if labels[one.other_point.index] != OFF]
     widest_first = sorted(savings, key=lambda saving: -saving.other_point.costs[cost])
     return tuple(
         SavingRecord(
             text=f"{amount_text(one.saved)} ({one.share:.0%}) against {labels[one.other_point.index]}",
-            uniform=(one.other_point.costs[cost], one.other_point.accuracy),
-            front=(one.point.costs[cost], one.point.accuracy),
+            uniform=_place(one.other_point, cost, shown.on_report_set),
+            front=_place(one.point, cost, shown.on_report_set),
         )
         for one in widest_first[:_MOST_SAVINGS]
     )
+
+
+def _place(point: FrontPoint, cost: str, on_report_set: bool) -> tuple[float, float]:
+    known = point.report_accuracy if on_report_set else None
+    return point.costs[cost], point.accuracy if known is None else known
 
 
 def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
@@ -157,12 +180,11 @@ def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
     _label_uniform(axes, record)
     set_large_ticks(axes.xaxis, max(record.cost))
     axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
-    axes.set_ylabel(f"{record.metric_name} on the search set ({record.better} is better)", parse_math=False)
+    axes.set_ylabel(f"{record.metric_name} on the {_set_name(record)} ({record.better} is better)", parse_math=False)
     words = cost_words(record.cost_name)
     title = f"{record.metric_name} against {words}"
-    worse = "less" if record.better == "higher" else "more"
     savings = ", ".join(saving.text for saving in record.savings)
-    saved = f"{opening_words(record.cost_name)} saved at no {worse} {record.metric_name}, uniform widths: {savings}"
+    saved = f"{opening_words(record.cost_name)} saved {record.claim}, uniform widths: {savings}"
     set_titles(axes, title, saved if savings else "")
     axes.grid(alpha=0.3)
     # Below the axes, where no point can ever lie under it.
@@ -211,10 +233,10 @@ def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
     # A budget between two members buys the cheaper one: steps, not slopes.
     axes.plot(*zip(*best, strict=True), "o-", color=BLUE, markersize=7, drawstyle="steps-post", label=label, zorder=5)
     if others:
-        label = "front, for the sake of another cost"
+        label = "front, beaten on the report set" if record.on_report_set else "front, for the sake of another cost"
         axes.plot(*zip(*others, strict=True), "o", color=BLUE, markerfacecolor="white", label=label, zorder=4)
     _draw_intervals(axes, record.cost, record.accuracy, record.intervals, BLUE)
-    _draw_report_accuracy(axes, record)
+    _draw_other_accuracy(axes, record)
     cost, score = record.knee
     scores = [f"{name} {score_text(value)}" for name, value in ((record.metric_name, score), *record.knee_further)]
     label = f"knee: {cost_amount(record.cost_name, cost)}, {', '.join(scores)}"
@@ -231,8 +253,12 @@ def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
     )
 
 
-def _draw_report_accuracy(axes: Axes, record: ParetoFrontRecord) -> None:
-    pairs = zip(record.cost, record.report_accuracy, strict=True)
+def _set_name(record: ParetoFrontRecord) -> str:
+    return "report set" if record.on_report_set else "search set"
+
+
+def _draw_other_accuracy(axes: Axes, record: ParetoFrontRecord) -> None:
+    pairs = zip(record.cost, record.other_accuracy, strict=True)
     known = [(cost, score) for cost, score in pairs if score is not None]
     if known:
         axes.plot(
@@ -243,7 +269,7 @@ def _draw_report_accuracy(axes: Axes, record: ParetoFrontRecord) -> None:
             markerfacecolor="white",
             markeredgewidth=1.5,
             linestyle="none",
-            label="front on the report set",
+            label=f"front on the {record.other_name}",
             zorder=4,
         )
 
@@ -266,6 +292,6 @@ def _draw_intervals(
 def _draw_savings(axes: Axes, record: ParetoFrontRecord) -> None:
     arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.2, "shrinkA": 6, "shrinkB": 6}
     for saving in record.savings:
-        # Level at the uniform width's accuracy, which the point at the tip reaches or passes.
-        tip = (saving.front[0], saving.uniform[1])
+        # Level at the uniform width's accuracy, which the point at the tip reaches or passes on the search set.
+        tip = saving.front if record.on_report_set else (saving.front[0], saving.uniform[1])
         axes.annotate("", xy=tip, xytext=saving.uniform, arrowprops=arrow, zorder=4)
