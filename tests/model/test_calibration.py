@@ -260,7 +260,8 @@ class TestSettings:
         highest = float(data.max())
         assert amax() == amax(method="percentile") == amax(method="percentile", percentile=99.99)
         assert amax(percentile=75.0) == ("percentile", pytest.approx(float(data.relu().quantile(0.75)), abs=0.01))
-        method, found = amax(method="entropy", stride=128)
+        with pytest.warns(DeprecationWarning, match="`stride` tuned the search of pytorch-quantization's own"):
+            method, found = amax(method="entropy", stride=128)
         assert method == "entropy"
         assert 0 < found <= highest
 

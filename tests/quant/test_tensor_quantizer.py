@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pytorch_quantization.nn import TensorQuantizer as Upstream
-from torch import nn
+from torch import Tensor, nn
 
 from qexplore.errors import CalibrationError, NumBitsError, QExploreError
 from qexplore.quant import IntegerGrid, QuantDescriptor, TensorQuantizer
@@ -369,3 +369,31 @@ def test_state_dict_with_an_impossible_width_is_refused() -> None:
 
     with pytest.raises(NumBitsError, match="got 40"):
         TensorQuantizer().load_state_dict(saved)
+
+
+class TestHistogramOfTheDescriptor:
+    """Upstream's interface, with none of the faults of its histogram."""
+
+    @staticmethod
+    def collected(*tensors: Tensor) -> TensorQuantizer:
+        quantizer = TensorQuantizer(QuantDescriptor(calib_method="histogram"), if_quant=False, if_calib=True)
+        for tensor in tensors:
+            quantizer(tensor)
+        return quantizer
+
+    @pytest.mark.parametrize("first", [torch.zeros(10), torch.tensor([1e5]), torch.tensor([1e-30, 3e38])], ids=str)
+    def test_neither_first_tensor_nor_outlier_matters(self, first: Tensor) -> None:
+        x = torch.linspace(0, 1, 100_000)
+        for tensors in ((first, x), (x, first)):
+            quantizer = self.collected(*tensors)
+            quantizer.load_calib_amax("percentile", percentile=99.0)
+            assert float(quantizer.amax) == pytest.approx(0.99, abs=1e-3)
+            quantizer.load_calib_amax("entropy")
+            assert float(quantizer.amax) == pytest.approx(1.0, abs=0.05)
+
+    def test_a_reset_leaves_nothing_behind(self) -> None:
+        quantizer = self.collected(torch.tensor([1e-6]), torch.tensor([1e5]))
+        quantizer.calibrator.reset()
+        assert quantizer.calibrator.compute_amax("percentile") is None
+        quantizer(torch.linspace(0, 1, 1001))
+        assert float(quantizer.calibrator.compute_amax("percentile", percentile=50.0)) == pytest.approx(0.5, rel=2e-3)

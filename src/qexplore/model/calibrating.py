@@ -105,19 +105,16 @@ def calibrate(
     note: Note,
 ) -> CalibrationReport:
     """As `QuantizedModel.calibrate`; tells ``note`` what one forward passed, which points all did, and its inputs."""
-    collected = _collect(model, batches, method)
+    if options and not model.activation_fake_quantizers:
+        raise CalibrationError(f"options of a method are for activations, but there are none to calibrate: {options}")
+    collected = _collect(model, batches, RangeCollector(model.activation_fake_quantizers, method, options))
     collector, count = collected.collector, collected.num_batches
     method = method or collector.method
     weight_method = _checked_weight_method(weight_method, has_data=count > 0)
-    if options and not model.activation_fake_quantizers:
-        raise CalibrationError(f"options of a method are for activations, but there are none to calibrate: {options}")
-    # Histograms of the descriptor's own were asked for point by point already.
-    whole = set() if clip_outputs or collector.uses_upstream else collected.outputs
+    # A descriptor's histograms were asked for point by point already.
+    whole = set() if clip_outputs or collector.is_for_histograms else collected.outputs
     by_activation = {
-        name: {
-            one: collector.ranges(name, one, options if one == method else {})
-            for one in _methods(WHOLE_RANGE if name in whole else method)
-        }
+        name: {one: collector.ranges(name, one) for one in _methods(WHOLE_RANGE if name in whole else method)}
         for name in collector.names
     }
     by_weight = {
@@ -156,10 +153,8 @@ class _Collected:
     num_batches: int
 
 
-def _collect(model: WrappedNetwork, batches: Pass | None, method: str | None) -> _Collected:
-    quantizers = model.activation_fake_quantizers
-    collector = RangeCollector(quantizers, method)
-    if batches is None and quantizers:
+def _collect(model: WrappedNetwork, batches: Pass | None, collector: RangeCollector) -> _Collected:
+    if batches is None and model.activation_fake_quantizers:
         raise DataError("calibrating activations needs data: pass a loader, model.calibrate(loader)")
     seen, outputs, example = CallCounter(), OutputWatcher(), None
     with isolated(Placement.of(model.model).device):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,16 @@ from qexplore._arguments import checked_name
 from qexplore._choices import FLOAT_CODES
 from qexplore._table import text_table
 from qexplore.errors import CalibrationError
-from qexplore.quant import CALIBRATORS, WHOLE_RANGE, Histogram, TensorQuantizer, amax_table, known_widths, range_table
+from qexplore.quant import (
+    CALIBRATORS,
+    WHOLE_RANGE,
+    Histogram,
+    TensorQuantizer,
+    amax_table,
+    check_options,
+    known_widths,
+    range_table,
+)
 
 AUTOMATIC = "auto"
 """The method that does least to the network's output, point by point and width by width."""
@@ -94,27 +104,33 @@ class RangeCollector:
     Args:
         quantizers: by point name.
         method: one of `CALIBRATORS`, or `AUTOMATIC`, so that `ranges` can be asked for several; where the descriptor
-            asks for pytorch-quantization's own histograms, one that those have; None takes the first that fits.
+            asks for a histogram, one that pytorch-quantization's own have; None takes the first that fits.
+        options: of the method.
+
+    Attributes:
+        is_for_histograms: the descriptor asks for a histogram at every point.
+        options: those that the method has, checked.
 
     Raises:
-        CalibrationError: an unknown method, or one that a quantizer cannot have.
+        CalibrationError: an unknown method, one that a quantizer cannot have, or an option that does not suit it.
     """
 
-    def __init__(self, quantizers: Mapping[str, TensorQuantizer], method: str | None) -> None:
+    def __init__(self, quantizers: Mapping[str, TensorQuantizer], method: str | None, options: dict[str, Any]) -> None:
         self._quantizers = quantizers
-        self.uses_upstream = bool(quantizers) and all(one.collects_histogram for one in quantizers.values())
-        self.method = _checked_method(self.uses_upstream, method)
+        self.is_for_histograms = bool(quantizers) and all(one.collects_histogram for one in quantizers.values())
+        self.method = _checked_method(self.is_for_histograms, method)
+        self.options = _checked_options(self.method, _without_upstreams(options) if self.is_for_histograms else options)
         self.lowest = dict.fromkeys(quantizers, math.inf)
         self.highest = dict.fromkeys(quantizers, -math.inf)
         self._histograms: dict[str, Histogram] = {}
-        if not self.uses_upstream and gives_each_width_its_own(self.method):
+        if gives_each_width_its_own(self.method):
             for name, quantizer in quantizers.items():
                 if quantizer.axis is not None:
                     raise CalibrationError(
                         f"point '{name}' has a range per channel (`axis` of its descriptor), which only method "
                         f'"max" can find, got {method!r}'
                     )
-                self._histograms[name] = Histogram()
+                self._histograms[name] = Histogram(name=f"point '{name}'")
         for quantizer in quantizers.values():
             quantizer.calibrator.reset()
 
@@ -159,36 +175,30 @@ class RangeCollector:
         """Points that a tensor has passed."""
         return {name for name, lowest in self.lowest.items() if lowest != math.inf}
 
-    def ranges(self, name: str, method: str, options: dict[str, Any]) -> Ranges:
-        """The ranges of one point by ``method``; its quantizer is left as it is.
+    def ranges(self, name: str, method: str) -> Ranges:
+        """The ranges of one point by ``method``, which has the options if it is the collector's own.
+
+        The point's quantizer is left as it is.
 
         Raises:
-            CalibrationError: ``options`` do not suit the method, or a range is not finite.
+            CalibrationError: a range is not finite.
         """
         quantizer = self._quantizers[name]
         unsigned = self.lowest[name] >= 0 if quantizer.auto_sign else quantizer.unsigned
         asymmetric = quantizer.wants_zero_point(self.lowest[name], self.highest[name])
         widths = known_widths(unsigned or asymmetric)
         if name not in self._histograms:
-            return self._extremes(name, widths, asymmetric, options)
-        histogram = self._histograms[name]
-        try:
-            if asymmetric:
-                return self._with_formats(name, range_table(histogram, method, widths, **options))
-            narrow = bool(quantizer.narrow_range)
-            codes = (*widths, *FLOAT_CODES)
-            return amax_table(histogram, method, codes, unsigned=unsigned, narrow_range=narrow, **options), None
-        except TypeError as error:
-            raise CalibrationError(f"calibration by {method} with {options} failed: {error}") from error
+            return self._extremes(name, widths, asymmetric)
+        histogram, options = self._histograms[name], self.options if method == self.method else {}
+        if asymmetric:
+            return self._with_formats(name, range_table(histogram, method, widths, **options))
+        narrow = bool(quantizer.narrow_range)
+        codes = (*widths, *FLOAT_CODES)
+        return amax_table(histogram, method, codes, unsigned=unsigned, narrow_range=narrow, **options), None
 
-    def _extremes(self, name: str, widths: range, asymmetric: bool, options: dict[str, Any]) -> Ranges:
+    def _extremes(self, name: str, widths: range, asymmetric: bool) -> Ranges:
         """The range that upstream's calibrator has found; with a zero point that of the extremes."""
-        quantizer = self._quantizers[name]
-        arguments = (self.method,) if self.uses_upstream else ()
-        try:
-            amax = torch.as_tensor(quantizer.calibrator.compute_amax(*arguments, **options))
-        except (TypeError, ValueError) as error:
-            raise CalibrationError(f"calibration by {self.method} with {options} failed: {error}") from error
+        amax = torch.as_tensor(self._quantizers[name].calibrator.compute_amax())
         if not bool(torch.isfinite(amax).all()):
             raise CalibrationError(f"calibration by {self.method} gave point '{name}' the range {amax}")
         if not asymmetric:
@@ -228,10 +238,33 @@ def set_ranges(quantizer: TensorQuantizer, high: Mapping[int, Any], low: Mapping
         quantizer.set_amax_table(high, low)
 
 
-def _checked_method(uses_upstream: bool, method: str | None) -> str:
+def _checked_method(is_for_histograms: bool, method: str | None) -> str:
     of_upstream = [name for name, row in CALIBRATORS.items() if row.is_upstream]
-    known = of_upstream if uses_upstream else [*CALIBRATORS, AUTOMATIC]
+    known = of_upstream if is_for_histograms else [*CALIBRATORS, AUTOMATIC]
     return checked_name("`method`", known[0] if method is None else method, known, CalibrationError)
+
+
+def _checked_options(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return check_options(method, options)
+    except (TypeError, CalibrationError) as error:
+        raise CalibrationError(f"calibration by {method} with {options} failed: {error}") from error
+
+
+_UPSTREAMS_OPTIONS = ("stride", "start_bin")
+
+
+def _without_upstreams(options: dict[str, Any]) -> dict[str, Any]:
+    """What pytorch-quantization's histograms took besides is let go, and said so."""
+    for name in _UPSTREAMS_OPTIONS:
+        if name in options:
+            warnings.warn(
+                f"`{name}` tuned the search of pytorch-quantization's own histograms, which are no longer used: it "
+                "does nothing and can be left out",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+    return {name: value for name, value in options.items() if name not in _UPSTREAMS_OPTIONS}
 
 
 def gives_each_width_its_own(method: str) -> bool:

@@ -73,7 +73,7 @@ class QuantizedModel(WrappedNetwork):
             method: ``"max"`` (as None), one range for all widths. The others give every width its own: ``"percentile"``
                 of the magnitudes, ``"mse"`` (least squared error), ``"entropy"`` (least Kullback-Leibler divergence).
                 ``"auto"`` takes at each point and width the one under which the network's output differs least. With a
-                ``quant_desc`` whose ``calib_method`` is ``"histogram"``, pytorch-quantization's own, one for all.
+                ``quant_desc`` whose ``calib_method`` is ``"histogram"``, ``"percentile"`` (as None) or ``"entropy"``.
             weight_method: the same for weights, ``"entropy"`` apart. None is ``"auto"``, without a loader ``"max"``:
                 what changes a weight least often changes the output more.
             num_batches: stop after so many batches; None takes all.

@@ -6,6 +6,7 @@ from qexplore.quant.calibrators import (
     WEIGHT_CALIBRATORS,
     WHOLE_RANGE,
     amax_table,
+    check_options,
     range_table,
     weight_amax_table,
 )

@@ -14,7 +14,6 @@ from qexplore._arguments import is_number
 from qexplore._choices import has_range
 from qexplore.errors import CalibrationError
 from qexplore.quant.divergence import amax_of_least_divergence, ends_of_least_divergence
-from qexplore.quant.formats import NOTHING_BELOW
 from qexplore.quant.histogram import Histogram
 from qexplore.quant.histogram_error import amax_of_least_error, ends_of_least_error
 from qexplore.quant.weight_ranges import amax_of_least_row_error, percentile_of_rows
@@ -132,9 +131,9 @@ def amax_table(
         TypeError: an unknown method, or an option that it does not have.
         CalibrationError: ``percentile`` is not in (1, 100]: 0.9999 is taken for a share.
     """
-    calibrator, options = _checked(method, options)
+    calibrator, options = _row(method), check_options(method, options)
     largest = histogram.amax
-    if largest <= NOTHING_BELOW:
+    if largest == 0:
         return dict.fromkeys(codes, largest)
     amax = calibrator.amax(histogram, unsigned, narrow_range, **options)
     return {code: amax(code) if has_range(code) else largest for code in codes}
@@ -147,9 +146,9 @@ def range_table(
 
     Arguments and errors are those of `amax_table`; ``widths`` are from 1 bit on.
     """
-    calibrator, options = _checked(method, options)
+    calibrator, options = _row(method), check_options(method, options)
     low, high = histogram.ends
-    if high - low <= NOTHING_BELOW:
+    if high == low:
         return dict.fromkeys(widths, (low, high))
     ends = calibrator.ends(histogram, **options)
     return {width: ends(width) for width in widths}
@@ -178,11 +177,22 @@ def weight_amax_table(rows: Tensor, method: str, codes: Sequence[int]) -> dict[i
     return {code: amax(code) for code in codes}
 
 
-def _checked(method: str, options: Mapping[str, Any]) -> tuple[Calibrator, dict[str, Any]]:
-    calibrator = CALIBRATORS.get(method)
-    if calibrator is None:
+def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` of a method in their one form; `CALIBRATORS` names a method, any other has no options.
+
+    Raises:
+        TypeError: an option that the method does not have.
+        CalibrationError: a value that it does not take.
+    """
+    known = CALIBRATORS[method].options if method in CALIBRATORS else {}
+    for name in sorted(set(options) - set(known)):
+        having = next((other for other, row in CALIBRATORS.items() if name in row.options), None)
+        hint = "" if having is None else f': pass method="{having}" with it'
+        raise TypeError(f"method {method!r} has no option {name!r}{hint}")
+    return {name: known[name](value) for name, value in options.items()}
+
+
+def _row(method: str) -> Calibrator:
+    if method not in CALIBRATORS:
         raise TypeError(f"unknown calibration method {method!r}")
-    unknown = set(options) - set(calibrator.options)
-    if unknown:
-        raise TypeError(f"method {method!r} has no option {', '.join(sorted(unknown))}")
-    return calibrator, {name: calibrator.options[name](value) for name, value in options.items()}
+    return CALIBRATORS[method]

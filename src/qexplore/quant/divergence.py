@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qexplore._choices import FloatFormat, choice_of
-from qexplore.quant.histogram import Histogram
+from qexplore.quant.histogram import Histogram, folded
 from qexplore.quant.small_floats import float_grid
 
 Floats = npt.NDArray[np.float64]
@@ -17,6 +17,8 @@ Places = npt.NDArray[np.int64]
 _LEAST_SHARE = 1 / 16
 """pytorch-quantization starts at bin 128 of 2048."""
 _CANDIDATES = 256
+_OUTLIERS = 0.01
+"""Share of the values that may lie beyond the bins, where a level's share is not less."""
 _EFFORT = 1 << 18
 """Ranges tried times levels; up to 8 bits that lets every bin be an end, as in pytorch-quantization."""
 
@@ -85,33 +87,44 @@ def _levels(code: int, unsigned: bool) -> Floats:
 
 def amax_of_least_divergence(histogram: Histogram, unsigned: bool, narrow_range: bool) -> Callable[[int], float]:
     """The ``amax`` of least divergence, as a function of the choice; a narrow range has as many levels on a side."""
-    counts = histogram.magnitudes
-    return lambda code: _least_divergence(histogram, counts, _levels(code, unsigned))
+    return lambda code: _least_divergence(histogram, _levels(code, unsigned))
 
 
-def _least_divergence(histogram: Histogram, counts: npt.NDArray[np.int64], borders: Floats) -> float:
-    used = int(np.flatnonzero(counts)[-1]) + 1
+def _reach(histogram: Histogram, num_levels: int) -> float:
+    """Where the bins of ranges end: no range that leaves out more than a level's share is considered."""
+    return histogram.reach(min(1 / num_levels, _OUTLIERS))
+
+
+def _least_divergence(histogram: Histogram, borders: Floats) -> float:
+    limit = _reach(histogram, len(borders) - 1)
+    # The last one holds what is beyond the limit, and no range ends behind it.
+    counts, unit = folded(histogram.within(limit)), 2 * limit / histogram.num_bins
+    used = int(np.flatnonzero(counts[:-1])[-1]) + 1
     start = max(len(borders) - 1, int(used * _LEAST_SHARE), 1)
     if start >= used:
-        return histogram.amax
+        return min(used * unit, histogram.amax)
     # Magnitudes near 0 are as many as their neighbours, as TensorRT has it.
-    smoothed = counts[:used].astype(np.float64)
+    smoothed = np.append(counts[:used], counts[used:].sum()).astype(np.float64)
     smoothed[0] = smoothed[1]
     num_candidates = min(max(_EFFORT // (len(borders) - 1), _CANDIDATES), used - start + 1)
     stop = np.unique(np.linspace(start, used, num_candidates).round().astype(np.int64))
     found = divergences(smoothed, np.zeros_like(stop), stop, borders)
     best = stop[len(found) - 1 - int(np.argmin(found[::-1]))]
-    return min(float(best) * histogram.bin_width, histogram.amax)
+    return min(float(best) * unit, histogram.amax)
 
 
 def ends_of_least_divergence(histogram: Histogram, width: int) -> tuple[float, float]:
     """``(low, high)`` of least divergence: the ends move together."""
-    low, high = histogram.ends
-    counts, half, unit = histogram.counts.astype(np.float64), histogram.num_bins // 2, histogram.bin_width
     num_levels = 2**width
+    limit = _reach(histogram, num_levels)
+    counts = histogram.within(limit).astype(np.float64)
+    half, unit = len(counts) // 2, 2 * limit / histogram.num_bins
+    held = np.flatnonzero(counts[1:-1]) + 1
+    low = max(histogram.ends[0], min(float(held[0] - half) * unit, 0.0))
+    high = min(histogram.ends[1], max(float(held[-1] - half + 1) * unit, 0.0))
     shares = np.linspace(_LEAST_SHARE, 1.0, _CANDIDATES)
-    first = half + np.floor(shares * low / unit).astype(np.int64)
-    stop = np.minimum(half + np.floor(shares * high / unit).astype(np.int64) + 1, len(counts))
+    first = np.maximum(half + np.floor(shares * low / unit).astype(np.int64), 1)
+    stop = np.minimum(half + np.floor(shares * high / unit).astype(np.int64) + 1, len(counts) - 1)
     possible = (stop - first >= num_levels) & (stop - first > 1)
     if not possible.any():
         return low, high

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from qexplore._choices import FloatFormat, choice_of
-from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid
+from qexplore.quant.formats import IntegerGrid
 from qexplore.quant.histogram import Histogram
 from qexplore.quant.small_floats import float_grid
 
@@ -16,9 +17,12 @@ Floats = npt.NDArray[np.float64]
 
 _NARROWEST = 1e-3
 """Least share of a bin that the outermost values are taken to fill."""
-_LEAST = 2.0**-8
-"""Least share of the largest magnitude that a range is tried at."""
-_COARSE = np.geomspace(_LEAST, 1.0, 25)
+_OCTAVES = 8
+"""Ranges are tried from 2^-8 of the largest magnitude on, or from lower where most values are smaller still."""
+_TRIED = 3
+"""In an octave."""
+_OUTLIERS = 0.01
+"""Share of the values for which bins need not be equal ones."""
 _FINE = 9
 _LEAST_GAIN = 0.01
 """A range is cut only if that is expected to save this share of the error: a histogram does not know more."""
@@ -33,17 +37,19 @@ class HistogramError:
     """
 
     def __init__(self, histogram: Histogram) -> None:
-        filled = np.flatnonzero(histogram.counts)
-        first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 0)
-        edges = histogram.edges[first : last + 2].copy()
-        if len(filled):
+        edges, counts = histogram.bins(histogram.reach(_OUTLIERS))
+        if len(counts):
             # Nothing lies beyond the extremes, though their bins may end far from them.
-            least = _NARROWEST * histogram.bin_width
-            lowest = max(edges[0], min(histogram.lowest, edges[1] - least))
-            edges[-1] = min(edges[-1], max(histogram.highest, edges[-2] + least))
-            edges[0] = min(lowest, edges[-1] - least)
+            first, last = _NARROWEST * (edges[1] - edges[0]), _NARROWEST * (edges[-1] - edges[-2])
+            lowest = max(edges[0], min(histogram.lowest, edges[1] - first))
+            edges[-1] = min(edges[-1], max(histogram.highest, edges[-2] + last))
+            edges[0] = min(lowest, edges[-1] - last)
         self._edges = edges
-        self._densities = histogram.counts[first : last + 1] / np.diff(edges) / max(histogram.count, 1)
+        self._densities = counts / np.diff(edges) / max(histogram.count, 1)
+        # Below the mean all values gain by a wider range; the least of signed integers stands for twice the range.
+        below = histogram.amax / histogram.mean_magnitude * 4 if len(counts) else 1.0
+        octaves = max(_OCTAVES, math.ceil(math.log2(below)))
+        self.tried = np.geomspace(2.0**-octaves, 1.0, _TRIED * octaves + 1)
 
     def of_integers(self, step: Floats, quant_min: Floats | int, quant_max: Floats | int) -> Floats:
         """The error on each grid ``step * {quant_min, ..., quant_max}``; arguments ``[C]``, error ``[C]``."""
@@ -77,18 +83,20 @@ def amax_of_least_error(histogram: Histogram, unsigned: bool, narrow_range: bool
     def find(code: int) -> float:
         choice = choice_of(code)
         if isinstance(choice, FloatFormat):
-            return _least_error(lambda amax: error.of_floats(choice, amax), histogram.amax)
+            return _least_error(lambda amax: error.of_floats(choice, amax), histogram.amax, error.tried)
         grid = IntegerGrid(code, unsigned, narrow_range)
         return _least_error(
-            lambda amax: error.of_integers(amax / grid.quant_max, grid.quant_min, grid.quant_max), histogram.amax
+            lambda amax: error.of_integers(amax / grid.quant_max, grid.quant_min, grid.quant_max),
+            histogram.amax,
+            error.tried,
         )
 
     return find
 
 
-def _least_error(errors: Callable[[Floats], Floats], largest: float) -> float:
-    """The end up to ``largest`` (of either sign) with the least error: a coarse search, and two finer ones around."""
-    tried, found = _COARSE, errors(_COARSE * largest)
+def _least_error(errors: Callable[[Floats], Floats], largest: float, tried: Floats) -> float:
+    """The end with the least error, of the shares ``tried`` of ``largest`` (of either sign) and two finer searches."""
+    found = errors(tried * largest)
     of_largest = found[-1]
     for _ in range(2):
         best = int(np.argmin(found))
@@ -109,7 +117,7 @@ def ends_of_least_error(histogram: Histogram) -> Callable[[int], tuple[float, fl
 def _least_affine_error(error: HistogramError, width: int, low: float, high: float) -> tuple[float, float]:
     def errors(lows: Floats, highs: Floats) -> Floats:
         levels = float(2**width - 1)
-        step = np.maximum(highs - lows, NOTHING_BELOW) / levels
+        step = (highs - lows) / levels
         zero_point = np.rint(-lows / step)
         return error.of_integers(step, -zero_point, levels - zero_point)
 
@@ -119,13 +127,13 @@ def _least_affine_error(error: HistogramError, width: int, low: float, high: flo
     def errors_of_low(tried: Floats) -> Floats:
         return errors(tried, np.full_like(tried, ends[1]))
 
-    share = _least_error(lambda shares: errors(shares * low, shares * high), 1.0)
+    share = _least_error(lambda shares: errors(shares * low, shares * high), 1.0, error.tried)
     together = ends = share * low, share * high
     for _ in range(2):
         if high > 0:
-            ends = ends[0], _least_error(errors_of_high, high)
+            ends = ends[0], _least_error(errors_of_high, high, error.tried)
         if low < 0:
-            ends = _least_error(errors_of_low, low), ends[1]
+            ends = _least_error(errors_of_low, low, error.tried), ends[1]
     candidates = np.array([(low, high), together, ends])
     found = errors(candidates[:, 0], candidates[:, 1])
     best = int(np.argmin(found))

@@ -12,6 +12,7 @@ from qexplore._choices import Choice, FloatFormat, choice_of
 from qexplore.errors import NumBitsError
 from qexplore.quant.affine import affine_parameters, quantize_affine
 from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid, check_choice, check_num_bits, min_num_bits
+from qexplore.quant.histogram_calibrator import OwnHistogramCalibrator
 from qexplore.quant.ranged import RangedQuantizer
 from qexplore.quant.small_floats import quantize_float, quantize_mx
 from qexplore.quant.step_size import StepSize
@@ -79,6 +80,8 @@ class TensorQuantizer(RangedQuantizer):
         self._auto_zero_point = asymmetric == "auto"
         self._auto_sign = unsigned == "auto" and not quant_desc.unsigned
         self._unsigned = unsigned if isinstance(unsigned, bool) else bool(quant_desc.unsigned)
+        if self.collects_histogram:
+            self._calibrator = OwnHistogramCalibrator(quant_desc, self._unsigned)
         self.switched_off = False
         self._num_negative = 0
         self.num_bits = self._num_bits  # checks the width
@@ -223,7 +226,7 @@ class TensorQuantizer(RangedQuantizer):
 
     @property
     def calibrator(self) -> Any:
-        """Upstream's calibrator that the descriptor asks for: ``collect``, ``compute_amax``, ``reset``."""
+        """The calibrator that the descriptor asks for, like upstream's: ``collect``, ``compute_amax``, ``reset``."""
         return self._calibrator
 
     @property

@@ -51,7 +51,7 @@ class _StandardLogging:
 
 with _logging_untouched():
     from pytorch_quantization import nn as _upstream_nn
-    from pytorch_quantization.calib import HistogramCalibrator as HistogramCalibrator  # re-exported
+    from pytorch_quantization.calib import HistogramCalibrator as _HistogramCalibrator
     from pytorch_quantization.tensor_quant import QuantDescriptor as QuantDescriptor  # re-exported
 
     for _name, _module in list(sys.modules.items()):
@@ -82,5 +82,12 @@ if TYPE_CHECKING:  # upstream is untyped: this is the one typed door to it
         def enable(self) -> None: ...  # noqa: D102
         def extra_repr(self) -> str: ...  # noqa: D102
 
+    class HistogramCalibrator:  # noqa: D101
+        _num_bits: Any
+        _unsigned: bool
+
+        def __init__(self, num_bits: Any, axis: Any, unsigned: bool) -> None: ...
+
 else:
     UpstreamQuantizer = _upstream_nn.TensorQuantizer
+    HistogramCalibrator = _HistogramCalibrator
