@@ -18,6 +18,7 @@ FLOORS = {
         "_choices",
         "_direction",
         "_optional",
+        "_pickling",
         "_progress",
         "_quiet",
         "_random",

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore._pickling import require_a_name
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates
 
@@ -65,6 +66,10 @@ class CheckedCost:
         self.name, self.unit = name, unit
         self._function = function
         self._check = check
+
+    def __getstate__(self) -> dict[str, Any]:
+        require_a_name(f"the cost '{self.name}'", self._function, ProblemError)
+        return self.__dict__.copy()
 
     def cost(self, candidates: Candidates) -> Costs:
         """Costs, shape ``[N]``, of ``candidates``, codes of shape ``[N, L]``.

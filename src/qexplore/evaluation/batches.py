@@ -68,6 +68,10 @@ class EvaluationSet:
                 "the loader can be read only once and is too large to hold in memory: pass a DataLoader or a list"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is held needs no loader any more, which may be an iterator or hold a lambda.
+        return self.__dict__ | ({} if self._held is None else {"_loader": None, "_unpack": None})
+
     def _read_first(self, limit: int) -> None:
         require_iterable(_OWNER, self._loader)
         size = 0

@@ -66,6 +66,9 @@ class DirectEvaluator:
             _check_whole_set_loader(loader)
         self.evaluate_float()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | ({} if self.data is None else {"_loader": None})
+
     @property
     def description(self) -> str:
         """How candidates are evaluated."""

@@ -59,6 +59,10 @@ class PrefixEvaluator:
         self._version: Any = None
         self._bring_up_to_date()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Threads and compiled steps stay behind; the engine is built anew when it is asked.
+        return self.__dict__ | {"_engine": None, "_version": None}
+
     @property
     def description(self) -> str:
         """How candidates are evaluated, or why one after the other."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qexplore._direction import Directed
+from qexplore._pickling import require_a_name
 from qexplore.errors import MetricError
 
 Scores = NDArray[np.float32]
@@ -41,6 +42,11 @@ class _Ranged(Directed):
             raise MetricError(
                 f"`range` of the metric '{self.name}' must be (low, high) with low < high, got {self.range}"
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        for value in vars(self).values():
+            require_a_name(f"the metric '{self.name}'", value, MetricError)
+        return self.__dict__.copy()
 
     @property
     def worst(self) -> float | None:

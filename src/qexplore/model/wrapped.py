@@ -16,6 +16,7 @@ from qexplore.model.building import checked_asymmetric, initial_num_bits, quanti
 from qexplore.model.hooks import Hooks, Listener, Outputs
 from qexplore.model.inputs import Placement, call
 from qexplore.model.observation import CallCounter, activation_point
+from qexplore.model.pickling import make_picklable
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name, in_call_order
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.state import content_version, in_eval_mode
@@ -86,6 +87,10 @@ class WrappedNetwork(nn.Module):
         for point in held:
             point.attach(built[point.name])
         self.register_load_state_dict_pre_hook(_drop_absent_input)  # type: ignore[no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        make_picklable(self.model)
+        return self.__dict__.copy()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own forward, tensors at the points fake-quantized."""

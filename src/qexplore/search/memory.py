@@ -41,6 +41,15 @@ class Memory:
         self._known: dict[Candidate, Evaluation] = {}
         self._version = model.version()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A version tells where tensors lie, so it holds here alone: what is still true is told instead.
+        return self.__dict__ | {"_version": self._model.version() == self._version}
+
+    def recall(self) -> None:
+        """Take the model as it is for the one that was pickled along, unless that had changed already."""
+        if self._version is True:
+            self._version = self._model.version()
+
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
         """Everything in memory, in the order it was measured."""

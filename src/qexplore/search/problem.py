@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pymoo.core.problem import Problem
 
 from qexplore._arguments import checked_name
+from qexplore._pickling import require_a_name
 from qexplore.cost import Bops, BoundTable, CheckedCost, Cost, build_costs
 from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
@@ -144,6 +145,15 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             vtype=int,
         )
         self._require_reachable()
+
+    def __getstate__(self) -> dict[str, Any]:
+        require_a_name("a problem with `unpack`", self.unpack, ProblemError)
+        state: dict[str, Any] = super().__getstate__()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._memory.recall()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerwiseQuantizationProblem:
         return self  # pymoo copies algorithms together with their problem; a copy would drag network and data along

@@ -1,0 +1,47 @@
+"""Networks that pickle with their quantizers: torch refuses modules with parametrizations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from qexplore._pickling import require_a_name
+from qexplore.errors import ModelError
+
+
+def make_picklable(network: nn.Module) -> None:
+    """Let every module of ``network`` be pickled, also those whose classes torch made for parametrizations.
+
+    Raises:
+        ModelError: a module's class, or a hook on it, has no name that pickle could find; see `require_a_name`.
+    """
+    for module in network.modules():
+        kind = type(module)
+        if parametrize.is_parametrized(module):
+            kind.__reduce_ex__ = _reduced  # type: ignore[method-assign, assignment]
+            kind = kind.__bases__[0]
+        for given in (kind, *_hooks(module)):
+            require_a_name("the model", given, ModelError)
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    tables = [table for name, table in vars(module).items() if name.endswith("_hooks") and table]
+    return [getattr(hook, "hook", hook) for table in tables for hook in table.values()]
+
+
+def _reduced(module: nn.Module, protocol: object) -> tuple[Any, ...]:
+    kind = type(module).__bases__[0]
+    parametrizations: Any = module.parametrizations
+    getstate = getattr(kind, "__getstate__", None)  # of every object from Python 3.11 on
+    return _remade, (kind, tuple(parametrizations)), getstate(module) if getstate else vars(module)
+
+
+def _remade(kind: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    """A module of the class that torch makes of ``kind`` for parametrizations of ``names``; its state comes after."""
+    module = kind.__new__(kind)
+    parametrize._inject_new_class(module)
+    for name in names:
+        parametrize._inject_property(module, name)
+    return module
