@@ -18,9 +18,12 @@ import fnmatch
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from qexplore.errors import SelectionError
 
@@ -141,37 +144,119 @@ def by_regex(pattern: str) -> Predicate:
 leaves = Predicate(lambda name, module: next(module.children(), None) is None, "leaves")
 """Modules that hold no other module."""
 
-weighted = Predicate(
-    lambda name, module: (weight := weight_of(name, module)) is not None and weight.dim() >= 2, "weighted"
-)
-"""Modules with a ``weight`` of two axes or more: convolutions, linear layers, embeddings, and attention of torch."""
+weighted = Predicate(lambda name, module: float_reason(name, module) == "", "weighted")
+"""Modules with weights that are multiplied as matrices: convolutions, linear and bilinear layers, embeddings, recurrent
+layers and cells, attention of torch, and modules of your own with a ``weight`` of two axes or more.
+
+Norms stay float whatever their axes are, and so does the ``weight`` of a module of your own that is a vector: one axis
+longer than 1.
+"""
 
 everything = Predicate(lambda name, module: True, "everything")
 """Every module that can be called, containers and the network itself included."""
 
 
+WEIGHT_NAMES: dict[type[nn.Module], str | tuple[str, ...]] = {
+    nn.MultiheadAttention: ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
+    nn.RNNBase: "weight_*",
+    nn.RNNCellBase: "weight_*",
+}
+"""Module kinds whose weights are not their one parameter ``weight``, with names or globs of them.
+
+A row here, and they have quantized weights too, by `weighted` as well::
+
+    predicates.WEIGHT_NAMES[MyAttention] = ("query", "key", "value")
+"""
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+_CONVOLUTIONS = nn.modules.conv._ConvNd
+_PRODUCTS = (_CONVOLUTIONS, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag)
+"""Their weight is a matrix also where all its axes but one are 1."""
+
+IS_NORM = "norms stay float"
+IS_VECTOR = "one axis is longer than 1: a scale; choose the module by name if it multiplies as a matrix"
+
+
 def weight_attribute(module: nn.Module) -> str:
-    """Name of the parameter that is the weight of ``module``, whether it has one or not."""
-    return next((name for kind, name in WEIGHT_NAMES.items() if isinstance(module, kind)), "weight")
+    """Name of the first parameter that is a weight of ``module``; "weight" where it has none."""
+    return next(iter(weight_attributes(module)), "weight")
 
 
-WEIGHT_NAMES: dict[type[nn.Module], str] = {nn.MultiheadAttention: "in_proj_weight"}
-"""Module kinds whose weight is not their parameter ``weight``: a row here, and they have quantized weights too."""
+def weight_attributes(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters that are the weights of ``module``, parametrized ones included."""
+    patterns = next((names for kind, names in WEIGHT_NAMES.items() if isinstance(module, kind)), "weight")
+    computed = [name for name, value in vars(module).items() if isinstance(value, Tensor)]  # by a hook, from others
+    held = [name for name, value in module._parameters.items() if value is not None]
+    held = [name for name in held if not any(name.startswith(f"{one}_") for one in computed)]
+    held += [name for name in _chains(module) if name not in held]
+    wanted = (patterns,) if isinstance(patterns, str) else patterns
+    return tuple(name for pattern in wanted for name in held if fnmatch.fnmatchcase(name, pattern))
 
 
-def weight_of(name: str, module: nn.Module) -> nn.Parameter | None:
-    """The weight of ``module``, which has the qualified name ``name``; None where it has none of floating numbers.
+def weight_of(name: str, module: nn.Module, attribute: str | None = None) -> Tensor | None:
+    """The weight ``attribute`` of ``module``, which has the qualified name ``name``; the first where none is named.
+
+    A parametrized weight is what its parametrizations make in eval mode. None where there is none of floating numbers.
 
     Raises:
         SelectionError: a lazy module whose weight has no shape yet.
     """
-    weight = module._parameters.get(weight_attribute(module))
+    attribute = attribute or weight_attribute(module)
+    chain = _chains(module).get(attribute)
+    weight = module._parameters.get(attribute) if chain is None else evaluated(chain)
     if isinstance(weight, nn.UninitializedParameter):
         raise SelectionError(
             f"the weight of '{name}' ({type(module).__name__}) has no shape yet: call the network once before it is "
             "wrapped"
         )
     return weight if weight is not None and weight.is_floating_point() else None
+
+
+def evaluated(chain: nn.Module, *args: Any) -> Any:
+    """What a parametrization, or a list of them, makes in eval mode and without gradients.
+
+    In train mode some change themselves when they are asked, as a spectral norm does.
+    """
+    flags = [(one, one.training) for one in chain.modules()]
+    chain.eval()
+    try:
+        with torch.no_grad():
+            return chain(*args)
+    finally:
+        for one, training in flags:
+            one.training = training
+
+
+def float_reason(name: str, module: nn.Module) -> str | None:
+    """Why `weighted` leaves the weights of ``module`` float; "" where it does not, None where there is no matrix.
+
+    Raises:
+        SelectionError: a lazy module whose weight has no shape yet.
+    """
+    weights = [weight_of(name, module, attribute) for attribute in weight_attributes(module)]
+    matrices = [weight for weight in weights if weight is not None and weight.dim() >= 2]
+    if not matrices:
+        return None
+    if is_norm(module):
+        return IS_NORM
+    is_known = isinstance(module, (*_PRODUCTS, *WEIGHT_NAMES))
+    return "" if is_known or any(_is_matrix(weight) for weight in matrices) else IS_VECTOR
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether ``module`` is a norm of torch's, or by its name of someone else's: ``LayerNorm2d``, ``MyRMSNorm``."""
+    kind = parametrize.type_before_parametrizations(module)
+    return issubclass(kind, _NORMS) or (
+        re.search(r"norm(\dd)?$", kind.__name__, re.IGNORECASE) is not None and not issubclass(kind, _PRODUCTS)
+    )
+
+
+def _is_matrix(weight: Tensor) -> bool:
+    return sum(size > 1 for size in weight.shape) > 1
+
+
+def _chains(module: nn.Module) -> Mapping[str, nn.Module]:
+    return dict(module.parametrizations.items()) if parametrize.is_parametrized(module) else {}  # type: ignore
 
 
 def select_modules(network: nn.Module, predicate: PredicateLike) -> dict[str, nn.Module]:

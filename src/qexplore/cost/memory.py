@@ -34,7 +34,7 @@ class ModelBits(SeparableCost):
             if point.kind == "weight":
                 self._elements[point.index] = point.num_elements or 0
                 self._scales[point.index] = point.num_scales
-        quantized = {id(point.parameter) for point in model.weight_points}
+        quantized = {id(parameter) for point in model.weight_points for parameter in point.parameters}
         others = [parameter for parameter in model.model.parameters() if id(parameter) not in quantized]
         self.constant = float(sum(8 * other.numel() * other.element_size() for other in others))
 

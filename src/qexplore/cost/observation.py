@@ -15,7 +15,7 @@ from qexplore.cost.moments import Moments, Sources
 from qexplore.cost.operations import Operation, Operations
 from qexplore.cost.tape import Tape, Value, recording
 from qexplore.errors import ModelError
-from qexplore.model import Placement, QuantizedModel, call, in_eval_mode
+from qexplore.model import Placement, QuantizedModel, call, in_eval_mode, with_plain_weights
 
 Groups = tuple[tuple[int, ...], ...]
 """Indices of points that belong together."""
@@ -55,8 +55,9 @@ def observe(model: QuantizedModel, *, cost: str = "observe") -> Observed:
     """
     if model.example_input is None:
         raise not_observed(cost, "what one forward does")
+    model = with_plain_weights(model)
     index = {point.name: point.index for point in model.points}
-    parameters = {point.parameter: index[point.name] for point in model.weight_points}
+    parameters: dict[Any, int] = {point.parameter: index[point.name] for point in model.weight_points}
     with isolated(Placement.of(model.model).device), recording(parameters) as tape:
 
         def mark(name: str, tensors: list[Tensor]) -> None:

@@ -10,18 +10,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from qexplore.model import CONVOLUTIONS, TRANSPOSED, BiasCorrection, WeightQuantization, bare
+from qexplore.model import CONVOLUTIONS, TRANSPOSED, BiasCorrection, WeightQuantization, bare, weight_quantizations
 from qexplore.quant import FixedQuantizer
 
 
 def quantization_of(module: nn.Module) -> tuple[str, WeightQuantization] | None:
-    """The quantized weight of ``module`` itself and its attribute; None where it has none, or holds other modules."""
+    """The one quantized weight of ``module`` itself and its attribute; None for several, or beside other modules."""
     if set(module._modules) - {"parametrizations"}:
         return None
-    for attribute, chain in getattr(module, "parametrizations", {}).items():
-        if len(chain) == 1 and isinstance(chain[0], WeightQuantization):
-            return attribute, chain[0]
-    return None
+    found = [(attribute, quantization) for _, attribute, quantization in weight_quantizations(module)]
+    is_alone = len(found) == 1 and len(module.parametrizations[found[0][0]]) == 1  # type: ignore[index]
+    return found[0] if is_alone else None
 
 
 class WeightedLayer:

@@ -21,6 +21,7 @@ from qexplore.model import (
     Candidates,
     Placement,
     QuantizedModel,
+    bake_weights,
     call,
     content_version,
     foreign_hooks,
@@ -55,6 +56,7 @@ class Network:
         self._fixed: dict[tuple[int, int], FixedQuantizer | None] = {}
         try:
             copied = copy.deepcopy(model).eval().requires_grad_(False)
+            bake_weights(copied.model)
         except Exception as error:
             raise CaptureError(f"the network cannot be copied: {type(error).__name__}: {error}") from error
         copied.num_bits = [0] * self.num_points  # whatever widths the model has just now play no part

@@ -22,7 +22,7 @@ from qexplore.export.plan import ExportPlan, plan_export, refuse_unknown, refuse
 from qexplore.export.report import ExportedPoint, ExportReport
 from qexplore.export.tensorrt import copy_of, in_tensorrt_form
 from qexplore.export.tensorrt_file import finish_for_tensorrt, fitted_to_tensorrt
-from qexplore.model import Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode, require_wrapped
+from qexplore.model import Loader, Placement, QuantizedModel, Unpack, bake_weights, call, in_eval_mode, require_wrapped
 
 Target = Literal["onnxruntime", "tensorrt"]
 
@@ -142,6 +142,7 @@ def _write(
 ) -> None:
     onnx = import_optional("onnx", extra="onnx", purpose="writing an ONNX file")
     network = copy_of(model.model).cpu()
+    bake_weights(network)
     call_operators(network, set(plan.written))
     nodes = translations(plan.activations, plan.weights, opset=opset, guarded=guarded)
     with isolated(torch.device("cpu")):

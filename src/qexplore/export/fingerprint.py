@@ -37,6 +37,6 @@ def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
         owner, parametrized, rest = name.partition("parametrizations.")
         if not parametrized:
             named[name] = tensor
-        elif rest.endswith(".original"):  # what else stands there belongs to the wrapper
+        elif not rest.endswith(".mean_input"):  # of a corrected bias, and so of the wrapper
             named[owner + rest.removesuffix(".original")] = tensor
     yield from sorted(named.items())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from qexplore.model.layers import TRANSPOSED, taken_apart
-from qexplore.model.weights import WeightQuantization, own_class
+from qexplore.model.weights import WeightQuantization, own_class, weight_before
 
 
 class BiasCorrection(nn.Module):
@@ -36,7 +36,11 @@ class BiasCorrection(nn.Module):
 
     @property
     def _quantization(self) -> WeightQuantization:
-        return self._held[0][0]  # type: ignore[no-any-return]
+        return next(one for one in self._held[0] if isinstance(one, WeightQuantization))
+
+    @property
+    def _weight(self) -> Tensor:
+        return weight_before(self._held[0])
 
     @property
     def name(self) -> str:
@@ -45,14 +49,14 @@ class BiasCorrection(nn.Module):
 
     def forward(self, bias: Tensor) -> Tensor:
         """``bias``, corrected where the weight is quantized."""
-        weight = self._held[0].original
+        weight = self._weight
         with torch.no_grad():
             quantized = self._quantization(weight)
         return bias if quantized is weight else bias + self._correction(weight, quantized).to(bias.dtype)
 
     def quantize(self, bias: Tensor, quantizer: Any) -> Tensor:
         """``bias``, corrected for the weight put through ``quantizer``."""
-        weight = self._held[0].original
+        weight = self._weight
         with torch.no_grad():
             quantized = self._quantization.quantize(weight, quantizer)
         return bias + self._correction(weight, quantized).to(bias.dtype)

@@ -10,7 +10,7 @@ from torch import nn
 
 from qexplore._choices import choice_code
 from qexplore.errors import ModelError, NumBitsError
-from qexplore.model.weights import WeightPoint, calibrated_rows
+from qexplore.model.weight_points import WeightPoint, calibrated_rows
 from qexplore.model.widths import DEFAULT_NUM_BITS
 from qexplore.predicates import as_predicate
 from qexplore.quant import TensorQuantizer

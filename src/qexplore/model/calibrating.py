@@ -30,7 +30,7 @@ from qexplore.model.inputs import Placement, call, first_samples, num_samples
 from qexplore.model.observation import CallCounter, all_of
 from qexplore.model.passes import Pass
 from qexplore.model.state import in_eval_mode
-from qexplore.model.weights import WeightPoint, calibrated_rows
+from qexplore.model.weight_points import WeightPoint, calibrated_rows
 from qexplore.model.wrapped import WrappedNetwork
 from qexplore.quant import (
     CALIBRATORS,

@@ -69,4 +69,6 @@ def bare(module: nn.Module, parameters: dict[str, Tensor | None]) -> nn.Module:
     plain._parameters = dict(module._parameters)
     for name, value in parameters.items():
         plain._parameters[name] = None if value is None else nn.Parameter(value, requires_grad=False)
+    if isinstance(plain, nn.RNNBase):  # what it computes with
+        plain.__dict__["_flat_weights"] = [plain._parameters[name] for name in plain._flat_weights_names]
     return plain

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from qexplore._choices import choice_name
 from qexplore._table import text_table
+from qexplore.model.left_float import LeftFloat, left_float_text
 from qexplore.model.points import QuantizationPoint
 from qexplore.quant import TensorQuantizer
 
@@ -25,21 +26,37 @@ class PlannedPoint:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be quantized, where and how; ``print`` shows it as a table."""
+    """What will be quantized, where and how; ``print`` shows it as a table.
+
+    Attributes:
+        network: its class.
+        predicate: what selected the points.
+        points: in the order of ``num_bits``.
+        left_float: where weights are quantized, those of two axes or more that are not, with the reasons.
+        notes: sentences about weights that share memory.
+    """
 
     network: str
     predicate: str
     points: tuple[PlannedPoint, ...]
+    left_float: tuple[LeftFloat, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows = [_row(planned) for planned in self.points]
         header = ("#", "point", "type", "shape", "calls", "num_bits", "sign", "amax")
         title = f"{self.network}: {len(rows)} quantization points, selected by {self.predicate}"
-        return f"{title}\n{text_table(header, rows, numeric=(0, 4, 5, 7))}"
+        parts = title, text_table(header, rows, numeric=(0, 4, 5, 7)), left_float_text(self.left_float), *self.notes
+        return "\n".join(part for part in parts if part)
 
 
 def make_plan(
-    network: str, predicate: str, points: Sequence[QuantizationPoint], quantizers: Mapping[str, TensorQuantizer]
+    network: str,
+    predicate: str,
+    points: Sequence[QuantizationPoint],
+    quantizers: Mapping[str, TensorQuantizer],
+    left_float: tuple[LeftFloat, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of a wrapped network, from its points and their quantizers in the same order."""
     planned = [
@@ -53,7 +70,7 @@ def make_plan(
         )
         for point, quantizer in zip(points, quantizers.values(), strict=True)
     ]
-    return Plan(network, predicate, tuple(planned))
+    return Plan(network, predicate, tuple(planned), left_float, notes)
 
 
 def _row(planned: PlannedPoint) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from qexplore._random import isolated
 from qexplore.model.calibrating import calibrate
 from qexplore.model.calibration import CalibrationReport
 from qexplore.model.inputs import Loader, Placement, Unpack, first_samples, num_samples
+from qexplore.model.left_float import left_float, overlaps
 from qexplore.model.observation import CallCounter, refuse_never_called
 from qexplore.model.passes import Pass
 from qexplore.model.plan import Plan, make_plan
@@ -111,7 +112,7 @@ class QuantizedModel(WrappedNetwork):
             )
 
     def describe(self, example_input: Any = None) -> Plan:
-        """The plan: every point with its type, shape, calls, choice, sign and amax.
+        """The plan: every point with its type, shape, calls, choice, sign and amax; weights left float, and why.
 
         Args:
             example_input: a tensor, a tuple of positional or a dict of keyword arguments; run once in full precision.
@@ -126,7 +127,11 @@ class QuantizedModel(WrappedNetwork):
             with isolated(Placement.of(self.model).device):
                 self.listen(example_input, seen)
             self._note(seen, called=set(seen.calls), example=example_input)
-        return make_plan(type(self.model).__name__, self._predicate_text, self.points, self.fake_quantizers)
+        quantized = [holder for point in self.weight_points for holder in point.holders]
+        passed_over = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
+        return make_plan(
+            type(self.model).__name__, self._predicate_text, self.points, self.fake_quantizers, *passed_over
+        )
 
     def _note(self, seen: CallCounter, called: set[str], example: Any) -> None:
         refuse_never_called([name for name in self._modules_of_points if name not in called], self.model)

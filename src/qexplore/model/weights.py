@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+import itertools
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +15,13 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from qexplore._arguments import is_whole
-from qexplore.errors import ModelError, SelectionError
+from qexplore.errors import ModelError
 from qexplore.model.layers import TRANSPOSED, put_together, taken_apart
-from qexplore.model.points import QuantizationPoint
-from qexplore.predicates import weight_attribute, weight_of
+from qexplore.model.state import in_eval_mode
 from qexplore.quant import TensorQuantizer
 
 Granularity = Literal["channel", "tensor"] | int
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def check_granularity(value: object) -> None:
@@ -87,15 +89,22 @@ class WeightQuantization(nn.Module):
         quantizer: its quantizer, registered by the wrapper and only referred to here.
         layout: which values share a scale.
         followers: names of the module's parameters that stand behind the weight.
+        was_unsafe: what torch calls so of the parametrizations that the weight has without this one.
     """
 
     def __init__(
-        self, name: str, quantizer: TensorQuantizer, layout: WeightLayout, followers: tuple[str, ...] = ()
+        self,
+        name: str,
+        quantizer: TensorQuantizer,
+        layout: WeightLayout,
+        followers: tuple[str, ...] = (),
+        was_unsafe: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
         self.layout = layout
         self.followers = followers
+        self.was_unsafe = was_unsafe
         # In a tuple, so that the quantizer is no submodule of the network too; a deep copy still takes it along.
         self._held = (quantizer,)
         self._kept: dict[int, Tensor] | None = None
@@ -148,116 +157,8 @@ def _laid_out_like(weight: Tensor, restored: Tensor) -> Tensor:
     return restored.contiguous()
 
 
-@dataclass(frozen=True)
-class WeightPoint:
-    """A weight that several modules may share.
-
-    Attributes:
-        name: of the point: the parameter's qualified name under its first module.
-        holders: modules that hold the parameter, each with the parameter's name there.
-        layout: which values share a scale.
-    """
-
-    name: str
-    holders: tuple[tuple[nn.Module, str], ...]
-    layout: WeightLayout
-
-    @property
-    def parameter(self) -> nn.Parameter:
-        """The float weight; asked of the module each time, for loading with ``assign=True`` puts another there."""
-        module, attribute = self.holders[0]
-        chains: Any = getattr(module, "parametrizations", {})
-        parameter: nn.Parameter = chains[attribute].original if attribute in chains else getattr(module, attribute)
-        return parameter
-
-    @property
-    def module_type(self) -> str:
-        """Class name of the first module that holds it."""
-        module = self.holders[0][0]
-        kind = type(module)
-        return kind.__bases__[0].__name__ if parametrize.is_parametrized(module) else kind.__name__
-
-    @property
-    def num_scales(self) -> int:
-        """How many scales are stored with it."""
-        return self.layout.rows(self.parameter.detach()).shape[:-1].numel()
-
-    def as_point(self, index: int) -> QuantizationPoint:
-        """The point with this place in the vector ``num_bits``."""
-        parameter = self.parameter
-        return QuantizationPoint(
-            self.name,
-            "weight",
-            index,
-            self.module_type,
-            tuple(parameter.shape),
-            num_elements=parameter.numel(),
-            num_scales=self.num_scales,
-            module=self.name.rpartition(".")[0],
-        )
-
-    def attach(self, quantizer: TensorQuantizer) -> None:
-        """Let every holder read its weight through ``quantizer``."""
-        for module, attribute in self.holders:
-            names = list(module._parameters)
-            followers = tuple(names[names.index(attribute) + 1 :])
-            quantization = WeightQuantization(self.name, quantizer, self.layout, followers)
-            own_class(module)
-            parametrize.register_parametrization(module, attribute, quantization, unsafe=True)
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether every holder still reads its weight through a quantizer."""
-        return all(_quantization(module, attribute) is not None for module, attribute in self.holders)
-
-
-def weight_points(network: nn.Module, selected: Mapping[str, nn.Module], granularity: Granularity) -> list[WeightPoint]:
-    """A point for every weight of the selected modules, and for all modules of the network that share it.
-
-    Raises:
-        SelectionError: a module without a weight of floating numbers.
-        ModelError: a weight that is parametrized already.
-    """
-    everywhere: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in network.modules():
-        for attribute, parameter in module._parameters.items():
-            if parameter is not None:
-                everywhere.setdefault(id(parameter), []).append((module, attribute))
-    points: dict[int, WeightPoint] = {}
-    for name, module in selected.items():
-        attribute = weight_attribute(module)
-        parameter = _parameter(name, module, attribute)
-        qualified = f"{name}.{attribute}" if name else attribute
-        layout = WeightLayout.of(module, parameter, granularity)
-        holders = tuple(everywhere[id(parameter)])
-        if any(isinstance(holder, parametrize.ParametrizationList) for holder, _ in holders):
-            raise _parametrized(name)
-        points.setdefault(id(parameter), WeightPoint(qualified, holders, layout))
-    return list(points.values())
-
-
-def _parameter(name: str, module: nn.Module, attribute: str) -> nn.Parameter:
-    if attribute in getattr(module, "parametrizations", {}):
-        raise _parametrized(name)
-    parameter = weight_of(name, module)
-    if parameter is None:
-        held = [own for own, value in module._parameters.items() if value is not None]
-        raise SelectionError(
-            f"every module that `weights` selects must have a parameter '{attribute}', but '{name}' "
-            f"({type(module).__name__}) has {', '.join(held) or 'no parameter'}: select modules that have one, for "
-            "example with `& predicates.weighted`"
-        )
-    return parameter
-
-
-def _parametrized(name: str) -> ModelError:
-    return ModelError(
-        f"the weight of '{name}' must not be parametrized already, in a module that shares it neither: bake it in with "
-        "torch.nn.utils.parametrize.remove_parametrizations, or leave this module out of `weights`"
-    )
-
-
-def _quantization(module: nn.Module, attribute: str) -> WeightQuantization | None:
+def quantization_at(module: nn.Module, attribute: str) -> WeightQuantization | None:
+    """What quantizes the weight ``attribute`` of ``module``; None where nothing does."""
     chain = getattr(module, "parametrizations", {})
     if attribute not in chain:
         return None
@@ -268,9 +169,58 @@ def weight_quantizations(network: nn.Module) -> Iterator[tuple[nn.Module, str, W
     """Modules of ``network`` whose weights are quantized, with the weight's name and its quantization."""
     for module in network.modules():
         for attribute in getattr(module, "parametrizations", ()):
-            found = _quantization(module, attribute)
+            found = quantization_at(module, attribute)
             if found is not None:
                 yield module, attribute, found
+
+
+def float_weight(module: nn.Module, attribute: str) -> Tensor:
+    """The weight ``attribute`` as the quantization of it gets it: a parameter, or what parametrizations make of some.
+
+    These are asked in eval mode and without gradients: in train mode a spectral norm changes whenever it is read.
+    """
+    chains: Any = getattr(module, "parametrizations", {})
+    if attribute not in chains:
+        return getattr(module, attribute)  # type: ignore[no-any-return]
+    return weight_before(chains[attribute])
+
+
+def weight_before(chain: Any) -> Tensor:
+    """What the quantization in a list of parametrizations gets."""
+    before = list(itertools.takewhile(lambda one: not isinstance(one, WeightQuantization), chain))
+    if not before:
+        return chain.original  # type: ignore[no-any-return]
+    with torch.no_grad(), in_eval_mode(chain):
+        weight: Tensor = before[0](*originals(chain))
+        for one in before[1:]:
+            weight = one(weight)
+    return weight
+
+
+def originals(chain: Any) -> tuple[Tensor, ...]:
+    """What a list of parametrizations makes its tensor of."""
+    return (
+        (chain.original,) if chain.is_tensor else tuple(getattr(chain, f"original{i}") for i in range(chain.ntensors))
+    )
+
+
+def with_plain_weights(network: Network) -> Network:
+    """``network`` itself, or where parametrizations stand before a quantization a copy in which `bake_weights` ran."""
+    chains = [module.parametrizations[name] for module, name, _ in weight_quantizations(network)]  # type: ignore
+    if all(len(chain) == 1 for chain in chains):
+        return network
+    copied = copy.deepcopy(network)
+    bake_weights(copied)
+    return copied
+
+
+def bake_weights(network: nn.Module) -> None:
+    """Make plain parameters of what stands before the quantizations of ``network``, a copy whose weights stay."""
+    for module, attribute, quantization in list(weight_quantizations(network)):
+        chains: Any = module.parametrizations
+        if len(chains[attribute]) > 1 and chains[attribute][-1] is quantization:
+            weight = nn.Parameter(float_weight(module, attribute).clone(), requires_grad=False)
+            chains[attribute] = parametrize.ParametrizationList([quantization], weight, unsafe=True)
 
 
 @contextmanager
@@ -286,14 +236,35 @@ def float_weights(network: nn.Module) -> Iterator[None]:
             quantization.quantizes = True
 
 
+def attach(module: nn.Module, attribute: str, quantization: WeightQuantization) -> None:
+    """Let ``module`` read its weight through ``quantization``, behind the parametrizations that it has."""
+    own_class(module)
+    parametrize.register_parametrization(module, attribute, quantization, unsafe=True)
+    if isinstance(module, nn.RNNBase):
+        # Its forward reads a list of the parameters themselves.
+        module.__dict__.pop("_flat_weights", None)
+        type(module)._flat_weights = property(_read_flat_weights, lambda module, value: None)  # type: ignore
+
+
+def _read_flat_weights(module: Any) -> list[Tensor | None]:
+    return [getattr(module, name, None) for name in module._flat_weights_names]
+
+
 def restore_weights(network: nn.Module) -> None:
-    """Give every module its float weight back, the very parameter it had, in its place among the others."""
+    """Give every module its float weight back, the very parameters it had, in their place among the others."""
     for module, attribute, quantization in list(weight_quantizations(network)):
         own_class(module)
+        chain: Any = module.parametrizations[attribute]  # type: ignore[index]
+        if len(chain) > 1:
+            del chain[list(chain).index(quantization)]
+            chain.unsafe = quantization.was_unsafe
+            continue
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
         for name in quantization.followers:
             if name in module._parameters:
                 module._parameters[name] = module._parameters.pop(name)
+        if isinstance(module, nn.RNNBase) and not parametrize.is_parametrized(module):
+            module._flat_weights = _read_flat_weights(module)
 
 
 def own_class(module: nn.Module) -> None:
@@ -306,9 +277,3 @@ def own_class(module: nn.Module) -> None:
     kind = type(module)
     members = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
     module.__class__ = type(kind.__name__, kind.__bases__, members)
-
-
-def calibrated_rows(point: WeightPoint) -> tuple[Tensor, torch.Size]:
-    """The float weight as ``[R, n]`` rows of a scale each, and the shape that a range must have."""
-    rows = point.layout.rows(point.parameter.detach())
-    return rows.reshape(-1, rows.shape[-1]), torch.Size([*rows.shape[:-1], 1])

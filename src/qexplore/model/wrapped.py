@@ -20,7 +20,8 @@ from qexplore.model.pickling import make_picklable
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name, in_call_order
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.state import content_version, in_eval_mode
-from qexplore.model.weights import Granularity, WeightPoint, check_granularity, float_weights, weight_points
+from qexplore.model.weight_points import WeightPoint, weight_points
+from qexplore.model.weights import Granularity, check_granularity, float_weights
 from qexplore.model.widths import DEFAULT_NUM_BITS, checked_num_bits
 from qexplore.model.wrapping import detach, unwrap
 from qexplore.predicates import PredicateLike, as_predicate, select_modules
@@ -54,7 +55,7 @@ class WrappedNetwork(nn.Module):
         if activations is None and weights is None and not has_input:
             raise SelectionError("nothing is to be quantized: give a predicate as `activations` or as `weights`")
         selected = {} if activations is None else select_modules(network, activations)
-        held = [] if weights is None else weight_points(network, select_modules(network, weights), weight_granularity)
+        held = [] if weights is None else weight_points(network, weights, weight_granularity)
         # Predicates themselves cannot be pickled.
         asked = (("activations", activations), ("weights", weights))
         self._predicate_text = ", ".join(f"{kind} {as_predicate(one)!r}" for kind, one in asked if one is not None)
@@ -232,6 +233,8 @@ class WrappedNetwork(nn.Module):
         is_whole = self._hooks is not None and self._hooks.are_on
         if self._hooks is None or not is_whole or not all(point.is_attached for point in self._weights.values()):
             raise ModelError("this wrapper is detached from its network: wrap the network anew")
+        for point in self._weights.values():
+            point.require_one()
         return self._hooks
 
     def require_attached(self) -> None:

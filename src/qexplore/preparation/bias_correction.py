@@ -29,6 +29,7 @@ from qexplore.model import (
     calls_heard_by,
     correct_bias,
     first_samples,
+    float_weight,
     is_layer,
     num_groups,
     num_samples,
@@ -252,8 +253,7 @@ class _MeanInputs(_Means):
         """Listen to one call."""
         groups, is_transposed = num_groups(layer), isinstance(layer, TRANSPOSED)
         # One output channel a group is enough.
-        chains: Any = layer.parametrizations
-        weight: Any = chains["weight"].original.detach().float()
+        weight: Any = float_weight(layer, "weight").detach().float()
         weight = weight[:, :1] if is_transposed else weight[:: len(weight) // groups]
         plain: Any = bare(layer, {"weight": weight, "bias": None})
         plain.weight.requires_grad_(True)

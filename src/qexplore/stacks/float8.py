@@ -193,7 +193,7 @@ def _fill(model: QuantizedModel, state: dict[str, Tensor]) -> None:
 
 def _floats(model: QuantizedModel) -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers of the network but the quantized weights, under their names in a file."""
-    held = {id(point.parameter) for point in model.weight_points}
+    held = {id(parameter) for point in model.weight_points for parameter in point.parameters}
     for name, tensor in [*model.model.named_parameters(), *model.model.named_buffers()]:
         if id(tensor) not in held:
             yield f"float.{name.replace('parametrizations.', '').removesuffix('.original')}", tensor
