@@ -3,6 +3,8 @@
 import copy
 import functools
 import math
+import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -349,3 +351,62 @@ def test_models_that_cannot_be_trained_are_refused_by_name():
     frozen = qx.QuantizedModel(tiny_network(), weights=predicates.weighted)
     with pytest.raises(WorkflowError, match="nothing to train"):
         tune(frozen, [4] * 3, learn_step_sizes=True)
+
+
+# ------------------------------------------------------------------------------------------------- the metric
+
+
+def margin(output, target):
+    """Of the right class over the best other one: no metric of qexplore's."""
+    right = output.gather(1, target[:, None])[:, 0]
+    return (right > output.scatter(1, target[:, None], -torch.inf).amax(dim=1) + 0.5).float()
+
+
+def a_point(model, metric, **fields):
+    known = {"num_bits": [low_point(model)], "accuracy": [0.5], "costs": [[9.0]], "metric_name": metric}
+    return qx.Front(**known, point_names=tuple(model.fake_quantizers), **fields)[0]
+
+
+def by_hand(model, function, split):
+    with torch.no_grad():
+        return float(function(model.eval()(split.x.clone()), split.y).double().mean())
+
+
+@pytest.mark.parametrize("metric", [qx.negative_log_likelihood, qx.Metric(margin), margin, qx.topk_accuracy(2)])
+def test_a_point_is_judged_by_the_metric_that_it_was_found_by(metric):
+    model = wrapped()
+    problem = qx.LayerwiseQuantizationProblem(model, batches(digits().search), metric, num_bits_upper_limit=3)
+    list(problem.measure([[3] * len(model.points)]))
+    result = tune(model, problem.front()[0], epochs=1)
+
+    assert (result.metric_name, result.higher_is_better) == (problem.metric.name, problem.metric.higher_is_better)
+    function = getattr(metric, "function", metric)
+    assert result.accuracy_after == pytest.approx(by_hand(model, function, digits().report), abs=1e-6)
+
+
+def test_a_point_from_a_file_is_judged_by_the_metric_of_its_name():
+    model = wrapped()
+    point = a_point(model, "negative log-likelihood", higher_is_better=False)
+    for known in (point, pickle.loads(pickle.dumps(point))):
+        assert tune(wrapped(), known, epochs=1).metric_name == "negative log-likelihood"
+    with pytest.raises(WorkflowError, match="of 'dice', a metric of your own .* give it as metric="):
+        tune(model, a_point(model, "dice"))
+    assert tune(wrapped(), a_point(model, "dice"), epochs=1, metric=margin).metric_name == "margin"
+    assert tune(wrapped(), a_point(model, "dice"), epochs=1, report_loader=None).metric_name == "dice"
+
+
+def test_a_loss_within_noise_is_not_said_to_be_won_back():
+    model = wrapped()
+    result = tune(model, [8] * len(model.points), epochs=1)
+    low, high = result.loss_interval
+    assert low < result.accuracy_before - result.float_accuracy < high
+    assert low < 0 < high
+    assert result.recovered is None
+    assert "won back" not in str(result)
+    assert f"nothing was lost beyond noise before, {result.accuracy_before - result.float_accuracy:+.4f}" in str(result)
+    slight = replace(result, float_accuracy=0.9, accuracy_before=0.89, accuracy_after=0.895)
+    assert replace(slight, loss_interval=None).recovered == pytest.approx(0.5)
+    assert replace(slight, loss_interval=(-0.02, -0.001)).recovered == pytest.approx(0.5)
+    assert replace(slight, loss_interval=(-0.02, 0.001)).recovered is None
+    worse = replace(slight, higher_is_better=False, float_accuracy=0.89, accuracy_before=0.9)
+    assert [replace(worse, loss_interval=ends).recovered is None for ends in ((0.001, 0.02), (-0.001, 0.02))] == [0, 1]

@@ -1,6 +1,7 @@
 """Refining the cheap end of a front: real measurements before and after, and weights for every point."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,3 +196,22 @@ def test_fronts_of_something_else_are_refused():
         refined(model, [])
     with pytest.raises(WorkflowError, match="refine takes a QuantizedModel"):
         refined(trained("small_cnn"), front_of(model))
+
+
+def test_a_front_is_refined_by_its_own_metric():
+    model = wrapped()
+    front = replace(front_of(model), metric_name="negative log-likelihood", higher_is_better=False)
+    result = refined(model, front, count=1, epochs=1)
+    assert result.before.metric_name == "negative log-likelihood"
+    assert result.refined[0].accuracy_after < result.refined[0].accuracy_before
+    with pytest.raises(WorkflowError, match="refine: these scores are of 'dice'"):
+        refined(model, replace(front, metric_name="dice"))
+
+
+def test_what_was_claimed_on_another_set_is_not_handed_on():
+    model = wrapped()
+    front = front_of(model)
+    uniform = replace(front, report_accuracy=front.accuracy, report_float_accuracy=0.9)
+    known = replace(uniform, uniform=uniform, report_from_float=[[0.0, 0.1]] * len(front))
+    for found in (refined(model, known, count=1, epochs=1).before, refined(model, known, count=1, epochs=1).after):
+        assert found.uniform is found.report_float_accuracy is found.report_from_float is found.report_accuracy is None

@@ -6,7 +6,7 @@ Shape letters: K front members, L quantization points, C costs, T further metric
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -74,6 +74,8 @@ class FrontArrays(Directed):
     uniform: Front | None = None  # U rows: the uniform candidates, which savings are counted against
     report_from_uniform: FloatArray | None = None  # [K, U, 2] as report_from_float, less that of each uniform one
     empty_because: str = ""  # why no candidate is on an empty front, and the way out
+    # What measured it; within a process only: a file, a pickle or a copy knows it by name.
+    metric: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("point_names", "cost_names"):
@@ -100,6 +102,9 @@ class FrontArrays(Directed):
         self._set_known("report_accuracy", (rows,))
         self._set_known("further_scores", (rows, further))
         self._set_known("report_further_scores", (rows, further))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "metric": None}
 
     def __len__(self) -> int:
         return len(self.accuracy)

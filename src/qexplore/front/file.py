@@ -21,7 +21,7 @@ _FORMAT = "qexplore-front"
 # Version 3 holds the scores of further metrics. Version 4 holds the uniform candidates, with what was measured of them
 # and of the float network on the report set, and why an empty front is empty.
 _VERSION = 4
-_FIELDS = tuple(field.name for field in fields(FrontArrays))  # one more needs a new version
+_FIELDS = tuple(field.name for field in fields(FrontArrays) if field.compare)  # one more needs a new version
 _SINCE = {
     **dict.fromkeys(("further", "further_scores", "report_further_scores"), 3),
     **dict.fromkeys(

@@ -81,6 +81,7 @@ class Front(FrontArrays):
             report_from_float=None if report is None or floats is None else report - floats,
             report_from_float_interval=_known_pair(self.report_from_float, row),
             metric_name=self.metric_name,
+            metric=self.metric,
             further=self._further(self.further_scores, row),
             report_further=self._further(self.report_further_scores, row),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from qexplore._choices import Choice
 from qexplore.front import checks
@@ -33,6 +34,10 @@ class FrontPoint:
     report_further: dict[str, float] = field(default_factory=dict, hash=False)
     report_from_float: float | None = None
     report_from_float_interval: tuple[float, float] | None = None
+    metric: Any = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "metric": None}
 
     @property
     def total_bits(self) -> float:

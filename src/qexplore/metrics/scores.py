@@ -12,6 +12,7 @@ the mean over all labels of the set.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -238,3 +239,17 @@ def _squared_error(output: Any, target: Any) -> Tensor:
 
 squared_error = loss(_squared_error, "squared error")
 """Mean over a sample's elements of the squared difference; lower is better. Output and target: ``[B, ...]``."""
+
+
+def metric_named(name: str) -> Metric | None:
+    """The metric of this module that is called ``name``; None where none is.
+
+    >>> metric_named("top-5 accuracy").name, metric_named("mine")
+    ('top-5 accuracy', None)
+    """
+    words = re.fullmatch(r"top-(\d+) accuracy", name)
+    if words:
+        return topk_accuracy(int(words[1]))
+    plain = (top1_accuracy, token_accuracy, pixel_accuracy, negative_log_likelihood, perplexity, squared_error)
+    own = [*plain, *(over_labels(one) for one in plain if one.ignored is not None)]
+    return next((one for one in own if one.name == name), None)

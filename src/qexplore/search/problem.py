@@ -268,6 +268,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             "point_names": tuple(self.model.fake_quantizers),
             "cost_names": tuple(cost.name for cost in self.costs),
             "metric_name": self.metric.name,
+            "metric": self.metric,
             "higher_is_better": self.metric.higher_is_better,
             "float_accuracy": self.direct.float_evaluation.score,
             "further": self.further.described,

@@ -18,9 +18,9 @@ from qexplore._arguments import checked_keywords, checked_number, checked_switch
 from qexplore._direction import Directed
 from qexplore._table import text_table
 from qexplore.errors import EvaluationError, WorkflowError
-from qexplore.evaluation import DirectEvaluator
-from qexplore.front import score_text
-from qexplore.metrics import as_metric, top1_accuracy
+from qexplore.evaluation import DirectEvaluator, Evaluation, paired_interval
+from qexplore.front import difference_text, score_text
+from qexplore.metrics import Metric, WholeSetMetric, as_metric, metric_named, top1_accuracy
 from qexplore.model import Loader, QuantizedModel, Unpack, require_wrapped
 from qexplore.training.loop import best_epoch, check_share, made_optimizer, on_device, train
 from qexplore.training.options import EpochRecord, Loss, MakeOptimizer, TrainingKeywords, TrainingOptions
@@ -43,6 +43,7 @@ class FineTuning(Directed):
         learned_step_sizes: whether step sizes were learned (LSQ).
         seconds: wall time, evaluations included.
         interrupted: whether Ctrl-C ended it.
+        loss_interval: 95 % interval of ``accuracy_before - float_accuracy``, paired by sample; None where not known.
     """
 
     num_bits: tuple[int, ...]
@@ -56,14 +57,21 @@ class FineTuning(Directed):
     learned_step_sizes: bool
     seconds: float = field(compare=False)
     interrupted: bool = False
+    loss_interval: tuple[float, float] | None = None
 
     @property
     def recovered(self) -> float | None:
-        """The share of what quantization had lost that training won back; None where nothing was lost or is known."""
+        """The share of what quantization had lost that training won back.
+
+        None where nothing is known, and where nothing was lost beyond noise: the score before is no worse than the
+        float network's, or its `loss_interval` holds 0.
+        """
         if self.float_accuracy is None or self.accuracy_before is None or self.accuracy_after is None:
             return None
         lost = self.gain(self.float_accuracy - self.accuracy_before)
-        return self.gain(self.accuracy_after - self.accuracy_before) / lost if lost > 0 else None
+        if lost <= 0 or (self.loss_interval is not None and max(map(self.gain, self.loss_interval)) >= 0):
+            return None
+        return self.gain(self.accuracy_after - self.accuracy_before) / lost
 
     def __str__(self) -> str:
         rows = [
@@ -89,7 +97,10 @@ class FineTuning(Directed):
             return []
         scores = (self.float_accuracy, self.accuracy_before, self.accuracy_after)
         line = "report set: {} float {}, before {}, after {}".format(self.metric_name, *map(score_text, scores))
-        return [line if self.recovered is None else f"{line}: {self.recovered:.0%} of the loss won back"]
+        if self.recovered is not None:
+            return [f"{line}: {self.recovered:.0%} of the loss won back"]
+        change = difference_text(self.accuracy_before - self.float_accuracy, self.loss_interval)
+        return [f"{line}: nothing was lost beyond noise before, {change} from float"]
 
 
 def fine_tune(
@@ -103,7 +114,7 @@ def fine_tune(
     freeze_batchnorm_after: float = 0.5,
     validation_loader: Loader | None = None,
     report_loader: Loader | None = None,
-    metric: Any = top1_accuracy,
+    metric: Any = None,
     unpack: Unpack | None = None,
     progress: bool | None = None,
     **training: Keywords[TrainingKeywords],
@@ -131,7 +142,8 @@ def fine_tune(
         validation_loader: data that decides which epoch is the best, by ``metric``; None takes the least loss. The
             state before training stays where no epoch is better.
         report_loader: data that decides nothing: accuracy before and after is measured on it.
-        metric: see `qexplore.metrics`.
+        metric: see `qexplore.metrics`. None takes the point's own, the one of the problem that it was found in; for
+            widths that are of no front, top-1 accuracy.
         unpack: ``unpack(batch) -> (inputs, target)``, for all loaders.
         progress: show a bar on stderr; None shows it on a terminal.
         training: ``epochs`` (2), ``learning_rate``, ``optimizer``, ``device``, ``seed`` and ``on_epoch``, as
@@ -139,7 +151,7 @@ def fine_tune(
 
     Raises:
         WorkflowError: no wrapped model, nothing to train, an optimizer of other parameters, an argument out of range,
-            or a loss that is not one finite number.
+            a loss that is not one finite number, or a point whose own metric is known by a name only.
         CalibrationError: points without a range.
         NumBitsError: ``point`` does not fit the model.
         DataError, MetricError, EvaluationError: a loader or the metric cannot be used; said before training.
@@ -151,13 +163,14 @@ def fine_tune(
     options = TrainingOptions(**asked, progress=progress)
     check_share(freeze_batchnorm_after)
     _check_steps(learn_step_sizes, step_learning_rate, options.optimizer)
-    measure = as_metric(metric)
+    is_measured = validation_loader is not None or report_loader is not None
+    measure = metric_for("fine_tune", metric, point, is_needed=is_measured)
     reporter = None if report_loader is None else DirectEvaluator(model, report_loader, measure, unpack=unpack)
     start = time.perf_counter()
     if point is not None:
         model.num_bits = point
     codes = tuple(int(code) for code in model.num_bits)
-    before = None if reporter is None else measured(reporter, codes)
+    before = None if reporter is None else evaluated(reporter, codes)
     records: list[EpochRecord] = []
 
     def note(record: EpochRecord) -> None:
@@ -198,12 +211,39 @@ def fine_tune(
         metric_name=measure.name,
         higher_is_better=measure.higher_is_better,
         float_accuracy=None if reporter is None else reporter.float_evaluation.score,
-        accuracy_before=before,
+        accuracy_before=None if before is None else before.score,
         accuracy_after=None if reporter is None else measured(reporter, codes),
         learned_step_sizes=learn_step_sizes,
         seconds=time.perf_counter() - start,
         interrupted=interrupted,
+        loss_interval=None if reporter is None or before is None else _interval(before, reporter),
     )
+
+
+def metric_for(owner: str, metric: Any, source: Any, *, is_needed: bool = True) -> Metric | WholeSetMetric:
+    """``metric``; None stands for the one that ``source``, a point or a front, was measured by, else top-1 accuracy.
+
+    Raises:
+        WorkflowError: ``source`` knows its metric by name only, as one from a file does, the name is none of
+            qexplore's, and scores are needed.
+    """
+    name = getattr(source, "metric_name", None)
+    if metric is not None or name is None:
+        return as_metric(top1_accuracy if metric is None else metric)
+    known: Metric | WholeSetMetric | None = source.metric or metric_named(name)
+    if known is None and is_needed:
+        raise WorkflowError(
+            f"{owner}: these scores are of '{name}', a metric of your own that is known by its name only: give it as "
+            "metric=, as it was given to the problem"
+        )
+    return replace(top1_accuracy, name=name) if known is None else known  # then it measures nothing
+
+
+def _interval(before: Evaluation, reporter: DirectEvaluator) -> tuple[float, float] | None:
+    floats, metric = reporter.float_evaluation, reporter.metric
+    if before.scores is None or floats.scores is None or not isinstance(metric, Metric):
+        return None
+    return paired_interval(before.scores, floats.scores, metric)
 
 
 def _check_steps(learn: Any, rate: Any, optimizer: Any) -> None:
@@ -216,7 +256,12 @@ def _check_steps(learn: Any, rate: Any, optimizer: Any) -> None:
 
 
 def measured(evaluator: DirectEvaluator, codes: tuple[int, ...]) -> float:
-    """The score of one candidate.
+    """The score of one candidate; EvaluationError as `evaluated`."""
+    return evaluated(evaluator, codes).score
+
+
+def evaluated(evaluator: DirectEvaluator, codes: tuple[int, ...]) -> Evaluation:
+    """The measurement of one candidate.
 
     Raises:
         EvaluationError: it could not be measured.
@@ -224,7 +269,7 @@ def measured(evaluator: DirectEvaluator, codes: tuple[int, ...]) -> float:
     evaluation = next(evaluator.evaluate(np.array([codes])))
     if not evaluation.is_complete:
         raise EvaluationError(f"the point could not be measured: {evaluation.reason}")
-    return evaluation.score
+    return evaluation
 
 
 def _gain(evaluator: DirectEvaluator, codes: tuple[int, ...], metric: Directed) -> float:

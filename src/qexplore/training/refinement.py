@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,8 @@ from qexplore._table import text_table
 from qexplore.errors import FrontError, WorkflowError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.front import Front, FrontPoint, cost_text, score_text
-from qexplore.metrics import as_metric, top1_accuracy
 from qexplore.model import Loader, QuantizedModel, Unpack, require_wrapped
-from qexplore.training.fine_tuning import FineTuning, fine_tune, measured
+from qexplore.training.fine_tuning import FineTuning, fine_tune, measured, metric_for
 from qexplore.training.loop import copied_state
 from qexplore.training.options import Loss, TrainingKeywords
 
@@ -119,7 +118,7 @@ def refine(
     count: int | None = None,
     below: float | None = None,
     cost: str | None = None,
-    metric: Any = top1_accuracy,
+    metric: Any = None,
     unpack: Unpack | None = None,
     progress: bool | None = None,
     **fine_tuning: Any,
@@ -143,19 +142,21 @@ def refine(
         count: refine so many of the cheapest points; None, without ``below``, is 5.
         below: refine all points whose accuracy in ``front`` is worse than this.
         cost: name of the cost that says which points are cheap; None takes the first one.
-        metric: see `qexplore.metrics`; the front's own.
+        metric: see `qexplore.metrics`; the front's own. None takes it, where the front is of this process or the metric
+            is one of qexplore's.
         unpack: ``unpack(batch) -> (inputs, target)``, for all loaders.
         progress: show bars on stderr; None shows them on a terminal.
         fine_tuning: further arguments of `fine_tune`, such as ``epochs=2`` or ``learn_step_sizes=True``.
 
     Raises:
         FrontError: no front, an empty one, or one of other points or of another metric.
-        WorkflowError: both ``count`` and ``below``, none selected, and all that `fine_tune` refuses.
+        WorkflowError: no ``metric`` where the front's is known by a name only, both ``count`` and ``below``, none
+            selected, and all that `fine_tune` refuses.
         QExploreError: see `fine_tune`.
     """
     checked_keywords(refine, fine_tuning, TrainingKeywords, beside=fine_tune.__kwdefaults__ or ())
     require_wrapped("refine", model, WorkflowError)
-    measure = as_metric(metric)
+    measure = metric_for("refine", metric, front)
     _check_front(front, model, measure)
     chosen = _chosen(front, measure, count, below, cost)
     state, widths = copied_state(model, "cpu"), model.num_bits
@@ -239,8 +240,10 @@ def _chosen(front: Front, metric: Directed, count: Any, below: Any, cost: str | 
 
 def _remeasured(front: Front, scores: list[float], float_accuracy: float) -> Front:
     """``front`` with ``scores`` of another set, and nothing else that was measured."""
-    measured_before = ("interval", "report_accuracy", "report_interval", "further_scores", "report_further_scores")
-    gone: dict[str, Any] = dict.fromkeys((*measured_before, "min_accuracy"))
+    gone: dict[str, Any] = dict.fromkeys(
+        [field.name for field in fields(front) if field.name.startswith("report_")]
+        + ["interval", "further_scores", "min_accuracy", "uniform"]
+    )
     return replace(front, accuracy=np.array(scores), float_accuracy=float_accuracy, verified=True, further=(), **gone)
 
 
