@@ -71,7 +71,7 @@ class FineTuning(Directed):
         lost = self.gain(self.float_accuracy - self.accuracy_before)
         if lost <= 0 or (self.loss_interval is not None and max(map(self.gain, self.loss_interval)) >= 0):
             return None
-        return self.gain(self.accuracy_after - self.accuracy_before) / lost
+        return float(self.gain(self.accuracy_after - self.accuracy_before) / lost)
 
     def __str__(self) -> str:
         rows = [
