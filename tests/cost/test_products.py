@@ -217,9 +217,9 @@ def problem(**options):
 def test_what_could_not_be_counted_is_named_with_its_share():
     gap = "there is no formula for aten._linalg_solve_ex x 1: at least 8 of 12 MACs are missing (0.67 of all)"
     described = str(problem(costs=("total_bits", "bops")).describe())
-    assert f"bops lacks operations: {gap}" in described
+    assert f"bops lacks something: {gap}" in described
     assert gap in str(problem(limits={"bops": 1e6}).describe())
-    assert "lacks operations" not in str(problem().describe())
+    assert "lacks something" not in str(problem().describe())
 
 
 def test_a_limit_that_what_could_not_be_counted_breaks_alone_is_refused():

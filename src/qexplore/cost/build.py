@@ -31,7 +31,7 @@ class _Source:
 
 _NAMED: dict[str, Callable[[_Source], Cost]] = {
     "activation_bytes": lambda source: ActivationBytes(source.model.points),
-    "bops": lambda source: Bops(source.observed("bops").operations),
+    "bops": lambda source: Bops(source.observed("bops").operations, source.observed("bops").idle),
     "mean_bits": lambda source: MeanBits(source.model.points),
     "model_bits": lambda source: ModelBits(source.model),
     "model_bytes": lambda source: ModelBytes(source.model),

@@ -1,9 +1,10 @@
-"""One float forward of the example input, and what costs need to know of it."""
+"""A float forward of each example, and what costs need to know of it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from qexplore.cost.moments import Moments, Sources
 from qexplore.cost.operations import Operation, Operations
 from qexplore.cost.tape import Tape, Value, recording
 from qexplore.errors import ModelError
-from qexplore.model import Placement, QuantizedModel, call, in_eval_mode, with_plain_weights
+from qexplore.model import Example, Placement, QuantizedModel, call, in_eval_mode, with_plain_weights
 
 Groups = tuple[tuple[int, ...], ...]
 """Indices of points that belong together."""
@@ -23,7 +24,7 @@ Groups = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What one forward of one sample showed.
+    """What forwards showed of one sample.
 
     Attributes:
         operations: multiply-accumulates, and the points that their operands come from.
@@ -32,43 +33,61 @@ class Observed:
             point is in two groups.
         feeds: the activation point that a weight point is multiplied by, by index; without the weights that meet
             several points, or none.
+        idle: names of the weights that no forward read.
     """
 
     operations: Operations
     moments: Moments
     meetings: Groups
     feeds: dict[int, int] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
 
 
 def observe(model: QuantizedModel, *, cost: str = "observe") -> Observed:
-    """Run the network once in float on ``model.example_input`` and note what it multiplies and keeps alive.
+    """Run the network in float on each of ``model.examples`` and note what it multiplies and keeps alive for a sample.
 
     Values are followed by the memory that they are in: a tensor at a point carries that point, operations that only
-    move values hand it on (views, copies, padding, pooling by maxima, ReLU), every other one ends it.
+    move values hand it on (views, copies, padding, pooling by maxima, ReLU), every other one ends it. Where batches
+    differed, multiply-accumulates are the mean over the samples, and bytes alive those of the batch that has most.
 
     Args:
-        model: calibrated or described, so that it has an example input.
+        model: calibrated or described, so that it has examples.
         cost: who asks, for the message.
 
     Raises:
         ProblemError: no forward was observed yet.
     """
-    if model.example_input is None:
-        raise not_observed(cost, "what one forward does")
+    examples = _examples(model, cost)
     model = with_plain_weights(model)
     index = {point.name: point.index for point in model.points}
     parameters: dict[Any, int] = {point.parameter: index[point.name] for point in model.weight_points}
+    tapes = [_watched(model, example.inputs, parameters, index) for example in examples]
+    weights = {point.index for point in model.points if point.kind == "weight"}
+    meetings = unite(met - weights for tape in tapes for met in tape.additions)
+    operations = _merged(tapes, examples)
+    idle = weights - {point for tape in tapes for point in tape.weights_read}
+    names = tuple(point.name for point in model.points if point.index in idle)
+    feeds = _feeds(operations.operations, weights)
+    return Observed(operations, _moments(tapes, examples), meetings, feeds, names)
+
+
+def _examples(model: QuantizedModel, cost: str) -> list[Example]:
+    """In an order that does not depend on that of the data, as sums do on their order."""
+    if not model.examples:
+        raise not_observed(cost, "what one forward does")
+    return sorted(model.examples, key=lambda example: (example.passed, example.num_samples))
+
+
+def _watched(model: QuantizedModel, inputs: Any, parameters: Mapping[Any, int], index: Mapping[str, int]) -> Tape:
     with isolated(Placement.of(model.model).device), recording(parameters) as tape:
 
         def mark(name: str, tensors: list[Tensor]) -> None:
             if name in index:
                 tape.mark(index[name], tensors)
 
-        output = model.listen(model.example_input, mark)
+        output = model.listen(inputs, mark)
     tape.keep(output)
-    weights = {point.index for point in model.points if point.kind == "weight"}
-    meetings = unite(met - weights for met in tape.additions)
-    return Observed(_report(tape), _moments(tape), meetings, _feeds(tape.operations, weights))
+    return tape
 
 
 def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
@@ -81,19 +100,17 @@ def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
     Args:
         network: a float network, or a wrapped one.
         example_input: a tensor, a tuple of positional or a dict of keyword arguments; counted as it is, batch included.
-            None takes a wrapped network's example of one sample.
+            None takes a wrapped network's examples: the mean over the samples that it has seen.
 
     Raises:
         ModelError: a plain network without an example input.
         ProblemError: a wrapped network that has seen none yet.
     """
+    if isinstance(network, QuantizedModel) and example_input is None:
+        examples = _examples(network, "count_macs")
+        return _merged([_watched(network, example.inputs, {}, {}) for example in examples], examples)
     if isinstance(network, QuantizedModel):
-        inputs = network.example_input if example_input is None else example_input
-        if inputs is None:
-            raise not_observed("count_macs", "what one forward does")
-        with isolated(Placement.of(network.model).device), recording() as tape:
-            network.listen(inputs, lambda name, tensors: None)
-        return _report(tape)
+        return _report(_watched(network, example_input, {}, {}))
     if example_input is None:
         raise ModelError("count_macs needs an `example_input` to run the network on, got None")
     placement = Placement.of(network)
@@ -107,13 +124,43 @@ def _report(tape: Tape) -> Operations:
     return Operations(tuple(tape.operations), tuple(left_out), tuple(sorted(tape.missing.items())))
 
 
-def _moments(tape: Tape) -> Moments:
+def _merged(tapes: Sequence[Tape], examples: Sequence[Example]) -> Operations:
+    """What one sample takes, in the mean over the samples that the examples stand for."""
+    reports = [_report(tape) for tape in tapes]
+    all_seen = sum(example.num_seen for example in examples)
+    shares = [example.num_seen / (all_seen * example.num_samples) for example in examples]
+    if shares == [1.0]:
+        return reports[0]
+    operations = [
+        replace(operation, macs=_whole(operation.macs * share))
+        for report, share in zip(reports, shares, strict=True)
+        for operation in report.operations
+    ]
+    runs = Counter[str]()
+    missing: dict[str, float] = {}
+    for report, share in zip(reports, shares, strict=True):
+        runs |= Counter(dict(report.not_counted))  # the most of one forward
+        for name, least in report.missing:
+            missing[name] = missing.get(name, 0) + least * share
+    return Operations(tuple(operations), tuple(runs.most_common()), tuple(sorted(missing.items())))
+
+
+def _whole(number: float) -> float:
+    return round(number) if number == round(number) else number
+
+
+def _moments(tapes: Sequence[Tape], examples: Sequence[Example]) -> Moments:
     # By-products that nothing reads exist in this library only: the indices of a max pooling, batch statistics.
     def is_activation(value: Value) -> bool:
         return value.is_read or value.is_marked or not value.is_by_product
 
     return Moments.of(
-        [(value.origin.sources, value.num_elements, value.num_bytes) for value in alive if is_activation(value)]
+        [
+            (value.origin.sources, value.num_elements / example.num_samples, value.num_bytes / example.num_samples)
+            for value in alive
+            if is_activation(value)
+        ]
+        for tape, example in zip(tapes, examples, strict=True)
         for alive in tape.moments
     )
 
@@ -128,7 +175,7 @@ def unite(groups: Iterable[Collection[int]]) -> Groups:
     return tuple(sorted(tuple(sorted(group)) for group in united if len(group) > 1))
 
 
-def _feeds(operations: list[Operation], weights: set[int]) -> dict[int, int]:
+def _feeds(operations: Iterable[Operation], weights: set[int]) -> dict[int, int]:
     met: dict[int, set[Sources]] = {}
     for operation in operations:
         for weight, activation in (operation.operands, operation.operands[::-1]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,19 +21,19 @@ class Operation:
     Attributes:
         module: qualified name of the module in whose forward it runs, ``""`` for the network itself.
         name: of the operation, such as "aten.convolution".
-        macs: multiply-accumulates.
+        macs: multiply-accumulates; a fraction where they are the mean over samples that differ.
         operands: the points that each of its two operands comes from; empty for one that comes from none.
     """
 
     module: str
     name: str
-    macs: int
+    macs: float
     operands: tuple[Sources, Sources]
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Multiply-accumulates of one forward; ``print`` shows them by module.
+    """Multiply-accumulates of one forward, or the mean of several; ``print`` shows them by module.
 
     Attributes:
         operations: what was counted, in the order of the forward.
@@ -43,23 +44,23 @@ class Operations:
 
     operations: tuple[Operation, ...]
     not_counted: tuple[tuple[str, int], ...]
-    missing: tuple[tuple[str, int], ...] = ()
+    missing: tuple[tuple[str, float], ...] = ()
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """All multiply-accumulates that were counted."""
         return sum(operation.macs for operation in self.operations)
 
     @property
-    def by_module(self) -> dict[str, int]:
+    def by_module(self) -> dict[str, float]:
         """Multiply-accumulates by the module in whose forward they run, all its calls together."""
-        macs: dict[str, int] = {}
+        macs: dict[str, float] = {}
         for operation in self.operations:
             macs[operation.module] = macs.get(operation.module, 0) + operation.macs
         return macs
 
     @property
-    def num_missing(self) -> int:
+    def num_missing(self) -> float:
         """Multiply-accumulates that are missing from `total` at the least."""
         return sum(least for _, least in self.missing)
 
@@ -72,22 +73,26 @@ class Operations:
         listed = ", ".join(f"{name} x {runs[name]}" for name, _ in self.missing)
         share = self.num_missing / (self.total + self.num_missing)
         return (
-            f"there is no formula for {listed}: at least {self.num_missing:,} of "
-            f"{self.total + self.num_missing:,} MACs are missing ({share:.2g} of all)"
+            f"there is no formula for {listed}: at least {_shown(self.num_missing)} of "
+            f"{_shown(self.total + self.num_missing)} MACs are missing ({share:.2g} of all)"
         )
 
     def __str__(self) -> str:
-        rows: dict[tuple[str, str], list[int]] = {}
+        rows: dict[tuple[str, str], list[float]] = {}
         for operation in self.operations:
             rows.setdefault((operation.module, operation.name), []).append(operation.macs)
         cells = [
-            (module or "(network)", name, str(len(macs)), f"{sum(macs):,}") for (module, name), macs in rows.items()
+            (module or "(network)", name, str(len(macs)), _shown(sum(macs))) for (module, name), macs in rows.items()
         ]
         table = text_table(
-            ("module", "operation", "runs", "MACs"), [*cells, ("total", "", "", f"{self.total:,}")], numeric=(2, 3)
+            ("module", "operation", "runs", "MACs"), [*cells, ("total", "", "", _shown(self.total))], numeric=(2, 3)
         )
         left_out = ", ".join(f"{name} x {runs}" for name, runs in self.not_counted)
         return "\n".join([table, f"not counted: {left_out or 'nothing'}", *([self.gap] if self.missing else [])])
+
+
+def _shown(macs: float) -> str:
+    return f"{macs:,}" if macs == round(macs) else f"{macs:,.1f}"
 
 
 class Bops:
@@ -96,16 +101,20 @@ class Bops:
     An operand that comes from no point has 32 bits. The scale of an MX block is no part of the products, so its share
     of a value's stored bits does not count here.
 
+    Args:
+        operations: of one sample.
+        idle: names of weights that no forward read.
+
     Attributes:
-        gap: a sentence on operations that could not be counted; empty where all were.
+        gap: a sentence on operations that could not be counted and on idle weights; empty where there are none.
         missing: what these take at the least, whatever the candidate: their results are at no point.
     """
 
     name = "bops"
     unit = "bit operations"
 
-    def __init__(self, operations: Operations) -> None:
-        macs: dict[tuple[Sources, Sources], int] = {}
+    def __init__(self, operations: Operations, idle: Sequence[str] = ()) -> None:
+        macs: dict[tuple[Sources, Sources], float] = {}
         for operation in operations.operations:
             macs[operation.operands] = macs.get(operation.operands, 0) + operation.macs
         self._sources = sorted({source for operands in macs for source in operands})
@@ -113,7 +122,8 @@ class Bops:
         self._left = np.array([place[left] for left, _ in macs], dtype=np.int64)
         self._right = np.array([place[right] for _, right in macs], dtype=np.int64)
         self._macs = np.array(list(macs.values()), dtype=np.float64)
-        self.gap = operations.gap
+        no_call = f"no forward reads {', '.join(idle)}, whose bits cost nothing here" if idle else ""
+        self.gap = "; ".join(filter(None, [operations.gap, no_call]))
         self.missing = float(operations.num_missing * OFF_BITS**2)
 
     def cost(self, candidates: Candidates) -> NDArray[np.float64]:

@@ -111,6 +111,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.not_counted: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
+        self.weights_read: set[int] = set()
         self.moments: list[tuple[Value, ...]] = []
         self.additions: list[frozenset[int]] = []
         self._weights: dict[int | None, list[tuple[tuple[int, int], int]]] = {}
@@ -239,6 +240,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             key = storage_key(tensor)
             if key is not None and key in self._alive:
                 self._alive[key].is_read = True
+            self.weights_read.update(self._weights_in(tensor, key))
 
     def _sources(self, tensor: Tensor | None) -> Sources:
         return () if tensor is None else self._origin_of(tensor).sources
@@ -250,10 +252,14 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._alive:
             return self._alive[key].origin
         if key in self._weights:
-            start, end = reach(tensor)
-            met = [index for (first, behind), index in self._weights[key] if first < end and start < behind]
-            return Origin(tuple(sorted(met)))
+            return Origin(tuple(sorted(self._weights_in(tensor, key))))
         return _UNKNOWN if tensor.dim() else _CONSTANT  # a single number that is no result is filled in somewhere
+
+    def _weights_in(self, tensor: Tensor, key: int | None) -> list[int]:
+        if key not in self._weights:
+            return []
+        start, end = reach(tensor)
+        return [index for (first, behind), index in self._weights[key] if first < end and start < behind]
 
     def _module(self) -> str:
         """The innermost module that runs now, ``""`` for the network itself."""

@@ -25,9 +25,10 @@ from qexplore.model.calibration import (
     gives_each_width_its_own,
     set_ranges,
 )
+from qexplore.model.examples import Examples
 from qexplore.model.hooks import floating_tensors
-from qexplore.model.inputs import Placement, call, first_samples, num_samples
-from qexplore.model.observation import CallCounter, all_of
+from qexplore.model.inputs import Placement, call, first_samples
+from qexplore.model.observation import CallCounter
 from qexplore.model.passes import Pass
 from qexplore.model.state import in_eval_mode
 from qexplore.model.weight_points import WeightPoint, calibrated_rows
@@ -42,7 +43,7 @@ from qexplore.quant import (
     weight_amax_table,
 )
 
-Note = Callable[[CallCounter, set[str], Any], None]
+Note = Callable[[Examples, set[str]], None]
 
 _COMPARED_BITS = {"activation": 8, "weight": 5}
 """Wider ones take what the widest compared one takes: ranges matter little there."""
@@ -104,7 +105,7 @@ def calibrate(
     options: dict[str, Any],
     note: Note,
 ) -> CalibrationReport:
-    """As `QuantizedModel.calibrate`; tells ``note`` what one forward passed, which points all did, and its inputs."""
+    """As `QuantizedModel.calibrate`; tells ``note`` what the forwards passed, and which points they did."""
     if options and not model.activation_fake_quantizers:
         raise CalibrationError(f"options of a method are for activations, but there are none to calibrate: {options}")
     collected = _collect(model, batches, RangeCollector(model.activation_fake_quantizers, method, options))
@@ -124,7 +125,7 @@ def calibrate(
     if AUTOMATIC in (method, weight_method) and count == 0:
         raise DataError('weight_method "auto" compares outputs on data: pass a loader')
     if count:
-        note(collected.seen, collector.names, collected.example)
+        note(collected.examples, collector.names)
     collector.load({name: next(iter(by_method.values())) for name, by_method in by_activation.items()})
     for name, by_method in by_weight.items():
         set_ranges(model.fake_quantizers[name], *next(iter(by_method.values())))
@@ -140,14 +141,14 @@ class _Collected:
 
     Attributes:
         collector: extremes and histograms.
-        seen: shapes and calls of the first batch.
+        examples: what passed at the points for a sample, and inputs that show it.
         outputs: names of the points whose tensor is the network's output.
         example: inputs of the first batch; None without data.
         num_batches: how many there were.
     """
 
     collector: RangeCollector
-    seen: CallCounter
+    examples: Examples
     outputs: set[str]
     example: Any
     num_batches: int
@@ -156,16 +157,14 @@ class _Collected:
 def _collect(model: WrappedNetwork, batches: Pass | None, collector: RangeCollector) -> _Collected:
     if batches is None and model.activation_fake_quantizers:
         raise DataError("calibrating activations needs data: pass a loader, model.calibrate(loader)")
-    seen, outputs, example = CallCounter(), OutputWatcher(), None
+    examples, outputs, example = Examples(model.watch), OutputWatcher(), None
     with isolated(Placement.of(model.model).device):
-        for number, (inputs, _) in enumerate(batches or ()):
-            # Shapes and calls are those of one forward, the first.
-            if number == 0:
-                example, seen = inputs, CallCounter(num_samples(inputs))
-                outputs.finish(model.listen(inputs, all_of(collector, outputs, seen)))
-            else:
-                outputs.finish(model.listen(inputs, all_of(collector, outputs)))
-    return _Collected(collector, seen, outputs.names, example, 0 if batches is None else batches.num_done)
+        for inputs, target in batches or ():
+            example, seen = inputs if example is None else example, CallCounter()
+            output = model.watch(inputs, seen, collector, outputs)
+            outputs.finish(output)
+            examples.add(inputs, target, output, seen)
+    return _Collected(collector, examples, outputs.names, example, 0 if batches is None else batches.num_done)
 
 
 def weight_row(point: WeightPoint, quantizer: TensorQuantizer) -> PointRange:

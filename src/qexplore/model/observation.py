@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
+from qexplore._trees import tensors_of
 from qexplore.errors import SelectionError
 from qexplore.model.hooks import Listener
 from qexplore.model.points import QuantizationPoint
 
 
 class CallCounter:
-    """Listens at all points during one forward: shapes, calls, and how many values pass.
+    """Listens at all points during a forward: shapes, calls, and how many values pass; and adds up several.
 
-    Args:
-        num_samples: of the forward that it listens to.
+    Attributes:
+        shapes: of the first tensor at each point, in the first forward that passes there.
+        calls: at each point, in the same forward.
+        values: that passed, in all forwards.
     """
 
-    def __init__(self, num_samples: int = 1) -> None:
+    def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.calls: Counter[str] = Counter()
-        self._num_samples = num_samples
-        self._values: Counter[str] = Counter()
+        self.values: Counter[str] = Counter()
+        self._num_samples = 0
 
     def __call__(self, name: str, tensors: list[Tensor]) -> None:
         """Note one call at the point ``name``."""
         if tensors:
             self.shapes.setdefault(name, tuple(tensors[0].shape))
             self.calls[name] += 1
-            self._values[name] += sum(tensor.numel() for tensor in tensors)
+            self.values[name] += sum(tensor.numel() for tensor in tensors)
 
-    def num_elements(self, name: str) -> int:
-        """Values that one sample's forward passes at the point ``name``; at least that where samples share some."""
-        return -(-self._values[name] // self._num_samples)
+    def note(self, name: str, tree: Any) -> None:
+        """Note the tensors in ``tree`` as values at ``name``, which need be no point that is listened at."""
+        self.values[name] += sum(tensor.numel() for tensor in tensors_of(tree))
+
+    def add(self, other: CallCounter, values: Mapping[str, int], num_samples: int) -> None:
+        """Add a forward of so many samples that ``other`` heard, and the ``values`` that pass for all of them."""
+        self.shapes = other.shapes | self.shapes
+        self.calls = Counter({**other.calls, **self.calls})
+        self.values.update(values)
+        self._num_samples += num_samples
+
+    def num_elements(self, name: str) -> float:
+        """Values that pass at the point ``name`` for one sample, in the mean; an int where it is whole."""
+        whole, rest = divmod(self.values[name], max(self._num_samples, 1))
+        return self.values[name] / self._num_samples if rest else whole
 
 
 def activation_point(

@@ -31,11 +31,11 @@ class QuantizationPoint:
         kind: the network's input, a module's output, or a weight.
         index: place in the vector ``num_bits``.
         module_type: class name of the module, ``""`` for the input.
-        shape: of the first quantized tensor of one observed forward, batch included; None before one. Of a weight its
-            own.
-        num_calls: how often one forward passes here; None before an observed forward, and of a weight.
-        num_elements: values that one sample's forward passes here, over all tensors and calls; None before an observed
-            forward. Of a weight the number of its values.
+        shape: of the first quantized tensor in the first forward that passes here, batch included; None before one. Of
+            a weight its own.
+        num_calls: how often that forward passes here; None before an observed forward, and of a weight.
+        num_elements: values that pass here for one sample, over all tensors and calls, in the mean over all data seen;
+            None before an observed forward. Of a weight the number of its values.
         num_scales: how many scales are stored with a weight; 1 for others.
         module: qualified name of the module, ``""`` for the input.
     """
@@ -46,7 +46,7 @@ class QuantizationPoint:
     module_type: str = ""
     shape: tuple[int, ...] | None = None
     num_calls: int | None = None
-    num_elements: int | None = None
+    num_elements: float | None = None
     num_scales: int = 1
     module: str = ""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from qexplore._random import isolated
 from qexplore.model.calibrating import calibrate
 from qexplore.model.calibration import CalibrationReport
-from qexplore.model.inputs import Loader, Placement, Unpack, first_samples, num_samples
+from qexplore.model.examples import Examples
+from qexplore.model.inputs import Loader, Placement, Unpack
 from qexplore.model.left_float import left_float, overlaps
 from qexplore.model.observation import CallCounter, refuse_never_called
 from qexplore.model.passes import Pass
@@ -123,20 +125,20 @@ class QuantizedModel(WrappedNetwork):
         """
         self._attached()
         if example_input is not None:
-            seen = CallCounter(num_samples(example_input))
+            examples, seen = Examples(self.watch), CallCounter()
             with isolated(Placement.of(self.model).device):
-                self.listen(example_input, seen)
-            self._note(seen, called=set(seen.calls), example=example_input)
+                examples.add(example_input, None, self.watch(example_input, seen), seen)
+            self._note(examples, called=set(seen.calls))
         quantized = [holder for point in self.weight_points for holder in point.holders]
         passed_over = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
         return make_plan(
             type(self.model).__name__, self._predicate_text, self.points, self.fake_quantizers, *passed_over
         )
 
-    def _note(self, seen: CallCounter, called: set[str], example: Any) -> None:
+    def _note(self, examples: Examples, called: set[str]) -> None:
         refuse_never_called([name for name in self._modules_of_points if name not in called], self.model)
-        self._observed = seen
-        self._example = Placement.of(self.model).copy_inputs(first_samples(example, 1))
+        self._observed, placement = examples.seen, Placement.of(self.model)
+        self._examples = tuple(replace(one, inputs=placement.copy_inputs(one.inputs)) for one in examples.found)
         if self._input_name in self._keys and self._input_name not in called:
             self.leave_input_out()
 

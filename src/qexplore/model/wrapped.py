@@ -13,9 +13,10 @@ from torch import nn
 from qexplore._choices import has_range
 from qexplore.errors import CalibrationError, ModelError, SelectionError
 from qexplore.model.building import checked_asymmetric, initial_num_bits, quantizers_of, weight_quantizer
-from qexplore.model.hooks import Hooks, Listener, Outputs
+from qexplore.model.examples import Example
+from qexplore.model.hooks import Hooks, Listener, Outputs, calls_heard_by
 from qexplore.model.inputs import Placement, call
-from qexplore.model.observation import CallCounter, activation_point
+from qexplore.model.observation import CallCounter, activation_point, all_of
 from qexplore.model.pickling import make_picklable
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name, in_call_order
 from qexplore.model.quantizer_view import QuantizerView, module_key
@@ -74,7 +75,7 @@ class WrappedNetwork(nn.Module):
             for point, (name, module) in zip(modules, selected.items(), strict=True)
         }
         self._observed: CallCounter | None = None
-        self._example: Any = None
+        self._examples: tuple[Example, ...] = ()
         self._dropped_input: TensorQuantizer | None = None
         self._hooks: Hooks | None = Hooks()
         self.quantizers = nn.ModuleDict({self._keys[name]: quantizer for name, quantizer in built.items()})
@@ -121,8 +122,16 @@ class WrappedNetwork(nn.Module):
 
     @property
     def example_input(self) -> Any:
-        """Inputs of one sample, as `qexplore.model.call` takes them, of the last calibration or `describe`; or None."""
-        return self._example
+        """Inputs of one sample, as `qexplore.model.call` takes them, of the last calibration or `describe`; or None.
+
+        A whole batch where it cannot be cut into samples.
+        """
+        return self._examples[0].inputs if self._examples else None
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """Of each kind of batch in the last calibration or `describe` one example."""
+        return self._examples
 
     @property
     def points(self) -> tuple[QuantizationPoint, ...]:
@@ -214,6 +223,12 @@ class WrappedNetwork(nn.Module):
                 return call(self.model, copied)
             with float_weights(self.model):
                 return call(self.model, copied)
+
+    def watch(self, inputs: Any, seen: CallCounter, *others: Listener) -> Any:
+        """As `listen`; ``seen`` also counts what modules with quantized weights give, and ``others`` listen with it."""
+        names = {holder: point.name for point in self.weight_points for holder, _ in point.holders}
+        with calls_heard_by(names, lambda module, args, kwargs, output: seen.note(names[module], output)):
+            return self.listen(inputs, all_of(seen, *others))
 
     def leave_input_out(self) -> None:
         """Take the input's point off, as for a network without a floating input; a calibration looks for it anew."""

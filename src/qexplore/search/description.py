@@ -24,7 +24,7 @@ class Description:
         limits: the most of costs, by name.
         engine: how candidates are evaluated, or why one after the other.
         early_stop: ``"on"``, or why candidates are always run to their end.
-        gaps: what costs and limits lack, by the cost's name: operations that could not be counted.
+        gaps: what costs and limits lack, by the cost's name: operations that could not be counted, idle weights.
     """
 
     plan: Plan
@@ -42,7 +42,7 @@ class Description:
         minima = [(self.metric_name, self.min_accuracy), *((one.name, one.min_accuracy) for one in self.further)]
         scores = [f"{name} {least:g} or better" for name, least in minima if least is not None]
         required = ", ".join([*scores, *(f"{name} at most {upper:g}" for name, upper in self.limits.items())])
-        lacking = "".join(f"{name} lacks operations: {gap}\n" for name, gap in self.gaps.items())
+        lacking = "".join(f"{name} lacks something: {gap}\n" for name, gap in self.gaps.items())
         return (
             f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name} against {', '.join(self.costs)}\n"
             f"required: {required or 'nothing'}\n{lacking}"
