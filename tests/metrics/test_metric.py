@@ -87,3 +87,10 @@ def test_whole_set_marks_a_function_of_model_and_loader():
 def test_whole_set_takes_a_function_only(function):
     with pytest.raises(MetricError, match="whole_set takes a function"):
         qx.whole_set(function)
+
+
+def test_a_metric_of_which_less_is_better_is_not_called_an_accuracy():
+    names = [qx.Metric(one, higher_is_better=False).name for one in (count_positive, lambda output, target: output)]
+    assert names == ["count_positive", "loss"]
+    assert qx.Metric(count_positive).name == "accuracy"
+    assert qx.Metric(count_positive, "mine", higher_is_better=False).name == "mine"

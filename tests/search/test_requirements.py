@@ -18,7 +18,30 @@ def test_a_drop_is_counted_from_the_float_network():
     assert problem.min_accuracy == pytest.approx(problem.float_accuracy - 0.05)
     lower = tiny_problem(qx.negative_log_likelihood, max_drop=0.25)
     assert lower.min_accuracy == pytest.approx(lower.float_accuracy + 0.25)
-    assert tiny_problem(max_drop=1.0).min_accuracy == 0.0
+    assert tiny_problem(qx.squared_error, loader=[regression()], max_drop=5.0).min_accuracy > 5.0
+
+
+def regression():
+    x, y = search_loader()[0]
+    return x, torch.nn.functional.one_hot(y, 10).float()
+
+
+@pytest.mark.parametrize("drop", [1, 3, 5, 0.99])
+@pytest.mark.parametrize("metric", [qx.top1_accuracy, lambda output, target: (output.argmax(1) == target).float()])
+def test_a_drop_that_leaves_nothing_to_require_is_refused(metric, drop):
+    hint = rf"for {drop} percent .* give 0\.0{drop}" if drop >= 1 else "Give a smaller one, or leave it out"
+    with pytest.raises(ProblemError, match=f"max_drop={drop} of the metric .* requires nothing.*{hint}"):
+        tiny_problem(metric, max_drop=drop)
+    with pytest.raises(ProblemError, match="requires nothing"):
+        tiny_problem([qx.negative_log_likelihood, metric], max_drop=[None, drop])
+    with pytest.raises(ProblemError, match="requires nothing"):
+        qx.fit(tiny_model(), search_loader(), metric, max_drop=drop, max_evaluations=5)
+
+
+def test_a_drop_of_a_score_without_a_worst_one_is_taken_at_its_word():
+    logit = qx.Metric(lambda output, target: output.gather(1, target[:, None])[:, 0], "logit")
+    problem = tiny_problem(logit, max_drop=100.0)
+    assert problem.min_accuracy == pytest.approx(problem.float_accuracy - 100)
 
 
 def test_a_limit_on_bits_is_a_constraint_of_its_own():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from networks import batches, digits, trained, wrapping
@@ -45,10 +47,12 @@ def test_table_has_a_row_for_every_workflow_asked_for():
 def test_table_prints_one_line_a_row():
     comparison = compare(trained("small_cnn"), stacks=["fx"], methods=["static"], weight_granularities=["channel"])
     title, header, _, first, second = str(comparison).splitlines()
-    assert title.startswith("SmallCNN; accuracy is the metric 'accuracy'")
+    assert title == "SmallCNN; a ratio to float below 1 is smaller or faster"
     assert header.split()[:4] == ["stack", "method", "weights", "accuracy"]
     assert first.split()[:2] == ["float", f"{comparison.accuracy_float:.4f}"]
     assert second.split()[:4] == ["fx", "static", "per", "channel"]
+    other = str(replace(comparison, metric="squared error", accuracy_float=0.00004321))
+    assert "accuracy" not in other and "squared error" in other and "4.321e-05" in other
 
 
 def test_what_cannot_be_done_is_a_row_with_its_reason():

@@ -32,11 +32,13 @@ class _Ranged(Directed):
     """What every metric has."""
 
     function: Callable[[Any, Any], Any]
-    name: str = "accuracy"
+    name: str = ""
     higher_is_better: bool = True
     range: tuple[float, float] = _UNBOUNDED
 
     def __post_init__(self) -> None:
+        if not self.name:  # an accuracy is no word for an error
+            object.__setattr__(self, "name", "accuracy" if self.higher_is_better else _loss_name(self.function))
         # A comparison with NaN is False.
         if not (isinstance(self.range, Sequence) and len(self.range) == 2 and self.range[0] < self.range[1]):
             raise MetricError(
@@ -70,7 +72,8 @@ class Metric(_Ranged):
     Args:
         function: ``function(output, target) -> scores``; the network's output for a batch and the batch's target give
             one score per sample, shape ``[B]``.
-        name: how tables and pictures call it.
+        name: how tables and pictures call it; "accuracy" unless given, and the function's own name where lower is
+            better.
         higher_is_better: the direction.
         range: least and greatest possible value of the metric.
         of_mean: increasing function from the mean of all scores to the metric; the mean itself unless given. What is no
@@ -175,3 +178,8 @@ def as_metric(metric: Any) -> Metric | WholeSetMetric:
 
 def _name_of(function: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _loss_name(function: Any) -> str:
+    name = str(getattr(function, "__name__", ""))
+    return name if name.isidentifier() else "loss"

@@ -65,6 +65,6 @@ def _wrapped(network: nn.Module) -> QuantizedModel:
 
 
 def _max_drop(metric: Metric, model: QuantizedModel, loader: Any) -> float:
-    if metric.better == "higher":
-        return _DROP
-    return _DROP * DirectEvaluator(model, loader, metric).float_evaluation.score
+    score = DirectEvaluator(model, loader, metric).float_evaluation.score
+    # A network that is hardly better than nothing may lose half of what it has.
+    return min(_DROP, score / 2) if metric.better == "higher" else _DROP * score

@@ -35,7 +35,8 @@ class FurtherMetrics:
         self._measures: list[_Measure] = []
         for metric, *minimum in asked:
             direct, evaluator = evaluators(metric)
-            requirements = checked_requirements(metric, direct.float_evaluation.score, *minimum)
+            floats = direct.float_evaluation
+            requirements = checked_requirements(metric, floats.score, *minimum, scores=floats.scores)
             self._measures.append(_Measure(requirements, direct, evaluator))
 
     def __len__(self) -> int:

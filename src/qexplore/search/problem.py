@@ -132,8 +132,10 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             return direct, PrefixEvaluator(direct, budget_bytes=budget_bytes, required=engine == "prefix")
 
         self.direct, self.evaluator = evaluators(self.metric)
-        float_score = self.direct.float_evaluation.score
-        self.requirements = checked_requirements(self.metric, float_score, min_accuracy, max_drop)
+        floats = self.direct.float_evaluation
+        self.requirements = checked_requirements(
+            self.metric, floats.score, min_accuracy, max_drop, scores=floats.scores
+        )
         self.further = FurtherMetrics(asked[1:], evaluators)
         self._memory = Memory(model, self.evaluator, self.metric, self._finished)
         super().__init__(

@@ -7,7 +7,7 @@ from typing import Any
 
 from qexplore._arguments import is_number
 from qexplore.errors import ProblemError
-from qexplore.metrics import Metric, WholeSetMetric
+from qexplore.metrics import Metric, Scores, WholeSetMetric
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,18 @@ class Requirements:
 
 
 def checked_requirements(
-    metric: Metric | WholeSetMetric, float_score: float, min_accuracy: Any, max_drop: Any
+    metric: Metric | WholeSetMetric,
+    float_score: float,
+    min_accuracy: Any,
+    max_drop: Any,
+    *,
+    scores: Scores | None = None,
 ) -> Requirements:
-    """Requirements from what the user gave.
+    """Requirements from what the user gave; ``scores`` are the float network's, per sample, where there are any.
 
     Raises:
-        ProblemError: both ``min_accuracy`` and ``max_drop``; one that is no number or outside the metric's range.
+        ProblemError: both ``min_accuracy`` and ``max_drop``; one that is no number or outside the metric's range; a
+            drop down to the worst score there is, which is no requirement.
     """
     if min_accuracy is not None and max_drop is not None:
         raise ProblemError(
@@ -46,9 +52,25 @@ def checked_requirements(
             raise ProblemError(
                 f"max_drop must be a number of at least 0 in the unit of the metric '{metric.name}', got {max_drop!r}"
             )
-        low, high = metric.range
-        min_accuracy = min(max(float_score - metric.gain(float(max_drop)), low), high)
+        min_accuracy = float_score - metric.gain(float(max_drop))
+        _require_a_limit(metric, float_score, min_accuracy, max_drop, scores)
     return Requirements(metric, _checked_min_accuracy(metric, min_accuracy))
+
+
+def _require_a_limit(
+    metric: Metric | WholeSetMetric, float_score: float, min_accuracy: float, max_drop: float, scores: Scores | None
+) -> None:
+    worst = metric.worst
+    if worst is None and metric.higher_is_better and scores is not None and ((scores == 0) | (scores == 1)).all():
+        worst = 0.0  # hits and misses, whatever range was declared
+    if worst is None or metric.is_better(min_accuracy, worst):
+        return
+    percent = f"; for {max_drop:g} percent of a score up to 1 give {max_drop / 100:g}" if max_drop >= 1 else ""
+    raise ProblemError(
+        f"max_drop={max_drop!r} of the metric '{metric.name}' requires nothing: it is counted in the metric's unit "
+        f"from the float network's {float_score:.4f}, and the worst score there is is {worst:g}. Give a smaller "
+        f"one{percent}, or leave it out"
+    )
 
 
 def _checked_min_accuracy(metric: Metric | WholeSetMetric, value: Any) -> float | None:

@@ -13,6 +13,7 @@ from typing_extensions import Unpack as Keywords
 from qexplore._arguments import checked_keywords
 from qexplore._table import text_table
 from qexplore.errors import MetricError, QExploreError, WorkflowError, first_line
+from qexplore.front import score_text
 from qexplore.metrics import as_metric
 from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
@@ -23,7 +24,6 @@ from qexplore.workflows.results import QuantizationResult, WorkflowReport
 from qexplore.workflows.running import Reporting, Training, first_inputs, float_copy, run_workflow
 
 _GRANULARITIES = ("tensor", "channel")
-_HEADER = ("stack", "method", "weights", "accuracy", "bytes", "of float", "ms", "of float in turns", "note")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ComparisonRow:
     def cells(self) -> tuple[str, ...]:
         """As text, one for each column of the table."""
         figures = (
-            "" if self.accuracy is None else f"{self.accuracy:.4f}",
+            "" if self.accuracy is None else score_text(self.accuracy),
             "" if self.num_bytes is None else f"{self.num_bytes}",
             "" if self.size_ratio is None else f"{self.size_ratio:.3f}",
             "" if self.seconds is None else f"{self.seconds * 1e3:.2f}",
@@ -102,8 +102,9 @@ class WorkflowComparison:
 
     def __str__(self) -> str:
         first = ComparisonRow("float", "", "", self.accuracy_float, self.bytes_float, 1.0)
-        table = text_table(_HEADER, [row.cells() for row in (first, *self.rows)], numeric=range(3, 8))
-        return f"{self.network}; accuracy is the metric '{self.metric}', a ratio below 1 smaller or faster\n{table}"
+        header = ("stack", "method", "weights", self.metric, "bytes", "of float", "ms", "of float in turns", "note")
+        table = text_table(header, [row.cells() for row in (first, *self.rows)], numeric=range(3, 8))
+        return f"{self.network}; a ratio to float below 1 is smaller or faster\n{table}"
 
 
 def compare_workflows(

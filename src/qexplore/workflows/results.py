@@ -11,6 +11,7 @@ from torch import nn
 
 from qexplore._table import text_table
 from qexplore.errors import WorkflowError
+from qexplore.front import score_text
 from qexplore.stacks import LayerStrategy, Settings, layer_table
 from qexplore.training import EpochRecord
 from qexplore.workflows.measuring import Latency
@@ -74,7 +75,7 @@ class WorkflowReport:
     def _figures(self) -> list[tuple[str, str, str, str]]:
         rows = []
         if self.accuracy_before is not None and self.accuracy_after is not None:
-            rows.append((self.metric, f"{self.accuracy_before:.4f}", f"{self.accuracy_after:.4f}", ""))
+            rows.append((self.metric, score_text(self.accuracy_before), score_text(self.accuracy_after), ""))
         rows.append(("bytes on disk", f"{self.bytes_before}", f"{self.bytes_after}", f"{self.size_ratio:.3f}"))
         latency = self.latency
         times = (f"{latency.seconds_float * 1e3:.2f}", f"{latency.seconds * 1e3:.2f}", f"{latency.ratio:.2f}")
