@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -56,6 +57,8 @@ class DirectEvaluator:
         self._placement = Placement.of(model.model)
         self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
         self.float_evaluation: Evaluation
+        self.not_passed: tuple[str, ...] = ()
+        """Points that the last float evaluation did not pass: their widths change nothing in a score."""
         self.data: EvaluationSet | None = None
         """The samples; None for a whole-set metric, which reads the loader itself."""
         if isinstance(metric, Metric):
@@ -148,7 +151,8 @@ class DirectEvaluator:
         off = tuple(0 for _ in self.model.points)
         self._changes_inputs = None  # told by this pass alone: a quantized input is a copy already
         try:
-            self.float_evaluation = self._measure(off)
+            with self.model.passes_noted() as passed:
+                self.float_evaluation = self._measure(off)
         except QExploreError:
             raise
         except Exception as error:
@@ -156,7 +160,20 @@ class DirectEvaluator:
                 f"the float network could not be evaluated: {type(error).__name__}: {error}. For batches of another "
                 "form pass unpack=, a function of a batch that returns (inputs, target)"
             ) from error
+        # A metric that passes none runs the model elsewhere, a copy of it for one.
+        self._say_not_passed(tuple(name for name in self.model.fake_quantizers if passed and name not in passed))
         return self.float_evaluation
+
+    def _say_not_passed(self, names: tuple[str, ...]) -> None:
+        if names and names != self.not_passed:
+            warnings.warn(
+                f"measuring '{self.metric.name}' never passes the points {', '.join(map(repr, names))}: their widths "
+                "change nothing in its scores. A metric of a whole set passes all when it calls model(x), and not a "
+                "method of the network inside; leave out of the predicate what is not to be searched, or switch it off",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self.not_passed = names
 
     def _evaluate_one(self, candidate: tuple[int, ...]) -> Evaluation:
         start = time.perf_counter()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+import itertools
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -159,6 +160,7 @@ class _Tracer(PathTracer):
         return super().is_leaf_module(m, module_qualified_name)
 
     def enter(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        before = next(iter(reversed(self.graph.nodes)), None)
         if self.is_leaf_module(module, self.path[-1]):
             output: Any = self.create_proxy("call_module", self.path[-1], args, kwargs)
         elif type(module) is nn.TransformerEncoder and len(args) == 1 and not kwargs:
@@ -166,7 +168,11 @@ class _Tracer(PathTracer):
         else:
             output = module.forward(*args, **kwargs)  # past the hooks, which would meet proxies
         point = self._on_module.get(id(module))
-        return output if point is None else self.create_proxy("call_function", quantize, (output, point), {})
+        if point is None:
+            return output
+        quantized = self.create_proxy("call_function", quantize, (output, point), {})
+        quantized.node.meta["call"] = module, before
+        return quantized
 
 
 def _layer_by_layer(encoder: nn.TransformerEncoder, source: Any) -> Any:
@@ -236,20 +242,42 @@ def without_writes(traced: Trace, inputs: Any) -> None:
     with float_weights(traced.root):
         watcher.run(*traced.bind(inputs))
     order = {node: place for place, node in enumerate(traced.graph.nodes)}
-    for node, written in watcher.writes:
-        if not watcher.returned[node]:
-            raise CaptureError(f"'{node}' writes into a tensor that it does not return")
-        module = traced.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if getattr(module, "inplace", None) is True:
-            module.inplace = False  # type: ignore[union-attr]
-        else:
-            with traced.graph.inserting_before(node):
-                copied = traced.graph.call_method("clone", (written,))
-            copied.meta = dict(written.meta)
-            node.replace_input_with(written, copied)
-        for user in list(written.users):
-            if order.get(user, -1) > order[node]:
-                user.replace_input_with(written, node)
+    for write in watcher.writes:
+        if write.argument is not None:
+            _give_own_memory(traced, write.node, write.argument, is_returned=watcher.returned[write.node])
+        for source in write.names:
+            for user in list(source.users):
+                if order.get(user, -1) > order[write.node]:
+                    user.replace_input_with(source, write.node)
+
+
+def _give_own_memory(traced: Trace, node: fx.Node, written: fx.Node, *, is_returned: bool) -> None:
+    """Let ``node`` write into a copy of ``written``, or not at all."""
+    if not is_returned:
+        raise CaptureError(f"'{node}' writes into a tensor that it does not return")
+    module = traced.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if getattr(module, "inplace", None) is True:
+        module.inplace = False  # type: ignore[union-attr]
+        return
+    with traced.graph.inserting_before(node):
+        copied = traced.graph.call_method("clone", (written,))
+    copied.meta = dict(written.meta)
+    node.replace_input_with(written, copied)
+
+
+@dataclass(frozen=True)
+class _Write:
+    """A node that writes into a tensor that others have made.
+
+    Attributes:
+        node: the one that writes.
+        names: earlier nodes whose value is that very tensor.
+        argument: which of them it is given; None for a quantizer, which in a graph makes a tensor of its own.
+    """
+
+    node: fx.Node
+    names: tuple[fx.Node, ...]
+    argument: fx.Node | None = None
 
 
 class _WriteWatcher(fx.Interpreter):
@@ -257,23 +285,37 @@ class _WriteWatcher(fx.Interpreter):
 
     def __init__(self, traced: Trace) -> None:
         super().__init__(traced.root, garbage_collect_values=False, graph=traced.graph)
-        self.writes: list[tuple[fx.Node, fx.Node]] = []
+        self.writes: list[_Write] = []
         self.returned: dict[fx.Node, bool] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         given = {arg: self.env[arg] for arg in n.all_input_nodes if isinstance(self.env[arg], Tensor)}
         before = {arg: value._version for arg, value in given.items()}
         if n.target is quantize:
-            output: Any = cloned(self.fetch_args_kwargs_from_env(n)[0][0])
+            value: Any = self.fetch_args_kwargs_from_env(n)[0][0]
+            output: Any = cloned(value)
+            if self._is_written_back(n, value):
+                self.writes.append(_Write(n, self._names(value)))
         else:
             output = super().run_node(n)
         for arg, value in given.items():
             if value._version != before[arg]:
-                self.writes.append((n, arg))
+                self.writes.append(_Write(n, self._names(value), arg))
                 self.returned[n] = output is value
         n.meta["fresh"] = isinstance(output, Tensor) and not self._is_shared(output, n)
         n.meta["value"] = pytree.tree_map_only(Tensor, _described, output)
         return output
+
+    def _names(self, value: Any) -> tuple[fx.Node, ...]:
+        return tuple(node for node, known in self.env.items() if known is value)
+
+    def _is_written_back(self, node: fx.Node, value: Any) -> bool:
+        """Whether a quantizer's module has written ``value`` into its argument: what the hook then does too."""
+        module, last = node.meta.get("call", (None, None))
+        if getattr(module, "inplace", False) is True:
+            return True
+        inside = set(itertools.takewhile(lambda one: one is not last, _before(node)))
+        return any(write.node in inside and self.env.get(write.node) is value for write in self.writes)
 
     def _is_torchs(self, node: fx.Node) -> bool:
         """Whether only torch's own code runs; a user's may hand out a tensor that it keeps."""
@@ -291,6 +333,12 @@ class _WriteWatcher(fx.Interpreter):
         given = tensors_of([self.env[arg] for arg in node.all_input_nodes])
         own = [*self.module.parameters(), *self.module.buffers()]
         return any(tensor.untyped_storage().data_ptr() == storage for tensor in (*given, *own))
+
+
+def _before(node: fx.Node) -> Iterator[fx.Node]:
+    while node.op != "root":
+        node = node.prev
+        yield node
 
 
 _TRUSTED = ("torch", "_operator", "operator", "builtins", "math", "qexplore")

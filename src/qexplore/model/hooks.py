@@ -6,6 +6,7 @@ or a bound method would leave behind.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from qexplore._trees import tensors_of
 from qexplore.errors import SelectionError
+from qexplore.model.write_back import Arguments
 from qexplore.quant import TensorQuantizer
 
 Outputs = Literal["tensor", "all"]
@@ -34,11 +36,16 @@ class PointHook:
         self.quantizer = quantizer
         self.listener: Listener | None = None
         self.quantizes = True
+        self.num_calls = 0
 
     def pass_through(self, tree: Any) -> Any:
         """``tree`` with its tensors quantized, unless the listener wants full precision."""
         if self.quantizes:
             tree = pytree.tree_map_only(Tensor, self._quantize, tree)
+        return self._heard(tree)
+
+    def _heard(self, tree: Any) -> Any:
+        self.num_calls += 1
         if self.listener is not None:
             self.listener(self.name, floating_tensors(tree))
         return tree
@@ -56,17 +63,29 @@ class InputHook(PointHook):
 
 
 class OutputHook(PointHook):
-    """Forward hook of a selected module: its output tensor, or all floating tensors in it."""
+    """Forward hook of a selected module: its output tensor, or all floating tensors in it.
+
+    What a module wrote into its argument is quantized there, as others may read it there.
+    """
 
     def __init__(self, name: str, quantizer: TensorQuantizer, outputs: Outputs) -> None:
         super().__init__(name, quantizer)
         self.outputs = outputs
+        self.arguments = Arguments(name)
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """What torch calls after the module's forward."""
         if not (isinstance(output, Tensor) or self.outputs == "all") or not floating_tensors(output):
             raise SelectionError(self._refusal(output))
-        return self.pass_through(output)
+        written = self.arguments.written(module)
+        if not written:
+            return self.pass_through(output)
+
+        def quantize(tensor: Tensor) -> Tensor:
+            quantized = self._quantize(tensor) if self.quantizes else tensor
+            return self.arguments.write_back(tensor, quantized, written)
+
+        return self._heard(pytree.tree_map_only(Tensor, quantize, output))
 
     def _refusal(self, output: Any) -> str:
         wanted = "be one floating tensor" if self.outputs == "tensor" else "hold a floating tensor"
@@ -96,33 +115,72 @@ class Hooks:
     """The hooks of one wrapped network."""
 
     def __init__(self) -> None:
-        self._hooks: dict[str, tuple[PointHook, RemovableHandle]] = {}
+        self._hooks: dict[str, tuple[PointHook, tuple[RemovableHandle, ...]]] = {}
+        self._modules: dict[str, nn.Module] = {}
 
     def add_input(self, network: nn.Module, name: str, quantizer: TensorQuantizer) -> None:
         """Quantize the network's floating inputs."""
         hook = InputHook(name, quantizer)
-        self._hooks[name] = hook, network.register_forward_pre_hook(hook, with_kwargs=True)
+        self._hooks[name] = hook, (network.register_forward_pre_hook(hook, with_kwargs=True),)
 
     def add_output(self, module: nn.Module, name: str, quantizer: TensorQuantizer, outputs: Outputs) -> None:
         """Quantize the output of ``module``, behind the hooks that it carries already."""
         hook = OutputHook(name, quantizer, outputs)
-        self._hooks[name] = hook, module.register_forward_hook(hook)
+        before = module.register_forward_pre_hook(hook.arguments, with_kwargs=True)
+        self._hooks[name] = hook, (before, module.register_forward_hook(hook))
+        self._modules[name] = module
 
     @contextmanager
     def heard_by(self, listener: Listener, *, quantized: bool) -> Iterator[None]:
         """Show tensors to ``listener`` for a block: as the quantizers leave them, or in full precision."""
-        hooks = [hook for hook, _ in self._hooks.values()]
+        before = [(hook, hook.listener, hook.quantizes) for hook, _ in self._hooks.values()]
         try:
-            for hook in hooks:
+            for hook, *_ in before:
                 hook.listener, hook.quantizes = listener, quantized
             yield
         finally:
-            for hook in hooks:
-                hook.listener, hook.quantizes = None, True
+            for hook, present, quantizes in before:
+                hook.listener, hook.quantizes = present, quantizes
+
+    @contextmanager
+    def passes_noted(self) -> Iterator[set[str]]:
+        """The names of the points that a block passes, other listeners undisturbed."""
+        hooks = [hook for hook, _ in self._hooks.values()]
+        before, passed = [hook.num_calls for hook in hooks], set[str]()
+        yield passed
+        passed |= {hook.name for hook, count in zip(hooks, before, strict=True) if hook.num_calls > count}
+
+    @contextmanager
+    def none_passed_over(self) -> Iterator[None]:
+        """Make sure that every forward of a selected module in a block is one that its hook sees.
+
+        Raises:
+            SelectionError: a module's ``forward`` was called by name.
+        """
+        counts = {name: _Counted(module) for name, module in self._modules.items()}
+        hooks = {name: hook for name, (hook, _) in self._hooks.items() if isinstance(hook, OutputHook)}
+        before = {name: hook.num_calls for name, hook in hooks.items()}
+        try:
+            for name, module in self._modules.items():
+                module.__dict__["forward"] = counts[name]
+            yield
+        finally:
+            for count in counts.values():
+                count.restore()
+        for name, hook in hooks.items():
+            missed = counts[name].num_calls - (hook.num_calls - before[name])
+            if missed > 0:
+                raise SelectionError(
+                    f"every call of '{name}' must go through the module itself, where its quantizer sees it, but "
+                    f"{missed} of {counts[name].num_calls} went to its forward(): write `module(x)` for "
+                    f"`module.forward(x)`, or leave it out: predicate & ~predicates.by_name({name!r})"
+                )
 
     def remove(self, name: str) -> None:
-        """Remove the hook of one point."""
-        self._hooks.pop(name)[1].remove()
+        """Remove the hooks of one point."""
+        for handle in self._hooks.pop(name)[1]:
+            handle.remove()
+        self._modules.pop(name, None)
 
     def remove_all(self) -> None:
         """Leave no hook on the network."""
@@ -132,7 +190,30 @@ class Hooks:
     @property
     def are_on(self) -> bool:
         """Whether every hook is still on its module; `detach` may have taken them off."""
-        return all(handle.id in (handle.hooks_dict_ref() or ()) for _, handle in self._hooks.values())
+        handles = [handle for _, both in self._hooks.values() for handle in both]
+        return all(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles)
+
+
+class _Counted:
+    """A module's forward that counts how often it is called."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._own = module.__dict__.get("forward")
+        self._forward = module.forward
+        self.num_calls = 0
+        functools.update_wrapper(self, module.forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Counted, and passed on."""
+        self.num_calls += 1
+        return self._forward(*args, **kwargs)
+
+    def restore(self) -> None:
+        """Give the module its forward back."""
+        self._module.__dict__.pop("forward", None)
+        if self._own is not None:
+            self._module.__dict__["forward"] = self._own
 
 
 @contextmanager
@@ -162,20 +243,23 @@ def point_hooks(network: nn.Module) -> list[tuple[nn.Module, PointHook]]:
 def remove_point_hooks(module: nn.Module) -> None:
     """Take the wrapper's hooks off ``module`` itself, not off what is inside it."""
     for hooks in _hook_tables(module):
-        for key in [key for key, hook in hooks.items() if isinstance(hook, PointHook)]:
+        for key in [key for key, hook in hooks.items() if isinstance(hook, _OWN)]:
             del hooks[key]
             module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 def foreign_hooks(module: nn.Module) -> list[Any]:
     """Forward hooks and pre-hooks on ``module`` that are not a wrapper's."""
-    return [hook for hooks in _hook_tables(module) for hook in hooks.values() if not isinstance(hook, PointHook)]
+    return [hook for hooks in _hook_tables(module) for hook in hooks.values() if not isinstance(hook, _OWN)]
 
 
 def comes_last(module: nn.Module) -> bool:
     """Whether the wrapper's hook, if there is one, runs after every other forward hook of ``module``."""
     own = [isinstance(hook, PointHook) for hook in module._forward_hooks.values()]
     return not any(own) or own[-1]
+
+
+_OWN = (PointHook, Arguments)
 
 
 def _hook_tables(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:

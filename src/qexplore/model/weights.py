@@ -109,6 +109,7 @@ class WeightQuantization(nn.Module):
         self._held = (quantizer,)
         self._kept: dict[int, Tensor] | None = None
         self.quantizes = True
+        self.num_reads = 0
 
     @property
     def quantizer(self) -> TensorQuantizer:
@@ -121,6 +122,7 @@ class WeightQuantization(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight``, fake-quantized where the point is on."""
+        self.num_reads += 1
         if not (self.quantizes and self.quantizer.is_active):
             return weight
         self._require_fitting_range(weight)

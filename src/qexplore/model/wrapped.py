@@ -22,7 +22,7 @@ from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_n
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.state import content_version, in_eval_mode
 from qexplore.model.weight_points import WeightPoint, weight_points
-from qexplore.model.weights import Granularity, check_granularity, float_weights
+from qexplore.model.weights import Granularity, check_granularity, float_weights, weight_quantizations
 from qexplore.model.widths import DEFAULT_NUM_BITS, checked_num_bits
 from qexplore.model.wrapping import detach, unwrap
 from qexplore.predicates import PredicateLike, as_predicate, select_modules
@@ -217,7 +217,13 @@ class WrappedNetwork(nn.Module):
         Returns:
             The network's output.
         """
-        with self._attached().heard_by(listener, quantized=quantized), in_eval_mode(self), torch.no_grad():
+        hooks = self._attached()
+        with (
+            hooks.heard_by(listener, quantized=quantized),
+            in_eval_mode(self),
+            torch.no_grad(),
+            hooks.none_passed_over(),
+        ):
             copied = Placement.of(self.model).copy_inputs(inputs)
             if quantized:
                 return call(self.model, copied)
@@ -229,6 +235,16 @@ class WrappedNetwork(nn.Module):
         names = {holder: point.name for point in self.weight_points for holder, _ in point.holders}
         with calls_heard_by(names, lambda module, args, kwargs, output: seen.note(names[module], output)):
             return self.listen(inputs, all_of(seen, *others))
+
+    @contextmanager
+    def passes_noted(self) -> Iterator[set[str]]:
+        """The names of the points that a block passes, there when it has ended; a weight's when it was read."""
+        quantizations = [quantization for *_, quantization in weight_quantizations(self.model)]
+        before = [quantization.num_reads for quantization in quantizations]
+        with self._attached().passes_noted() as passed:
+            yield passed
+        counts = zip(quantizations, before, strict=True)
+        passed |= {quantization.name for quantization, count in counts if quantization.num_reads > count}
 
     def leave_input_out(self) -> None:
         """Take the input's point off, as for a network without a floating input; a calibration looks for it anew."""

@@ -25,6 +25,7 @@ class Description:
         engine: how candidates are evaluated, or why one after the other.
         early_stop: ``"on"``, or why candidates are always run to their end.
         gaps: what costs and limits lack, by the cost's name: operations that could not be counted, idle weights.
+        not_passed: points that no sample passes when a candidate is measured.
     """
 
     plan: Plan
@@ -37,14 +38,16 @@ class Description:
     engine: str
     early_stop: str
     gaps: Mapping[str, str] = field(default_factory=dict)
+    not_passed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         minima = [(self.metric_name, self.min_accuracy), *((one.name, one.min_accuracy) for one in self.further)]
         scores = [f"{name} {least:g} or better" for name, least in minima if least is not None]
         required = ", ".join([*scores, *(f"{name} at most {upper:g}" for name, upper in self.limits.items())])
+        idle = f"never passed, so free: {', '.join(self.not_passed)}\n" if self.not_passed else ""
         lacking = "".join(f"{name} lacks something: {gap}\n" for name, gap in self.gaps.items())
         return (
             f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name} against {', '.join(self.costs)}\n"
-            f"required: {required or 'nothing'}\n{lacking}"
+            f"required: {required or 'nothing'}\n{lacking}{idle}"
             f"engine: {self.engine}\nearly stop: {self.early_stop}"
         )

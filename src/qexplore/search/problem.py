@@ -195,6 +195,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             self.evaluator.description,
             self.evaluator.early_stop,
             {cost.name: cost.gap for cost in (*self.costs, *self.limits.costs) if isinstance(cost, Bops) and cost.gap},
+            self.direct.not_passed,
         )
 
     def measure(self, candidates: Any, *, must_beat: Any = None, screened: bool = False) -> Iterator[Evaluation]:
