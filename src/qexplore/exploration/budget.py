@@ -10,6 +10,7 @@ from qexplore.errors import ProblemError
 
 _ROUNDING = 1e-9
 _UNLIMITED = 2**31
+_PACE, _MOST_RESERVED = 0.5, 0.5
 _LEAST_GROWTH = 1e-3
 """A hypervolume that has grown by less than this share within ``patience`` passes stands still."""
 
@@ -42,9 +43,12 @@ class Budget:
         self._start = time.perf_counter()
         self._hypervolume = 0.0
         self._grown_at = 0.0
+        self._is_late = False
         self.num_passes = 0.0
         self.most_for_one = 1.0
         """What a candidate may cost at most; more than a pass where a part of the set is looked at first."""
+        self.reserved = 0.0
+        """Seconds that the last word on the front will take; at most half of all are kept back for it."""
 
     @property
     def seconds(self) -> float:
@@ -62,9 +66,19 @@ class Budget:
         return math.floor(min(self.num_left / self.most_for_one + _ROUNDING, _UNLIMITED))
 
     @property
+    def seconds_left(self) -> float:
+        """For the search; infinite where they are not limited."""
+        return self._max_seconds - min(self.reserved, self._max_seconds * _MOST_RESERVED) - self.seconds
+
+    @property
     def is_late(self) -> bool:
-        """Whether the seconds are up."""
-        return self.seconds >= self._max_seconds
+        """Whether the seconds are up; they stay so when less has to be kept back afterwards."""
+        self._is_late = self._is_late or self.seconds_left <= 0
+        return self._is_late
+
+    def num_in_time(self, seconds_each: float) -> int:
+        """How many candidates to measure before the clock is looked at again: for half of the seconds left, or one."""
+        return max(1, math.floor(min(_PACE * self.seconds_left / max(seconds_each, _ROUNDING), _UNLIMITED)))
 
     @property
     def spent_by(self) -> str:

@@ -42,7 +42,7 @@ def fit(
         max_drop: the same, counted from the float network's score.
         max_total_bits: most total bits; the point is the most accurate within them. Exactly one of these three.
         max_evaluations: budget in full passes over ``loader``; None leaves it to ``max_seconds``.
-        max_seconds: end at the first answer after so many seconds.
+        max_seconds: end after so many seconds, as for `explore`; posing the problem counts.
         seed: of the search.
         report_loader: data that the point's accuracy is reported on, as ``point.report_accuracy``.
         unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form.

@@ -54,12 +54,14 @@ class Exploration:
         optimism_interval: 95 % interval of `optimism_gap`, paired by sample on each set; None where it is not known.
         seconds: wall time, verification included.
         failures: candidates that could not be evaluated, with their reasons.
-        stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"`` (nothing new was left to
-            propose: of the space, or of a ladder), ``"interrupt"`` or ``"callback"``.
+        stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"`` (every candidate was
+            measured), ``"nothing new"`` (the algorithm has come to its end before: a ladder at its foot, or a plain one
+            that proposed known candidates for 20 generations), ``"interrupt"`` or ``"callback"``.
         algorithm: as given to `explore`, or the type of an algorithm object.
         seed: as given to `explore`.
         engine: how candidates were evaluated, or why one after the other.
         early_stop: ``"on"``, or why every candidate ran to its end.
+        left_out: what the search did without for want of budget, and what budget has it; empty for nothing.
     """
 
     front: Front
@@ -80,6 +82,7 @@ class Exploration:
     early_stop: str
     num_report_passes: int = 0
     optimism_interval: tuple[float, float] | None = None
+    left_out: str = ""
 
     @property
     def optimism_gap(self) -> float | None:
@@ -118,8 +121,9 @@ class Exploration:
     def __str__(self) -> str:
         hypervolume = self.history[-1].hypervolume if self.history else 0.0
         failed = f", {len(self.failures)} failed: {self.failures[0].reason}" if self.failures else ""
+        left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
         return (
             f"{self.algorithm}, seed {self.seed}: {self.num_evaluations} candidates for {self.num_passes:.0f} full "
             f"evaluations in {self.seconds:.1f} s, stopped by {self.stopped_by}, hypervolume {hypervolume:.4g}{failed}"
-            f"\nengine: {self.engine}\nearly stop: {self.early_stop}{self._report_line()}\n{self.front}"
+            f"\nengine: {self.engine}\nearly stop: {self.early_stop}{left_out}{self._report_line()}\n{self.front}"
         )

@@ -43,7 +43,9 @@ def explore(
         max_evaluations: budget in full passes over the search set; a candidate that is stopped early, and a sensitivity
             table, cost the share of the samples that they have seen. The search also ends when every candidate has been
             measured. At least one of this and the next two limits is needed.
-        max_seconds: end at the first answer after so many seconds.
+        max_seconds: end after so many seconds, give or take a candidate, with everything that was measured until then.
+            They count from the call on, and hold for the measuring again of the front as well, on both sets: up to half
+            of them are kept back for it.
         patience: end after so many full passes in which the hypervolume has not grown by 0.1 %.
         seed: of the search.
         algorithm: ``"nsga2"`` begins with every uniform choice and ``initial``, takes a small sensitivity table, then
@@ -106,7 +108,17 @@ def run_search(
     with isolated(device):
         # Built before the search, so that a report set that does not work is not found out at its end.
         reporter = None if report_loader is None else Reporter(problem, report_loader, unpack)
-        run = Run(problem, settings, budget, goal=goal, callbacks=callbacks, progress=progress)
+        to_report = 0.0 if reporter is None else reporter.float_seconds
+        to_verify = (problem.direct.float_evaluation.seconds + to_report) * (1 + len(problem.further))
+        run = Run(
+            problem,
+            settings,
+            budget,
+            goal=goal,
+            callbacks=callbacks,
+            progress=progress,
+            seconds_afterwards=(to_verify, to_report),
+        )
         stopped_by = run.search(initial)
         run.require_success()
         front, members, num_verifications = verify(problem, run.archive, progress)
@@ -134,4 +146,5 @@ def run_search(
         seed=settings.seed,
         engine=problem.evaluator.description,
         early_stop=run.early_stop,
+        left_out=run.left_out,
     )

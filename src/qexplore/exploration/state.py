@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from qexplore._progress import Progress
 from qexplore.errors import EvaluationError
@@ -17,19 +19,23 @@ from qexplore.search import (
     Generation,
     Generations,
     Goal,
+    Lacking,
     LayerwiseQuantizationProblem,
     SearchSettings,
     reference_point,
 )
 
 _TABLE_SHARE = 0.5
-"""Of the passes that are left, what a sensitivity table may cost; the rest makes use of it."""
+"""Of the passes, and of the seconds, that are left, what a sensitivity table may cost; the rest makes use of it."""
 
 Callback = Callable[[Snapshot], object]
 
 
 class Run:
-    """One search under way: its archive, its history, its budget."""
+    """One search under way: its archive, its history, its budget.
+
+    ``seconds_afterwards`` are those that a member of the front will take to be measured again, and a uniform candidate.
+    """
 
     def __init__(
         self,
@@ -40,6 +46,7 @@ class Run:
         goal: Goal | None,
         callbacks: Iterable[Callback],
         progress: bool | None,
+        seconds_afterwards: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self._problem = problem
         self._settings = settings
@@ -60,6 +67,10 @@ class Run:
         self.failures: list[Evaluation] = []
         self.num_evaluations = 0
         self.reference_point: tuple[float, ...] = (math.nan, math.nan)
+        self.left_out = ""
+        self._seconds_each = max(known.seconds for known in (*problem.evaluations, problem.direct.float_evaluation))
+        self._seconds_afterwards = seconds_afterwards
+        self._ended_by = "exhausted"
 
     def search(self, initial: Candidates | None) -> str:
         """Run to the end and say what ended it."""
@@ -71,7 +82,7 @@ class Run:
             return "interrupt"
         except StopExploration:
             return "callback"
-        return self._budget.spent_by or "exhausted"
+        return self._budget.spent_by or self._ended_by
 
     def require_success(self) -> None:
         """Raise when candidates were measured and every one of them failed."""
@@ -102,12 +113,16 @@ class Run:
         uniform, interrupt = self._problem.space.uniform(), None
         within = uniform if self._settings.is_plain else uniform[: self._budget.num_affordable]
         try:
-            for evaluation in self._problem.measure(within):
-                self._uniform.append(evaluation)
+            while len(self._uniform) < len(within) and not (self._uniform and self._budget.is_late):
+                part = self._part(within, len(self._uniform))
+                with self._timed(len(part)):
+                    for evaluation in self._problem.measure(part):
+                        self._uniform.append(evaluation)
         except KeyboardInterrupt as error:
             interrupt = error
         self.reference_point = reference_point(self._problem, self._uniform)
-        for evaluation in () if self._settings.is_plain else self._uniform:
+        # A plain one whose seconds are up has measured nothing else.
+        for evaluation in () if self._settings.is_plain and not self._budget.is_late else self._uniform:
             if self._take(evaluation) and interrupt is None:
                 self._note(1)
         if interrupt is not None:
@@ -121,9 +136,17 @@ class Run:
             known=() if self._settings.is_plain else self._uniform,
             initial=initial,
             goal=self._goal,
-            allowance=lambda: _TABLE_SHARE * self._budget.num_left,
+            allowance=self._allowed_for_a_table,
         )
-        while (generation := generations.ask()) is not None:
+        thought = 0.0
+        while thought < self._budget.seconds_left or not self.num_evaluations:
+            start = time.perf_counter()
+            generation = generations.ask()
+            thought = time.perf_counter() - start
+            self.left_out = self._described(generations.lacking)
+            if generation is None:
+                self._ended_by = generations.ended_by
+                return
             self._budget.prepare(generation.num_passes)
             self._bar.advance(generation.num_passes)
             evaluations = self._measure(generation)
@@ -131,6 +154,33 @@ class Run:
             if self._budget.spent_by:
                 return
             generations.tell(evaluations)
+        self._ended_by = "max_seconds"
+
+    def _allowed_for_a_table(self) -> float:
+        """Passes."""
+        in_time = self._budget.seconds_left / self._seconds_each if self._seconds_each else math.inf
+        return _TABLE_SHARE * max(0.0, min(self._budget.num_left, in_time))
+
+    def _described(self, lacking: Lacking | None) -> str:
+        """What the table left out, and the budget that would have it."""
+        if lacking is None or self.left_out:
+            return self.left_out
+        if lacking.num_passes is None or not math.isfinite(self._budget.num_left):
+            return lacking.text
+        budget = math.ceil(self._budget.num_passes + lacking.num_passes / _TABLE_SHARE)
+        return f"{lacking.text}: max_evaluations={budget} has it"
+
+    def _part(self, candidates: Candidates, start: int) -> Candidates:
+        """Those from ``start`` on that may be measured before passes and clock are looked at again."""
+        most = min(max(1, self._budget.num_affordable), self._budget.num_in_time(self._seconds_each))
+        return candidates[start : start + most]
+
+    @contextmanager
+    def _timed(self, count: int) -> Iterator[None]:
+        """Learn what one of ``count`` candidates takes; what comes from memory tells nothing."""
+        start = time.perf_counter()
+        yield
+        self._seconds_each = max(self._seconds_each / 2, (time.perf_counter() - start) / count)
 
     def _measure(self, generation: Generation) -> list[Evaluation]:
         """The evaluations of a generation, or of its first ones as far as the budget goes."""
@@ -140,15 +190,13 @@ class Run:
         known = self.archive if generation.index > 1 else Archive(self._problem)
         limits = known.must_beat(candidates) if self._races else None
         while len(evaluations) < len(candidates) and not (self.num_evaluations and self._budget.spent_by):
-            part = slice(len(evaluations), len(evaluations) + max(1, self._budget.num_affordable))
-            for evaluation in self._problem.measure(
-                candidates[part], must_beat=None if limits is None else limits[part], screened=self._screens
-            ):
-                evaluations.append(evaluation)
-                if self._take(evaluation):
-                    self._note(generation.index)
-                if self._budget.is_late:
-                    return evaluations
+            part, start = self._part(candidates, len(evaluations)), len(evaluations)
+            must_beat = None if limits is None else limits[start : start + len(part)]
+            with self._timed(len(part)):
+                for evaluation in self._problem.measure(part, must_beat=must_beat, screened=self._screens):
+                    evaluations.append(evaluation)
+                    if self._take(evaluation):
+                        self._note(generation.index)
         return evaluations
 
     def _take(self, evaluation: Evaluation) -> bool:
@@ -159,6 +207,8 @@ class Run:
         grew = self.archive.add(evaluation)
         num_passes, hypervolume = self._problem.num_passes(evaluation), self.archive.hypervolume(self.reference_point)
         self._budget.spend(num_passes, hypervolume)
+        of_member, of_uniform = self._seconds_afterwards
+        self._budget.reserved = of_member * len(self.archive.members) + of_uniform * len(self._uniform)
         self._bar.advance(num_passes, front=len(self.archive.members), hypervolume=f"{hypervolume:.4g}")
         return grew
 

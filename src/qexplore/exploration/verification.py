@@ -83,6 +83,11 @@ class Reporter:
         """Passes over the report set that the float network took, one for each metric."""
         return 1 + len(self._further)
 
+    @property
+    def float_seconds(self) -> float:
+        """What the float network took, by the first metric."""
+        return self._first.float_evaluation.seconds
+
     def report_on(self, front: Front, searched: Sequence[Evaluation], progress: bool | None = None) -> Report:
         """``front`` and its uniform candidates with their scores on the report set.
 

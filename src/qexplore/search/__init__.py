@@ -7,6 +7,6 @@ from qexplore.search.choices import choices_text
 from qexplore.search.control import ChoicePlan, plan_choices
 from qexplore.search.goals import Cheapest, Goal, MostAccurate, WholeFront
 from qexplore.search.problem import LayerwiseQuantizationProblem, intervals_of
-from qexplore.search.sensitivity import SensitivityTable, sensitivity
+from qexplore.search.sensitivity import Lacking, SensitivityTable, sensitivity
 from qexplore.search.settings import ALGORITHMS, SearchSettings
 from qexplore.search.space import SearchSpace

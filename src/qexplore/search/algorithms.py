@@ -30,6 +30,7 @@ from qexplore.search.goals import Goal, WholeFront
 from qexplore.search.guide import Allowance, Guide
 from qexplore.search.ladder import Ladder
 from qexplore.search.problem import LayerwiseQuantizationProblem
+from qexplore.search.sensitivity import Lacking
 from qexplore.search.settings import SearchSettings
 from qexplore.search.space import SearchSpace
 
@@ -67,6 +68,11 @@ class Proposer(Protocol):
     @property
     def num_passes(self) -> float:
         """Passes over the search set that it has spent itself."""
+        ...
+
+    @property
+    def lacking(self) -> Lacking | None:
+        """What its sensitivity table left out."""
         ...
 
     def ask(self) -> Candidates:
@@ -118,9 +124,19 @@ class Generations:
             guide = Guide(problem, settings.seed, goal or WholeFront(), reference_point, allowance)
             self._proposer = _guided(problem, settings, guide, initial, self._known)
 
+    @property
+    def lacking(self) -> Lacking | None:
+        """What the sensitivity table left out so far."""
+        return self._proposer.lacking
+
+    @property
+    def ended_by(self) -> str:
+        """Once nothing new is proposed: ``"exhausted"`` where every candidate was asked for, else ``"nothing new"``."""
+        return "exhausted" if len(self._known) >= self._problem.space.size else "nothing new"
+
     def ask(self) -> Generation | None:
         """The next generation; None where nothing new is left. Not to be asked again before it was told."""
-        is_at_end = len(self._known) >= self._problem.space.size or self._idle >= _IDLE_GENERATIONS
+        is_at_end = self.ended_by == "exhausted" or self._idle >= _IDLE_GENERATIONS
         if is_at_end and self._index:  # a first generation there is, be it of known candidates
             return None
         proposed = self._problem.effective(self._proposer.ask())
@@ -233,6 +249,11 @@ class _Pymoo:
         """Spent on sensitivities."""
         return self._guide.num_passes if self._guide else 0.0
 
+    @property
+    def lacking(self) -> Lacking | None:
+        """What the guide's table left out."""
+        return self._guide.lacking if self._guide else None
+
     def ask(self) -> Candidates:
         """The searcher's infills, decoded."""
         self._population = self._searcher.ask()
@@ -253,6 +274,7 @@ class _Random:
     """Every candidate equally likely, none twice."""
 
     num_passes = 0.0
+    lacking = None
 
     def __init__(self, space: SearchSpace, settings: SearchSettings, seen: Collection[Candidate]) -> None:
         self._space = space

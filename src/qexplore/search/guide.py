@@ -19,7 +19,7 @@ from qexplore.search.archive import Archive
 from qexplore.search.goals import Goal
 from qexplore.search.moves import crossovers, neighbours
 from qexplore.search.problem import LayerwiseQuantizationProblem
-from qexplore.search.sensitivity import SensitivityTable, quick_table
+from qexplore.search.sensitivity import Lacking, SensitivityTable, quick_table
 from qexplore.search.surrogate import Surrogate
 from qexplore.search.trade_off import TradeOff
 
@@ -67,6 +67,8 @@ class Guide:
         self._reference = problem.metric.gain(score), *costs
         self.num_passes = 0.0
         """Passes over the search set that were spent on sensitivities."""
+        self.lacking: Lacking | None = None
+        """What the sensitivity table left out."""
 
     def note(self, evaluations: Iterable[Evaluation]) -> None:
         """Learn from ``evaluations``."""
@@ -125,6 +127,7 @@ class Guide:
     @functools.cached_property
     def _table(self) -> SensitivityTable:
         table, self.num_passes = quick_table(self._problem, self._allowance())
+        self.lacking = table.lacking
         return table
 
     def _additive(self) -> Candidates:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from qexplore.evaluation import Evaluation
 from qexplore.model import Candidates
 from qexplore.search.problem import LayerwiseQuantizationProblem
-from qexplore.search.sensitivity import quick_table
+from qexplore.search.sensitivity import Lacking, quick_table
 from qexplore.search.space import SearchSpace
 from qexplore.search.trade_off import TradeOff
 
@@ -41,6 +41,7 @@ class Ladder:
         self._way = self._down(first)
         self._misses = 0
         self.num_passes = 0.0
+        self.lacking: Lacking | None = None
 
     def ask(self) -> Candidates:
         """The next rungs; none at the foot of the ladder, or well below where the constraints are met."""
@@ -54,6 +55,7 @@ class Ladder:
     def _down(self, first: Candidates) -> Iterator[Candidates]:
         yield first
         table, self.num_passes = quick_table(self._problem, self._allowance())
+        self.lacking = table.lacking
         left = rungs(table.values, self._problem)
         while len(left) and self._misses < _MISSES:
             yield left[:_RUNGS_AT_ONCE]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from qexplore._arguments import is_whole
 from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
 from qexplore._table import csv_table, text_table
 from qexplore.cost import one_by_one
-from qexplore.errors import EvaluationError, MetricError, ProblemError
+from qexplore.errors import EvaluationError, MetricError, ProblemError, first_line
 from qexplore.front import by_stored_bits, write_text
 from qexplore.metrics import Metric, as_metric, kl_divergence, loss, mean_squared_divergence, noise_to_signal
 from qexplore.model import Candidates
@@ -28,6 +27,19 @@ _DIVERGENCES = {"kl": (kl_divergence, "nats"), "mse": (mean_squared_divergence, 
 _DEFAULT_SAMPLES = 256
 _QUICK_PASSES, _FEWEST_SAMPLES, _MOST_SAMPLES = 20, 8, 64
 """A search needs few samples of it: on ResNet-20, a table of 64 ranks candidates as one of 1,024 does."""
+_SMALLER_TABLES = (None, 4), (3, 4), (2, 4), (1, 1)
+"""How many choices of a point, None for all, and at least how many samples, where the whole table is too dear."""
+_LOG_LIMITS = -690.0, 690.0
+
+
+Choices = tuple[tuple[int, ...], ...]
+
+
+class Lacking(NamedTuple):
+    """What a quick table left out, and the passes over the search set that the whole one takes, None for no number."""
+
+    text: str
+    num_passes: float | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class SensitivityTable:
         metric_name: what was measured.
         unit: of the values; empty where they have none.
         num_samples: samples that were measured on.
+        lacking: what was not measured though it should have been, as in a search of a small budget; None for nothing.
     """
 
     point_names: tuple[str, ...]
@@ -49,6 +62,7 @@ class SensitivityTable:
     metric_name: str
     unit: str
     num_samples: int
+    lacking: Lacking | None = None
 
     def rank(self, num_bits: Any = None) -> tuple[str, ...]:
         """Names of the points from the one that suffers most, and so needs bits most, to the one that suffers least.
@@ -80,7 +94,9 @@ class SensitivityTable:
         )
         table = text_table(header, self._rows("{:.3g}".format), numeric=tuple(range(1, len(header))))
         unit = f" in {self.unit}" if self.unit else ""
-        return f"Sensitivity ({self.metric_name}{unit}) of one point at a time, {self.num_samples} samples\n{table}"
+        lacking = f" ({self.lacking.text})" if self.lacking else ""
+        samples = f"{self.num_samples} samples{lacking}"
+        return f"Sensitivity ({self.metric_name}{unit}) of one point at a time, {samples}\n{table}"
 
     @property
     def _choices(self) -> list[int]:
@@ -133,9 +149,15 @@ def sensitivity(
         )
     if num_samples is not None and (not is_whole(num_samples) or num_samples < 1):
         raise ProblemError(f"`num_samples` must be a positive int or None, got {num_samples!r}")
+    return _table(problem, metric, problem.space.choices, num_samples)
+
+
+def _table(
+    problem: LayerwiseQuantizationProblem, metric: Any, choices: Choices, num_samples: int | None
+) -> SensitivityTable:
+    """As `sensitivity`, of some choices of each point."""
     if isinstance(metric, str) and metric == "auto":
-        return _automatic(problem, num_samples)
-    choices = problem.space.choices
+        return _automatic(problem, choices, num_samples)
     candidates, _ = one_by_one(choices, [0] * len(choices))
     if isinstance(metric, str) and metric == "accuracy":
         name, unit = f"loss of {problem.metric.name}", ""
@@ -150,13 +172,13 @@ def sensitivity(
     return SensitivityTable(names, choices, tuple(tuple(row.tolist()) for row in rows), name, unit, count)
 
 
-def _automatic(problem: LayerwiseQuantizationProblem, num_samples: int | None) -> SensitivityTable:
+def _automatic(problem: LayerwiseQuantizationProblem, choices: Choices, num_samples: int | None) -> SensitivityTable:
     if _has_classes(problem):
         try:
-            return sensitivity(problem, "kl", num_samples=num_samples)
+            return _table(problem, "kl", choices, num_samples)
         except MetricError:
             pass  # class indices, but no logits
-    return sensitivity(problem, "sqnr", num_samples=num_samples)
+    return _table(problem, "sqnr", choices, num_samples)
 
 
 def _losses(
@@ -185,28 +207,81 @@ def _divergence(metric: Any) -> tuple[Metric, str]:
     raise ProblemError(f"the metric of a sensitivity must be one of {names} or a function, got {metric!r}")
 
 
-def _quick_count(problem: LayerwiseQuantizationProblem, most_passes: float) -> int:
-    """Samples of a quick table; 0 where too few are affordable to tell anything."""
-    total = sum(map(len, problem.space.choices))
-    affordable = int(most_passes * problem.num_samples / total) if math.isfinite(most_passes) else _MOST_SAMPLES
-    wanted = int(np.clip(_QUICK_PASSES * problem.num_samples // total, _FEWEST_SAMPLES, _MOST_SAMPLES))
-    count = min(wanted, affordable, problem.num_samples)
-    return count if count >= min(_FEWEST_SAMPLES, problem.num_samples) else 0
-
-
 def quick_table(problem: LayerwiseQuantizationProblem, most_passes: float = math.inf) -> tuple[SensitivityTable, float]:
     """A table of few samples, and the passes over the search set that it cost, ``most_passes`` at most.
 
-    Where none can be had, all points suffer alike: a quarter of the noise power at each further bit.
+    Of 8 samples or more where these can be afforded; else of fewer samples, then of fewer choices, the others by
+    interpolation: its ``lacking`` says so. Where none can be had, all points suffer alike: a quarter of the noise power
+    at each further bit.
     """
-    count = _quick_count(problem, most_passes)
-    if count:
-        with contextlib.suppress(EvaluationError, MetricError):
-            table = sensitivity(problem, num_samples=count)
-            return table, table.num_samples * sum(map(len, table.num_bits)) / problem.num_samples
-    choices = problem.space.choices
-    values = tuple(tuple((4.0 ** -stored_bits(np.array(row))).tolist()) for row in choices)
-    return SensitivityTable(tuple(problem.model.fake_quantizers), choices, values, "none", "", 0), 0.0
+    choices, size = problem.space.choices, problem.num_samples
+    reason = "" if size else f"the metric '{problem.metric.name}' reads the set itself"
+    for most, fewest in ((None, _FEWEST_SAMPLES), *_SMALLER_TABLES) if size else ():
+        measured = tuple(_thinned(row, most) for row in choices)
+        count = _quick_count(sum(map(len, measured)), size, most_passes, fewest)
+        if not count:
+            continue
+        try:
+            table = _table(problem, "auto", measured, count)
+        except (EvaluationError, MetricError) as error:
+            reason = first_line(error)
+            break
+        is_whole_table = fewest >= min(_FEWEST_SAMPLES, size)
+        values = tuple(map(_filled, measured, table.values, choices))
+        lacking = None if is_whole_table else _lacking(choices, size, table.num_samples, most)
+        cost = table.num_samples * sum(map(len, measured)) / size
+        return replace(table, num_bits=choices, values=values, lacking=lacking), cost
+    if reason:
+        lacking = Lacking(f"a sensitivity table, so that all points are taken to suffer alike: {reason}", None)
+    else:
+        lacking = _lacking(choices, size, 0, None)
+    alike = tuple(tuple((4.0 ** -stored_bits(np.array(row))).tolist()) for row in choices)
+    return SensitivityTable(tuple(problem.model.fake_quantizers), choices, alike, "none", "", 0, lacking), 0.0
+
+
+def _quick_count(total: int, size: int, most_passes: float, fewest: int) -> int:
+    """Samples of a table of ``total`` choices on a set of ``size``; 0 where fewer than ``fewest`` can be afforded."""
+    affordable = int(most_passes * size / total) if math.isfinite(most_passes) else _MOST_SAMPLES
+    count = min(int(np.clip(_QUICK_PASSES * size // total, _FEWEST_SAMPLES, _MOST_SAMPLES)), affordable, size)
+    return count if count >= min(fewest, size) else 0
+
+
+def _lacking(choices: Choices, size: int, count: int, most: int | None) -> Lacking:
+    """In words that go on after "left out:"."""
+    total, least = sum(map(len, choices)), min(_FEWEST_SAMPLES, size)
+    passes = least * total / size
+    whole = f"all {total} choices on {least} samples take {passes:.3g} passes"
+    if not count:
+        return Lacking(f"a sensitivity table, so that all points are taken to suffer alike ({whole})", passes)
+    of = "every choice" if most is None else f"{most} of each point's choices, the others estimated"
+    return Lacking(f"a part of the sensitivity table, which has {count} samples of {of} ({whole})", passes)
+
+
+def _thinned(row: tuple[int, ...], most: int | None) -> tuple[int, ...]:
+    """Up to ``most`` choices of a point: the narrowest, the widest but for off, and some between."""
+    quantized = [code for code in row if code] or list(row)
+    if most is None or len(quantized) <= most:
+        return row
+    return tuple(quantized[place] for place in np.linspace(0, len(quantized) - 1, most).round().astype(int))
+
+
+def _filled(measured: tuple[int, ...], values: tuple[float, ...], row: tuple[int, ...]) -> tuple[float, ...]:
+    """Sensitivities at all choices of a point from those ``measured``, the narrowest among them.
+
+    Between two the logarithm goes in a line with the bits; beyond the last the noise power falls to a quarter a bit.
+    """
+    if measured == row:
+        return values
+    bits, wanted = stored_bits(np.array(measured)), stored_bits(np.array(row))
+    logs = np.log(np.clip(values, *np.exp(_LOG_LIMITS)))
+    beyond = max(0.0, wanted.max() - bits.max())
+    ends = np.append(bits, bits[-1] + beyond + 1), np.append(logs, logs[-1] - (beyond + 1) * math.log(4))
+    filled = np.interp(wanted, *ends)
+    known = dict(zip(measured, values, strict=True))
+    return tuple(
+        known.get(code, 0.0 if code == 0 or log <= _LOG_LIMITS[0] else math.exp(log))
+        for code, log in zip(row, filled.tolist(), strict=True)
+    )
 
 
 def _has_classes(problem: LayerwiseQuantizationProblem) -> bool:
