@@ -18,7 +18,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 INTEGERS = [f"{kind}_{width}" for kind in ("signed", "narrow", "unsigned", "asymmetric") for width in range(2, 17)]
-OTHERS = ["unsigned_1", "asymmetric_1", "float_E4M3", "float_E5M2", "nothing_8"]
+OTHERS = ["unsigned_1", "asymmetric_1", "float_E4M3", "float_E5M2", "nothing_8", "small_8"]
 LOW, HIGH = -1.37, 2.61
 NUMBERS = 20_000
 
@@ -51,7 +51,7 @@ def numbers() -> Tensor:
 def set_up(model: qx.QuantizedModel) -> None:
     for name, quantizer in model.activation_fake_quantizers.items():
         kind, choice = name.removeprefix("points.").split("_")
-        quantizer.set_amax(HIGH if kind != "nothing" else 1e-9)
+        quantizer.set_amax({"nothing": 0.0, "small": 1e-30}.get(kind, HIGH))
         quantizer.decide_sign(0.0 if kind == "unsigned" else LOW)
         quantizer.asymmetric = kind == "asymmetric"
         quantizer.narrow_range = kind == "narrow"
@@ -118,8 +118,8 @@ def test_integers_in_the_file_are_within_the_width(written):
         [2**n - (kind == "narrow") for kind in ("signed", "narrow", "unsigned", "asymmetric") for n in (5, 6, 7, 8)]
     )
     # The input is negative too, and does not fill every grid; none may hold more than its width.
-    assert len(seen) == len(widths) + 1  # with that of nothing
-    assert all(few <= many for few, many in zip(seen[1:], widths, strict=True))
+    assert len(seen) == len(widths) + 2  # with those of nothing and of a small range
+    assert all(few <= many for few, many in zip(seen[2:], widths, strict=True))
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])

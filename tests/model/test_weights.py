@@ -453,3 +453,19 @@ def test_a_module_kind_for_weights_is_one_row_of_the_table(monkeypatch: pytest.M
     model = QuantizedModel(network, weights=predicates.weighted)
     model.num_bits = [3]
     assert not torch.allclose(model(x), float_output) and len(network[0].kernel[0].unique()) <= 8
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor", 2])
+@pytest.mark.parametrize("small", [4e-8, 2.0**-30, 1e-30, 1e-38])
+@pytest.mark.parametrize("method", ["max", "mse", "percentile"])
+def test_rows_of_any_size_are_quantized_like_others(granularity: Any, small: float, method: str) -> None:
+    layer = nn.Linear(4, 2, bias=False)
+    layer.weight.data = torch.tensor([[1.0, -0.6, 0.3, 0.9], [1.0, -0.6, 0.3, 0.9]])
+    layer.weight.data *= small if granularity == "tensor" else torch.tensor([[1.0], [small]])
+    for choice in (16, 8, "E4M3"):
+        model = QuantizedModel(
+            copy.deepcopy(layer), weights=predicates.everything, weight_granularity=granularity, init_num_bits=choice
+        )
+        report = model.calibrate(weight_method=method)
+        assert report.dead_points == () and "zero" not in str(report)
+        assert torch.allclose(model.model.weight.double(), layer.weight.double(), rtol=0.07, atol=0.0)

@@ -84,11 +84,20 @@ def test_half_way_goes_to_even() -> None:
     assert asymmetric(3, -1.0, 6.0)(torch.tensor([-0.5, 0.5, 1.5, 2.5])).tolist() == [0.0, 0.0, 2.0, 2.0]
 
 
-@pytest.mark.parametrize("ends", [(0.0, 0.0), (0.0, 2.0**-24), (-(2.0**-24), 2.0**-30)])
-def test_a_range_of_nothing_gives_zeros(ends: tuple[float, float]) -> None:
-    quantizer = asymmetric(4, *ends)
+def test_a_range_of_nothing_gives_zeros() -> None:
+    quantizer = asymmetric(4, 0.0, 0.0)
     assert quantizer.is_dead
-    assert quantizer(torch.tensor([1.0, -1.0])).tolist() == [0.0, 0.0]
+    assert quantizer(torch.tensor([1.0, -1.0, math.inf, -math.inf])).tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("scale", [2.0**-24, 2.0**-90, 2.0**-120, 2.0**-130])
+def test_small_ranges_are_ranges_like_others(scale: float) -> None:
+    x = torch.linspace(-1.5, 3, 40).double()
+    quantizer = asymmetric(3, -1.0 * scale, 2.5 * scale)
+    expected = asymmetric(3, -1.0, 2.5)(x.float()).double() * scale
+    assert not quantizer.is_dead
+    assert torch.allclose(quantizer((x * scale).float()).double(), expected, rtol=1e-6, atol=2.0**-148)
+    assert quantizer(torch.tensor([1.0, -1.0])).tolist() == [quantizer.range[1].item(), quantizer.range[0].item()]
 
 
 def test_nan_stays_and_infinities_saturate() -> None:

@@ -1,6 +1,7 @@
 """A settled quantizer gives bit for bit what the quantizer gives, compiled or not."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -100,12 +101,24 @@ def test_many_widths_of_one_tensor_stand_one_after_the_other():
     assert same(quantize_stacked(turned, settled), torch.cat([one(turned) for one in settled]))
 
 
-@pytest.mark.parametrize("amax", [0.0, 2.0**-25, 2.0**-24])
-def test_a_range_of_nothing_gives_zeros(amax):
-    built = quantizer(amax=amax)
-    finite = torch.randn(50)
+def test_a_range_of_nothing_gives_zeros():
+    built = quantizer(amax=0.0)
+    values = torch.cat([torch.randn(50), torch.tensor([math.inf, -math.inf])])
     assert built.is_dead
-    assert same(FixedQuantizer.of(built, 4)(finite), torch.zeros(50))
+    assert torch.equal(FixedQuantizer.of(built, 4)(values), torch.zeros(52))
+    assert torch.equal(FixedQuantizer.of(built, 4).behind_clamp(-6.0, -2.0)(values), torch.zeros(52))
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("amax", [2.0**-24, 1e-30, 2.0**-99, 2.0**-101, 1e-37, 1e-43])
+def test_small_ranges_are_the_quantizers(amax, asymmetric):
+    built = TensorQuantizer(QuantDescriptor(amax=amax), asymmetric=asymmetric)
+    values = torch.cat([torch.linspace(-2, 2, 64) * amax, torch.tensor([math.inf, 1.0, math.nan, -0.0])])
+    for num_bits in (2, 5, 16):
+        built.num_bits = num_bits
+        assert same(FixedQuantizer.of(built, num_bits)(values), exact(built, num_bits, values))
+        assert same(quantize_stacked(values, [FixedQuantizer.of(built, num_bits)]), exact(built, num_bits, values))
+        assert len(built(values)[:64].unique()) >= min(2**num_bits, 3)
 
 
 def test_what_the_formula_does_not_cover_goes_through_the_quantizer():

@@ -11,7 +11,15 @@ import torch
 
 from qexplore._choices import FLOAT_FORMATS, FloatFormat, choice_code, choice_of
 from qexplore.errors import NumBitsError
-from qexplore.quant import QuantDescriptor, TensorQuantizer, float_grid, quantize_float, quantize_mx
+from qexplore.quant import (
+    QuantDescriptor,
+    TensorQuantizer,
+    decode_floats,
+    encode_floats,
+    float_grid,
+    quantize_float,
+    quantize_mx,
+)
 
 TRUTH: dict[str, Any] = {
     "E4M3": ml_dtypes.float8_e4m3fn,
@@ -116,11 +124,19 @@ class TestRounding:
         assert float(quantize_float(torch.tensor(9.0), fmt, torch.tensor(1.7))) == pytest.approx(1.7)
 
     def test_a_range_of_nothing_gives_zeros_and_keeps_nan(self) -> None:
-        x = torch.tensor([1.0, -1.0, math.nan])
-        for amax in (0.0, 2.0**-24):
-            got = quantize_float(x, FORMATS[0], torch.tensor(amax))
-            assert got[:2].tolist() == [0.0, 0.0]
-            assert bool(got[2].isnan())
+        got = quantize_float(torch.tensor([1.0, -1.0, math.inf, math.nan]), FORMATS[0], torch.tensor(0.0))
+        assert got[:3].tolist() == [0.0, 0.0, 0.0]
+        assert bool(got[3].isnan())
+
+    @pytest.mark.parametrize("fmt", [known for known in FORMATS if not known.block], ids=lambda fmt: fmt.name)
+    @pytest.mark.parametrize("scale", [2.0**-26, 2.0**-99, 2.0**-101, 2.0**-120])
+    def test_small_ranges_are_ranges_like_others(self, fmt: FloatFormat, scale: float) -> None:
+        x, amax = torch.linspace(-1.5, 1.5, 51), torch.tensor(1.3)
+        expected = quantize_float(x, fmt, amax) * scale
+        assert torch.allclose(quantize_float(x * scale, fmt, amax * scale), expected, rtol=1e-6, atol=2.0**-148)
+        codes = encode_floats(x * scale, fmt, amax * scale)
+        assert torch.equal(codes, encode_floats(x, fmt, amax))
+        assert torch.equal(decode_floats(codes, fmt, amax * scale), quantize_float(x * scale, fmt, amax * scale))
 
     def test_one_range_per_row(self) -> None:
         x = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))

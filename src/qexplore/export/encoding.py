@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from qexplore._choices import FLOAT_FORMATS, FloatFormat, choice_name
-from qexplore.quant import NOTHING_BELOW, TensorQuantizer
+from qexplore.quant import LEAST_PLAIN, TensorQuantizer
 
 TYPES_SINCE = {
     "int8": 18,
@@ -86,13 +86,16 @@ def encoding_of(quantizer: TensorQuantizer, opset: int) -> Encoding | Unwritable
     """The encoding of ``quantizer`` at its present choice, which is on and has a range."""
     if not quantizer.is_plain:
         return Unwritable("its quantizer does more than to quantize: it clips, learns or scales its range")
+    amax = _amax(quantizer)
+    if bool(((amax > 0) & (amax < LEAST_PLAIN)).any()):
+        return Unwritable("a range below 2^-100 has a scale that float32 does not hold")
     choice = quantizer.num_bits
     if isinstance(choice, FloatFormat):
         return _float_encoding(quantizer, choice, opset)
     if quantizer.asymmetric:
         return _asymmetric_encoding(quantizer, choice, opset)
     grid = quantizer.grid
-    factor = _factor(grid.quant_max, _amax(quantizer))
+    factor = _factor(grid.quant_max, amax)
     limits = (grid.quant_min, grid.quant_max) if bool((factor > 0).any()) else (0, 0)
     return _integers(choice, quantizer.unsigned, factor, 0, limits, opset)
 
@@ -133,7 +136,7 @@ def _amax(quantizer: TensorQuantizer) -> torch.Tensor:
 
 def _factor(largest: float, amax: torch.Tensor) -> torch.Tensor:
     """What the quantizer multiplies by, ``float32(largest / amax)``; 0 where the range is nothing."""
-    is_dead = amax <= NOTHING_BELOW
+    is_dead = amax == 0
     factor = torch.full_like(amax, float(largest)) / torch.where(is_dead, torch.ones_like(amax), amax)
     return torch.where(is_dead, torch.zeros_like(factor), factor)
 

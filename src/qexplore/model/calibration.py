@@ -55,6 +55,13 @@ class PointRange:
     dead: bool
     asymmetric: bool = False
 
+    @property
+    def remark(self) -> str:
+        """What a range of nothing means here."""
+        if not self.dead:
+            return ""
+        return "dead: always zero" if self.lowest == self.highest == 0 else "range 0: made zero"
+
     @classmethod
     def of(cls, name: str, quantizer: TensorQuantizer, lowest: float, highest: float) -> PointRange:
         """What a calibrated ``quantizer`` has now."""
@@ -85,7 +92,7 @@ class CalibrationReport:
                 f"{point.lowest:.6g}",
                 f"{point.highest:.6g}",
                 "asymmetric" if point.asymmetric else "unsigned" if point.unsigned else "signed",
-                "dead: always zero" if point.dead else "",
+                point.remark,
             )
             for point in self.ranges
         ]

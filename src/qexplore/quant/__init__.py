@@ -11,8 +11,9 @@ from qexplore.quant.calibrators import (
     weight_amax_table,
 )
 from qexplore.quant.fixed import FixedQuantizer, quantize_stacked
-from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid, check_choice, known_codes, known_widths, min_num_bits
+from qexplore.quant.formats import IntegerGrid, check_choice, known_codes, known_widths, min_num_bits
 from qexplore.quant.histogram import Histogram
+from qexplore.quant.lifting import LEAST_PLAIN
 from qexplore.quant.packing import (
     PACKED_WIDTHS,
     check_group_size,

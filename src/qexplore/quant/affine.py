@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qexplore.quant.formats import NOTHING_BELOW
+from qexplore.quant.lifting import lift_of, lifted
 
 
 class StraightThrough(torch.autograd.Function):
@@ -36,21 +36,31 @@ def affine_parameters(num_bits: int, low: Tensor, high: Tensor) -> tuple[Tensor,
         num_bits: at least 1.
         low: at most 0, float32.
         high: at least 0, float32.
+
+    Returns:
+        A range of nothing has the scale 0; one below 2^-112 may have a scale that float32 does not hold: infinity.
     """
     levels = float(2**num_bits - 1)
-    alive = torch.maximum(-low, high) > NOTHING_BELOW
-    scale = torch.where(alive, torch.full_like(high, levels) / (high - low), torch.zeros_like(high))
+    lift = lift_of(torch.maximum(-low, high))
+    low, high = low * lift, high * lift
+    scale = torch.where(high > low, torch.full_like(high, levels) / (high - low), torch.zeros_like(high))
     zero_point = torch.round(-low * scale)
-    return scale, -zero_point, levels - zero_point
+    return scale * lift, -zero_point, levels - zero_point
 
 
 def quantize_affine(x: Tensor, num_bits: int, low: Tensor, high: Tensor) -> Tensor:
     """``clamp(round_half_even(x * scale), quant_min, quant_max) / scale`` with `affine_parameters`; float32.
 
-    A range up to 2^-24 gives 0. Gradients pass within the range (straight-through).
+    A range of nothing gives 0, of infinity too. Gradients pass within the range (straight-through).
     """
-    scale, quant_min, quant_max = affine_parameters(num_bits, low, high)
-    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-    quantized = torch.clamp((x.detach() * scale).round_(), quant_min, quant_max).div_(divisor)
+    lift = lift_of(torch.maximum(-low, high))
+    scale, quant_min, quant_max = affine_parameters(num_bits, low * lift, high * lift)
+    alive = scale > 0
+    divisor = torch.where(alive, scale, torch.ones_like(scale))
+    quantized = (
+        torch.clamp((lifted(x.detach(), lift) * divisor).round_(), quant_min * alive, quant_max * alive)
+        .div_(divisor)
+        .div_(lift)
+    )
     result: Tensor = StraightThrough.apply(x, quantized, low, high)
     return result

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from qexplore._choices import FloatFormat, choice_of
-from qexplore.quant.formats import NOTHING_BELOW
 from qexplore.quant.kernel import Kernel, fused_kernel
+from qexplore.quant.lifting import LEAST_PLAIN
 from qexplore.quant.tensor_quantizer import TensorQuantizer
 
 
@@ -22,8 +22,8 @@ class FixedQuantizer:
     """`TensorQuantizer`'s arithmetic with width and range settled.
 
     ``clamp(round_half_even(x * scale), low, high) / divisor``, bit for bit what the quantizer gives.
-    What this arithmetic does not cover (a range per channel, half precision, more stages) goes through a copy of the
-    quantizer itself.
+    What this arithmetic does not cover (a range per channel, one of nothing or below 2^-100, half precision, more
+    stages) goes through a copy of the quantizer itself.
     """
 
     quantizer: TensorQuantizer
@@ -47,12 +47,10 @@ class FixedQuantizer:
             return cls(copied)
         if copied.asymmetric:
             scale, low, high = (float(parameter) for parameter in copied.affine_parameters)
-            return cls(copied, scale, scale or 1.0, low, high)
+            return cls(copied, scale, scale, low, high)
         grid = copied.grid
         amax = copied.amax
         assert amax is not None
-        if bool(amax <= NOTHING_BELOW):
-            return cls(copied, 0.0, 1.0, grid.quant_min, grid.quant_max)
         scale = float(torch.tensor(float(grid.quant_max)) / amax.detach().cpu().reshape(()))
         return cls(copied, scale, scale, grid.quant_min, grid.quant_max)
 
@@ -65,10 +63,10 @@ class FixedQuantizer:
         """The quantizer of ``x.clamp(low, high)`` as a quantizer of ``x``.
 
         Multiplying and rounding never change the order of two numbers, so clamping first, and clamping to the rounded
-        limits afterwards, give the same. Not where a scale of 0 would turn infinity into NaN.
+        limits afterwards, give the same.
         """
-        if not self.is_plain or self.scale == 0:
-            return replace(self, scale=math.nan, clamp=(low, high))
+        if not self.is_plain:
+            return replace(self, clamp=(low, high))
         lowest, highest = np.rint(np.array([low, high], dtype=np.float32) * np.float32(self.scale)).tolist()
         return replace(self, low=max(self.low, lowest), high=min(self.high, highest), clamp=(low, high))
 
@@ -141,6 +139,8 @@ def _is_plain(quantizer: TensorQuantizer) -> bool:
     """One range for the tensor, known in advance, and nothing but the quantize stage."""
     amax = quantizer.amax
     if amax is None or amax.numel() != 1 or not quantizer.is_plain or isinstance(quantizer.num_bits, FloatFormat):
+        return False
+    if bool(amax < LEAST_PLAIN):
         return False
     # A sign that was asked for refuses negative values; only one that calibration chose clamps them.
     return quantizer.asymmetric or not quantizer.unsigned or quantizer.auto_sign

@@ -8,9 +8,6 @@ from qexplore._arguments import checked_int, is_whole
 from qexplore._choices import FLOAT_CODES, FLOAT_FORMATS, MAX_NUM_BITS, choice_code, is_float_code
 from qexplore.errors import NumBitsError
 
-NOTHING_BELOW = 2.0**-24
-"""Ranges up to this give 0 everywhere, as pytorch-quantization has it."""
-
 
 def min_num_bits(unsigned: bool) -> int:
     """Narrowest width: 1 where there is no sign, else 2, for one signed bit has no levels beside zero."""

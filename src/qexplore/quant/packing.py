@@ -11,7 +11,7 @@ from torch import Tensor
 from qexplore._arguments import checked_int
 from qexplore.errors import NumBitsError
 from qexplore.quant.calibrators import weight_amax_table
-from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid
+from qexplore.quant.formats import IntegerGrid
 
 PACKED_WIDTHS = range(2, 9)
 """Widths that can be packed."""
@@ -83,7 +83,7 @@ def quantize_weight(
 
     Returns:
         ``(integers, scales)``, int8 ``[out, in]`` and float32 ``[out, groups]``; a weight is about integer x scale. A
-        range up to 2^-24 has the scale 0 and integers 0.
+        range of nothing has the scale 0 and integers 0.
 
     Raises:
         NumBitsError: an unknown width, or ``group_size`` is no positive integer.
@@ -94,7 +94,6 @@ def quantize_weight(
     groups = torch.split(weight.detach().float(), size, dim=1)
     amax = [weight_amax_table(group, method, [num_bits])[num_bits] for group in groups]
     scales = torch.stack(amax, dim=1) / grid.quant_max
-    scales = torch.where(scales * grid.quant_max > NOTHING_BELOW, scales, torch.zeros_like(scales))
     spread = spread_scales(scales, columns, group_size)
     steps = weight.detach().float() / torch.where(spread > 0, spread, torch.ones_like(spread))
     integers = steps.round_().clamp_(grid.quant_min, grid.quant_max)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from qexplore._choices import MX_BLOCK, FloatFormat
 from qexplore.quant.affine import StraightThrough
-from qexplore.quant.formats import NOTHING_BELOW
+from qexplore.quant.lifting import lift_of, lifted
 
 _EXPONENT_BITS = 0x7F800000
 _MANTISSA_LENGTH = 23
@@ -38,15 +38,16 @@ def quantize_float(x: Tensor, fmt: FloatFormat, amax: Tensor) -> Tensor:
     Args:
         x: any shape; half and bfloat16 come back as they were.
         fmt: per tensor or not, only its grid is looked at.
-        amax: broadcasts against ``x``; where it is at most 2^-24, the result is 0.
+        amax: broadcasts against ``x``; where it is 0, the result is 0.
 
     Returns:
         Shape and dtype of ``x``.
     """
     values = x.float()
     limit = amax.detach().to(device=x.device, dtype=torch.float32)
-    scale, divisor = _scale(fmt, limit)
-    quantized = _round_onto_grid(values.detach() * scale, fmt).div_(divisor)
+    lift = lift_of(limit)
+    scale, divisor = _scale(fmt, limit * lift)
+    quantized = _round_onto_grid(lifted(values.detach(), lift) * scale, fmt).div_(divisor).div_(lift)
     result: Tensor = StraightThrough.apply(values, quantized, -limit, limit)
     return result.to(x.dtype)
 
@@ -62,7 +63,8 @@ def encode_floats(x: Tensor, fmt: FloatFormat, amax: Tensor) -> Tensor:
     Returns:
         uint8, shape of ``x``.
     """
-    scaled = _round_onto_grid(x.detach().float() * _scale(fmt, amax)[0], fmt)
+    lift = lift_of(amax.detach().float())
+    scaled = _round_onto_grid(lifted(x.detach().float(), lift) * _scale(fmt, amax * lift)[0], fmt)
     places = torch.searchsorted(float_grid(fmt).to(x.device), scaled.abs())
     return (places + _SIGN * torch.signbit(scaled)).to(torch.uint8)
 
@@ -71,13 +73,14 @@ def decode_floats(codes: Tensor, fmt: FloatFormat, amax: Tensor) -> Tensor:
     """What `encode_floats` encoded, bit for bit as `quantize_float` gives it; float32."""
     grid = float_grid(fmt).to(codes.device)
     grid = torch.cat([grid, grid.new_zeros(_SIGN - len(grid))])
-    return torch.cat([grid, -grid])[codes.int()] / _scale(fmt, amax)[1]
+    lift = lift_of(amax.detach().float())
+    return torch.cat([grid, -grid])[codes.int()] / _scale(fmt, amax * lift)[1] / lift
 
 
 def _scale(fmt: FloatFormat, amax: Tensor) -> tuple[Tensor, Tensor]:
     """What values are multiplied by, and divided by afterwards; a range of nothing divides by infinity."""
     limit = amax.detach().float()
-    alive = limit > NOTHING_BELOW
+    alive = limit > 0
     # A Python number divided by a tensor would be multiplied by the reciprocal, which rounds twice.
     scale = torch.full_like(limit, fmt.largest) / torch.where(alive, limit, torch.ones_like(limit))
     # Dividing by infinity gives 0 without hiding a NaN.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, Literal
 
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from qexplore._choices import Choice, FloatFormat, choice_of
 from qexplore.errors import NumBitsError
 from qexplore.quant.affine import affine_parameters, quantize_affine
-from qexplore.quant.formats import NOTHING_BELOW, IntegerGrid, check_choice, check_num_bits, min_num_bits
+from qexplore.quant.formats import IntegerGrid, check_choice, check_num_bits, min_num_bits
 from qexplore.quant.histogram_calibrator import OwnHistogramCalibrator
+from qexplore.quant.lifting import LEAST_OF_UPSTREAM, lift_of
 from qexplore.quant.ranged import RangedQuantizer
 from qexplore.quant.small_floats import quantize_float, quantize_mx
 from qexplore.quant.step_size import StepSize
-from qexplore.quant.upstream import HistogramCalibrator, QuantDescriptor
+from qexplore.quant.upstream import HistogramCalibrator, QuantDescriptor, fake_tensor_quant
 
 Sign = bool | Literal["auto"]
 
@@ -36,6 +38,8 @@ class TensorQuantizer(RangedQuantizer):
       that comes later is clamped to zero, counted in `num_negative` and warned of once; upstream raises.
     - widths are checked, ``amax`` stays float32 when the model is cast, and the state dict carries width, sign and
       ``amax`` and loads on any device.
+    - ranges of 2^-24 and less, which upstream takes for nothing, are ranges like others; where the range is nothing,
+      infinity becomes 0 too.
     - bfloat16 tensors are computed in float32, as upstream does for half; half tensors whose scale float16 cannot
       hold are too.
     - the range may depend on the width: `set_amax_table`. Setting ``amax`` gives one range to all widths again.
@@ -214,10 +218,10 @@ class TensorQuantizer(RangedQuantizer):
 
     @property
     def is_dead(self) -> bool:
-        """Whether the range is so small that everything becomes 0, whatever the width."""
+        """Whether the range is nothing, so that everything becomes 0, whatever the width."""
         plain = self.stages == (True, False) and not self.scales_amax
         largest = self._buffers.get("_amax")
-        return plain and largest is not None and bool((largest <= NOTHING_BELOW).all())
+        return plain and largest is not None and not bool(largest.any())
 
     @property
     def affine_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -270,8 +274,21 @@ class TensorQuantizer(RangedQuantizer):
         if self._auto_sign and self._unsigned:
             inputs = self._without_negatives(inputs)
         if inputs.dtype == torch.bfloat16 or (inputs.dtype == torch.float16 and self._overflows_half(inputs)):
-            return super()._quant_forward(inputs.float()).to(inputs.dtype)
-        return super()._quant_forward(inputs)
+            return self._quantize_integers(inputs.float()).to(inputs.dtype)
+        return self._quantize_integers(inputs)
+
+    def _quantize_integers(self, inputs: Tensor) -> Tensor:
+        """Upstream's arithmetic, for ranges too that it takes for nothing."""
+        if self._learn_amax or not self.fake_quant:
+            return super()._quant_forward(inputs)
+        amax = self._get_amax(inputs)
+        if not bool((amax <= LEAST_OF_UPSTREAM).any()):
+            return super()._quant_forward(inputs)
+        lift = lift_of(amax, LEAST_OF_UPSTREAM)
+        # Infinity times a scale of 0 would be NaN.
+        lifted = torch.nan_to_num(inputs, nan=math.nan) * lift
+        quantized: Tensor = fake_tensor_quant(lifted, amax * lift, self._num_bits, self._unsigned, self.narrow_range)
+        return quantized / lift
 
     def _quantize_otherwise(self, inputs: Tensor) -> Tensor:
         """Formats that upstream does not have."""

@@ -53,6 +53,7 @@ with _logging_untouched():
     from pytorch_quantization import nn as _upstream_nn
     from pytorch_quantization.calib import HistogramCalibrator as _HistogramCalibrator
     from pytorch_quantization.tensor_quant import QuantDescriptor as QuantDescriptor  # re-exported
+    from pytorch_quantization.tensor_quant import fake_tensor_quant as fake_tensor_quant  # re-exported
 
     for _name, _module in list(sys.modules.items()):
         if _name.startswith("pytorch_quantization") and hasattr(_module, "logging"):
