@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from qexplore._arguments import checked_int, checked_name
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
-from qexplore._trees import tensors_of
+from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import ExportError, QExploreError, TraceError, first_line
 
 Optimization = Literal["all", "extended", "basic", "off"]
@@ -103,7 +103,7 @@ def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
             f"{type(example_input).__name__}: give the inputs of one call"
         )
     size = _batch_size(example_input)
-    repeated = pytree.tree_map_only(Tensor, lambda tensor: _repeat(tensor) if size == 1 else tensor, example_input)
+    repeated = map_tensors(lambda tensor: _repeat(tensor) if size == 1 else tensor, example_input)
     if isinstance(repeated, Mapping):
         return (), dict(repeated)
     return (tuple(repeated) if isinstance(repeated, (tuple, list)) else (repeated,)), {}

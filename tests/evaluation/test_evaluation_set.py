@@ -225,13 +225,12 @@ def test_unpack_serves_a_network_of_several_inputs():
     for hold_bytes in (None, 0):
         evaluator = qx.DirectEvaluator(model, loader, qx.top1_accuracy, unpack=unpack, hold_bytes=hold_bytes)
         assert evaluator.float_evaluation.score == EXPECTED[0]
-        # The two halves share the input's quantizer, whose range is that of the whole image.
-        model.activation_fake_quantizers["input"].amax = 1.0
+        # Each half has a quantizer of its own, here with the range of the whole image.
         reference = qx.DirectEvaluator(tiny_model(), search_loader(), qx.top1_accuracy)
         tiny_ranges = reference.model.activation_fake_quantizers
         for name, quantizer in model.activation_fake_quantizers.items():
-            quantizer.amax = tiny_ranges[name.removeprefix("inner.")].amax
-        assert [e.score for e in evaluator.evaluate(CANDIDATES)] == EXPECTED[1:]
+            quantizer.amax = tiny_ranges[name.removeprefix("inner.").partition(".")[0]].amax
+        assert [e.score for e in evaluator.evaluate([(one[0], *one) for one in CANDIDATES])] == EXPECTED[1:]
 
 
 @pytest.mark.parametrize("key", ["label", "labels", "target", "targets"])

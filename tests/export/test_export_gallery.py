@@ -6,6 +6,7 @@ import pytest
 import torch
 from network_state import network_state
 from networks import AWKWARD
+from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
@@ -19,6 +20,25 @@ RANDOM = ("noisy",)
 NAMES = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in AWKWARD if name not in REFUSED
 ]
+
+
+def test_each_of_several_inputs_has_its_scale_in_the_file(tmp_path):
+    class Two(nn.Module):
+        def forward(self, x, state, mask):
+            return torch.softmax(x + state[0] / 1e4 + mask, dim=-1)
+
+    x, t = torch.randn(6, 4), torch.linspace(1, 9999, 6).reshape(6, 1)
+    mask = torch.zeros(6, 4).masked_fill(torch.eye(6, 4) > 0, torch.finfo(torch.float32).min)
+    model = qx.QuantizedActivationsModel(Two(), predicates.by_name(""))
+    data = [{"x": x, "state": (t, torch.arange(6)), "mask": mask}]
+    model.calibrate(data)
+    report = qx.export_onnx(model, tmp_path / "model.onnx", data=data)
+    assert [(point.name, point.type) for point in report.points] == [
+        ("input.x", "int8"),
+        ("input.state.0", "uint8"),
+        ("output", "uint8"),
+    ]
+    assert (report.num_different, report.largest_difference < 1e-6) == (0, True)
 
 
 @pytest.mark.parametrize("name", NAMES)

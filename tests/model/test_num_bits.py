@@ -194,5 +194,5 @@ def test_widths_by_name_are_taken_as_a_front_gives_them() -> None:
     model.num_bits = {"1": 5, "input": 3, "0": 0}
 
     assert model.num_bits.tolist() == [3, 0, 5]
-    with pytest.raises(NumBitsError, match="must name the points input, 0, 1, got input"):
+    with pytest.raises(NumBitsError, match="must name the points input, 0, 1, got '0', '1' missing"):
         model.num_bits = {"input": 3}

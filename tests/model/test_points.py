@@ -115,7 +115,7 @@ def test_network_without_floating_input_loses_the_point() -> None:
     assert [point.index for point in model.points] == [0, 1]
 
 
-def test_all_floating_inputs_share_the_inputs_quantizer_and_integers_pass() -> None:
+def test_all_floating_inputs_share_the_inputs_quantizer_until_data_is_seen_and_integers_pass() -> None:
     case = AWKWARD["keyword_inputs"]
     model = wrap(case, init_num_bits=2)
     seen: list[Tensor] = []

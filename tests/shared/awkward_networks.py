@@ -286,8 +286,10 @@ AWKWARD = {
         lambda: torch.randint(0, 11, (5, 6), generator=torch.Generator().manual_seed(0)),
         ("embedding", "fc"),
     ),
-    "keyword_inputs": Case(SeveralInputs, _LINEAR, _keywords, ("input", "left", "right"), calls=(1, 1, 1)),
-    "positional_inputs": Case(TwoPositional, _LINEAR, lambda: (rows(5, 8), rows(5, 8, 2)[..., 1]), ("input", "fc")),
+    "keyword_inputs": Case(SeveralInputs, _LINEAR, _keywords, ("input.x", "input.other", "left", "right")),
+    "positional_inputs": Case(
+        TwoPositional, _LINEAR, lambda: (rows(5, 8), rows(5, 8, 2)[..., 1]), ("input.x", "input.y", "fc")
+    ),
     "two_names": Case(TwoNames, _LINEAR, lambda: rows(5, 8), ("input", "first"), calls=(1, 2)),
     "single_module": Case(lambda: nn.Linear(8, 3), _LINEAR, lambda: rows(5, 8), ("input", "output")),
     "input_module": Case(InputModule, _LINEAR, lambda: rows(5, 8), ("(input)", "input", "head")),

@@ -113,6 +113,24 @@ def test_saved_file_is_loaded_back_bit_for_bit_and_is_small(name, tmp_path):
     assert result.report.bytes_after < result.report.bytes_before - 2 * held
 
 
+def test_each_of_several_inputs_has_its_range_in_the_strategy_and_in_the_file(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(4, 3), nn.Linear(2, 3)
+
+        def forward(self, x, t):
+            return self.left(x) + self.right(t)
+
+    x, t = torch.randn(8, 4), torch.randn(8, 2) * 100
+    result = qx.quantize_float8(Two(), [(x, t)], unpack=lambda batch: (batch, None))
+    ranges = {name: float(one.amax) for name, one in result.model.activation_fake_quantizers.items()}
+    assert ranges == {"input.x": float(x.abs().max()), "input.t": float(t.abs().max())}
+    assert [row.name for row in result.report.strategy][:2] == ["input.x", "input.t"]
+    result.save(tmp_path / "network.pt")
+    assert torch.equal(qx.load_quantized(tmp_path / "network.pt", Two())(x, t), result.model(x, t))
+
+
 def test_file_of_another_network_is_refused(tmp_path):
     quantized().save(tmp_path / "network.pt")
     with pytest.raises(WorkflowError, match="another network than ResNet20"):

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from qexplore._random import drawn_apart, isolated
-from qexplore._trees import num_bytes
+from qexplore._trees import leaves, num_bytes
 from qexplore.errors import DataError
 from qexplore.model import Loader, Placement, Unpack, bit_sum, no_batches, require_iterable, unpack_batch
 
@@ -145,7 +144,7 @@ def _samples(loader: Loader, seed: int) -> tuple[int, ...]:
 
 def _sums(batch: Any) -> tuple[int, ...]:
     # Elements are counted too: a dropped sample of zeros leaves the sum of bits as it was.
-    return tuple(number for leaf in pytree.tree_leaves(batch) for number in _size_and_sum(leaf))
+    return tuple(number for leaf in leaves(batch) for number in _size_and_sum(leaf))
 
 
 def _size_and_sum(leaf: Any) -> tuple[int, ...]:

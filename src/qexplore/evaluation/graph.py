@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
+from qexplore._trees import map_tensors
 from qexplore.evaluation.layers import WeightedLayer
 from qexplore.evaluation.trace import Described, Trace, itself, quantize
-from qexplore.model import point_hooks, weight_quantizations
+from qexplore.model import changed_in, point_hooks, weight_quantizations
 from qexplore.quant import FixedQuantizer, TensorQuantizer, quantize_stacked
 
 Clamp = tuple[float, float]
@@ -40,6 +40,7 @@ class Step:
         is_rowwise: whether it treats every sample alone, to the last bit, in a batch of any size.
         weight: index of the point of the weight of the module that it calls; None for others.
         at: of such a module, its function with the weight put through a quantizer.
+        part: of a quantizer of one of several tensors in an argument: the names of the argument and of the tensor.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Step:
     is_rowwise: bool
     weight: int | None = None
     at: Callable[[FixedQuantizer | None], Function] | None = None
+    part: tuple[str, str] | None = None
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -76,6 +78,8 @@ class Step:
             if settled[0] is not None:
                 return settled[0](first, second, in_place=in_place)
             return self._quantize(first + second, None)
+        if self.part is not None:
+            return changed_in(self.part[0], values[0], self.part[1], lambda one: self._quantize(one, settled[0]))
         if self.point is not None:
             return self._quantize(self.function(values), settled[0], in_place)
         if self.at is not None:
@@ -96,7 +100,7 @@ class Step:
 
     def _quantize(self, value: Any, quantizer: FixedQuantizer | None, in_place: bool = False) -> Any:
         if not isinstance(value, Tensor):
-            return pytree.tree_map_only(Tensor, lambda tensor: self._quantize(tensor, quantizer), value)
+            return map_tensors(lambda tensor: self._quantize(tensor, quantizer), value)
         if quantizer is not None and value.is_floating_point():
             return quantizer(value, in_place=in_place)
         # Memory of its own in any case: what is not quantized may be written into elsewhere.
@@ -136,7 +140,7 @@ class Steps:
             first.point == last
             and len(first.inputs) == 1
             and not first.adds
-            and len(first.shapes) == 1
+            and first.is_fresh  # a tensor, and not one in a container
             and len(first.shapes[0]) > 0
         )
         alone = all(step.is_rowwise and not step.points for step in others)
@@ -195,6 +199,7 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
                 nbytes=sum(tensor.nbytes for tensor in described),
                 is_fresh=bool(node.meta.get("fresh")) and bool(inputs),
                 is_rowwise=_is_rowwise(node, root),
+                part=node.meta.get("part"),
             )
         )
     output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
@@ -219,7 +224,7 @@ def _is_rowwise(node: fx.Node, root: nn.Module) -> bool:
 
 
 def _tensors(value: Any) -> list[Described]:
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Described)]
+    return [value] if isinstance(value, Described) else list(value or ())
 
 
 def _own_points(node: fx.Node, traced: Trace) -> tuple[int, ...]:

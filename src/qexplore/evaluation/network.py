@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from qexplore._random import isolated
-from qexplore._trees import cloned, tensors_of
+from qexplore._trees import cloned, map_tensors, tensors_of
 from qexplore.evaluation.graph import Steps, build_steps
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.simplify import drop_idle, fold_batchnorm, merge_clamps, merge_sums
@@ -122,8 +121,7 @@ class Network:
         """``inputs`` in the memory layout of this copy."""
         if not self.is_channels_last:
             return inputs
-        return pytree.tree_map_only(
-            Tensor,
+        return map_tensors(
             lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor,
             inputs,
         )
@@ -173,8 +171,8 @@ class Network:
             outputs = self.run(cloned(first.inputs), off), self.run(cloned(other.inputs), off)
             shared = [_rows(output, len(batch)) for output, batch in zip(outputs, (first, other), strict=True)]
             alone = not self.opaque and _close(
-                pytree.tree_map_only(Tensor, lambda tensor: tensor[size // 2 :], shared[0]),
-                pytree.tree_map_only(Tensor, lambda tensor: tensor[: size - size // 2], shared[1]),
+                map_tensors(lambda tensor: tensor[size // 2 :], shared[0]),
+                map_tensors(lambda tensor: tensor[: size - size // 2], shared[1]),
             )
         except (RuntimeError, ValueError):
             alone = False

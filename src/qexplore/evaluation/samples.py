@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from qexplore._random import stream
-from qexplore._trees import tensors_of
+from qexplore._trees import leaves, map_leaves, map_tensors, structure, tensors_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Samples:
 
     def part(self, start: int, stop: int) -> Batch:
         """The samples from ``start`` to ``stop`` of the present order, in one batch."""
-        inputs, target = pytree.tree_map_only(Tensor, lambda tensor: tensor[start:stop], self._together)
+        inputs, target = map_tensors(lambda tensor: tensor[start:stop], self._together)
         return Batch(inputs, target, self._order[start:stop])
 
     def part_at_random(self, count: int) -> list[Batch]:
@@ -100,9 +99,7 @@ class Samples:
         """Inputs and target of these places in the set as the loader gave it."""
         assert self._together is not None
         rows = torch.from_numpy(np.argsort(self._order)[samples])
-        taken: tuple[Any, Any] = pytree.tree_map_only(
-            Tensor, lambda tensor: tensor[rows.to(tensor.device)], self._together
-        )
+        taken: tuple[Any, Any] = map_tensors(lambda tensor: tensor[rows.to(tensor.device)], self._together)
         return taken
 
     def _as_given(self) -> list[Batch]:
@@ -129,15 +126,14 @@ def _size(batch: tuple[Any, Any]) -> int | None:
 
 def _together(batches: Sequence[tuple[Any, Any]], num_samples: int) -> tuple[Any, Any] | None:
     """All batches as one; None where that would not be the same samples."""
-    flat = [pytree.tree_flatten(batch) for batch in batches]
-    specs = [spec for _, spec in flat]
-    if any(spec != specs[0] for spec in specs):
+    structures = [structure(batch) for batch in batches]
+    if any(one != structures[0] for one in structures):
         return None
-    columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+    columns = list(zip(*map(leaves, batches), strict=True))
     joined = []
     for column in columns:
         if not all(isinstance(leaf, Tensor) for leaf in column):
-            if any(isinstance(leaf, Tensor) or leaf != column[0] for leaf in column):
+            if any(isinstance(leaf, Tensor) or not _is_same(leaf, column[0]) for leaf in column):
                 return None
             joined.append(column[0])
             continue
@@ -148,5 +144,11 @@ def _together(batches: Sequence[tuple[Any, Any]], num_samples: int) -> tuple[Any
         joined.append(first if len(column) == 1 else torch.cat(column))
     if any(len({leaf.shape[0] for leaf in tensors_of(batch)}) > 1 for batch in batches):
         return None
-    together: tuple[Any, Any] = pytree.tree_unflatten(joined, specs[0])
+    rest = iter(joined)
+    together: tuple[Any, Any] = map_leaves(lambda _: next(rest), batches[0])
     return together
+
+
+def _is_same(first: Any, second: Any) -> bool:
+    """Whether two leaves that are no tensors are equal; arrays are not asked."""
+    return first is second or (not isinstance(first, np.ndarray) and bool(first == second))

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
 
 from qexplore._trees import cloned, tensors_of
 from qexplore.errors import TraceError
@@ -184,16 +183,19 @@ def _layer_by_layer(encoder: nn.TransformerEncoder, source: Any) -> Any:
 
 def _quantize_ends(graph: fx.Graph, model: QuantizedModel, on_module: dict[int, int], bound: dict[str, Any]) -> None:
     """Put nodes for the point on the input, and for one on the network as a whole."""
-    at_input = next((point.index for point in model.points if point.kind == "input"), None)
+    arguments = _input_arguments(model)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     last = placeholders[-1] if placeholders else None
     for node, value in zip(placeholders, bound.values(), strict=True):
-        if at_input is None or not floating_tensors(value):
-            continue
-        users = list(node.users)
-        assert last is not None
-        with graph.inserting_after(last):
-            quantized = graph.call_function(quantize, (node, at_input))
+        name, users, quantized = str(node.target), list(node.users), node
+        for argument, point in arguments.items() if floating_tensors(value) else ():
+            if argument and not f"{argument}.".startswith(f"{name}."):
+                continue
+            assert last is not None
+            with graph.inserting_after(last):
+                last = quantized = graph.call_function(quantize, (quantized, point))
+            if argument not in ("", name):
+                quantized.meta["part"] = name, argument
         for user in users:
             user.replace_input_with(node, quantized)
     output = next(node for node in graph.nodes if node.op == "output")
@@ -203,6 +205,12 @@ def _quantize_ends(graph: fx.Graph, model: QuantizedModel, on_module: dict[int, 
             output.args = (graph.call_function(quantize, (output.args[0], at_output)),)
         else:
             output.args = (graph.call_function(itself, (output.args[0],)),)
+
+
+def _input_arguments(model: QuantizedModel) -> dict[str, int]:
+    """The points of inputs, by what they quantize: an argument, a part of one, or all under the name ""."""
+    indices = {point.name: point.index for point in model.points}
+    return {hook.argument: indices[hook.name] for _, hook in point_hooks(model.model) if hasattr(hook, "argument")}
 
 
 def _inside_modules(
@@ -303,7 +311,7 @@ class _WriteWatcher(fx.Interpreter):
                 self.writes.append(_Write(n, self._names(value), arg))
                 self.returned[n] = output is value
         n.meta["fresh"] = isinstance(output, Tensor) and not self._is_shared(output, n)
-        n.meta["value"] = pytree.tree_map_only(Tensor, _described, output)
+        n.meta["value"] = _described(output)
         return output
 
     def _names(self, value: Any) -> tuple[fx.Node, ...]:
@@ -353,5 +361,8 @@ class Described:
     nbytes: int
 
 
-def _described(tensor: Tensor) -> Described:
-    return Described(tuple(tensor.shape), tensor.dtype, tensor.nbytes)
+def _described(output: Any) -> Described | tuple[Described, ...]:
+    """A tensor, or all those in what a node gave."""
+    if isinstance(output, Tensor):
+        return Described(tuple(output.shape), output.dtype, output.nbytes)
+    return tuple(Described(tuple(one.shape), one.dtype, one.nbytes) for one in tensors_of(output))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from qexplore.model import QuantizedModel
 
 
-def structure_of(model: QuantizedModel, without: str | None = None) -> str:
-    """Digest of the network's class, of its tensors' names and shapes, and of the points but for ``without``."""
+def structure_of(model: QuantizedModel, inputs: Sequence[str] | None = None) -> str:
+    """Digest of the network's class, of its tensors' names and shapes, and of the points; with these of ``inputs``."""
     digest = hashlib.sha256(type(model.model).__name__.encode())
     for name, tensor in _tensors(model.model):
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-    for point in [point for point in model.points if point.name != without]:
-        digest.update(f"{point.kind} {point.name} {point.num_scales}\n".encode())
+    if inputs is None:
+        inputs = [point.name for point in model.points if point.kind == "input"]
+    others = [(point.kind, point.name, point.num_scales) for point in model.points if point.kind != "input"]
+    for kind, name, num_scales in [*(("input", name, 1) for name in inputs), *others]:
+        digest.update(f"{kind} {name} {num_scales}\n".encode())
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ import torch
 from qexplore._choices import MAX_NUM_BITS, choice_code, choice_name
 from qexplore.errors import ExportError, ManifestError
 from qexplore.export.fingerprint import structure_of, weights_of
-from qexplore.model import QuantizedModel, require_wrapped
+from qexplore.model import QuantizedModel, bare_name, require_wrapped
 from qexplore.quant import TensorQuantizer, min_num_bits
 
 FORMAT = "qexplore widths"
@@ -87,28 +87,28 @@ class Manifest:
         """Give ``model`` these choices and ranges; one range serves all its widths afterwards.
 
         Args:
-            model: wrapped as the manifest's was; it need not be calibrated. An input point that calibration has taken
-                off the manifest's model, for it takes no floating tensor, is taken off this one too.
+            model: wrapped as the manifest's was; it need not be calibrated. It gets the input points of the manifest's
+                model, which calibration has found there: none, one for each of several inputs, or, of an old file, one
+                range for them all.
             other_weights: allow weights that are not those of the manifest, such as fine-tuned ones.
 
         Raises:
             ManifestError: names what does not fit. The model is as it was then.
         """
         self._check(model, other_weights)
-        if _absent_input(model, self.points) is not None:
-            model.leave_input_out()
+        model.set_inputs(list(map(bare_name, self._inputs(model))))
         for point, quantizer in zip(self.points, model.fake_quantizers.values(), strict=True):
             _set_range(quantizer, point)
         model.num_bits = self.num_bits
 
     def _check(self, model: QuantizedModel, other_weights: bool) -> None:
         require_wrapped("Manifest.apply", model, calibrated=False)
-        absent = _absent_input(model, self.points)
+        inputs = self._inputs(model)
         ours = [point.name for point in self.points]
-        theirs = [name for name in model.fake_quantizers if name != absent]
+        theirs = [*inputs, *(point.name for point in model.points if point.kind != "input")]
         if ours != theirs:
             raise ManifestError(f"the manifest must have the points of the model: {_difference(ours, theirs)}")
-        if self.network != type(model.model).__name__ or self.structure != structure_of(model, absent):
+        if self.network != type(model.model).__name__ or self.structure != structure_of(model, inputs):
             raise ManifestError(
                 f"the manifest is of a {self.network} whose parameters or scales have other names or shapes than those "
                 f"of this {type(model.model).__name__}: wrap the same network in the same way"
@@ -118,6 +118,13 @@ class Manifest:
                 f"the manifest is of a {self.network} with other weights, to which its ranges belong: load those, or "
                 "apply(model, other_weights=True)"
             )
+
+    def _inputs(self, model: QuantizedModel) -> list[str]:
+        """The input points that ``model`` is to have: the manifest's, where these may take the place of its own."""
+        ours = [point.name for point in self.points if point.kind == "input"]
+        theirs = [point.name for point in model.points if point.kind == "input"]
+        calibrated = any(model.fake_quantizers[name].is_calibrated for name in theirs)
+        return ours if model.can_have_inputs(map(bare_name, ours)) and (ours or not calibrated) else theirs
 
     def __str__(self) -> str:
         widths = ", ".join(f"{point.name} {point.num_bits}" for point in self.points)
@@ -218,14 +225,6 @@ def _set_range(quantizer: TensorQuantizer, point: PointWidth) -> None:
         quantizer.set_amax_table({code: high}, {code: low})
     else:
         quantizer.set_amax(high)
-
-
-def _absent_input(model: QuantizedModel, points: Sequence[PointWidth]) -> str | None:
-    """The input point of an uncalibrated ``model`` where ``points`` have none."""
-    if any(point.kind == "input" for point in points):
-        return None
-    own = [point.name for point in model.points if point.kind == "input"]
-    return next((name for name in own if not model.fake_quantizers[name].is_calibrated), None)
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from qexplore.model.hooks import (
     point_hooks,
     remove_point_hooks,
 )
+from qexplore.model.input_points import bare_name, changed_in
 from qexplore.model.inputs import (
     Loader,
     Placement,

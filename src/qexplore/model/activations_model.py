@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -27,7 +28,7 @@ class QuantizedActivationsModel(QuantizedModel):
         asymmetric: Any = False,
         init_num_bits: Any = DEFAULT_NUM_BITS,
         quant_desc: Any = None,
-        quantize_input: bool = True,
+        quantize_input: bool | Sequence[str] = True,
         outputs: Outputs = "tensor",
     ) -> None:
         super().__init__(

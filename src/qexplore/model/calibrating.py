@@ -132,7 +132,8 @@ def calibrate(
     if method == AUTOMATIC or (weight_method == AUTOMATIC and by_weight):
         _take_least_error(model, {**by_activation, **by_weight}, collected.example)
     weights = [weight_row(point, model.fake_quantizers[point.name]) for point in model.weight_points]
-    return CalibrationReport((*collector.rows(), *weights), count, method, weight_method if weights else None)
+    by_weights = weight_method if weights else None
+    return CalibrationReport((*collector.rows(), *weights), count, method, by_weights, model.inputs_left_float)
 
 
 @dataclass(frozen=True)
@@ -155,15 +156,22 @@ class _Collected:
 
 
 def _collect(model: WrappedNetwork, batches: Pass | None, collector: RangeCollector) -> _Collected:
+    survey = model.survey()
     if batches is None and model.activation_fake_quantizers:
         raise DataError("calibrating activations needs data: pass a loader, model.calibrate(loader)")
     examples, outputs, example = Examples(model.watch), OutputWatcher(), None
     with isolated(Placement.of(model.model).device):
         for inputs, target in batches or ():
+            survey.meet(inputs)
+            model.settle(survey)
+            examples.rename(collector.follow(model.activation_fake_quantizers))
             example, seen = inputs if example is None else example, CallCounter()
             output = model.watch(inputs, seen, collector, outputs)
             outputs.finish(output)
             examples.add(inputs, target, output, seen)
+        if batches is not None:
+            model.settle(survey, to_the_end=True)
+            examples.rename(collector.follow(model.activation_fake_quantizers))
     return _Collected(collector, examples, outputs.names, example, 0 if batches is None else batches.num_done)
 
 

@@ -15,6 +15,7 @@ from qexplore._arguments import checked_name
 from qexplore._choices import FLOAT_CODES
 from qexplore._table import text_table
 from qexplore.errors import CalibrationError
+from qexplore.model.left_float import LeftFloat, left_float_text
 from qexplore.quant import (
     CALIBRATORS,
     WHOLE_RANGE,
@@ -72,12 +73,13 @@ class PointRange:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """The ranges of all points, in their order; ``print`` shows them as a table."""
+    """The ranges of all points, in their order, and what was left float; ``print`` shows them as a table."""
 
     ranges: tuple[PointRange, ...]
     num_batches: int
     method: str
     weight_method: str | None = None
+    left_float: tuple[LeftFloat, ...] = ()
 
     @property
     def dead_points(self) -> tuple[str, ...]:
@@ -102,7 +104,8 @@ class CalibrationReport:
         parts += [] if self.weight_method is None else [f"weights by {self.weight_method}"]
         has_own = any(map(gives_each_width_its_own, (self.method, self.weight_method or WHOLE_RANGE)))
         parts += ["amax of the present choices"] if has_own else []
-        return f"{', '.join(parts)}\n{table}"
+        left = left_float_text(self.left_float)
+        return "\n".join([", ".join(parts), table, *([left] if left else [])])
 
 
 class RangeCollector:
@@ -123,23 +126,43 @@ class RangeCollector:
     """
 
     def __init__(self, quantizers: Mapping[str, TensorQuantizer], method: str | None, options: dict[str, Any]) -> None:
-        self._quantizers = quantizers
+        self._quantizers: Mapping[str, TensorQuantizer] = {}
         self.is_for_histograms = bool(quantizers) and all(one.collects_histogram for one in quantizers.values())
         self.method = _checked_method(self.is_for_histograms, method)
         self.options = _checked_options(self.method, _without_upstreams(options) if self.is_for_histograms else options)
-        self.lowest = dict.fromkeys(quantizers, math.inf)
-        self.highest = dict.fromkeys(quantizers, -math.inf)
+        self.lowest: dict[str, float] = {}
+        self.highest: dict[str, float] = {}
         self._histograms: dict[str, Histogram] = {}
-        if gives_each_width_its_own(self.method):
-            for name, quantizer in quantizers.items():
-                if quantizer.axis is not None:
-                    raise CalibrationError(
-                        f"point '{name}' has a range per channel (`axis` of its descriptor), which only method "
-                        f'"max" can find, got {method!r}'
-                    )
-                self._histograms[name] = Histogram(name=f"point '{name}'")
-        for quantizer in quantizers.values():
-            quantizer.calibrator.reset()
+        self.follow(quantizers)
+
+    def follow(self, quantizers: Mapping[str, TensorQuantizer]) -> dict[str, str]:
+        """Go on with these, and say which have another name now, by the old one.
+
+        They keep what was collected for them; what went is forgotten.
+        """
+        before = {quantizer: name for name, quantizer in self._quantizers.items()}
+        names = {name: before.get(quantizer, "") for name, quantizer in quantizers.items()}
+        self.lowest = {name: self.lowest.get(old, math.inf) for name, old in names.items()}
+        self.highest = {name: self.highest.get(old, -math.inf) for name, old in names.items()}
+        self._histograms = {name: self._histograms[old] for name, old in names.items() if old in self._histograms}
+        self._quantizers = dict(quantizers)
+        for name in [name for name, old in names.items() if not old]:
+            self._begin(name)
+        for name, histogram in self._histograms.items():
+            histogram.name = f"point '{name}'"
+        return {old: name for name, old in names.items() if old and old != name}
+
+    def _begin(self, name: str) -> None:
+        quantizer = self._quantizers[name]
+        quantizer.calibrator.reset()
+        if not gives_each_width_its_own(self.method):
+            return
+        if quantizer.axis is not None:
+            raise CalibrationError(
+                f"point '{name}' has a range per channel (`axis` of its descriptor), which only method \"max\" can "
+                f"find, got '{self.method}'"
+            )
+        self._histograms[name] = Histogram()
 
     def __call__(self, name: str, tensors: list[Tensor]) -> None:
         """Collect the tensors of one call at the point ``name``.

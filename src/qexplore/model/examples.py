@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from qexplore._trees import tensors_of
+from qexplore._trees import map_tensors, tensors_of
 from qexplore.model.inputs import num_samples
 from qexplore.model.observation import CallCounter
 
@@ -99,6 +99,16 @@ class Examples:
         heard = CallCounter()
         return tuple(_totals(heard, self._watch(inputs, heard)).items())
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Go on under the new name of a point, by the old one, for what was noted so far."""
+        if not names:
+            return
+        self.seen.rename(names)
+        for example in self._by_sample.values():
+            example.passed = _renamed(example.passed, names)
+        self._by_sample = {_renamed(kind, names): example for kind, example in self._by_sample.items()}
+        self._by_batch = {_renamed(kind, names): example for kind, example in self._by_batch.items()}
+
     @property
     def found(self) -> tuple[Example, ...]:
         """One of each kind, in the order in which they were met."""
@@ -108,6 +118,11 @@ class Examples:
 def _totals(heard: CallCounter, output: Any) -> dict[str, int]:
     """Values that passed in a forward at each point, and in its output."""
     return {**dict(sorted(heard.values.items())), _OUTPUT: sum(tensor.numel() for tensor in tensors_of(output))}
+
+
+def _renamed(passed: Passed, names: Mapping[str, str]) -> Passed:
+    *points, output = [(names.get(name, name), values) for name, values in passed]
+    return (*sorted(points), output)
 
 
 def _sum(each: Iterable[Passed]) -> dict[str, int]:
@@ -172,7 +187,7 @@ def _cuts(inputs: Any, count: int) -> Iterator[Callable[[int], Any]]:
             is_so_long = axis < tensor.dim() and tensor.shape[axis] == count
             return tensor.narrow(axis if is_so_long else tensor.shape.index(count), place, 1)
 
-        return pytree.tree_map_only(Tensor, narrow, inputs)
+        return map_tensors(narrow, inputs)
 
     def of_lists(place: int) -> Any:
         def is_so_long(item: Any) -> bool:

@@ -7,16 +7,18 @@ or a bound method would leave behind.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
-from qexplore._trees import tensors_of
+from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import SelectionError
+from qexplore.model.input_points import INPUT, ArgumentNames, bare_name, floating_inputs, unlike, with_input
 from qexplore.model.write_back import Arguments
 from qexplore.quant import TensorQuantizer
 
@@ -41,7 +43,7 @@ class PointHook:
     def pass_through(self, tree: Any) -> Any:
         """``tree`` with its tensors quantized, unless the listener wants full precision."""
         if self.quantizes:
-            tree = pytree.tree_map_only(Tensor, self._quantize, tree)
+            tree = map_tensors(self._quantize, tree)
         return self._heard(tree)
 
     def _heard(self, tree: Any) -> Any:
@@ -55,11 +57,40 @@ class PointHook:
 
 
 class InputHook(PointHook):
-    """Forward pre-hook of the network: every floating tensor among its arguments."""
+    """Forward pre-hook of the network: one of its floating inputs, or every one where the point is named "input"."""
+
+    def __init__(self, name: str, quantizer: TensorQuantizer, names: ArgumentNames) -> None:
+        super().__init__(name, quantizer)
+        self.argument = bare_name(name).removeprefix(INPUT).removeprefix(".")
+        self._names = names
+        self._has_compared = False
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """What torch calls before the network's forward."""
-        return self.pass_through((args, kwargs))
+        self._compare(args, kwargs)
+        if not self.argument:
+            return self.pass_through((args, kwargs))
+        passed: list[Tensor] = []
+
+        def change(tensor: Tensor) -> Tensor:
+            passed.append(self._quantize(tensor) if self.quantizes else tensor)
+            return passed[-1]
+
+        changed = with_input(self._names, self.argument, args, kwargs, change)
+        if passed:
+            self._heard(passed)
+        return changed
+
+    def _compare(self, args: Any, kwargs: dict[str, Any]) -> None:
+        """Warn once where one range serves several inputs of different magnitudes."""
+        is_calibrated = getattr(self.quantizer, "is_calibrated", False)  # an export puts a function in its place
+        if self._has_compared or torch.compiler.is_compiling() or not is_calibrated:
+            return
+        self._has_compared = True
+        inputs = floating_inputs(self._names, args, kwargs)
+        why = unlike({name: inputs[name] for name in inputs if self.argument in ("", name)})
+        if why:
+            warnings.warn(f"the point '{self.name}' has one range for {why}", stacklevel=2)
 
 
 class OutputHook(PointHook):
@@ -85,7 +116,7 @@ class OutputHook(PointHook):
             quantized = self._quantize(tensor) if self.quantizes else tensor
             return self.arguments.write_back(tensor, quantized, written)
 
-        return self._heard(pytree.tree_map_only(Tensor, quantize, output))
+        return self._heard(map_tensors(quantize, output))
 
     def _refusal(self, output: Any) -> str:
         wanted = "be one floating tensor" if self.outputs == "tensor" else "hold a floating tensor"
@@ -118,9 +149,9 @@ class Hooks:
         self._hooks: dict[str, tuple[PointHook, tuple[RemovableHandle, ...]]] = {}
         self._modules: dict[str, nn.Module] = {}
 
-    def add_input(self, network: nn.Module, name: str, quantizer: TensorQuantizer) -> None:
-        """Quantize the network's floating inputs."""
-        hook = InputHook(name, quantizer)
+    def add_input(self, network: nn.Module, name: str, quantizer: TensorQuantizer, names: ArgumentNames) -> None:
+        """Quantize the network's floating input of this name, or all of them."""
+        hook = InputHook(name, quantizer, names)
         self._hooks[name] = hook, (network.register_forward_pre_hook(hook, with_kwargs=True),)
 
     def add_output(self, module: nn.Module, name: str, quantizer: TensorQuantizer, outputs: Outputs) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from qexplore._trees import tensors_of
+from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import DataError
 
 TARGET_KEYS = ("labels", "label", "targets", "target")
@@ -39,15 +38,15 @@ class Placement:
 
     def move_inputs(self, inputs: Any) -> Any:
         """``inputs`` on the device, floating tensors in the network's dtype."""
-        return pytree.tree_map_only(Tensor, self._place, inputs)
+        return map_tensors(self._place, inputs)
 
     def copy_inputs(self, inputs: Any) -> Any:
         """Like `move_inputs`, but never the given tensors themselves: a network may change its input in place."""
-        return pytree.tree_map_only(Tensor, lambda tensor: self._place(tensor, copy=True), inputs)
+        return map_tensors(lambda tensor: self._place(tensor, copy=True), inputs)
 
     def move(self, tree: Any) -> Any:
         """``tree`` on the device, dtypes as they are."""
-        return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(self.device), tree)
+        return map_tensors(lambda tensor: tensor.to(self.device), tree)
 
     def _place(self, tensor: Tensor, copy: bool = False) -> Tensor:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None, copy=copy)
@@ -103,7 +102,7 @@ def first_samples(inputs: Any, count: int) -> Any:
     """The first ``count`` samples of ``inputs``; all of them where its tensors disagree on how many there are."""
     if len(_sizes(inputs)) != 1:
         return inputs
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor[:count] if tensor.dim() else tensor, inputs)
+    return map_tensors(lambda tensor: tensor[:count] if tensor.dim() else tensor, inputs)
 
 
 def _sizes(inputs: Any) -> set[int]:

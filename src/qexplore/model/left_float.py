@@ -32,15 +32,17 @@ _WAYS_OUT = {
 
 @dataclass(frozen=True)
 class LeftFloat:
-    """A weight of two axes or more that stays float.
+    """A weight of two axes or more, or a floating input, that stays float.
 
     Attributes:
-        name: qualified, as a point would have.
+        name: of a weight qualified, as a point would have; of an input that of the forward's argument.
         reason: why.
+        kind: ``"weight"`` or ``"input"``.
     """
 
     name: str
     reason: str
+    kind: str = "weight"
 
 
 def left_float(network: nn.Module, quantized: Iterable[tuple[nn.Module, str]]) -> tuple[LeftFloat, ...]:
@@ -97,12 +99,13 @@ def computed_by_hooks(module: nn.Module) -> dict[str, str]:
     return found
 
 
-def left_float_text(weights: Sequence[LeftFloat]) -> str:
-    """``weights`` under their reasons, a line each; empty for none."""
-    by_reason: dict[str, list[str]] = {}
-    for weight in weights:
-        by_reason.setdefault(weight.reason, []).append(weight.name)
-    return "\n".join(f"weights left float: {_listed(names)} ({reason})" for reason, names in by_reason.items())
+def left_float_text(left: Sequence[LeftFloat]) -> str:
+    """What is ``left`` float under the reasons, a line each; empty for none."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for one in left:
+        by_reason.setdefault((one.kind, one.reason), []).append(one.name)
+    lines = [f"{kind}s left float: {_listed(names)} ({reason})" for (kind, reason), names in by_reason.items()]
+    return "\n".join(lines)
 
 
 def _listed(names: Sequence[str]) -> str:

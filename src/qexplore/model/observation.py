@@ -47,6 +47,12 @@ class CallCounter:
         self.values.update(values)
         self._num_samples += num_samples
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Go on under the new name, by the old one, for what was heard so far."""
+        self.shapes = {names.get(name, name): shape for name, shape in self.shapes.items()}
+        self.calls = Counter({names.get(name, name): count for name, count in self.calls.items()})
+        self.values = Counter({names.get(name, name): count for name, count in self.values.items()})
+
     def num_elements(self, name: str) -> float:
         """Values that pass at the point ``name`` for one sample, in the mean; an int where it is whole."""
         whole, rest = divmod(self.values[name], max(self._num_samples, 1))

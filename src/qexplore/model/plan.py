@@ -32,7 +32,8 @@ class Plan:
         network: its class.
         predicate: what selected the points.
         points: in the order of ``num_bits``.
-        left_float: where weights are quantized, those of two axes or more that are not, with the reasons.
+        left_float: inputs that are not quantized though they might be, and, where weights are quantized, those of two
+            axes or more that are not, with the reasons.
         notes: sentences about weights that share memory.
     """
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +14,6 @@ from qexplore.model.left_float import left_float, overlaps
 from qexplore.model.observation import CallCounter, refuse_never_called
 from qexplore.model.passes import Pass
 from qexplore.model.plan import Plan, make_plan
-from qexplore.model.quantizer_view import module_key
 from qexplore.model.wrapped import WrappedNetwork
 
 
@@ -41,11 +38,14 @@ class QuantizedModel(WrappedNetwork):
             arguments here are left alone.
         weight_granularity: which values of a weight share a scale: ``"channel"`` (output channels), ``"tensor"``, or
             groups of so many along a channel's inputs, such as 32, 64 or 128.
-        quantize_input: put a quantizer on the network's input; None does so where there are ``activations``. Every
-            floating tensor among the arguments goes through it; integer tensors pass. A network that turns out to have
-            no floating input loses the point.
+        quantize_input: put quantizers on the network's inputs; None does so where there are ``activations``. Until data
+            is seen there is one point, ``"input"``, for all floating tensors among the arguments; integer tensors pass.
+            `describe` and `calibrate` find what there is: a network with several floating inputs gets a point for
+            each, named after the forward's argument (``"input.x"``, in a tuple or dict ``"input.state.0"``; tensors of
+            a list share one), one without loses the point. Additive masks (0 and -inf, or very negative) stay float.
+            Names of arguments, such as ``["x"]``, take these alone, and their points are there from the start.
         outputs: ``"tensor"`` refuses modules that return anything but one tensor; ``"all"`` quantizes every floating
-            tensor of a tuple, list or dict with the module's one quantizer.
+            tensor of a tuple, list, dict, dataclass or other object with the module's one quantizer.
 
     Raises:
         SelectionError: a predicate selects nothing, or a module without a weight; nothing is to be quantized.
@@ -91,7 +91,8 @@ class QuantizedModel(WrappedNetwork):
         Raises:
             DataError: the loader is empty or missing, a batch cannot be unpacked, ``num_batches`` is no positive int.
             CalibrationError: NaN or infinity at a point, or an unknown method.
-            SelectionError: a selected module is never called, or gives no floating tensor.
+            SelectionError: a selected module is never called, or gives no floating tensor; ``quantize_input`` names an
+                input that is not there.
         """
         self._attached()
         batches = Pass(
@@ -102,7 +103,7 @@ class QuantizedModel(WrappedNetwork):
             bar="calibrate",
             progress=progress,
         )
-        with self._input_reconsidered():
+        with self.inputs_reconsidered():
             return calibrate(
                 self,
                 None if loader is None else batches,
@@ -125,36 +126,24 @@ class QuantizedModel(WrappedNetwork):
         """
         self._attached()
         if example_input is not None:
-            examples, seen = Examples(self.watch), CallCounter()
-            with isolated(Placement.of(self.model).device):
-                examples.add(example_input, None, self.watch(example_input, seen), seen)
-            self._note(examples, called=set(seen.calls))
+            with isolated(Placement.of(self.model).device), self.inputs_reconsidered():
+                self._look_at(example_input)
         quantized = [holder for point in self.weight_points for holder in point.holders]
-        passed_over = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
-        return make_plan(
-            type(self.model).__name__, self._predicate_text, self.points, self.fake_quantizers, *passed_over
-        )
+        passed_over, notes = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
+        name, left = type(self.model).__name__, (*self.inputs_left_float, *passed_over)
+        return make_plan(name, self._predicate_text, self.points, self.fake_quantizers, left, notes)
 
     def _note(self, examples: Examples, called: set[str]) -> None:
         refuse_never_called([name for name in self._modules_of_points if name not in called], self.model)
         self._observed, placement = examples.seen, Placement.of(self.model)
         self._examples = tuple(replace(one, inputs=placement.copy_inputs(one.inputs)) for one in examples.found)
-        if self._input_name in self._keys and self._input_name not in called:
-            self.leave_input_out()
 
-    @contextmanager
-    def _input_reconsidered(self) -> Iterator[None]:
-        """Bring a dropped input point back for a calibration: one example may have left a floating argument out."""
-        dropped = self._dropped_input
-        if dropped is None:
-            yield
-            return
-        self._keys = {self._input_name: module_key(self._input_name), **self._keys}
-        self.quantizers[self._keys[self._input_name]] = dropped.to(Placement.of(self.model).device)
-        self._attached().add_input(self.model, self._input_name, dropped)
-        self._dropped_input = None
-        try:
-            yield
-        except BaseException:
-            self.leave_input_out()
-            raise
+    def _look_at(self, example: Any) -> None:
+        quantizers = self.activation_fake_quantizers.values()
+        if not any(quantizer.is_calibrated and not quantizer.has_fixed_amax for quantizer in quantizers):
+            survey = self.survey()
+            survey.meet(example)
+            self.settle(survey)
+        examples, seen = Examples(self.watch), CallCounter()
+        examples.add(example, None, self.watch(example, seen), seen)
+        self._note(examples, called=set(seen.calls))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+import copy
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +16,9 @@ from qexplore.errors import CalibrationError, ModelError, SelectionError
 from qexplore.model.building import checked_asymmetric, initial_num_bits, quantizers_of, weight_quantizer
 from qexplore.model.examples import Example
 from qexplore.model.hooks import Hooks, Listener, Outputs, calls_heard_by
+from qexplore.model.input_points import INPUT, ArgumentNames, InputSurvey, bare_name, checked_selection, is_input_name
 from qexplore.model.inputs import Placement, call
+from qexplore.model.left_float import LeftFloat
 from qexplore.model.observation import CallCounter, activation_point, all_of
 from qexplore.model.pickling import make_picklable
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name, in_call_order
@@ -43,7 +46,7 @@ class WrappedNetwork(nn.Module):
         init_num_bits: Any = DEFAULT_NUM_BITS,
         quant_desc: Any = None,
         weight_granularity: Granularity = "channel",
-        quantize_input: bool | None = None,
+        quantize_input: bool | Sequence[str] | None = None,
         outputs: Outputs = "tensor",
     ) -> None:
         super().__init__()
@@ -52,7 +55,8 @@ class WrappedNetwork(nn.Module):
         check_granularity(weight_granularity)
         is_asymmetric = checked_asymmetric(asymmetric)
         network = unwrap(model)
-        has_input = activations is not None if quantize_input is None else quantize_input
+        self._wanted_inputs = checked_selection(quantize_input, network)
+        has_input = activations is not None if quantize_input is None else bool(quantize_input)
         if activations is None and weights is None and not has_input:
             raise SelectionError("nothing is to be quantized: give a predicate as `activations` or as `weights`")
         selected = {} if activations is None else select_modules(network, activations)
@@ -60,11 +64,13 @@ class WrappedNetwork(nn.Module):
         # Predicates themselves cannot be pickled.
         asked = (("activations", activations), ("weights", weights))
         self._predicate_text = ", ".join(f"{kind} {as_predicate(one)!r}" for kind, one in asked if one is not None)
-        self._input_name = free_name("input", selected)
+        named = [f"{INPUT}.{name}" for name in self._wanted_inputs or ()] or [INPUT]
+        taken = [*selected, *(point.name for point in held)]
+        inputs = [free_name(name, taken) for name in named if has_input]
         modules = {name or free_name("output", selected): module for name, module in selected.items()}
         width = initial_num_bits(init_num_bits, quant_desc)
         # Everything that can fail happens before the first hook is on.
-        passed = dict.fromkeys([self._input_name] if has_input else []) | modules
+        passed = dict.fromkeys(inputs) | modules
         built = quantizers_of(passed, quant_desc, unsigned, is_asymmetric, width)
         built |= {point.name: weight_quantizer(point, width) for point in held}
         self._keys = {name: module_key(name) for name in built}
@@ -77,18 +83,19 @@ class WrappedNetwork(nn.Module):
         self._observed: CallCounter | None = None
         self._examples: tuple[Example, ...] = ()
         self._dropped_input: TensorQuantizer | None = None
+        self._left_float: dict[str, str] = {}
         self._hooks: Hooks | None = Hooks()
         self.quantizers = nn.ModuleDict({self._keys[name]: quantizer for name, quantizer in built.items()})
         self.quantizers.to(Placement.of(network).device)
         self.model = network
         self.training = network.training  # not train(): submodules keep flags of their own
-        if has_input:
-            self._hooks.add_input(network, self._input_name, built[self._input_name])
+        for name in inputs:
+            self._hooks.add_input(network, name, built[name], ArgumentNames.of(network))
         for name, module in modules.items():
             self._hooks.add_output(module, name, built[name], outputs)
         for point in held:
             point.attach(built[point.name])
-        self.register_load_state_dict_pre_hook(_drop_absent_input)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_follow_inputs)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         make_picklable(self.model)
@@ -101,12 +108,12 @@ class WrappedNetwork(nn.Module):
 
     @property
     def fake_quantizers(self) -> QuantizerView:
-        """Each point's `TensorQuantizer` by name: ``"input"``, qualified module names, names of weights."""
+        """Each point's `TensorQuantizer` by name: ``"input"`` or several, qualified module names, names of weights."""
         return QuantizerView(self._keys, self.quantizers)
 
     @property
     def activation_fake_quantizers(self) -> QuantizerView:
-        """Those of the input and of module outputs: ``"input"`` first, then qualified module names."""
+        """Those of the inputs and of module outputs: ``"input"`` (or ``"input.x"``...) first, then module names."""
         keys = {name: key for name, key in self._keys.items() if name not in self._weights}
         return QuantizerView(keys, self.quantizers)
 
@@ -247,12 +254,84 @@ class WrappedNetwork(nn.Module):
         passed |= {quantization.name for quantization, count in counts if quantization.num_reads > count}
 
     def leave_input_out(self) -> None:
-        """Take the input's point off, as for a network without a floating input; a calibration looks for it anew."""
-        if self._input_name not in self._keys:
+        """Take the inputs' points off, as for a network without a floating input; a calibration looks for them anew."""
+        self.set_inputs(())
+
+    def set_inputs(self, names: Sequence[str], first: str | None = None) -> None:
+        """Have these points for inputs: ``"input"`` for the only floating one or for all, else ``"input.x"`` for each.
+
+        A point that stays keeps its quantizer, a new one begins with the choice and the range of the first. Nothing
+        happens on a model that was wrapped with ``quantize_input=False``.
+
+        Args:
+            names: in the order of the forward's arguments; empty takes all off.
+            first: the one of ``names`` that goes on with the quantizer of ``"input"``; None takes the first.
+        """
+        old = {bare_name(name): quantizer for name, quantizer in self._input_quantizers().items()}
+        begin = next(iter(old.values()), self._dropped_input)
+        if begin is None or list(old) == list(names):
             return
-        self._attached().remove(self._input_name)
-        self._dropped_input = self.activation_fake_quantizers[self._input_name]
-        del self.quantizers[self._keys.pop(self._input_name)]
+        heir = next(iter(names), None) if first not in names else first
+        is_new = old.keys().isdisjoint(names)
+        copies = {name: begin if is_new and name == heir else copy.deepcopy(begin) for name in names}
+        self._put_inputs({name: old.get(name, copies[name]) for name in names}, begin)
+
+    def can_have_inputs(self, names: Iterable[str]) -> bool:
+        """Whether `set_inputs` can give the model these points."""
+        arguments = ArgumentNames.of(self.model)
+        takes_any = self._dropped_input is not None or bool(self._input_quantizers())
+        return takes_any and all(name == INPUT or arguments.has(name.removeprefix(f"{INPUT}.")) for name in names)
+
+    def _input_quantizers(self) -> dict[str, TensorQuantizer]:
+        others = {*self._weights, *self._modules_of_points}
+        return {name: quantizer for name, quantizer in self.fake_quantizers.items() if name not in others}
+
+    def _put_inputs(self, quantizers: Mapping[str, TensorQuantizer], dropped: TensorQuantizer | None) -> None:
+        """Take the inputs' points off and put these on; ``dropped`` is what later ones begin with if there are none."""
+        for name in self._input_quantizers():
+            self._attached().remove(name)
+            del self._keys[name]
+        others = {key: self.quantizers[key] for key in self._keys.values()}
+        named = {free_name(bare_name(name), self._keys): quantizer for name, quantizer in quantizers.items()}
+        self._keys = {name: module_key(name) for name in named} | self._keys
+        self.quantizers.clear()
+        self.quantizers.update({self._keys[name]: quantizer for name, quantizer in named.items()} | others)
+        self._dropped_input = None if named else dropped
+        for name, quantizer in named.items():
+            quantizer.name = name
+            quantizer.to(Placement.of(self.model).device)
+            self._attached().add_input(self.model, name, quantizer, ArgumentNames.of(self.model))
+
+    def follow_inputs(self, points: Iterable[str]) -> None:
+        """Have those points of inputs that are among the names ``points`` of a model wrapped alike."""
+        others = self._keys.keys() - self._input_quantizers().keys()
+        self.set_inputs([bare_name(name) for name in points if name not in others and is_input_name(name)])
+
+    @property
+    def inputs_left_float(self) -> tuple[LeftFloat, ...]:
+        """The floating inputs that have no point though others may, with the reasons; as data had them last."""
+        return tuple(LeftFloat(name, why, "input") for name, why in self._left_float.items())
+
+    def survey(self) -> InputSurvey:
+        """What tells, from inputs that it is shown, which points `set_inputs` is to have."""
+        return InputSurvey(ArgumentNames.of(self.model), self._wanted_inputs)
+
+    def settle(self, survey: InputSurvey, *, to_the_end: bool = False) -> None:
+        """Have the points that ``survey`` tells, of all data where ``to_the_end``."""
+        self.set_inputs(survey.points(to_the_end=to_the_end), survey.first)
+        self._left_float = survey.left_float(to_the_end=to_the_end) if self.can_have_inputs(()) else {}
+
+    @contextmanager
+    def inputs_reconsidered(self) -> Iterator[None]:
+        """Let a block change the points of inputs; after an error they are as before."""
+        before = self._input_quantizers(), self._dropped_input, self._left_float
+        try:
+            yield
+        except BaseException:
+            if self._input_quantizers() != before[0]:
+                self._put_inputs(*before[:2])
+            self._left_float = before[2]
+            raise
 
     def detach(self) -> nn.Module:
         """Take every quantizer off and return the float network as it was. The wrapper cannot be used afterwards."""
@@ -290,9 +369,9 @@ class WrappedNetwork(nn.Module):
         return switches, content_version(self)
 
 
-def _drop_absent_input(model: WrappedNetwork, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    """Follow a state dict that was saved after calibration had found no floating input."""
-    key = f"{prefix}quantizers.{module_key(model._input_name)}."
-    ours = [name for name in state_dict if name.startswith(f"{prefix}quantizers.")]
-    if ours and not any(name.startswith(key) for name in ours):
-        model.leave_input_out()
+def _follow_inputs(model: WrappedNetwork, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Have the points of inputs that a state dict has: what they are is seen in data."""
+    start = f"{prefix}quantizers./"
+    keys = [name.removeprefix(start).partition(".")[0] for name in state_dict if name.startswith(start)]
+    if keys:
+        model.follow_inputs(key.replace("/", ".") for key in dict.fromkeys(keys))

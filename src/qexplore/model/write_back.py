@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from qexplore._trees import tensors_of
+from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import ModelError
 
 
@@ -63,7 +62,7 @@ class Arguments:
         ]
         if not is_copied:
             return None
-        return pytree.tree_map_only(Tensor, lambda tensor: handed.get(id(tensor), tensor), (args, kwargs))
+        return map_tensors(lambda tensor: handed.get(id(tensor), tensor), (args, kwargs))
 
     def written(self, module: nn.Module) -> list[Given]:
         """Those tensors of the call that has just ended that ``module`` wrote into, or says that it does."""

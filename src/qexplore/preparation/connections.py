@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
 
 from qexplore._random import isolated
+from qexplore._trees import tensors_of
 from qexplore.errors import DataError, QExploreError, first_line
 from qexplore.model import (
     PathTracer,
@@ -169,7 +169,7 @@ def check_example(network: nn.Module, example: Any) -> None:
     except QExploreError:
         raise
     except Exception as error:
-        shapes = [str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
+        shapes = [str(tuple(leaf.shape)) for leaf in tensors_of(example)]
         raise DataError(
             f"{type(network).__name__} must be able to run on `example_input`, but with tensors of shape "
             f"{', '.join(shapes) or 'none'} it fails: {first_line(error)}. Give the inputs of one batch"

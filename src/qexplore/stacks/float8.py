@@ -102,8 +102,9 @@ def _strategy(model: QuantizedModel, settings: Settings, feeding: Feeding) -> tu
     """Read back from the quantizers."""
     weights = {point.module: point.name for point in model.points if point.kind == "weight"}
     rows = [
-        LayerStrategy.present("input", "input", None, _stored(model, "input"), _read_by(feeding.readers["input"]))
-        for _ in range(feeding.reads_input)
+        LayerStrategy.present(point.name, "input", None, _stored(model, point.name), _read_by(feeding.readers["input"]))
+        for point in model.points
+        if point.kind == "input"
     ]
     for name, kind in feeding.layers:
         of_weights = _stored(model, weights[name], of="weights", granularity="channel") if name in weights else None
@@ -181,6 +182,7 @@ def load(path: Path, network: nn.Module) -> QuantizedModel:
 
 @torch.no_grad()
 def _fill(model: QuantizedModel, state: dict[str, Tensor]) -> None:
+    model.follow_inputs(name.removeprefix("amax.") for name in state if name.startswith("amax."))
     for name, tensor in _floats(model):
         tensor.copy_(state[name])
     for name, quantizer in model.fake_quantizers.items():
