@@ -1,4 +1,4 @@
-"""Progress bars are seen on a terminal, or when asked for, and nowhere else."""
+"""Progress bars are seen on a terminal, or when asked for; elsewhere long work tells of itself line by line."""
 
 import io
 import sys
@@ -8,6 +8,7 @@ import pytest
 from problems import Watched, search_loader, tiny_model, tiny_problem
 
 import qexplore as qx
+from qexplore import _progress
 from qexplore._progress import Progress
 
 
@@ -75,3 +76,54 @@ def test_nothing_is_written_when_no_terminal_is_there(capsys):
     qx.explore(tiny_problem(model=model), max_evaluations=5, seed=1, report_loader=search_loader())
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+class Clock:
+    """Each look at it is ten seconds after the last."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 10
+        return self.now
+
+
+def told(monkeypatch, stream, wanted, total=3000):
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(_progress, "time", Clock())
+    with Progress(total, description="explore", unit="evaluation", shown=wanted) as bar:
+        for _ in range(12):
+            bar.advance(2.25, front=5)
+    return stream.getvalue().splitlines()
+
+
+def test_long_work_without_a_terminal_is_told_a_line_every_half_minute(monkeypatch):
+    first, *others = told(monkeypatch, io.StringIO(), None)
+    assert first == "explore: 7 of 3000 evaluations after 40 s, front=5"
+    assert 1 <= len(others) <= 4
+    assert told(monkeypatch, io.StringIO(), None, total=None)[0].startswith("explore: 7 evaluations after")
+
+
+@pytest.mark.parametrize(("stream", "wanted"), [(io.StringIO, False), (io.StringIO, True), (Terminal, None)])
+def test_lines_are_for_where_there_is_neither_a_bar_nor_a_wish_for_silence(monkeypatch, stream, wanted):
+    assert not any("after" in line for line in told(monkeypatch, stream(), wanted))
+
+
+def test_a_bar_shows_whole_steps_where_work_is_done_in_parts_of_them(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress(3000, description="explore", unit="evaluation", shown=True) as bar:
+        for _ in range(1300):
+            bar.advance(0.21612820512820)
+        bar._bar.refresh()
+        assert " 281/3000 " in sys.stderr.getvalue()
+
+
+def test_verification_and_report_show_themselves_and_how_to_leave_them(capsys):
+    slow = Watched(do=lambda scores: time.sleep(0.06) or scores, at=range(3, 200))
+    qx.explore(
+        tiny_problem(slow, engine="direct"), max_evaluations=5, seed=1, progress=True, report_loader=search_loader()
+    )
+    shown = capsys.readouterr().err
+    assert "verify the front (Ctrl-C leaves it unverified)" in shown
+    assert "report (Ctrl-C leaves it out)" in shown

@@ -1,26 +1,61 @@
-"""The one door to the progress-bar library."""
+"""How long work is shown: the one door to the progress-bar library."""
 
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from tqdm import tqdm
 
+RHYTHM = 30.0
+"""Seconds between two lines, where there is no terminal; work that takes less is not told of."""
+
 
 class Progress:
-    """A progress bar on stderr; shows nothing when ``shown`` is False, or None and stderr is no terminal."""
+    """A progress bar on stderr, or where that is no terminal a line every half minute.
 
-    def __init__(self, total: int | None, *, description: str, unit: str, shown: bool | None) -> None:
-        # A process without a console has no stderr at all.
-        hidden = sys.stderr is None or not (sys.stderr.isatty() if shown is None else shown)
-        self._bar: Any = tqdm(total=total, desc=description, unit=unit, disable=hidden, dynamic_ncols=True, leave=False)
+    A bar in a file would be one long line, so it is drawn there only when asked for. A process without a console, which
+    has no stderr at all, is shown nothing.
+
+    Args:
+        total: steps of the whole; None where they are not known.
+        description: what is done.
+        unit: of a step.
+        shown: True for a bar wherever stderr leads, False for nothing; None for a bar on a terminal, elsewhere lines.
+    """
+
+    def __init__(self, total: float | None, *, description: str, unit: str, shown: bool | None) -> None:
+        is_there = sys.stderr is not None
+        on_terminal = is_there and sys.stderr.isatty()
+        has_bar = is_there and (on_terminal if shown is None else shown)
+        self._bar: Any = tqdm(
+            total=total, desc=description, unit=unit, disable=not has_bar, dynamic_ncols=True, leave=False
+        )
+        self._tells = is_there and shown is None and not on_terminal
+        self._of = "" if total is None else f" of {total:.0f}"
+        self._description, self._unit = description, unit
+        self._done = 0.0
+        self._figures: dict[str, object] = {}
+        self._start = self._told_at = time.monotonic()
 
     def advance(self, steps: float = 1, **figures: object) -> None:
-        """Move on by ``steps`` and show ``figures`` beside the bar."""
+        """Move on by ``steps``, which may be a part of one, and show ``figures`` beside it."""
+        self._done += steps
+        self._figures |= figures
         if figures:
             self._bar.set_postfix(figures, refresh=False)
-        self._bar.update(steps)
+        self._bar.update(round(self._done) - round(self._done - steps))
+        if self._tells and time.monotonic() - self._told_at >= RHYTHM:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told_at = time.monotonic()
+        beside = "".join(f", {name}={value}" for name, value in self._figures.items())
+        seconds = self._told_at - self._start
+        line = f"{self._description}: {self._done:.0f}{self._of} {self._unit}s after {seconds:.0f} s{beside}\n"
+        sys.stderr.write(line)
+        sys.stderr.flush()
 
     def __enter__(self) -> Progress:
         return self

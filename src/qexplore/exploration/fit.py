@@ -46,7 +46,7 @@ def fit(
         seed: of the search.
         report_loader: data that the point's accuracy is reported on, as ``point.report_accuracy``.
         unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form.
-        progress: show a bar on stderr; None shows it on a terminal.
+        progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
         problem_options: further arguments of `LayerwiseQuantizationProblem`, such as ``choices`` or ``limits``. The
             first of ``costs`` is what the point is cheap in.
 

@@ -35,8 +35,9 @@ def explore(
 ) -> Exploration:
     """Search the choices of ``problem`` for the trade-off between its metric and its costs.
 
-    Ctrl-C ends the search and returns the front so far; pressed again during verification it returns the front
-    unverified. The same seed gives the same result to the last bit, times apart; no global random state is changed.
+    Ctrl-C ends the search, and the front so far is verified and measured on the report set; pressed again it returns
+    the front as it is by then, unverified or without the report set. The same seed gives the same result to the last
+    bit, times apart; no global random state is changed.
 
     Args:
         problem: what to search.
@@ -68,7 +69,7 @@ def explore(
         callbacks: called with a `Snapshot` whenever the front grows and at the end of a generation. `StopExploration`
             raised in one ends the search; any other exception passes through, and the problem remembers what it has
             measured.
-        progress: show a bar on stderr; None shows it on a terminal.
+        progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
 
     Raises:
         ProblemError: an argument is not what it must be.

@@ -118,6 +118,7 @@ class Run:
                 with self._timed(len(part)):
                     for evaluation in self._problem.measure(part):
                         self._uniform.append(evaluation)
+                        self._bar.advance(0, uniform=len(self._uniform))
         except KeyboardInterrupt as error:
             interrupt = error
         self.reference_point = reference_point(self._problem, self._uniform)

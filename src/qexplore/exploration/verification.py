@@ -18,6 +18,8 @@ from qexplore.search import Archive, LayerwiseQuantizationProblem, intervals_of
 
 FloatArray = npt.NDArray[np.float64]
 
+_VERIFY = "verify the front (Ctrl-C leaves it unverified)"
+_REPORT = "report (Ctrl-C leaves it out)"
 _UNKNOWN = (math.nan, math.nan)
 
 
@@ -33,7 +35,7 @@ def verify(
     candidates = problem.candidates_of(archive.members)
     verified = Archive(problem)
     try:
-        with Progress(len(candidates), description="verify the front", unit="evaluation", shown=progress) as bar:
+        with Progress(len(candidates), description=_VERIFY, unit="evaluation", shown=progress) as bar:
             for evaluation in problem.measure_directly(candidates):
                 verified.add(evaluation)
                 bar.advance()
@@ -103,7 +105,7 @@ class Reporter:
         rows = np.unique(np.concatenate([front.num_bits, uniform]), axis=0)
         num_points = len(front) * len(self._further)
         try:
-            with Progress(len(rows) + num_points, description="report", unit="evaluation", shown=progress) as bar:
+            with Progress(len(rows) + num_points, description=_REPORT, unit="evaluation", shown=progress) as bar:
                 known = {one.candidate: one for one in _measured(self._first, rows, bar)}
                 further = [[one.score for one in _measured(each, front.num_bits, bar)] for each in self._further]
         except KeyboardInterrupt:

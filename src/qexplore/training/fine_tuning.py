@@ -145,7 +145,7 @@ def fine_tune(
         metric: see `qexplore.metrics`. None takes the point's own, the one of the problem that it was found in; for
             widths that are of no front, top-1 accuracy.
         unpack: ``unpack(batch) -> (inputs, target)``, for all loaders.
-        progress: show a bar on stderr; None shows it on a terminal.
+        progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
         training: ``epochs`` (2), ``learning_rate``, ``optimizer``, ``device``, ``seed`` and ``on_epoch``, as
             `qexplore.training.TrainingOptions` says. The report set is measured where the model is.
 

@@ -145,7 +145,7 @@ def refine(
         metric: see `qexplore.metrics`; the front's own. None takes it, where the front is of this process or the metric
             is one of qexplore's.
         unpack: ``unpack(batch) -> (inputs, target)``, for all loaders.
-        progress: show bars on stderr; None shows them on a terminal.
+        progress: show bars on stderr; None shows them on a terminal, and elsewhere a line every half minute.
         fine_tuning: further arguments of `fine_tune`, such as ``epochs=2`` or ``learn_step_sizes=True``.
 
     Raises:
@@ -161,7 +161,11 @@ def refine(
     chosen = _chosen(front, measure, count, below, cost)
     state, widths = copied_state(model, "cpu"), model.num_bits
     reporter = DirectEvaluator(model, report_loader, measure, unpack=unpack)
-    before = [measured(reporter, point.num_bits) for point in front]
+    before = []
+    with Progress(len(front), description="measure the front", unit="point", shown=progress) as bar:
+        for point in front:
+            before.append(measured(reporter, point.num_bits))
+            bar.advance()
     refined: list[RefinedPoint] = []
     interrupted = False
     with Progress(len(chosen), description="refine", unit="point", shown=progress) as bar:
