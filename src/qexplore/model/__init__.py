@@ -23,6 +23,7 @@ from qexplore.model.inputs import (
     num_samples,
     unpack_batch,
 )
+from qexplore.model.keywords import BY_KEYWORD, place_arguments
 from qexplore.model.layers import (
     CONVOLUTIONS,
     TRANSPOSED,

@@ -11,6 +11,7 @@ from torch import fx, nn
 from qexplore._trees import tensors_of
 from qexplore.errors import TraceError, first_line
 from qexplore.model.inputs import as_arguments
+from qexplore.model.keywords import place_arguments
 
 
 class PathTracer(fx.Tracer):
@@ -61,7 +62,8 @@ def trace_around(
         hint: what the message says besides.
 
     Returns:
-        The graph, and the modules that could not be traced, by name, with the reason.
+        The graph, tensors given by keyword in their places, and the modules that could not be traced, by name, with the
+        reason.
 
     Raises:
         TraceError: the network itself cannot be traced, or a module cannot be called.
@@ -71,7 +73,7 @@ def trace_around(
         closed = {*opaque, *found}
         tracer = tracer_of(closed)
         try:
-            return tracer.trace(network, concrete_args=fixed or None), found
+            graph = tracer.trace(network, concrete_args=fixed or None)
         except Exception as error:
             where = tracer.path[-1] if tracer.path else ""
             if not where or where in closed:
@@ -80,6 +82,9 @@ def trace_around(
                     f"{first_line(error)}{hint}"
                 ) from error
             found[where] = first_line(error)
+        else:
+            place_arguments(network, graph)
+            return graph, found
 
 
 def bound_arguments(signature: inspect.Signature, inputs: Any) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from qexplore.errors import WorkflowError
-from qexplore.model import foreign_hooks
+from qexplore.errors import TraceError, WorkflowError
+from qexplore.model import BY_KEYWORD, foreign_hooks
 from qexplore.predicates import everything, select_modules
+from qexplore.preparation import as_graph_module, trace_network
 from qexplore.stacks.base import Settings
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.torch_ao import RECURRENT, linear_qconfig_of, qconfig_of, require
@@ -22,7 +23,7 @@ def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
         WorkflowError: there is no such layer among the selected modules, or torch.ao cannot convert one.
         SelectionError: ``settings.modules`` selects nothing.
     """
-    model = copy.deepcopy(network)
+    model = _called_by_place(copy.deepcopy(network))
     layers = _layers(model, settings)
     if not layers:
         where = "" if settings.modules is None else f" among those that modules={settings.modules} selects"
@@ -44,6 +45,16 @@ def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
             'in question with modules=, or use weight_granularity="tensor"'
         ) from error
     return pack_converted(model, settings.linear_num_bits)
+
+
+def _called_by_place(network: nn.Module) -> nn.Module:
+    """``network``, or its graph where linear layers are called by keyword: torch.ao's name their argument otherwise."""
+    try:
+        connections = trace_network(network)
+    except TraceError:
+        return network
+    by_keyword = (connections.module(node) for node in connections.graph.nodes if BY_KEYWORD in node.meta)
+    return as_graph_module(connections) if any(isinstance(one, nn.Linear) for one in by_keyword) else network
 
 
 def dynamic_notes(network: nn.Module) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from qexplore._quiet import quiet
 from qexplore.errors import QExploreError, TraceError, WorkflowError, first_line
-from qexplore.model import TRANSPOSED
+from qexplore.model import BY_KEYWORD, TRANSPOSED
 from qexplore.preparation import Connections, as_graph_module, reads_what_was_written, take_out_writes, trace_network
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.eager_graph import step_of
+from qexplore.stacks.fx_calls import complete_calls
 from qexplore.stacks.fx_strategy import notes_of, strategy_of
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.saving import (
@@ -95,13 +96,16 @@ def _structure(model: fx.GraphModule, example: tuple[Any, ...]) -> str:
 def _traced(network: nn.Module, example: Any) -> tuple[nn.Module, Connections]:
     """What torch.ao may trace: a copy of ``network``, or its graph where that had to be settled.
 
-    That is where arguments are no tensors, and where a tensor is read after something was written into it.
+    That is where arguments are no tensors, where tensors are given by keyword, and where a tensor is read after
+    something was written into it.
     """
     copied = copy.deepcopy(network)
     try:
         connections = trace_network(copied, example)
         is_rewritten = reads_what_was_written(copied, connections.graph)
-        if not connections.fixed and not is_rewritten:
+        is_placed = any(BY_KEYWORD in node.meta for node in connections.graph.nodes)  # torch.ao knows places alone
+        is_placed |= complete_calls(connections.graph)
+        if not (connections.fixed or is_rewritten or is_placed):
             return copied, connections
         traced = as_graph_module(connections)
         if is_rewritten:  # torch.ao follows edges alone, and drops an activation whose result nobody takes
@@ -132,7 +136,13 @@ def _prepared(network: nn.Module, connections: Connections, settings: Settings, 
 
 def _converted(prepared: Any, settings: Settings) -> fx.GraphModule:
     prepared.eval()
-    model: fx.GraphModule = require("convert_fx")(prepared)
+    try:
+        model: fx.GraphModule = require("convert_fx")(prepared)
+    except Exception as error:
+        raise WorkflowError(
+            f"torch.ao cannot convert the prepared network ({type(error).__name__}: {first_line(error)}): leave "
+            'out the layer in question with modules=, or use stack="pt2e"'
+        ) from error
     if settings.engine == "qnnpack":
         _put_in_order(model)
     pack_converted(model, settings.linear_num_bits)

@@ -152,11 +152,11 @@ class PackedLinear(nn.Module):
         """Stored bytes of the weight: packed integers and scales."""
         return self.packed.numel() + self.scales.numel() * self.scales.element_size()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` ``[..., in]`` through the layer; float for float, torch quantized for torch quantized."""
-        if x.is_quantized:
-            return self.output_quantizer.as_quantized(self._linear(x.dequantize()))
-        quantized: Tensor = self.output_quantizer(self._linear(self.input_quantizer(x)))
+    def forward(self, input: Tensor) -> Tensor:
+        """``input`` ``[..., in]`` through the layer; float for float, torch quantized for torch quantized."""
+        if input.is_quantized:
+            return self.output_quantizer.as_quantized(self._linear(input.dequantize()))
+        quantized: Tensor = self.output_quantizer(self._linear(self.input_quantizer(input)))
         return quantized
 
     def _linear(self, x: Tensor) -> Tensor:

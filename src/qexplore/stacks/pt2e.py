@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import zipfile
 from pathlib import Path
 
@@ -55,22 +56,22 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
 def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     own, originals, notes = _own_modules(network, data)
     kept_float = float_modules(own, settings, originals)
-    names = graphs.argument_names(network)
+    signature = inspect.signature(network.forward)
     with silenced():
         exported = graphs.export(own, data.example)
     calls = calls_of(exported.graph.nodes)
     prepared = _prepared(exported, own, settings, Quantizer(settings, kept_float))
     if settings.method == "qat":
-        num_folded = _train(prepared, names, data)
+        num_folded = _train(prepared, signature, data)
         notes += (f"{num_folded} BatchNorm folded into convolutions after training",) if num_folded else ()
     else:
-        _calibrate(graphs.ExportedNetwork(prepared, names), settings, data)
+        _calibrate(graphs.ExportedNetwork(prepared, signature), settings, data)
     converted = _converted(prepared)
     strategy = read_strategy(converted, own, calls, settings, kept_float)
     if not any(row.is_quantized for row in strategy):
         raise WorkflowError(_nothing_quantized(network, settings))
     return Converted(
-        model=graphs.ExportedNetwork(converted, names),
+        model=graphs.ExportedNetwork(converted, signature),
         strategy=strategy,
         save=lambda path: graphs.save(converted, data.example, path),
         notes=notes,
@@ -96,8 +97,8 @@ def load(path: Path, network: nn.Module | None) -> nn.Module:
     """
     torchao()  # brings the operators that the file names
     with silenced():
-        names = () if network is None else graphs.argument_names(network)
-        return graphs.ExportedNetwork(graphs.load(path), names)
+        signature = None if network is None else inspect.signature(network.forward)
+        return graphs.ExportedNetwork(graphs.load(path), signature)
 
 
 def _own_modules(network: nn.Module, data: Data) -> tuple[nn.Module, dict[str, str], tuple[str, ...]]:
@@ -144,9 +145,9 @@ def _calibrate(prepared: nn.Module, settings: Settings, data: Data) -> None:
     data.calibrate(prepared)
 
 
-def _train(prepared: fx.GraphModule, names: tuple[str, ...], data: Data) -> int:
+def _train(prepared: fx.GraphModule, signature: inspect.Signature, data: Data) -> int:
     """Train a prepared graph, then make it ready for conversion; returns how many BatchNorm were folded."""
-    trainable = graphs.TrainableExport(prepared, names)
+    trainable = graphs.TrainableExport(prepared, signature)
 
     def freeze() -> None:
         prepared.apply(torchao().disable_observer)

@@ -25,18 +25,45 @@ class ExportedNetwork(nn.Module):
 
     Args:
         exported: the graph.
-        names: of the arguments of the network's ``forward``, so that they can be given by keyword.
+        signature: of the network's ``forward``, so that arguments can be given by keyword and have their defaults; None
+            takes them by place alone.
     """
 
-    def __init__(self, exported: fx.GraphModule, names: tuple[str, ...]) -> None:
+    def __init__(self, exported: fx.GraphModule, signature: inspect.Signature | None) -> None:
         super().__init__()
         self.exported = exported
         self.training = False
-        self._names = names
+        self._signature = signature
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph."""
-        return self.exported(*args, *(kwargs.pop(name) for name in self._names[len(args) :] if name in kwargs))
+        """Run the graph.
+
+        Raises:
+            TypeError: the network's ``forward`` does not take these arguments.
+            WorkflowError: an argument that is no tensor has another value than when the graph was taken.
+        """
+        if self._signature is not None and (kwargs or len(args) < self._num_taken):
+            bound = self._signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            args = bound.args[: max(self._num_taken, len(args))]
+        self._require_settled(args)
+        return self.exported(*args)
+
+    def _require_settled(self, args: tuple[Any, ...]) -> None:
+        places = [node for node in self.exported.graph.nodes if node.op == "placeholder"]
+        for node, given in zip(places, pytree.tree_leaves(args), strict=False):
+            settled = node.meta.get("val", given)
+            if not (isinstance(settled, Tensor) or isinstance(given, Tensor) or settled == given):
+                raise WorkflowError(
+                    f"'{node.target}' must be {settled!r}, which torch.export settled, got {given!r}: quantize the "
+                    "network anew with an example that has it"
+                )
+
+    @property
+    def _num_taken(self) -> int:
+        """How many arguments the graph takes: those of the example that it was taken with."""
+        codegen: Any = self.exported.graph._codegen
+        return int(codegen.pytree_info.in_spec.child(0).num_children)
 
     def train(self, mode: bool = True) -> ExportedNetwork:
         """Only note the mode: modules inside an exported graph refuse to be asked."""
@@ -50,8 +77,8 @@ class TrainableExport(ExportedNetwork):
     torchao's own switch also puts torch's defaults in the place of every Dropout's p and every BatchNorm's eps.
     """
 
-    def __init__(self, exported: fx.GraphModule, names: tuple[str, ...]) -> None:
-        super().__init__(exported, names)
+    def __init__(self, exported: fx.GraphModule, signature: inspect.Signature | None) -> None:
+        super().__init__(exported, signature)
         self._state: tuple[bool, bool] | None = None
         self._has_fixed_statistics = False
 
@@ -66,11 +93,6 @@ class TrainableExport(ExportedNetwork):
     def fix_statistics(self) -> None:
         """From here on, BatchNorm uses the statistics that it has, in training too."""
         self._has_fixed_statistics = True
-
-
-def argument_names(network: nn.Module) -> tuple[str, ...]:
-    """What ``forward`` of a network calls its arguments."""
-    return tuple(inspect.signature(network.forward).parameters)
 
 
 def export(network: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:

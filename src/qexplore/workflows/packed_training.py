@@ -44,9 +44,9 @@ class TrainedPackedLinear(nn.Module):
         steps = (self.weight / self.steps).clamp(self.grid.quant_min, self.grid.quant_max)
         return steps + (steps.round() - steps).detach()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` ``[..., in]`` through the layer."""
-        y = F.linear(self.input_quantizer(x), self.integers() * self.steps, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        """``input`` ``[..., in]`` through the layer."""
+        y = F.linear(self.input_quantizer(input), self.integers() * self.steps, self.bias)
         quantized: Tensor = self.output_quantizer(F.relu(y) if self.relu else y)
         return quantized
 

@@ -1,0 +1,50 @@
+"""Calls of functions in the form that torch.ao lowers without losing an argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn import functional as F
+
+_CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
+_DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_PER_AXIS = ("stride", "padding", "dilation")
+
+
+def complete_calls(graph: fx.Graph) -> bool:
+    """Give convolutions all their arguments, and multiply out the ``alpha`` of a sum, which torch.ao would drop.
+
+    Args:
+        graph: changed; tensors stand in their places.
+
+    Returns:
+        Whether there was something to change.
+    """
+    changed = [_is_completed(node) or _is_multiplied_out(node) for node in list(graph.nodes)]
+    return any(changed)
+
+
+def _is_completed(node: fx.Node) -> bool:
+    num_axes = _CONVOLUTIONS.get(node.target) if node.op == "call_function" else None
+    if num_axes is None or len(node.args) < 2:
+        return False
+    given: Any = dict(zip(_DEFAULTS, node.args[2:], strict=False)) | node.kwargs
+    values = {name: given.get(name, default) for name, default in _DEFAULTS.items()}
+    for name in _PER_AXIS:
+        if isinstance(values[name], int):
+            values[name] = (values[name],) * num_axes
+    node.args, node.kwargs = (*node.args[:2], *values.values()), {}
+    return True
+
+
+def _is_multiplied_out(node: fx.Node) -> bool:
+    if node.target is not torch.add or node.kwargs.get("alpha", 1) == 1 or len(node.args) != 2:
+        return False
+    alpha = node.kwargs["alpha"]
+    with node.graph.inserting_before(node):
+        scaled = node.graph.call_function(torch.mul, (node.args[1], alpha))
+    node.args = node.args[0], scaled
+    node.kwargs = {name: value for name, value in node.kwargs.items() if name != "alpha"}
+    return True
