@@ -31,9 +31,10 @@ FLOORS = {
     3: ["preparation", "cost", "evaluation"],
     4: ["search", "training", "stacks"],
     6: ["exploration", "workflows", "export"],
-    7: ["report", "pipeline"],
-    8: ["cli"],
-    9: ["__main__"],  # the door to cli, nothing else
+    7: ["report"],
+    8: ["pipeline"],
+    9: ["cli"],
+    10: ["__main__"],  # the door to cli, nothing else
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

@@ -23,7 +23,7 @@ def require_a_name(owner: str, value: Any, error: type[QExploreError]) -> None:
     """
     while isinstance(value, functools.partial):
         value = value.func
-    if not isinstance(value, (FunctionType, type)) or _found(value) or _is_taken_whole():
+    if not isinstance(value, (FunctionType, type)) or _found(value) or _writes_itself(value) or _is_taken_whole():
         return
     kind = "class" if isinstance(value, type) else "function"
     raise error(
@@ -37,6 +37,11 @@ def _found(value: Any) -> bool:
     for name in value.__qualname__.split("."):
         place = getattr(place, name, None)
     return place is value
+
+
+def _writes_itself(value: Any) -> bool:
+    """Whether objects of the class say themselves what is pickled, as those of ``torch.fx.GraphModule`` do."""
+    return isinstance(value, type) and "__reduce__" in {name for kind in value.__mro__[:-1] for name in vars(kind)}
 
 
 def _is_taken_whole() -> bool:

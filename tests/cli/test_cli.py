@@ -170,6 +170,7 @@ def test_each_flag_has_its_effect(arguments, absent, capsys):
         (["own_factories:untraceable", "--yes"], "torch.export cannot take the network apart either"),
         (["own_factories:failing"], "the factory 'own_factories:failing' failed: TypeError"),
         (["simplecnn", "--data", "/no/such/folder"], "there is no folder '/no/such/folder'"),
+        (["own_factories:failing", "--seed", "-1"], "seed must be an int in [0, "),
         (["own_factories:example", "--epochs", "0"], "epochs must be an int of at least 1, got 0"),
         (["own_factories:example", "--linear-bits", "9"], "linear_num_bits must be an int in [2, 8], got 9"),
     ],

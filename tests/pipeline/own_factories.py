@@ -4,6 +4,7 @@ import torch
 from networks import batches, digits, trained
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 
 class Tiny(nn.Module):
@@ -35,6 +36,12 @@ def example():
 
 def on_digits():
     return trained("small_cnn"), batches(digits().train, 64), batches(digits().report, 50)
+
+
+def shuffled():
+    """The network and both loaders differ from call to call, but for the seed."""
+    data = [TensorDataset(*part) for part in (digits().train, digits().report)]
+    return Tiny(), *(DataLoader(part, batch_size=50, shuffle=True) for part in data)
 
 
 def alone():

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import qexplore as qx
 from qexplore.errors import DataError, WorkflowError
-from qexplore.pipeline import Options, Subject, Transcript, run_pipeline
+from qexplore.pipeline import Options, Subject, Transcript, load_subject, run_pipeline
 from qexplore.pipeline.quantizing import measure_error
+from qexplore.pipeline.trained import with_weights_of
 from qexplore.stacks.packed_linear import PackedLinear
 
 QUICK = {"epochs": 1, "evaluations": 8, "explore": False, "qat": False}
@@ -126,13 +128,86 @@ def test_front_is_printed(everything):
 
 def test_what_was_made_is_written(everything):
     _, result, dialogue, folder = everything
-    names = ["graph_before.txt", "graph_after.txt", "strategy.txt", "quantized.pt", "front.json"]
+    names = ["graph_before.txt", "graph_after.txt", "strategy.txt", "quantized.pt"]
+    names += ["front.json", "front.png", "explored.pt"]
     assert sorted(file.name for file in folder.iterdir()) == sorted(names)
     assert f"Written to {folder}: {', '.join(names)}" in dialogue.text
     loaded = qx.load_quantized(folder / "quantized.pt", result.optimization.network)
     with torch.no_grad():
         assert torch.equal(loaded(digits().report.x), result.quantized.model(digits().report.x))
     assert (folder / "strategy.txt").read_text().strip() == result.quantized.table
+
+
+def test_widths_are_searched_of_the_network_that_training_made(everything):
+    _, result, dialogue, _ = everything
+    searched = result.explored.model
+    with torch.no_grad(), searched.using([0] * len(searched.points)):
+        outputs = searched(digits().report.x)
+        conv = searched.model.get_submodule("conv2").weight
+    assert torch.equal(conv, result.trained.model.get_submodule("conv2").weight().dequantize())
+    assert not torch.equal(conv, result.optimization.network.get_submodule("conv2").weight)
+    right = float((outputs.argmax(1) == digits().report.y).float().mean())
+    assert f"The search begins with the trained weights, in float: accuracy {right:.4f}" in dialogue.text
+    assert abs(right - result.trained.accuracy) < 0.02
+
+
+def test_the_searched_model_is_written_at_the_cheapest_point(everything):
+    _, result, _, folder = everything
+    loaded = torch.load(folder / "explored.pt", weights_only=False)
+    assert loaded.num_bits.tolist() == list(result.exploration.front.cheapest().num_bits)
+    assert torch.equal(loaded(digits().report.x), result.explored.model(digits().report.x))
+
+
+def test_where_batchnorm_stays_the_search_says_that_it_begins_with_the_float_network():
+    result, dialogue = run(fold=False, qat=True, epochs=2, explore=True)
+    assert result.quantized is result.trained
+    assert "The search begins with the float network: the trained one has other layers" in dialogue.text
+    assert torch.equal(result.explored.model.weight_points[0].parameter, trained("small_cnn").conv1.weight)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_packed_layers_give_their_trained_weights_back(tied):
+    network = nn.Sequential(nn.Embedding(6, 8), nn.Linear(8, 6, bias=False)).eval()
+    if tied:
+        network[1].weight = network[0].weight
+    packed = nn.Sequential(copy.deepcopy(network[0]), PackedLinear.from_float(network[1], 3))
+    made = with_weights_of(network, packed)
+    if tied:
+        assert made is None
+    else:
+        assert torch.equal(made[1].weight, packed[1].weight) and torch.equal(made[0].weight, network[0].weight)
+        assert not torch.equal(made[1].weight, network[1].weight)
+
+
+def test_where_no_widths_meet_the_floor_the_search_has_none_and_says_so():
+    network = trained("small_cnn")
+    with torch.no_grad():
+        data = [(x, network(x)) for x, _ in batches(digits().report)]
+    same = qx.Metric(lambda output, target: (output - target).abs().amax(1).lt(1e-4).float(), "sameness", range=(0, 1))
+    result, dialogue = run(subject(held_out=data, metric=same, task_loss=None), explore=True, quantize=False)
+    assert "No widths lose as little as was to be lost at most: min_accuracy (0.95) is above what" in dialogue.text
+    assert "The search goes on without a minimum." in dialogue.text
+    assert len(result.exploration.front) and result.exploration.front.min_accuracy is None
+
+
+def test_what_was_made_is_written_also_where_a_later_step_cannot_be_done(tmp_path):
+    one = subject(held_out=batches(digits().report, 1000)[:1])
+    with pytest.raises(WorkflowError, match=r"must hold two batches or more.*smaller batches"):
+        run(one, explore=True, output=tmp_path)
+    made = {"graph_after.txt", "graph_before.txt", "quantized.pt", "strategy.txt"}
+    assert {file.name for file in tmp_path.iterdir()} == made
+
+
+def test_a_seed_covers_loaders_that_shuffle(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent)
+    options = Options(**(QUICK | {"explore": True, "qat": True, "seed": 5, "evaluations": 5, "everything": True}))
+    shown = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        dialogue = Transcript()
+        run_pipeline(load_subject("own_factories:shuffled", dialogue, options), dialogue, options)
+        shown.append(re.sub(r"[\d.]+ s\b", "", dialogue.text))
+    assert shown[0] == shown[1]
 
 
 def test_training_that_does_not_help_is_said_not_to():
@@ -310,6 +385,8 @@ def test_measured_errors_need_data_and_something_to_compare():
         ({"qat_loss": "none"}, "qat_loss must be one of 'float', 'task', got 'none'"),
         ({"threshold": -1.0}, "threshold must be a number of at least 0, got -1.0"),
         ({"threshold": float("nan")}, "threshold must be a number of at least 0, got nan"),
+        ({"seed": -1}, r"seed must be an int in \[0, .*got -1"),
+        ({"seed": 2**32}, r"seed must be an int in \[0, "),
         ({"epochs": 0}, "epochs must be an int of at least 1, got 0"),
         ({"linear_num_bits": 1}, r"linear_num_bits must be an int in \[2, 8\], got 1"),
     ],

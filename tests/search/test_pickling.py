@@ -10,7 +10,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
-from networks import batches, digits
+from networks import batches, digits, trained
 from problems import search_loader, tiny_model, tiny_network, tiny_problem, weighted_model
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from torch import nn
@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import qexplore as qx
+from qexplore import predicates
 from qexplore.cost import COST_NAMES
 from qexplore.errors import MetricError, ModelError, ProblemError
 
@@ -204,6 +205,16 @@ def test_what_pickle_cannot_find_is_named_and_copies_are_still_made(case):
         pickle.dumps(thing)
     copy.deepcopy(thing)
     copy.copy(thing)
+
+
+def test_a_network_rebuilt_from_its_graph_comes_back_with_its_hooks():
+    network = qx.optimize_graph(trained("small_cnn"), digits().report.x[:4]).network
+    model = qx.QuantizedModel(network, predicates.by_type(nn.ReLU), predicates.weighted)
+    model.calibrate([digits().report.x])
+    model.num_bits = [3] * len(model.points)
+    again = brought_back(brought_back(model))
+    assert torch.equal(again(digits().report.x), model(digits().report.x))
+    assert str(again.describe()) == str(model.describe())
 
 
 def front_of_uniform(problem):

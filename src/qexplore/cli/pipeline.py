@@ -59,7 +59,7 @@ def _answers(command: Callable[..., Any]) -> Callable[..., Any]:
 @_option("--text", type=_PATH, metavar="FILE", help="Text for gpt2; without it, Python's own reference.")
 @_option("--weights", type=_PATH, metavar="FILE", help="State dict of the float network.")
 @_option("--seed", type=int, help="Of everything that is drawn.")
-@_option("--output", type=_FOLDER, metavar="DIR", help="Folder for the quantized network, the tables and the front.")
+@_option("--output", type=_FOLDER, metavar="DIR", help="Folder for networks, tables and the front.")
 @_option("--progress/--no-progress", help="Progress bars on stderr.  [default: on a terminal]")
 def pipeline(network: str, **given: Any) -> None:
     """Lead NETWORK from float to quantized, step by step.

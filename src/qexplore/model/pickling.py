@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from qexplore._pickling import require_a_name
@@ -22,6 +22,8 @@ def make_picklable(network: nn.Module) -> None:
         if parametrize.is_parametrized(module):
             kind.__reduce_ex__ = _reduced  # type: ignore[method-assign, assignment]
             kind = kind.__bases__[0]
+        elif isinstance(module, fx.GraphModule):  # each is of a class of its own
+            kind.__reduce_ex__ = _reduced_graph  # type: ignore[method-assign, assignment]
         for given in (kind, *_hooks(module)):
             require_a_name("the model", given, ModelError)
 
@@ -36,6 +38,13 @@ def _reduced(module: nn.Module, protocol: object) -> tuple[Any, ...]:
     parametrizations: Any = module.parametrizations
     getstate = getattr(kind, "__getstate__", None)  # of every object from Python 3.11 on
     return _remade, (kind, tuple(parametrizations)), getstate(module) if getstate else vars(module)
+
+
+def _reduced_graph(module: fx.GraphModule, protocol: object) -> tuple[Any, ...]:
+    # torch.fx traces the module's code anew and loses the hooks on it.
+    hooks = {name: table for name, table in vars(module).items() if "_hooks" in name}
+    remade, arguments = fx.GraphModule.__reduce__(module)
+    return remade, arguments, hooks
 
 
 def _remade(kind: type[nn.Module], names: tuple[str, ...]) -> nn.Module:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from qexplore.errors import SelectionError, WorkflowError
+from qexplore.errors import ProblemError, SelectionError, WorkflowError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.exploration import Exploration, explore
 from qexplore.metrics import Metric
@@ -14,6 +16,7 @@ from qexplore.model import QuantizedModel
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import Subject
 from qexplore.predicates import by_type, weighted
+from qexplore.preparation import copied_network
 from qexplore.search import LayerwiseQuantizationProblem
 
 _DROP = 0.05
@@ -22,15 +25,30 @@ _DROP = 0.05
 _OUTPUTS = by_type(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
 
 
-def explore_widths(subject: Subject, network: nn.Module, options: Options) -> Exploration:
+@dataclass(frozen=True)
+class Explored:
+    """What a search found.
+
+    Attributes:
+        exploration: its result.
+        model: the network that was searched, wrapped and calibrated, at the widths of the cheapest point of the front.
+    """
+
+    exploration: Exploration
+    model: QuantizedModel
+
+
+def explore_widths(subject: Subject, network: nn.Module, options: Options, say: Callable[[str], None]) -> Explored:
     """Search widths from 2 to 8 bits for weights and outputs of layers, on half of the held-out data.
 
-    The other half is what the front is reported on.
+    The other half is what the front is reported on. Where no widths keep the score near the float network's, the search
+    has no minimum, and that is said.
 
     Args:
         subject: its data and metric.
-        network: the float network, optimized or not.
+        network: the float network, optimized or not; left as it is.
         options: budget and seed.
+        say: told what the search does without.
 
     Raises:
         WorkflowError: there is no metric, or too little held-out data to be halved.
@@ -40,21 +58,35 @@ def explore_widths(subject: Subject, network: nn.Module, options: Options) -> Ex
         raise WorkflowError(f"'{subject.name}' has no targets to score candidates with")
     held_out = list(subject.held_out)
     if len(held_out) < 2:
-        raise WorkflowError(f"the held-out data of '{subject.name}' must hold two batches or more, got {len(held_out)}")
+        raise WorkflowError(
+            f"the held-out data of '{subject.name}' must hold two batches or more, one to search on and one to report "
+            f"on, got {len(held_out)}: let the held-out loader give smaller batches"
+        )
     half = len(held_out) // 2
-    model = _wrapped(network)
+    model = _wrapped(copied_network(network))
+    model.calibrate(subject.calibration, progress=options.progress)
+    exploration = explore(
+        _problem(model, held_out[:half], subject.metric, say), max_evaluations=options.evaluations, seed=options.seed,
+        report_loader=held_out[half:], progress=options.progress,
+    )  # fmt: skip
+    if len(exploration.front):
+        model.num_bits = exploration.front.cheapest().num_bits
+    return Explored(exploration, model)
+
+
+def _problem(
+    model: QuantizedModel, loader: Any, metric: Metric, say: Callable[[str], None]
+) -> LayerwiseQuantizationProblem:
+    def posed(max_drop: float | None) -> LayerwiseQuantizationProblem:
+        return LayerwiseQuantizationProblem(
+            model, loader, metric, num_bits_lower_limit=2, num_bits_upper_limit=8, max_drop=max_drop
+        )
+
     try:
-        model.calibrate(subject.calibration, progress=options.progress)
-        problem = LayerwiseQuantizationProblem(
-            model, held_out[:half], subject.metric, num_bits_lower_limit=2, num_bits_upper_limit=8,
-            max_drop=_max_drop(subject.metric, model, held_out[:half]),
-        )  # fmt: skip
-        return explore(
-            problem, max_evaluations=options.evaluations, seed=options.seed, report_loader=held_out[half:],
-            progress=options.progress,
-        )  # fmt: skip
-    finally:
-        model.detach()
+        return posed(_max_drop(metric, model, loader))
+    except ProblemError as error:
+        say(f"No widths lose as little as was to be lost at most: {error}. The search goes on without a minimum.")
+        return posed(None)
 
 
 def _wrapped(network: nn.Module) -> QuantizedModel:

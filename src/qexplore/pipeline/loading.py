@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+
+from qexplore._random import isolated
 from qexplore.errors import WorkflowError
 from qexplore.pipeline.dialogue import Dialogue, Prefixed
 from qexplore.pipeline.factories import factory_subject
@@ -28,7 +31,11 @@ def load_subject(name: str, dialogue: Dialogue, options: Options | None = None) 
         MissingPackageError: an optional package is needed.
     """
     options = options or Options()
-    talk = Prefixed(dialogue, options.everything)
+    with isolated(torch.device("cpu"), options.seed):  # loaders that shuffle, and whatever a factory draws
+        return _subject(name, Prefixed(dialogue, options.everything), options)
+
+
+def _subject(name: str, talk: Prefixed, options: Options) -> Subject:
     if name in IMAGE_NETWORKS:
         return image_subject(name, options, talk)
     if name == "gpt2":

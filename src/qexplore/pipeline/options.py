@@ -11,6 +11,8 @@ from qexplore.errors import WorkflowError
 
 ORDERS = ("before", "after")
 LOSSES = ("float", "task")
+_LARGEST_SEED = 2**32 - 1
+"""Of numpy's global generator, which a factory may draw from."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Options:
         text: file with text; None takes what ships with Python.
         weights: file with the float network's state dict; None trains it a little.
         seed: of everything that is drawn.
-        output: folder for the quantized network, the tables and the front; None writes nothing.
+        output: folder for the quantized network, the tables, the front with its picture, and the searched model at the
+            front's cheapest point; None writes nothing.
         progress: show bars on stderr; None shows them on a terminal.
     """
 
@@ -70,6 +73,7 @@ class Options:
         for name in ("epochs", "evaluations", "train_epochs"):
             if name != "train_epochs" or self.train_epochs is not None:
                 checked_int(name, getattr(self, name), WorkflowError, low=1)
+        checked_int("seed", self.seed, WorkflowError, low=0, high=_LARGEST_SEED)
         from qexplore.quant import PACKED_WIDTHS  # on use: the command line reads the defaults and should not wait
 
         low, high = PACKED_WIDTHS[0], PACKED_WIDTHS[-1]

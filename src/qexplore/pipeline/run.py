@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from qexplore._random import isolated
-from qexplore.errors import WorkflowError
 from qexplore.exploration import Exploration
 from qexplore.pipeline.dialogue import Dialogue, Prefixed
-from qexplore.pipeline.exploring import explore_widths
+from qexplore.pipeline.exploring import Explored, explore_widths
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.quantizing import Quantized, quantizer_for
 from qexplore.pipeline.subject import Subject
+from qexplore.pipeline.trained import with_weights_of
+from qexplore.pipeline.writing import make_folder, write_explored, write_texts
 from qexplore.preparation import GraphOptimization, GraphTable, counted, graph_table, optimize_graph
 from qexplore.workflows import measure_accuracy
 
@@ -33,7 +35,7 @@ class PipelineResult:
         folded: whether the optimized network was taken on.
         post_training: the network quantized without training.
         trained: the network quantized with training.
-        exploration: the search over widths.
+        explored: what the search over widths found, and the network that was searched at the front's cheapest point.
     """
 
     graph: GraphTable | None = None
@@ -41,7 +43,12 @@ class PipelineResult:
     folded: bool = False
     post_training: Quantized | None = None
     trained: Quantized | None = None
-    exploration: Exploration | None = None
+    explored: Explored | None = None
+
+    @property
+    def exploration(self) -> Exploration | None:
+        """The search over widths."""
+        return None if self.explored is None else self.explored.exploration
 
     @property
     def quantized(self) -> Quantized | None:
@@ -63,29 +70,37 @@ def run_pipeline(subject: Subject, dialogue: Dialogue, options: Options | None =
     """
     options = options or Options()
     if options.output is not None:
-        _make_folder(options.output)  # now, not after minutes of work
+        make_folder(options.output)  # now, not after minutes of work
     talk = Prefixed(dialogue, options.everything)
-    with isolated(torch.device("cpu"), options.seed):
-        result = _lead(subject, talk, options)
-    if options.output is not None:
-        talk.show(f"Written to {options.output}: {', '.join(write_results(result, options.output)) or 'nothing'}")
+    result = PipelineResult()
+    try:
+        with isolated(torch.device("cpu"), options.seed):
+            for made in _lead(subject, talk, options):
+                result = made
+    finally:  # what was made is not lost with a later step
+        if options.output is not None:
+            written = write_results(result, options.output, talk.show)
+            talk.show(f"Written to {options.output}: {', '.join(written) or 'nothing'}")
     return result
 
 
-def _lead(subject: Subject, talk: Prefixed, options: Options) -> PipelineResult:
+def _lead(subject: Subject, talk: Prefixed, options: Options) -> Iterator[PipelineResult]:
+    """What is there after each step."""
     if subject.metric is not None:
         score = measure_accuracy(subject.network, subject.held_out, subject.metric, progress=options.progress)
         talk.show(f"Float {subject.metric.name} on held-out data: {score:.4f}")
-    graph = _trace(subject, talk, options)
-    post_training = trained = None
+    yield (result := PipelineResult(graph=_trace(subject, talk, options)))
     if options.order == "before":
-        post_training, trained = _quantize(subject, subject.network, talk, options)
-    optimization, folded = _optimize(subject, graph, talk, options)
+        for first, second in _quantize(subject, subject.network, talk, options):
+            yield (result := replace(result, post_training=first, trained=second))
+    optimization, folded = _optimize(subject, result.graph, talk, options)
+    yield (result := replace(result, optimization=optimization, folded=folded))
     network: nn.Module = optimization.network if optimization is not None and folded else subject.network
     if options.order == "after":
-        post_training, trained = _quantize(subject, network, talk, options)
-    exploration = _explore(subject, network, talk, options)
-    return PipelineResult(graph, optimization, folded, post_training, trained, exploration)
+        for first, second in _quantize(subject, network, talk, options):
+            yield (result := replace(result, post_training=first, trained=second))
+    explored = _explore(subject, network, result, talk, options)
+    yield replace(result, explored=explored)
 
 
 def _trace(subject: Subject, talk: Prefixed, options: Options) -> GraphTable | None:
@@ -125,25 +140,26 @@ def _optimize(
 
 def _quantize(
     subject: Subject, network: nn.Module, talk: Prefixed, options: Options
-) -> tuple[Quantized | None, Quantized | None]:
-    """The network quantized post-training, and with training where that was offered and wanted."""
+) -> Iterator[tuple[Quantized, Quantized | None]]:
+    """The network quantized post-training, and then with training where that was offered and wanted."""
     question = f"Quantize (int8, linear layers int{options.linear_num_bits}, {options.order} folding)?"
     if not talk.settle(options.quantize, question, "quantize"):
-        return None, None
+        return
     quantizer = quantizer_for(subject, network, options)
     first = quantizer.quantize()
     talk.show(f"Strategy of every layer, by {first.backend}:\n{first.table}")
     _show_measured(subject, first, "post-training", talk)
+    yield first, None
     if first.error <= options.threshold:
         talk.show(f"Not above the threshold of {options.threshold:g}: no training is needed.")
-        return first, None
+        return
     question = f"Above the threshold of {options.threshold:g}. Train it for {counted(options.epochs, 'epoch')}?"
     if not talk.settle(options.qat, question, "qat"):
-        return first, None
+        return
     second = quantizer.train(lambda record: talk.show(f"  {record}"))
     _show_measured(subject, second, "after training", talk)
     talk.show(_verdict(first, second))
-    return first, second
+    yield first, second
 
 
 def _show_measured(subject: Subject, quantized: Quantized, when: str, talk: Prefixed) -> None:
@@ -164,7 +180,9 @@ def _verdict(first: Quantized, second: Quantized) -> str:
     )
 
 
-def _explore(subject: Subject, network: nn.Module, talk: Prefixed, options: Options) -> Exploration | None:
+def _explore(
+    subject: Subject, network: nn.Module, result: PipelineResult, talk: Prefixed, options: Options
+) -> Explored | None:
     if subject.metric is None:
         if options.explore:
             talk.show("No search over widths: there are no targets to score candidates with.")
@@ -172,33 +190,37 @@ def _explore(subject: Subject, network: nn.Module, talk: Prefixed, options: Opti
     question = f"Search the widths of all layers ({options.evaluations} evaluations)?"
     if not talk.settle(options.explore, question, "explore"):
         return None
-    exploration = explore_widths(subject, network, options)
-    talk.show(str(exploration))
-    return exploration
+    explored = explore_widths(subject, _searched(subject, network, result, talk), options, talk.show)
+    talk.show(str(explored.exploration))
+    return explored
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkflowError(f"the output folder '{folder}' cannot be made: {error.strerror or error}") from error
+def _searched(subject: Subject, network: nn.Module, result: PipelineResult, talk: Prefixed) -> nn.Module:
+    """The float network whose widths are searched: with the trained weights, where training was worth it."""
+    if result.trained is None or result.quantized is not result.trained:
+        return network
+    trained = with_weights_of(network, result.trained.model)
+    if trained is None:
+        talk.show(
+            "The search begins with the float network: the trained one has other layers, as BatchNorm is folded while "
+            "training. Fold it before (--fold) to search with the trained weights."
+        )
+        return network
+    assert subject.metric is not None
+    score = measure_accuracy(trained, subject.held_out, subject.metric)
+    talk.show(f"The search begins with the trained weights, in float: {subject.metric.name} {score:.4f}")
+    return trained
 
 
-def write_results(result: PipelineResult, folder: Path) -> list[str]:
-    """Write tables, the quantized network and the front to ``folder``; returns the names of the files."""
+def write_results(result: PipelineResult, folder: Path, say: Callable[[str], None]) -> list[str]:
+    """Write tables, the quantized network, the front and its model to ``folder``; returns the names of the files."""
     texts = {
         "graph_before.txt": None if result.graph is None else str(result.graph),
         "graph_after.txt": str(result.optimization.after) if result.optimization and result.folded else None,
         "strategy.txt": None if result.quantized is None else result.quantized.table,
     }
-    for name, text in texts.items():
-        if text is not None:
-            (folder / name).write_text(text + "\n", encoding="utf-8")
-    written = [name for name, text in texts.items() if text is not None]
+    written = write_texts(texts, folder)
     if result.quantized is not None:
         result.quantized.save(folder / "quantized.pt")
         written.append("quantized.pt")
-    if result.exploration is not None:
-        result.exploration.front.save(folder / "front.json")
-        written.append("front.json")
-    return written
+    return written + ([] if result.explored is None else write_explored(result.explored, folder, say))

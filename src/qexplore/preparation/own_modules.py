@@ -113,6 +113,7 @@ def as_graph_module(connections: Connections) -> fx.GraphModule:
         if getattr(node.target, "__name__", "") == "_assert_is_none":
             node.target = require_none
     graph.set_codegen(fx.graph.CodeGen())  # the one of settled arguments cannot be scripted, and has no defaults
+    graph._tracer_cls = None  # unpickling traces the module's code, which plain torch.fx can
     module = fx.GraphModule(network, graph, class_name=type(network).__name__)
     flags = {name: one.training for name, one in network.named_modules(remove_duplicate=False)}
     for name, one in module.named_modules(remove_duplicate=False):
