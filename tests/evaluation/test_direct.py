@@ -9,8 +9,9 @@ from networks import digits
 from problems import Watched, correct, raising, random_state, search_loader, state_of, tiny_model, tiny_network
 
 import qexplore as qx
-from qexplore.errors import MetricError
+from qexplore.errors import MetricError, ModelError
 from qexplore.metrics import as_metric
+from qexplore.workflows import measure_accuracy
 
 
 def evaluator(metric, loader=None, model=None):
@@ -141,3 +142,29 @@ def test_a_network_without_parameters_is_measured():
     model = qx.QuantizedActivationsModel(Sign(), qx.predicates.by_type(torch.nn.ReLU))
     model.calibrate(search_loader())
     assert evaluator(qx.top1_accuracy, model=model).float_evaluation.num_samples == 400
+
+
+def test_a_plain_function_is_a_metric_and_what_is_none_is_refused():
+    def hits(output, target):
+        return (output.argmax(1) == target).float()
+
+    expected = qx.DirectEvaluator(tiny_model(), search_loader(), qx.top1_accuracy).float_evaluation.score
+    assert qx.DirectEvaluator(tiny_model(), search_loader(), hits).float_evaluation.score == expected
+    for metric in (None, "accuracy", 0.5):
+        with pytest.raises(MetricError, match="a metric must be a qexplore.Metric or a function"):
+            qx.DirectEvaluator(tiny_model(), search_loader(), metric)
+    with pytest.raises(ModelError, match="an evaluator takes a QuantizedModel, got Tiny"):
+        qx.DirectEvaluator(tiny_network(), search_loader(), hits)
+
+
+@pytest.mark.parametrize("size", [30, 400])
+def test_a_metric_over_labels_is_of_the_whole_set_whatever_the_batches(size):
+    generator = torch.Generator().manual_seed(0)
+    labels = [torch.where(torch.rand(len(y), generator=generator) < 0.3, -100, y) for _, y in search_loader(400)]
+    data = list(zip(search_loader(400)[0][0].split(size), labels[0].split(size), strict=True))
+    network, metric = tiny_network(), qx.over_labels(qx.negative_log_likelihood)
+    with torch.no_grad():
+        outputs = torch.cat([network(x) for x, _ in data])
+    expected = pytest.approx(float(torch.nn.functional.cross_entropy(outputs, torch.cat(labels))), rel=1e-5)
+    assert qx.DirectEvaluator(tiny_model(), data, metric).float_evaluation.score == expected
+    assert measure_accuracy(network, data, metric) == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,8 +20,8 @@ from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary, warn_of_unshifted
-from qexplore.metrics import Metric, Scores, WholeSetMetric
-from qexplore.model import Candidates, Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode
+from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric
+from qexplore.model import Candidates, Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode, require_wrapped
 
 
 class DirectEvaluator:
@@ -32,12 +32,13 @@ class DirectEvaluator:
     Args:
         model: the wrapped network; its own state is left as it is.
         loader: the evaluation set.
-        metric: per sample, or of a whole set.
+        metric: per sample, or of a whole set; a function ``(output, target) -> scores [B]`` is one per sample.
         unpack: ``unpack(batch) -> (inputs, target)``.
         hold_bytes: how much of the set may be held in memory; None takes a quarter of what is free.
 
     Raises:
         DataError: see `EvaluationSet`.
+        ModelError: ``model`` is no `QuantizedModel`, or is detached.
         MetricError: the metric does not give one finite score per sample for the float network.
         EvaluationError: the float network or the metric raised.
     """
@@ -46,13 +47,15 @@ class DirectEvaluator:
         self,
         model: QuantizedModel,
         loader: Loader,
-        metric: Metric | WholeSetMetric,
+        metric: Metric | WholeSetMetric | Callable[[Any, Any], Any],
         *,
         unpack: Unpack | None = None,
         hold_bytes: int | None = None,
     ) -> None:
+        require_wrapped("an evaluator", model)
         self.model = model
-        self.metric = metric
+        metric = as_metric(metric)
+        self.metric: Metric | WholeSetMetric = metric
         self._loader = loader
         self._placement = Placement.of(model.model)
         self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass

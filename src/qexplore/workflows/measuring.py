@@ -113,5 +113,7 @@ def _scores(network: nn.Module, loader: Loader, metric: Metric, unpack: Unpack |
     # A quantized network's parameters tell nothing about the dtype of its inputs.
     placement = Placement(Placement.of(network).device, torch.float32)
     batches = Pass("report_loader", loader, unpack=unpack, placement=placement, bar="evaluating", progress=progress)
+    if metric.fit is not None:
+        metric = metric.fitted(target for _, target in Pass("report_loader", loader, unpack=unpack, progress=False))
     scores = [batch_scores(metric, call(network, inputs), inputs, target) for inputs, target in batches]
     return torch.cat(scores).cpu().numpy()
