@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,9 @@ def as_onnx(
 ) -> Any:
     """``network`` as a ``torch.onnx.ONNXProgram`` with a dynamic batch, as called in eval mode; it is not changed.
 
+    Inputs stand in the order of its forward. Outputs in dicts and objects have the names that they have there, tensors
+    alone: numbers and other things beside them are left out.
+
     Args:
         network: any network that ``torch.export`` can take apart; forward hooks and parametrizations are included.
         example_input: a tensor, a tuple of positional or a dict of keyword arguments.
@@ -51,7 +55,7 @@ def as_onnx(
         MissingPackageError: onnx or onnxscript is missing.
     """
     check_opset(opset)
-    args, kwargs = _arguments(example_input)
+    args, kwargs = _arguments(example_input, network)
     flags = [(module, module.training) for module in network.modules()]
     # The fused kernel of attention layers has no ONNX form; the same layers one by one have.
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -60,7 +64,10 @@ def as_onnx(
         torch.backends.mha.set_fastpath_enabled(False)
         with silenced(), torch.no_grad():
             exported = _take_apart(network, args, kwargs)
-            return _translate(exported, opset, custom_translations)
+            names = _tensors_alone(exported)
+            program = _translate(exported, opset, custom_translations)
+            _name_outputs(program.model, names)
+            return program
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, training in flags:
@@ -95,8 +102,8 @@ def check_opset(opset: object) -> None:
     checked_int("`opset`", opset, ExportError, low=LOWEST_OPSET, high=highest)
 
 
-def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments, a single sample repeated: torch takes a batch of 1 for a constant."""
+def _arguments(example_input: Any, network: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional arguments, and keyword ones in forward's order; one sample twice: torch takes 1 for a constant."""
     if not tensors_of(example_input):
         raise ExportError(
             "`example_input` must hold a tensor (a tensor, a tuple of positional or a dict of keyword arguments), got "
@@ -105,7 +112,8 @@ def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     size = _batch_size(example_input)
     repeated = map_tensors(lambda tensor: _repeat(tensor) if size == 1 else tensor, example_input)
     if isinstance(repeated, Mapping):
-        return (), dict(repeated)
+        order = [name for name in inspect.signature(network.forward).parameters if name in repeated]
+        return (), {name: repeated[name] for name in dict.fromkeys([*order, *repeated])}
     return (tuple(repeated) if isinstance(repeated, (tuple, list)) else (repeated,)), {}
 
 
@@ -149,6 +157,47 @@ def _untraceable(network: nn.Module, error: Exception) -> str:
         "of tensors (if, int(), .item()) are what usually stands in the way: replace them with torch.where or leave "
         "them out of forward"
     )
+
+
+def _tensors_alone(exported: Any) -> list[str]:
+    """Take what is no tensor from the outputs of a program; the names of the others, "" for those that have none."""
+    from torch.export.graph_signature import ConstantArgument
+
+    spec, node = exported.call_spec.out_spec, exported.graph.output_node()
+    outputs = list(node.args[0])
+    specs = exported.graph_signature.output_specs
+    first = len(outputs) - spec.num_leaves  # before them, what is written into buffers
+    names: list[str | None] = [""] * spec.num_leaves
+    for path, place in pytree.tree_flatten_with_path(pytree.tree_unflatten(range(spec.num_leaves), spec))[0]:
+        names[place] = path_name(path) if any(not isinstance(key, pytree.SequenceKey) for key in path) else ""
+    for place in range(first, len(outputs)):
+        is_tensor = isinstance(outputs[place], torch.fx.Node) and isinstance(outputs[place].meta.get("val"), Tensor)
+        if not is_tensor:
+            outputs[place], names[place - first] = None, None
+            specs[place].arg = ConstantArgument(name="", value=None)
+    node.args = (tuple(outputs),)
+    return [name for name in names if name is not None]
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """The name of a tensor in nested arguments or outputs, as torch names inputs: "state_0" for ``state[0]``."""
+    return "_".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
+
+
+def _name_outputs(model: Any, names: Sequence[str]) -> None:
+    """Give outputs their names in the dict that the network returns."""
+    outputs = list(model.graph.outputs)
+    if len(outputs) != len(names):
+        return
+    inner = [value for node in model.graph for value in node.outputs]
+    taken = {value.name for value in (*model.graph.inputs, *inner, *model.graph.initializers.values())}
+    for value, wanted in zip(outputs, names, strict=True):
+        name = wanted
+        if name and name != value.name and not value.is_graph_input():
+            while name in taken:
+                name += "_out"
+            value.name = name
+            taken.add(name)
 
 
 def _translate(exported: Any, opset: int, custom_translations: Mapping[Any, Callable[..., Any]] | None) -> Any:
@@ -233,14 +282,16 @@ class OnnxModel(nn.Module):
         self.output_names: tuple[str, ...] = tuple(one.name for one in self._session.get_outputs())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the file on the tensors among the arguments; those given by keyword go by their names.
+        """Run the file on the tensors among the arguments; those given by keyword go by their names, nested ones too.
 
         Returns:
             One tensor, or a tuple of those that the network gives.
         """
-        named = {name: value for name, value in kwargs.items() if name in self.input_names}
+        leaves = [(path_name(path), leaf) for path, leaf in pytree.tree_flatten_with_path(kwargs)[0]]
+        given = [(name, leaf) for name, leaf in leaves if isinstance(leaf, Tensor)]
+        named = {name: value for name, value in given if name in self.input_names}
         others = [name for name in self.input_names if name not in named]
-        rest = tensors_of((args, {name: value for name, value in kwargs.items() if name not in named}))
+        rest = [*tensors_of(args), *(value for name, value in given if name not in named)]
         feed = named | dict(zip(others, rest, strict=True))
         outputs = self._session.run(None, {name: value.detach().cpu().numpy() for name, value in feed.items()})
         tensors = tuple(torch.from_numpy(output) for output in outputs)

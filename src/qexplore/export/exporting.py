@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from qexplore._arguments import checked_name
 from qexplore._choices import choice_name
-from qexplore._onnx import Optimization, as_onnx, check_opset, save_onnx
+from qexplore._onnx import Optimization, as_onnx, check_opset, path_name, save_onnx
 from qexplore._optional import import_optional
 from qexplore._random import isolated
 from qexplore.errors import ExportError
@@ -81,7 +83,7 @@ def export_onnx(
     if isinstance(allow, str):
         allow = (allow,)
     refuse_unknown(model, allow)
-    example = _checked_example(model, example_input)
+    example, left_out = _checked_example(model, example_input)
     opset = DEFAULT_OPSET if opset is None else opset
     check_opset(opset)
     written, plan, widened = _for_target(model, target, opset)
@@ -106,10 +108,12 @@ def export_onnx(
         size=_size(Path(path)),
         parity=found[0] if found else None,
         parity_with_given=found[1] if len(found) > 1 else None,
+        left_out=left_out,
     )
 
 
-def _checked_example(model: QuantizedModel, example_input: Any) -> Any:
+def _checked_example(model: QuantizedModel, example_input: Any) -> tuple[Any, tuple[str, ...]]:
+    """The example, and the outputs that it gives beside tensors."""
     example = model.example_input if example_input is None else example_input
     if example is None:
         raise ExportError(
@@ -119,12 +123,22 @@ def _checked_example(model: QuantizedModel, example_input: Any) -> Any:
     placement = Placement.of(model.model)
     with in_eval_mode(model), torch.no_grad(), isolated(placement.device):
         try:
-            call(model, placement.copy_inputs(example))
+            output = call(model, placement.copy_inputs(example))
         except Exception as error:
             raise ExportError(
                 f"`example_input` must be what the network takes, but it stops: {type(error).__name__}: {error}"
             ) from error
-    return example
+    return example, _beside_tensors(output)
+
+
+def _beside_tensors(output: Any) -> tuple[str, ...]:
+    """What a network returns that no file can hold: numbers, text, and objects that torch does not look into."""
+    leaves = pytree.tree_flatten_with_path(output)[0]
+    return tuple(
+        f"output '{path_name(path)}' ({type(leaf).__name__})"
+        for path, leaf in leaves
+        if leaf is not None and not isinstance(leaf, Tensor)
+    )
 
 
 def _for_target(

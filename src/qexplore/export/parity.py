@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,8 +16,19 @@ from torch import Tensor, nn
 from qexplore._onnx import OnnxModel, Optimization
 from qexplore._random import isolated
 from qexplore._trees import tensors_of
-from qexplore.errors import DataError
-from qexplore.model import Loader, Pass, Placement, Unpack, call, in_eval_mode
+from qexplore.errors import DataError, ExportError
+from qexplore.model import (
+    Loader,
+    Pass,
+    Placement,
+    QuantizedModel,
+    Unpack,
+    bound_arguments,
+    call,
+    count_samples,
+    in_eval_mode,
+    takes_any_arguments,
+)
 
 
 @dataclass(frozen=True)
@@ -25,15 +38,39 @@ class Parity:
     Attributes:
         num_samples: that were compared.
         num_different: samples with a prediction that differs: the place of the greatest number along the classes (axis
-            1, or the last of three axes) of the first floating output, or any number of an integer output.
-        largest_difference: of two numbers in the outputs; absolute.
-        largest_output: magnitude of the model's outputs, to compare it with.
+            1, or the last of three axes) of the first floating output, or any number of an integer output. None where
+            outputs hold no predictions: a single number a sample, or targets that are no labels.
+        largest_difference: of two numbers in the outputs; absolute. Infinite where only one of them is finite.
+        largest_output: magnitude of the model's outputs, to compare it with; NaN and infinities apart.
+        num_not_finite: samples whose outputs, of the model or of the file, hold NaN or an infinity.
+        has_labels: whether all targets were labels, so that a place of the greatest number is a prediction.
     """
 
     num_samples: int
-    num_different: int
+    num_different: int | None
     largest_difference: float
     largest_output: float
+    num_not_finite: int = 0
+    has_labels: bool = True
+
+    def __str__(self) -> str:
+        largest = f"largest difference {self.largest_difference:.2g} (outputs up to {self.largest_output:.3g})"
+        if self.num_different is not None:
+            what = "predictions differ" if self.has_labels else "samples have their greatest output at another place"
+            largest = f"{self.num_different} {what}, {largest}"
+        broken = f", {self.num_not_finite} of them with NaN or infinite outputs" if self.num_not_finite else ""
+        return f"{self.num_samples} samples{broken}: {largest}"
+
+    def __add__(self, other: Parity) -> Parity:
+        known = [one.num_different for one in (self, other) if one.num_different is not None]
+        return Parity(
+            self.num_samples + other.num_samples,
+            sum(known) if len(known) == 2 else None,
+            max(self.largest_difference, other.largest_difference),
+            max(self.largest_output, other.largest_output),
+            self.num_not_finite + other.num_not_finite,
+            self.has_labels and other.has_labels,
+        )
 
 
 def compare_each(
@@ -49,7 +86,7 @@ def compare_each(
 
     Raises:
         DataError: no batches, or one that cannot be unpacked or that the file does not take.
-        ExportError: onnxruntime cannot run the file.
+        ExportError: onnxruntime cannot run the file, or it gives other tensors than the model.
         MissingPackageError: onnxruntime is missing.
     """
     written = OnnxModel(path, optimization=optimization)
@@ -59,17 +96,19 @@ def compare_each(
     with ExitStack() as modes, torch.no_grad(), isolated(placement.device):
         for model in models:
             modes.enter_context(in_eval_mode(model))
-        for inputs, _ in batches:
-            actual = tensors_of(_run(written, placement.copy_inputs(inputs)))
+        for inputs, target in batches:
+            actual = tensors_of(_run(written, models[0], placement.copy_inputs(inputs)))
             for index, model in enumerate(models):
-                expected = tensors_of(call(model, placement.copy_inputs(inputs)))
-                totals[index] = _add(totals[index], _difference([one.cpu() for one in expected], actual))
+                output = call(model, placement.copy_inputs(inputs))
+                expected = [tensor.cpu() for tensor in tensors_of(output)]
+                _require_alike(expected, actual)
+                totals[index] += _difference(expected, actual, count_samples(inputs, target, output), target)
     return tuple(totals)
 
 
-def _run(written: OnnxModel, inputs: Any) -> Any:
+def _run(written: OnnxModel, model: nn.Module, inputs: Any) -> Any:
     try:
-        return call(written, inputs)
+        return call(written, _by_name(model, inputs))
     except (ValueError, RuntimeError) as error:
         raise DataError(
             f"a batch of `data` must be like the example that the file was written for (inputs "
@@ -77,34 +116,70 @@ def _run(written: OnnxModel, inputs: Any) -> Any:
         ) from error
 
 
-def _difference(expected: list[Tensor], actual: list[Tensor]) -> Parity:
+def _by_name(model: nn.Module, inputs: Any) -> Any:
+    """``inputs`` by the names that forward gives them, in its order, as the file has them."""
+    network = model.model if isinstance(model, QuantizedModel) else model
+    signature = inspect.signature(network.forward)
+    return inputs if takes_any_arguments(signature) else bound_arguments(signature, inputs)
+
+
+def _require_alike(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> None:
+    shapes = [[tuple(tensor.shape) for tensor in outputs] for outputs in (expected, actual)]
+    if shapes[0] != shapes[1]:
+        raise ExportError(
+            f"the file must give tensors of the shapes that the model gives, {_listed(shapes[0])}, but gives "
+            f"{_listed(shapes[1])}: some of its operators settle on the example's shapes, so give one like `data`"
+        )
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes)) or "none"
+
+
+def _difference(expected: Sequence[Tensor], actual: Sequence[Tensor], num_samples: int, target: Any) -> Parity:
     pairs = list(zip(expected, actual, strict=True))
-    floating = [(want, got) for want, got in pairs if want.is_floating_point() and want.numel()]
-    num_samples = expected[0].shape[0] if expected[0].dim() else 1
-    differs = torch.zeros(num_samples, dtype=torch.bool)
+    floating = [(want.double(), got.double()) for want, got in pairs if want.is_floating_point() and want.numel()]
     decided = [(want, got) for want, got in pairs if not want.is_floating_point()]
-    decided += [(_predictions(want), _predictions(got)) for want, got in floating[:1]]
+    labels = tensors_of(target)
+    if floating and not any(label.is_floating_point() for label in labels):
+        decided += _predictions(*floating[0])
+    differs = torch.zeros(num_samples, dtype=torch.bool)
+    broken = torch.zeros(num_samples, dtype=torch.bool)
     for want, got in decided:
-        if want.dim() and len(want) == num_samples:
-            differs |= (want != got).reshape(num_samples, -1).any(dim=1)
+        differs |= _by_sample(want != got, num_samples)
+    for want, got in floating:
+        broken |= _by_sample(~(want.isfinite() & got.isfinite()), num_samples)
     return Parity(
         num_samples,
-        int(differs.sum()),
-        max((float((want - got).abs().max()) for want, got in floating), default=0.0),
-        max((float(want.abs().max()) for want, _ in floating), default=0.0),
+        int(differs.sum()) if decided else None,
+        max((_largest(want, got) for want, got in floating), default=0.0),
+        max((float(want[want.isfinite()].abs().max()) for want, _ in floating if want.isfinite().any()), default=0.0),
+        int(broken.sum()),
+        bool(labels) or not floating,
     )
 
 
-def _predictions(output: Tensor) -> Tensor:
-    """The class of each place: tokens have theirs on the last axis, images on axis 1."""
-    axis = 2 if output.dim() == 3 else 1
-    return output.argmax(dim=axis) if output.dim() > axis else torch.zeros(len(output) if output.dim() else 1)
+def _largest(want: Tensor, got: Tensor) -> float:
+    """Of two numbers; none where both are NaN, or the same infinity."""
+    is_same = (want == got) | (want.isnan() & got.isnan())
+    apart = torch.where(is_same, 0.0, (want - got).abs())
+    return float(apart.nan_to_num(nan=math.inf, posinf=math.inf).max())
 
 
-def _add(total: Parity, part: Parity) -> Parity:
-    return Parity(
-        total.num_samples + part.num_samples,
-        total.num_different + part.num_different,
-        max(total.largest_difference, part.largest_difference),
-        max(total.largest_output, part.largest_output),
-    )
+def _by_sample(flags: Tensor, num_samples: int) -> Tensor:
+    """Which samples have a flag; all of them where the first axis is not that of samples."""
+    if flags.dim() and len(flags) == num_samples:
+        return flags.reshape(num_samples, -1).any(dim=1)
+    return flags.any().expand(num_samples)
+
+
+def _predictions(want: Tensor, got: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The class of each place: tokens have theirs on the last axis, images on axis 1; nothing where there is one.
+
+    Samples that are NaN in one and not in the other are told apart.
+    """
+    axis = 2 if want.dim() == 3 else 1
+    if want.dim() <= axis or want.shape[axis] < 2:
+        return []
+    classes = [torch.where(each.isnan().any(dim=axis), -1, each.argmax(dim=axis)) for each in (want, got)]
+    return [(classes[0], classes[1])]

@@ -45,6 +45,7 @@ class ExportReport:
             changed as ``widened`` says. None without data.
         parity_with_given: what the same comparison with the model as it was given found, for a file that is written
             from a changed copy: what the change does, too. None without data, and where nothing is changed.
+        left_out: outputs of the network that are no tensors, which a file cannot hold.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class ExportReport:
     size: int
     parity: Parity | None = None
     parity_with_given: Parity | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def num_points(self) -> int:
@@ -70,7 +72,7 @@ class ExportReport:
 
     @property
     def num_different(self) -> int | None:
-        """Samples with a prediction that differs in `parity`; None where nothing was compared."""
+        """Samples with a prediction that differs in `parity`; None where none were compared."""
         return None if self.parity is None else self.parity.num_different
 
     @property
@@ -86,6 +88,7 @@ class ExportReport:
         lines = [first, text_table(header, rows, numeric=(2, 4))]
         lines += [f"could not be represented: {sentence}" for sentence in self.not_represented]
         lines += [f"widened: {sentence}" for sentence in self.widened]
+        lines += [f"left out, for it is no tensor: {output}" for output in self.left_out]
         lines += [*self._comparisons(), f"widths and ranges: {self.manifest}"]
         return "\n".join(lines)
 
@@ -95,18 +98,12 @@ class ExportReport:
         if self.parity is None:
             return ["not compared with the model: give data= to do so", *lines]
         if self.parity_with_given is not None:
-            lines.insert(0, _sentence("the model as it was given", self.parity_with_given))
-        return [_sentence("the model as changed for TensorRT" if is_for_tensorrt else "the model", self.parity), *lines]
+            lines.insert(0, f"compared with the model as it was given on {self.parity_with_given}")
+        model = "the model as changed for TensorRT" if is_for_tensorrt else "the model"
+        return [f"compared with {model} on {self.parity}", *lines]
 
 
 _TENSORRT_ONLY = (
     "the file is for TensorRT: do not judge it in onnxruntime with its optimizer on, which computes other numbers for "
     "such files; graph_optimization_level = ORT_DISABLE_ALL gives what a comparison here sees"
 )
-
-
-def _sentence(model: str, found: Parity) -> str:
-    return (
-        f"compared with {model} on {found.num_samples} samples: {found.num_different} predictions differ, "
-        f"largest difference {found.largest_difference:.2g} (outputs up to {found.largest_output:.3g})"
-    )

@@ -3,7 +3,7 @@
 from qexplore.model.activations_model import QuantizedActivationsModel
 from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias, restore_biases
 from qexplore.model.calibration import CalibrationReport, PointRange
-from qexplore.model.examples import Example
+from qexplore.model.examples import Example, count_samples
 from qexplore.model.hooks import (
     calls_heard_by,
     comes_last,
