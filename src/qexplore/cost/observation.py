@@ -16,7 +16,7 @@ from qexplore.cost.moments import Moments, Sources
 from qexplore.cost.operations import Operation, Operations
 from qexplore.cost.tape import Tape, Value, recording
 from qexplore.errors import ModelError
-from qexplore.model import Example, Placement, QuantizedModel, call, in_eval_mode, with_plain_weights
+from qexplore.model import Example, Placement, QuantizedModel, alone, call, in_eval_mode, with_plain_weights
 
 Groups = tuple[tuple[int, ...], ...]
 """Indices of points that belong together."""
@@ -43,6 +43,7 @@ class Observed:
     idle: tuple[str, ...] = ()
 
 
+@alone
 def observe(model: QuantizedModel, *, cost: str = "observe") -> Observed:
     """Run the network in float on each of ``model.examples`` and note what it multiplies and keeps alive for a sample.
 

@@ -26,6 +26,7 @@ from qexplore.model import (
     QuantizedModel,
     Unpack,
     WeightPoint,
+    alone,
     floating_tensors,
     require_iterable,
     require_wrapped,
@@ -124,6 +125,7 @@ def _text(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form) if math.isfinite(value) else str(value)
 
 
+@alone
 def analyze(
     model: QuantizedModel,
     loader: Loader,

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils import parametrize
 
 from qexplore._random import isolated
 from qexplore._trees import cloned, tensors_of
@@ -21,7 +20,17 @@ from qexplore.evaluation.batches import EvaluationSet, require_same_samples
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary, warn_of_unshifted
 from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric
-from qexplore.model import Candidates, Loader, Placement, QuantizedModel, Unpack, call, in_eval_mode, require_wrapped
+from qexplore.model import (
+    Candidates,
+    Loader,
+    Placement,
+    QuantizedModel,
+    Unpack,
+    call,
+    in_eval_mode,
+    kept_weights,
+    require_wrapped,
+)
 
 
 class DirectEvaluator:
@@ -140,7 +149,7 @@ class DirectEvaluator:
                 in_eval_mode(self.model),
                 torch.no_grad(),
                 isolated(self._placement.device),
-                parametrize.cached(),
+                kept_weights(self.model),
             ):
                 stack.enter_context(context)
             yield
@@ -152,9 +161,9 @@ class DirectEvaluator:
             QExploreError: it cannot be measured; the original error is the cause.
         """
         off = tuple(0 for _ in self.model.points)
-        self._changes_inputs = None  # told by this pass alone: a quantized input is a copy already
         try:
-            with self.model.passes_noted() as passed:
+            with self.model.lock, self.model.passes_noted() as passed:
+                self._changes_inputs = None  # told by this pass alone: a quantized input is a copy already
                 self.float_evaluation = self._measure(off)
         except QExploreError:
             raise

@@ -21,7 +21,7 @@ from qexplore.evaluation.samples import Samples
 from qexplore.evaluation.scoring import complete, failed, summary
 from qexplore.evaluation.trace import CaptureError
 from qexplore.metrics import Metric, Scores
-from qexplore.model import Candidate, Candidates, QuantizedModel
+from qexplore.model import Candidate, Candidates, OneThread, QuantizedModel
 
 _CHUNK_SECONDS = 5.0
 _LARGEST_CHUNK = 1024
@@ -57,6 +57,8 @@ class PrefixEvaluator:
         self._engine: Engine | None = None
         self._why_not = ""
         self._version: Any = None
+        # Held while the engine works. Whoever has it must not ask for the model's: others have that and ask for this.
+        self._lock = OneThread()
         self._bring_up_to_date()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,16 +101,15 @@ class PrefixEvaluator:
         """
         rows: list[Candidate] = [tuple(row) for row in np.asarray(candidates, dtype=np.int64).tolist()]
         limits = None if must_beat is None or why_not(self._metric) else np.asarray(must_beat, dtype=np.float64)
-        self._bring_up_to_date()
-        if self._engine is None:
+        engine, _ = self._ready(())
+        if engine is None:
             yield from self.direct.evaluate(candidates)
             return
         if limits is not None:
-            self._engine.reorder()
+            with self._lock:
+                engine.reorder()
         done = 0
         while done < len(rows):
-            if done:
-                self._bring_up_to_date()  # whoever got the last chunk may have changed the network
             size = int(np.clip(_CHUNK_SECONDS / max(self._seconds, 1e-9), _SMALLEST_CHUNK, _LARGEST_CHUNK))
             chunk = slice(done, done + size)
             yield from self._chunk(rows[chunk], None if limits is None else limits[chunk])
@@ -118,12 +119,12 @@ class PrefixEvaluator:
         self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
     ) -> Scores:
         """As `DirectEvaluator.scores_on_subset`, every step once for all candidates that share it."""
-        self._bring_up_to_date()
         rows = np.asarray(candidates, dtype=np.int64)
-        if self._engine is not None:
+        engine, fit = self._ready(rows.tolist())
+        if engine is not None and len(fit) == len(rows):
             try:
-                with isolated(self._engine.network.device):
-                    return self._engine.on_subset(rows, metric, num_samples, against_float=against_float)
+                with self._lock, isolated(engine.network.device):
+                    return engine.on_subset(rows, metric, num_samples, against_float=against_float)
             except QExploreError:
                 raise
             except Exception:
@@ -132,52 +133,49 @@ class PrefixEvaluator:
 
     def _chunk(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
         """Answers to ``rows``, in their order."""
-        fit = [index for index, row in enumerate(rows) if self._fits(row)]
-        measured = (
-            self._measured([rows[index] for index in fit], None if limits is None else limits[fit]) if fit else []
-        )
+        # Whoever got the last chunk may have changed the network.
+        engine, fit = self._ready(rows)
+        measured: list[Evaluation] = []
+        if engine is not None and fit:
+            chosen = [rows[index] for index in fit]
+            measured = self._measured(engine, chosen, None if limits is None else limits[fit])
         answers = dict(zip(fit, measured, strict=True))
         return [answers[index] if index in answers else self._directly(row) for index, row in enumerate(rows)]
 
-    def _fits(self, row: Candidate) -> bool:
-        """Whether the engine can take ``row``; the direct evaluator says what is wrong with its widths otherwise."""
-        if self._engine is None:
-            return False
-        try:
-            self._engine.network.quantizers(row)
-        except NumBitsError:
-            return False
-        return True
+    def _ready(self, rows: Sequence[Candidate]) -> tuple[Engine | None, list[int]]:
+        """The engine for the network as it is, and which of ``rows`` it can take."""
+        with self._model.lock:
+            self._bring_up_to_date()
+            engine = self._engine
+            return engine, [] if engine is None else [index for index, row in enumerate(rows) if _fits(engine, row)]
 
-    def _measured(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
+    def _measured(self, engine: Engine, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
         """Answers to ``rows`` by the engine; by the direct evaluator for one that raises."""
-        engine = self._engine
-        assert engine is not None
         start = time.perf_counter()
         try:
-            with isolated(engine.network.device):
+            with self._lock, isolated(engine.network.device):
                 result = engine.measure(np.array(rows, dtype=np.int64), limits)
         except torch.OutOfMemoryError:
-            if engine.halve_batches():
-                return self._measured(rows, limits)
-            return self._apart(rows, limits)
+            with self._lock:
+                is_smaller = engine.halve_batches()
+            return self._measured(engine, rows, limits) if is_smaller else self._apart(engine, rows, limits)
         except Exception:
-            return self._apart(rows, limits)
+            return self._apart(engine, rows, limits)
         self._seconds = (time.perf_counter() - start) / len(rows)
-        return [self._evaluation(row, result, index, limits) for index, row in enumerate(rows)]
+        return [self._evaluation(engine, row, result, index, limits) for index, row in enumerate(rows)]
 
-    def _apart(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
+    def _apart(self, engine: Engine, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
         """Go on in two halves, until the candidate that raises is alone."""
         if len(rows) == 1:
             return [self._directly(rows[0])]
         half = len(rows) // 2
         first, second = (None, None) if limits is None else (limits[:half], limits[half:])
-        return self._measured(rows[:half], first) + self._measured(rows[half:], second)
+        return self._measured(engine, rows[:half], first) + self._measured(engine, rows[half:], second)
 
     def _directly(self, row: Candidate) -> Evaluation:
         return next(self.direct.evaluate(np.array([row], dtype=np.int64)))
 
-    def _evaluation(self, row: Candidate, result: Measured, index: int, limits: Limits) -> Evaluation:
+    def _evaluation(self, engine: Engine, row: Candidate, result: Measured, index: int, limits: Limits) -> Evaluation:
         seconds, count = float(result.seconds[index]), int(result.num_samples[index])
         scores = result.scores[index].copy()  # or every record would hold on to those of the whole call
         if count < len(scores):
@@ -185,25 +183,31 @@ class PrefixEvaluator:
             bound = float(result.bounds[index])
             reason = f"proved not to beat {limits[index]:.6g} after {count} of {len(scores)} samples"
             return Evaluation(row, "stopped", bound=bound, num_samples=count, reason=reason, seconds=seconds)
-        assert isinstance(self._metric, Metric) and self._engine is not None
+        assert isinstance(self._metric, Metric)
         try:
             evaluation = complete(row, summary(scores, self._metric), scores, self._metric, seconds)
         except QExploreError as error:
             return failed(row, error, seconds)
-        self._engine.note(scores)
+        with self._lock:
+            engine.note(scores)
         return evaluation
 
     # ------------------------------------------------------------------------------------------------- the engine
 
     def _bring_up_to_date(self) -> None:
         """Take the network apart anew when it has changed."""
+        with self._model.lock:
+            self._compare_version()
+
+    def _compare_version(self) -> None:
         version = self._model.version(), _hooks(self._model), torch.get_num_threads()
         if version == self._version:
             return
         self._version = version
-        if self._engine is not None:
-            self._engine.close()
-        self._engine, self._why_not = None, ""
+        with self._lock:
+            if self._engine is not None:
+                self._engine.close()
+            self._engine, self._why_not = None, ""
         try:
             self._engine = self._build()
         except CaptureError as error:
@@ -225,6 +229,14 @@ class PrefixEvaluator:
         samples = Samples(list(data), self.direct.float_evaluation.num_samples)
         network = Network(self._model, samples)
         return Engine(network, samples, self._metric, self._budget_bytes)
+
+
+def _fits(engine: Engine, row: Candidate) -> bool:
+    try:
+        engine.network.quantizers(row)
+    except NumBitsError:
+        return False
+    return True
 
 
 def _hooks(model: QuantizedModel) -> tuple[Any, ...]:

@@ -24,7 +24,17 @@ from qexplore.export.plan import ExportPlan, plan_export, refuse_unknown, refuse
 from qexplore.export.report import ExportedPoint, ExportReport
 from qexplore.export.tensorrt import copy_of, in_tensorrt_form
 from qexplore.export.tensorrt_file import finish_for_tensorrt, fitted_to_tensorrt
-from qexplore.model import Loader, Placement, QuantizedModel, Unpack, bake_weights, call, in_eval_mode, require_wrapped
+from qexplore.model import (
+    Loader,
+    Placement,
+    QuantizedModel,
+    Unpack,
+    alone,
+    bake_weights,
+    call,
+    in_eval_mode,
+    require_wrapped,
+)
 
 Target = Literal["onnxruntime", "tensorrt"]
 
@@ -35,6 +45,7 @@ DEFAULT_OPSET = 21
 """The first with 4-bit and 16-bit integers."""
 
 
+@alone
 def export_onnx(
     model: QuantizedModel,
     path: str | Path,

@@ -13,7 +13,7 @@ import torch
 from qexplore._choices import MAX_NUM_BITS, choice_code, choice_name
 from qexplore.errors import ExportError, ManifestError
 from qexplore.export.fingerprint import structure_of, weights_of
-from qexplore.model import QuantizedModel, bare_name, require_wrapped
+from qexplore.model import QuantizedModel, alone, bare_name, require_wrapped
 from qexplore.quant import TensorQuantizer, min_num_bits
 
 FORMAT = "qexplore widths"
@@ -96,6 +96,10 @@ class Manifest:
             ManifestError: names what does not fit. The model is as it was then.
         """
         self._check(model, other_weights)
+        with model.lock:
+            self._apply(model)
+
+    def _apply(self, model: QuantizedModel) -> None:
         model.set_inputs(list(map(bare_name, self._inputs(model))))
         for point, quantizer in zip(self.points, model.fake_quantizers.values(), strict=True):
             _set_range(quantizer, point)
@@ -131,6 +135,7 @@ class Manifest:
         return f"widths of {self.network}: {widths}"
 
 
+@alone
 def save_manifest(model: QuantizedModel, path: str | Path) -> Path:
     """Write the present choices and ranges of ``model`` to a JSON file.
 

@@ -1,6 +1,7 @@
 """The wrapped network: points, hooks, calibration."""
 
 from qexplore.model.activations_model import QuantizedActivationsModel
+from qexplore.model.alone import OneThread, alone
 from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias, restore_biases
 from qexplore.model.calibration import CalibrationReport, PointRange
 from qexplore.model.examples import Example, count_samples
@@ -51,6 +52,7 @@ from qexplore.model.weights import (
     bake_weights,
     float_weight,
     float_weights,
+    kept_weights,
     weight_quantizations,
     with_plain_weights,
 )

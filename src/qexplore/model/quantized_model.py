@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from qexplore._random import isolated
+from qexplore.model.alone import alone
 from qexplore.model.calibrating import calibrate
 from qexplore.model.calibration import CalibrationReport
 from qexplore.model.examples import Examples
@@ -54,6 +55,7 @@ class QuantizedModel(WrappedNetwork):
         NumBitsError: ``init_num_bits`` is no choice that the sign allows.
     """
 
+    @alone
     def calibrate(
         self,
         loader: Loader | None = None,
@@ -114,6 +116,7 @@ class QuantizedModel(WrappedNetwork):
                 note=self._note,
             )
 
+    @alone
     def describe(self, example_input: Any = None) -> Plan:
         """The plan: every point with its type, shape, calls, choice, sign and amax; weights left float, and why.
 

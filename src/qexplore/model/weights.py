@@ -107,9 +107,12 @@ class WeightQuantization(nn.Module):
         self.was_unsafe = was_unsafe
         # In a tuple, so that the quantizer is no submodule of the network too; a deep copy still takes it along.
         self._held = (quantizer,)
-        self._kept: dict[int, Tensor] | None = None
+        self.kept: dict[int, Tensor] | None = None
         self.quantizes = True
         self.num_reads = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": None}  # a copy's weights may change
 
     @property
     def quantizer(self) -> TensorQuantizer:
@@ -118,7 +121,7 @@ class WeightQuantization(nn.Module):
 
     def keep(self) -> None:
         """Keep what each width gave from now on: for a copy whose weights no longer change."""
-        self._kept = {}
+        self.kept = {}
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight``, fake-quantized where the point is on."""
@@ -126,12 +129,12 @@ class WeightQuantization(nn.Module):
         if not (self.quantizes and self.quantizer.is_active):
             return weight
         self._require_fitting_range(weight)
-        if self._kept is None:
+        if self.kept is None:
             return self.quantize(weight, self.quantizer)
         code = self.quantizer.code
-        if code not in self._kept:
-            self._kept[code] = self.quantize(weight, self.quantizer)
-        return self._kept[code]
+        if code not in self.kept:
+            self.kept[code] = self.quantize(weight, self.quantizer)
+        return self.kept[code]
 
     def _require_fitting_range(self, weight: Tensor) -> None:
         amax = self.quantizer.amax
@@ -226,16 +229,42 @@ def bake_weights(network: nn.Module) -> None:
 
 
 @contextmanager
+def kept_weights(network: nn.Module) -> Iterator[None]:
+    """Let every weight of ``network`` be quantized once at a width in a block, in which it does not change.
+
+    torch's own ``parametrize.cached`` is one for all threads and models, and keeps a value when the width moves on.
+    """
+    before = [(quantization, quantization.kept) for _, _, quantization in weight_quantizations(network)]
+    try:
+        for quantization, _ in before:
+            quantization.keep()
+        yield
+    finally:
+        for quantization, kept in before:
+            quantization.kept = kept
+
+
+def forget_cached(network: nn.Module) -> None:
+    """Have torch read the weights of ``network`` anew in a block of ``parametrize.cached``: widths have changed."""
+    if parametrize._cache:
+        ours = {id(module) for module, _, _ in weight_quantizations(network)}
+        for key in [key for key in parametrize._cache if key[0] in ours]:
+            parametrize._cache.pop(key, None)
+
+
+@contextmanager
 def float_weights(network: nn.Module) -> Iterator[None]:
     """Let every module of ``network`` read its float weight for a block."""
     quantizations = [quantization for _, _, quantization in weight_quantizations(network)]
     try:
         for quantization in quantizations:
             quantization.quantizes = False
+        forget_cached(network)
         yield
     finally:
         for quantization in quantizations:
             quantization.quantizes = True
+        forget_cached(network)
 
 
 def attach(module: nn.Module, attribute: str, quantization: WeightQuantization) -> None:

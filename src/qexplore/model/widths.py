@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -61,3 +62,22 @@ def _in_order(by_name: Mapping[Any, Any], quantizers: Mapping[str, TensorQuantiz
             "alone: model.num_bits = dict(zip(model.fake_quantizers, model.num_bits)) | {name: width}"
         )
     return [given[name] for name in quantizers]
+
+
+@contextmanager
+def widths_set(quantizers: Mapping[str, TensorQuantizer], value: Any) -> Iterator[None]:
+    """Give ``quantizers`` the choices of ``value`` for a block and the old ones back; what is disabled stays so.
+
+    Raises:
+        NumBitsError: as `checked_num_bits`; nothing is changed then.
+    """
+    codes = checked_num_bits(value, quantizers)
+    before = [(quantizer, quantizer.code, quantizer.switched_off) for quantizer in quantizers.values()]
+    try:
+        for quantizer, code in zip(quantizers.values(), codes, strict=True):
+            quantizer.switched_off = code == 0
+            quantizer.num_bits = code or quantizer.code
+        yield
+    finally:
+        for quantizer, code, switched_off in before:
+            quantizer.num_bits, quantizer.switched_off = code, switched_off

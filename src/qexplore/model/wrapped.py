@@ -13,6 +13,7 @@ from torch import nn
 
 from qexplore._choices import has_range
 from qexplore.errors import CalibrationError, ModelError, SelectionError
+from qexplore.model.alone import OneThread, alone
 from qexplore.model.building import checked_asymmetric, initial_num_bits, quantizers_of, weight_quantizer
 from qexplore.model.examples import Example
 from qexplore.model.hooks import Hooks, Listener, Outputs, calls_heard_by
@@ -25,15 +26,19 @@ from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_n
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.state import content_version, in_eval_mode
 from qexplore.model.weight_points import WeightPoint, weight_points
-from qexplore.model.weights import Granularity, check_granularity, float_weights, weight_quantizations
-from qexplore.model.widths import DEFAULT_NUM_BITS, checked_num_bits
+from qexplore.model.weights import Granularity, check_granularity, float_weights, forget_cached, weight_quantizations
+from qexplore.model.widths import DEFAULT_NUM_BITS, checked_num_bits, widths_set
 from qexplore.model.wrapping import detach, unwrap
 from qexplore.predicates import PredicateLike, as_predicate, select_modules
 from qexplore.quant import TensorQuantizer
 
 
 class WrappedNetwork(nn.Module):
-    """What `qexplore.QuantizedModel` is apart from calibrating and describing itself; its arguments and errors."""
+    """What `qexplore.QuantizedModel` is apart from calibrating and describing itself; its arguments and errors.
+
+    Attributes:
+        lock: held by the one thread that sets or reads the model's state; `using` holds it for a block.
+    """
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class WrappedNetwork(nn.Module):
         outputs: Outputs = "tensor",
     ) -> None:
         super().__init__()
+        self.lock = OneThread()
         if outputs not in ("tensor", "all"):
             raise ModelError(f'`outputs` must be "tensor" or "all", got {outputs!r}')
         check_granularity(weight_granularity)
@@ -162,6 +168,7 @@ class WrappedNetwork(nn.Module):
         return in_call_order(self.points, dict.fromkeys([*seen, *names]), self.model)
 
     @property
+    @alone
     def num_bits(self) -> NumBits:
         """Choices as codes, shape ``[L]``, in the order of `points`: widths, 0 where a quantizer is off.
 
@@ -171,6 +178,7 @@ class WrappedNetwork(nn.Module):
         return np.array([q.code if q.is_active else 0 for q in self.fake_quantizers.values()], dtype=np.int64)
 
     @num_bits.setter
+    @alone
     def num_bits(self, value: Any) -> None:
         quantizers = self.fake_quantizers
         for quantizer, code in zip(quantizers.values(), checked_num_bits(value, quantizers), strict=True):
@@ -179,21 +187,20 @@ class WrappedNetwork(nn.Module):
                 quantizer.num_bits = code
             else:
                 quantizer.switched_off = True
+        forget_cached(self.model)
 
     @contextmanager
     def using(self, num_bits: Any) -> Iterator[None]:
-        """Set choices for a block and bring the old ones back. Quantizers disabled by hand stay disabled."""
-        quantizers = self.fake_quantizers
-        codes = checked_num_bits(num_bits, quantizers)
-        before = [(quantizer, quantizer.code, quantizer.switched_off) for quantizer in quantizers.values()]
-        try:
-            for quantizer, code in zip(quantizers.values(), codes, strict=True):
-                quantizer.switched_off = code == 0
-                quantizer.num_bits = code or quantizer.code
-            yield
-        finally:
-            for quantizer, code, switched_off in before:
-                quantizer.num_bits, quantizer.switched_off = code, switched_off
+        """Set choices for a block and bring the old ones back. Quantizers disabled by hand stay disabled.
+
+        Other threads that ask for the model's state wait until the block ends.
+        """
+        with self.lock, widths_set(self.fake_quantizers, num_bits):
+            forget_cached(self.model)
+            try:
+                yield
+            finally:
+                forget_cached(self.model)
 
     def canonical(self, candidates: Candidates) -> Candidates:
         """``candidates``, shape ``[N, L]``, with one choice for all those that make no difference at a point.
@@ -209,6 +216,7 @@ class WrappedNetwork(nn.Module):
                 column[[has_range(code) for code in column.tolist()]] = quantizer.min_num_bits
         return canonical
 
+    @alone
     def listen(self, inputs: Any, listener: Listener, *, quantized: bool = False) -> Any:
         """Run the network once and show ``listener(name, tensors)`` the floating tensors of every call at a point.
 
@@ -237,6 +245,7 @@ class WrappedNetwork(nn.Module):
             with float_weights(self.model):
                 return call(self.model, copied)
 
+    @alone
     def watch(self, inputs: Any, seen: CallCounter, *others: Listener) -> Any:
         """As `listen`; ``seen`` also counts what modules with quantized weights give, and ``others`` listen with it."""
         names = {holder: point.name for point in self.weight_points for holder, _ in point.holders}
@@ -257,6 +266,7 @@ class WrappedNetwork(nn.Module):
         """Take the inputs' points off, as for a network without a floating input; a calibration looks for them anew."""
         self.set_inputs(())
 
+    @alone
     def set_inputs(self, names: Sequence[str], first: str | None = None) -> None:
         """Have these points for inputs: ``"input"`` for the only floating one or for all, else ``"input.x"`` for each.
 
@@ -333,6 +343,7 @@ class WrappedNetwork(nn.Module):
             self._left_float = before[2]
             raise
 
+    @alone
     def detach(self) -> nn.Module:
         """Take every quantizer off and return the float network as it was. The wrapper cannot be used afterwards."""
         self._attached().remove_all()
@@ -360,6 +371,7 @@ class WrappedNetwork(nn.Module):
                 "model.calibrate(loader) first"
             )
 
+    @alone
     def version(self) -> Hashable:
         """Changes whenever weights, ranges, signs or hand-made switches do; widths set by `num_bits` do not count."""
         switches = tuple(

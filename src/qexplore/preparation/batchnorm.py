@@ -19,6 +19,7 @@ from qexplore.model import (
     Placement,
     QuantizedModel,
     Unpack,
+    alone,
     call,
     in_eval_mode,
     num_samples,
@@ -63,6 +64,7 @@ class BatchNormReport:
         return f"BatchNorm statistics of {len(rows)} layers recalibrated on {self.num_samples} samples\n{table}"
 
 
+@alone
 def recalibrate_batchnorm(
     model: QuantizedModel,
     loader: Loader,

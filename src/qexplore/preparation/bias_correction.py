@@ -24,6 +24,7 @@ from qexplore.model import (
     Placement,
     QuantizedModel,
     Unpack,
+    alone,
     bare,
     bias_corrections,
     calls_heard_by,
@@ -97,6 +98,7 @@ class BiasCorrectionReport:
         return "\n".join(lines)
 
 
+@alone
 def correct_biases(
     model: QuantizedModel,
     loader: Loader,
@@ -150,6 +152,7 @@ def correct_biases(
     )
 
 
+@alone
 def remove_bias_corrections(model: QuantizedModel) -> None:
     """Give every layer of ``model`` its float bias back, bit for bit."""
     _check("remove_bias_corrections", model)

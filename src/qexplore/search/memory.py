@@ -53,7 +53,7 @@ class Memory:
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
         """Everything in memory, in the order it was measured."""
-        return tuple(self._known.values())
+        return tuple(self._known.copy().values())  # in one go, whatever other threads add
 
     def forget_if_changed(self) -> bool:
         """Forget everything when a weight, a range or a hand-made switch of the model has changed; says so."""
@@ -74,7 +74,7 @@ class Memory:
         self, candidates: Candidates, num_samples: int, *, must_beat: Any, screened: bool
     ) -> Iterator[Evaluation]:
         """As `LayerwiseQuantizationProblem.measure`, on a set of ``num_samples``."""
-        wanted = self.effective(candidates)
+        wanted, version = self.effective(candidates), self._version
         rows = [tuple(row) for row in wanted.tolist()]
         keys = self._keys(wanted)
         limits = None if must_beat is None else self._easiest(keys, must_beat)
@@ -87,7 +87,7 @@ class Memory:
             places = self._rejected(screen, wanted[order], least, num_samples).items()
             rejected = {keys[order[place]]: evaluation for place, evaluation in places}
             known |= rejected
-            self._known |= rejected
+            self._remember(rejected, version)
             order = [place for place in order if keys[place] not in known]
         # One call for the whole population: an evaluator may share work between candidates.
         answers = self._evaluator.evaluate(
@@ -100,9 +100,15 @@ class Memory:
                 evaluation = next(answers)
                 if screen is not None:
                     evaluation = replace(evaluation, num_samples=evaluation.num_samples + screen.num_samples)
-                known[answered] = self._known[answered] = self._finish(evaluation)
+                known[answered] = self._finish(evaluation)
+                self._remember({answered: known[answered]}, version)
             evaluation = known[key]
             yield evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
+
+    def _remember(self, found: dict[Candidate, Evaluation], version: Any) -> None:
+        """Keep what was ``found``, unless another call has learnt meanwhile that the model is no longer that one."""
+        if version is self._version:
+            self._known |= found
 
     def _keys(self, wanted: Candidates) -> list[Candidate]:
         return [tuple(row) for row in self._model.canonical(wanted).tolist()]

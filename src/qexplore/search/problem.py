@@ -346,9 +346,10 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return self._memory.effective(candidates)
 
     def _forget_if_changed(self) -> None:
-        if self._memory.forget_if_changed():
-            self.direct.evaluate_float()
-            self.further.evaluate_float()
+        with self.model.lock:
+            if self._memory.forget_if_changed():
+                self.direct.evaluate_float()
+                self.further.evaluate_float()
 
     def _require_reachable(self) -> None:
         widest = next(self.measure(self.space.widest))

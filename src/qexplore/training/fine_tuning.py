@@ -21,7 +21,7 @@ from qexplore.errors import EvaluationError, WorkflowError
 from qexplore.evaluation import DirectEvaluator, Evaluation, paired_interval
 from qexplore.front import difference_text, score_text
 from qexplore.metrics import Metric, WholeSetMetric, as_metric, metric_named, top1_accuracy
-from qexplore.model import Loader, QuantizedModel, Unpack, require_wrapped
+from qexplore.model import Loader, QuantizedModel, Unpack, alone, require_wrapped
 from qexplore.training.loop import best_epoch, check_share, made_optimizer, on_device, train
 from qexplore.training.options import EpochRecord, Loss, MakeOptimizer, TrainingKeywords, TrainingOptions
 from qexplore.training.step_sizes import TrainedRanges, trained_ranges
@@ -103,6 +103,7 @@ class FineTuning(Directed):
         return [f"{line}: nothing was lost beyond noise before, {change} from float"]
 
 
+@alone
 def fine_tune(
     model: QuantizedModel,
     point: Any,

@@ -16,7 +16,7 @@ from qexplore._table import text_table
 from qexplore.errors import FrontError, WorkflowError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.front import Front, FrontPoint, cost_text, score_text
-from qexplore.model import Loader, QuantizedModel, Unpack, require_wrapped
+from qexplore.model import Loader, QuantizedModel, Unpack, alone, require_wrapped
 from qexplore.training.fine_tuning import FineTuning, fine_tune, measured, metric_for
 from qexplore.training.loop import copied_state
 from qexplore.training.options import Loss, TrainingKeywords
@@ -107,6 +107,7 @@ class Refinement:
         return f"{count} of {len(self.before)} points fine-tuned{ended}, on the report set:\n{table}\n{self.after}"
 
 
+@alone
 def refine(
     front: Front,
     model: QuantizedModel,
