@@ -212,9 +212,10 @@ def test_a_network_rebuilt_from_its_graph_comes_back_with_its_hooks():
     model = qx.QuantizedModel(network, predicates.by_type(nn.ReLU), predicates.weighted)
     model.calibrate([digits().report.x])
     model.num_bits = [3] * len(model.points)
-    again = brought_back(brought_back(model))
-    assert torch.equal(again(digits().report.x), model(digits().report.x))
-    assert again.num_bits.tolist() == model.num_bits.tolist() and list(again.points) == list(model.points)
+    for again in (brought_back(brought_back(model)), copy.deepcopy(copy.deepcopy(model))):
+        assert torch.equal(again(digits().report.x), model(digits().report.x))
+        assert again.num_bits.tolist() == model.num_bits.tolist() and list(again.points) == list(model.points)
+    assert tiny_problem(model=again).evaluator.description.startswith("prefix: ")
 
 
 def front_of_uniform(problem):

@@ -1,7 +1,8 @@
-"""Networks that pickle with their quantizers: torch refuses modules with parametrizations."""
+"""Networks that pickle, and are copied, with their quantizers."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import fx, nn
@@ -12,7 +13,9 @@ from qexplore.errors import ModelError
 
 
 def make_picklable(network: nn.Module) -> None:
-    """Let every module of ``network`` be pickled, also those whose classes torch made for parametrizations.
+    """Let every module of ``network`` be pickled and copied whole.
+
+    Torch refuses to pickle modules whose classes it made for parametrizations, and leaves hooks on a graph behind.
 
     Raises:
         ModelError: a module's class, or a hook on it, has no name that pickle could find; see `require_a_name`.
@@ -24,6 +27,7 @@ def make_picklable(network: nn.Module) -> None:
             kind = kind.__bases__[0]
         elif isinstance(module, fx.GraphModule):  # each is of a class of its own
             kind.__reduce_ex__ = _reduced_graph  # type: ignore[method-assign, assignment]
+            kind.__deepcopy__ = _copied_graph  # type: ignore[attr-defined]
         for given in (kind, *_hooks(module)):
             require_a_name("the model", given, ModelError)
 
@@ -45,6 +49,15 @@ def _reduced_graph(module: fx.GraphModule, protocol: object) -> tuple[Any, ...]:
     hooks = {name: table for name, table in vars(module).items() if "_hooks" in name}
     remade, arguments = fx.GraphModule.__reduce__(module)
     return remade, arguments, hooks
+
+
+def _copied_graph(module: fx.GraphModule, memo: dict[int, Any]) -> Any:
+    copied = fx.GraphModule.__deepcopy__(module, memo)
+    copied.__dict__.update(
+        {name: copy.deepcopy(table, memo) for name, table in vars(module).items() if "_hooks" in name}
+    )
+    memo[id(module)] = copied
+    return copied
 
 
 def _remade(kind: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
