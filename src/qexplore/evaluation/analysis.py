@@ -30,6 +30,7 @@ from qexplore.model import (
     floating_tensors,
     require_iterable,
     require_wrapped,
+    unpacking,
 )
 from qexplore.quant import TensorQuantizer
 
@@ -158,7 +159,7 @@ def analyze(
     """
     require_wrapped("analyze", model)
     require_iterable("the loader", loader)
-    batches = Pass("the loader", drawn_apart(loader), num_batches=num_batches, unpack=unpack)
+    batches = Pass("the loader", drawn_apart(loader), num_batches=num_batches, unpack=unpacking(model, unpack))
     device = Placement.of(model.model).device
     with model.using(_widths(model, num_bits)), isolated(device):
         comparison = _Comparison(model.fake_quantizers)

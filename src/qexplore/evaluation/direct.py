@@ -30,6 +30,7 @@ from qexplore.model import (
     in_eval_mode,
     kept_weights,
     require_wrapped,
+    unpacking,
 )
 
 
@@ -74,6 +75,7 @@ class DirectEvaluator:
         self.data: EvaluationSet | None = None
         """The samples; None for a whole-set metric, which reads the loader itself."""
         if isinstance(metric, Metric):
+            unpack = unpacking(model, unpack)
             self.data = EvaluationSet(loader, self._placement, unpack=unpack, hold_bytes=hold_bytes)
             self.metric = metric.fitted(target for _, target in self.data)
             warn_of_unshifted(metric, *next(iter(self.data)))

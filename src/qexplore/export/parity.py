@@ -28,6 +28,7 @@ from qexplore.model import (
     count_samples,
     in_eval_mode,
     takes_any_arguments,
+    unpacking,
 )
 
 
@@ -92,6 +93,7 @@ def compare_each(
     written = OnnxModel(path, optimization=optimization)
     placement = Placement.of(models[0])
     totals = [Parity(0, 0, 0.0, 0.0) for _ in models]
+    unpack = unpacking(models[0], unpack)
     batches = Pass("`data`", loader, unpack=unpack, bar="comparing", progress=progress)
     with ExitStack() as modes, torch.no_grad(), isolated(placement.device):
         for model in models:

@@ -74,8 +74,8 @@ def unpack_batch(batch: Any, unpack: Unpack | None = None) -> tuple[Any, Any]:
     if isinstance(batch, (tuple, list)) and len(batch) > 0:
         return batch[0], batch[1] if len(batch) > 1 else None
     raise DataError(
-        f"a batch must be a tensor, (x, y, ...) or a dict, got {type(batch).__name__}: pass unpack=, a function of a "
-        "batch that returns (inputs, target)"
+        f"a batch must be a tensor, (x, y, ...) or a dict, got {'an empty ' if batch in ((), []) else ''}"
+        f"{type(batch).__name__}: pass unpack=, a function of a batch that returns (inputs, target)"
     )
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 from qexplore._arguments import checked_int
 from qexplore._progress import Progress
@@ -106,12 +110,36 @@ def require_iterable(owner: str, loader: object) -> None:
     """Raise for what gives no batches.
 
     Raises:
-        DataError: ``loader``, which the message calls ``owner``, cannot be iterated.
+        DataError: ``loader``, which the message calls ``owner``, cannot be iterated, or would give its samples one by
+            one.
     """
+    way_out = _way_out(loader)
+    if way_out:
+        raise DataError(f"{owner} must be a loader of batches, got a {type(loader).__name__}: {way_out}")
     if not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")):
         raise DataError(
             f"{owner} must be a loader of batches, got {type(loader).__name__}: give a DataLoader or another iterable"
         )
+
+
+def _way_out(loader: object) -> str | None:
+    """What to give in the place of a batch, or of samples, that was taken for a loader."""
+    if isinstance(loader, (Tensor, np.ndarray)):
+        return "give [x] for one batch, or x.split(32) for several"
+    if isinstance(loader, Mapping):
+        return "give [batch], a list of such"
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        return "its samples have no batch axis; give torch.utils.data.DataLoader(dataset, batch_size=32)"
+    if isinstance(loader, tuple) and len({_kind(item) for item in loader}) > 1 and all(map(_kind, loader)):
+        return "it looks like a batch; give [batch], a list of such"
+    if callable(loader) and not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
+        return "give what it returns, a loader"
+    return None
+
+
+def _kind(item: object) -> object:
+    """What tensors of one loader have in common; None for what is no tensor."""
+    return (item.dtype, item.shape[1:]) if isinstance(item, Tensor) else None
 
 
 def no_batches(owner: str, hint: str = "") -> DataError:

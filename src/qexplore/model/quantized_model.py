@@ -15,6 +15,7 @@ from qexplore.model.left_float import left_float, overlaps
 from qexplore.model.observation import CallCounter, refuse_never_called
 from qexplore.model.passes import Pass
 from qexplore.model.plan import Plan, make_plan
+from qexplore.model.unpacking import unpacking
 from qexplore.model.wrapped import WrappedNetwork
 
 
@@ -101,7 +102,7 @@ class QuantizedModel(WrappedNetwork):
             "the calibration loader",
             () if loader is None else loader,
             num_batches=num_batches,
-            unpack=unpack,
+            unpack=unpacking(self.model, unpack),
             bar="calibrate",
             progress=progress,
         )

@@ -24,6 +24,7 @@ from qexplore.model import (
     in_eval_mode,
     num_samples,
     require_wrapped,
+    unpacking,
 )
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -98,7 +99,7 @@ def recalibrate_batchnorm(
         "the loader",
         loader,
         num_batches=num_batches,
-        unpack=unpack,
+        unpack=unpacking(model, unpack),
         placement=placement,
         bar="BatchNorm statistics",
         progress=progress,

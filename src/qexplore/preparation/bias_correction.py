@@ -38,6 +38,7 @@ from qexplore.model import (
     require_wrapped,
     restore_biases,
     taken_apart,
+    unpacking,
 )
 from qexplore.preparation.connections import outputs_of
 from qexplore.preparation.noise import COMPARED_WIDTHS, output_sqnr, weights_at
@@ -127,6 +128,7 @@ def correct_biases(
         DataError: the loader is empty, or a batch cannot be unpacked.
     """
     _check("correct_biases", model)
+    unpack = unpacking(model, unpack)
     batches = Pass(
         "the loader", loader, num_batches=num_batches, unpack=unpack, bar="bias correction", progress=progress
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qexplore._arguments import is_number
 from qexplore._random import isolated
 from qexplore.errors import DataError, WorkflowError
-from qexplore.model import Loader, Pass, Placement, Unpack, call, in_eval_mode, no_batches, num_samples
+from qexplore.model import Loader, Pass, Placement, Unpack, call, in_eval_mode, no_batches, num_samples, unpacking
 from qexplore.training.options import DEFAULT_LEARNING_RATE, EpochRecord, Loss, TrainingOptions, described
 
 _OWNER = "the training loader"
@@ -64,6 +64,7 @@ def train(
     """
     check_share(freeze_after)
     epochs, place = options.epochs, options.place
+    unpack = unpacking(model, unpack)
     with isolated(place, options.seed), on_device(model, place), in_eval_mode(model), torch.enable_grad():
         model.train()  # behind the block every module has its own flag again
         num_steps = epochs * _length(loader)

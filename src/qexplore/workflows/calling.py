@@ -193,12 +193,12 @@ def quantize_qat(
         TrainingOptions(**_some(options, TrainingKeywords.__optional_keys__ | {"progress"})),
         freeze_after,
     )
-    example = first_inputs(train_loader, "train_loader", options.get("unpack"))
+    example = first_inputs(network, train_loader, "train_loader", options.get("unpack"))
     return run_workflow(network, settings, _reporting_of(options), example=example, training=training)
 
 
 def _static(network: nn.Module, loader: Loader, settings: Settings, options: Any) -> QuantizationResult:
-    example = first_inputs(loader, "calibration_loader", options.get("unpack"))
+    example = first_inputs(network, loader, "calibration_loader", options.get("unpack"))
     return run_workflow(network, settings, _reporting_of(options), example=example, calibration_loader=loader)
 
 

@@ -163,8 +163,8 @@ def compare_workflows(
     if metric is None:
         raise MetricError("compare_workflows needs a metric, got None")
     reporting = Reporting(report_loader, metric, unpack, progress)
-    example = first_inputs(report_loader, "report_loader", unpack)
-    first_inputs(calibration_loader, "calibration_loader", unpack)
+    example = first_inputs(network, report_loader, "report_loader", unpack)
+    first_inputs(network, calibration_loader, "calibration_loader", unpack)
     options = TrainingOptions(**training, progress=progress)
     taught = None if train_loader is None or loss is None else Training(train_loader, loss, options)
     copied = float_copy(network)

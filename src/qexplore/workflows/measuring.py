@@ -17,7 +17,7 @@ from torch import nn
 from qexplore.errors import MetricError
 from qexplore.evaluation import apply_metric, batch_scores, summary
 from qexplore.metrics import Metric, WholeSetMetric
-from qexplore.model import Loader, Pass, Placement, Unpack, call
+from qexplore.model import Loader, Pass, Placement, Unpack, call, unpacking
 
 _MAX_TURNS = 50
 _SECONDS = 1.0
@@ -112,6 +112,7 @@ def measure_accuracy(
 def _scores(network: nn.Module, loader: Loader, metric: Metric, unpack: Unpack | None, progress: bool | None) -> Any:
     # A quantized network's parameters tell nothing about the dtype of its inputs.
     placement = Placement(Placement.of(network).device, torch.float32)
+    unpack = unpacking(network, unpack)
     batches = Pass("report_loader", loader, unpack=unpack, placement=placement, bar="evaluating", progress=progress)
     if metric.fit is not None:
         metric = metric.fitted(target for _, target in Pass("report_loader", loader, unpack=unpack, progress=False))

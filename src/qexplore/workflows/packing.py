@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import SelectionError
-from qexplore.model import Loader, Pass, Placement, Unpack, call, foreign_hooks, in_eval_mode
+from qexplore.model import Loader, Pass, Placement, Unpack, call, foreign_hooks, in_eval_mode, unpacking
 from qexplore.predicates import PredicateLike, everything, select_modules
 from qexplore.preparation import copied_network, counted, replace_everywhere
 from qexplore.quant import check_group_size, check_packed_width
@@ -146,7 +146,7 @@ def pack_linear_weights(
 def _calibrate(network: nn.Module, loader: Loader, unpack: Unpack | None, progress: bool | None) -> None:
     """Give inputs and outputs of every `PackedLinear` in ``network`` the ranges seen on ``loader``."""
     packed = [module for module in network.modules() if isinstance(module, PackedLinear)]
-    placement = Placement.of(network)
+    placement, unpack = Placement.of(network), unpacking(network, unpack)
     batches = Pass(
         "the calibration loader", loader, unpack=unpack, placement=placement, bar="calibrating", progress=progress
     )

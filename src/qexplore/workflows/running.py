@@ -15,7 +15,18 @@ from qexplore._quiet import quiet
 from qexplore._random import isolated
 from qexplore.errors import DataError, MetricError, ModelError
 from qexplore.metrics import as_metric
-from qexplore.model import Loader, Pass, Placement, Unpack, call, first_batch, foreign_hooks, num_samples, unpack_batch
+from qexplore.model import (
+    Loader,
+    Pass,
+    Placement,
+    Unpack,
+    call,
+    first_batch,
+    foreign_hooks,
+    num_samples,
+    unpack_batch,
+    unpacking,
+)
 from qexplore.predicates import as_predicate, select_modules
 from qexplore.preparation import copied_network
 from qexplore.stacks import ChosenModules, Data, Settings, StackRow, check_engine, row_for, using_engine
@@ -188,8 +199,8 @@ def example_arguments(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
     return tuple(torch.cat([one, one]) if isinstance(one, Tensor) and one.dim() else one for one in example)
 
 
-def first_inputs(loader: Any, name: str, unpack: Unpack | None) -> Any:
-    """Inputs of the first batch of ``loader``, which messages call ``name``.
+def first_inputs(network: nn.Module, loader: Any, name: str, unpack: Unpack | None) -> Any:
+    """Inputs for ``network`` of the first batch of ``loader``, which messages call ``name``.
 
     Raises:
         DataError: it is empty, no loader, or can be gone through only once.
@@ -197,12 +208,13 @@ def first_inputs(loader: Any, name: str, unpack: Unpack | None) -> Any:
     batch = first_batch(name, loader)
     if iter(loader) is loader:
         raise DataError(f"{name} must be gone through more than once, got an iterator: give a DataLoader or a list")
-    return unpack_batch(batch, unpack)[0]
+    return unpack_batch(batch, unpacking(network, unpack))[0]
 
 
 def _calibrating(loader: Loader, reporting: Reporting) -> Callable[[nn.Module], None]:
     def calibrate(prepared: nn.Module) -> None:
-        place, unpack, shown = Placement(_CPU, torch.float32), reporting.unpack, reporting.progress
+        place, shown = Placement(_CPU, torch.float32), reporting.progress
+        unpack = unpacking(prepared, reporting.unpack)
         batches = Pass("calibration_loader", loader, unpack=unpack, placement=place, bar="calibrating", progress=shown)
         with torch.no_grad():
             for inputs, _ in batches:
