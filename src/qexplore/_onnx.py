@@ -147,6 +147,12 @@ def _take_apart(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 def _untraceable(network: nn.Module, error: Exception) -> str:
     name = type(network).__name__
     text = first_line(error)
+    if "Cache" in text:
+        return (
+            f"{name} must give tensors to be exported, but it gives a cache of keys and values as well "
+            f"({text.partition(',')[0]}): switch that off (network.config.use_cache = False), or wrap a module whose "
+            "forward returns network(input_ids, use_cache=False).logits"
+        )
     if text.startswith("Constraints violated"):
         return (
             f"{name} must take every batch size to be exported, but its forward settles on that of the example: let it "

@@ -98,7 +98,11 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     on_module = {id(module): indices[hook.name] for module, hook in point_hooks(network) if hasattr(hook, "outputs")}
     signature = inspect.signature(network.forward)
     if takes_any_arguments(signature):
-        raise CaptureError("the network's forward takes *args or **kwargs")
+        raise CaptureError(
+            "the network's forward takes *args or **kwargs, for which a graph has no names: wrap it in a module whose "
+            "forward names its arguments, such as `def forward(self, input_ids): return "
+            "self.network(input_ids=input_ids, use_cache=False).logits`"
+        )
     bound = bound_arguments(signature, inputs)
     fixed = without_tensors(bound)
     # A module with hooks of the user's own is run as a whole, hooks and all.

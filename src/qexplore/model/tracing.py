@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import re
+import traceback
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from torch import fx, nn
 
-from qexplore._trees import tensors_of
+from qexplore._trees import Opened, leaves, opened, tensors_of
 from qexplore.errors import TraceError, first_line
 from qexplore.model.inputs import as_arguments
 from qexplore.model.keywords import place_arguments
@@ -40,9 +43,37 @@ class PathTracer(fx.Tracer):
         self.path.pop()  # not in a finally: after an error the path tells where it was
         return output
 
+    def create_arg(self, a: Any) -> Any:
+        """What torch calls for an argument of a node.
+
+        Objects that torch does not know, or takes for plain dicts, are built in a node of their own, so that what reads
+        them meets their class.
+        """
+        whole = None if type(a) in _PLAIN else opened(a)
+        if whole is None or not any(isinstance(leaf, fx.Proxy) for leaf in leaves(a)):
+            return super().create_arg(a)
+        parts = tuple(self.create_arg(part) for part in whole.parts)
+        return self.create_node("call_function", Build(whole), parts, {})
+
     def enter(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """Make a node of ``module``, or trace what is inside."""
         return super().call_module(module, forward, args, kwargs)
+
+
+class Build:
+    """Stands in a graph for the making of an object from its parts."""
+
+    def __init__(self, whole: Opened) -> None:
+        self.__name__ = "build"
+        self._with_parts = whole.with_parts
+
+    def __call__(self, *parts: Any) -> Any:
+        """The object."""
+        return self._with_parts(parts)
+
+
+_PLAIN = (tuple, list, dict, slice, range)
+"""What torch itself puts among the arguments of a node."""
 
 
 def trace_around(
@@ -79,12 +110,25 @@ def trace_around(
             if not where or where in closed:
                 raise TraceError(
                     f"the network must be one that torch.fx can trace, but {where or type(network).__name__} is not: "
-                    f"{first_line(error)}{hint}"
+                    f"{_reason(error)}{hint}"
                 ) from error
-            found[where] = first_line(error)
+            found[where] = _reason(error)
         else:
             place_arguments(network, graph)
             return graph, found
+
+
+def _reason(error: BaseException) -> str:
+    """What ``error`` says, and the line of the network's own code that it comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _LIBRARIES.search(frame.filename)]
+    return first_line(error) + (
+        f" ({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else ""
+    )
+
+
+_LIBRARIES = re.compile(r"[/\\](torch|numpy|qexplore)[/\\]|<")
+"""Files whose lines tell nothing about a network."""
 
 
 def bound_arguments(signature: inspect.Signature, inputs: Any) -> dict[str, Any]:
