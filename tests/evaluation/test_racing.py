@@ -211,5 +211,5 @@ def test_a_stopped_candidate_is_measured_again_when_less_has_to_be_beaten():
     assert (stopped.state, full.state) == ("stopped", "complete")
     assert same is stopped and known is full
     assert full.score <= stopped.bound
-    assert problem.constraints([stopped]).shape == (1, 1)
+    assert problem.constraints([stopped]).shape == (1, 0)
     assert problem.objectives([stopped])[0, 0] == -stopped.bound

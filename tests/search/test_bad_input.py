@@ -170,3 +170,11 @@ def test_numpy_limits_are_limits():
 def test_a_min_accuracy_that_the_widest_candidate_just_reaches_is_accepted():
     assert tiny_problem(min_accuracy=WIDEST).min_accuracy == WIDEST
     assert tiny_problem(min_accuracy=0).min_accuracy == 0.0
+
+
+def test_a_min_accuracy_out_of_reach_names_the_point_that_makes_it_so():
+    model = tiny_model()
+    model.activation_fake_quantizers["relu1"].amax = 0.01
+    error = refused(ProblemError, "is above what can be reached", model=model, min_accuracy=0.8, upper=8)
+    assert "'relu1' costs most: alone at 8, all others in float, 0." in str(error)
+    assert "on 256 samples; give it wider choices or off, or calibrate it otherwise" in str(error)

@@ -16,18 +16,26 @@ from problems import (
     tiny_problem,
     true_front,
 )
+from pymoo.algorithms.moo.dnsga2 import DNSGA2
+from pymoo.algorithms.moo.moead import MOEAD
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.algorithms.moo.rnsga2 import RNSGA2
 from pymoo.algorithms.moo.sms import SMSEMOA
+from pymoo.constraints.as_obj import ConstraintsAsObjective
+from pymoo.constraints.as_penalty import ConstraintsAsPenalty
+from pymoo.constraints.from_bounds import ConstraintsFromBounds
 from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
 from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.optimize import minimize
+from pymoo.problems.multi_to_single import MultiToSingleObjective
+from pymoo.problems.static import StaticProblem
 from pymoo.util.ref_dirs import get_reference_directions
 
 import qexplore as qx
+from qexplore.errors import ProblemError
 
 
 def default_operators(population=8):
@@ -140,7 +148,7 @@ def test_where_lower_is_better_the_score_itself_is_minimised(metric):
 
 def test_without_a_min_accuracy_every_score_is_acceptable():
     out = tiny_problem().evaluate(np.array([(4, 4, 4), (2, 2, 2)]), return_as_dictionary=True)
-    assert out["G"].tolist() == [[0.0], [0.0]]
+    assert out["G"].tolist() == [[], []]
 
 
 UNBOUNDED = qx.Metric(lambda output, target: 50 * qx.top1_accuracy(output, target), "points")
@@ -173,9 +181,11 @@ def test_a_failed_candidate_is_finitely_worse_than_every_other_and_never_feasibl
     candidates = np.array(every_candidate(problem))
     out = problem.evaluate(candidates, return_as_dictionary=True)
     assert np.isfinite(out["F"]).all() and np.isfinite(out["G"]).all()
-    assert out["G"][0, 0] > 0
+    assert out["G"].shape == (27, problem.n_ieq_constr) == (27, min_accuracy is not None)
+    assert (out["G"][0] > 0).all()
     assert (out["G"][0] >= out["G"]).all()
     assert (out["F"][0] >= out["F"]).all()
+    assert (out["F"][0, 0] > out["F"][1:, 0]).all()
     assert [e.candidate for e in problem.evaluations if e.state == "failed"] == [(2, 2, 2)]
     assert (2, 2, 2) not in set(map(tuple, problem.front().num_bits.tolist()))
     result = minimize(problem, rounded_operators(), ("n_gen", 6), seed=1)
@@ -193,16 +203,88 @@ def test_a_search_in_which_nothing_works_is_empty_and_not_a_crash():
 def test_no_candidates_have_no_objectives():
     problem = tiny_problem()
     assert problem.objectives([]).shape == (0, 2)
-    assert problem.constraints([]).shape == (0, 1)
+    assert problem.constraints([]).shape == (0, 0)
     assert list(problem.measure(np.empty((0, 3)))) == []
 
 
-def test_copying_the_problem_copies_neither_network_nor_data():
+def test_a_copy_of_the_problem_is_one_of_its_own_that_shares_network_data_and_memory():
     problem = tiny_problem()
-    assert copy.deepcopy(problem) is problem
+    copied = copy.deepcopy(problem)
+    copied.n_obj = 5
+    assert (type(copied), problem.n_obj) == (type(problem), 2)
+    assert (copied.model, copied.direct, copied.evaluator) == (problem.model, problem.direct, problem.evaluator)
+    list(copied.measure([(2, 3, 4)]))
+    assert (2, 3, 4) in {known.candidate for known in problem.evaluations}
     algorithm = default_operators()
     algorithm.setup(problem, seed=1)
-    assert copy.deepcopy(algorithm).problem is problem
+    assert copy.deepcopy(algorithm).problem.model is problem.model
+
+
+class Decomposed:
+    """The sum of both objectives, as a decomposition of pymoo."""
+
+    def do(self, objectives):
+        return objectives.sum(axis=1)
+
+
+META = {
+    "ConstraintsAsObjective": (ConstraintsAsObjective, 3),
+    "ConstraintsFromBounds": (ConstraintsFromBounds, 2),
+    "MultiToSingleObjective": (lambda problem: MultiToSingleObjective(problem, Decomposed(), {}), 1),
+    "ConstraintsAsPenalty": (lambda p: ConstraintsAsPenalty(MultiToSingleObjective(p, Decomposed(), {})), 1),
+    "StaticProblem": (lambda problem: StaticProblem(problem, F=np.zeros((1, 2)), G=np.zeros((1, 1))), 2),
+    "a copy": (lambda problem: copy.deepcopy(MultiToSingleObjective(problem, Decomposed(), {})), 1),
+}
+
+
+@pytest.mark.parametrize(("wrap", "num_objectives"), META.values(), ids=META)
+def test_pymoos_meta_problems_leave_the_problem_that_they_wrap_as_it_was(wrap, num_objectives):
+    problem = tiny_problem(min_accuracy=0.8)
+    candidates = np.array([(4, 4, 4), (2, 2, 2)])
+    before = problem.evaluate(candidates, return_as_dictionary=True)
+    held = dict(vars(problem))
+    wrapped = wrap(problem)
+    assert wrapped.evaluate(candidates[:1], return_values_of=["F", "G", "H"], return_as_dictionary=True)["F"].size
+    assert wrapped.n_obj == num_objectives
+    assert vars(problem) == held and problem.n_obj == 2
+    after = problem.evaluate(candidates, return_as_dictionary=True)
+    assert (before["F"].tolist(), before["G"].tolist()) == (after["F"].tolist(), after["G"].tolist())
+    assert len(explored_front(problem)) > 0
+
+
+def explored_front(problem):
+    return qx.explore(problem, max_evaluations=20, seed=1, progress=False).front
+
+
+def test_where_nothing_is_required_algorithms_without_constraints_search_the_problem():
+    directions = get_reference_directions("das-dennis", 2, n_partitions=5)
+    for algorithm in (MOEAD(directions, n_neighbors=3), DNSGA2(pop_size=6)):
+        problem = tiny_problem()
+        assert len(minimize(problem, algorithm, ("n_gen", 3), seed=1).F) > 0
+        assert len(problem.evaluations) > 5
+
+
+@pytest.mark.parametrize(
+    ("genes", "sentence"),
+    [
+        ([[2, 3, np.nan]], r"genes must be finite, got nan in row 0 at place 2"),
+        ([[2, 3, 4], [2, np.inf, 4]], r"genes must be finite, got inf in row 1 at place 1"),
+        ([[2, 3]], r"genes must have shape \[N, 3\], one number a choice to make, got \(1, 2\)"),
+        ([[[2, 3, 4]]], r"got \(1, 1, 3\)"),
+        ([["a", "b", "c"]], "genes must be numbers"),
+    ],
+)
+def test_genes_that_are_no_candidates_are_refused_in_a_sentence(genes, sentence):
+    problem = tiny_problem()
+    with pytest.raises(ProblemError, match=sentence):
+        problem._evaluate(np.array(genes), {})
+    with pytest.raises(ProblemError, match=sentence.replace("genes", "candidates")):
+        list(problem.measure(genes))
+
+
+def test_candidates_between_two_choices_are_refused():
+    with pytest.raises(ProblemError, match="candidates must hold whole numbers"):
+        list(tiny_problem().measure([[2, 3, 3.7]]))
 
 
 def test_a_search_leaves_model_and_random_state_as_they_were():
@@ -219,7 +301,7 @@ def test_a_search_leaves_model_and_random_state_as_they_were():
 def test_limits_may_differ_between_points():
     problem = tiny_problem(lower=[2, 3, 4], upper=[2, 4, 8])
     assert (problem.xl.tolist(), problem.xu.tolist()) == ([2, 3, 4], [2, 4, 8])
-    assert (problem.n_var, problem.n_obj, problem.n_ieq_constr) == (3, 2, 1)
+    assert (problem.n_var, problem.n_obj, problem.n_ieq_constr) == (3, 2, 0)
     result = minimize(problem, rounded_operators(), ("n_gen", 4), seed=1)
     assert ((np.rint(result.X) >= problem.xl) & (np.rint(result.X) <= problem.xu)).all()
 

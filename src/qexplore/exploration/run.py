@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from qexplore._random import isolated
 from qexplore.exploration.arguments import check_search, checked_initial
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Exploration
 from qexplore.exploration.state import Callback, Run
 from qexplore.exploration.verification import Report, Reporter, verify
-from qexplore.model import Candidates, Loader, Placement, Unpack
+from qexplore.model import Candidates, Loader, Unpack
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings
 
 
@@ -37,7 +36,7 @@ def explore(
 
     Ctrl-C ends the search, and the front so far is verified and measured on the report set; pressed again it returns
     the front as it is by then, unverified or without the report set. The same seed gives the same result to the last
-    bit, times apart; no global random state is changed.
+    bit, times apart; no global random state is changed, and callbacks find the user's.
 
     Args:
         problem: what to search.
@@ -105,29 +104,27 @@ def run_search(
     goal: Goal | None = None,
 ) -> Exploration:
     """As `explore`, with arguments that were checked, and a goal other than the whole front."""
-    device = Placement.of(problem.model.model).device
-    with isolated(device):
-        # Built before the search, so that a report set that does not work is not found out at its end.
-        reporter = None if report_loader is None else Reporter(problem, report_loader, unpack)
-        to_report = 0.0 if reporter is None else reporter.float_seconds
-        to_verify = (problem.direct.float_evaluation.seconds + to_report) * (1 + len(problem.further))
-        run = Run(
-            problem,
-            settings,
-            budget,
-            goal=goal,
-            callbacks=callbacks,
-            progress=progress,
-            seconds_afterwards=(to_verify, to_report),
-        )
-        stopped_by = run.search(initial)
-        run.require_success()
-        front, members, num_verifications = verify(problem, run.archive, progress)
-        # Whoever wants one point is told of that point; a front is held against the uniform widths.
-        front = replace(front, uniform=run.uniform if goal is None else None)
-        report = Report(front, 0 if reporter is None else reporter.num_floats)
-        if reporter is not None and front.verified:  # whoever interrupted the verification wants no more of it
-            report = reporter.report_on(front, members, progress)
+    # Built before the search, so that a report set that does not work is not found out at its end.
+    reporter = None if report_loader is None else Reporter(problem, report_loader, unpack)
+    to_report = 0.0 if reporter is None else reporter.float_seconds
+    to_verify = (problem.direct.float_evaluation.seconds + to_report) * (1 + len(problem.further))
+    run = Run(
+        problem,
+        settings,
+        budget,
+        goal=goal,
+        callbacks=callbacks,
+        progress=progress,
+        seconds_afterwards=(to_verify, to_report),
+    )
+    stopped_by = run.search(initial)
+    run.require_success()
+    front, members, num_verifications = verify(problem, run.archive, progress)
+    # Whoever wants one point is told of that point; a front is held against the uniform widths.
+    front = replace(front, uniform=run.uniform if goal is None else None)
+    report = Report(front, 0 if reporter is None else reporter.num_floats)
+    if reporter is not None and front.verified:  # whoever interrupted the verification wants no more of it
+        report = reporter.report_on(front, members, progress)
     return Exploration(
         front=report.front,
         uniform=run.uniform if report.front.uniform is None else report.front.uniform,

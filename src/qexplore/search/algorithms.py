@@ -12,15 +12,11 @@ import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.algorithms.moo.sms import SMSEMOA
-from pymoo.core.algorithm import Algorithm
-from pymoo.core.evaluator import Evaluator as PymooEvaluator
 from pymoo.core.population import Population
-from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
 from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
-from pymoo.problems.static import StaticProblem
 from pymoo.util.ref_dirs import get_reference_directions
 
 from qexplore._random import stream
@@ -30,12 +26,14 @@ from qexplore.search.goals import Goal, WholeFront
 from qexplore.search.guide import Allowance, Guide
 from qexplore.search.ladder import Ladder
 from qexplore.search.problem import LayerwiseQuantizationProblem
+from qexplore.search.pymoo_proposer import PymooProposer, require_suitable
 from qexplore.search.sensitivity import Lacking
 from qexplore.search.settings import SearchSettings
 from qexplore.search.space import SearchSpace
 
-_IDLE_GENERATIONS = 20
-"""Plain algorithms propose candidates again; after so many generations of nothing new one is taken to be at its end."""
+_IDLE_GENERATIONS, _IDLE_CANDIDATES = 20, 200
+"""Plain algorithms propose candidates again; one is taken to be at its end after so many generations of nothing new,
+and of so many candidates, for some propose them one at a time."""
 
 _FIRST_GUESSES = 3
 """Uniform choices alone teach the model little, so its first guesses are few, and so many of the additive front's."""
@@ -114,7 +112,7 @@ class Generations:
         self._known: dict[Candidate, Evaluation] = {evaluation.candidate: evaluation for evaluation in known}
         self._asked: list[Candidate] = []
         self._new: list[Candidate] = []
-        self._index = self._idle = 0
+        self._index = self._idle = self._repeated = 0
         self._spent = 0.0
         if settings.is_plain:
             self._proposer = _plain(problem, settings, self._known)
@@ -136,7 +134,8 @@ class Generations:
 
     def ask(self) -> Generation | None:
         """The next generation; None where nothing new is left. Not to be asked again before it was told."""
-        is_at_end = self.ended_by == "exhausted" or self._idle >= _IDLE_GENERATIONS
+        is_idle = self._idle >= _IDLE_GENERATIONS and self._repeated >= _IDLE_CANDIDATES
+        is_at_end = self.ended_by == "exhausted" or is_idle
         if is_at_end and self._index:  # a first generation there is, be it of known candidates
             return None
         proposed = self._problem.effective(self._proposer.ask())
@@ -145,6 +144,7 @@ class Generations:
         self._asked = [tuple(row) for row in proposed.tolist()]
         self._new = [key for key in dict.fromkeys(self._asked) if key not in self._known]
         self._idle = 0 if self._new else self._idle + 1
+        self._repeated = 0 if self._new else self._repeated + len(proposed)
         self._index += 1
         self._spent, before = self._proposer.num_passes, self._spent
         candidates = np.array(self._new, dtype=np.int64).reshape(-1, self._problem.space.num_points)
@@ -167,7 +167,8 @@ def _plain(problem: LayerwiseQuantizationProblem, settings: SearchSettings, seen
     if settings.algorithm == "random":
         return _Random(problem.space, settings, seen)
     if not isinstance(settings.algorithm, str):
-        return _Pymoo(problem, copy.deepcopy(settings.algorithm), settings.seed)
+        require_suitable(settings.algorithm, problem)
+        return PymooProposer(problem, copy.deepcopy(settings.algorithm), settings.seed)
     searcher = NSGA2(
         pop_size=settings.population_size,
         sampling=IntegerRandomSampling(),
@@ -175,7 +176,7 @@ def _plain(problem: LayerwiseQuantizationProblem, settings: SearchSettings, seen
         mutation=PM(eta=20, vtype=float, repair=RoundingRepair()),
         eliminate_duplicates=True,
     )
-    return _Pymoo(problem, searcher, settings.seed)
+    return PymooProposer(problem, searcher, settings.seed)
 
 
 def _guided(
@@ -197,7 +198,7 @@ def _guided(
         searcher = NSGA3(_directions(problem.n_obj, size), **options)
     else:
         searcher = {"nsga2": NSGA2, "sms-emoa": SMSEMOA}[settings.algorithm](**options)
-    return _Pymoo(problem, searcher, settings.seed, guide)
+    return PymooProposer(problem, searcher, settings.seed, guide)
 
 
 def _directions(num_objectives: int, count: int) -> Any:
@@ -230,44 +231,6 @@ class _Mating:
             known = {*seen, *map(tuple, chosen.tolist())}
             chosen = np.concatenate([chosen, self._space.unseen(n_offsprings - len(chosen), known, self._rng)])
         return Population.new("X", self._space.encode(np.concatenate([guesses, chosen])).astype(float))
-
-
-class _Pymoo:
-    """An algorithm of pymoo, asked and told."""
-
-    def __init__(
-        self, problem: LayerwiseQuantizationProblem, searcher: Algorithm, seed: int, guide: Guide | None = None
-    ) -> None:
-        self._problem = problem
-        self._searcher = searcher
-        self._guide = guide
-        self._population: Any = None
-        searcher.setup(problem, termination=NoTermination(), seed=seed, verbose=False)
-
-    @property
-    def num_passes(self) -> float:
-        """Spent on sensitivities."""
-        return self._guide.num_passes if self._guide else 0.0
-
-    @property
-    def lacking(self) -> Lacking | None:
-        """What the guide's table left out."""
-        return self._guide.lacking if self._guide else None
-
-    def ask(self) -> Candidates:
-        """The searcher's infills, decoded."""
-        self._population = self._searcher.ask()
-        genes = [] if self._population is None else self._population.get("X")
-        return self._problem.space.decode(genes).reshape(-1, self._problem.space.num_points)
-
-    def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """Hand objectives to the searcher, and evaluations to the guide."""
-        problem = self._problem
-        known = StaticProblem(problem, F=problem.objectives(evaluations), G=problem.constraints(evaluations))
-        PymooEvaluator().eval(known, self._population)
-        self._searcher.tell(infills=self._population)
-        if self._guide is not None:
-            self._guide.note(evaluations)
 
 
 class _Random:

@@ -13,30 +13,36 @@ from pymoo.core.problem import Problem
 
 from qexplore._arguments import checked_name
 from qexplore._pickling import require_a_name
-from qexplore.cost import Bops, BoundTable, CheckedCost, Cost, build_costs
-from qexplore.errors import EvaluationError, ProblemError
+from qexplore.cost import Bops
+from qexplore.errors import ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, WholeSetMetric, top1_accuracy
 from qexplore.model import Candidates, Loader, QuantizedModel, Unpack, require_wrapped, reusable
 from qexplore.search.control import DEFAULT_LIMITS, checked_plan
+from qexplore.search.costs import checked_costs, require_known
 from qexplore.search.description import Description
 from qexplore.search.further import FurtherMetrics, split_metrics
 from qexplore.search.limits import TOTAL_BITS, checked_limits
 from qexplore.search.memory import Memory
+from qexplore.search.reachability import require_reachable
 from qexplore.search.requirements import checked_requirements
-from qexplore.search.space import SearchSpace
+from qexplore.search.space import SearchSpace, checked_rows
 
 Objectives = NDArray[np.float64]
 
 ENGINES = ("auto", "prefix", "direct")
 
 _UNREACHABLE = 1e6
-"""How far beyond the float network's score a failed candidate is put where the metric has no worst value."""
+"""How far beyond the float network's score, or how many times as far as that is from 0 where it is far, a failed
+candidate is put where the metric has no worst value."""
 
 
 class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     """A choice per point; minimises ``[-accuracy, *costs]`` under ``min_accuracy - accuracy <= 0``.
+
+    There are constraints only where something is required: for ``min_accuracy`` or ``max_drop``, each further metric,
+    and each limit, in this order.
 
     An ordinary pymoo ``Problem`` that evaluates a whole population at once: ``pymoo.optimize.minimize`` works on it.
     Genes may be floats, as pymoo's default operators hand them over; they are rounded. With whole ranges of widths
@@ -44,7 +50,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     Where lower is better, the score itself is minimised and ``min_accuracy`` is the largest acceptable one.
 
     A candidate that was measured once is answered from memory until a weight, a range or a hand-made switch of the
-    model changes. A candidate whose evaluation fails gets the worst objectives and violates the constraint.
+    model changes. A candidate whose evaluation fails gets the worst objectives, and violates every constraint.
 
     Args:
         model: wrapped and calibrated.
@@ -141,12 +147,12 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         super().__init__(
             n_var=self.space.num_genes,
             n_obj=1 + len(self.costs),
-            n_ieq_constr=1 + len(self.further) + len(self.limits),
+            n_ieq_constr=(self.min_accuracy is not None) + len(self.further) + len(self.limits),
             xl=self.space.lower,
             xu=self.space.upper,
             vtype=int,
         )
-        self._require_reachable()
+        require_reachable(self)
 
     def __getstate__(self) -> dict[str, Any]:
         require_a_name("a problem with `unpack`", self.unpack, ProblemError)
@@ -158,7 +164,14 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         self._memory.recall()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerwiseQuantizationProblem:
-        return self  # pymoo copies algorithms together with their problem; a copy would drag network and data along
+        """A problem of its own that shares network, data, evaluators and memory.
+
+        pymoo copies algorithms together with their problem, and its meta problems change what they copied.
+        """
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     @property
     def min_accuracy(self) -> float | None:
@@ -209,10 +222,15 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
                 all but certain; see `qexplore.evaluation.Screen`. The part counts in ``num_samples``.
 
         Further metrics are measured where the first one is met, and only there.
+
+        Raises:
+            ProblemError: of another shape, or no whole numbers.
         """
         self._forget_if_changed()
-        rows = np.asarray(candidates, dtype=np.int64).reshape(-1, self.space.num_points)
-        return self._memory.measure(rows, self.num_samples, must_beat=must_beat, screened=screened)
+        rows = checked_rows("candidates", candidates, self.space.num_points)
+        if (rows != np.rint(rows)).any():
+            raise ProblemError(f"candidates must hold whole numbers, the codes of choices, got {rows.tolist()!r}")
+        return self._memory.measure(rows.astype(np.int64), self.num_samples, must_beat=must_beat, screened=screened)
 
     def scores_on_subset(
         self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
@@ -292,12 +310,17 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return evaluation.is_complete and bool((self.constraints([evaluation]) <= 0).all())
 
     def objectives(self, evaluations: Sequence[Evaluation]) -> Objectives:
-        """What is minimised, shape ``[N, 1 + C]``; finite also for failed candidates. A stopped one has its bound."""
+        """What is minimised, shape ``[N, 1 + C]``. A stopped candidate has its bound.
+
+        A failed one is worse than all others, and finite, so that it is on no front where nothing is required either.
+        """
         scores = np.array([self._known_score(evaluation) for evaluation in evaluations])
         costs = self.costs_of(self.candidates_of(evaluations))
         failed = np.array([evaluation.state == "failed" for evaluation in evaluations], dtype=bool)
         costs[failed] = np.maximum(costs[failed], self.costs_of(self.space.widest)[0])
-        return self.minimized(scores, costs)
+        minimized = self.minimized(scores, costs)
+        minimized[failed, 0] += 1.0
+        return minimized
 
     def minimized(self, accuracy: NDArray[np.float64], costs: NDArray[np.float64]) -> Objectives:
         """From the user's direction, ``accuracy [N]`` and ``costs [N, C]``, to what is minimised."""
@@ -306,20 +329,23 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     def constraints(self, evaluations: Sequence[Evaluation]) -> Objectives:
         """Violations, shape ``[N, G]``, at most 0 where a candidate is acceptable.
 
-        Of ``min_accuracy``; of the minima of further metrics, 0 where the first is missed; of limits on costs. Nothing
-        is measured for it: a candidate that meets the first but has no further scores violates their minima.
+        Of ``min_accuracy`` where there is one; of the minima of further metrics, 0 where the first is missed; of limits
+        on costs. Nothing is measured for it: a candidate that meets the first but has no further scores violates their
+        minima.
         """
-        # A failed candidate violates the constraint also where every score is acceptable.
         violation = self.requirements.violation
-        failed = 1.0 + max(0.0, violation(self._worst_score()))
-        first = [failed if e.state == "failed" else violation(self._known_score(e)) for e in evaluations]
+        first = [violation(self._known_score(e)) for e in evaluations]
         none = [0.0] * len(self.further)
         further = [
             self.further.violations(e.further) if e.is_complete and missed <= 0 else none
             for e, missed in zip(evaluations, first, strict=True)
         ]
         shaped = np.array(further, dtype=np.float64).reshape(len(evaluations), len(self.further))
-        return np.column_stack([first, shaped, self.limits.excess(self.candidates_of(evaluations))])
+        required = [] if self.min_accuracy is None else [first]
+        rows = np.column_stack([*required, shaped, self.limits.excess(self.candidates_of(evaluations))])
+        failed = np.array([evaluation.state == "failed" for evaluation in evaluations], dtype=bool)
+        rows[failed] = np.maximum(rows[failed], 1.0 + max(0.0, violation(self._worst_score())))
+        return rows
 
     def _known_score(self, evaluation: Evaluation) -> float:
         if evaluation.is_complete:
@@ -332,7 +358,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def _worst_score(self) -> float:
         worst = self.metric.worst
-        return self.direct.float_evaluation.score - self.metric.gain(_UNREACHABLE) if worst is None else worst
+        float_score = self.direct.float_evaluation.score
+        return float_score - self.metric.gain(_UNREACHABLE * max(1.0, abs(float_score))) if worst is None else worst
 
     def _finished(self, evaluation: Evaluation) -> Evaluation:
         """With its further scores, where the first metric is met."""
@@ -351,49 +378,9 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
                 self.direct.evaluate_float()
                 self.further.evaluate_float()
 
-    def _require_reachable(self) -> None:
-        widest = next(self.measure(self.space.widest))
-        if not widest.is_complete:
-            raise EvaluationError(f"the widest candidate {widest.candidate} could not be evaluated: {widest.reason}")
-        misses = self.requirements.violation
-        # With few samples a narrower candidate may be the luckier one.
-        if misses(widest.score) > 0 and all(
-            misses(e.score) > 0 for e in self.measure(self.space.uniform()) if e.is_complete
-        ):
-            side = "above" if self.metric.better == "higher" else "below"
-            choice = f"{int(self.space.widest.max())} bits" if self.space.has_widths else "the dearest choices"
-            raise ProblemError(
-                f"min_accuracy ({self.min_accuracy:g}) is {side} what can be reached: the widest candidate "
-                f"({choice}) has {self.metric.name} {widest.score:.4f}, the float network "
-                f"{self.direct.float_evaluation.score:.4f}. Relax min_accuracy or raise num_bits_upper_limit"
-            )
-        self.further.require_met(widest.candidate, widest.further)
-
 
 def intervals_of(evaluations: Sequence[Evaluation]) -> NDArray[np.float64] | None:
     """Shape ``[N, 2]``, NaN where one is unknown; None where all are, as for metrics of a whole set."""
     if not any(evaluation.interval for evaluation in evaluations):
         return None
     return np.array([evaluation.interval or (math.nan, math.nan) for evaluation in evaluations])
-
-
-def checked_costs(costs: Any, model: QuantizedModel, space: SearchSpace) -> tuple[Cost, ...]:
-    """The costs that were asked for.
-
-    Raises:
-        ProblemError: none, an unknown one, or one that does not know a choice of ``space``.
-    """
-    specs = (costs,) if isinstance(costs, str) or not isinstance(costs, Sequence) else tuple(costs)
-    if not specs:
-        raise ProblemError("`costs` must hold at least one cost, got none")
-    built = build_costs(specs, model)
-    require_known(built, space)
-    return built
-
-
-def require_known(costs: Sequence[Cost], space: SearchSpace) -> None:
-    """Raise `ProblemError` when a cost does not know a choice of ``space``, or cannot be computed."""
-    for cost in costs:
-        if isinstance(cost, BoundTable | CheckedCost):
-            cost.check(space.choices)
-        cost.cost(np.concatenate([space.narrowest, space.widest]))  # a user's own may fail; better now than later

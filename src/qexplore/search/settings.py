@@ -27,7 +27,7 @@ class SearchSettings:
 
     Attributes:
         seed: of all that is drawn.
-        algorithm: one of `ALGORITHMS`, or an algorithm object of pymoo.
+        algorithm: one of `ALGORITHMS`, or an algorithm object of pymoo for several objectives.
         population_size: of the algorithms that have a population, and of what others propose at once.
         racing: stop candidates that are proved not to matter.
         screening: look at a part of a large search set first; part of ``racing``.

@@ -144,8 +144,12 @@ class SearchSpace:
         return summed
 
     def decode(self, genes: Any) -> Candidates:
-        """``genes`` of any numeric type, shape ``[N, G]``, rounded half to even and kept within the limits."""
-        rounded = np.rint(np.asarray(genes, dtype=np.float64)).reshape(-1, self.num_genes)
+        """``genes`` of any numeric type, shape ``[N, G]``, rounded half to even and kept within the limits.
+
+        Raises:
+            ProblemError: of another shape, or not finite.
+        """
+        rounded = np.rint(checked_rows("genes", genes, self.num_genes))
         return self.at(np.clip(rounded - self.lower, 0, self.sizes - 1).astype(np.int64))
 
     def encode(self, candidates: Candidates) -> NDArray[np.int64]:
@@ -182,6 +186,29 @@ class SearchSpace:
             drawn = map(tuple, self.random(count, rng).tolist())
             found.update((candidate, None) for candidate in drawn if candidate not in seen)
         return np.array(list(found)[:count], dtype=np.int64).reshape(-1, self.num_points)
+
+
+def checked_rows(name: str, values: Any, length: int) -> NDArray[np.float64]:
+    """``values`` as finite numbers, shape ``[N, length]``; a single row may do without its first axis.
+
+    Raises:
+        ProblemError: of another shape, no numbers, or not finite; ``name`` is what the message begins with.
+    """
+    try:
+        rows = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"{name} must be numbers of shape [N, {length}], got {values!r}") from error
+    if rows.size and (rows.ndim not in (1, 2) or rows.shape[-1] != length):
+        raise ProblemError(f"{name} must have shape [N, {length}], one number a choice to make, got {rows.shape}")
+    rows = rows.reshape(-1, length)
+    unknown = np.argwhere(~np.isfinite(rows))
+    if len(unknown):
+        row, place = unknown[0].tolist()
+        raise ProblemError(
+            f"{name} must be finite, got {rows[row, place]} in row {row} at place {place}: sampling and operators of "
+            "the algorithm must keep to the problem's limits, xl and xu"
+        )
+    return rows
 
 
 def _dearest_first(code: int) -> tuple[float, int]:
