@@ -103,7 +103,7 @@ def test_nothing_measured_beats_the_front():
     front = exploration.front
     assert set(map(tuple, np.column_stack([-front.accuracy, front.costs]).tolist())) == best
     limits = [problem.constraints([evaluation])[0].tolist() for evaluation in feasible]
-    assert all(len(row) == 1 and max(row) <= 0 for row in limits)
+    assert all(len(row) == 2 and max(row) <= 0 for row in limits)
 
 
 def test_a_search_to_the_end_finds_the_whole_front_in_three_objectives():
@@ -184,7 +184,7 @@ def test_pymoos_own_algorithms_search_places_in_the_choices(algorithm):
     problem = problem_of()
     assert not problem.space.has_widths
     # Genes: three activations, the tied pair, the pinned weight.
-    assert (problem.n_var, problem.n_obj, problem.n_ieq_constr) == (5, 3, 1)
+    assert (problem.n_var, problem.n_obj, problem.n_ieq_constr) == (5, 3, 2)
     assert (problem.xl.tolist(), problem.xu.tolist()) == ([0] * 5, [4, 4, 4, 5, 0])
     result = minimize(problem, algorithm, ("n_gen", 5), seed=1)
     candidates = problem.space.decode(result.X)

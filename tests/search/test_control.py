@@ -123,6 +123,14 @@ def test_a_shared_weight_is_matched_by_all_modules_that_hold_it():
         assert by_name(plan_choices(model, {chosen: [8]})) == {"embed.weight": (8,), "fc.weight": WIDTHS}
 
 
+@pytest.mark.parametrize("name", ["head.weight", "head.*", "embed.weight"])
+def test_a_shared_weight_is_matched_by_its_name_at_any_module_that_holds_it(name):
+    model = QuantizedModel(TiedEmbedding(), weights=predicates.weighted)
+    assert by_name(plan_choices(model, {name: [8]})) == {"embed.weight": (8,), "fc.weight": WIDTHS}
+    target = {"name": "npu", "rules": [{"names": [name], "choices": [8]}]}
+    assert by_name(plan_choices(model, target=target)) == {"embed.weight": (8,), "fc.weight": WIDTHS}
+
+
 def test_later_entries_override_earlier_ones_and_the_plan_says_so(model):
     plan = plan_choices(model, {"weights": (2, 4, 8), predicates.by_type(nn.Linear): (4, 8), "fc1.weight": (8,)})
     found = by_name(plan)

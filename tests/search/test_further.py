@@ -10,6 +10,7 @@ from networks import batches, digits
 from problems import prefix_evaluator, tiny_model, tiny_problem
 
 import qexplore as qx
+from qexplore.errors import EvaluationError
 from qexplore.evaluation import DirectEvaluator, Evaluation, PrefixEvaluator
 from qexplore.search import Archive, reference_point
 
@@ -195,3 +196,15 @@ def test_fit_asks_for_a_minimum_of_the_metric_that_it_goes_by():
     loader = batches(digits().search)
     with pytest.raises(qx.errors.ProblemError, match="'accuracy' needs min_accuracy or max_drop, got None for it"):
         qx.fit(tiny_model(), loader, [qx.top1_accuracy, TOP3], min_accuracy=[None, 0.9], max_evaluations=5)
+
+
+def test_a_further_metric_that_fails_at_the_widest_candidate_is_named_and_not_its_minimum():
+    calls = []
+
+    def failing(output, target):
+        calls.append(1)
+        return qx.top1_accuracy(output, target) if len(calls) == 1 else output.sum() / 0 * float("nan")
+
+    with pytest.raises(EvaluationError, match="the metric 'failing' could not be measured for the widest") as raised:
+        tiny_problem([qx.top1_accuracy, failing], min_accuracy=[0.1, 0.2], engine="direct")
+    assert "Relax" not in str(raised.value) and "Mend the metric" in str(raised.value)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qexplore.errors import ProblemError
+from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator
 from qexplore.front import FurtherMetric
 from qexplore.metrics import Metric, WholeSetMetric, as_metric
@@ -77,16 +77,21 @@ class FurtherMetrics:
 
         Raises:
             ProblemError: names the metric and what can be reached.
+            EvaluationError: the metric fails.
         """
         scores = scores or self.measure(candidate)
         for one, score, violation in zip(self._measures, scores, self.violations(scores), strict=True):
             if violation <= 0:
                 continue
-            reached = f"failed: {one.evaluation(candidate).reason}" if math.isnan(score) else f"{score:.4f}"
             of = one.described
+            if math.isnan(score):
+                raise EvaluationError(
+                    f"the metric '{of.name}' could not be measured for the widest candidate {candidate}: "
+                    f"{one.evaluation(candidate).reason}. Mend the metric, or leave it and its minimum out"
+                )
             raise ProblemError(
                 f"min_accuracy of the metric '{of.name}' ({of.min_accuracy:g}) cannot be reached: the widest candidate "
-                f"has {reached}, the float network {of.float_accuracy:.4f}. Relax it"
+                f"has {score:.4f}, the float network {of.float_accuracy:.4f}. Relax it"
             )
 
 

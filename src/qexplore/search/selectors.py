@@ -35,10 +35,12 @@ class PointModules:
         points: in the order of ``num_bits``.
         modules: of each point by qualified name: of an activation the one whose output it is, of a weight all that
             hold it, of the input none.
+        names: of each point, its own first; a weight that several modules hold has one at each.
     """
 
     points: tuple[QuantizationPoint, ...]
     modules: tuple[Mapping[str, nn.Module], ...]
+    names: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of(cls, model: QuantizedModel) -> PointModules:
@@ -56,7 +58,12 @@ class PointModules:
             return {name: by_name[name]}
 
         points = model.points
-        return cls(points, tuple(modules(point) for point in points))
+        shared = {
+            point.name: [f"{names[id(module)]}.{weight}".lstrip(".") for module, weight in point.holders]
+            for point in model.weight_points
+        }
+        every = (tuple(dict.fromkeys([point.name, *shared.get(point.name, [])])) for point in points)
+        return cls(points, tuple(modules(point) for point in points), tuple(every))
 
     def select(self, selector: Selector, rule: str) -> tuple[int, ...]:
         """Indices of the points that ``selector`` means.
@@ -78,11 +85,11 @@ class PointModules:
     def _is_meant(self, index: int, selector: Selector, rule: str) -> bool:
         point = self.points[index]
         if isinstance(selector, str):
-            if any(selector == other.name for other in self.points):  # a module may bear a word's name
-                return selector == point.name
+            if any(selector in names for names in self.names):  # a module may bear a word's name
+                return selector in self.names[index]
             if selector in KINDS_OF_WORD:
                 return point.kind in KINDS_OF_WORD[selector]
-            return fnmatch.fnmatchcase(point.name, selector)
+            return any(fnmatch.fnmatchcase(name, selector) for name in self.names[index])
         predicate = checked_predicate(selector, rule)
         return any(predicate(name, module) for name, module in self.modules[index].items())
 

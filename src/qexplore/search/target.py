@@ -46,7 +46,10 @@ class TargetRule:
         point = points.points[index]
         if self.kind is not None and point.kind not in KINDS_OF_WORD[self.kind]:
             return False
-        if self.names is not None and not any(fnmatch.fnmatchcase(point.name, glob) for glob in self.names):
+        called = points.names[index]
+        if self.names is not None and not any(
+            fnmatch.fnmatchcase(name, glob) for glob in self.names for name in called
+        ):
             return False
         classes = {base.__name__ for module in points.modules[index].values() for base in type(module).__mro__}
         return self.types is None or not classes.isdisjoint(self.types)
