@@ -8,7 +8,9 @@ from problems import search_loader, tiny_model, tiny_problem
 import qexplore as qx
 from qexplore.errors import FrontError
 from qexplore.evaluation import LayerAnalysis, LayerRecord
-from qexplore.report import layer_analysis_record, sensitivity_record
+from qexplore.report import SensitivityRecord, layer_analysis_record, sensitivity_record
+from qexplore.report._canvas import short_names
+from qexplore.report.layers import draw_sensitivity
 
 
 def a_point(index, **fields):
@@ -76,3 +78,26 @@ def test_what_cannot_be_drawn_is_refused():
         qx.plot_analysis(LayerAnalysis((), 1.0, 1))
     with pytest.raises(FrontError, match="suffix"):
         qx.plot_analysis(LayerAnalysis((a_point(0),), 1.0, 1), "layers.gif")
+
+
+def test_long_names_keep_their_numbers_and_ends() -> None:
+    names = [f"bert.encoder.layer.{layer}.attention.self.query.weight" for layer in range(12)]
+    assert short_names(names) == [f"…{layer}.attention.self.query.weight" for layer in range(12)]
+    assert short_names(["conv1", "layer1.0.relu"]) == ["conv1", "layer1.0.relu"]
+    assert short_names(["features_denseblock4_denselayer16_convolution2"]) == ["…denseblock4_denselayer16_convolution2"]
+
+
+def test_names_that_differ_in_a_part_that_goes_keep_it_or_stay_whole() -> None:
+    ends = [f"{side}.stages.blocks.3.attention.projection.weight" for side in ("encoder", "decoder")]
+    assert short_names(ends) == ["encoder.…3.…projection.weight", "decoder.…3.…projection.weight"]
+    middles = [f"backbone.stages.{kind}.3.attention.output.projection.weight" for kind in ("left", "right")]
+    assert short_names(middles) == middles
+
+
+@pytest.mark.parametrize("count", [57, 150])
+def test_a_picture_of_many_points_grows_and_names_every_row(count: int) -> None:
+    names = tuple(f"layers.{place}.weight" for place in range(count))
+    record = SensitivityRecord("top1", "", names, (2, 4), tuple((0.5, 0.25) for _ in names), (0.25, 0.5))
+    figure = draw_sensitivity(record)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(names)
+    assert figure.get_size_inches()[1] > 8

@@ -32,6 +32,7 @@ from qexplore.report._canvas import new_picture
 from qexplore.report._labels import label_points
 from qexplore.report._wording import amount_text, opening_words, tick_texts
 from qexplore.report.num_bits import level_colours
+from qexplore.report.pareto_front import draw_pareto_front
 
 
 def uniform_front(accuracies, points, **fields):
@@ -130,6 +131,18 @@ def test_uniform_widths_far_off_are_left_out_and_the_rest_is_within_the_picture(
     ends = [end for interval in record.intervals for end in interval]
     assert low < min([*shown, *ends, *record.report_accuracy])
     assert high > max([*shown, *ends, *record.report_accuracy])
+
+
+def test_uniform_widths_of_a_far_cost_do_not_press_the_front_into_a_corner():
+    exploration = an_exploration()
+    exploration.uniform = uniform_front({4: 0.90, 5: 0.91, 8: 0.93, 16: 0.94}, 20)
+    record = pareto_front_record(exploration)
+    assert [one.label for one in record.uniform if not one.shown] == ["16 bit"]
+    axes = draw_pareto_front(record).axes[0]
+    left, right = axes.get_xlim()
+    assert (max(record.cost) - min(record.cost)) / (right - left) > 0.2
+    legend = " ".join(text.get_text() for text in axes.get_legend().get_texts())
+    assert "not shown: 16 bit 0.94" in " ".join(legend.split())
 
 
 def test_savings_are_those_of_the_front():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,9 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
 OFF_COLOUR = "#D9D9D9"
 
-MOST_ROW_LABELS = 48
-"""Row labels that fit into a picture of the usual height at the smallest font size."""
+_MOST_ROW_LABELS = 48  # that fit into a picture of the usual height at the smallest font size
+MOST_ROWS = 240
+"""Up to here a picture grows with its rows, from here on labels are left out."""
 _LONGEST_NAME = 34
 _LONGEST_SUBTITLE = 112  # letters, in the usual size
 _LARGE = 2e4
@@ -90,9 +92,14 @@ def plain_legend(of: Axes | Figure, *entries: Any, **options: Any) -> Legend:
     return legend
 
 
-def label_rows(axes: Axes, names: Sequence[str], most: int = MOST_ROW_LABELS) -> None:
-    """Name the rows 0, 1, ... of a panel, at most `most` of them."""
-    rows = thinned(len(names), most)
+def tallness_of(num_rows: int) -> float:
+    """How many times as high as usual a picture must be for a label beside every row, up to `MOST_ROWS` of them."""
+    return max(1.0, min(num_rows, MOST_ROWS) / _MOST_ROW_LABELS)
+
+
+def label_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, ... of a panel, at most `MOST_ROWS` of them."""
+    rows = thinned(len(names), MOST_ROWS)
     axes.set_yticks(rows, [names[row] for row in rows], fontsize=label_size(len(rows)), parse_math=False)
 
 
@@ -119,9 +126,36 @@ def label_size(count: int) -> float:
     return 11 if count <= 20 else 9 if count <= 32 else 7.5
 
 
-def short_name(name: str) -> str:
-    """A long name without its middle; its end, which tells siblings apart, keeps the larger part."""
-    if len(name) <= _LONGEST_NAME:
-        return name
-    head = _LONGEST_NAME // 3
-    return f"{name[:head]}…{name[-(_LONGEST_NAME - head - 1) :]}"
+def short_names(names: Sequence[str]) -> list[str]:
+    """``names`` without what does not tell them apart, where they are long: numbers and the end of a name stay.
+
+    Two names that would be shortened alike keep their first parts, or all of them.
+    """
+    for shorten in (_without_beginning, _without_middle):
+        short = [shorten(name) for name in names]
+        if len(set(short)) == len(set(names)):
+            return short
+    return list(names)
+
+
+def _without_beginning(name: str) -> str:
+    return _shortened(name, first=0)
+
+
+def _without_middle(name: str) -> str:
+    return _shortened(name, first=1)
+
+
+def _shortened(name: str, first: int) -> str:
+    """``name`` without parts from the ``first`` on that hold no digit, as many as have to go; the last one stays."""
+    parts = re.findall(r"[^._/]+[._/]*|[._/]+", name)
+    length = len(name)
+    dropped: set[int] = set()
+    for place, part in enumerate(parts[:-1]):
+        if length <= _LONGEST_NAME:
+            break
+        if place >= first and not any(map(str.isdigit, part)):
+            length -= len(part) - (place - 1 not in dropped)
+            dropped.add(place)
+    kept = ["…" if place in dropped else part for place, part in enumerate(parts)]
+    return re.sub("…+", "…", "".join(kept))

@@ -24,6 +24,9 @@ Interval = tuple[float, float]
 # Uniform widths that score worse than the rest of the picture by more than this share of its height are left out: one
 # at chance level, 10 % beside a front from 88 to 93 %, would press everything else into a line.
 _UNIFORM_REACH = 0.75
+# Those that cost less or more than the front by more than this many times its width are left out too: a front from 100
+# to 120 bits beside 8-bit widths at 1,000 would be a line. A narrow front counts as wide as this share of its cost.
+_COST_REACH, _LEAST_WIDTH = 1.5, 0.25
 _MARGIN = 0.06  # of the height of the picture, above and below what is in it
 
 
@@ -31,8 +34,8 @@ _MARGIN = 0.06  # of the height of the picture, above and below what is in it
 class UniformRecord:
     """One uniform candidate in the picture.
 
-    `shown` is False where it scores too far below the rest, or is off: its score is that of the float network, and its
-    cost so far off that the front would be pressed into a corner.
+    `shown` is False where it scores too far below the rest, costs so much less or more than the front that this would
+    be pressed into a corner, or is off: its score is that of the float network.
     `costs` are all its costs in the order of the front. `is_format` says that a float format stands somewhere in it.
     """
 
@@ -116,7 +119,7 @@ def uniform_records(shown: Shown) -> tuple[tuple[UniformRecord, ...], Interval]:
     low, high = _extent(list(front), [*references, *shown.others.values()])
     records: tuple[UniformRecord, ...] = ()
     if shown.uniform is not None:
-        records = _uniform_records(shown.uniform, front.cost_names, low, high)
+        records = _uniform_records(shown.uniform, front, low, high)
     inside = [value for one in records if one.shown for value in (one.accuracy, *(one.interval or ()))]
     low, high = min([low, *inside]), max([high, *inside])
     margin = _MARGIN * (high - low)
@@ -133,7 +136,9 @@ def _extent(points: list[FrontPoint], references: list[float]) -> Interval:
     return (low, high) if high - low >= least else (low - least / 2, high + least / 2)
 
 
-def _uniform_records(uniform: Front, cost_names: tuple[str, ...], low: float, high: float) -> tuple[UniformRecord, ...]:
+def _uniform_records(uniform: Front, front: Front, low: float, high: float) -> tuple[UniformRecord, ...]:
+    cost_names = front.cost_names
+    near = [_near([point.costs[name] for point in front]) for name in cost_names]
     gains = uniform.gain(low), uniform.gain(high)
     worst = uniform.gain(min(gains) - _UNIFORM_REACH * (high - low))
     points = by_cost(uniform, cost_names[0])
@@ -143,11 +148,22 @@ def _uniform_records(uniform: Front, cost_names: tuple[str, ...], low: float, hi
             costs=tuple(point.costs[name] for name in cost_names),
             accuracy=point.accuracy,
             interval=point.interval,
-            shown=label != OFF and bool(uniform.meets(point.accuracy, worst)),
+            shown=label != OFF
+            and bool(uniform.meets(point.accuracy, worst))
+            and all(lower <= point.costs[name] <= upper for name, (lower, upper) in zip(cost_names, near, strict=True)),
             is_format=any(map(is_float_code, point.num_bits)),
         )
         for point, label in zip(points, uniform_labels([point.num_bits for point in points]), strict=True)
     )
+
+
+def _near(costs: list[float]) -> Interval:
+    """Between which costs uniform widths are drawn."""
+    low, high = min(costs), max(costs)
+    if low == high:
+        return -math.inf, math.inf  # a single point is pressed into nothing
+    reach = _COST_REACH * max(high - low, _LEAST_WIDTH * high)
+    return low - reach, high + reach
 
 
 def known_further(point: FrontPoint) -> tuple[tuple[str, float], ...]:

@@ -22,6 +22,7 @@ from qexplore.report._canvas import (
     BLUE,
     GREEN,
     GREY,
+    MOST_ROWS,
     OFF_COLOUR,
     ORANGE,
     PURPLE,
@@ -32,7 +33,8 @@ from qexplore.report._canvas import (
     new_figure,
     new_picture,
     set_titles,
-    short_name,
+    short_names,
+    tallness_of,
 )
 from qexplore.report._fronts import Interval
 
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 _MARGIN = 0.05  # of an axis, beyond the outermost values
 _LEAST_CLIPPED = 0.001  # the axis of clipped shares reaches this far when less is clipped
-_MOST_TEXT_ROWS, _MOST_TEXT_COLUMNS = 48, 16  # what fits as numbers into cells
+_MOST_TEXT_COLUMNS = 16  # what fits as numbers into cells
 _MOST_LARGE_MARKERS = 60
 
 
@@ -161,7 +163,7 @@ def sensitivity_record(table: SensitivityTable) -> SensitivityRecord:
 
 def draw_analysis(record: LayerAnalysisRecord) -> Figure:
     """Three panels side by side with the points as rows."""
-    figure = new_figure()
+    figure = new_figure(tallness_of(len(record.point_names)))
     panels = figure.subplots(1, 3, sharey=True, width_ratios=(4, 1.3, 1.3))
     _draw_sqnr(panels[0], record)
     _draw_share(panels[1], record.clipped, record.clipped_limit, PURPLE)
@@ -172,8 +174,8 @@ def draw_analysis(record: LayerAnalysisRecord) -> Figure:
         panel.grid(axis="x", alpha=0.3)
         panel.set_axisbelow(True)
     panels[0].set_ylim(len(record.point_names) - 0.4, -0.6)
-    names = [_row_name(name, width) for name, width in zip(record.point_names, record.num_bits, strict=True)]
-    label_rows(panels[0], names)
+    named = zip(short_names(record.point_names), record.num_bits, strict=True)
+    label_rows(panels[0], [f"{name}, {choice_words(width)}" for name, width in named])
     panels[0].set_ylabel("quantization points in order")
     figure.suptitle(
         "Quantization error layer by layer: more dB is better", x=0.01, ha="left", fontsize=15, fontweight="bold"
@@ -187,16 +189,16 @@ def draw_sensitivity(record: SensitivityRecord) -> Figure:
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
-    figure, axes = new_picture()
+    figure, axes = new_picture(tallness_of(len(record.point_names)))
     low, high = record.colour_limits or (1.0, 1.0)
     scale = LogNorm(low if low < high else high / 10, high, clip=True)
     colours = colormaps["Blues"].with_extremes(bad=OFF_COLOUR)
     cells = _cells(record, least=low)
     image = axes.imshow(cells, cmap=colours, norm=scale, aspect="auto")
-    if len(record.point_names) <= _MOST_TEXT_ROWS and len(record.num_bits) <= _MOST_TEXT_COLUMNS:
+    if len(record.point_names) <= MOST_ROWS and len(record.num_bits) <= _MOST_TEXT_COLUMNS:
         shades = colours(scale(cells))
         _write_values(axes, record, shades)
-    label_rows(axes, [short_name(name) for name in record.point_names])
+    label_rows(axes, short_names(record.point_names))
     axes.set_xticks(range(len(record.num_bits)), list(map(choice_name, record.num_bits)))
     has_formats = any(map(is_float_code, record.num_bits))
     axes.set_xlabel("num_bits (bits) and float formats" if has_formats else "num_bits (bits)")
@@ -236,10 +238,6 @@ def _draw_share(axes: Axes, values: Sequence[float], limit: float, colour: str) 
     axes.barh(range(len(values)), 100 * np.minimum(values, limit), color=colour, height=0.7)
     axes.set_xlim(0, 100 * limit)
     axes.tick_params(axis="y", length=0, labelleft=False)
-
-
-def _row_name(name: str, width: int) -> str:
-    return f"{short_name(name)}, {choice_words(width)}"
 
 
 def _cells(record: SensitivityRecord, least: float) -> NDArray[np.float64]:

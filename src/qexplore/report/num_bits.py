@@ -15,7 +15,7 @@ import numpy as np
 from qexplore._choices import choice_name, is_float_code
 from qexplore.front import Front, by_stored_bits, score_text
 from qexplore.report._canvas import (
-    MOST_ROW_LABELS,
+    MOST_ROWS,
     OFF_COLOUR,
     finished,
     label_rows,
@@ -23,7 +23,8 @@ from qexplore.report._canvas import (
     luminance,
     new_picture,
     set_titles,
-    short_name,
+    short_names,
+    tallness_of,
     thinned,
 )
 from qexplore.report._fronts import by_cost, drawable_front
@@ -41,7 +42,6 @@ Colour = tuple[float, ...]
 _MOST_COLUMN_LABELS = 48
 # Letters that fit beside each other into the cells of a row, in points: at 7 points about 120 of them.
 _ROW_OF_LETTERS = 840
-_MOST_TALL_ROWS = 96  # up to here the picture grows with its rows, from here on labels are left out
 _LEAST_TEXT = 5.5
 
 
@@ -95,11 +95,10 @@ def num_bits_record(source: Exploration | Front) -> NumBitsRecord:
 
 def draw_num_bits(record: NumBitsRecord) -> Figure:
     """The heat map of choices: 1200 x 800 pixels, taller when there are many rows."""
-    rows, most = len(record.point_names), MOST_ROW_LABELS
-    figure, axes = new_picture(tallness=min(max(rows, most), _MOST_TALL_ROWS) / most)
+    figure, axes = new_picture(tallness_of(len(record.point_names)))
     image = _draw_cells(axes, record)
     _write_cells(axes, record)
-    label_rows(axes, [short_name(name) for name in record.point_names], most=_MOST_TALL_ROWS)
+    label_rows(axes, short_names(record.point_names))
     columns = thinned(len(record.cost), _MOST_COLUMN_LABELS)
     names = [f"{amount_text(record.cost[k])} | {score_text(record.accuracy[k])}" for k in columns]
     axes.set_xticks(columns, names, rotation=90, fontsize=label_size(len(columns)))
@@ -135,7 +134,7 @@ def _write_cells(axes: Axes, record: NumBitsRecord) -> None:
     names = {level: choice_name(level) for level in record.levels}
     rows, characters = len(record.point_names), len(record.cost) * max(3, *map(len, names.values()))
     size = min(label_size(rows), _ROW_OF_LETTERS / characters)
-    if rows > _MOST_TALL_ROWS or size < _LEAST_TEXT:
+    if rows > MOST_ROWS or size < _LEAST_TEXT:
         return
     colours = dict(zip(record.levels, level_colours(record.levels), strict=True))
     for row, codes in enumerate(record.num_bits):

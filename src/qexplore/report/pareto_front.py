@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from qexplore.exploration import Exploration
 
+_LEGEND_CHARACTERS = 70  # of a column
 _MOST_SAVINGS = 3  # what one line above the picture holds
 
 
@@ -98,9 +100,10 @@ def plot_pareto_front(
     """Draw the front, and the uniform widths beside it when `source` is an exploration.
 
     One panel with the score over the cost; with several costs a panel for each pair of objectives, unless `cost` names
-    the one to draw the score over. Uniform widths that score far below the front are named in the legend and left off
-    the picture. `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front has no such cost;
-    ReportError, which is one, when it is empty or has too many costs for one picture, or when the suffix is another.
+    the one to draw the score over. Uniform widths far below the front, or far off in cost, are named in the legend
+    and left off the picture. `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front has no such
+    cost; ReportError, which is one, when it is empty or has too many costs for one picture, or when
+    the suffix is another.
     """
     front = source if isinstance(source, Front) else getattr(source, "front", None)
     if cost is None and isinstance(front, Front) and len(front.cost_names) > 1:
@@ -209,7 +212,7 @@ def _draw_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
                 marker=marker,
                 markersize=8,
                 linewidth=line,
-                label=label + ("" if is_format else note),
+                label=label if is_format else textwrap.fill(label + note, _LEGEND_CHARACTERS),
                 zorder=3,
             )
     costs, accuracy = [one.costs[record.column] for one in shown], [one.accuracy for one in shown]
@@ -291,7 +294,10 @@ def _draw_intervals(
 
 def _draw_savings(axes: Axes, record: ParetoFrontRecord) -> None:
     arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.2, "shrinkA": 6, "shrinkB": 6}
+    drawn = {(one.costs[record.column], one.accuracy) for one in record.uniform if one.shown}
     for saving in record.savings:
+        if saving.uniform not in drawn:
+            continue
         # Level at the uniform width's accuracy, which the point at the tip reaches or passes on the search set.
         tip = saving.front if record.on_report_set else (saving.front[0], saving.uniform[1])
         axes.annotate("", xy=tip, xytext=saving.uniform, arrowprops=arrow, zorder=4)
