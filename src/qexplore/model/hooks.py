@@ -53,7 +53,9 @@ class PointHook:
         return tree
 
     def _quantize(self, tensor: Tensor) -> Tensor:
-        return self.quantizer(tensor) if tensor.is_floating_point() else tensor
+        if not tensor.is_floating_point():
+            return tensor
+        return _map_nested(self.quantizer, tensor) if tensor.is_nested else self.quantizer(tensor)
 
 
 class InputHook(PointHook):
@@ -128,8 +130,25 @@ class OutputHook(PointHook):
 
 
 def floating_tensors(tree: Any) -> list[Tensor]:
-    """The floating tensors in ``tree``, cut off from autograd."""
-    return [tensor.detach() for tensor in tensors_of(tree) if tensor.is_floating_point()]
+    """The floating tensors in ``tree``, cut off from autograd; of a nested one those that it is made of."""
+    found = [tensor.detach() for tensor in tensors_of(tree) if tensor.is_floating_point()]
+    return [one for tensor in found for one in (_samples(tensor) if tensor.is_nested else [tensor])]
+
+
+def _samples(nested: Tensor) -> list[Tensor]:
+    """The tensors in a nested one, each as a batch of one sample."""
+    return [sample[None] for sample in nested.unbind()]
+
+
+def _map_nested(function: Callable[[Tensor], Tensor], nested: Any) -> Tensor:
+    """``function`` of what is in a nested tensor, nested as it was."""
+    if nested.layout == torch.strided:
+        return torch.nested.as_nested_tensor([function(sample)[0] for sample in _samples(nested)])
+    # Made of the very offsets, or torch would not add the two.
+    changed: Tensor = torch.nested.nested_tensor_from_jagged(
+        function(nested.values()), nested.offsets(), nested.lengths(), jagged_dim=nested._ragged_idx
+    )
+    return changed
 
 
 def _describe(output: Any) -> str:

@@ -37,7 +37,8 @@ class SteppedGradient(torch.autograd.Function):
         """The gradients of the input and of the step."""
         inside, inputs, quantized, step = ctx.saved_tensors
         gradient = gradients[0]
-        in_steps = torch.where(inside, quantized - inputs, quantized) / step
+        exact = torch.promote_types(inputs.dtype, step.dtype)  # half precision would round or overflow in the sum
+        in_steps = torch.where(inside, quantized.to(exact) - inputs, quantized) / step
         of_step = (gradient * in_steps).float().sum_to_size(step.shape) * ctx.factor
         return gradient * inside, None, None, None, of_step, None
 

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from qexplore._arguments import is_number
 from qexplore._random import isolated
 from qexplore.errors import DataError, WorkflowError
-from qexplore.model import Loader, Pass, Placement, Unpack, call, in_eval_mode, no_batches, num_samples, unpacking
+from qexplore.model import (
+    Loader,
+    Pass,
+    Placement,
+    QuantizedModel,
+    Unpack,
+    call,
+    in_eval_mode,
+    no_batches,
+    num_samples,
+    unpacking,
+)
 from qexplore.training.options import DEFAULT_LEARNING_RATE, EpochRecord, Loss, TrainingOptions, described
 
 _OWNER = "the training loader"
@@ -145,7 +156,8 @@ class _Stepper:
 
     def __init__(self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, decay_over: int | None) -> None:
         self._model, self._loss, self._optimizer = model, loss, optimizer
-        self._placement = Placement.of(model)
+        # Of the network alone: what is learned beside it is float32, whatever the network is.
+        self._placement = Placement.of(model.model if isinstance(model, QuantizedModel) else model)
         self._schedule = (
             None if decay_over is None else torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, decay_over)
         )
@@ -201,7 +213,7 @@ def made_optimizer(
         raise WorkflowError(f"there is nothing to train: no parameter of {owner} requires a gradient")
     rate = DEFAULT_LEARNING_RATE if options.learning_rate is None else float(options.learning_rate)
     make = options.optimizer
-    made = torch.optim.AdamW(parameters, lr=rate) if make is None else make(parameters)
+    made = torch.optim.AdamW(parameters, lr=rate, eps=_divisor(parameters)) if make is None else make(parameters)
     groups = made.param_groups if isinstance(made, torch.optim.Optimizer) else []
     held = {id(parameter) for group in groups for parameter in group["params"]}
     if held != {id(parameter) for parameter in parameters}:
@@ -211,6 +223,11 @@ def made_optimizer(
             "from what the function is given, as in optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
         )
     return made
+
+
+def _divisor(parameters: list[nn.Parameter]) -> float:
+    """What AdamW adds to its divisors: its own 1e-8, or more where that is zero in half precision."""
+    return max(1e-8, *(torch.finfo(one.dtype).tiny for one in parameters if one.is_floating_point()))
 
 
 def _evaluated(model: nn.Module, evaluate: Callable[[], float]) -> float:
