@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from qexplore import predicates
 from qexplore.errors import CalibrationError, DataError
-from qexplore.model import QuantizedActivationsModel
-from qexplore.quant import QuantDescriptor
+from qexplore.model import QuantizedActivationsModel, QuantizedModel, calibrating
+from qexplore.quant import QuantDescriptor, TensorQuantizer
 
 RELU = predicates.by_type(nn.ReLU)
 X = torch.linspace(-1, 1, 40).reshape(5, 8)
@@ -133,3 +133,64 @@ class TestFailure:
         with pytest.raises(CalibrationError, match="point '1'.*shape"):
             model.calibrate([X])
         assert ranges(model) == {"1": (None, False)}
+
+
+class Counted(nn.Module):
+    """Interrupts its forward at one of its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.relu, self.last = nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3)
+        self.calls, self.fails_at = 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise KeyboardInterrupt
+        return self.last(self.relu(self.layer(x)))
+
+
+def everything_held(model: QuantizedModel) -> tuple[Any, ...]:
+    switches = [(q.unsigned, q.asymmetric, q.code, q.switched_off, q.num_negative) for q in model.quantizers.values()]
+    return network_state(model), switches, model.num_bits.tolist(), model.points, random_state()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("place", ["forward", "table", "row"])
+def test_an_interrupt_anywhere_leaves_everything_as_it_was(
+    place: str, is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.default_generator.manual_seed(0)
+    network = Counted().train()
+    model = QuantizedModel(network, activations=RELU, weights=predicates.weighted, asymmetric="auto")
+    if not is_first:
+        model.calibrate([X * 0.1], weight_method="mse")
+        model.num_bits = [3, 4, 5, 6]
+    before, tensors = everything_held(model), {name: one.data_ptr() for name, one in model.named_buffers()}
+    count = {"calls": 0, "fails_at": 0}
+
+    def interrupted(original: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            count["calls"] += 1
+            if count["calls"] == count["fails_at"]:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        return call
+
+    patched = {"table": (TensorQuantizer, "set_amax_table"), "row": (calibrating, "weight_row")}
+    if place in patched:
+        owner, name = patched[place]
+        monkeypatch.setattr(owner, name, interrupted(getattr(owner, name)))
+    for step in (1, 2, 3, 4, 5, 8, 13, 16):
+        network.calls = count["calls"] = 0
+        network.fails_at = count["fails_at"] = step
+        network.fails_at = step if place == "forward" else 0
+        try:
+            model.calibrate([X, 3 * X])
+        except KeyboardInterrupt:
+            network.calls = 0
+            assert everything_held(model) == before, step
+            assert {name: one.data_ptr() for name, one in model.named_buffers()} == tensors
+            last = step
+    assert last >= {"forward": 16, "table": 16, "row": 2}[place]

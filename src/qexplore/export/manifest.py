@@ -13,7 +13,7 @@ import torch
 from qexplore._choices import MAX_NUM_BITS, choice_code, choice_name
 from qexplore.errors import ExportError, ManifestError
 from qexplore.export.fingerprint import structure_of, weights_of
-from qexplore.model import QuantizedModel, alone, bare_name, require_wrapped
+from qexplore.model import QuantizedModel, alone, bare_name, require_wrapped, undone_on_failure
 from qexplore.quant import TensorQuantizer, min_num_bits
 
 FORMAT = "qexplore widths"
@@ -96,7 +96,7 @@ class Manifest:
             ManifestError: names what does not fit. The model is as it was then.
         """
         self._check(model, other_weights)
-        with model.lock:
+        with model.lock, undone_on_failure(model.quantizers), model.inputs_reconsidered():
             self._apply(model)
 
     def _apply(self, model: QuantizedModel) -> None:

@@ -124,8 +124,6 @@ def calibrate(
     }
     if AUTOMATIC in (method, weight_method) and count == 0:
         raise DataError('weight_method "auto" compares outputs on data: pass a loader')
-    if count:
-        note(collected.examples, collector.names)
     collector.load({name: next(iter(by_method.values())) for name, by_method in by_activation.items()})
     for name, by_method in by_weight.items():
         set_ranges(model.fake_quantizers[name], *next(iter(by_method.values())))
@@ -133,7 +131,10 @@ def calibrate(
         _take_least_error(model, {**by_activation, **by_weight}, collected.example)
     weights = [weight_row(point, model.fake_quantizers[point.name]) for point in model.weight_points]
     by_weights = weight_method if weights else None
-    return CalibrationReport((*collector.rows(), *weights), count, method, by_weights, model.inputs_left_float)
+    report = CalibrationReport((*collector.rows(), *weights), count, method, by_weights, model.inputs_left_float)
+    if count:  # last, for it is not undone
+        note(collected.examples, collector.names)
+    return report
 
 
 @dataclass(frozen=True)

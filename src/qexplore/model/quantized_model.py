@@ -15,6 +15,7 @@ from qexplore.model.left_float import left_float, overlaps
 from qexplore.model.observation import CallCounter, refuse_never_called
 from qexplore.model.passes import Pass
 from qexplore.model.plan import Plan, make_plan
+from qexplore.model.state import undone_on_failure
 from qexplore.model.unpacking import unpacking
 from qexplore.model.wrapped import WrappedNetwork
 
@@ -71,7 +72,8 @@ class QuantizedModel(WrappedNetwork):
     ) -> CalibrationReport:
         """Run data through the float network and set every point's range and automatic sign.
 
-        Runs in eval mode, without gradients and without quantization. When it fails, ranges stay as they were.
+        Runs in eval mode, without gradients and without quantization. When it fails or is interrupted, wherever that
+        is, ranges, signs and widths stay as they were.
 
         Args:
             loader: batches ``x``, ``(x, y, ...)`` or dicts; moved to the network's device and floating dtype. None
@@ -106,7 +108,7 @@ class QuantizedModel(WrappedNetwork):
             bar="calibrate",
             progress=progress,
         )
-        with self.inputs_reconsidered():
+        with undone_on_failure(self.quantizers), self.inputs_reconsidered():
             return calibrate(
                 self,
                 None if loader is None else batches,
@@ -139,8 +141,9 @@ class QuantizedModel(WrappedNetwork):
 
     def _note(self, examples: Examples, called: set[str]) -> None:
         refuse_never_called([name for name in self._modules_of_points if name not in called], self.model)
-        self._observed, placement = examples.seen, Placement.of(self.model)
-        self._examples = tuple(replace(one, inputs=placement.copy_inputs(one.inputs)) for one in examples.found)
+        placement = Placement.of(self.model)
+        found = tuple(replace(one, inputs=placement.copy_inputs(one.inputs)) for one in examples.found)
+        self._observed, self._examples = examples.seen, found
 
     def _look_at(self, example: Any) -> None:
         quantizers = self.activation_fake_quantizers.values()

@@ -24,6 +24,31 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def undone_on_failure(model: nn.Module) -> Iterator[None]:
+    """When the block fails, or is interrupted, bring back all that the modules of ``model`` held: the very tensors.
+
+    Attributes, submodules, parameters and buffers, and what stood in these tensors.
+    """
+    held = [(one, dict(vars(one)), [(kind, dict(vars(one)[kind])) for kind in _HELD]) for one in model.modules()]
+    tensors = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    try:
+        yield
+    except BaseException:
+        for one, attributes, tables in held:
+            vars(one).clear()
+            vars(one).update(attributes)
+            for kind, table in tables:
+                vars(one)[kind].clear()
+                vars(one)[kind].update(table)
+        for tensor, content in tensors:
+            tensor.detach().copy_(content)
+        raise
+
+
+_HELD = ("_parameters", "_buffers", "_modules")
+
+
 def content_version(model: nn.Module) -> Hashable:
     """Changes whenever a parameter or buffer does, also through ``tensor.data``, which torch does not count.
 
