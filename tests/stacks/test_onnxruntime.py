@@ -209,3 +209,41 @@ def test_missing_package_is_named_with_the_command(monkeypatch):
     monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(MissingPackageError, match=r"pip install 'qexplore\[onnx\]'"):
         stack.quantize(network, Settings("static", "onnxruntime"), data())
+
+
+class Tied(nn.Module):
+    """An embedding whose table is the head's weight too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.layer, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 20, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.embedding(x)).relu())
+
+
+def largest_range(model: nn.Module, x: torch.Tensor, **settings) -> float:
+    """What the file takes to be the largest value: outputs of one large input saturate there."""
+    result = stack.quantize(model, Settings("static", "onnxruntime", **settings), Data((x[:8],), lambda p: p(x)))
+    return float(result.model(torch.full((1, 4), 1e6)).max())
+
+
+@pytest.mark.parametrize(("observer", "activations"), [("entropy", "affine"), ("percentile", "symmetric")])
+def test_ranges_of_an_observer_leave_outliers_out(observer, activations):
+    network = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU())
+    network[0].weight.data = torch.eye(4)
+    x = torch.rand(50_000, 4)
+    x[0, 0] = 300.0
+    assert largest_range(network, x, activation_observer=observer, activations=activations) < 2.0
+
+
+@pytest.mark.parametrize("observer", ["minmax", "entropy"])
+def test_a_head_tied_to_the_embedding_is_quantized(observer):
+    torch.default_generator.manual_seed(0)
+    network, x = Tied().eval(), torch.randint(0, 20, (16, 5))
+    settings = Settings("static", "onnxruntime", activation_observer=observer)
+    result = stack.quantize(network, settings, Data((x,), lambda prepared: [prepared(x), prepared(x[:7])]))
+    assert {row.name for row in result.strategy if row.is_quantized} >= {"layer", "head"}
+    with torch.no_grad():
+        assert float((result.model(x) - network(x)).abs().max()) < 0.2

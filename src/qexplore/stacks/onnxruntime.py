@@ -18,6 +18,7 @@ from qexplore._trees import tensors_of
 from qexplore.errors import ExportError, WorkflowError, first_line
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
+from qexplore.stacks.onnxruntime_ranges import own_ranges
 from qexplore.stacks.onnxruntime_strategy import Layer, owners_of, read_strategy
 
 _CALIBRATION = {"minmax": "MinMax", "moving_average": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
@@ -148,7 +149,7 @@ def _write(
         reader.even_out()
     is_symmetric = settings.activations == "symmetric"
     try:
-        with silenced():
+        with silenced(), own_ranges(method.name.lower(), is_symmetric):
             if reader is None:
                 quantization.quantize_dynamic(ready, path, **common)
                 return
