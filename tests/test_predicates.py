@@ -1,5 +1,6 @@
 """Predicates: what they select, how they combine, what they say when they select nothing."""
 
+import pickle
 from typing import Any
 
 import pytest
@@ -189,3 +190,19 @@ def test_function_of_name_and_module_is_refused_with_the_way_out() -> None:
 
 def test_built_in_function_without_a_signature_is_taken() -> None:
     assert selected(callable) == selected(predicates.everything)
+
+
+@pytest.mark.parametrize(
+    "predicate",
+    [
+        predicates.by_type(nn.ReLU) | predicates.by_name("fc*") & ~predicates.by_regex("fc2"),
+        predicates.weighted,
+        predicates.leaves & has_bias,
+        predicates.everything,
+    ],
+    ids=repr,
+)
+def test_a_predicate_pickles(predicate):
+    network, again = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), pickle.loads(pickle.dumps(predicate))
+    assert repr(again) == repr(predicate)
+    assert [again(*one) for one in network.named_modules()] == [predicate(*one) for one in network.named_modules()]

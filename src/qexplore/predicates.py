@@ -19,6 +19,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,11 +53,11 @@ class Predicate:
 
     def __and__(self, other: PredicateLike) -> Predicate:
         right = as_predicate(other)
-        return Predicate(lambda name, module: self(name, module) and right(name, module), f"({self} & {right})")
+        return Predicate(partial(_both, self, right), f"({self} & {right})")
 
     def __or__(self, other: PredicateLike) -> Predicate:
         right = as_predicate(other)
-        return Predicate(lambda name, module: self(name, module) or right(name, module), f"({self} | {right})")
+        return Predicate(partial(_either, self, right), f"({self} | {right})")
 
     def __rand__(self, other: PredicateLike) -> Predicate:
         return as_predicate(other) & self
@@ -65,10 +66,53 @@ class Predicate:
         return as_predicate(other) | self
 
     def __invert__(self) -> Predicate:
-        return Predicate(lambda name, module: not self(name, module), f"~{self}")
+        return Predicate(partial(_not, self), f"~{self}")
 
     def __repr__(self) -> str:
         return self._description
+
+
+# Functions of the module, where lambdas would do, so that predicates pickle.
+
+
+def _both(left: Predicate, right: Predicate, name: str, module: nn.Module) -> bool:
+    return left(name, module) and right(name, module)
+
+
+def _either(left: Predicate, right: Predicate, name: str, module: nn.Module) -> bool:
+    return left(name, module) or right(name, module)
+
+
+def _not(asked: Predicate, name: str, module: nn.Module) -> bool:
+    return not asked(name, module)
+
+
+def _of_module(function: PredicateLike, name: str, module: nn.Module) -> bool:
+    return bool(function(module))
+
+
+def _is_of(types: tuple[type[nn.Module], ...], name: str, module: nn.Module) -> bool:
+    return isinstance(module, types)
+
+
+def _is_named(patterns: tuple[str, ...], name: str, module: nn.Module) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _matches(compiled: re.Pattern[str], name: str, module: nn.Module) -> bool:
+    return compiled.fullmatch(name) is not None
+
+
+def _is_leaf(name: str, module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _is_weighted(name: str, module: nn.Module) -> bool:
+    return float_reason(name, module) == ""
+
+
+def _is_any(name: str, module: nn.Module) -> bool:
+    return True
 
 
 def as_predicate(predicate: PredicateLike) -> Predicate:
@@ -86,7 +130,7 @@ def as_predicate(predicate: PredicateLike) -> Predicate:
         hint = f": use predicates.by_type({kind})" if isinstance(predicate, (type, nn.Module)) else ""
         raise SelectionError(f"a predicate must be a Predicate or a function of one module, got {shown}{hint}")
     _require_one_argument(predicate)
-    return Predicate(lambda name, module: bool(predicate(module)), getattr(predicate, "__name__", repr(predicate)))
+    return Predicate(partial(_of_module, predicate), getattr(predicate, "__name__", repr(predicate)))
 
 
 def _require_one_argument(function: PredicateLike) -> None:
@@ -110,7 +154,7 @@ def by_type(*types: type[nn.Module]) -> Predicate:
     for given in types or (None,):
         if not (isinstance(given, type) and issubclass(given, nn.Module)):
             raise SelectionError(f"by_type takes nn.Module classes, got {given!r}: write by_type(nn.ReLU, nn.Linear)")
-    return Predicate(lambda name, module: isinstance(module, types), f"by_type({', '.join(t.__name__ for t in types)})")
+    return Predicate(partial(_is_of, types), f"by_type({', '.join(t.__name__ for t in types)})")
 
 
 def by_name(*patterns: str) -> Predicate:
@@ -123,7 +167,7 @@ def by_name(*patterns: str) -> Predicate:
         if not isinstance(pattern, str):
             raise SelectionError(f"by_name takes glob strings, got {pattern!r}: write by_name('layer1.*', 'fc')")
     return Predicate(
-        lambda name, module: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns),
+        partial(_is_named, patterns),
         f"by_name({', '.join(map(repr, patterns))})",
     )
 
@@ -138,13 +182,13 @@ def by_regex(pattern: str) -> Predicate:
         compiled = re.compile(pattern)
     except (re.error, TypeError) as error:
         raise SelectionError(f"by_regex takes a regular expression, got {pattern!r}: {error}") from error
-    return Predicate(lambda name, module: compiled.fullmatch(name) is not None, f"by_regex({pattern!r})")
+    return Predicate(partial(_matches, compiled), f"by_regex({pattern!r})")
 
 
-leaves = Predicate(lambda name, module: next(module.children(), None) is None, "leaves")
+leaves = Predicate(_is_leaf, "leaves")
 """Modules that hold no other module."""
 
-weighted = Predicate(lambda name, module: float_reason(name, module) == "", "weighted")
+weighted = Predicate(_is_weighted, "weighted")
 """Modules with weights that are multiplied as matrices: convolutions, linear and bilinear layers, embeddings, recurrent
 layers and cells, attention of torch, and modules of your own with a ``weight`` of two axes or more.
 
@@ -152,7 +196,7 @@ Norms stay float whatever their axes are, and so does the ``weight`` of a module
 longer than 1.
 """
 
-everything = Predicate(lambda name, module: True, "everything")
+everything = Predicate(_is_any, "everything")
 """Every module that can be called, containers and the network itself included."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from networks import batches, digits, trained
-from problems import search_loader, tiny_model, tiny_network, tiny_problem, weighted_model
+from problems import front_of_uniform, search_loader, tiny_model, tiny_network, tiny_problem, weighted_model
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from torch import nn
 from torch.nn.utils import parametrize
@@ -216,11 +216,6 @@ def test_a_network_rebuilt_from_its_graph_comes_back_with_its_hooks():
         assert torch.equal(again(digits().report.x), model(digits().report.x))
         assert again.num_bits.tolist() == model.num_bits.tolist() and list(again.points) == list(model.points)
     assert tiny_problem(model=again).evaluator.description.startswith("prefix: ")
-
-
-def front_of_uniform(problem):
-    list(problem.measure(problem.space.uniform()))
-    return str(problem.front())
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ class WrappedNetwork(nn.Module):
             raise SelectionError("nothing is to be quantized: give a predicate as `activations` or as `weights`")
         selected = {} if activations is None else select_modules(network, activations)
         held = [] if weights is None else weight_points(network, weights, weight_granularity)
-        # Predicates themselves cannot be pickled.
+        # A function that was given as a predicate may be one that cannot be pickled.
         asked = (("activations", activations), ("weights", weights))
         self._predicate_text = ", ".join(f"{kind} {as_predicate(one)!r}" for kind, one in asked if one is not None)
         named = [f"{INPUT}.{name}" for name in self._wanted_inputs or ()] or [INPUT]
