@@ -6,14 +6,20 @@ A name is what the sentence begins with, such as ``"`epochs`"``.
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import math
 import numbers
-from collections.abc import Callable, Iterable
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from qexplore.errors import QExploreError
 
 Error = type[QExploreError]
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 
 def is_whole(value: object) -> bool:
@@ -96,7 +102,7 @@ def checked_keywords(
     Args:
         call: a function that takes ``**given``.
         given: names of these.
-        keywords: the ``TypedDict`` of all that they may be.
+        keywords: the ``TypedDict`` of all that they may be; None where ``beside`` names them all.
         beside: names of further ones.
 
     >>> from typing import TypedDict
@@ -104,12 +110,54 @@ def checked_keywords(
     Traceback (most recent call last):
     TypeError: sorted() got an unexpected keyword argument 'revers', did you mean 'reverse'?
     """
-    known = sorted({*keywords.__optional_keys__, *beside, *(getattr(call, "__kwdefaults__", None) or ())})
+    known = sorted(
+        {*getattr(keywords, "__optional_keys__", ()), *beside, *(getattr(call, "__kwdefaults__", None) or ())}
+    )
+    _require_known(call.__name__, given, known)
+
+
+def nearest_keyword(call: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """``call``, which names the nearest keyword where one that was given is none of its own.
+
+    >>> @nearest_keyword
+    ... def explore(problem, *, max_evaluations=None): ...
+    >>> explore(None, max_evaluation=3)
+    Traceback (most recent call last):
+    TypeError: explore() got an unexpected keyword argument 'max_evaluation', did you mean 'max_evaluations'?
+    """
+    parameters = inspect.signature(call).parameters
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    known = sorted(name for name in parameters if name != "self")
+    name = call.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(call)
+    def checked(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        if not takes_all:
+            _require_known(name, kwargs, known)
+        return call(*args, **kwargs)
+
+    return checked
+
+
+def _require_known(owner: str, given: Iterable[str], known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f", did you mean {near[0]!r}?" if near else f": it takes {', '.join(known)}"
-            raise TypeError(f"{call.__name__}() got an unexpected keyword argument {name!r}{hint}")
+            raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def made_folder(path: str | os.PathLike[str], error: Error) -> Path:
+    """The folder of the file ``path``, made where its own folder is there; raises ``error`` where it is not."""
+    folder = Path(path).parent
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as reason:
+        raise error(
+            f"'{os.fspath(path)}' cannot be written: its folder '{folder}' is not there and cannot be made "
+            f"({reason.strerror}). Make it first, or give another path"
+        ) from reason
+    return folder
 
 
 def _is_within(value: float, low: float | None, high: float | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from qexplore._arguments import checked_int, checked_name
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
 from qexplore._trees import map_tensors, tensors_of
-from qexplore.errors import ExportError, QExploreError, TraceError, first_line
+from qexplore.errors import ExportError, MissingPackageError, QExploreError, TraceError, first_line
 
 Optimization = Literal["all", "extended", "basic", "off"]
 """How far onnxruntime may rewrite a graph before it runs."""
@@ -96,10 +97,40 @@ def check_opset(opset: object) -> None:
         ExportError: no int, or out of range.
         MissingPackageError: onnx or onnxscript is missing.
     """
-    onnx = import_optional("onnx", extra="onnx", purpose="writing an ONNX file")
+    import_optional("onnx", extra="onnx", purpose="writing an ONNX file")
     import_optional("onnxscript", extra="onnx", purpose="writing an ONNX file")
-    highest = onnx.defs.onnx_opset_version()
-    checked_int("`opset`", opset, ExportError, low=LOWEST_OPSET, high=highest)
+    hint = ": what the installed onnx writes and the installed onnxruntime runs"
+    checked_int("`opset`", opset, ExportError, low=LOWEST_OPSET, high=_highest_opset(), hint=hint)
+
+
+@functools.cache
+def _highest_opset() -> int:
+    """The newest opset that onnx knows and whose quantizers the installed onnxruntime runs, where there is one."""
+    onnx = import_optional("onnx", extra="onnx", purpose="writing an ONNX file")
+    highest = int(onnx.defs.onnx_opset_version())
+    try:
+        runtime = import_optional("onnxruntime", extra="onnx", purpose="running an ONNX file")
+    except MissingPackageError:
+        return highest
+    while highest > LOWEST_OPSET and not _runs(onnx, runtime, highest):
+        highest -= 1
+    return highest
+
+
+def _runs(onnx: Any, runtime: Any, opset: int) -> bool:
+    make, kinds = onnx.helper, onnx.TensorProto
+    value = make.make_tensor_value_info
+    constants = [make.make_tensor("s", kinds.FLOAT, [], [1.0]), make.make_tensor("z", kinds.INT8, [], [0])]
+    nodes = [make.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+             make.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])]  # fmt: skip
+    ends = [value("x", kinds.FLOAT, [1])], [value("y", kinds.FLOAT, [1])]
+    graph = make.make_graph(nodes, "quantizer", *ends, constants)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", opset)], ir_version=10)
+    try:
+        runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception:  # of a class of onnxruntime's own, one for each way to fail
+        return False
+    return True
 
 
 def _arguments(example_input: Any, network: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,15 +57,23 @@ def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem, setting
 
 
 def _as_candidates(initial: Any, problem: LayerwiseQuantizationProblem) -> Candidates:
-    """Codes, shape ``[N, L]``, from one vector of choices or several."""
+    """Codes, shape ``[N, L]``, from one vector of choices or several, points and fronts of an exploration included."""
     wanted = problem.space.num_points
-    given = initial.tolist() if hasattr(initial, "tolist") else initial
+    initial = getattr(initial, "front", initial)
+    names = tuple(point.name for point in problem.model.points)
+    if getattr(initial, "point_names", names) != names:
+        raise ProblemError(
+            f"`initial` must be a front of the same points, {', '.join(names)}, got one of "
+            f"{', '.join(initial.point_names)}: wrap the network as it was wrapped for that search"
+        )
+    given = _plain(initial)
     is_list = isinstance(given, (list, tuple))
     is_one = is_list and len(given) == wanted and all(choice_code(choice) is not None for choice in given)
-    rows = [given] if is_one else given
+    rows = [given] if is_one else [_plain(row) for row in given] if is_list else []
     if not is_list or not all(isinstance(row, (list, tuple)) and len(row) == wanted for row in rows):
         raise ProblemError(
-            f"`initial` must be candidates of {wanted} choices each, shape [N, {wanted}], got {initial!r}"
+            f"`initial` must be candidates of {wanted} choices each, shape [N, {wanted}], got {reprlib.repr(initial)}: "
+            "a front or points of the same network will do too"
         )
     codes = np.zeros((len(rows), wanted), dtype=np.int64)
     for row, point in np.ndindex(codes.shape):
@@ -76,3 +85,9 @@ def _as_candidates(initial: Any, problem: LayerwiseQuantizationProblem) -> Candi
             )
         codes[row, point] = code
     return codes
+
+
+def _plain(given: Any) -> Any:
+    """Choices as a list: of an array, a front or a point."""
+    choices = getattr(given, "num_bits", given)
+    return choices.tolist() if hasattr(choices, "tolist") else choices

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+from qexplore._arguments import checked_keywords
 from qexplore.errors import ProblemError
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.run import run_search
@@ -54,6 +56,7 @@ def fit(
         ProblemError: none or several of the three goals; one that cannot be reached, with what can be.
         CalibrationError, DataError, MetricError, EvaluationError: see `LayerwiseQuantizationProblem`.
     """
+    checked_keywords(fit, problem_options, None, beside=inspect.signature(LayerwiseQuantizationProblem).parameters)
     goals: dict[str, Any] = {"min_accuracy": min_accuracy, "max_drop": max_drop, "max_total_bits": max_total_bits}
     given = [name for name, value in goals.items() if value is not None]
     if len(given) != 1:

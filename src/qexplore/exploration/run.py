@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from qexplore._arguments import nearest_keyword
 from qexplore.exploration.arguments import check_search, checked_initial
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Exploration
 from qexplore.exploration.state import Callback, Run
-from qexplore.exploration.verification import Report, Reporter, verify
+from qexplore.exploration.verification import Report, Reporter, verify, why_empty
 from qexplore.model import Candidates, Loader, Unpack
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings
 
 
+@nearest_keyword
 def explore(
     problem: LayerwiseQuantizationProblem,
     *,
@@ -55,7 +57,8 @@ def explore(
             algorithm object of pymoo know nothing but scores; the uniform choices are then measured beside the search,
             for comparison, and not counted.
         population_size: of the algorithm; ``"random"`` proposes so many at once.
-        initial: candidates of your own to begin with, shape ``[N, L]``, for the algorithms that are not plain.
+        initial: candidates of your own to begin with, shape ``[N, L]``, or a front of an earlier search; for the
+            algorithms that are not plain.
         racing: stop a candidate as soon as its errors prove that it is infeasible, or no better than a known point with
             no more cost. No front point can be lost by it. Off for plain algorithms, and where ``problem.describe()``
             gives another reason.
@@ -121,7 +124,11 @@ def run_search(
     run.require_success()
     front, members, num_verifications = verify(problem, run.archive, progress)
     # Whoever wants one point is told of that point; a front is held against the uniform widths.
-    front = replace(front, uniform=run.uniform if goal is None else None)
+    front = replace(
+        front,
+        uniform=run.uniform if goal is None else None,
+        empty_because="" if len(front) else why_empty(problem),
+    )
     report = Report(front, 0 if reporter is None else reporter.num_floats)
     if reporter is not None and front.verified:  # whoever interrupted the verification wants no more of it
         report = reporter.report_on(front, members, progress)

@@ -44,6 +44,28 @@ def verify(
     return replace(verified.front(), verified=True), verified.members, len(candidates)
 
 
+def why_empty(problem: LayerwiseQuantizationProblem) -> str:
+    """Why nothing that a problem remembers is on its front, and the way out; empty where something is."""
+    evaluations = problem.evaluations
+    failed = [one for one in evaluations if one.state == "failed"]
+    others = [one for one in evaluations if one.state != "failed"]
+    violated = problem.constraints(others) > 0
+    if len(others) and not violated.any(axis=1).all():
+        return ""
+    scores = 1 + len(problem.further)
+    parts = [f"{len(failed)} failed, the first with: {failed[0].reason}"] if failed else []
+    for count, what in (
+        (violated[:, :scores].any(axis=1).sum(), "missed min_accuracy"),
+        (violated[:, scores:].any(axis=1).sum(), "went beyond a limit"),
+    ):
+        parts += [f"{count} {what}"] if count else []
+    ways = ["look at what failed"] * bool(failed) + ["relax what is asked", "allow wider num_bits"] * bool(others)
+    return (
+        f"The front is empty: of {len(evaluations)} candidates that were measured {'; '.join(parts)}. "
+        f"{', '.join([*ways, 'or explore longer']).capitalize()}."
+    )
+
+
 @dataclass(frozen=True)
 class Report:
     """What the report set says of a front.

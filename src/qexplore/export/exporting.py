@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from qexplore._arguments import checked_name
+from qexplore._arguments import checked_name, nearest_keyword
 from qexplore._choices import choice_name
 from qexplore._onnx import Optimization, as_onnx, check_opset, path_name, save_onnx
 from qexplore._optional import import_optional
@@ -45,6 +45,7 @@ DEFAULT_OPSET = 21
 """The first with 4-bit and 16-bit integers."""
 
 
+@nearest_keyword
 @alone
 def export_onnx(
     model: QuantizedModel,

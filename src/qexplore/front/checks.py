@@ -76,7 +76,10 @@ def checked_names(name: str, value: Any) -> tuple[str, ...]:
 def checked_score(name: str, value: Any, owner: str = "Front") -> float | None:
     """A finite number as a float, or None."""
     if value is not None and not is_number(value):
-        raise FrontError(f"{owner}: {name} must be a finite number or None, got {value!r}.")
+        hint = ""
+        if name == "min_accuracy" and isinstance(value, (list, tuple)):
+            hint = " It is of the first metric; pick by a further one with front.further_scores."
+        raise FrontError(f"{owner}: {name} must be a finite number or None, got {value!r}.{hint}")
     return None if value is None else float(value)
 
 

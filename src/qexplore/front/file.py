@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from qexplore._arguments import made_folder
 from qexplore._choices import choice_name, is_float_code
 from qexplore._table import csv_table
 from qexplore.errors import FrontError, FrontFileError, MissingFrontFileError
@@ -58,7 +59,7 @@ def _entries(front: FrontArrays) -> dict[str, Any]:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `path` so that a crash leaves the old file or the new one, never half of one."""
     target = Path(path)
-    target.parent.mkdir(exist_ok=True)
+    made_folder(target, MissingFrontFileError)
     # In the same folder, because os.replace is atomic within one file system only.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

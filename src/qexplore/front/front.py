@@ -16,6 +16,7 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
+from qexplore._arguments import nearest_keyword
 from qexplore._choices import choice_of
 from qexplore.errors import FrontError, FrontFileError
 from qexplore.front import checks, file, picking, savings, table
@@ -96,6 +97,7 @@ class Front(FrontArrays):
         """The cost of that name [K], read-only; without a name the first one. FrontError when there is none such."""
         return self.costs[:, self._column("Front.cost", name)]
 
+    @nearest_keyword
     def cheapest(
         self, min_accuracy: float | None = None, cost: str | None = None, *, limits: Mapping[str, float] | None = None
     ) -> FrontPoint:
@@ -111,6 +113,7 @@ class Front(FrontArrays):
                 that there is.
         """
         self._require_points()
+        min_accuracy = checks.checked_score("min_accuracy", min_accuracy, owner="Front.cheapest")
         column = self._column("Front.cheapest", cost)
         within = checks.rows_within("Front.cheapest", limits, self.costs, self.cost_names)
         rows = within[self.meets(self.accuracy[within], min_accuracy)]
@@ -124,6 +127,7 @@ class Front(FrontArrays):
             )
         return self[picking.cheapest_row(self._gain[rows], self.costs[rows], column, rows)]
 
+    @nearest_keyword
     def most_accurate(
         self, max_total_bits: float | None = None, *, limits: Mapping[str, float] | None = None
     ) -> FrontPoint:
@@ -184,6 +188,7 @@ class Front(FrontArrays):
         minimised = [-self.gain(reference[0]), *reference[1:]]
         return float(moocore.hypervolume(self._minimised, ref=np.array(minimised)))
 
+    @nearest_keyword
     def bits_saved(self, other: Front | None = None, cost: str | None = None) -> tuple[BitsSaved, ...]:
         """What is saved of a cost against points of `other`, the front's own `uniform` when None.
 
@@ -211,6 +216,8 @@ class Front(FrontArrays):
         owner = "Front.bits_saved"
         if other is None:
             other = self._own_uniform(owner)
+        if not isinstance(other, Front):
+            raise FrontError(f"{owner}: other must be a Front, such as `exploration.uniform`, got {other!r}.")
         if (other.metric_name, other.better) != (self.metric_name, self.better):
             raise FrontError(
                 f"{owner}: both fronts must hold the same metric in the same direction, got "

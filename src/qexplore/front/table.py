@@ -31,13 +31,15 @@ _LEAST_ROOM = 40  # for num_bits, when many costs fill the width
 
 def why_empty(front: FrontArrays) -> str:
     """One sentence on why a front holds no point, and the way out."""
+    if front.empty_because:
+        return front.empty_because
     asked = [
         f"{one.name} of {'at least' if one.better == 'higher' else 'at most'} {score_text(one.min_accuracy)}"
         for one in _metrics(front)
         if one.min_accuracy is not None
     ]
     if not asked:
-        return "The front is empty: no candidate was evaluated."
+        return "The front is empty: no candidate was evaluated, or none kept to a limit, such as max_total_bits."
     return (
         f"The front is empty: no evaluated candidate has {' and '.join(asked)} (min_accuracy) and meets what else is "
         "asked, such as max_total_bits. Relax one of them, allow wider num_bits, or explore longer."

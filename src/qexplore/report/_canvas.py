@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qexplore._arguments import made_folder
 from qexplore.errors import ReportError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def finished(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
     """``figure``, also saved when there is a ``path``. ReportError when its suffix is of no picture."""
     if path is not None:
         target = _checked_path(path)
-        target.parent.mkdir(exist_ok=True)
+        made_folder(target, ReportError)
         figure.savefig(target, dpi=_DPI)
     return figure
 

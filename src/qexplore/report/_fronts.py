@@ -58,7 +58,8 @@ def drawable_front(owner: str, source: Exploration | Front) -> Front:
             if front.min_accuracy is not None
             else "no candidate was evaluated"
         )
-        raise ReportError(f"{owner}: there is nothing to draw, the front is empty: {reason}. Print the front for more.")
+        why = front.empty_because or f"The front is empty: {reason}. Print the front for more."
+        raise ReportError(f"{owner}: there is nothing to draw. {why}")
     return front
 
 

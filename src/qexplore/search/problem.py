@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymoo.core.problem import Problem
 
-from qexplore._arguments import checked_name
+from qexplore._arguments import checked_name, nearest_keyword
 from qexplore._pickling import require_a_name
 from qexplore.cost import Bops
 from qexplore.errors import ProblemError
@@ -90,6 +90,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         EvaluationError: the network or the metric raises.
     """
 
+    @nearest_keyword
     def __init__(
         self,
         model: QuantizedModel,

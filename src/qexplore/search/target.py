@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from qexplore.search.selectors import KINDS_OF_WORD, PointModules
 _KEYS = ("name", "weights", "activations", "rules", "symmetric_only", "limits")
 _RULE_KEYS = ("types", "names", "kind", "choices")
 _KINDS = ("weights", "activations")
+_BOOLEAN = "tag:yaml.org,2002:bool"
+_SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}  # YAML 1.1's, for the one switch that there is
 
 
 @dataclass(frozen=True)
@@ -123,15 +126,25 @@ def read_target(target: str | os.PathLike[str] | Mapping[str, Any]) -> Target:
 def _load(path: Path) -> Mapping[str, Any]:
     import yaml
 
+    class Words(yaml.SafeLoader):  # type: ignore[misc]
+        """YAML 1.2's booleans: yes, no, on and off are words, such as names of modules or a choice."""
+
+    Words.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag != _BOOLEAN]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Words.add_implicit_resolver(_BOOLEAN, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Words)
     except (OSError, UnicodeDecodeError) as error:
         raise ProblemError(f"target file '{path}' cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ProblemError(f"target file '{path}' is no YAML: {error}") from error
     if not isinstance(content, Mapping):
         raise ProblemError(f"target file '{path}' must hold keys ({', '.join(_KEYS)}), got {content!r}")
-    return content
+    switch = content.get("symmetric_only")
+    known = _SWITCH_WORDS.get(switch.lower()) if isinstance(switch, str) else None
+    return content if known is None else {**content, "symmetric_only": known}
 
 
 @dataclass(frozen=True)
@@ -178,7 +191,7 @@ class _Reader:
     def _choices(self, value: Any, path: str) -> Codes:
         if not isinstance(value, (list, tuple, range)):
             raise self._error(path, "a list such as [4, 8, E4M3]", value)
-        # YAML 1.1 reads the word off as false.
+        # A dict may come from a reader of YAML 1.1, to which the word off is false.
         return parsed_choices(["off" if choice is False else choice for choice in value], f"{self.name}: {path}")
 
     def _limits(self, content: Mapping[str, Any]) -> dict[str, float]:

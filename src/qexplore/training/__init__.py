@@ -2,5 +2,5 @@
 
 from qexplore.training.fine_tuning import FineTuning, fine_tune
 from qexplore.training.loop import check_share, train
-from qexplore.training.options import EpochRecord, Loss, TrainingKeywords, TrainingOptions
+from qexplore.training.options import EpochRecord, Loss, TrainingKeywords, TrainingOptions, check_loss
 from qexplore.training.refinement import Refinement, refine

@@ -23,7 +23,7 @@ from qexplore.front import difference_text, score_text
 from qexplore.metrics import Metric, WholeSetMetric, as_metric, metric_named, top1_accuracy
 from qexplore.model import Loader, QuantizedModel, Unpack, alone, require_wrapped
 from qexplore.training.loop import best_epoch, check_share, made_optimizer, on_device, train
-from qexplore.training.options import EpochRecord, Loss, MakeOptimizer, TrainingKeywords, TrainingOptions
+from qexplore.training.options import EpochRecord, Loss, MakeOptimizer, TrainingKeywords, TrainingOptions, check_loss
 from qexplore.training.step_sizes import TrainedRanges, trained_ranges
 
 
@@ -160,6 +160,7 @@ def fine_tune(
     """
     checked_keywords(fine_tune, training, TrainingKeywords)
     require_wrapped("fine_tune", model, WorkflowError)
+    check_loss(loss)
     asked: dict[str, Any] = {"epochs": 2, **training}
     options = TrainingOptions(**asked, progress=progress)
     check_share(freeze_batchnorm_after)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qexplore._arguments import is_number
 from qexplore._random import isolated
-from qexplore.errors import DataError, WorkflowError
+from qexplore.errors import DataError, WorkflowError, first_line
 from qexplore.model import (
     Loader,
     Pass,
@@ -26,7 +26,7 @@ from qexplore.model import (
     num_samples,
     unpacking,
 )
-from qexplore.training.options import DEFAULT_LEARNING_RATE, EpochRecord, Loss, TrainingOptions, described
+from qexplore.training.options import DEFAULT_LEARNING_RATE, EpochRecord, Loss, TrainingOptions, check_loss, described
 
 _OWNER = "the training loader"
 _ONCE = ": one that can be gone through only once will not do, give a DataLoader or a list"
@@ -74,6 +74,7 @@ def train(
         DataError: an empty loader, or one that can be gone through only once.
     """
     check_share(freeze_after)
+    check_loss(loss)
     epochs, place = options.epochs, options.place
     unpack = unpacking(model, unpack)
     with isolated(place, options.seed), on_device(model, place), in_eval_mode(model), torch.enable_grad():
@@ -172,16 +173,28 @@ class _Stepper:
     def step(self, inputs: Any, target: Any) -> None:
         """One batch."""
         output = call(self._model, self._placement.move_inputs(inputs))
-        loss = self._loss(output, self._placement.move(target))
+        loss = self._loss_of(output, self._placement.move(target))
         value = self._checked(loss)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
         if self._schedule is not None:
             self._schedule.step()
         self.num_done += 1
         count = num_samples(inputs)
         self._sum, self._count = self._sum + value * count, self._count + count
+
+    def _loss_of(self, output: Any, target: Any) -> Any:
+        try:
+            return self._loss(output, target)
+        except Exception as error:
+            if target is not None:
+                raise
+            raise WorkflowError(
+                "the training batches hold no target, and the loss cannot do without "
+                f"({type(error).__name__}: {first_line(error)}): give batches (inputs, target), or unpack=, a function "
+                "of a batch that returns them"
+            ) from error
 
     def _checked(self, loss: Any) -> float:
         if not isinstance(loss, Tensor) or loss.numel() != 1:

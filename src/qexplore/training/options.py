@@ -22,6 +22,15 @@ DEFAULT_LEARNING_RATE = 1e-3
 _GENTLE_LEARNING_RATE = 1e-4
 
 
+def check_loss(loss: object) -> None:
+    """Raise `WorkflowError` unless ``loss`` can be called."""
+    if not callable(loss):
+        raise WorkflowError(
+            "`loss` must be a function loss(output, target) of one number, such as torch.nn.functional.cross_entropy, "
+            f"got {loss!r}"
+        )
+
+
 @dataclass(frozen=True)
 class EpochRecord:
     """One epoch.

@@ -19,7 +19,7 @@ from qexplore.front import Front, FrontPoint, cost_text, score_text
 from qexplore.model import Loader, QuantizedModel, Unpack, alone, require_wrapped
 from qexplore.training.fine_tuning import FineTuning, fine_tune, measured, metric_for
 from qexplore.training.loop import copied_state
-from qexplore.training.options import Loss, TrainingKeywords
+from qexplore.training.options import Loss, TrainingKeywords, check_loss
 
 State = dict[str, Any]
 """A state dict, its tensors on the CPU."""
@@ -157,6 +157,7 @@ def refine(
     """
     checked_keywords(refine, fine_tuning, TrainingKeywords, beside=fine_tune.__kwdefaults__ or ())
     require_wrapped("refine", model, WorkflowError)
+    check_loss(loss)
     measure = metric_for("refine", metric, front)
     _check_front(front, model, measure)
     chosen = _chosen(front, measure, count, below, cost)

@@ -16,7 +16,7 @@ from qexplore.errors import DataError, WorkflowError
 from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
 from qexplore.stacks import Settings, row_of_file
-from qexplore.training import Loss, TrainingKeywords, TrainingOptions
+from qexplore.training import Loss, TrainingKeywords, TrainingOptions, check_loss
 from qexplore.workflows.results import QuantizationResult
 from qexplore.workflows.running import Reporting, Training, first_inputs, float_copy, run_workflow
 
@@ -186,6 +186,7 @@ def quantize_qat(
         TypeError: a keyword that is none of these.
     """
     checked_keywords(quantize_qat, options, QATKeywords)
+    check_loss(loss)
     settings = _settings_of("qat", options)
     training = Training(
         train_loader,

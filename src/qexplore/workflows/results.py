@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from qexplore._arguments import made_folder
 from qexplore._table import text_table
 from qexplore.errors import WorkflowError
 from qexplore.front import score_text
@@ -97,7 +98,14 @@ class QuantizationResult:
     _script: Callable[[], Any] | None = field(repr=False, default=None)
 
     def save(self, path: str | Path) -> None:
-        """Write the quantized network to ``path``; `qexplore.load_quantized` reads it."""
+        """Write the quantized network to ``path``; `qexplore.load_quantized` reads it.
+
+        Makes the folder of ``path``, but not that folder's parents.
+
+        Raises:
+            WorkflowError: the folder cannot be made.
+        """
+        made_folder(path, WorkflowError)
         self._save(Path(path))
 
     def script(self) -> Any:
