@@ -128,8 +128,9 @@ def network(kind: str) -> nn.Module:
         return Net(build(), call).eval()
 
 
-def wrapped(kind: str) -> QuantizedModel:
-    model = QuantizedModel(network(kind), weights=W)
+def wrapped(kind: str, net: nn.Module | None = None) -> QuantizedModel:
+    model = QuantizedModel(net or network(kind), weights=W)
+    assert len(model.points) == len(KINDS[kind][2]) + 1
     model.calibrate()
     return model
 
@@ -171,7 +172,7 @@ def test_detaching_gives_every_parameter_back_in_its_place(kind: str) -> None:
     net = network(kind)
     before, expected = list(net.named_parameters()), net(X)
     state, kinds = list(net.state_dict()), [type(module).__name__ for module in net.modules()]
-    model = QuantizedModel(net, weights=W)
+    model = wrapped(kind, net)
     model.to(torch.float64).to(torch.float32)
     net = model.detach()
     assert [(name, id(tensor)) for name, tensor in net.named_parameters()] == [(n, id(t)) for n, t in before]
