@@ -117,7 +117,9 @@ class TestFailure:
         assert ranges(model) == before
 
     def test_option_that_max_does_not_know_is_refused(self) -> None:
-        with pytest.raises(CalibrationError, match="calibration by max with .* failed"):
+        with pytest.raises(
+            CalibrationError, match='calibration by max with .* failed: .*: pass method="percentile" with it'
+        ):
             exploding(1.0).calibrate([X], percentile=99.0)
 
     @pytest.mark.parametrize("options", [{"method": "percentile"}, {"method": "entropy"}], ids=str)

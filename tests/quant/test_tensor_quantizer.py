@@ -397,3 +397,9 @@ class TestHistogramOfTheDescriptor:
         assert quantizer.calibrator.compute_amax("percentile") is None
         quantizer(torch.linspace(0, 1, 1001))
         assert float(quantizer.calibrator.compute_amax("percentile", percentile=50.0)) == pytest.approx(0.5, rel=2e-3)
+
+
+def test_a_negative_value_without_a_sign_is_refused_with_the_point_and_the_way_out() -> None:
+    quantizer = TensorQuantizer(QuantDescriptor(amax=1.0), unsigned=True, name="relu")
+    with pytest.raises(QExploreError, match="point 'relu' must see no negative value .* got -2 .* unsigned=\"auto\""):
+        quantizer(torch.tensor([1.0, -2.0]))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._choices import Choice, FloatFormat, choice_of
-from qexplore.errors import NumBitsError
+from qexplore.errors import ModelError, NumBitsError
 from qexplore.quant.affine import affine_parameters, quantize_affine
 from qexplore.quant.formats import IntegerGrid, check_choice, check_num_bits, min_num_bits
 from qexplore.quant.histogram_calibrator import OwnHistogramCalibrator
@@ -274,8 +274,19 @@ class TensorQuantizer(RangedQuantizer):
         if self._auto_sign and self._unsigned:
             inputs = self._without_negatives(inputs)
         if inputs.dtype == torch.bfloat16 or (inputs.dtype == torch.float16 and self._overflows_half(inputs)):
-            return self._quantize_integers(inputs.float()).to(inputs.dtype)
-        return self._quantize_integers(inputs)
+            return self._without_a_sign_asked_for(inputs.float()).to(inputs.dtype)
+        return self._without_a_sign_asked_for(inputs)
+
+    def _without_a_sign_asked_for(self, inputs: Tensor) -> Tensor:
+        try:
+            return self._quantize_integers(inputs)
+        except TypeError as error:
+            if "Negative values" not in str(error):
+                raise
+            raise ModelError(
+                f"point '{self.name}' must see no negative value with unsigned=True, got {float(inputs.min()):g} "
+                '(Negative values encountered in unsigned quantization): wrap with unsigned="auto" or False'
+            ) from error
 
     def _quantize_integers(self, inputs: Tensor) -> Tensor:
         """Upstream's arithmetic, for ranges too that it takes for nothing."""
