@@ -84,6 +84,8 @@ MOVES = {
     "where of a number": lambda t: torch.where(MASK, t, torch.tensor(0.0)),
     "masked_fill": lambda t: t.masked_fill(MASK, 0.0),
     "masked_fill_": lambda t: t.masked_fill_(MASK, torch.tensor(0.0)),
+    "a product with a mask": lambda t: t * MASK,
+    "a product with a mask in place": lambda t: t.mul_(MASK),
     "masked_scatter": lambda t: t.masked_scatter(MASK, t.flip(1)),
     "max_pool2d": lambda t: F.max_pool2d(t, 2),
     "MaxPool2d with indices": nn.MaxPool2d(2, return_indices=True),

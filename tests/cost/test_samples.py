@@ -104,7 +104,7 @@ class OneByOne(nn.Module):
         self.conv, self.relu, self.head, self.stacks = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Linear(4, 2), stacks
 
     def forward(self, images: list[Tensor]) -> Tensor:
-        batches = [torch.stack(images)] if self.stacks else [image[None] for image in images]
+        batches = [torch.stack(list(images))] if self.stacks else [image[None] for image in images]
         return torch.cat([self.head(self.relu(self.conv(batch)).mean((2, 3))) for batch in batches])
 
 
@@ -121,6 +121,8 @@ def test_a_list_of_images_holds_as_many_samples_as_it_is_long(stacks, target):
     found = costs(OneByOne(stacks), data, unpack=of_lists)
     assert found[:2] == [elements, macs]
     assert found[2] == costs(OneByOne(stacks), [([torch.rand(3, 4, 5)], labels(1))], unpack=of_lists)[2]
+    of_tuples = costs(OneByOne(stacks), data, unpack=lambda batch: ((tuple(batch[0]),), batch[1]))
+    assert of_tuples == found
 
 
 def test_images_of_many_sizes_cost_their_mean_and_need_the_memory_of_the_largest():

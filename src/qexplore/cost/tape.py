@@ -199,7 +199,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if len(floating) == 2 and (met := frozenset[int]().union(*summands)):
                 self.additions.append(met)
             return Origin(summands=frozenset().union(*summands))
-        if not hands_on(name):
+        is_masked = name in ("aten.mul", "aten.mul_") and any(tensor.dtype is torch.bool for tensor in read)
+        if not (hands_on(name) or is_masked):
             return _UNKNOWN
         # What is copied into a tensor replaces its values, as far as it reaches.
         if name == "aten.copy_" and len(floating) == 2 and _covers_its_storage(floating[0]):

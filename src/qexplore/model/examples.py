@@ -169,7 +169,7 @@ def _lengths(tree: Any) -> set[int]:
     pending = [tree]
     while pending:
         item = pending.pop()
-        if isinstance(item, list):
+        if isinstance(item, list) or (isinstance(item, tuple) and item is not tree):  # a tuple itself holds arguments
             lengths.add(len(item))
         pending += [*item.values()] if isinstance(item, Mapping) else [*item] if isinstance(item, (list, tuple)) else []
     return lengths
@@ -191,7 +191,7 @@ def _cuts(inputs: Any, count: int) -> Iterator[Callable[[int], Any]]:
 
     def of_lists(place: int) -> Any:
         def is_so_long(item: Any) -> bool:
-            return isinstance(item, list) and len(item) == count
+            return type(item) in (list, tuple) and len(item) == count and (item is not inputs or isinstance(item, list))
 
         def taken(leaf: Any) -> Any:
             return leaf[place : place + 1] if is_so_long(leaf) else leaf
