@@ -60,10 +60,12 @@ def opened(tree: Any) -> Opened | None:
 
 
 def _registered(tree: Any) -> Opened:
-    parts, spec = pytree.tree_flatten(tree, is_leaf=lambda node: node is not tree)
+    # Not tree_flatten, whose recursive closure would hold the tree, and all tensors in it, until garbage is collected.
+    kind = pytree.SUPPORTED_NODES[type(tree)]
+    parts, context = kind.flatten_fn(tree)
     keys = tuple(tree) if isinstance(tree, Mapping) else _field_names(tree)
     keys = keys if len(keys) == len(parts) else tuple(range(len(parts)))
-    return Opened(keys, tuple(parts), lambda parts: pytree.tree_unflatten(list(parts), spec))
+    return Opened(keys, tuple(parts), lambda parts: kind.unflatten_fn(list(parts), context))
 
 
 def _field_names(tree: Any) -> tuple[Any, ...]:

@@ -86,7 +86,8 @@ class InputHook(PointHook):
     def _compare(self, args: Any, kwargs: dict[str, Any]) -> None:
         """Warn once where one range serves several inputs of different magnitudes."""
         is_calibrated = getattr(self.quantizer, "is_calibrated", False)  # an export puts a function in its place
-        if self._has_compared or torch.compiler.is_compiling() or not is_calibrated:
+        is_watched = self.listener is not None  # what an observed forward computes is taken for the network's own
+        if self._has_compared or is_watched or torch.compiler.is_compiling() or not is_calibrated:
             return
         self._has_compared = True
         inputs = floating_inputs(self._names, args, kwargs)
