@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import re
 import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import fx, nn
 
 from qexplore._trees import Opened, leaves, opened, tensors_of
@@ -121,13 +122,13 @@ def trace_around(
 def _reason(error: BaseException) -> str:
     """What ``error`` says, and the line of the network's own code that it comes from."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not _LIBRARIES.search(frame.filename)]
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     return first_line(error) + (
         f" ({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else ""
     )
 
 
-_LIBRARIES = re.compile(r"[/\\](torch|numpy|qexplore)[/\\]|<")
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(np.__file__).parent), str(Path(__file__).parents[1]), "<")
 """Files whose lines tell nothing about a network."""
 
 
