@@ -1,6 +1,9 @@
 """Algorithm objects of pymoo: each runs, the same for the same seed, or is refused in a sentence before it measures."""
 
+from multiprocessing.pool import ThreadPool
+
 import numpy as np
+import pymoo.util
 import pytest
 from problems import Watched, random_state, tiny_problem
 from pymoo.algorithms.moo.ctaea import CTAEA
@@ -103,3 +106,20 @@ def test_callbacks_find_the_users_random_numbers(algorithm):
     )
     assert found and all(state == before for state in found)
     assert random_state() == before
+
+
+def test_pymoo_is_left_as_it_was_by_searches_in_several_threads():
+    problem = tiny_problem(upper=8, min_accuracy=0.7)
+
+    def proposals(seed):
+        proposer = pymoo_proposer.PymooProposer(problem, NSGA3(DIRECTIONS, pop_size=8), seed)
+        asked = []
+        for _ in range(5):
+            asked.append(proposer.ask().tolist())
+            proposer.tell_arrays(np.ones((len(asked[-1]), 2)), np.ones((len(asked[-1]), 1)))
+        return asked
+
+    alone = [proposals(seed) for seed in (1, 2)]
+    with ThreadPool(2) as pool:
+        assert pool.map(proposals, (1, 2)) == alone
+    assert pymoo.util.np is np

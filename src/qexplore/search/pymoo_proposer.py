@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -26,6 +27,8 @@ from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.sensitivity import Lacking
 
 _CPU = torch.device("cpu")
+_ONE_AT_A_TIME = threading.RLock()
+"""Searches in several threads share pymoo and the global generators."""
 _MEASURES_ITSELF = "it hands out no candidates"
 _TRIED = 2
 """Generations of made-up scores that an algorithm object has to get through before anything is measured for it."""
@@ -89,17 +92,20 @@ class PymooProposer:
 
     @contextmanager
     def _stepping(self) -> Iterator[None]:
-        """Run code of pymoo under the search's random numbers, also where it makes a generator without a seed."""
-        name = type(self._searcher).__name__
-        with isolated(_CPU, int(self._rng.integers(2**31))), _seeded(self._rng):
+        """Run code of pymoo under the search's random numbers, also where it makes a generator without a seed.
+
+        Where there is a guide, all that is drawn is its own, and it measures: nothing may be held meanwhile.
+        """
+        if self._guide is not None:
+            yield
+            return
+        with _ONE_AT_A_TIME, isolated(_CPU, int(self._rng.integers(2**31))), _seeded(self._rng):
             try:
                 yield
             except QExploreError:
                 raise
             except Exception as error:
-                if self._guide is not None:  # ours, and no affair of the user's
-                    raise
-                raise ProblemError(_refusal(name, self._searcher, self._problem, error)) from error
+                raise ProblemError(_refusal(self._searcher, self._problem, error)) from error
 
 
 @contextmanager
@@ -134,8 +140,8 @@ def require_suitable(algorithm: Algorithm, problem: LayerwiseQuantizationProblem
         )
 
 
-def _refusal(name: str, searcher: Algorithm, problem: LayerwiseQuantizationProblem, error: Exception) -> str:
-    said = first_line(error)
+def _refusal(searcher: Algorithm, problem: LayerwiseQuantizationProblem, error: Exception) -> str:
+    name, said = type(searcher).__name__, first_line(error)
     if type(searcher).__module__.startswith("pymoo.algorithms.soo") or "single" in said.lower():
         why = f"it is made for a single objective, and this problem has {problem.n_obj}"
         way = "take one for several, such as NSGA2, SMSEMOA or MOEAD, or qexplore.fit for one point"
