@@ -152,7 +152,8 @@ def fingerprint(network: nn.Module) -> Any:
     """Flags, hooks, weights, the parameters themselves, and what the class is."""
     state = network_state(network)
     homes = {name: id(parameter) for name, parameter in network.named_parameters()}
-    kinds = {name: type(module) for name, module in network.named_modules()}
+    # torch makes a class of its own for each module with a parametrization.
+    kinds = {name: [one.__name__ for one in type(module).__mro__] for name, module in network.named_modules()}
     gradients = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     return repr(state), homes, kinds, gradients
 

@@ -41,7 +41,7 @@ def test_a_candidate_is_measured_once(counted):
     candidates = every_candidate(problem)
     assert forwards.during(lambda: problem.evaluate(np.array(candidates))) == 26
     assert forwards.during(lambda: problem.evaluate(np.array(candidates[::-1]))) == 0
-    assert forwards.during(lambda: list(problem.measure(np.array(candidates) + 0.3))) == 0
+    assert forwards.during(lambda: list(problem.measure(np.array(candidates, dtype=float)))) == 0
     assert forwards.during(lambda: problem.front()) == 0
     assert len(problem.evaluations) == 27
 

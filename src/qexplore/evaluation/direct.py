@@ -78,7 +78,6 @@ class DirectEvaluator:
             unpack = unpacking(model, unpack)
             self.data = EvaluationSet(loader, self._placement, unpack=unpack, hold_bytes=hold_bytes)
             self.metric = metric.fitted(target for _, target in self.data)
-            warn_of_unshifted(metric, *next(iter(self.data)))
         else:
             _check_whole_set_loader(loader)
         self.evaluate_float()
@@ -212,6 +211,8 @@ class DirectEvaluator:
         assert self.data is not None
         parts, changed = [], False
         for inputs, target in self.data:
+            if self._changes_inputs is None and not parts:  # the first batch of a float pass
+                warn_of_unshifted(metric, inputs, target)
             given = inputs if self._changes_inputs is False else cloned(inputs)
             before = _versions(given)
             output = call(self.model, given)

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from qexplore._arguments import checked_int
@@ -132,7 +132,7 @@ def _way_out(loader: object) -> str | None:
         return "its samples have no batch axis; give torch.utils.data.DataLoader(dataset, batch_size=32)"
     if isinstance(loader, tuple) and len({_kind(item) for item in loader}) > 1 and all(map(_kind, loader)):
         return "it looks like a batch; give [batch], a list of such"
-    if callable(loader) and not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
+    if callable(loader) and not isinstance(loader, (nn.Module, Iterable)) and not hasattr(loader, "__getitem__"):
         return "give what it returns, a loader"
     return None
 
