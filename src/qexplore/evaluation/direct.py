@@ -209,7 +209,8 @@ class DirectEvaluator:
 
     def _scores(self, metric: Metric) -> Scores:
         assert self.data is not None
-        parts, changed = [], False
+        parts: list[Tensor] = []
+        changed = False
         for inputs, target in self.data:
             if self._changes_inputs is None and not parts:  # the first batch of a float pass
                 warn_of_unshifted(metric, inputs, target)
