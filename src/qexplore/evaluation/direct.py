@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from qexplore._random import isolated
 from qexplore._trees import cloned, tensors_of
