@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import qexplore as qx
@@ -230,3 +231,69 @@ def test_a_limit_that_what_could_not_be_counted_breaks_alone_is_refused():
 @pytest.mark.parametrize("function", [torch.fft.fft, lambda x: torch.fft.rfft(x).real])
 def test_operations_on_complex_numbers_are_missing_too(function):
     assert count_macs(Function(function), rows(B, D)).missing != ()
+
+
+class LowRank(nn.Module):
+    """An update of a weight, as a parametrization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Parameter(torch.randn(D, 2)), nn.Parameter(torch.randn(2, D))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.up @ self.down
+
+
+def updated(linear: nn.Linear) -> nn.Linear:
+    parametrize.register_parametrization(linear, "weight", LowRank())
+    return linear
+
+
+COMPUTED = {
+    "spectral norm": parametrizations.spectral_norm,
+    "spectral norm by a hook": nn.utils.spectral_norm,
+    "weight norm": parametrizations.weight_norm,
+    "orthogonal, householder": lambda linear: parametrizations.orthogonal(linear, orthogonal_map="householder"),
+    "orthogonal, cayley": lambda linear: parametrizations.orthogonal(linear, orthogonal_map="cayley"),
+    "orthogonal, matrix_exp": lambda linear: parametrizations.orthogonal(linear, orthogonal_map="matrix_exp"),
+    "low rank": updated,
+    "low rank in the forward": lambda linear: Function(
+        lambda x, weight, up, down: F.linear(x, weight + up @ down), (D, D), (D, 2), (2, D)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_what_a_weight_is_computed_by_is_no_product_of_a_sample(kind):
+    network = nn.Sequential(COMPUTED[kind](nn.Linear(D, D)), nn.Linear(D, 2))
+    counted = count_macs(network, torch.randn(B, D))
+    assert counted.total == B * (D * D + 2 * D)
+    assert not counted.gap
+    model = QuantizedModel(network, None, predicates.by_name("1"), quantize_input=True)
+    model.describe(torch.randn(B, D))
+    assert count_macs(model).total == D * D + 2 * D
+    off = np.zeros((1, len(model.points)), dtype=np.int64)
+    assert build_costs("bops", model)[0].cost(off).tolist() == [(D * D + 2 * D) * 1024]
+
+
+@pytest.mark.parametrize("rows", [1, B])
+@pytest.mark.parametrize("per_sample", [lambda q, x: q.expand(len(x), -1, -1), lambda q, x: q.repeat(len(x), 1, 1)])
+def test_a_learned_query_is_multiplied_for_each_sample(rows, per_sample):
+    attention = nn.MultiheadAttention(D, 2, batch_first=True)
+    network = Function(lambda x, query: attention(per_sample(query, x), x, x, need_weights=False)[0], (1, 1, D))
+    assert count_macs(network, torch.randn(rows, T, D)).total == rows * (D * D * (2 + 2 * T) + 2 * T * D)
+
+
+def test_a_buffer_that_data_is_written_into_holds_data():
+    class Cache(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.keys = nn.Parameter(torch.randn(D, D))
+            self.register_buffer("held", torch.zeros(B, D))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.held.copy_(x)
+            return self.held @ self.keys
+
+    assert count_macs(Cache(), torch.randn(B, D)).total == B * D * D

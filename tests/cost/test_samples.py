@@ -179,7 +179,7 @@ def test_what_no_batch_passes_is_named():
     model.calibrate([signed(-1, 1)])
     with pytest.warns(RuntimeWarning, match=r"never passes the points 'experts.2.0.weight'"):
         problem = qx.LayerwiseQuantizationProblem(model, [signed(-1, 1)], costs="bops")
-    assert "bops lacks something: no forward reads experts.2.0.weight, whose" in str(problem.describe())
+    assert "bops lacks something: no data meets experts.2.0.weight, whose" in str(problem.describe())
 
 
 def test_what_all_samples_share_is_not_divided_among_them():

@@ -33,7 +33,7 @@ class Observed:
             point is in two groups.
         feeds: the activation point that a weight point is multiplied by, by index; without the weights that meet
             several points, or none.
-        idle: names of the weights that no forward read.
+        idle: names of the weights that no operation on data reads.
     """
 
     operations: Operations
@@ -80,7 +80,7 @@ def _examples(model: QuantizedModel, cost: str) -> list[Example]:
 
 
 def _watched(model: QuantizedModel, inputs: Any, parameters: Mapping[Any, int], index: Mapping[str, int]) -> Tape:
-    with isolated(Placement.of(model.model).device), recording(parameters) as tape:
+    with isolated(Placement.of(model.model).device), recording(model.model, parameters) as tape:
 
         def mark(name: str, tensors: list[Tensor]) -> None:
             if name in index:
@@ -96,7 +96,9 @@ def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
 
     The counts are those of ``torch.utils.flop_counter``, halved, and of formulas for what it has none for, recurrent
     layers and products with vectors among them. Biases, normalisation, activations and pooling have no products of two
-    tensors to count; they are listed, and apart from them what may have some. Parameters on the meta device will do.
+    tensors to count; they are listed, and apart from them what may have some. What is computed of parameters and
+    buffers alone, as the weight behind a parametrization is, is the same for every sample and counts nowhere.
+    Parameters on the meta device will do.
 
     Args:
         network: a float network, or a wrapped one.
@@ -115,7 +117,7 @@ def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
     if example_input is None:
         raise ModelError("count_macs needs an `example_input` to run the network on, got None")
     placement = Placement.of(network)
-    with isolated(placement.device), in_eval_mode(network), torch.no_grad(), recording() as tape:
+    with isolated(placement.device), in_eval_mode(network), torch.no_grad(), recording(network) as tape:
         call(network, placement.copy_inputs(example_input))
     return _report(tape)
 

@@ -103,7 +103,7 @@ class Bops:
 
     Args:
         operations: of one sample.
-        idle: names of weights that no forward read.
+        idle: names of weights that no operation on data reads.
 
     Attributes:
         gap: a sentence on operations that could not be counted and on idle weights; empty where there are none.
@@ -122,7 +122,7 @@ class Bops:
         self._left = np.array([place[left] for left, _ in macs], dtype=np.int64)
         self._right = np.array([place[right] for _, right in macs], dtype=np.int64)
         self._macs = np.array(list(macs.values()), dtype=np.float64)
-        no_call = f"no forward reads {', '.join(idle)}, whose bits cost nothing here" if idle else ""
+        no_call = f"no data meets {', '.join(idle)}, whose bits cost nothing here" if idle else ""
         self.gap = "; ".join(filter(None, [operations.gap, no_call]))
         self.missing = float(operations.num_missing * OFF_BITS**2)
 

@@ -83,6 +83,16 @@ def fills_in_place(name: str) -> bool:
     return fills(name) and name.endswith("_")
 
 
+def counts_up(name: str) -> bool:
+    """Whether it makes a table of nothing, of which weights and positions may be computed."""
+    return aten_name(name) in ("eye", "arange")
+
+
+def repeats(name: str) -> bool:
+    """Whether it repeats values, as a learned query is for each sample."""
+    return aten_name(name) in ("expand", "repeat", "repeat_interleave", "expand_copy")
+
+
 def takes_first(name: str) -> bool:
     """Whether only the first operand gives values; the others are bounds, or say where to look."""
     return _out_of_place(name).startswith(("clamp", "fractional_max_pool"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import weakref
 from collections import Counter
@@ -22,12 +23,14 @@ from qexplore.cost.operations import Operation
 from qexplore.cost.products import is_product, multiplies_nothing, products
 from qexplore.cost.provenance import (
     adds,
+    counts_up,
     fills,
     fills_in_place,
     hands_on,
     multiplies,
     operation_name,
     reach,
+    repeats,
     storage_key,
     sums,
     takes_first,
@@ -96,6 +99,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         weights: the float parameters at points, with their points' indices.
+        fixed: parameters and buffers; what is made of these alone is the same for every sample.
         tracker: knows which modules run; entered by `recording`, since torch enters a mode again for every operation.
     """
 
@@ -106,7 +110,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # To have a mode skipped by its compiler, torch loads all of that, seconds; see `_without_compiler`.
         return False
 
-    def __init__(self, weights: Mapping[nn.Parameter, int], tracker: ModuleTracker) -> None:
+    def __init__(self, weights: Mapping[nn.Parameter, int], fixed: Iterable[Tensor], tracker: ModuleTracker) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.not_counted: Counter[str] = Counter()
@@ -117,6 +121,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights: dict[int | None, list[tuple[tuple[int, int], int]]] = {}
         for weight, index in weights.items():  # several may share memory, as those of a recurrent layer on a GPU
             self._weights.setdefault(storage_key(weight), []).append((reach(weight), index))
+        self._fixed = {storage_key(tensor) for tensor in fixed} - {None}
         self._alive: dict[int, Value] = {}
         self._references: dict[int, Any] = {}
         self._tracker = tracker
@@ -151,16 +156,32 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         name = operation_name(func)
         read = tensors_of((args, kwargs))
+        is_fixed = self._follow_fixed(name, read, [*written_by(func, args, kwargs), *tensors_of(result)])
         self._note_reading(read)
-        self._count(name, func, args, kwargs, result)
+        if not is_fixed:
+            self._count(name, func, args, kwargs, result)
+            self.weights_read.update(point for tensor in read for point in self._weights_in(tensor))
         origin = self._origin(name, read)
         changed = self._renew(written_by(func, args, kwargs), origin)
         changed += self._register(result, {storage_key(tensor) for tensor in read}, origin)
         if changed:
             self.moments.append(tuple(self._alive.values()))
+        if is_fixed:
+            return
         if not (is_product(func) or hands_on(name) or fills(name)) and any(map(_has_fractions, read)):
             self._leave_out(func, name, [tensor for tensor in changed if _has_fractions(tensor)])
         self._follow_factors(name, [tensor for tensor in read if _has_fractions(tensor)], changed)
+
+    def _follow_fixed(self, name: str, read: list[Tensor], made: list[Tensor]) -> bool:
+        """Whether an operation makes something of parameters alone, as the weight behind a parametrization.
+
+        That is not done for a sample, and what is repeated for each sample is the sample's.
+        """
+        is_fixed = all(storage_key(tensor) in self._fixed for tensor in read) if read else counts_up(name)
+        self._fixed -= {storage_key(tensor) for tensor in made}
+        if is_fixed and not repeats(name):
+            self._fixed |= {storage_key(tensor) for tensor in made} - {None}
+        return is_fixed
 
     def _leave_out(self, func: Any, name: str, made: list[Tensor]) -> None:
         """Note an operation without a formula, and whether products of two tensors may be missing for it."""
@@ -241,7 +262,6 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             key = storage_key(tensor)
             if key is not None and key in self._alive:
                 self._alive[key].is_read = True
-            self.weights_read.update(self._weights_in(tensor, key))
 
     def _sources(self, tensor: Tensor | None) -> Sources:
         return () if tensor is None else self._origin_of(tensor).sources
@@ -253,10 +273,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._alive:
             return self._alive[key].origin
         if key in self._weights:
-            return Origin(tuple(sorted(self._weights_in(tensor, key))))
+            return Origin(tuple(sorted(self._weights_in(tensor))))
         return _UNKNOWN if tensor.dim() else _CONSTANT  # a single number that is no result is filled in somewhere
 
-    def _weights_in(self, tensor: Tensor, key: int | None) -> list[int]:
+    def _weights_in(self, tensor: Tensor) -> list[int]:
+        key = storage_key(tensor)
         if key not in self._weights:
             return []
         start, end = reach(tensor)
@@ -270,14 +291,16 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def forget(self, key: int) -> None:
         """Note that a piece of memory is free."""
         self._alive.pop(key, None)
+        self._fixed.discard(key)
         self._references.pop(key, None)
 
 
 @contextmanager
-def recording(weights: Mapping[nn.Parameter, int] | None = None) -> Iterator[Tape]:
-    """A tape of what runs in a block; ``weights`` are the float parameters at points, with their points' indices."""
+def recording(network: nn.Module, weights: Mapping[nn.Parameter, int] | None = None) -> Iterator[Tape]:
+    """A tape of what ``network`` runs in a block; ``weights`` are its parameters at points, with their indices."""
+    fixed = itertools.chain(network.parameters(), network.buffers())
     parts = _without_compiler(), _without_fused_attention()
-    with parts[0], parts[1], ModuleTracker() as tracker, Tape(weights or {}, tracker) as tape:
+    with parts[0], parts[1], _Modules() as tracker, Tape(weights or {}, fixed, tracker) as tape:
         yield tape
 
 
@@ -298,6 +321,16 @@ def _without_compiler() -> AbstractContextManager[Any]:
         return nullcontext()
     eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return eager
+
+
+class _Modules(ModuleTracker):
+    """Without the hooks for a backward, which die on a view of a parameter that is passed to a module."""
+
+    def _fw_pre_hook(self, mod: nn.Module, input: Any) -> None:
+        self.parents.add(self._get_mod_name(mod))  # type: ignore[no-untyped-call]
+
+    def _fw_post_hook(self, mod: nn.Module, input: Any, output: Any) -> None:
+        self.parents.discard(self._get_mod_name(mod))  # type: ignore[no-untyped-call]
 
 
 class _Forget:
