@@ -18,6 +18,7 @@ from qexplore._trees import cloned, tensors_of
 from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, QExploreError
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
+from qexplore.evaluation.clipping import Clipping, ClippingWatch
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary, warn_of_unshifted
 from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric
@@ -73,6 +74,8 @@ class DirectEvaluator:
         self.float_evaluation: Evaluation
         self.not_passed: tuple[str, ...] = ()
         """Points that the last float evaluation did not pass: their widths change nothing in a score."""
+        self.clipping: tuple[Clipping, ...] = ()
+        """What ranges cut off of the tensors of the last float evaluation, at points where they cut something off."""
         self.data: EvaluationSet | None = None
         """The samples; None for a whole-set metric, which reads the loader itself."""
         if isinstance(metric, Metric):
@@ -163,8 +166,9 @@ class DirectEvaluator:
             QExploreError: it cannot be measured; the original error is the cause.
         """
         off = tuple(0 for _ in self.model.points)
+        watch = ClippingWatch(self.model.activation_fake_quantizers)
         try:
-            with self.model.lock, self.model.passes_noted() as passed:
+            with self.model.lock, self.model.passes_noted(watch) as passed:
                 self._changes_inputs = None  # told by this pass alone: a quantized input is a copy already
                 self.float_evaluation = self._measure(off)
         except QExploreError:
@@ -174,6 +178,7 @@ class DirectEvaluator:
                 f"the float network could not be evaluated: {type(error).__name__}: {error}. For batches of another "
                 "form pass unpack=, a function of a batch that returns (inputs, target)"
             ) from error
+        self.clipping = watch.found()
         # A metric that passes none runs the model elsewhere, a copy of it for one.
         self._say_not_passed(tuple(name for name in self.model.fake_quantizers if passed and name not in passed))
         return self.float_evaluation

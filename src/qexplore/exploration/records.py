@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qexplore.evaluation import Evaluation
+from qexplore.evaluation import Clipping, Evaluation, clipping_text
 from qexplore.front import Front, difference_text
 
 
@@ -62,6 +62,7 @@ class Exploration:
         engine: how candidates were evaluated, or why one after the other.
         early_stop: ``"on"``, or why every candidate ran to its end.
         left_out: what the search did without for want of budget, and what budget has it; empty for nothing.
+        clipping: what ranges cut off of the float network's tensors on the search set, where they cut something off.
     """
 
     front: Front
@@ -83,6 +84,7 @@ class Exploration:
     num_report_passes: int = 0
     optimism_interval: tuple[float, float] | None = None
     left_out: str = ""
+    clipping: tuple[Clipping, ...] = ()
 
     @property
     def optimism_gap(self) -> float | None:
@@ -122,8 +124,9 @@ class Exploration:
         hypervolume = self.history[-1].hypervolume if self.history else 0.0
         failed = f", {len(self.failures)} failed: {self.failures[0].reason}" if self.failures else ""
         left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
+        told = left_out + f"\n{clipping_text(self.clipping)}".rstrip("\n")
         return (
             f"{self.algorithm}, seed {self.seed}: {self.num_evaluations} candidates for {self.num_passes:.0f} full "
             f"evaluations in {self.seconds:.1f} s, stopped by {self.stopped_by}, hypervolume {hypervolume:.4g}{failed}"
-            f"\nengine: {self.engine}\nearly stop: {self.early_stop}{left_out}{self._report_line()}\n{self.front}"
+            f"\nengine: {self.engine}\nearly stop: {self.early_stop}{told}{self._report_line()}\n{self.front}"
         )

@@ -152,4 +152,5 @@ def run_search(
         engine=problem.evaluator.description,
         early_stop=run.early_stop,
         left_out=run.left_out,
+        clipping=problem.clipping,
     )

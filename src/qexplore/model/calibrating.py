@@ -129,6 +129,7 @@ def calibrate(
         set_ranges(model.fake_quantizers[name], *next(iter(by_method.values())))
     if method == AUTOMATIC or (weight_method == AUTOMATIC and by_weight):
         _take_least_error(model, {**by_activation, **by_weight}, collected.example)
+    collector.note_clipped()
     weights = [weight_row(point, model.fake_quantizers[point.name]) for point in model.weight_points]
     by_weights = weight_method if weights else None
     report = CalibrationReport((*collector.rows(), *weights), count, method, by_weights, model.inputs_left_float)

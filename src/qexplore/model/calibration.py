@@ -252,6 +252,16 @@ class RangeCollector:
                 set_ranges(quantizer, high, low)
             quantizer.calibrator.reset()
 
+    def note_clipped(self) -> None:
+        """Tell every quantizer what share of the values that passed its range leaves out."""
+        for name in self.names:
+            quantizer = self._quantizers[name]
+            low, high = (float(end) for end in (quantizer.widest_limits[0].amin(), quantizer.widest_limits[1].amax()))
+            if name in self._histograms:
+                quantizer.clipped_in_calibration = self._histograms[name].share_beyond(low, high)
+            elif low <= self.lowest[name] and self.highest[name] <= high:
+                quantizer.clipped_in_calibration = 0.0
+
     def rows(self) -> tuple[PointRange, ...]:
         """What the quantizers have now."""
         passed = [name for name in self._quantizers if name in self.names]

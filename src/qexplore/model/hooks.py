@@ -38,6 +38,7 @@ class PointHook:
         self.quantizer = quantizer
         self.listener: Listener | None = None
         self.quantizes = True
+        self.onlooker: Listener | None = None
         self.num_calls = 0
 
     def pass_through(self, tree: Any) -> Any:
@@ -48,8 +49,9 @@ class PointHook:
 
     def _heard(self, tree: Any) -> Any:
         self.num_calls += 1
-        if self.listener is not None:
-            self.listener(self.name, floating_tensors(tree))
+        for told in (self.listener, self.onlooker):
+            if told is not None:
+                told(self.name, floating_tensors(tree))
         return tree
 
     def _quantize(self, tensor: Tensor) -> Tensor:
@@ -194,11 +196,17 @@ class Hooks:
                 hook.listener, hook.quantizes = present, quantizes
 
     @contextmanager
-    def passes_noted(self) -> Iterator[set[str]]:
-        """The names of the points that a block passes, other listeners undisturbed."""
+    def passes_noted(self, onlooker: Listener | None = None) -> Iterator[set[str]]:
+        """The names of the points that a block passes, shown to ``onlooker`` too; other listeners are undisturbed."""
         hooks = [hook for hook, _ in self._hooks.values()]
         before, passed = [hook.num_calls for hook in hooks], set[str]()
-        yield passed
+        try:
+            for hook in hooks:
+                hook.onlooker = onlooker
+            yield passed
+        finally:
+            for hook in hooks:
+                hook.onlooker = None
         passed |= {hook.name for hook, count in zip(hooks, before, strict=True) if hook.num_calls > count}
 
     @contextmanager

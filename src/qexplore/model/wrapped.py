@@ -253,11 +253,14 @@ class WrappedNetwork(nn.Module):
             return self.listen(inputs, all_of(seen, *others))
 
     @contextmanager
-    def passes_noted(self) -> Iterator[set[str]]:
-        """The names of the points that a block passes, there when it has ended; a weight's when it was read."""
+    def passes_noted(self, onlooker: Listener | None = None) -> Iterator[set[str]]:
+        """The names of the points that a block passes, there when it has ended; a weight's when it was read.
+
+        ``onlooker`` is shown, as a listener is, what passes at points of activations, quantized or not, as it is then.
+        """
         quantizations = [quantization for *_, quantization in weight_quantizations(self.model)]
         before = [quantization.num_reads for quantization in quantizations]
-        with self._attached().passes_noted() as passed:
+        with self._attached().passes_noted(onlooker) as passed:
             yield passed
         counts = zip(quantizations, before, strict=True)
         passed |= {quantization.name for quantization, count in counts if quantization.num_reads > count}

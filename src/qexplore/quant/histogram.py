@@ -161,6 +161,11 @@ class Histogram:
         edges_and_counts = self._with_zeros(lows, highs, counts, int(np.searchsorted(lows, 0.0)))
         return float(np.clip(_quantile(*edges_and_counts, share * self.count), self.lowest, self.highest))
 
+    def share_beyond(self, low: float, high: float) -> float:
+        """The share of the values, zeros included, that lie in bins beyond ``low`` or ``high``; 0 without a value."""
+        lows, highs, counts = self._by_value()
+        return float(counts[(lows >= high) | (highs <= low)].sum()) / max(self.count, 1)
+
     @property
     def mean_magnitude(self) -> float:
         """Of the values that are not zero, to 2^-10 of itself; NaN without one."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qexplore._choices import has_range
+from qexplore._choices import MAX_NUM_BITS, has_range
 from qexplore.errors import CalibrationError
 from qexplore.quant.ranges import RangeTable
 from qexplore.quant.upstream import UpstreamQuantizer
@@ -24,6 +24,10 @@ class RangedQuantizer(UpstreamQuantizer):
         name: how error messages call this quantizer.
         stages: upstream's ``if_quant``, ``if_clip`` and ``if_calib``.
 
+    Attributes:
+        clipped_in_calibration: share, 0 to 1, of the values of calibration that are beyond the range at every integer
+            width; nan for a range that is from elsewhere.
+
     Raises:
         CalibrationError: an ``amax`` in ``quant_desc`` that is negative or not finite.
     """
@@ -32,6 +36,7 @@ class RangedQuantizer(UpstreamQuantizer):
         super().__init__(quant_desc, disabled, **stages)
         self.name = name
         self.ranges = RangeTable()
+        self.clipped_in_calibration = math.nan
         self._code = self._num_bits
         self.has_fixed_amax = quant_desc.amax is not None
         if self.has_fixed_amax:
@@ -71,6 +76,15 @@ class RangedQuantizer(UpstreamQuantizer):
         amax = self._buffers["_amax"]
         assert amax is not None, "the range is known after calibration"
         return -amax, amax
+
+    @property
+    def widest_range(self) -> tuple[Tensor, Tensor]:
+        """As `whole_range`, of integer widths alone where these have ranges of their own: formats may reach farther."""
+        places = [place for place, code in enumerate(self.ranges.known) if code <= MAX_NUM_BITS]
+        if not places:
+            return self.whole_range
+        high = self.ranges.high[places].amax(dim=0)
+        return (self.ranges.low[places].amin(dim=0) if len(self.ranges.low) else -high), high
 
     def set_amax_table(self, high: Mapping[int, Any], low: Mapping[int, Any] | None = None) -> None:
         """Give every choice its range, by code; ``amax`` at other choices is the largest of them, MX formats apart.
@@ -133,6 +147,7 @@ class RangedQuantizer(UpstreamQuantizer):
         if amax.numel() == 0 or not bool((torch.isfinite(amax) & (amax >= 0)).all()):
             raise CalibrationError(f"`amax` of point '{self.name}' must be finite and not negative, got {value!r}")
         self.ranges.clear()
+        self.clipped_in_calibration = math.nan
         present = self._buffers.get("_amax")
         if present is not None and present.shape == amax.shape:
             with torch.no_grad():

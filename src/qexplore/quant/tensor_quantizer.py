@@ -217,6 +217,14 @@ class TensorQuantizer(RangedQuantizer):
         return amax * (self.grid.quant_min / self.grid.quant_max), amax
 
     @property
+    def widest_limits(self) -> tuple[Tensor, Tensor]:
+        """Least and greatest value within the range of some integer width, whatever the present one."""
+        if self.scales_amax:
+            return self.limits
+        low, high = self.widest_range
+        return (low if self.asymmetric or not self._unsigned else torch.zeros_like(high)), high
+
+    @property
     def is_dead(self) -> bool:
         """Whether the range is nothing, so that everything becomes 0, whatever the width."""
         plain = self.stages == (True, False) and not self.scales_amax

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from qexplore.evaluation import Clipping, clipping_text
 from qexplore.front import FurtherMetric
 from qexplore.model import Plan
 from qexplore.search.control import ChoicePlan
@@ -26,6 +27,7 @@ class Description:
         early_stop: ``"on"``, or why candidates are always run to their end.
         gaps: what costs and limits lack, by the cost's name: operations that could not be counted, idle weights.
         not_passed: points that no sample passes when a candidate is measured.
+        clipping: what ranges cut off of the float network's tensors on the search set, where they cut something off.
     """
 
     plan: Plan
@@ -39,15 +41,17 @@ class Description:
     early_stop: str
     gaps: Mapping[str, str] = field(default_factory=dict)
     not_passed: tuple[str, ...] = ()
+    clipping: tuple[Clipping, ...] = ()
 
     def __str__(self) -> str:
         minima = [(self.metric_name, self.min_accuracy), *((one.name, one.min_accuracy) for one in self.further)]
         scores = [f"{name} {least:g} or better" for name, least in minima if least is not None]
         required = ", ".join([*scores, *(f"{name} at most {upper:g}" for name, upper in self.limits.items())])
         idle = f"never passed, so free: {', '.join(self.not_passed)}\n" if self.not_passed else ""
+        clipped = f"{clipping_text(self.clipping)}\n".lstrip("\n")
         lacking = "".join(f"{name} lacks something: {gap}\n" for name, gap in self.gaps.items())
         return (
             f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name} against {', '.join(self.costs)}\n"
-            f"required: {required or 'nothing'}\n{lacking}{idle}"
+            f"required: {required or 'nothing'}\n{lacking}{idle}{clipped}"
             f"engine: {self.engine}\nearly stop: {self.early_stop}"
         )

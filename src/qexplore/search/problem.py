@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from pymoo.core.problem import Problem
 
 from qexplore._arguments import checked_name, nearest_keyword
+from qexplore._choices import has_range
 from qexplore._pickling import require_a_name
 from qexplore.cost import Bops
 from qexplore.errors import ProblemError
-from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
+from qexplore.evaluation import Clipping, DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, WholeSetMetric, top1_accuracy
 from qexplore.model import Candidates, Loader, QuantizedModel, Unpack, require_wrapped, reusable
@@ -186,6 +187,14 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return self.direct.float_evaluation.score
 
     @property
+    def clipping(self) -> tuple[Clipping, ...]:
+        """What ranges cut off of the float network's tensors on the search set, at points that ever use them."""
+        self._forget_if_changed()
+        names = tuple(self.model.fake_quantizers)
+        ranged = {name for name, codes in zip(names, self.space.choices, strict=True) if any(map(has_range, codes))}
+        return tuple(one for one in self.direct.clipping if one.name in ranged)
+
+    @property
     def num_samples(self) -> int:
         """Samples of the search set; 0 under a whole-set metric, which counts them itself."""
         return self.direct.float_evaluation.num_samples
@@ -210,6 +219,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             self.evaluator.early_stop,
             {cost.name: cost.gap for cost in (*self.costs, *self.limits.costs) if isinstance(cost, Bops) and cost.gap},
             self.direct.not_passed,
+            self.clipping,
         )
 
     def measure(self, candidates: Any, *, must_beat: Any = None, screened: bool = False) -> Iterator[Evaluation]:
