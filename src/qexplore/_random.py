@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +44,13 @@ def isolated(device: torch.device, seed: int = 0) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def random_state(device: torch.device) -> Hashable:
+    """The state of the generators that `isolated` covers: equal unless something was drawn."""
+    numpy_state = pickle.dumps(np.random.get_state())  # noqa: NPY002
+    on_device = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
+    return random.getstate(), numpy_state, torch.get_rng_state().numpy().tobytes(), on_device
 
 
 def drawn_apart(items: Iterable[Any], seed: int = 0) -> Iterator[Any]:

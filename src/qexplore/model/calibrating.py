@@ -14,7 +14,6 @@ from torch import Tensor
 from qexplore._arguments import checked_name
 from qexplore._choices import MAX_NUM_BITS, has_range, stored_bits
 from qexplore._random import isolated
-from qexplore._trees import cloned
 from qexplore.errors import CalibrationError, DataError
 from qexplore.model.calibration import (
     AUTOMATIC,
@@ -27,9 +26,10 @@ from qexplore.model.calibration import (
 )
 from qexplore.model.examples import Examples
 from qexplore.model.hooks import floating_tensors
-from qexplore.model.inputs import Placement, call, first_samples
+from qexplore.model.inputs import Placement, first_samples
 from qexplore.model.observation import CallCounter
 from qexplore.model.passes import Pass
+from qexplore.model.replaying import SinglePointRuns
 from qexplore.model.state import in_eval_mode
 from qexplore.model.weight_points import WeightPoint, calibrated_rows
 from qexplore.model.wrapped import WrappedNetwork
@@ -210,9 +210,8 @@ def _take_least_error(model: WrappedNetwork, found: Mapping[str, Mapping[str, Ra
     The difference is the mean square over all floating tensors of the output, on a few samples.
     """
     inputs = first_samples(Placement.of(model.model).move_inputs(example), _COMPARED_SAMPLES)
-    names = list(model.fake_quantizers)
     with in_eval_mode(model), torch.no_grad(), isolated(Placement.of(model.model).device):
-        expected = _output(model, [0] * len(names), inputs)
+        runs = SinglePointRuns(model, inputs)
         for name, by_method in found.items():
             tables = [_per_choice(ranges) for ranges in by_method.values()]
             if len(tables) < 2 or model.fake_quantizers[name].has_fixed_amax:
@@ -222,7 +221,7 @@ def _take_least_error(model: WrappedNetwork, found: Mapping[str, Mapping[str, Ra
             most = _COMPARED_BITS["weight" if name in model.weight_fake_quantizers else "activation"]
             for code in tables[0]:
                 if stored_bits(np.array(code)) <= most and has_range(code):
-                    last = _best(model, tables, names.index(name), code, inputs, expected)
+                    last = _best(runs, model.fake_quantizers[name], name, code, [table[code] for table in tables])
                     chosen[code] = last
                 elif code <= MAX_NUM_BITS:
                     chosen[code] = last
@@ -232,17 +231,20 @@ def _take_least_error(model: WrappedNetwork, found: Mapping[str, Mapping[str, Ra
             model.fake_quantizers[name].set_amax_table(high, None if is_symmetric else low)
 
 
-def _best(
-    model: WrappedNetwork, tables: Sequence[Mapping[int, Any]], place: int, code: int, inputs: Any, expected: Any
-) -> int:
-    quantizer = list(model.fake_quantizers.values())[place]
+def _best(runs: SinglePointRuns, quantizer: TensorQuantizer, name: str, code: int, ends: Sequence[Any]) -> int:
+    if runs.repeat and all(_is_equal(one, ends[0]) for one in ends[1:]):
+        return 0
     errors = []
-    widths = [code if index == place else 0 for index in range(len(model.fake_quantizers))]
-    for table in tables:
-        low, high = table[code]
+    for low, high in ends:
         quantizer.set_amax_table({code: high}, None if low is None else {code: low})
-        errors.append(_difference(_output(model, widths, inputs), expected))
+        errors.append(_difference(runs.output(name, code), runs.expected))
     return int(np.argmin(errors))
+
+
+def _is_equal(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    """Whether two ranges, ``(low, high)``, are one for the quantizer."""
+    pairs = zip(one, other, strict=True)
+    return all(a is b is None or torch.equal(torch.as_tensor(a).float(), torch.as_tensor(b).float()) for a, b in pairs)
 
 
 def _per_choice(ranges: Ranges) -> dict[int, tuple[Any, Any]]:
@@ -250,11 +252,6 @@ def _per_choice(ranges: Ranges) -> dict[int, tuple[Any, Any]]:
     if set(high) == {0}:
         return dict.fromkeys(known_codes(unsigned=True), (None, high[0]))
     return {code: (None if low is None else low[code], end) for code, end in high.items()}
-
-
-def _output(model: WrappedNetwork, widths: Sequence[int], inputs: Any) -> list[Tensor]:
-    with model.using(widths):
-        return floating_tensors(call(model, cloned(inputs)))
 
 
 def _difference(output: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

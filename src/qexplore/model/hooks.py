@@ -29,6 +29,11 @@ Listener = Callable[[str, list[Tensor]], None]
 CallListener = Callable[[nn.Module, Any, dict[str, Any], Any], None]
 """Called with a module, its positional and keyword arguments, and its output."""
 
+Forward = Callable[..., Any]
+
+Door = Callable[[nn.Module, Forward, Any, dict[str, Any]], Any]
+"""Called in a forward's place: with the module, its forward, and the positional and keyword arguments."""
+
 
 class PointHook:
     """Puts every floating tensor that passes a point through the point's quantizer, and shows them to a listener."""
@@ -286,6 +291,41 @@ def calls_heard_by(modules: Iterable[nn.Module], listener: CallListener) -> Iter
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Doors:
+    """Stand in the place of the forwards of ``modules``, for a block at a time; hooks run as ever."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._held = [(module, module.__dict__.get("forward"), _Through(module)) for module in modules]
+
+    @contextmanager
+    def lead_to(self, door: Door) -> Iterator[None]:
+        """Have ``door`` called for every forward."""
+        try:
+            for module, _, through in self._held:
+                through.door = door
+                module.__dict__["forward"] = through
+            yield
+        finally:
+            for module, own, _ in self._held:
+                module.__dict__.pop("forward", None)
+                if own is not None:
+                    module.__dict__["forward"] = own
+
+
+class _Through:
+    """What is called as a module's forward."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._forward = module.forward
+        self.door: Door | None = None
+        functools.update_wrapper(self, module.forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.door is not None
+        return self.door(self._module, self._forward, args, kwargs)
 
 
 def point_hooks(network: nn.Module) -> list[tuple[nn.Module, PointHook]]:

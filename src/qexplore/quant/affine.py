@@ -16,9 +16,11 @@ class StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, quantized: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """``quantized``, of the shape of ``x``; ``low`` and ``high`` broadcast."""
+        if not ctx.needs_input_grad[0]:
+            return quantized
         ctx.save_for_backward((x >= low) & (x <= high))
         # What follows may write into it, such as ReLU(inplace=True), which autograd refuses for a view of an argument.
-        return quantized.clone() if ctx.needs_input_grad[0] else quantized
+        return quantized.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
