@@ -96,6 +96,7 @@ MOVES = {
     "chunk": lambda t: torch.chunk(t, 2, 1),
     "unbind": lambda t: t.unbind(1),
     "permute": lambda t: t.squeeze(0).permute(0, 2, 1).contiguous(),
+    "axes in place": lambda t: t.clone().squeeze_(0).unsqueeze_(1).transpose_(2, 3).detach_(),
     "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
     "dropout": lambda t: nn.Dropout2d().eval()(nn.Dropout().eval()(t)),
     "to": lambda t: t.to(torch.float32).detach().clone(),

@@ -66,7 +66,8 @@ def _embedding_bag(weight: Tensor, indices: Tensor, *args: Any, **_: Any) -> lis
 def _recurrent(inputs: Tensor, *args: Any, **_: Any) -> list[Product]:
     """Of a fused LSTM, GRU or RNN: each step multiplies every matrix once; only the first layer's see the inputs."""
     # One layer and direction with its tensors one by one, or all of them in a list of so many a layer and direction.
-    weights, a_layer, is_bidirectional = (args[0], args[1], args[12]) if isinstance(args[0], list) else (args[:4], 4, 0)
+    # One by one, what stands for the biases that there are none of has two axes too.
+    weights, a_layer, is_bidirectional = (args[0], args[1], args[12]) if isinstance(args[0], list) else (args[:2], 2, 0)
     rows, first = inputs.numel() // inputs.shape[-1], a_layer * (2 if is_bidirectional else 1)
     return [
         (rows * weight.numel(), inputs if place < first and place % a_layer == 0 else None, weight)
@@ -116,7 +117,7 @@ def products(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], re
 
 
 _NO_PRODUCTS = re.compile(
-    r"norm|softmax|pool|upsample|cum|sort|topk|median|scatter|index|masked|dropout|embedding_bag|embedding_renorm|"
+    r"norm|softmax|pool|upsample|grid_sampler|to_sparse|to_dense|cum|sort|topk|median|scatter|index|masked|dropout|embedding_bag|embedding_renorm|"
     r"[pr]relu|glu|hardswish|tri[lu]|diag|histc|bincount|searchsorted|bucketize|col2im|nonzero|one_hot|"
     r"rand|normal|uniform|bernoulli|exponential|multinomial|_thnn_fused|sigmoid|copysign|complex|polar|arange|linspace"
 )

@@ -13,6 +13,7 @@ _HAND_ON = frozenset(
     alias clone contiguous copy _to_copy detach_copy lift_fresh lift_fresh_copy expand_copy view_copy permute_copy
     _unsafe_view _reshape_copy as_strided_copy slice_copy select_copy split_copy squeeze_copy unsqueeze_copy t_copy
     transpose_copy unfold_copy unbind_copy unsafe_split unsafe_split_with_sizes split_with_sizes_copy
+    squeeze unsqueeze t transpose as_strided detach resize
     cat stack block_diag diag_embed tril triu repeat tile roll flip rot90 repeat_interleave im2col unfold
     index _unsafe_index _unsafe_masked_index index_select gather take embedding masked_select nonzero_static
     index_put _unsafe_index_put _index_put_impl index_copy index_fill put
@@ -69,8 +70,8 @@ def adds(name: str) -> bool:
 
 
 def multiplies(name: str) -> bool:
-    """Whether it is an elementwise product that makes a new tensor."""
-    return aten_name(name) == "mul"
+    """Whether it is an elementwise product."""
+    return _out_of_place(name) == "mul"
 
 
 def sums(name: str) -> bool:

@@ -37,6 +37,9 @@ from qexplore.cost.provenance import (
     written_by,
 )
 
+Factors = tuple[str, Sources, Sources]
+"""The operation that multiplied, and where its operands come from."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -91,7 +94,7 @@ class Value:
     is_marked: bool = False
     is_by_product: bool = False
     is_read: bool = False
-    factors: tuple[Sources, Sources] | None = None
+    factors: Factors | None = None
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -161,6 +164,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not is_fixed:
             self._count(name, func, args, kwargs, result)
             self.weights_read.update(point for tensor in read for point in self._weights_in(tensor))
+        varying = [tensor for tensor in read if _has_fractions(tensor)]
+        if sums(name) and varying and not is_fixed:
+            self._sum_up(varying[0])
+        factors = None if is_fixed else self._factors(name, varying)
         origin = self._origin(name, read)
         changed = self._renew(written_by(func, args, kwargs), origin)
         changed += self._register(result, {storage_key(tensor) for tensor in read}, origin)
@@ -168,9 +175,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.moments.append(tuple(self._alive.values()))
         if is_fixed:
             return
-        if not (is_product(func) or hands_on(name) or fills(name)) and any(map(_has_fractions, read)):
+        if not (is_product(func) or hands_on(name) or fills(name)) and varying:
             self._leave_out(func, name, [tensor for tensor in changed if _has_fractions(tensor)])
-        self._follow_factors(name, [tensor for tensor in read if _has_fractions(tensor)], changed)
+        for tensor in changed[:1]:
+            self._alive[storage_key(tensor) or 0].factors = factors
 
     def _follow_fixed(self, name: str, read: list[Tensor], made: list[Tensor]) -> bool:
         """Whether an operation makes something of parameters alone, as the weight behind a parametrization.
@@ -191,16 +199,25 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not multiplies_nothing(func):
             self.missing[name] += made[0].numel()  # others are by-products, such as a factorisation
 
-    def _follow_factors(self, name: str, read: list[Tensor], made: list[Tensor]) -> None:
+    def _factors(self, name: str, read: list[Tensor]) -> Factors | None:
+        """What is multiplied, number by number, in what an operation makes of ``read``."""
+        if multiplies(name) and len(read) == 2 and all(tensor.dim() for tensor in read):
+            return name, self._sources(read[0]), self._sources(read[1])
+        if name != "aten.clone":  # by contiguous() or reshape()
+            return None
+        copied = self._alive.get(storage_key(read[0]) or 0) if read else None
+        return None if copied is None else copied.factors
+
+    def _sum_up(self, summed: Tensor) -> None:
         """Count an elementwise product that is summed up, as `torch.linalg.vecdot` is."""
-        values = [self._alive.get(storage_key(tensor) or 0) for tensor in (made if multiplies(name) else read)[:1]]
-        for value in filter(None, values):
-            if multiplies(name) and all(tensor.dim() for tensor in read) and len(read) == 2:
-                value.factors = self._sources(read[0]), self._sources(read[1])
-            elif sums(name) and value.factors is not None:
-                self.operations.append(Operation(self._module(), "aten.mul", value.num_elements, value.factors))
-                self.not_counted["aten.mul"] -= 1
-                value.factors = None
+        value = self._alive.get(storage_key(summed) or 0)
+        if value is not None and value.factors is not None:
+            name, *operands = value.factors
+            self.operations.append(
+                Operation(self._module(), "aten.mul", value.num_elements, (operands[0], operands[1]))
+            )
+            self.not_counted[name] -= 1
+            value.factors = None
 
     def _count(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         if not is_product(func):
