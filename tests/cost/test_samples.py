@@ -195,6 +195,20 @@ def test_what_all_samples_share_is_not_divided_among_them():
     assert [point.num_elements for point in model.points if point.kind != "weight"] == [6, 6]
 
 
+@pytest.mark.parametrize("count", [2, 3, D])
+def test_an_input_that_all_samples_share_is_whole_whatever_its_length(count):
+    class Timed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu, self.time, self.head = nn.ReLU(), nn.Linear(D, D), nn.Linear(D, 2)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return self.head(self.relu(x + self.time(t)))
+
+    data = [((torch.rand(count, D), torch.rand(1, D)), labels(count))]
+    assert costs(Timed(), data)[:2] == [3 * D, (D * D + 2 * D) * 64]
+
+
 def test_a_peak_is_the_same_whenever_garbage_is_collected():
     network, data = OneByOne(stacks=True), [([torch.rand(3, 4, 5) for _ in range(4)], labels(4))]
     assert len({tuple(costs(network, data, unpack=of_lists)) for _ in range(4)}) == 1

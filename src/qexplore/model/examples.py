@@ -180,11 +180,11 @@ def _cuts(inputs: Any, count: int) -> Iterator[Callable[[int], Any]]:
     if count == 1:
         return
 
-    def along(axis: int, place: int) -> Any:
+    def along(axis: int, is_only: bool, place: int) -> Any:
         def narrow(tensor: Tensor) -> Tensor:
-            if count not in tensor.shape:
-                return tensor
             is_so_long = axis < tensor.dim() and tensor.shape[axis] == count
+            if count not in tensor.shape or (is_only and not is_so_long):
+                return tensor
             return tensor.narrow(axis if is_so_long else tensor.shape.index(count), place, 1)
 
         return map_tensors(narrow, inputs)
@@ -201,5 +201,6 @@ def _cuts(inputs: Any, count: int) -> Iterator[Callable[[int], Any]]:
     tensors = tensors_of(inputs)
     for axis in range(max((tensor.dim() for tensor in tensors), default=0)):
         if any(tensor.dim() > axis and tensor.shape[axis] == count for tensor in tensors):
-            yield partial(along, axis)
+            yield partial(along, axis, False)
+            yield partial(along, axis, True)  # what has that length along another axis by chance is shared
     yield of_lists
