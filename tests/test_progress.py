@@ -127,3 +127,67 @@ def test_verification_and_report_show_themselves_and_how_to_leave_them(capsys):
     shown = capsys.readouterr().err
     assert "verify the front (Ctrl-C leaves it unverified)" in shown
     assert "report (Ctrl-C leaves it out)" in shown
+
+
+@pytest.mark.parametrize(
+    ("total", "unit", "line"),
+    [
+        (None, "batch", "pass: 3 batches after 40 s"),
+        (1, "batch", "pass: 3 of 1 batch after 40 s"),
+        (3000, "evaluation", "pass: 3 of 3000 evaluations after 40 s"),
+        (2, "class", "pass: 3 of 2 classes after 40 s"),
+    ],
+)
+def test_a_line_counts_in_english(monkeypatch, total, unit, line):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(_progress, "time", Clock())
+    with Progress(total, description="pass", unit=unit, shown=None) as bar:
+        for _ in range(4):
+            bar.advance()
+    assert sys.stderr.getvalue().splitlines() == [line]
+
+
+class Heard:
+    """A stand-in for Progress that adds up what each of them was told."""
+
+    made: list["Heard"] = []
+
+    def __init__(self, total, *, description, unit, shown):
+        self.total, self.description, self.shown, self.done = total, description, shown, 0.0
+        Heard.made.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        pass
+
+    def advance(self, steps=1, **figures):
+        self.done += steps
+
+
+@pytest.mark.parametrize("engine", ["direct", "prefix"])
+@pytest.mark.parametrize("metric", ["kl", "accuracy", "auto"])
+def test_sensitivities_tell_of_every_choice_as_it_is_done(monkeypatch, engine, metric):
+    monkeypatch.setattr(sys.modules["qexplore.search.sensitivity"], "Progress", Heard)
+    Heard.made = []
+    qx.sensitivity(tiny_problem(engine=engine), metric, num_samples=100, progress=True)
+    (bar,) = Heard.made
+    extra = metric == "accuracy"  # the float network
+    assert (bar.total, bar.done, bar.shown) == (9, pytest.approx(9 + extra), True)
+
+
+def test_sensitivities_of_a_whole_set_metric_and_of_a_search_show_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["qexplore.search.sensitivity"], "Progress", Heard)
+    Heard.made = []
+    qx.sensitivity(tiny_problem(qx.whole_set(lambda model, loader: 0.5)), "accuracy")
+    for algorithm in ("nsga2", "greedy"):
+        qx.explore(tiny_problem(), max_evaluations=8, seed=1, algorithm=algorithm, progress=True)
+    assert [(bar.done, bar.shown) for bar in Heard.made][0] == (10, None)
+    assert all(bar.shown and bar.done == pytest.approx(bar.total) for bar in Heard.made[1:])
+    assert len(Heard.made) == 3
+
+
+def test_analyze_shows_a_bar_when_asked(capsys):
+    qx.analyze(tiny_model(), search_loader(100), 4, progress=True)
+    assert "analyzing" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -33,27 +34,30 @@ class Progress:
             total=total, desc=description, unit=unit, disable=not has_bar, dynamic_ncols=True, leave=False
         )
         self._tells = is_there and shown is None and not on_terminal
-        self._of = "" if total is None else f" of {total:.0f}"
-        self._description, self._unit = description, unit
+        self._total, self._description, self._unit = total, description, unit
+        self._lock = threading.Lock()
         self._done = 0.0
         self._figures: dict[str, object] = {}
         self._start = self._told_at = time.monotonic()
 
     def advance(self, steps: float = 1, **figures: object) -> None:
-        """Move on by ``steps``, which may be a part of one, and show ``figures`` beside it."""
-        self._done += steps
-        self._figures |= figures
-        if figures:
-            self._bar.set_postfix(figures, refresh=False)
-        self._bar.update(round(self._done) - round(self._done - steps))
-        if self._tells and time.monotonic() - self._told_at >= RHYTHM:
-            self._tell()
+        """Move on by ``steps``, which may be a part of one, and show ``figures`` beside it; from any thread."""
+        with self._lock:
+            before, self._done = self._done, self._done + steps
+            self._figures |= figures
+            if figures:
+                self._bar.set_postfix(figures, refresh=False)
+            self._bar.update(round(self._done) - round(before))
+            if self._tells and time.monotonic() - self._told_at >= RHYTHM:
+                self._tell()
 
     def _tell(self) -> None:
         self._told_at = time.monotonic()
         beside = "".join(f", {name}={value}" for name, value in self._figures.items())
         seconds = self._told_at - self._start
-        line = f"{self._description}: {self._done:.0f}{self._of} {self._unit}s after {seconds:.0f} s{beside}\n"
+        of, units = ("", self._done) if self._total is None else (f" of {self._total:.0f}", self._total)
+        noun = _counted(self._unit, round(units))
+        line = f"{self._description}: {self._done:.0f}{of} {noun} after {seconds:.0f} s{beside}\n"
         sys.stderr.write(line)
         sys.stderr.flush()
 
@@ -62,3 +66,10 @@ class Progress:
 
     def __exit__(self, *exc_info: object) -> None:
         self._bar.close()
+
+
+def _counted(noun: str, count: int) -> str:
+    """``noun`` as it goes with ``count``."""
+    if count == 1:
+        return noun
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")

@@ -134,6 +134,7 @@ def analyze(
     *,
     num_batches: int | None = None,
     unpack: Unpack | None = None,
+    progress: bool | None = None,
 ) -> LayerAnalysis:
     """Compare the float network with the quantized one at every point.
 
@@ -148,6 +149,7 @@ def analyze(
             the model's present choices.
         num_batches: stop after so many batches; None takes all.
         unpack: ``unpack(batch) -> (inputs, target)``.
+        progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
 
     Raises:
         CalibrationError: a point has no ``amax``.
@@ -159,7 +161,14 @@ def analyze(
     """
     require_wrapped("analyze", model)
     require_iterable("the loader", loader)
-    batches = Pass("the loader", drawn_apart(loader), num_batches=num_batches, unpack=unpacking(model, unpack))
+    batches = Pass(
+        "the loader",
+        drawn_apart(loader),
+        num_batches=num_batches,
+        unpack=unpacking(model, unpack),
+        bar="analyzing",
+        progress=progress,
+    )
     device = Placement.of(model.model).device
     with model.using(_widths(model, num_bits)), isolated(device):
         comparison = _Comparison(model.fake_quantizers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,6 +11,12 @@ from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidates
 
 State = Literal["complete", "stopped", "failed"]
+Told = Callable[[float], object]
+"""Called with parts of a candidate as they are done, from any thread."""
+
+
+def untold(part: float) -> None:
+    """Nobody looks at the work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +74,13 @@ class Evaluator(Protocol):
         ...
 
     def scores_on_subset(
-        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
+        self,
+        candidates: Candidates,
+        metric: Metric,
+        num_samples: int,
+        *,
+        against_float: bool = False,
+        told: Told = untold,
     ) -> Scores:
         """Scores of ``candidates``, shape ``[N, L]``, on a part of the set: shape ``[N, samples]``.
 
@@ -77,6 +89,7 @@ class Evaluator(Protocol):
             metric: per sample; need not be the evaluator's own. One with a fit is fitted to the targets of the part.
             num_samples: about how many samples, drawn at random.
             against_float: give the metric the float network's output in place of the target.
+            told: called with parts of a candidate as they are done, from any thread.
         """
         ...
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from qexplore._random import isolated
 from qexplore._trees import cloned, tensors_of
 from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, QExploreError
-from qexplore.evaluation.base import Evaluation
+from qexplore.evaluation.base import Evaluation, Told, untold
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
 from qexplore.evaluation.clipping import Clipping, ClippingWatch
 from qexplore.evaluation.samples import Batch, Samples
@@ -105,7 +105,13 @@ class DirectEvaluator:
             yield self._evaluate_one(tuple(int(width) for width in row))
 
     def scores_on_subset(
-        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
+        self,
+        candidates: Candidates,
+        metric: Metric,
+        num_samples: int,
+        *,
+        against_float: bool = False,
+        told: Told = untold,
     ) -> Scores:
         """As `Evaluator.scores_on_subset`; whole batches where they cannot be cut.
 
@@ -122,10 +128,13 @@ class DirectEvaluator:
             if against_float:
                 chosen = [(inputs, self._output(off, inputs)) for inputs, _ in chosen]
             metric = metric.fitted([target for _, target in chosen])
-            rows = [
-                torch.cat([batch_scores(metric, self._output(row, x), x, target) for x, target in chosen])
-                for row in np.asarray(candidates).tolist()
-            ]
+            rows = []
+            for row in np.asarray(candidates).tolist():
+                parts = []
+                for x, target in chosen:
+                    parts.append(batch_scores(metric, self._output(row, x), x, target))
+                    told(1 / len(chosen))
+                rows.append(torch.cat(parts))
         except QExploreError:
             raise
         except Exception as error:

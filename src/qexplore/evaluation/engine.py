@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from qexplore._trees import num_bytes
+from qexplore.evaluation.base import Told, untold
 from qexplore.evaluation.batches import memory_to_use
 from qexplore.evaluation.graph import Function, Steps
 from qexplore.evaluation.network import Network
@@ -63,6 +64,7 @@ class Engine:
         metric: per sample.
         budget_bytes: most memory for values, kept ones included; None takes a quarter of what is free.
         stops: cut the set finely enough for candidates to be stopped early.
+        told: called with parts of a candidate as they are done, by any worker.
     """
 
     def __init__(
@@ -73,10 +75,12 @@ class Engine:
         budget_bytes: int | None = None,
         *,
         stops: bool = True,
+        told: Told = untold,
     ) -> None:
         self.network = network
         self._samples = samples
         self._metric = metric
+        self._told = told
         self._device = network.device
         self.budget_bytes = memory_to_use(self._device, budget_bytes)
         self._order = SampleOrder(metric, len(samples))
@@ -124,7 +128,9 @@ class Engine:
         self.workers.close()
         self._variants.clear()
 
-    def on_subset(self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool) -> Scores:
+    def on_subset(
+        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool, told: Told
+    ) -> Scores:
         """Scores of ``candidates``, shape ``[N, L]``, on about ``num_samples`` samples: shape ``[N, samples]``.
 
         Args:
@@ -132,12 +138,13 @@ class Engine:
             metric: per sample.
             num_samples: how many; fewer where the float network's outputs would take more than their share of memory.
             against_float: give the metric the float network's output in place of the target.
+            told: as for the engine.
         """
         chosen = self._samples.part_at_random(num_samples)
         subset = Samples([(batch.inputs, batch.target) for batch in chosen], sum(map(len, chosen)))
         if against_float:
             subset = self._against_float(subset)
-        engine = Engine(self.network, subset, metric.fitted(subset.targets), self.budget_bytes, stops=False)
+        engine = Engine(self.network, subset, metric.fitted(subset.targets), self.budget_bytes, stops=False, told=told)
         try:
             return engine.measure(candidates).scores
         finally:
@@ -244,6 +251,7 @@ class Engine:
                 self._run_operation(operation, slots, place, function)
                 if operation.rows:
                     outputs.add(slots[operation.output], operation.rows)
+                    self._told(len(operation.rows) * len(batch) / len(self._samples))
                 for slot in operation.last_reads:
                     slots[slot] = None
             outputs.flush()

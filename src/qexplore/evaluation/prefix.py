@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qexplore._random import isolated
 from qexplore.errors import EvaluationError, NumBitsError, QExploreError
-from qexplore.evaluation.base import Evaluation
+from qexplore.evaluation.base import Evaluation, Told, untold
 from qexplore.evaluation.direct import DirectEvaluator
 from qexplore.evaluation.engine import Engine, Measured
 from qexplore.evaluation.network import Network
@@ -116,7 +116,13 @@ class PrefixEvaluator:
             done += size
 
     def scores_on_subset(
-        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool = False
+        self,
+        candidates: Candidates,
+        metric: Metric,
+        num_samples: int,
+        *,
+        against_float: bool = False,
+        told: Told = untold,
     ) -> Scores:
         """As `DirectEvaluator.scores_on_subset`, every step once for all candidates that share it."""
         rows = np.asarray(candidates, dtype=np.int64)
@@ -124,12 +130,12 @@ class PrefixEvaluator:
         if engine is not None and len(fit) == len(rows):
             try:
                 with self._lock, isolated(engine.network.device):
-                    return engine.on_subset(rows, metric, num_samples, against_float=against_float)
+                    return engine.on_subset(rows, metric, num_samples, against_float=against_float, told=told)
             except QExploreError:
                 raise
             except Exception:
                 pass  # whatever it is, the direct evaluator says it better, or can do without it
-        return self.direct.scores_on_subset(candidates, metric, num_samples, against_float=against_float)
+        return self.direct.scores_on_subset(candidates, metric, num_samples, against_float=against_float, told=told)
 
     def _chunk(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
         """Answers to ``rows``, in their order."""

@@ -59,6 +59,7 @@ class Run:
         self._budget = budget
         self._goal = goal
         self._callbacks = tuple(callbacks)
+        self._progress = progress
         total = min(budget.num_affordable, problem.space.size)
         self._bar = Progress(total, description="explore", unit="evaluation", shown=progress)
         self._uniform: list[Evaluation] = []
@@ -138,6 +139,7 @@ class Run:
             initial=initial,
             goal=self._goal,
             allowance=self._allowed_for_a_table,
+            progress=self._progress,
         )
         thought = 0.0
         while thought < self._budget.seconds_left or not self.num_evaluations:

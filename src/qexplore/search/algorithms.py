@@ -95,6 +95,7 @@ class Generations:
         initial: candidates to begin with besides, shape ``[N, L]``; of no use to plain algorithms.
         goal: what the guided algorithms work for; None is the whole front.
         allowance: says, when asked, how many passes over the search set a sensitivity table may cost.
+        progress: show the bar of that table; None on a terminal, and elsewhere a line every half minute.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Generations:
         initial: Candidates | None = None,
         goal: Goal | None = None,
         allowance: Allowance = lambda: math.inf,
+        progress: bool | None = False,
     ) -> None:
         self._problem = problem
         self._known: dict[Candidate, Evaluation] = {evaluation.candidate: evaluation for evaluation in known}
@@ -117,9 +119,9 @@ class Generations:
         if settings.is_plain:
             self._proposer = _plain(problem, settings, self._known)
         elif settings.algorithm == "greedy":
-            self._proposer = Ladder(problem, first_population(problem.space, initial), allowance)
+            self._proposer = Ladder(problem, first_population(problem.space, initial), allowance, progress)
         else:
-            guide = Guide(problem, settings.seed, goal or WholeFront(), reference_point, allowance)
+            guide = Guide(problem, settings.seed, goal or WholeFront(), reference_point, allowance, progress)
             self._proposer = _guided(problem, settings, guide, initial, self._known)
 
     @property

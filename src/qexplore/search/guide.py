@@ -46,6 +46,7 @@ class Guide:
         goal: what counts as progress.
         reference_point: (score, each cost) that hypervolumes are measured against.
         allowance: passes over the search set that a sensitivity table may cost, asked when it is taken.
+        progress: show its bar; None on a terminal, and elsewhere a line every half minute.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class Guide:
         goal: Goal,
         reference_point: tuple[float, ...],
         allowance: Allowance,
+        progress: bool | None = False,
     ) -> None:
         self._problem = problem
-        self._allowance = allowance
+        self._allowance, self._progress = allowance, progress
         self._goal = goal
         self._rng = stream(seed, "offspring")
         self._archive = Archive(problem)
@@ -126,7 +128,7 @@ class Guide:
 
     @functools.cached_property
     def _table(self) -> SensitivityTable:
-        table, self.num_passes = quick_table(self._problem, self._allowance())
+        table, self.num_passes = quick_table(self._problem, self._allowance(), self._progress)
         self.lacking = table.lacking
         return table
 

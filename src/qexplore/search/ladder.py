@@ -31,13 +31,18 @@ class Ladder:
         problem: what is searched.
         first: candidates to be measured before the ladder, shape ``[N, L]``.
         allowance: passes over the search set that the table may cost, asked when it is taken.
+        progress: show its bar; None on a terminal, and elsewhere a line every half minute.
     """
 
     def __init__(
-        self, problem: LayerwiseQuantizationProblem, first: Candidates, allowance: Callable[[], float]
+        self,
+        problem: LayerwiseQuantizationProblem,
+        first: Candidates,
+        allowance: Callable[[], float],
+        progress: bool | None = False,
     ) -> None:
         self._problem = problem
-        self._allowance = allowance
+        self._allowance, self._progress = allowance, progress
         self._way = self._down(first)
         self._misses = 0
         self.num_passes = 0.0
@@ -54,7 +59,7 @@ class Ladder:
 
     def _down(self, first: Candidates) -> Iterator[Candidates]:
         yield first
-        table, self.num_passes = quick_table(self._problem, self._allowance())
+        table, self.num_passes = quick_table(self._problem, self._allowance(), self._progress)
         self.lacking = table.lacking
         left = rungs(table.values, self._problem)
         while len(left) and self._misses < _MISSES:

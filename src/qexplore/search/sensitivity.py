@@ -14,9 +14,11 @@ from torch import Tensor
 
 from qexplore._arguments import is_whole
 from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
+from qexplore._progress import Progress
 from qexplore._table import csv_table, text_table
 from qexplore.cost import one_by_one
 from qexplore.errors import EvaluationError, MetricError, ProblemError, first_line
+from qexplore.evaluation import Told
 from qexplore.front import by_stored_bits, write_text
 from qexplore.metrics import Metric, as_metric, kl_divergence, loss, mean_squared_divergence, noise_to_signal
 from qexplore.model import Candidates
@@ -123,6 +125,7 @@ def sensitivity(
     metric: str | Callable[[Any, Any], Any] = "auto",
     *,
     num_samples: int | None = None,
+    progress: bool | None = None,
 ) -> SensitivityTable:
     """Measure every point at every choice that it may have, all other points in float.
 
@@ -136,6 +139,7 @@ def sensitivity(
             larger where the outputs differ more.
         num_samples: samples drawn at random; None takes 256, or all of them for ``"accuracy"``, which
             small sets say little about.
+        progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
 
     Raises:
         ProblemError: ``problem`` is none, an unknown metric, or ``num_samples`` that is no positive int.
@@ -149,50 +153,56 @@ def sensitivity(
         )
     if num_samples is not None and (not is_whole(num_samples) or num_samples < 1):
         raise ProblemError(f"`num_samples` must be a positive int or None, got {num_samples!r}")
-    return _table(problem, metric, problem.space.choices, num_samples)
+    return _table(problem, metric, problem.space.choices, num_samples, progress)
 
 
 def _table(
-    problem: LayerwiseQuantizationProblem, metric: Any, choices: Choices, num_samples: int | None
+    problem: LayerwiseQuantizationProblem, metric: Any, choices: Choices, num_samples: int | None, progress: bool | None
 ) -> SensitivityTable:
     """As `sensitivity`, of some choices of each point."""
     if isinstance(metric, str) and metric == "auto":
-        return _automatic(problem, choices, num_samples)
+        return _automatic(problem, choices, num_samples, progress)
     candidates, _ = one_by_one(choices, [0] * len(choices))
-    if isinstance(metric, str) and metric == "accuracy":
-        name, unit = f"loss of {problem.metric.name}", ""
-        values, count = _losses(problem, candidates, num_samples)
-    else:
-        divergence, unit = _divergence(metric)
-        scores = problem.scores_on_subset(candidates, divergence, num_samples or _DEFAULT_SAMPLES, against_float=True)
-        name, values, count = divergence.name, scores.mean(axis=1, dtype=np.float64), scores.shape[1]
+    divergence, unit = (None, "") if isinstance(metric, str) and metric == "accuracy" else _divergence(metric)
+    with Progress(len(candidates), description="sensitivities", unit="choice", shown=progress) as bar:
+        if divergence is None:
+            name = f"loss of {problem.metric.name}"
+            values, count = _losses(problem, candidates, num_samples, bar.advance)
+        else:
+            size = num_samples or _DEFAULT_SAMPLES
+            scores = problem.scores_on_subset(candidates, divergence, size, against_float=True, told=bar.advance)
+            name, values, count = divergence.name, scores.mean(axis=1, dtype=np.float64), scores.shape[1]
     values = np.where(np.isnan(values), np.inf, values)
     rows = np.split(values, np.cumsum([len(row) for row in choices])[:-1])
     names = tuple(problem.model.fake_quantizers)
     return SensitivityTable(names, choices, tuple(tuple(row.tolist()) for row in rows), name, unit, count)
 
 
-def _automatic(problem: LayerwiseQuantizationProblem, choices: Choices, num_samples: int | None) -> SensitivityTable:
+def _automatic(
+    problem: LayerwiseQuantizationProblem, choices: Choices, num_samples: int | None, progress: bool | None
+) -> SensitivityTable:
     if _has_classes(problem):
         try:
-            return _table(problem, "kl", choices, num_samples)
+            return _table(problem, "kl", choices, num_samples, progress)
         except MetricError:
             pass  # class indices, but no logits
-    return _table(problem, "sqnr", choices, num_samples)
+    return _table(problem, "sqnr", choices, num_samples, progress)
 
 
 def _losses(
-    problem: LayerwiseQuantizationProblem, candidates: Candidates, num_samples: int | None
+    problem: LayerwiseQuantizationProblem, candidates: Candidates, num_samples: int | None, told: Told
 ) -> tuple[NDArray[np.float64], int]:
     """How much worse than the float network the problem's metric is, and on how many samples."""
     metric = problem.metric
     everything = np.concatenate([np.zeros((1, problem.space.num_points), dtype=np.int64), candidates])
     if isinstance(metric, Metric):
-        scores = problem.scores_on_subset(everything, metric, num_samples or problem.num_samples)
+        scores = problem.scores_on_subset(everything, metric, num_samples or problem.num_samples, told=told)
         summed, count = np.array([metric.summarize(row) for row in scores]), scores.shape[1]
     else:
-        evaluations = list(problem.direct.evaluate(everything))
-        summed, count = np.array([evaluation.score for evaluation in evaluations]), problem.num_samples
+        summed, count = np.full(len(everything), np.nan), problem.num_samples
+        for place, evaluation in enumerate(problem.direct.evaluate(everything)):
+            summed[place] = evaluation.score
+            told(1)
     return metric.gain(summed[0] - summed[1:]), count
 
 
@@ -207,7 +217,9 @@ def _divergence(metric: Any) -> tuple[Metric, str]:
     raise ProblemError(f"the metric of a sensitivity must be one of {names} or a function, got {metric!r}")
 
 
-def quick_table(problem: LayerwiseQuantizationProblem, most_passes: float = math.inf) -> tuple[SensitivityTable, float]:
+def quick_table(
+    problem: LayerwiseQuantizationProblem, most_passes: float = math.inf, progress: bool | None = False
+) -> tuple[SensitivityTable, float]:
     """A table of few samples, and the passes over the search set that it cost, ``most_passes`` at most.
 
     Of 8 samples or more where these can be afforded; else of fewer samples, then of fewer choices, the others by
@@ -222,7 +234,7 @@ def quick_table(problem: LayerwiseQuantizationProblem, most_passes: float = math
         if not count:
             continue
         try:
-            table = _table(problem, "auto", measured, count)
+            table = _table(problem, "auto", measured, count, progress)
         except (EvaluationError, MetricError) as error:
             reason = first_line(error)
             break
