@@ -9,8 +9,10 @@ from problems import Watched, random_state, tiny_problem
 from pymoo.algorithms.moo.ctaea import CTAEA
 from pymoo.algorithms.moo.dnsga2 import DNSGA2
 from pymoo.algorithms.moo.moead import MOEAD
+from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.algorithms.moo.rvea import RVEA
+from pymoo.algorithms.moo.sms import SMSEMOA
 from pymoo.algorithms.moo.spea2 import SPEA2
 from pymoo.algorithms.moo.unsga3 import UNSGA3
 from pymoo.algorithms.soo.nonconvex.cmaes import CMAES
@@ -123,3 +125,11 @@ def test_pymoo_is_left_as_it_was_by_searches_in_several_threads():
     with ThreadPool(2) as pool:
         assert pool.map(proposals, (1, 2)) == alone
     assert pymoo.util.np is np
+
+
+@pytest.mark.parametrize("cls", [NSGA2, SMSEMOA])
+def test_objects_of_pymoo_that_find_nothing_new_end_the_search(cls):
+    for upper, known in ((2, 1), (3, 8)):
+        found = qx.explore(tiny_problem(upper=upper), max_evaluations=60, seed=1, algorithm=cls(pop_size=8))
+        assert 1 <= found.num_evaluations <= known
+        assert found.stopped_by in ("exhausted", "nothing new")

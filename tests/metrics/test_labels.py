@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -85,8 +86,11 @@ def test_outputs_of_a_single_class_are_refused(case):
     metric, shape, _ = case
     alone = (1, *shape[1:]) if metric is qx.pixel_accuracy else (*shape[:-1], 1)
     target = torch.zeros((2, *shape[1:]) if metric is qx.pixel_accuracy else (2, *shape[:-1]), dtype=torch.int64)
-    with pytest.raises(MetricError, match=r"needs two classes or more|with C >= 2"):
+    with pytest.raises(MetricError, match=r"needs two classes or more|with C >= 2") as raised:
         metric(torch.zeros(2, *alone), target)
+    offered = re.search(r"write qexplore\.Metric\((lambda .*?), range", str(raised.value))
+    if offered:
+        assert eval(offered[1])(torch.ones(2, *alone), target).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16, torch.bool])

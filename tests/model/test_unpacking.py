@@ -108,10 +108,30 @@ def test_a_batch_is_taken_as_forward_does(network: Any, batch: Any, expected: An
     assert len(target) == len(Y) or len(target) == 2
 
 
+@pytest.mark.parametrize("key", ["y", "label"])
+def test_a_dict_for_a_network_of_one_input_names_both_ways_to_take_it(key: str) -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    model = qx.QuantizedActivationsModel(network, predicates.by_type(nn.ReLU))
+    batch = {"x": X, key: Y}
+    with pytest.raises(DataError, match="which forward does not take") as raised:
+        model.calibrate([batch])
+    whole, apart = re.findall(r"`unpack=(lambda batch: .*?)`", str(raised.value))
+    assert whole == "lambda batch: ((batch,), None)"
+    model.calibrate([batch], unpack=eval(apart))
+    assert eval(apart)(batch)[1] is Y
+
+
+def test_sentences_of_several_lengths_are_a_list_of_batches() -> None:
+    network = nn.Sequential(nn.Embedding(9, 4), nn.ReLU())
+    model = qx.QuantizedActivationsModel(network, predicates.by_type(nn.ReLU))
+    assert model.calibrate([torch.ones(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long)])
+
+
 LOADERS = {
     "a tensor": (X, r"got a Tensor: give \[x\] for one batch, or x.split"),
     "an array": (X.numpy(), "got a ndarray: give"),
     "a batch": ((X, Y), r"got a tuple: it looks like a batch; give \[batch\]"),
+    "a batch in a list": ([X, Y], r"got a list: it looks like a batch; give \[batch\]"),
     "a dict batch": ({"x": X}, r"got a dict: give \[batch\]"),
     "a data set": (TensorDataset(X, Y), r"got a TensorDataset: its samples have no batch axis; give torch.utils.data"),
     "a generator that was not called": (lambda: iter([X]), "got a function: give what it returns"),

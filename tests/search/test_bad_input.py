@@ -90,6 +90,13 @@ def test_limits_that_cannot_be_are_refused(case):
     refused(ProblemError, sentence, **options)
 
 
+def test_a_float_network_that_misses_the_minimum_itself_is_not_sent_to_wider_choices():
+    with pytest.raises(ProblemError, match="Relax min_accuracy$"):
+        tiny_problem(min_accuracy=min(1.0, FLOAT + 0.01))
+    with pytest.raises(ProblemError, match="or raise num_bits_upper_limit$"):
+        tiny_problem(min_accuracy=FLOAT, upper=2)
+
+
 METRICS = {
     "NaN on the float network": (Watched(at=[1], do=spoil), MetricError, "NaN for 400 of 400"),
     "NaN on the widest": (Watched(at=[2], do=spoil), EvaluationError, r"widest candidate \(4, 4, 4\).*NaN"),

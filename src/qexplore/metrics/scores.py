@@ -65,9 +65,12 @@ def _checked_labels(target: Any, logits: Tensor, classes: int, ignored: int, met
     """``target`` as int64: a class of ``logits``, whose axis ``classes`` counts them, or ``ignored``."""
     num_classes = logits.shape[classes]
     if num_classes < 2:
+        one = "output[:, 0]" if classes == 1 else "output[..., 0]"
+        of_sample = "" if logits.dim() == 2 else ".flatten(1).mean(1)"
         raise MetricError(
             f"{metric} needs two classes or more, got outputs of shape {tuple(logits.shape)}: for one logit write "
-            "qexplore.Metric(lambda output, target: ((output[:, 0] > 0) == target).float(), range=(0, 1))"
+            f"qexplore.Metric(lambda output, target: (({one} > 0) == target).float(){of_sample}, "
+            "range=(0, 1))"
         )
     shape = tuple(size for axis, size in enumerate(logits.shape) if axis != classes % logits.dim())
     if not isinstance(target, Tensor) or tuple(target.shape) != shape or target.is_floating_point():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ from qexplore.predicates import IS_NORM, float_reason, is_norm, weight_attribute
 IS_UNREAD = "torch's recurrent layers do not read parametrized weights"
 _SHOWN = 8
 """Names that a line lists."""
+_BEHIND_PARAMETRIZATIONS = re.compile(r"\bparametrizations\.(\w+)\.original\d*$")
 _NOT_SELECTED = "not selected by `weights`"
 _OTHER_NAME = (
     "parameters that are not known as weights of their modules; a row in predicates.WEIGHT_NAMES makes weights of them"
@@ -132,4 +134,5 @@ def _spans(network: nn.Module) -> Iterator[tuple[int, int, str]]:
         if alike not in seen:
             seen.add(alike)
             length = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-            yield tensor.data_ptr(), tensor.data_ptr() + length * tensor.element_size(), name
+            plain = _BEHIND_PARAMETRIZATIONS.sub(r"\1", name)
+            yield tensor.data_ptr(), tensor.data_ptr() + length * tensor.element_size(), plain

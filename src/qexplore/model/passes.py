@@ -130,16 +130,14 @@ def _way_out(loader: object) -> str | None:
         return "give [batch], a list of such"
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         return "its samples have no batch axis; give torch.utils.data.DataLoader(dataset, batch_size=32)"
-    if isinstance(loader, tuple) and len({_kind(item) for item in loader}) > 1 and all(map(_kind, loader)):
-        return "it looks like a batch; give [batch], a list of such"
+    if isinstance(loader, (tuple, list)) and all(isinstance(item, Tensor) for item in loader):
+        # Batches of a list may well differ in their lengths, as sentences do.
+        alike = {(item.dtype, item.shape[1:] if isinstance(loader, tuple) else item.dim()) for item in loader}
+        if len(alike) > 1:
+            return "it looks like a batch; give [batch], a list of such"
     if callable(loader) and not isinstance(loader, (nn.Module, Iterable)) and not hasattr(loader, "__getitem__"):
         return "give what it returns, a loader"
     return None
-
-
-def _kind(item: object) -> object:
-    """What tensors of one loader have in common; None for what is no tensor."""
-    return (item.dtype, item.shape[1:]) if isinstance(item, Tensor) else None
 
 
 def no_batches(owner: str, hint: str = "") -> DataError:

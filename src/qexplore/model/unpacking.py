@@ -122,6 +122,10 @@ class DefaultUnpack:
         known = [key for key in inputs if key in self.names]
         target = f"batch[{(eaten or unknown)[0]!r}]"
         line = f"({{key: batch[key] for key in {known}}}, {target})" if known else "((batch,), None)"
+        apart = [*unknown, *eaten]
+        if not known and len(apart) == 2 and len(self.required) <= 1:
+            one, other = apart
+            line += f"` where the dict is one argument, or `unpack=lambda batch: (batch[{one!r}], batch[{other!r}])"
         raise self._refusal(f"has {', '.join(map(repr, unknown))}, which forward does not take", line)
 
     def _refuse_object(self, batch: Any) -> None:

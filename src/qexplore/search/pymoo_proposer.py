@@ -74,7 +74,9 @@ class PymooProposer:
         with self._stepping():
             self._population = self._searcher.ask()
             if self._population is None:
-                raise NotImplementedError(_MEASURES_ITSELF)
+                if not self._searcher.termination.force_termination:
+                    raise NotImplementedError(_MEASURES_ITSELF)
+                return self._problem.space.decode([])  # it found nothing new
         return self._problem.space.decode(self._population.get("X"))
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:

@@ -33,10 +33,11 @@ def require_reachable(problem: LayerwiseQuantizationProblem) -> None:
     ):
         side = "above" if problem.metric.better == "higher" else "below"
         choice = f"{int(problem.space.widest.max())} bits" if problem.space.has_widths else "the dearest choices"
+        raised = "" if misses(problem.float_accuracy) > 0 else " or raise num_bits_upper_limit"
         raise ProblemError(
             f"min_accuracy ({problem.min_accuracy:g}) is {side} what can be reached: the widest candidate "
             f"({choice}) has {problem.metric.name} {widest.score:.4f}, the float network "
-            f"{problem.float_accuracy:.4f}. {_culprit(problem)}Relax min_accuracy or raise num_bits_upper_limit"
+            f"{problem.float_accuracy:.4f}. {_culprit(problem)}Relax min_accuracy{raised}"
         )
     problem.further.require_met(widest.candidate, widest.further)
 

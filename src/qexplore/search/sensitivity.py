@@ -266,7 +266,9 @@ def _lacking(choices: Choices, size: int, count: int, most: int | None) -> Lacki
     if not count:
         return Lacking(f"a sensitivity table, so that all points are taken to suffer alike ({whole})", passes)
     of = "every choice" if most is None else f"{most} of each point's choices, the others estimated"
-    return Lacking(f"a part of the sensitivity table, which has {count} samples of {of} ({whole})", passes)
+    return Lacking(
+        f"a part of the sensitivity table, which has {count} sample{'s' if count > 1 else ''} of {of} ({whole})", passes
+    )
 
 
 def _thinned(row: tuple[int, ...], most: int | None) -> tuple[int, ...]:
