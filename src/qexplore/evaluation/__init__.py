@@ -1,7 +1,7 @@
 """Measuring: what an evaluation is, the evaluator that is obviously right, the fast one, and a look at each layer."""
 
 from qexplore.evaluation.analysis import LayerAnalysis, LayerRecord, analyze
-from qexplore.evaluation.base import Evaluation, Evaluator, Told, untold
+from qexplore.evaluation.base import Evaluation, Evaluator, Told
 from qexplore.evaluation.clipping import Clipping, clipping_text
 from qexplore.evaluation.direct import DirectEvaluator
 from qexplore.evaluation.interval import mean_difference, paired_interval, t_quantile

@@ -16,7 +16,7 @@ from qexplore._choices import has_range
 from qexplore._pickling import require_a_name
 from qexplore.cost import Bops
 from qexplore.errors import ProblemError
-from qexplore.evaluation import Clipping, DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator, Told, untold
+from qexplore.evaluation import Clipping, DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, WholeSetMetric, top1_accuracy
 from qexplore.model import Candidates, Loader, QuantizedModel, Unpack, require_wrapped, reusable
@@ -243,16 +243,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             raise ProblemError(f"candidates must hold whole numbers, the codes of choices, got {rows.tolist()!r}")
         return self._memory.measure(rows.astype(np.int64), self.num_samples, must_beat=must_beat, screened=screened)
 
-    def scores_on_subset(
-        self,
-        candidates: Candidates,
-        metric: Metric,
-        num_samples: int,
-        *,
-        against_float: bool = False,
-        told: Told = untold,
-    ) -> Scores:
-        """As `qexplore.evaluation.Evaluator.scores_on_subset`; nothing of it is remembered.
+    def scores_on_subset(self, candidates: Candidates, metric: Metric, num_samples: int, **options: Any) -> Scores:
+        """As `qexplore.evaluation.Evaluator.scores_on_subset`; ``options`` too; nothing of it is remembered.
 
         Choices are taken as they are, also those that a point may not have.
 
@@ -262,7 +254,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         """
         self._forget_if_changed()
         rows = self.effective(candidates)
-        return self.evaluator.scores_on_subset(rows, metric, num_samples, against_float=against_float, told=told)
+        return self.evaluator.scores_on_subset(rows, metric, num_samples, **options)
 
     def measure_directly(self, candidates: Candidates) -> Iterator[Evaluation]:
         """Evaluations of ``candidates``, shape ``[N, L]``, by the direct evaluators, further metrics included.
