@@ -78,6 +78,14 @@ def test_no_saving_is_claimed_that_the_report_set_speaks_against():
     assert "at no significantly lower accuracy on the report set" in str(front)
 
 
+@pytest.mark.parametrize("is_wrong", [True, False])
+def test_a_minimum_that_the_float_network_misses_on_the_report_set_is_told_so(is_wrong):
+    split = digits().report
+    labels = (split.y + 1) % 10 if is_wrong else split.y
+    found = explored(tiny_problem(upper=8, max_drop=0.5), report_loader=[(split.x, labels)])
+    assert ("there (so does the float network, with 0.0" in str(found)) == is_wrong
+
+
 def test_a_metric_of_the_whole_set_is_compared_by_its_scores_alone():
     def share(model, loader):
         hits = [(model(x).argmax(dim=1) == y).double().mean() for x, y in loader]

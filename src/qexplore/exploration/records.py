@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qexplore.evaluation import Clipping, Evaluation, clipping_text
-from qexplore.front import Front, difference_text
+from qexplore.front import Front, difference_text, score_text
 
 
 class StopExploration(Exception):
@@ -108,13 +108,23 @@ class Exploration:
         accuracy, further = self.front.report_accuracy, self.front.report_further_scores
         return None if accuracy is None else int((~self.front.meets_minima(accuracy, further)).sum())
 
+    @property
+    def _float_misses(self) -> str:
+        """Words for a minimum that no width is to blame for missing: the report set is that much harder."""
+        floats = self.report_float_accuracy
+        if floats is None or self.front.further or self.front.meets(np.array([floats]), self.front.min_accuracy).all():
+            return ""
+        return f" (so does the float network, with {score_text(floats)})"
+
     def _report_line(self) -> str:
         violations, gap, least = self.num_report_violations, self.optimism_gap, self.front.min_accuracy
         if violations is None:
             return ""
         minimum = "a minimum" if self.front.further else "" if least is None else f"min_accuracy {least:g}"
         parts = [f"{self.num_report_passes} passes"]
-        parts += [f"{violations} of {len(self.front)} points miss {minimum} there"] if minimum else []
+        parts += (
+            [f"{violations} of {len(self.front)} points miss {minimum} there{self._float_misses}"] if minimum else []
+        )
         if gap is not None:
             by = f"{self.front.metric_name} {difference_text(gap, self.optimism_interval)}"
             parts.append(f"counted from float, the front looks better on the search set by {by}, mean over its points")
