@@ -173,7 +173,10 @@ def test_labels_that_are_the_input_tokens_are_said_to_need_a_shift():
     padded = ids.clone()
     padded[0, 3:] = TOKENS
     for labels in (ids, padded):
-        with pytest.warns(UserWarning, match=r"'perplexity' are the input tokens.*pad\(batch\[\"labels\"\]\[:, 1:\]"):
-            qx.DirectEvaluator(model, [{"input_ids": ids, "labels": labels}], qx.perplexity)
+        for batch in ({"input_ids": ids, "labels": labels}, (ids, labels)):
+            with pytest.warns(UserWarning, match=r"'perplexity' are the input tokens.*unpack=") as warned:
+                qx.DirectEvaluator(model, [batch], qx.perplexity)
+            unpack = eval(str(warned[0].message).partition("unpack=")[2], {"torch": torch})
+            qx.DirectEvaluator(model, [batch], qx.perplexity, unpack=unpack)
     shifted = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=TOKENS)
     qx.DirectEvaluator(model, [{"input_ids": ids, "labels": shifted}], qx.perplexity)

@@ -140,7 +140,7 @@ LOADERS = {
         "same samples in every pass",
     ),
     "batches of another form": (["text"], DataError, "unpack="),
-    "no targets": ([digits().search.x], MetricError, "got NoneType"),
+    "no targets": ([digits().search.x], MetricError, "got NoneType: batches must hold targets"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,13 @@ def warn_of_unshifted(metric: Metric, inputs: Any, target: Any) -> None:
     counted = target != IGNORED_TOKEN
     alike = [t for t in tensors_of(inputs) if t.shape == target.shape and not t.is_floating_point()]
     if counted.any() and any(torch.equal(tokens[counted], target[counted].to(tokens.dtype)) for tokens in alike):
+        is_dict = isinstance(inputs, Mapping)
+        kept = f"{{key: batch[key] for key in {list(inputs)}}}" if is_dict else "batch[0]"
+        labels = 'batch["labels"]' if is_dict else "batch[1]"
         warnings.warn(
             f"the targets of '{metric.name}' are the input tokens themselves, but position t is scored against the "
             "target at t: a model of the next token needs them shifted, unpack=lambda batch: "
-            '(batch["input_ids"], torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=-100))',
+            f"({kept}, torch.nn.functional.pad({labels}[:, 1:], (0, 1), value=-100))",
             stacklevel=2,
         )
 

@@ -75,7 +75,8 @@ def _checked_labels(target: Any, logits: Tensor, classes: int, ignored: int, met
     shape = tuple(size for axis, size in enumerate(logits.shape) if axis != classes % logits.dim())
     if not isinstance(target, Tensor) or tuple(target.shape) != shape or target.is_floating_point():
         got = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
-        raise MetricError(f"{metric} needs class indices of shape {shape} as target, got {got}")
+        way_out = "" if target is not None else ": batches must hold targets, (x, y), or unpack= must give them"
+        raise MetricError(f"{metric} needs class indices of shape {shape} as target, got {got}{way_out}")
     labels = target.long()
     impossible = ((labels < 0) | (labels >= num_classes)) & (labels != ignored)
     if impossible.any():
