@@ -29,7 +29,7 @@ def wrapped(network: nn.Module, predicate: Any = predicates.leaves, **options: A
 
 @contextmanager
 def frozen(model: QuantizedModel) -> Iterator[None]:
-    with in_eval_mode(model), torch.no_grad(), isolated(CPU):
+    with in_eval_mode(model), torch.no_grad(), isolated(CPU), model.using([0] * len(model.points)):
         yield
 
 

@@ -210,7 +210,8 @@ def _take_least_error(model: WrappedNetwork, found: Mapping[str, Mapping[str, Ra
     The difference is the mean square over all floating tensors of the output, on a few samples.
     """
     inputs = first_samples(Placement.of(model.model).move_inputs(example), _COMPARED_SAMPLES)
-    with in_eval_mode(model), torch.no_grad(), isolated(Placement.of(model.model).device):
+    off = [0] * len(model.fake_quantizers)
+    with in_eval_mode(model), torch.no_grad(), isolated(Placement.of(model.model).device), model.using(off):
         runs = SinglePointRuns(model, inputs)
         for name, by_method in found.items():
             tables = [_per_choice(ranges) for ranges in by_method.values()]

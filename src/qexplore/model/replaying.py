@@ -14,7 +14,8 @@ from qexplore._random import random_state
 from qexplore._trees import cloned, tensors_of
 from qexplore.model.hooks import Doors, Forward, floating_tensors, foreign_hooks, point_hooks
 from qexplore.model.inputs import Placement, call
-from qexplore.model.weights import weight_quantizations
+from qexplore.model.weights import forget_cached, weight_quantizations
+from qexplore.model.widths import widths_set
 from qexplore.model.wrapped import WrappedNetwork
 
 _KEPT_BYTES = 1 << 29
@@ -34,7 +35,7 @@ class SinglePointRuns:
     output, and the first left neither the modules' state nor the random generators' changed. Otherwise all is run.
 
     Args:
-        model: whose state nobody else changes meanwhile, its ranges apart.
+        model: in a block of `using` in which all points are off; nobody else changes more of it than ranges meanwhile.
         inputs: as `qexplore.model.call` takes them.
         kept_bytes: most memory for what is remembered.
 
@@ -88,7 +89,9 @@ class SinglePointRuns:
         return None
 
     def _output(self, codes: dict[str, int]) -> list[Tensor]:
-        with self._model.using([codes.get(name, 0) for name in self._model.fake_quantizers]):
+        chosen = {name: self._model.fake_quantizers[name] for name in codes}
+        with widths_set(chosen, list(codes.values())):
+            forget_cached(self._model.model)
             return floating_tensors(call(self._model, cloned(self._inputs)))
 
 
