@@ -28,6 +28,7 @@ LOWEST_OPSET = 18
 _LEVELS = {"off": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
 OPTIMIZATIONS = tuple(_LEVELS)
 _ERRORS_ONLY = 3
+_UNKNOWN_CLASS = re.compile(r"Unsupported input type (<class '[^']+'>)|Found (<class '[^']+'>) in output")
 _UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
 
 
@@ -183,6 +184,14 @@ def _untraceable(network: nn.Module, error: Exception) -> str:
             f"{name} must give tensors to be exported, but it gives a cache of keys and values as well "
             f"({text.partition(',')[0]}): switch that off (network.config.use_cache = False), or wrap a module whose "
             "forward returns network(input_ids, use_cache=False).logits"
+        )
+    unknown = _UNKNOWN_CLASS.search(text)
+    if unknown:
+        takes, gives = unknown.groups()
+        way_out = f"forward makes {takes} of plain tensors" if takes else "forward gives the tensors in it"
+        return (
+            f"{name} must take and give tensors, tuples, lists or dicts to be exported, but it "
+            f"{'takes' if takes else 'gives'} {takes or gives}: wrap it in a module whose {way_out}"
         )
     if text.startswith("Constraints violated"):
         return (

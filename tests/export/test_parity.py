@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -125,3 +126,36 @@ def test_parts_add_up():
     assert parts[0] + parts[1] == whole
     assert whole.num_different == int((A.argmax(1) != B.argmax(1)).sum())
     assert whole.largest_difference == np.abs(A.double().numpy() - B.double().numpy()).max()
+
+
+@dataclasses.dataclass
+class Unregistered:
+    x: torch.Tensor
+
+
+class TakesOne(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(x.x)
+
+
+class GivesOne(TakesOne):
+    def forward(self, x):
+        return Unregistered(self.relu(x))
+
+
+@pytest.mark.parametrize(
+    ("network", "example", "way_out"),
+    [
+        (TakesOne(), (Unregistered(torch.ones(2, 3)),), "takes <class .*forward makes <class .* of plain tensors"),
+        (GivesOne(), torch.ones(2, 3), "gives <class .*forward gives the tensors in it"),
+    ],
+)
+def test_objects_that_export_does_not_know_are_named_with_the_way_out(tmp_path, network, example, way_out):
+    model = qx.QuantizedActivationsModel(network, predicates.by_type(nn.ReLU))
+    model.calibrate([example if isinstance(example, tuple) else (example,)])
+    with pytest.raises(qx.QExploreError, match=way_out):
+        qx.export_onnx(model, tmp_path / "m.onnx", example)

@@ -92,6 +92,7 @@ TAKEN = {
     "a list of images": (One, ([X[0], X[1]], Y[:2]), ([X[0], X[1]],)),
     "a tuple of images": (One, ((X[0], X[1]), Y[:2]), ((X[0], X[1]),)),
     "a list of arguments": (Two, ([X, T], Y), [X, T]),
+    "arguments that are no tensors among them": (Optional, ((X, None, 2.0), Y), (X, None, 2.0)),
     "more behind the target": (One, (X, Y, Y), X),
     "an optional mask, not given": (Optional, (X, Y), X),
     "a dict that is one argument, and a target": (One, ({"left": X}, Y), ({"left": X},)),

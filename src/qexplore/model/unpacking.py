@@ -94,7 +94,7 @@ class DefaultUnpack:
             is_spread = needed <= len(first) <= self.positional
             if needed <= 1 and not is_spread:
                 return (first,)
-            if needed <= 1 < len(first):
+            if needed <= 1 < len(first) and all(isinstance(one, Tensor) for one in first):  # as images, say
                 raise self._refusal(
                     f"begins with a {type(first).__name__} of {len(first)}, which may be one argument or several",
                     f"((batch[0],), {target})` for one, or `unpack=lambda batch: (tuple(batch[0]), {target})",
