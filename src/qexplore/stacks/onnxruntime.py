@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import copy
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qexplore._onnx import LOWEST_OPSET, OnnxModel, as_onnx, save_onnx
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
-from qexplore._trees import tensors_of
-from qexplore.errors import ExportError, WorkflowError, first_line
+from qexplore.errors import ExportError, WorkflowError
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
-from qexplore.stacks.onnxruntime_ranges import own_ranges
+from qexplore.stacks.onnxruntime_ranges import cannot_quantize, ranges_given, ranges_of
 from qexplore.stacks.onnxruntime_strategy import Layer, owners_of, read_strategy
 
 _CALIBRATION = {"minmax": "MinMax", "moving_average": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _CHOICES = f"{', '.join(map(repr, _CALIBRATION))}, a CalibrationMethod of onnxruntime.quantization, or None"
+_NO_DATA: Any = ()
 _FIRST_FIELD = b"\x08"
 _SEVEN_BITS = (
     "weights have 7 bits: this processor has no VNNI instructions, and without them onnxruntime's sums of 8-bit "
@@ -133,7 +132,7 @@ def _write(
     path: Path,
     settings: Settings,
     data: Data,
-    calibration: tuple[Any, dict[str, Any]],
+    calibration: tuple[Any, bool],
     excluded: list[str],
 ) -> None:
     quantization = _package("onnxruntime.quantization")
@@ -143,37 +142,34 @@ def _write(
         "weight_type": quantization.QuantType.QInt8,
         "nodes_to_exclude": excluded,
     }
-    method, options = calibration
-    reader = None if settings.method == "dynamic" else _recorded(ready, data)
-    if reader is not None and method is not quantization.CalibrationMethod.MinMax:
-        reader.even_out()
+    method, is_moving = calibration
     is_symmetric = settings.activations == "symmetric"
+    ranges = None
+    if settings.method == "static":
+        assert data.calibrate is not None
+        ranges = ranges_of(ready, data.calibrate, method, is_symmetric=is_symmetric, is_moving=is_moving)
     try:
-        with silenced(), own_ranges(method.name.lower(), is_symmetric):
-            if reader is None:
+        with silenced(), ranges_given(ranges):
+            if ranges is None:
                 quantization.quantize_dynamic(ready, path, **common)
                 return
             quantization.quantize_static(
                 ready,
                 path,
-                reader,
+                _NO_DATA,
                 quant_format=quantization.QuantFormat.QDQ,
                 # Symmetric integers have the zero point 0, which only signed ones can.
                 activation_type=quantization.QuantType.QInt8 if is_symmetric else quantization.QuantType.QUInt8,
                 calibrate_method=method,
-                extra_options={"ActivationSymmetric": is_symmetric, **options},
+                extra_options={"ActivationSymmetric": is_symmetric},
                 **common,
             )
     except Exception as error:
-        # Its exceptions have no common base.
-        raise WorkflowError(
-            f"onnxruntime cannot quantize the network: {first_line(error)}. Leave the part in question out with "
-            'modules=, or use stack="fx" or "pt2e"'
-        ) from error
+        raise cannot_quantize(error) from error
 
 
-def _calibration(settings: Settings) -> tuple[Any, dict[str, Any]]:
-    """The method by which onnxruntime finds ranges, and its options.
+def _calibration(settings: Settings) -> tuple[Any, bool]:
+    """The method by which onnxruntime finds ranges, and whether they are means over batches.
 
     Raises:
         WorkflowError: an observer that onnxruntime does not have.
@@ -181,11 +177,11 @@ def _calibration(settings: Settings) -> tuple[Any, dict[str, Any]]:
     quantization = _package("onnxruntime.quantization")
     given = "minmax" if settings.activation_observer is None else settings.activation_observer
     if isinstance(given, quantization.CalibrationMethod):
-        return given, {}
+        return given, False
     if not isinstance(given, str) or given not in _CALIBRATION:
         raise WorkflowError(f'activation_observer of stack="onnxruntime" must be {_CHOICES}, got {given!r}')
     method = getattr(quantization.CalibrationMethod, _CALIBRATION[given])
-    return method, {"CalibMovingAverage": True} if given == "moving_average" else {}
+    return method, given == "moving_average"
 
 
 def _can_overflow() -> bool:
@@ -193,46 +189,6 @@ def _can_overflow() -> bool:
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     has_vnni = known.get("avx512_vnni", False) or known.get("avx_vnni", False)
     return bool(known.get("architecture", "x86_64") == "x86_64" and not has_vnni)
-
-
-def _recorded(ready: Path, data: Data) -> _Recorder:
-    assert data.calibrate is not None
-    inputs = _package("onnx").load(ready, load_external_data=False).graph.input
-    recorder = _Recorder([one.name for one in inputs])
-    data.calibrate(recorder)
-    return recorder
-
-
-class _Recorder(nn.Module):
-    """Stands in for a prepared network, and then reads out what it was shown, as onnxruntime asks for it."""
-
-    def __init__(self, names: list[str]) -> None:
-        super().__init__()
-        self._names = names
-        self._batches: list[dict[str, Any]] = []
-
-    def forward(self, *args: Any, **kwargs: Any) -> None:
-        """Take the tensors of a batch down."""
-        named: dict[str, Tensor] = {name: value for name, value in kwargs.items() if name in self._names}
-        others = [name for name in self._names if name not in named]
-        named |= zip(others, tensors_of(args), strict=True)
-        self._batches.append({name: value.detach().cpu().numpy().copy() for name, value in named.items()})
-
-    def even_out(self) -> None:
-        """Cut batches to one size, for onnxruntime's histograms cannot take two; those without a common size stay."""
-        sizes = [{len(value) for value in batch.values() if value.ndim} for batch in self._batches]
-        if any(len(one) != 1 for one in sizes):
-            return
-        size = math.gcd(*(next(iter(one)) for one in sizes))
-        self._batches = [
-            {name: value[start : start + size] if value.ndim else value for name, value in batch.items()}
-            for batch, (length,) in zip(self._batches, sizes, strict=True)
-            for start in range(0, length, size)
-        ]
-
-    def get_next(self) -> dict[str, Any] | None:
-        """The next batch; None after the last."""
-        return self._batches.pop(0) if self._batches else None
 
 
 def _save(content: bytes, path: Path) -> None:
