@@ -3,6 +3,7 @@
 import copy
 import functools
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,73 @@ def test_ranges_of_an_observer_leave_outliers_out(observer, activations):
     x = torch.rand(50_000, 4)
     x[0, 0] = 300.0
     assert largest_range(network, x, activation_observer=observer, activations=activations) < 2.0
+
+
+class TiedAtTheEnd(Tied):
+    """Its head is one ``Gemm`` that reads the very table that the embedding does, along the other axis."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.embedding(x).mean(1)).relu())
+
+
+class TwoOfOneWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).relu())
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("settings", [{}, {"activation_observer": "entropy"}, {"method": "dynamic"}])
+def test_a_table_that_a_head_reads_along_the_other_axis_is_quantized(settings, granularity):
+    torch.default_generator.manual_seed(0)
+    network, x = TiedAtTheEnd().eval(), torch.randint(0, 20, (16, 5))
+    asked = Settings(**{"method": "static", "stack": "onnxruntime", "weight_granularity": granularity, **settings})
+    result = stack.quantize(network, asked, Data((x,), lambda prepared: prepared(x)))
+    weights = {row.name: row.weights for row in result.strategy}
+    assert {weights[name].granularity for name in ("layer", "head")} == {granularity}
+    assert (weights["embedding"] is None) == (asked.method == "dynamic")
+    with torch.no_grad():
+        assert float((result.model(x) - network(x)).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+@pytest.mark.parametrize("chosen", [None, "first", "second"])
+def test_every_layer_of_a_shared_weight_has_its_row_and_its_choice(method, chosen):
+    torch.default_generator.manual_seed(0)
+    network, x = TwoOfOneWeight().eval(), torch.randn(16, 8)
+    modules = chosen and predicates.by_name(chosen)
+    asked = Settings(method, "onnxruntime", modules=modules)
+    result = stack.quantize(network, asked, Data((x,), lambda prepared: prepared(x)))
+    linear = {row.name: row for row in result.strategy if row.type == "Linear"}
+    assert set(linear) == {"first", "second"}
+    for name, row in linear.items():
+        is_chosen = chosen in (None, name)
+        assert (row.weights is not None) == is_chosen
+        assert ("not selected" in row.reason) == (not is_chosen)
+
+
+def test_memory_of_a_calibration_does_not_grow_with_its_batches():
+    def peak(num_batches: int, observer: str) -> int:
+        def calibrate(prepared: nn.Module) -> None:
+            for _ in range(num_batches):
+                prepared(torch.zeros(64, 1024))
+
+        tracemalloc.start()
+        try:
+            settings = Settings("static", "onnxruntime", activation_observer=observer)
+            stack.quantize(nn.Linear(1024, 2).eval(), settings, Data((torch.zeros(2, 1024),), calibrate))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    batch = 64 * 1024 * 4
+    for observer in ("minmax", "moving_average", "entropy"):
+        few = peak(2, observer)
+        assert peak(60, observer) < few + 20 * batch
 
 
 @pytest.mark.parametrize("observer", ["minmax", "entropy"])

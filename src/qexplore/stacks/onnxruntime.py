@@ -17,7 +17,8 @@ from qexplore.errors import ExportError, WorkflowError
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
 from qexplore.stacks.onnxruntime_ranges import cannot_quantize, ranges_given, ranges_of
-from qexplore.stacks.onnxruntime_strategy import Layer, owners_of, read_strategy
+from qexplore.stacks.onnxruntime_strategy import OF_GEMM, Layer, owners_of, read_strategy
+from qexplore.stacks.onnxruntime_ties import give_own_weights
 
 _CALIBRATION = {"minmax": "MinMax", "moving_average": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _CHOICES = f"{', '.join(map(repr, _CALIBRATION))}, a CalibrationMethod of onnxruntime.quantization, or None"
@@ -50,9 +51,14 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         with silenced():
             _package("onnxruntime.quantization").quant_pre_process(folder / "network.onnx", ready)
         modules = dict(network.named_modules())
-        owners = owners_of(onnx.load(ready).graph, nodes, modules)
+        prepared = onnx.load(ready)
+        owners = owners_of(prepared.graph, nodes, modules)
+        excluded = _excluded(owners, kept_float, settings)
+        per_channel = settings.weight_granularity == "channel"
+        if give_own_weights(prepared.graph, per_channel=per_channel, excluded=excluded):
+            onnx.save(prepared, ready)
         path = folder / "quantized.onnx"
-        _write(ready, path, settings, data, calibration, _excluded(owners, kept_float, settings))
+        _write(ready, path, settings, data, calibration, excluded)
         strategy = read_strategy(onnx.load(path).graph, owners, modules, calls_of(nodes), settings, kept_float)
         if not any(row.is_quantized for row in strategy):
             raise WorkflowError(_nothing_quantized(network, settings))
@@ -124,7 +130,8 @@ def _excluded(owners: dict[str, Layer], kept_float: frozenset[str], settings: Se
     """Names of ONNX nodes that stay float. A predicate chooses modules, and a function is none."""
     if settings.modules is None:
         return []
-    return [node for node, owner in owners.items() if not owner.is_module or owner.name in kept_float]
+    nodes = [node for node, owner in owners.items() if not owner.is_module or owner.name in kept_float]
+    return [*nodes, *(node + OF_GEMM for node in nodes)]
 
 
 def _write(

@@ -57,7 +57,7 @@ def ranges_of(
     except Exception as error:
         raise cannot_quantize(error) from error
     kinds = {"MinMax": _Extremes, **dict.fromkeys(_OPTIONS, _Histograms)}
-    reader = kinds.get(method.name, _Recorder)(calibrator)
+    reader: Any = kinds.get(method.name, _Recorder)(calibrator)
     calibrate(reader)
     try:
         with silenced():

@@ -14,6 +14,7 @@ from qexplore.stacks.absent import Call, with_absent
 from qexplore.stacks.base import Settings
 from qexplore.stacks.exported_modules import Found, innermost, layer_of
 from qexplore.stacks.layer import LayerStrategy, Stored
+from qexplore.stacks.onnxruntime_ties import tied_parameters
 
 _MOVES_ONLY = frozenset(
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Shape", "Slice", "Cast", "Identity", "Constant", "Flatten"}
@@ -23,6 +24,9 @@ _MOVES_ONLY = frozenset(
 """Operators that move values and do not change them: no layers, unless integers are read from them."""
 
 _AT_RUN_TIME = frozenset({"ConvInteger", "MatMulInteger", "DynamicQuantizeLSTM"})
+OF_GEMM = "_MatMul"
+"""What dynamic quantization adds to the name of a Gemm, of which it makes a MatMul first of all."""
+
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
@@ -44,7 +48,8 @@ def owners_of(graph: Any, nodes: Iterable[fx.Node], modules: Mapping[str, nn.Mod
     """
     scopes = {node.name: innermost(node) for node in nodes if node.op == "call_function"}
     readers = {value: node for node in reversed(graph.node) for value in node.input}
-    initializers = {one.name for one in graph.initializer}
+    # Of a weight that several modules hold, the name does not tell whose node it is.
+    initializers = {one.name for one in graph.initializer} - tied_parameters(modules)
     return {node.name: _owner(node, scopes, readers, initializers, modules) for node in graph.node}
 
 
@@ -104,7 +109,7 @@ def read_strategy(
             layer.weights += reader.weights(node) if owner.is_module else []  # of a function, they are constants
             layer.activations += reader.activations(node)
             layer.reads_integers |= reader.reads_integers(node)
-            layer.computes |= node.op_type not in _MOVES_ONLY and node.name in owners
+            layer.computes |= node.op_type not in _MOVES_ONLY and node.name.removesuffix(OF_GEMM) in owners
     kept = [one for one in layers.values() if one.computes or one.weights or one.activations]
     rows = {one.name: one.row(settings, _why_float(one, settings, kept_float)) for one in kept}
     return with_absent(rows, calls, modules)
