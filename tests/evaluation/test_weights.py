@@ -1,5 +1,6 @@
 """Quantized weights in steps: what the hooked network gives, each weight quantized once, nothing stale."""
 
+import contextlib
 import copy
 from collections import Counter
 
@@ -235,10 +236,12 @@ def of_trained(name, **options):
 def test_networks_that_cannot_be_had_in_steps_say_why_and_are_answered_directly(name):
     model, inputs = awkward(name)
     data = [(inputs, torch.zeros(len(inputs), dtype=torch.int64))]
-    ours = prefix_evaluator(model, data, as_metric(qx.top1_accuracy))
+    is_passed = name != "never_called_unselected"
+    with contextlib.nullcontext() if is_passed else pytest.warns(RuntimeWarning, match="never passes.*spare.weight"):
+        ours = prefix_evaluator(model, data, as_metric(qx.top1_accuracy))
+        direct = qx.DirectEvaluator(model, data, as_metric(qx.top1_accuracy))
     assert ours.description.startswith("direct: ")
     assert NOT_IN_STEPS[name] in ours.description
-    direct = qx.DirectEvaluator(model, data, as_metric(qx.top1_accuracy))
     candidates = vectors(model)
     assert scores(ours.evaluate(candidates)) == scores(direct.evaluate(candidates))
     if name != "noisy":

@@ -65,7 +65,7 @@ def test_narrow_range_leaves_out_the_least_integer():
 
 
 def test_range_of_nothing_becomes_zero():
-    encoding = encoding_of(calibrated(8, low=0.0, high=1e-9), 21)
+    encoding = encoding_of(calibrated(8, low=0.0, high=0.0), 21)
 
     assert encoding.limits == (0, 0)
     assert encoding.scale == 1
