@@ -110,9 +110,8 @@ def checked_keywords(
     Traceback (most recent call last):
     TypeError: sorted() got an unexpected keyword argument 'revers', did you mean 'reverse'?
     """
-    known = sorted(
-        {*getattr(keywords, "__optional_keys__", ()), *beside, *(getattr(call, "__kwdefaults__", None) or ())}
-    )
+    own = getattr(inspect.unwrap(call), "__kwdefaults__", None) or ()
+    known = sorted({*getattr(keywords, "__optional_keys__", ()), *beside, *own})
     _require_known(call.__name__, given, known)
 
 
