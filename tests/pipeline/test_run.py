@@ -385,7 +385,7 @@ def test_measured_errors_need_data_and_something_to_compare():
         ({"qat_loss": "none"}, "qat_loss must be one of 'float', 'task', got 'none'"),
         ({"threshold": -1.0}, "threshold must be a number of at least 0, got -1.0"),
         ({"threshold": float("nan")}, "threshold must be a number of at least 0, got nan"),
-        ({"seed": -1}, "seed must be an int of at least 0, got -1"),
+        ({"seed": -1}, r"seed must be an int in \[0, .*got -1"),
         ({"seed": 2**32}, r"seed must be an int in \[0, "),
         ({"epochs": 0}, "epochs must be an int of at least 1, got 0"),
         ({"linear_num_bits": 1}, r"linear_num_bits must be an int in \[2, 8\], got 1"),

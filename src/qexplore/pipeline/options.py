@@ -69,7 +69,6 @@ class Options:
     def __post_init__(self) -> None:
         checked_name("order", self.order, ORDERS, WorkflowError)
         checked_name("qat_loss", self.qat_loss, LOSSES, WorkflowError)
-        checked_int("seed", self.seed, WorkflowError, low=0)
         checked_number("threshold", self.threshold, WorkflowError, low=0)
         for name in ("epochs", "evaluations", "train_epochs"):
             if name != "train_epochs" or self.train_epochs is not None:

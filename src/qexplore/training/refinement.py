@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -155,7 +156,7 @@ def refine(
             selected, and all that `fine_tune` refuses.
         QExploreError: see `fine_tune`.
     """
-    checked_keywords(refine, fine_tuning, TrainingKeywords, beside=fine_tune.__kwdefaults__ or ())
+    checked_keywords(refine, fine_tuning, TrainingKeywords, beside=inspect.signature(fine_tune).parameters)
     require_wrapped("refine", model, WorkflowError)
     check_loss(loss)
     measure = metric_for("refine", metric, front)
