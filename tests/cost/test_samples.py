@@ -182,6 +182,24 @@ def test_what_no_batch_passes_is_named():
     assert "bops lacks something: no data meets experts.2.0.weight, whose" in str(problem.describe())
 
 
+class WithPositions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.positions, self.head = nn.Embedding(9, 4), nn.Embedding(5, 4), nn.Linear(4, 3)
+        self.register_buffer("places", torch.arange(5))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.words(tokens) + self.positions(self.places)).mean(1)
+
+
+def test_a_table_of_positions_is_nothing_that_bops_lack():
+    data = [(torch.randint(0, 9, (4, 5)), torch.zeros(4, dtype=torch.int64))]
+    model = QuantizedModel(WithPositions(), weights=predicates.weighted)
+    model.calibrate(data)
+    problem = qx.LayerwiseQuantizationProblem(model, data, costs="bops", engine="direct")
+    assert "lacks" not in str(problem.describe())
+
+
 def test_what_all_samples_share_is_not_divided_among_them():
     class Positions(nn.Module):
         def __init__(self) -> None:

@@ -20,6 +20,7 @@ from qexplore.quant import (
     QuantDescriptor,
     TensorQuantizer,
     amax_table,
+    check_options,
     range_table,
     weight_amax_table,
 )
@@ -197,6 +198,10 @@ class TestAmax:
         ):
             with pytest.raises(TypeError, match=f"method '{method}' has no option"):
                 table()
+
+    def test_an_option_of_the_wrapping_is_told_its_place(self) -> None:
+        with pytest.raises(TypeError, match=r"no option 'asymmetric': .*QuantizedModel\(\.\.\., asymmetric="):
+            check_options("max", {"asymmetric": "auto"})
 
     def test_unknown_methods_and_impossible_percentiles_are_refused(self) -> None:
         with pytest.raises(TypeError, match="unknown calibration method 'guess'"):

@@ -67,7 +67,9 @@ def observe(model: QuantizedModel, *, cost: str = "observe") -> Observed:
     meetings = unite(met - weights for tape in tapes for met in tape.additions)
     operations = _merged(tapes, examples)
     idle = weights - {point for tape in tapes for point in tape.weights_read}
-    names = tuple(point.name for point in model.points if point.index in idle)
+    # A lookup multiplies nothing, whether data or a table of positions chooses its rows.
+    named = (point for point in model.points if point.index in idle and "Embedding" not in point.module_type)
+    names = tuple(point.name for point in named)
     feeds = _feeds(operations.operations, weights)
     return Observed(operations, _moments(tapes, examples), meetings, feeds, names)
 

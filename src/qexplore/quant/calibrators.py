@@ -177,6 +177,9 @@ def weight_amax_table(rows: Tensor, method: str, codes: Sequence[int]) -> dict[i
     return {code: amax(code) for code in codes}
 
 
+_OF_WRAPPING = ("asymmetric", "unsigned", "quant_desc", "init_num_bits", "weight_granularity", "quantize_input")
+
+
 def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """``options`` of a method in their one form; `CALIBRATORS` names a method, any other has no options.
 
@@ -188,6 +191,8 @@ def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for name in sorted(set(options) - set(known)):
         having = next((other for other, row in CALIBRATORS.items() if name in row.options), None)
         hint = "" if having is None else f': pass method="{having}" with it'
+        if name in _OF_WRAPPING:
+            hint = f": it is said when the network is wrapped, QuantizedModel(..., {name}=...)"
         raise TypeError(f"method {method!r} has no option {name!r}{hint}")
     return {name: known[name](value) for name, value in options.items()}
 

@@ -156,7 +156,9 @@ def refine(
             selected, and all that `fine_tune` refuses.
         QExploreError: see `fine_tune`.
     """
-    checked_keywords(refine, fine_tuning, TrainingKeywords, beside=inspect.signature(fine_tune).parameters)
+    parameters = inspect.signature(fine_tune).parameters.values()
+    beside = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    checked_keywords(refine, fine_tuning, TrainingKeywords, beside=beside)
     require_wrapped("refine", model, WorkflowError)
     check_loss(loss)
     measure = metric_for("refine", metric, front)
