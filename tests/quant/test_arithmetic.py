@@ -114,6 +114,11 @@ def test_any_axis_and_scaled_range_give_upstreams_bits(
     assert_like_upstream(x, num_bits=num_bits, unsigned=unsigned, axis=axis, scale_amax=scale_amax)
 
 
+@pytest.mark.parametrize("axis", [0, (0, 1)])
+def test_a_channel_of_nan_leaves_a_dead_channel_dead(axis: int | tuple[int, ...]) -> None:
+    assert_like_upstream(torch.tensor([[math.nan, 1.0], [0.0, 0.0], [1e-30, 3.0]]), num_bits=4, axis=axis)
+
+
 @pytest.mark.parametrize(("unsigned", "narrow_range"), SIGNS_AND_RANGES)
 @pytest.mark.parametrize("num_bits", [2, 3, 8, 16])
 def test_one_range_per_channel_gives_upstreams_bits(num_bits: int, unsigned: bool, narrow_range: bool) -> None:

@@ -306,8 +306,10 @@ class TensorQuantizer(RangedQuantizer):
         lift = lift_of(amax, LEAST_OF_UPSTREAM)
         # Infinity times a scale of 0 would be NaN.
         lifted = torch.nan_to_num(inputs, nan=math.nan) * lift
-        quantized: Tensor = fake_tensor_quant(lifted, amax * lift, self._num_bits, self._unsigned, self.narrow_range)
-        return quantized / lift
+        # A range of NaN would hide from upstream that another is of nothing; what lies in it is NaN all the same.
+        known = amax.nan_to_num(nan=1.0) * lift
+        quantized: Tensor = fake_tensor_quant(lifted, known, self._num_bits, self._unsigned, self.narrow_range)
+        return torch.where(amax.isnan(), amax, quantized / lift)
 
     def _quantize_otherwise(self, inputs: Tensor) -> Tensor:
         """Formats that upstream does not have."""
