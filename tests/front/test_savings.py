@@ -13,13 +13,13 @@ BELOW = (-0.05, -0.01)
 
 
 def a_front(widths=(3, 4, 5), lower=False, **fields):
-    """One point, a width a row; scores rise with the width, as errors that fall where lower is better."""
+    """Two points, a width a row for the first; no row is uniform. Scores rise with it, as errors fall."""
     score = np.array([0.80 + width / 100 for width in widths])
     known = {
-        "num_bits": [[width] for width in widths],
+        "num_bits": [[width, width - 1] for width in widths],
         "accuracy": 1 - score if lower else score,
         "costs": [[width] for width in widths],
-        "point_names": ("input",),
+        "point_names": ("input", "relu"),
         "higher_is_better": not lower,
     }
     return Front(**known | fields)
@@ -101,7 +101,7 @@ def test_without_a_report_set_the_claim_is_on_the_search_set_and_says_so():
     assert not front.bits_saved()[0].on_report_set
     assert front.bits_saved()[0].difference == pytest.approx(0.0)
     assert "at no lower accuracy on the search set, which chose the points" in str(front)
-    assert "2 (33%) by point 1, accuracy +0.0000, against 6 bit" in str(front)
+    assert "2 (33%) by point 1, accuracy +0.0000, against 5-6 bit" in str(front)
 
 
 @pytest.mark.parametrize("gone", ["report_accuracy", "report_float_accuracy"])

@@ -137,10 +137,12 @@ class Reporter:
         reported = replace(
             self._with_scores(front, evaluations),
             report_further_scores=np.array(further).T.reshape(len(front), -1) if further else None,
-            uniform=None if front.uniform is None else self._with_scores(front.uniform, baseline),
-            report_from_uniform=np.array(
-                [[self._paired(one, other) for other in baseline] for one in evaluations]
-            ).reshape(len(front), len(baseline), 2),
+            uniform=None
+            if front.uniform is None
+            else replace(
+                self._with_scores(front.uniform, baseline), report_between=self._all_paired(baseline, baseline)
+            ),
+            report_from_uniform=self._all_paired(evaluations, baseline),
         )
         return Report(
             reported, self.num_floats + len(rows) + num_points, self._optimism_interval(evaluations, searched)
@@ -161,6 +163,12 @@ class Reporter:
         if one.scores is None or other.scores is None or not isinstance(metric, Metric):
             return _UNKNOWN
         return paired_interval(one.scores, other.scores, metric) or _UNKNOWN
+
+    def _all_paired(self, rows: Sequence[Evaluation], others: Sequence[Evaluation]) -> FloatArray:
+        """Of each of ``rows`` less each of ``others``, [N, M, 2]."""
+        return np.array([[self._paired(one, other) for other in others] for one in rows]).reshape(
+            len(rows), len(others), 2
+        )
 
     def _optimism_interval(
         self, reported: Sequence[Evaluation], searched: Sequence[Evaluation]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+StrArray = npt.NDArray[np.str_]
 Arrays = TypeVar("Arrays", bound="FrontArrays")
 _KINDS = (("metric_name", str), ("higher_is_better", bool), ("verified", bool), ("empty_because", str))
 
@@ -73,6 +74,8 @@ class FrontArrays(Directed):
     report_from_float: FloatArray | None = None  # [K, 2] 95 % interval of report_change, paired by sample
     uniform: Front | None = None  # U rows: the uniform candidates, which savings are counted against
     report_from_uniform: FloatArray | None = None  # [K, U, 2] as report_from_float, less that of each uniform one
+    report_between: FloatArray | None = None  # [K, K, 2] as report_from_float, less that of each member: uniform ones
+    broken_limits: StrArray | None = None  # [K] names of the limits on costs that a row breaks, "" where it keeps them
     empty_because: str = ""  # why no candidate is on an empty front, and the way out
     # What measured it; within a process only: a file, a pickle or a copy knows it by name.
     metric: Any = field(default=None, repr=False, compare=False)
@@ -97,8 +100,10 @@ class FrontArrays(Directed):
             ("report_interval", (rows, 2)),
             ("report_from_float", (rows, 2)),
             ("report_from_uniform", (rows, columns, 2)),
+            ("report_between", (rows, rows, 2)),
         ):
             self._set(name, checks.checked_interval(name, getattr(self, name), shape))
+        self._set("broken_limits", checks.checked_words("broken_limits", self.broken_limits, rows))
         self._set_known("report_accuracy", (rows,))
         self._set_known("further_scores", (rows, further))
         self._set_known("report_further_scores", (rows, further))
@@ -112,7 +117,10 @@ class FrontArrays(Directed):
     def rows(self: Arrays, rows: npt.NDArray[Any]) -> Arrays:
         """The same with these rows only, in this order."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value[rows] for name, value in values.items() if isinstance(value, np.ndarray)})
+        kept = {name: value[rows] for name, value in values.items() if isinstance(value, np.ndarray)}
+        if self.report_between is not None:
+            kept["report_between"] = self.report_between[np.ix_(rows, rows)]
+        return replace(self, **kept)
 
     def scores(self, prefix: str) -> Iterator[tuple[str, FloatArray, FloatArray | None]]:
         """Name, scores [K] and interval of every column of scores that is there, ``prefix`` before the report set's."""

@@ -98,6 +98,18 @@ def checked_interval(name: str, value: Any, shape: tuple[int, ...]) -> npt.NDArr
     return interval
 
 
+def checked_words(name: str, value: Any, rows: int) -> npt.NDArray[np.str_] | None:
+    """None, or a read-only array of ``rows`` texts."""
+    if value is None:
+        return None
+    words = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [None]
+    if len(words) != rows or not all(isinstance(one, str) for one in words):
+        raise FrontError(f"Front: {name} must be a text for each of the {rows} rows, got {_short(value)}.")
+    stored = np.array(words, dtype=np.str_)
+    stored.setflags(write=False)
+    return stored
+
+
 def checked_reference_point(value: Any, cost_names: tuple[str, ...]) -> npt.NDArray[np.float64]:
     """[1 + C] finite numbers: the accuracy, then each cost."""
     try:

@@ -20,14 +20,16 @@ from qexplore.front.arrays import FrontArrays, FurtherMetric
 _FORMAT = "qexplore-front"
 # Version 1 knew widths only: its readers took the code of a float format for a width. Version 2 names the formats.
 # Version 3 holds the scores of further metrics. Version 4 holds the uniform candidates, with what was measured of them
-# and of the float network on the report set, and why an empty front is empty.
-_VERSION = 4
+# and of the float network on the report set, and why an empty front is empty. Version 5 holds how these candidates
+# differ from each other there, and which limits they break.
+_VERSION = 5
 _FIELDS = tuple(field.name for field in fields(FrontArrays) if field.compare)  # one more needs a new version
 _SINCE = {
     **dict.fromkeys(("further", "further_scores", "report_further_scores"), 3),
     **dict.fromkeys(
         ("report_float_accuracy", "report_from_float", "uniform", "report_from_uniform", "empty_because"), 4
     ),
+    **dict.fromkeys(("report_between", "broken_limits"), 5),
 }
 # JSON has no NaN: in these fields, where NaN means "not known", null stands for it.
 _UNKNOWN_ALLOWED = (
@@ -38,6 +40,7 @@ _UNKNOWN_ALLOWED = (
     "report_further_scores",
     "report_from_float",
     "report_from_uniform",
+    "report_between",
 )
 
 

@@ -204,10 +204,12 @@ class Front(FrontArrays):
         Else, and for an `other` that holds more than these candidates, only the first counts: then the claim is on the
         set that chose the points, and `BitsSaved.on_report_set` is False.
 
-        Points of `other` that do not meet this front's `min_accuracy` on the search set, or that `other` itself beats
-        on the set where the claim is stated, are no baseline: leaving one for the next uniform width is no merit of a
-        search. `cost` names the cost,
-        the first one when None; the others do not count.
+        No baseline are points of `other` that miss `min_accuracy` or a further minimum on the search set, that break a
+        limit (`broken_limits`), that `other` itself beats on the set where the claim is stated, and those that a
+        cheaper one replaces, because it is not significantly worse there by the same interval (`report_between`;
+        without one by the scores): leaving them for the next uniform width is no merit of a search. For the same
+        reason no point saves anything against uniform candidates that is uniform itself, or that a cheaper one of
+        them beats. `cost` names the cost, the first one when None; the others do not count.
 
         Raises:
             FrontError: one of the fronts lacks the cost, the two hold different metrics, or there is no `other` and

@@ -111,6 +111,9 @@ def _savings(front: Front) -> list[str]:
     labels = dict(zip(map(tuple, front.uniform.num_bits.tolist()), uniform_labels(front.uniform.num_bits), strict=True))
     told = [(one, labels[one.other_point.num_bits]) for one in front.bits_saved()]
     lines = [f"  {_saving(front, one)} against {label}" for one, label in told if label != OFF]
+    if front.uniform.broken_limits is not None:
+        broken = zip(uniform_labels(front.uniform.num_bits), front.uniform.broken_limits.tolist(), strict=True)
+        lines += [f"  not compared: {label} breaks the limit {name}" for label, name in broken if name]
     cost = front.cost_names[0].replace("_", " ")
     return [f"{cost} saved against uniform widths, {claim_words(front)}:{'' if lines else ' nothing'}", *lines]
 

@@ -36,6 +36,7 @@ class UniformRecord:
 
     `shown` is False where it scores too far below the rest, costs so much less or more than the front that this would
     be pressed into a corner, or is off: its score is that of the float network.
+    One that breaks limits, named in `broken_limits`, is not shown either.
     `costs` are all its costs in the order of the front. `is_format` says that a float format stands somewhere in it.
     """
 
@@ -45,6 +46,13 @@ class UniformRecord:
     interval: Interval | None
     shown: bool
     is_format: bool
+    broken_limits: str = ""
+
+    @property
+    def text(self) -> str:
+        """Of the legend, where it is not shown."""
+        broken = f" breaks the limit {self.broken_limits}" if self.broken_limits else ""
+        return f"{self.label} {score_text(self.accuracy)}{broken}"
 
 
 def drawable_front(owner: str, source: Exploration | Front) -> Front:
@@ -143,6 +151,7 @@ def _uniform_records(uniform: Front, front: Front, low: float, high: float) -> t
     gains = uniform.gain(low), uniform.gain(high)
     worst = uniform.gain(min(gains) - _UNIFORM_REACH * (high - low))
     points = by_cost(uniform, cost_names[0])
+    broken = [""] * len(uniform) if uniform.broken_limits is None else uniform.broken_limits.tolist()
     return tuple(
         UniformRecord(
             label=label,
@@ -150,9 +159,11 @@ def _uniform_records(uniform: Front, front: Front, low: float, high: float) -> t
             accuracy=point.accuracy,
             interval=point.interval,
             shown=label != OFF
+            and not broken[point.index]
             and bool(uniform.meets(point.accuracy, worst))
             and all(lower <= point.costs[name] <= upper for name, (lower, upper) in zip(cost_names, near, strict=True)),
             is_format=any(map(is_float_code, point.num_bits)),
+            broken_limits=broken[point.index],
         )
         for point, label in zip(points, uniform_labels([point.num_bits for point in points]), strict=True)
     )

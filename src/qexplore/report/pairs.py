@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qexplore.errors import ReportError
-from qexplore.front import Front, score_text
+from qexplore.front import Front
 from qexplore.report._canvas import GREY, ORANGE, new_figure, plain_legend, set_large_ticks
 from qexplore.report._fronts import (
     Interval,
@@ -168,7 +168,7 @@ def _draw_pair(panel: Axes, record: ObjectivesRecord, pair: PairRecord, colours:
 def _draw_uniform(panel: Axes, record: ObjectivesRecord, pair: PairRecord) -> None:
     if not record.uniform:
         return
-    hidden = [f"{one.label} {score_text(one.accuracy)}" for one in record.uniform if not one.shown]
+    hidden = [one.text for one in record.uniform if not one.shown]
     label = "uniform widths and formats" if any(one.is_format for one in record.uniform) else "uniform widths"
     # Blanks within an item are not to be broken when the legend is wrapped.
     label += f" (not shown: {', '.join(one.replace(' ', NBSP) for one in hidden)})" if hidden else ""

@@ -199,7 +199,7 @@ def _draw_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
     if not record.uniform:
         return
     shown = [one for one in record.uniform if one.shown]
-    hidden = [f"{one.label} {score_text(one.accuracy)}" for one in record.uniform if not one.shown]
+    hidden = [one.text for one in record.uniform if not one.shown]
     note = f" (not shown: {', '.join(hidden)})" if hidden else ""
     # Formats of one width cost the same, so a line through them would go up and down.
     for is_format, marker, line, label in ((False, "s", 1, "uniform widths"), (True, "^", 0, "uniform formats")):

@@ -283,7 +283,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def points_of(self, evaluations: Sequence[Evaluation]) -> Front:
         """All complete ``evaluations`` in the given order, dominated and infeasible ones too."""
-        return Front(**self._front_fields(evaluations))
+        fields = self._front_fields(evaluations)
+        return Front(**fields, broken_limits=self.limits.broken(fields["num_bits"]))
 
     def _front_fields(self, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
         complete = [evaluation for evaluation in evaluations if evaluation.is_complete]
