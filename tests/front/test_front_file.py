@@ -255,6 +255,17 @@ def test_front_written_by_the_third_version_loads():
     assert_same(Front.load(ASSETS / "front-v3.json"), with_further())
 
 
+def test_front_written_by_the_fourth_version_loads(tmp_path):
+    front = reported()
+    front.save(tmp_path / "front.json")
+    content = json.loads((tmp_path / "front.json").read_text())
+    for known in (content, content["uniform"]):
+        del known["report_between"], known["broken_limits"]
+    (tmp_path / "old.json").write_text(json.dumps(content | {"version": 4}))
+
+    assert_same(Front.load(tmp_path / "old.json"), front)
+
+
 def test_further_scores_come_back_from_a_file(tmp_path):
     for front in (with_further(), with_further(report_further_scores=None), a_front(further=FURTHER)):
         front.save(tmp_path / "front.json")

@@ -43,10 +43,10 @@ class CostLimits:
         """Which of ``candidates``, shape ``[N, L]``, keep to all limits."""
         return np.asarray((self.excess(candidates) <= 0).all(axis=1))
 
-    def broken(self, candidates: Candidates) -> list[str]:
+    def broken(self, candidates: Candidates) -> NDArray[np.str_]:
         """The names of the limits that each of ``candidates`` breaks, joined by "and"; empty where it keeps all."""
         names = np.array([cost.name for cost in self.costs])
-        return [" and ".join(names[row > 0]) for row in self.excess(candidates)]
+        return np.array([" and ".join(names[row > 0]) for row in self.excess(candidates)], dtype=np.str_)
 
     @property
     def by_name(self) -> dict[str, float]:
