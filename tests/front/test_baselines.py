@@ -112,7 +112,7 @@ def test_savings_are_not_claimed_against_a_uniform_width_that_breaks_a_limit(tmp
     assert [bool(name) for name in found.uniform.broken_limits] == (bits > 14).tolist()
     assert set(found.uniform.broken_limits) == {"", "total_bits"}
     assert all(one.other_point.total_bits <= 14 for one in found.front.bits_saved())
-    assert "not compared: 8 bit breaks the limit total_bits" in str(found.front)
+    assert "not compared: 5 bit, 6 bit, 7 bit, 8 bit (breaks the limit total_bits)" in str(found.front)
     found.front.save(tmp_path / "front.json")
     loaded = qx.Front.load(tmp_path / "front.json")
     assert str(loaded) == str(found.front)

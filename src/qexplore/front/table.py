@@ -111,11 +111,18 @@ def _savings(front: Front) -> list[str]:
     labels = dict(zip(map(tuple, front.uniform.num_bits.tolist()), uniform_labels(front.uniform.num_bits), strict=True))
     told = [(one, labels[one.other_point.num_bits]) for one in front.bits_saved()]
     lines = [f"  {_saving(front, one)} against {label}" for one, label in told if label != OFF]
-    if front.uniform.broken_limits is not None:
-        broken = zip(uniform_labels(front.uniform.num_bits), front.uniform.broken_limits.tolist(), strict=True)
-        lines += [f"  not compared: {label} breaks the limit {name}" for label, name in broken if name]
     cost = front.cost_names[0].replace("_", " ")
-    return [f"{cost} saved against uniform widths, {claim_words(front)}:{'' if lines else ' nothing'}", *lines]
+    head = f"{cost} saved against uniform widths, {claim_words(front)}:{'' if lines else ' nothing'}"
+    return [head, *lines, *_beyond_limits(front.uniform)]
+
+
+def _beyond_limits(uniform: Front) -> list[str]:
+    """Which uniform candidates break which limit: nothing is claimed against these."""
+    broken: dict[str, list[str]] = {}
+    if uniform.broken_limits is not None:
+        for label, name in zip(uniform_labels(uniform.num_bits), uniform.broken_limits.tolist(), strict=True):
+            broken.setdefault(name, []).append(label)
+    return [f"  not compared: {', '.join(known)} (breaks the limit {name})" for name, known in broken.items() if name]
 
 
 def _saving(front: Front, one: BitsSaved) -> str:

@@ -21,7 +21,8 @@ def require_reachable(problem: LayerwiseQuantizationProblem) -> None:
 
     Raises:
         EvaluationError: the widest candidate cannot be evaluated.
-        ProblemError: says what is reached, and which point alone costs most.
+        ProblemError: says what is reached, and which point alone costs most; of a float network that misses the minima
+            only that.
     """
     widest = next(problem.measure(problem.space.widest))
     if not widest.is_complete:
@@ -33,11 +34,15 @@ def require_reachable(problem: LayerwiseQuantizationProblem) -> None:
     ):
         side = "above" if problem.metric.better == "higher" else "below"
         choice = f"{int(problem.space.widest.max())} bits" if problem.space.has_widths else "the dearest choices"
-        raised = "" if misses(problem.float_accuracy) > 0 else " or raise num_bits_upper_limit"
+        head = f"min_accuracy ({problem.min_accuracy:g}) is {side} what can be reached:"
+        floats = f"{problem.float_accuracy:.4f}"
+        if misses(problem.float_accuracy) > 0:  # no width is to blame
+            raise ProblemError(
+                f"{head} the float network itself has {problem.metric.name} {floats}. Relax min_accuracy"
+            )
         raise ProblemError(
-            f"min_accuracy ({problem.min_accuracy:g}) is {side} what can be reached: the widest candidate "
-            f"({choice}) has {problem.metric.name} {widest.score:.4f}, the float network "
-            f"{problem.float_accuracy:.4f}. {_culprit(problem)}Relax min_accuracy{raised}"
+            f"{head} the widest candidate ({choice}) has {problem.metric.name} {widest.score:.4f}, the float network "
+            f"{floats}. {_culprit(problem)}Relax min_accuracy or raise num_bits_upper_limit"
         )
     problem.further.require_met(widest.candidate, widest.further)
 
