@@ -130,6 +130,7 @@ class TestEvaluator:
         scores = evaluator.scores_on_subset(np.array([*SOME, SOME[0]]), qx.top1_accuracy, 64)
         assert scores.shape == (len(SOME) + 1, 64)
         assert scores[0].tolist() == scores[-1].tolist()
+        assert scores.shape[1] == evaluator.subset_size(64)
         alone = [evaluator.scores_on_subset(np.array([row]), qx.top1_accuracy, 64)[0].tolist() for row in SOME]
         assert scores[:-1].tolist() == alone
         whole = evaluator.scores_on_subset(np.array(SOME), qx.top1_accuracy, 400)

@@ -85,6 +85,117 @@ def test_points_whose_width_changes_nothing_get_their_narrowest():
     assert (found.front.num_bits[:, 1::2] == 2).all()
 
 
+class Branching(nn.Module):
+    """Cannot be traced: what it does hangs on values, or on the number of samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(*[module for _ in range(3) for module in (nn.Linear(8, 8), nn.ReLU())])
+        self.only = None
+
+    def forward(self, x, mask):
+        if mask.sum() > 0:
+            x = x * mask
+        if self.only and len(x) != self.only:
+            raise RuntimeError(f"takes {self.only} samples")
+        return self.layers(x)
+
+
+def branching_problem(sizes=(40,), only=None, engine="auto", hold_bytes=None, odd=False):
+    torch.manual_seed(0)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part, self.head = Branching(), nn.Linear(8, 4)
+
+        def forward(self, x, mask, shift=0.0):
+            return self.head(self.part(x + shift, mask))
+
+    network = Network().eval().requires_grad_(False)
+    data = []
+    for size in sizes:
+        inputs = torch.randn(size, 8), torch.ones(size, 8).bool(), *([torch.tensor(1.0)] if odd else [])
+        data.append((inputs, network(*inputs).argmax(1)))
+    model = qx.QuantizedModel(network, predicates.by_type(nn.ReLU), predicates.weighted)
+    model.calibrate(data)
+    network.part.only = only
+    return qx.LayerwiseQuantizationProblem(
+        model, data, num_bits_lower_limit=2, num_bits_upper_limit=8, engine=engine, hold_bytes=hold_bytes
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sizes": (10,) * 4},
+        {"sizes": (7, 13, 20)},
+        {"odd": True},  # a number among the inputs: nobody cuts such batches
+        {"odd": True, "engine": "direct", "sizes": (30, 5, 5)},
+        {"only": 40},
+        {"only": 10, "sizes": (10,) * 4},
+        {"engine": "direct"},
+        {"engine": "direct", "hold_bytes": 0, "sizes": (30, 5, 5)},
+        {"hold_bytes": 0, "sizes": (20, 20)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("algorithm", ["nsga2", "greedy"])
+def test_passes_are_kept_to_whatever_batches_are_run_whole(options, algorithm, monkeypatch):
+    problem = branching_problem(**options)
+    ran = []
+    asked = problem.scores_on_subset
+
+    def watched(candidates, *arguments, **keywords):
+        scores = asked(candidates, *arguments, **keywords)
+        ran.append(scores.size / problem.num_samples)
+        return scores
+
+    monkeypatch.setattr(problem, "scores_on_subset", watched)
+    for budget in (12, 30):
+        ran.clear()
+        found = qx.explore(problem, max_evaluations=budget, seed=1, algorithm=algorithm, progress=False)
+        assert sum(ran) <= (budget - 7) / 2
+        assert found.num_passes <= budget
+        assert found.num_evaluations >= 7
+        assert bool(ran) or "left out" in str(found)
+
+
+def test_a_batch_that_is_too_dear_whole_is_cut_and_one_that_is_not_stays_whole():
+    problem = branching_problem()
+    total = sum(map(len, problem.space.choices))
+    assert problem.evaluator.subset_size(8) == 40 and problem.direct.subset_size(8) == 8
+    table, passes = quick_table(problem, total * 8 / 40)
+    assert (table.num_samples, table.lacking, passes) == (8, None, pytest.approx(total * 8 / 40))
+    table, passes = quick_table(problem, total)
+    assert (table.num_samples, table.lacking, passes) == (40, None, total)
+
+
+@pytest.mark.parametrize(
+    "options", [{"odd": True}, {"odd": True, "sizes": (10,) * 4}, {"odd": True, "sizes": (3,) * 9}]
+)
+def test_the_budget_that_is_named_has_the_whole_table_of_whole_batches(options):
+    short = qx.explore(branching_problem(**options), max_evaluations=12, seed=1, progress=False)
+    enough = int(short.left_out.split("max_evaluations=")[1].split()[0])
+    for budget, has_it in ((enough - 1, False), (enough, True)):
+        found = qx.explore(branching_problem(**options), max_evaluations=budget, seed=1, progress=False)
+        assert (found.left_out == "") == has_it
+
+
+def test_a_part_of_a_batch_that_takes_as_long_as_a_pass_is_in_the_table_by_its_time(monkeypatch):
+    problem, now = branching_problem(engine="direct"), [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    network = problem.model.model
+    network.register_forward_hook(lambda *_: now.__setitem__(0, now[0] + 1.0))
+    start, limit = now[0], 60.0
+    found = qx.explore(problem, max_seconds=limit, max_evaluations=500, seed=1, progress=False)
+    assert found.stopped_by == "max_seconds"
+    assert found.history[-1].seconds <= limit + 1
+    assert now[0] - start <= limit + 3
+    assert "max_seconds have it" in found.left_out and "max_evaluations" not in found.left_out
+
+
 class Clock:
     """A clock that goes on by a second for each time that a metric is asked, and stands still otherwise."""
 

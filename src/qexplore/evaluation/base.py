@@ -93,6 +93,13 @@ class Evaluator(Protocol):
         """
         ...
 
+    def subset_size(self, num_samples: int) -> int:
+        """How many samples `scores_on_subset` runs, at most, when asked for so many.
+
+        More than asked for where batches are taken whole.
+        """
+        ...
+
     @property
     def description(self) -> str:
         """How candidates are evaluated."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 import warnings
@@ -19,7 +20,7 @@ from qexplore.errors import DataError, EvaluationError, MetricError, ModelError,
 from qexplore.evaluation.base import Evaluation, Told, untold
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
 from qexplore.evaluation.clipping import Clipping, ClippingWatch
-from qexplore.evaluation.samples import Batch, Samples
+from qexplore.evaluation.samples import Batch, Samples, drawn_whole
 from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary, warn_of_unshifted
 from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric
 from qexplore.model import (
@@ -70,6 +71,7 @@ class DirectEvaluator:
         self.metric: Metric | WholeSetMetric = metric
         self._loader = loader
         self._placement = Placement.of(model.model)
+        self._batch_sizes: list[int] = []
         self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
         self.float_evaluation: Evaluation
         self.not_passed: tuple[str, ...] = ()
@@ -120,8 +122,7 @@ class DirectEvaluator:
                 raises.
             MetricError: see `qexplore.evaluation.scoring.batch_scores`.
         """
-        if self.data is None:
-            raise EvaluationError(f"the metric '{self.metric.name}' reads the set itself, so no part of it can be run")
+        self._require_samples()
         try:
             chosen = [(batch.inputs, batch.target) for batch in self._part_at_random(num_samples)]
             off = [0] * len(self.model.points)
@@ -141,14 +142,43 @@ class DirectEvaluator:
             raise EvaluationError(f"the network could not be run on a part of the set: {error}") from error
         return torch.stack(rows).cpu().numpy() if rows else np.zeros((0, 0), dtype=np.float32)
 
+    def subset_size(self, num_samples: int) -> int:
+        """As `Evaluator.subset_size`.
+
+        Raises:
+            EvaluationError: the evaluator's metric is one of a whole set.
+        """
+        self._require_samples()
+        if self._cuts:
+            return min(num_samples, self.float_evaluation.num_samples)
+        return sum(self._batch_sizes[place] for place in self._drawn(num_samples))
+
+    def _require_samples(self) -> EvaluationSet:
+        if self.data is None:
+            raise EvaluationError(f"the metric '{self.metric.name}' reads the set itself, so no part of it can be run")
+        return self.data
+
+    @functools.cached_property
+    def _cuts(self) -> bool:
+        """Whether a part of the set is cut out of its batches."""
+        data = self._require_samples()
+        return data.is_held and Samples(list(data), self.float_evaluation.num_samples).can_be_cut
+
+    def _drawn(self, num_samples: int) -> Sequence[int]:
+        """Places of the whole batches that are taken for ``num_samples``."""
+        if self._require_samples().is_held:
+            return [int(place) for place in drawn_whole(self._batch_sizes, num_samples)]
+        # A set that is read anew in each pass is not held here either: batches from its beginning will do.
+        per_batch = max(1, self.float_evaluation.num_samples // len(self._batch_sizes))
+        return range(min(-(-num_samples // per_batch), len(self._batch_sizes)))
+
     def _part_at_random(self, num_samples: int) -> list[Batch]:
         assert self.data is not None
         if self.data.is_held:
             return Samples(list(self.data), self.float_evaluation.num_samples).part_at_random(num_samples)
-        # A set that is read anew in each pass is not held here either: batches from its beginning will do.
-        per_batch = max(1, self.float_evaluation.num_samples // len(self.data))
-        batches = itertools.islice(self.data, -(-num_samples // per_batch))
-        return [Batch(inputs, target, np.arange(per_batch)) for inputs, target in batches]
+        sizes = [self._batch_sizes[place] for place in self._drawn(num_samples)]
+        batches = zip(itertools.islice(self.data, len(sizes)), sizes, strict=True)
+        return [Batch(inputs, target, np.arange(size)) for (inputs, target), size in batches]
 
     def _output(self, candidate: Sequence[int], inputs: Any) -> Any:
         with self._settled(candidate):
@@ -236,6 +266,7 @@ class DirectEvaluator:
             parts.append(batch_scores(metric, output, inputs, target))
         if self._changes_inputs is None:
             self._changes_inputs = changed
+            self._batch_sizes = [len(part) for part in parts]
         scores: Scores = torch.cat(parts).cpu().numpy()
         return scores
 

@@ -150,6 +150,10 @@ class Engine:
         finally:
             engine.close()
 
+    def subset_size(self, num_samples: int) -> int:
+        """How many samples `on_subset` runs, at most, when asked for ``num_samples``."""
+        return self._samples.part_size(num_samples)
+
     def _against_float(self, subset: Samples) -> Samples:
         """``subset`` with the float network's outputs as targets, as many as fit into a quarter of the budget."""
         off, pairs, count, size = [0] * self.network.num_points, [], 0, 0

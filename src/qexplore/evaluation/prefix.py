@@ -137,6 +137,11 @@ class PrefixEvaluator:
                 pass  # whatever it is, the direct evaluator says it better, or can do without it
         return self.direct.scores_on_subset(candidates, metric, num_samples, against_float=against_float, told=told)
 
+    def subset_size(self, num_samples: int) -> int:
+        """As `Evaluator.subset_size`: whole batches of the loader where the engine keeps them."""
+        engine, _ = self._ready(())
+        return (engine or self.direct).subset_size(num_samples)
+
     def _chunk(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
         """Answers to ``rows``, in their order."""
         # Whoever got the last chunk may have changed the network.

@@ -90,10 +90,16 @@ class Samples:
         """
         if self._together is None:
             given = self._as_given()
-            needed = 1 + int(np.searchsorted(np.cumsum([len(batch) for batch in given]), count))
-            return [given[place] for place in _drawn(min(needed, len(given)), len(given))]
+            return [given[place] for place in drawn_whole([len(batch) for batch in given], count)]
         samples = _drawn(min(count, self._num_samples), self._num_samples)
         return [Batch(*self._taken(samples), samples)]
+
+    def part_size(self, count: int) -> int:
+        """How many samples `part_at_random` gives when asked for ``count``."""
+        if self._together is not None:
+            return min(count, self._num_samples)
+        sizes = self._sizes
+        return sum(sizes[place] for place in drawn_whole(sizes, count))
 
     def _taken(self, samples: NDArray[np.int64]) -> tuple[Any, Any]:
         """Inputs and target of these places in the set as the loader gave it."""
@@ -102,15 +108,26 @@ class Samples:
         taken: tuple[Any, Any] = map_tensors(lambda tensor: tensor[rows.to(tensor.device)], self._together)
         return taken
 
-    def _as_given(self) -> list[Batch]:
-        sizes = [_size(batch) for batch in self._batches]
-        if None in sizes or sum(map(int, sizes)) != self._num_samples:  # type: ignore[arg-type]
+    @property
+    def _sizes(self) -> list[int]:
+        sizes = [size for size in map(_size, self._batches) if size is not None]
+        if len(sizes) < len(self._batches) or sum(sizes) != self._num_samples:
             raise ValueError("the samples of a batch cannot be counted")
+        return sizes
+
+    def _as_given(self) -> list[Batch]:
+        sizes = self._sizes
         ends = np.cumsum(np.array(sizes, dtype=np.int64))
         return [
             Batch(inputs, target, np.arange(end - size, end))
             for (inputs, target), size, end in zip(self._batches, sizes, ends.tolist(), strict=True)
         ]
+
+
+def drawn_whole(sizes: Sequence[int], count: int) -> NDArray[np.int64]:
+    """Places of the whole batches that are drawn for about ``count`` samples."""
+    needed = 1 + int(np.searchsorted(np.cumsum(sizes), count))
+    return _drawn(min(needed, len(sizes)), len(sizes))
 
 
 def _drawn(count: int, among: int) -> NDArray[np.int64]:

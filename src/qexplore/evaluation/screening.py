@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore.evaluation.base import Evaluator
 from qexplore.metrics import Metric, Scores, WholeSetMetric
 
 _LEAST_SET = 8192
 _SHARE = 32
+_MOST_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -21,20 +23,27 @@ class Screen:
     Attributes:
         num_samples: size of the part.
         error: probability that a candidate is rejected wrongly, at most.
+        num_run: samples that an evaluator runs for it, more where it takes batches whole.
     """
 
     num_samples: int
     error: float = 1e-3
+    num_run: int = 0
 
     @classmethod
-    def of(cls, metric: Metric | WholeSetMetric, num_samples: int) -> Screen | None:
+    def of(cls, metric: Metric | WholeSetMetric, num_samples: int, evaluator: Evaluator | None = None) -> Screen | None:
         """The screen for a set of ``num_samples``: a thirty-second of 8,192 samples or more. None where none is of use.
 
-        Small sets say too little in parts, and without limits on a sample's score there is no bound.
+        Small sets say too little in parts, and without limits on a sample's score there is no bound. Where the batches
+        that ``evaluator`` takes whole make up more than a quarter of the set, a look at them costs more than it saves.
         """
         is_mean = isinstance(metric, Metric) and metric.is_mean and metric.fit is None
         bounded = is_mean and all(map(math.isfinite, metric.range))
-        return cls(num_samples // _SHARE) if bounded and num_samples >= _LEAST_SET else None
+        if not bounded or num_samples < _LEAST_SET:
+            return None
+        part = num_samples // _SHARE
+        num_run = part if evaluator is None else evaluator.subset_size(part)
+        return cls(part, num_run=num_run) if num_run <= num_samples // _MOST_SHARE else None
 
     def bounds(self, scores: Scores, metric: Metric, num_samples: int) -> NDArray[np.float64]:
         """What the scores of whole sets of ``num_samples`` do not beat, but for the chance ``error``: shape ``[N]``.

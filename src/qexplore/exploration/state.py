@@ -52,10 +52,10 @@ class Run:
         self._settings = settings
         self._races = settings.racing and not settings.is_plain
         self._screens = settings.screening and self._races
-        screen = Screen.of(problem.metric, problem.num_samples) if self._screens else None
+        screen = Screen.of(problem.metric, problem.num_samples, problem.evaluator) if self._screens else None
         budget.most_for_one = 1.0 + len(problem.further)
         if screen is not None:
-            budget.most_for_one += screen.num_samples / problem.num_samples
+            budget.most_for_one += screen.num_run / problem.num_samples
         self._budget = budget
         self._goal = goal
         self._callbacks = tuple(callbacks)
@@ -139,6 +139,7 @@ class Run:
             initial=initial,
             goal=self._goal,
             allowance=self._allowed_for_a_table,
+            seconds=lambda: _TABLE_SHARE * max(0.0, self._budget.seconds_left),
             progress=self._progress,
         )
         thought = 0.0
@@ -168,8 +169,10 @@ class Run:
         """What the table left out, and the budget that would have it."""
         if lacking is None or self.left_out:
             return self.left_out
-        if lacking.num_passes is None or not math.isfinite(self._budget.num_left):
+        if lacking.num_passes is None:
             return lacking.text
+        if lacking.num_passes <= _TABLE_SHARE * self._budget.num_left:
+            return f"{lacking.text}: more max_seconds have it"
         budget = math.ceil(self._budget.num_passes + lacking.num_passes / _TABLE_SHARE)
         return f"{lacking.text}: max_evaluations={budget} has it"
 

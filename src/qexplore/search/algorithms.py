@@ -95,6 +95,7 @@ class Generations:
         initial: candidates to begin with besides, shape ``[N, L]``; of no use to plain algorithms.
         goal: what the guided algorithms work for; None is the whole front.
         allowance: says, when asked, how many passes over the search set a sensitivity table may cost.
+        seconds: says likewise how many seconds it may take.
         progress: show the bar of that table; None on a terminal, and elsewhere a line every half minute.
     """
 
@@ -108,6 +109,7 @@ class Generations:
         initial: Candidates | None = None,
         goal: Goal | None = None,
         allowance: Allowance = lambda: math.inf,
+        seconds: Allowance = lambda: math.inf,
         progress: bool | None = False,
     ) -> None:
         self._problem = problem
@@ -119,9 +121,9 @@ class Generations:
         if settings.is_plain:
             self._proposer = _plain(problem, settings, self._known)
         elif settings.algorithm == "greedy":
-            self._proposer = Ladder(problem, first_population(problem.space, initial), allowance, progress)
+            self._proposer = Ladder(problem, first_population(problem.space, initial), allowance, progress, seconds)
         else:
-            guide = Guide(problem, settings.seed, goal or WholeFront(), reference_point, allowance, progress)
+            guide = Guide(problem, settings.seed, goal or WholeFront(), reference_point, allowance, progress, seconds)
             self._proposer = _guided(problem, settings, guide, initial, self._known)
 
     @property

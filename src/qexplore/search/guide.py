@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
@@ -47,6 +48,7 @@ class Guide:
         reference_point: (score, each cost) that hypervolumes are measured against.
         allowance: passes over the search set that a sensitivity table may cost, asked when it is taken.
         progress: show its bar; None on a terminal, and elsewhere a line every half minute.
+        seconds: that the table may take, asked likewise.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class Guide:
         reference_point: tuple[float, ...],
         allowance: Allowance,
         progress: bool | None = False,
+        seconds: Allowance = lambda: math.inf,
     ) -> None:
         self._problem = problem
-        self._allowance, self._progress = allowance, progress
+        self._allowance, self._progress, self._seconds = allowance, progress, seconds
         self._goal = goal
         self._rng = stream(seed, "offspring")
         self._archive = Archive(problem)
@@ -128,7 +131,7 @@ class Guide:
 
     @functools.cached_property
     def _table(self) -> SensitivityTable:
-        table, self.num_passes = quick_table(self._problem, self._allowance(), self._progress)
+        table, self.num_passes = quick_table(self._problem, self._allowance(), self._progress, self._seconds())
         self.lacking = table.lacking
         return table
 

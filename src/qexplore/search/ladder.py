@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -32,6 +33,7 @@ class Ladder:
         first: candidates to be measured before the ladder, shape ``[N, L]``.
         allowance: passes over the search set that the table may cost, asked when it is taken.
         progress: show its bar; None on a terminal, and elsewhere a line every half minute.
+        seconds: that the table may take, asked likewise.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class Ladder:
         first: Candidates,
         allowance: Callable[[], float],
         progress: bool | None = False,
+        seconds: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._problem = problem
-        self._allowance, self._progress = allowance, progress
+        self._allowance, self._progress, self._seconds = allowance, progress, seconds
         self._way = self._down(first)
         self._misses = 0
         self.num_passes = 0.0
@@ -59,7 +62,7 @@ class Ladder:
 
     def _down(self, first: Candidates) -> Iterator[Candidates]:
         yield first
-        table, self.num_passes = quick_table(self._problem, self._allowance(), self._progress)
+        table, self.num_passes = quick_table(self._problem, self._allowance(), self._progress, self._seconds())
         self.lacking = table.lacking
         left = rungs(table.values, self._problem)
         while len(left) and self._misses < _MISSES:

@@ -81,7 +81,7 @@ class Memory:
         # What is known now stays known to this call: a callback between two answers may make the problem forget.
         known = {key: self._known[key] for key in keys if self._knows(key, limits)}
         order = [keys.index(key) for key in dict.fromkeys(keys) if key not in known]
-        screen = Screen.of(self._metric, num_samples) if screened and limits is not None else None
+        screen = Screen.of(self._metric, num_samples, self._evaluator) if screened and limits is not None else None
         if screen is not None and limits is not None and order:
             least = [limits[keys[place]] for place in order]
             places = self._rejected(screen, wanted[order], least, num_samples).items()
@@ -99,7 +99,7 @@ class Memory:
                 answered = keys[next(left)]
                 evaluation = next(answers)
                 if screen is not None:
-                    evaluation = replace(evaluation, num_samples=evaluation.num_samples + screen.num_samples)
+                    evaluation = replace(evaluation, num_samples=evaluation.num_samples + screen.num_run)
                 known[answered] = self._finish(evaluation)
                 self._remember({answered: known[answered]}, version)
             evaluation = known[key]

@@ -243,10 +243,12 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             raise ProblemError(f"candidates must hold whole numbers, the codes of choices, got {rows.tolist()!r}")
         return self._memory.measure(rows.astype(np.int64), self.num_samples, must_beat=must_beat, screened=screened)
 
-    def scores_on_subset(self, candidates: Candidates, metric: Metric, num_samples: int, **options: Any) -> Scores:
+    def scores_on_subset(
+        self, candidates: Candidates, metric: Metric, num_samples: int, *, directly: bool = False, **options: Any
+    ) -> Scores:
         """As `qexplore.evaluation.Evaluator.scores_on_subset`; ``options`` too; nothing of it is remembered.
 
-        Choices are taken as they are, also those that a point may not have.
+        Choices are taken as they are, also those that a point may not have. ``directly`` asks the direct evaluator.
 
         Raises:
             EvaluationError: the problem's metric is one of a whole set, or the network raises.
@@ -254,7 +256,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         """
         self._forget_if_changed()
         rows = self.effective(candidates)
-        return self.evaluator.scores_on_subset(rows, metric, num_samples, **options)
+        return (self.direct if directly else self.evaluator).scores_on_subset(rows, metric, num_samples, **options)
 
     def measure_directly(self, candidates: Candidates) -> Iterator[Evaluation]:
         """Evaluations of ``candidates``, shape ``[N, L]``, by the direct evaluators, further metrics included.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,11 +19,12 @@ from qexplore._progress import Progress
 from qexplore._table import csv_table, text_table
 from qexplore.cost import one_by_one
 from qexplore.errors import EvaluationError, MetricError, ProblemError, first_line
-from qexplore.evaluation import Told
+from qexplore.evaluation import Evaluator, Told
 from qexplore.front import by_stored_bits, write_text
 from qexplore.metrics import Metric, as_metric, kl_divergence, loss, mean_squared_divergence, noise_to_signal
 from qexplore.model import Candidates
 from qexplore.search.choices import parsed_choice
+from qexplore.search.pace import Pace
 from qexplore.search.problem import LayerwiseQuantizationProblem
 
 _DIVERGENCES = {"kl": (kl_divergence, "nats"), "mse": (mean_squared_divergence, ""), "sqnr": (noise_to_signal, "")}
@@ -157,11 +159,17 @@ def sensitivity(
 
 
 def _table(
-    problem: LayerwiseQuantizationProblem, metric: Any, choices: Choices, num_samples: int | None, progress: bool | None
+    problem: LayerwiseQuantizationProblem,
+    metric: Any,
+    choices: Choices,
+    num_samples: int | None,
+    progress: bool | None,
+    *,
+    directly: bool = False,
 ) -> SensitivityTable:
-    """As `sensitivity`, of some choices of each point."""
+    """As `sensitivity`, of some choices of each point; ``directly`` asks the direct evaluator for outputs."""
     if isinstance(metric, str) and metric == "auto":
-        return _automatic(problem, choices, num_samples, progress)
+        return _automatic(problem, choices, num_samples, progress, directly)
     candidates, _ = one_by_one(choices, [0] * len(choices))
     divergence, unit = (None, "") if isinstance(metric, str) and metric == "accuracy" else _divergence(metric)
     with Progress(len(candidates), description="sensitivities", unit="choice", shown=progress) as bar:
@@ -170,7 +178,9 @@ def _table(
             values, count = _losses(problem, candidates, num_samples, bar.advance)
         else:
             size = num_samples or _DEFAULT_SAMPLES
-            scores = problem.scores_on_subset(candidates, divergence, size, against_float=True, told=bar.advance)
+            scores = problem.scores_on_subset(
+                candidates, divergence, size, directly=directly, against_float=True, told=bar.advance
+            )
             name, values, count = divergence.name, scores.mean(axis=1, dtype=np.float64), scores.shape[1]
     values = np.where(np.isnan(values), np.inf, values)
     rows = np.split(values, np.cumsum([len(row) for row in choices])[:-1])
@@ -179,14 +189,18 @@ def _table(
 
 
 def _automatic(
-    problem: LayerwiseQuantizationProblem, choices: Choices, num_samples: int | None, progress: bool | None
+    problem: LayerwiseQuantizationProblem,
+    choices: Choices,
+    num_samples: int | None,
+    progress: bool | None,
+    directly: bool,
 ) -> SensitivityTable:
     if _has_classes(problem):
         try:
-            return _table(problem, "kl", choices, num_samples, progress)
+            return _table(problem, "kl", choices, num_samples, progress, directly=directly)
         except MetricError:
             pass  # class indices, but no logits
-    return _table(problem, "sqnr", choices, num_samples, progress)
+    return _table(problem, "sqnr", choices, num_samples, progress, directly=directly)
 
 
 def _losses(
@@ -218,49 +232,105 @@ def _divergence(metric: Any) -> tuple[Metric, str]:
 
 
 def quick_table(
-    problem: LayerwiseQuantizationProblem, most_passes: float = math.inf, progress: bool | None = False
+    problem: LayerwiseQuantizationProblem,
+    most_passes: float = math.inf,
+    progress: bool | None = False,
+    most_seconds: float = math.inf,
 ) -> tuple[SensitivityTable, float]:
     """A table of few samples, and the passes over the search set that it cost, ``most_passes`` at most.
 
     Of 8 samples or more where these can be afforded; else of fewer samples, then of fewer choices, the others by
     interpolation: its ``lacking`` says so. Where none can be had, all points suffer alike: a quarter of the noise power
-    at each further bit.
+    at each further bit. Samples are counted as they are run: an engine that keeps the loader's batches runs whole ones,
+    and where these are too dear the direct evaluator cuts them, if they can be cut. Under ``most_seconds`` a few
+    choices are timed first, whose passes count besides.
     """
     choices, size = problem.space.choices, problem.num_samples
     reason = "" if size else f"the metric '{problem.metric.name}' reads the set itself"
-    for most, fewest in ((None, _FEWEST_SAMPLES), *_SMALLER_TABLES) if size else ():
-        measured = tuple(_thinned(row, most) for row in choices)
-        count = _quick_count(sum(map(len, measured)), size, most_passes, fewest)
-        if not count:
+    clock, tried = _Clock(problem, most_seconds), 0.0
+    for affordable in _plans(problem, most_passes) if size else ():
+        plan = clock.kept_to(affordable)
+        tried = clock.num_samples / size
+        if plan is None:
             continue
         try:
-            table = _table(problem, "auto", measured, count, progress)
+            table = _table(problem, "auto", plan.choices, plan.num_samples, progress, directly=plan.directly)
         except (EvaluationError, MetricError) as error:
             reason = first_line(error)
+            if plan.directly and isinstance(error, EvaluationError):
+                continue  # it cannot be run on a part of a batch; fewer choices may have a whole one
             break
-        is_whole_table = fewest >= min(_FEWEST_SAMPLES, size)
-        values = tuple(map(_filled, measured, table.values, choices))
-        lacking = None if is_whole_table else _lacking(choices, size, table.num_samples, most)
-        cost = table.num_samples * sum(map(len, measured)) / size
-        return replace(table, num_bits=choices, values=values, lacking=lacking), cost
+        values = tuple(map(_filled, plan.choices, table.values, choices))
+        lacking = _lacking(problem, table.num_samples, plan.most)
+        cost = table.num_samples * sum(map(len, plan.choices)) / size
+        return replace(table, num_bits=choices, values=values, lacking=lacking), cost + tried
     if reason:
         lacking = Lacking(f"a sensitivity table, so that all points are taken to suffer alike: {reason}", None)
     else:
-        lacking = _lacking(choices, size, 0, None)
+        lacking = _lacking(problem, 0, None)
     alike = tuple(tuple((4.0 ** -stored_bits(np.array(row))).tolist()) for row in choices)
-    return SensitivityTable(tuple(problem.model.fake_quantizers), choices, alike, "none", "", 0, lacking), 0.0
+    return SensitivityTable(tuple(problem.model.fake_quantizers), choices, alike, "none", "", 0, lacking), tried
 
 
-def _quick_count(total: int, size: int, most_passes: float, fewest: int) -> int:
-    """Samples of a table of ``total`` choices on a set of ``size``; 0 where fewer than ``fewest`` can be afforded."""
-    affordable = int(most_passes * size / total) if math.isfinite(most_passes) else _MOST_SAMPLES
-    count = min(int(np.clip(_QUICK_PASSES * size // total, _FEWEST_SAMPLES, _MOST_SAMPLES)), affordable, size)
-    return count if count >= min(fewest, size) else 0
+class _Plan(NamedTuple):
+    """A table that can be afforded: which choices, of how many samples; ``most`` choices of a point, None for all."""
+
+    choices: Choices
+    most: int | None
+    num_samples: int
+    directly: bool
 
 
-def _lacking(choices: Choices, size: int, count: int, most: int | None) -> Lacking:
-    """In words that go on after "left out:"."""
-    total, least = sum(map(len, choices)), min(_FEWEST_SAMPLES, size)
+class _Clock:
+    """Holds plans to ``most_seconds`` from now on; without a limit nothing is timed, and each is kept."""
+
+    def __init__(self, problem: LayerwiseQuantizationProblem, most_seconds: float) -> None:
+        self._problem = problem
+        self._end = time.perf_counter() + most_seconds
+        self._paces: dict[bool, Pace] = {}
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that were run to learn the pace."""
+        return sum(pace.num_samples for pace in self._paces.values())
+
+    def kept_to(self, plan: _Plan) -> _Plan | None:
+        """``plan``, on no more samples than its pace is known for; None where it would take too long."""
+        if math.isinf(self._end):
+            return plan
+        candidates, _ = one_by_one(plan.choices, [0] * len(plan.choices))
+        if plan.directly not in self._paces:
+            self._paces[plan.directly] = Pace(self._problem, candidates, plan.num_samples, directly=plan.directly)
+        pace = self._paces[plan.directly]
+        is_in_time = time.perf_counter() + pace.seconds(len(candidates)) <= self._end
+        return plan._replace(num_samples=min(plan.num_samples, pace.count)) if is_in_time else None
+
+
+def _plans(problem: LayerwiseQuantizationProblem, most_passes: float) -> Iterator[_Plan]:
+    """Tables of ``most_passes`` at most, the one that says most first."""
+    for most, fewest in ((None, _FEWEST_SAMPLES), *_SMALLER_TABLES):
+        choices = tuple(_thinned(row, most) for row in problem.space.choices)
+        for evaluator in dict.fromkeys((problem.evaluator, problem.direct)):
+            count = _quick_count(evaluator, sum(map(len, choices)), problem.num_samples, most_passes, fewest)
+            if count:
+                yield _Plan(choices, most, count, evaluator is not problem.evaluator)
+
+
+def _quick_count(evaluator: Evaluator, total: int, size: int, most_passes: float, fewest: int) -> int:
+    """Samples to ask for in a table of ``total`` choices on a set of ``size``; 0 where too few can be afforded."""
+    affordable = most_passes * size / total
+    most = min(int(np.clip(_QUICK_PASSES * size // total, _FEWEST_SAMPLES, _MOST_SAMPLES)), size)
+    counts = range(int(min(most, affordable)), min(fewest, size) - 1, -1)
+    return next((count for count in counts if evaluator.subset_size(count) <= affordable), 0)
+
+
+def _lacking(problem: LayerwiseQuantizationProblem, count: int, most: int | None) -> Lacking | None:
+    """In words that go on after "left out:"; None where ``count`` samples of ``most`` choices of a point are enough."""
+    total, size = sum(map(len, problem.space.choices)), problem.num_samples
+    enough = min(_FEWEST_SAMPLES, size)
+    if count >= enough and most is None:
+        return None
+    least = min(evaluator.subset_size(enough) for evaluator in (problem.evaluator, problem.direct))
     passes = least * total / size
     whole = f"all {total} choices on {least} samples take {passes:.3g} passes"
     if not count:
