@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,3 +155,12 @@ def test_outputs_that_would_take_too_much_memory_are_taken_of_fewer_samples():
     scores = built.scores_on_subset(np.array([[4, 4, 4]]), kl_divergence, 400, against_float=True)
     assert 100 <= scores.shape[1] < 200
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(("batch", "num_run"), [(128, 256), (300, 300), (2048, 2048), (2049, None), (8192, None)])
+def test_a_screen_counts_the_whole_batches_that_are_run_and_is_none_where_they_are_much_of_the_set(batch, num_run):
+    sizes = [min(batch, 8192 - start) for start in range(0, 8192, batch)]
+    samples = Samples([(torch.zeros(size, 2), torch.zeros(size)) for size in sizes], 8192)
+    samples.keep_batches()
+    screen = Screen.of(qx.top1_accuracy, 8192, SimpleNamespace(subset_size=samples.part_size))
+    assert (screen and screen.num_run) == num_run
