@@ -238,7 +238,8 @@ def _numel(tree: Any) -> int:
     return sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
 
 
-UNCOUNTED_BY_TORCH = {"lstm", "gru", "bilinear", "encoder", "attention", "mixing", "matrix"}
+# A gate is a product of elements, which the mean behind it sums up.
+UNCOUNTED_BY_TORCH = {"lstm", "gru", "bilinear", "encoder", "attention", "mixing", "matrix", "gate"}
 
 
 def counted_macs(draft: Draft) -> float | None:
