@@ -164,8 +164,9 @@ def _is_within(value: float, low: float | None, high: float | None) -> bool:
 
 
 def _limits(low: float | None, high: float | None) -> str:
-    if low is not None and high is not None:
-        return f" in [{low:g}, {high:g}]"
+    shown = [str(limit) if isinstance(limit, int) else f"{limit:g}" for limit in (low, high) if limit is not None]
+    if len(shown) == 2:
+        return f" in [{shown[0]}, {shown[1]}]"
     if low is not None:
-        return f" of at least {low:g}"
-    return "" if high is None else f" of at most {high:g}"
+        return f" of at least {shown[0]}"
+    return "" if high is None else f" of at most {shown[0]}"

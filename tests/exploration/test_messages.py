@@ -133,7 +133,7 @@ def test_a_loss_that_is_no_function_or_lacks_its_target_is_told_so():
 
 
 def test_a_seed_below_zero_is_refused_by_its_name():
-    with pytest.raises(WorkflowError, match="seed must be an int of at least 0, got -1"):
+    with pytest.raises(WorkflowError, match=r"seed must be an int in \[0, 4294967295\], got -1"):
         Options(seed=-1)
 
 
