@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from pretended_device import CAN_BE_MADE, pretended_device
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,3 +20,12 @@ def _one_thread() -> Iterator[None]:
 def _same_weights_every_time() -> None:
     """A network that a test makes without a seed of its own is the same in every run and in any order of tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def accelerator() -> Iterator[torch.device]:
+    """A device that is not the CPU, for the time of a test."""
+    if not CAN_BE_MADE:
+        pytest.skip("this torch cannot host a device that is written in Python")
+    with pretended_device() as device:
+        yield device

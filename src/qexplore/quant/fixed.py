@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class FixedQuantizer:
     low: float = math.nan
     high: float = math.nan
     clamp: tuple[float, float] | None = None
+    _scalars: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, quantizer: TensorQuantizer, num_bits: int) -> FixedQuantizer:
@@ -80,8 +81,7 @@ class FixedQuantizer:
             return quantized.clone() if quantized is tensor else quantized
         kernel = _kernel_for(tensor)
         if kernel is None:
-            # 0-dim tensors, as upstream has them: a Python number would be taken in double precision on some paths.
-            scale, divisor = torch.tensor(self.scale), torch.tensor(self.divisor)
+            scale, divisor = self._scalars_on(tensor.device)
             total = tensor if addend is None else tensor + addend
             scaled = total.mul_(scale) if in_place or addend is not None else total * scale
             return scaled.round_().clamp_(self.low, self.high).div_(divisor)
@@ -98,6 +98,19 @@ class FixedQuantizer:
             self.divisor,
         )
         return target
+
+    def _scalars_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Scale and divisor as 0-dim tensors on ``device``, as upstream has them.
+
+        A Python number would be taken in double precision on some paths, and a GPU multiplies by the reciprocal of a
+        divisor that does not lie on it.
+        """
+        if device not in self._scalars:
+            self._scalars[device] = (
+                torch.tensor(self.scale, device=device),
+                torch.tensor(self.divisor, device=device),
+            )
+        return self._scalars[device]
 
 
 def quantize_stacked(tensor: Tensor, quantizers: Sequence[FixedQuantizer]) -> Tensor:
