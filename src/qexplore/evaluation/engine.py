@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from qexplore.evaluation.outputs import Outputs, can_be_stacked
 from qexplore.evaluation.racing import Race, SampleOrder
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.schedule import Operation, Schedule, in_order, make_schedule
+from qexplore.evaluation.scoring import batch_scores
 from qexplore.evaluation.variants import Variants
 from qexplore.evaluation.workers import Workers
 from qexplore.metrics import Metric, Scores
@@ -53,6 +54,25 @@ class Measured:
     num_samples: NDArray[np.int64]
     bounds: NDArray[np.float64]
     seconds: NDArray[np.float64]
+
+
+class Replays(Protocol):
+    """Another way to run whole candidates through a batch than step by step: work that was recorded, for one."""
+
+    def outputs(self, place: int, arguments: Sequence[Any], candidates: Candidates) -> Iterator[Any] | None:
+        """The network's output for each of ``candidates``, in their order; None where steps are to be taken.
+
+        Args:
+            place: the batch's. Another call may give other samples, or another number of them, under the same place.
+            arguments: values of the first steps for this batch.
+            candidates: shape ``[N, L]``, codes; neighbours agree on the points that are passed first.
+
+        Returns:
+            Tensors that need to hold only until the next one is asked for; they are scored before that.
+        """
+
+    def close(self) -> None:
+        """Give all memory back. `outputs` may be asked again, for batches of another size."""
 
 
 class Engine:
@@ -88,6 +108,8 @@ class Engine:
         self.workers = Workers(1 if self._device.type != "cpu" or torch.is_autocast_enabled("cpu") else _MOST_WORKERS)
         self.batch_size = self._suitable_batch_size(_LEAST_BATCHES if stops else self.workers.count)
         self._stacks_outputs = can_be_stacked(metric, network, samples)
+        self.replays: Replays | None = None
+        """Asked first, where there is one; it runs one batch at a time, in the calling thread."""
         self._cut()
         copies = self.workers.count - 1 if network.has_state else 0
         self._steps = [network.steps, *(network.another() for _ in range(copies))]
@@ -115,6 +137,8 @@ class Engine:
         if self.batch_size == 1 or not self._samples.can_be_cut:
             return False
         self.batch_size //= 2
+        if self.replays is not None:
+            self.replays.close()
         self._cut()
         return True
 
@@ -127,6 +151,8 @@ class Engine:
         """End the workers and forget what is kept."""
         self.workers.close()
         self._variants.clear()
+        if self.replays is not None:
+            self.replays.close()
 
     def on_subset(
         self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool, told: Told
@@ -230,7 +256,9 @@ class Engine:
 
         # With a single batch the workers take a share of the candidates each, equal beginnings together.
         shares = self.workers.count if len(turn) == 1 else 1
-        waiting = np.array_split(alive[in_order(self.network.steps, candidates[alive])], shares)
+        ordered = alive[in_order(self.network.steps, candidates[alive])]
+        turn = [place for place in turn if not self._replay(place, candidates, ordered, scores)]
+        waiting = np.array_split(ordered, shares)
         items: list[tuple[int, Schedule, NDArray[np.int64]]] = []
         while waiting:
             rows = waiting.pop()
@@ -242,6 +270,21 @@ class Engine:
             else:
                 items += [(place, schedule, rows) for place in turn]
         self.workers.map(functools.partial(self._run_batch, scores=scores), items)
+
+    def _replay(self, place: int, candidates: Candidates, rows: NDArray[np.int64], scores: Scores) -> bool:
+        """Run the candidates ``rows`` through a batch by `replays`; False where that cannot be had."""
+        if self.replays is None:
+            return False
+        batch = self._batches[place]
+        with torch.inference_mode():
+            outputs = self.replays.outputs(place, self._arguments[place], candidates[rows])
+            if outputs is None:
+                return False
+            for row, output in zip(rows, outputs, strict=True):
+                given = batch_scores(self._metric, output, batch.inputs, batch.target)
+                scores[row, batch.samples] = given.cpu().numpy()
+                self._told(len(batch) / len(self._samples))
+        return True
 
     def _run_batch(self, worker: int, item: tuple[int, Schedule, NDArray[np.int64]], *, scores: Scores) -> None:
         place, schedule, rows = item
