@@ -96,3 +96,11 @@ def test_bringing_numbers_to_the_cpu_is_counted(accelerator: torch.device) -> No
     assert num_transfers() == before
     assert [bool((y > 0).all()), float(y.sum()), y.cpu().tolist()] == [True, 9.0, [3.0] * 3]
     assert num_transfers() >= before + 3
+
+
+def test_views_of_plain_tensors_can_be_taken_in_inference_mode(accelerator: torch.device) -> None:
+    x = torch.arange(6.0, device=accelerator)
+    with torch.inference_mode():
+        assert torch.arange(3, device=accelerator).shape == (3,)  # made empty, and resized
+        assert (x[:3, None] * x[3:5]).tolist() == [[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]]
+        assert (x + 1)[:2, None].tolist() == [[1.0], [2.0]]

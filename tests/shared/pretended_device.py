@@ -247,13 +247,26 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             result = func(*args, **kwargs)
     else:
         result = func(*args, **kwargs)
+    for leaf in given.values():
+        if leaf.shape != leaf.held.shape:  # a target that the operation has resized, as `arange` does
+            leaf.data = PretendedTensor(leaf.held, leaf.device)
     if device is None:
         return result
 
     def back(tensor: Tensor) -> Tensor:
         return given[id(tensor)] if id(tensor) in given else PretendedTensor(tensor, device)
 
-    return pytree.tree_map_only(Tensor, back, result)
+    # A view of a plain tensor is a plain one, in inference mode too.
+    is_inference = torch.is_inference_mode_enabled() and not (
+        _gives_views(func) and any(not leaf.is_inference() for leaf in given.values())
+    )
+    with torch.inference_mode(is_inference):
+        return pytree.tree_map_only(Tensor, back, result)
+
+
+def _gives_views(func: Any) -> bool:
+    """Whether what ``func`` returns lies in its argument's memory."""
+    return any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
 
 
 def _copied(source: Tensor, target: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from qexplore.evaluation.batches import EvaluationSet, require_same_samples
 from qexplore.evaluation.clipping import Clipping, ClippingWatch
 from qexplore.evaluation.samples import Batch, Samples, drawn_whole
 from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary, warn_of_unshifted
-from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric
+from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric, known_labels
 from qexplore.model import (
     Candidates,
     Loader,
@@ -254,9 +254,14 @@ class DirectEvaluator:
 
     def _scores(self, metric: Metric) -> Scores:
         assert self.data is not None
+        # Batches that are held are those of the float pass, which has looked at their labels.
+        with known_labels() if self.data.is_held and self._changes_inputs is not None else nullcontext():
+            return self._passed(metric, self.data)
+
+    def _passed(self, metric: Metric, data: EvaluationSet) -> Scores:
         parts: list[Tensor] = []
         changed = False
-        for inputs, target in self.data:
+        for inputs, target in data:
             if self._changes_inputs is None and not parts:  # the first batch of a float pass
                 warn_of_unshifted(metric, inputs, target)
             given = inputs if self._changes_inputs is False else cloned(inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,30 +13,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qexplore._trees import num_bytes
+from qexplore._trees import cloned, num_bytes
 from qexplore.evaluation.base import Told, untold
 from qexplore.evaluation.batches import memory_to_use
+from qexplore.evaluation.cutting import (
+    Demand,
+    size_for_accelerator,
+    size_for_cores,
+    turns_for_accelerator,
+    turns_for_cores,
+)
 from qexplore.evaluation.graph import Function, Steps
 from qexplore.evaluation.network import Network
-from qexplore.evaluation.outputs import Outputs, can_be_stacked
+from qexplore.evaluation.outputs import Outputs, Scored, can_be_stacked, write
 from qexplore.evaluation.racing import Race, SampleOrder
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.schedule import Operation, Schedule, in_order, make_schedule
-from qexplore.evaluation.scoring import batch_scores
 from qexplore.evaluation.variants import Variants
 from qexplore.evaluation.workers import Workers
-from qexplore.metrics import Metric, Scores
+from qexplore.metrics import Metric, Scores, known_labels
 from qexplore.model import Candidates
 
-_CACHE_BYTES = 4 * 2**20
-"""What the largest value of a batch may take: values then stay in a core's share of the cache. One number for all
-machines, for outputs depend on the batch size."""
-_LEAST_BATCHES = 8
-"""A set is cut into so many batches at least, so that a candidate can be stopped between them."""
-_LEAST_SIZE = 8
-"""Batches of a few samples, of one above all, take other ways through torch's kernels."""
-_MANY_BATCHES = 16
-"""From so many rounds on, a round of one batch for each worker is fine enough to stop candidates between rounds."""
 _MOST_WORKERS = 8
 
 
@@ -84,6 +82,7 @@ class Engine:
         metric: per sample.
         budget_bytes: most memory for values, kept ones included; None takes a quarter of what is free.
         stops: cut the set finely enough for candidates to be stopped early.
+        has_known_labels: the metric has seen the targets before, and does not look for wrong ones again.
         told: called with parts of a candidate as they are done, by any worker.
     """
 
@@ -95,18 +94,21 @@ class Engine:
         budget_bytes: int | None = None,
         *,
         stops: bool = True,
+        has_known_labels: bool = False,
         told: Told = untold,
     ) -> None:
         self.network = network
         self._samples = samples
         self._metric = metric
         self._told = told
+        self._labels = known_labels if has_known_labels else nullcontext
         self._device = network.device
         self.budget_bytes = memory_to_use(self._device, budget_bytes)
         self._order = SampleOrder(metric, len(samples))
         self._variants = Variants(network.steps, self.budget_bytes // 2)
-        self.workers = Workers(1 if self._device.type != "cpu" or torch.is_autocast_enabled("cpu") else _MOST_WORKERS)
-        self.batch_size = self._suitable_batch_size(_LEAST_BATCHES if stops else self.workers.count)
+        self._on_cores = self._device.type == "cpu"
+        self.workers = Workers(_MOST_WORKERS if self._on_cores and not torch.is_autocast_enabled("cpu") else 1)
+        self.batch_size = self._suitable_batch_size(stops)
         self._stacks_outputs = can_be_stacked(metric, network, samples)
         self.replays: Replays | None = None
         """Asked first, where there is one; it runs one batch at a time, in the calling thread."""
@@ -115,17 +117,12 @@ class Engine:
         self._steps = [network.steps, *(network.another() for _ in range(copies))]
         self._functions = [functools.cache(functools.partial(_function, network, steps)) for steps in self._steps]
 
-    def _suitable_batch_size(self, least_batches: int) -> int:
-        """The largest power of two under three limits: the cache, the samples there are, the budget."""
+    def _suitable_batch_size(self, stops: bool) -> int:
         steps, example = self.network.steps, self.network.example_size
-        largest = max((step.nbytes for step in steps.steps), default=0) / example
-        together = make_schedule(steps, np.zeros((1, self.network.num_points), dtype=np.int64)).peak / example
-        limit = min(
-            _CACHE_BYTES / max(1.0, largest),
-            max(len(self._samples) / least_batches, _LEAST_SIZE),
-            self.budget_bytes / 2 / self.workers.count / max(1.0, together),
-        )
-        return 1 << max(0, int(limit).bit_length() - 1)
+        one = make_schedule(steps, np.zeros((1, self.network.num_points), dtype=np.int64))
+        largest = max((step.nbytes for step in steps.steps), default=0)
+        demand = Demand(len(self._samples), largest / example, one.peak / example, self.budget_bytes, stops)
+        return size_for_cores(demand, self.workers.count) if self._on_cores else size_for_accelerator(demand)
 
     def _cut(self) -> None:
         self._batches: list[Batch] = self._samples.cut(self.batch_size)
@@ -146,6 +143,11 @@ class Engine:
     def can_cut(self) -> bool:
         """Whether batches are the engine's own, and not the loader's."""
         return self._samples.can_be_cut
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches the set is cut into."""
+        return len(self._batches)
 
     def close(self) -> None:
         """End the workers and forget what is kept."""
@@ -170,7 +172,15 @@ class Engine:
         subset = Samples([(batch.inputs, batch.target) for batch in chosen], sum(map(len, chosen)))
         if against_float:
             subset = self._against_float(subset)
-        engine = Engine(self.network, subset, metric.fitted(subset.targets), self.budget_bytes, stops=False, told=told)
+        engine = Engine(
+            self.network,
+            subset,
+            metric.fitted(subset.targets),
+            self.budget_bytes,
+            stops=False,
+            has_known_labels=metric is self._metric and not against_float,
+            told=told,
+        )
         try:
             return engine.measure(candidates).scores
         finally:
@@ -222,12 +232,9 @@ class Engine:
         self._variants.expect(candidates, scale)
         race = None if must_beat is None else Race(self._metric, num_samples, must_beat)
         alive = np.arange(count)
-        places = range(len(self._batches))
-        stride = len(self._batches) if race is None else self._batches_between_stops
-        for start in places[::stride]:
-            turn = places[start : start + stride]
+        for turn in self._turns(race is not None):
             begin = time.perf_counter()
-            self._run(candidates, alive, turn, result.scores)
+            write(self._run(candidates, alive, turn), result.scores)  # waits for what was started
             result.seconds[alive] += (time.perf_counter() - begin) / max(1, len(alive))
             ran = np.concatenate([self._batches[place].samples for place in turn])
             result.num_samples[alive] += len(ran)
@@ -240,13 +247,15 @@ class Engine:
                 break
         return result
 
-    @property
-    def _batches_between_stops(self) -> int:
-        """One for each worker, but a single one where that would leave few moments to stop a candidate."""
-        return self.workers.count if len(self._batches) >= _MANY_BATCHES * self.workers.count else 1
+    def _turns(self, stops: bool) -> list[range]:
+        """Places of batches, those between two moments at which candidates can be stopped together."""
+        count = len(self._batches)
+        if not stops:
+            return [range(count)]
+        return turns_for_cores(count, self.workers.count) if self._on_cores else turns_for_accelerator(count)
 
-    def _run(self, candidates: Candidates, alive: NDArray[np.int64], turn: Sequence[int], scores: Scores) -> None:
-        """Run the batches of a turn for the candidates that are still alive; writes into ``scores``."""
+    def _run(self, candidates: Candidates, alive: NDArray[np.int64], turn: Sequence[int]) -> list[Scored]:
+        """Run the batches of a turn for the candidates that are still alive."""
         largest = max(len(self._batches[place]) for place in turn)
         limit = self.budget_bytes / 2 / self.workers.count * self.network.example_size / largest
         variants = self._variants
@@ -257,7 +266,9 @@ class Engine:
         # With a single batch the workers take a share of the candidates each, equal beginnings together.
         shares = self.workers.count if len(turn) == 1 else 1
         ordered = alive[in_order(self.network.steps, candidates[alive])]
-        turn = [place for place in turn if not self._replay(place, candidates, ordered, scores)]
+        replayed = {place: self._replay(place, candidates, ordered) for place in turn}
+        found = [scored for parts in replayed.values() for scored in parts or ()]
+        turn = [place for place, parts in replayed.items() if parts is None]
         waiting = np.array_split(ordered, shares)
         items: list[tuple[int, Schedule, NDArray[np.int64]]] = []
         while waiting:
@@ -269,30 +280,29 @@ class Engine:
                 waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
             else:
                 items += [(place, schedule, rows) for place in turn]
-        self.workers.map(functools.partial(self._run_batch, scores=scores), items)
+        return found + [scored for parts in self.workers.map(self._run_batch, items) for scored in parts]
 
-    def _replay(self, place: int, candidates: Candidates, rows: NDArray[np.int64], scores: Scores) -> bool:
-        """Run the candidates ``rows`` through a batch by `replays`; False where that cannot be had."""
+    def _replay(self, place: int, candidates: Candidates, rows: NDArray[np.int64]) -> list[Scored] | None:
+        """Run the candidates ``rows`` through a batch by `replays`; None where that cannot be had."""
         if self.replays is None:
-            return False
-        batch = self._batches[place]
-        with torch.inference_mode():
-            outputs = self.replays.outputs(place, self._arguments[place], candidates[rows])
-            if outputs is None:
-                return False
-            for row, output in zip(rows, outputs, strict=True):
-                given = batch_scores(self._metric, output, batch.inputs, batch.target)
-                scores[row, batch.samples] = given.cpu().numpy()
-                self._told(len(batch) / len(self._samples))
-        return True
+            return None
+        with torch.inference_mode(), self._labels():
+            replayed = self.replays.outputs(place, self._arguments[place], candidates[rows])
+            if replayed is None:
+                return None
+            outputs = Outputs(self._metric, self._batches[place], rows, stacks=self._stacks_outputs)
+            for index, output in enumerate(replayed):
+                outputs.add(cloned(output), [index])
+                self._told(len(self._batches[place]) / len(self._samples))
+            return outputs.scored()
 
-    def _run_batch(self, worker: int, item: tuple[int, Schedule, NDArray[np.int64]], *, scores: Scores) -> None:
+    def _run_batch(self, worker: int, item: tuple[int, Schedule, NDArray[np.int64]]) -> list[Scored]:
         place, schedule, rows = item
         batch = self._batches[place]
         function = self._functions[min(worker, len(self._functions) - 1)]
         slots: list[Any] = [*self._arguments[place], *[None] * schedule.num_slots]
-        outputs = Outputs(self._metric, batch, rows, scores, stacks=self._stacks_outputs)
-        with torch.inference_mode():
+        outputs = Outputs(self._metric, batch, rows, stacks=self._stacks_outputs)
+        with torch.inference_mode(), self._labels():
             for operation in schedule.operations:
                 self.workers.check()
                 self._run_operation(operation, slots, place, function)
@@ -301,7 +311,7 @@ class Engine:
                     self._told(len(operation.rows) * len(batch) / len(self._samples))
                 for slot in operation.last_reads:
                     slots[slot] = None
-            outputs.flush()
+            return outputs.scored()
 
     def _run_operation(
         self, operation: Operation, slots: list[Any], place: int, function: Callable[..., Function]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,56 +41,83 @@ def can_be_stacked(metric: Metric, network: Network, samples: Samples) -> bool:
         return False  # an output or a target of another form, or a metric that wants its batch as it is
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Scores of some candidates for one batch, where they were computed.
+
+    Attributes:
+        rows: the candidates' places among those of the call.
+        samples: the samples' places in the set.
+        scores: shape ``[len(rows) * len(samples)]``, one candidate after the other.
+    """
+
+    rows: NDArray[np.int64]
+    samples: NDArray[np.int64]
+    scores: Tensor
+
+
+def write(parts: Sequence[Scored], scores: Scores) -> None:
+    """Put ``parts`` into ``scores``, shape ``[N, num_samples]``: brought to the CPU together, waiting once."""
+    if not parts:
+        return
+    values = torch.cat([part.scores for part in parts]).cpu().numpy()
+    ends = np.cumsum([len(part.scores) for part in parts])
+    for part, chunk in zip(parts, np.split(values, ends[:-1]), strict=True):
+        scores[np.ix_(part.rows, part.samples)] = chunk.reshape(len(part.rows), -1)
+
+
 class Outputs:
-    """Takes outputs as they come and writes scores.
+    """Takes outputs as they come and scores them, without waiting for an accelerator.
 
     Args:
         metric: per sample.
         batch: what the outputs belong to.
-        rows: places in ``scores`` of the candidates of a schedule.
-        scores: shape ``[N, num_samples]``; written into.
+        rows: places of a schedule's candidates among those of the call.
         stacks: score several outputs together.
     """
 
-    def __init__(self, metric: Metric, batch: Batch, rows: NDArray[np.int64], scores: Scores, *, stacks: bool) -> None:
+    def __init__(self, metric: Metric, batch: Batch, rows: NDArray[np.int64], *, stacks: bool) -> None:
         self._metric = metric
         self._batch = batch
         self._rows = rows
-        self._scores = scores
         self._most = _MOST_TOGETHER if stacks else 1
         self._waiting: list[Tensor] = []
         self._places: list[int] = []
         self._targets: dict[int, Any] = {}
+        self._scored: list[Scored] = []
 
     def add(self, output: Any, places: Sequence[int]) -> None:
         """Take the output of the candidates ``places``: one for all of them, or theirs one after the other."""
         if self._most == 1 or not isinstance(output, Tensor):
             count = len(output) // len(self._batch) if isinstance(output, Tensor) and output.dim() else 1
-            self._write_apart(output, places, stacked=count == len(places) > 1)
+            self._score_apart(output, places, stacked=count == len(places) > 1)
             return
         if output.shape[0] == len(self._batch) and len(places) > 1:
             output = torch.cat([output] * len(places))
         self._waiting.append(output)
         self._places += places
         if len(self._places) >= self._most or len(self._places) * output.nbytes > _MOST_BYTES * len(places):
-            self.flush()
+            self._score_waiting()
 
-    def _write_apart(self, output: Any, places: Sequence[int], *, stacked: bool) -> None:
+    def scored(self) -> list[Scored]:
+        """The scores of all outputs that were taken."""
+        self._score_waiting()
+        return self._scored
+
+    def _score_apart(self, output: Any, places: Sequence[int], *, stacked: bool) -> None:
         parts = output.split(len(self._batch)) if stacked else [output] * len(places)
         for place, part in zip(places, parts, strict=True):
-            scores = batch_scores(self._metric, part, self._batch.inputs, self._batch.target)
-            self._scores[self._rows[place], self._batch.samples] = scores.cpu().numpy()
+            self._take(batch_scores(self._metric, part, self._batch.inputs, self._batch.target), [place])
 
-    def flush(self) -> None:
-        """Score what is waiting."""
+    def _score_waiting(self) -> None:
         if not self._waiting:
             return
-        count = len(self._places)
         outputs = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
-        scores = batch_scores(self._metric, outputs, None, self._repeated_target(count))
-        parts = scores.cpu().numpy().reshape(count, len(self._batch))
-        self._scores[np.ix_(self._rows[self._places], self._batch.samples)] = parts
+        self._take(batch_scores(self._metric, outputs, None, self._repeated_target(len(self._places))), self._places)
         self._waiting, self._places = [], []
+
+    def _take(self, scores: Tensor, places: Sequence[int]) -> None:
+        self._scored.append(Scored(self._rows[places], self._batch.samples, scores))
 
     def _repeated_target(self, count: int) -> Any:
         if count not in self._targets:

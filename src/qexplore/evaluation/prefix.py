@@ -76,6 +76,8 @@ class PrefixEvaluator:
         parts = [f"{len(network.steps.steps) - network.steps.num_inputs} steps", f"batches of {engine.batch_size}"]
         if not engine.can_cut:
             parts[1] = "the loader's batches"
+        elif engine.num_batches == 1:
+            parts[1] = "all samples in one batch, so that none is left when a candidate could be stopped"
         if network.num_folded:
             parts.append(f"{network.num_folded} BatchNorm folded")
         parts += [f"{engine.workers.count} workers"] if engine.workers.count > 1 else []
@@ -239,7 +241,8 @@ class PrefixEvaluator:
             raise CaptureError("the evaluation set is too large to be held in memory")
         samples = Samples(list(data), self.direct.float_evaluation.num_samples)
         network = Network(self._model, samples)
-        return Engine(network, samples, self._metric, self._budget_bytes)
+        # The direct evaluator's float pass has looked at every label.
+        return Engine(network, samples, self._metric, self._budget_bytes, has_known_labels=True)
 
 
 def _fits(engine: Engine, row: Candidate) -> bool:

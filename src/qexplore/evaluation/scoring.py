@@ -37,7 +37,8 @@ def batch_scores(metric: Metric, output: Any, inputs: Any, target: Any) -> Tenso
     scores = apply_metric(metric, output, target)
     sizes = [tensor.shape[0] for tensor in tensors_of((inputs, target)) if tensor.dim()]
     if isinstance(scores, Tensor) and scores.dim() == 1 and (not sizes or scores.shape[0] in sizes):
-        return scores.detach().float()
+        # A copy in any case: a view would hold on to outputs, or change with memory that is written into again.
+        return scores.detach().to(torch.float32, copy=True)
     got = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
     raise MetricError(
         f"the metric '{metric.name}' must return one score per sample, shape [{sizes[0] if sizes else 'B'}], got "

@@ -4,6 +4,7 @@ from qexplore.metrics.base import NOT_COUNTED, Metric, Scores, WholeSetMetric, a
 from qexplore.metrics.divergences import Noise, kl_divergence, mean_squared_divergence, noise_to_signal
 from qexplore.metrics.scores import (
     IGNORED_TOKEN,
+    known_labels,
     metric_named,
     negative_log_likelihood,
     over_labels,

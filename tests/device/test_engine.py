@@ -1,0 +1,134 @@
+"""The engine on an accelerator: it waits for the device once a turn, and its batches suit the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pretended_device import num_transfers
+from problems import search_loader, tiny_model
+
+import qexplore as qx
+from qexplore.errors import MetricError
+from qexplore.evaluation import PrefixEvaluator
+from qexplore.evaluation.engine import Engine
+
+SOME = np.random.default_rng(0).integers(2, 9, size=(24, 3))
+
+
+def direct_on(device: Any, metric: Any = qx.top1_accuracy) -> qx.DirectEvaluator:
+    model = tiny_model()
+    model.to(device)
+    return qx.DirectEvaluator(model, search_loader(), metric)
+
+
+def evaluator_on(device: Any, metric: Any = qx.top1_accuracy, **options: Any) -> PrefixEvaluator:
+    return PrefixEvaluator(direct_on(device, metric), required=True, **options)
+
+
+def engine_of(evaluator: PrefixEvaluator) -> Engine:
+    """The engine, with the ranges of all widths at hand: each is looked at once in its life."""
+    engine = evaluator._engine
+    assert engine is not None
+    for row in SOME:
+        engine.network.quantizers(row)
+    return engine
+
+
+@pytest.fixture
+def few_bytes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Batches of 50 and more moments to stop: as for a network whose values are large."""
+    monkeypatch.setattr("qexplore.evaluation.cutting._WORTH_A_LAUNCH", 1)
+    return
+
+
+METRICS = [qx.top1_accuracy, qx.negative_log_likelihood, qx.topk_accuracy(2)]
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_call_waits_for_the_device_once_however_many_candidates_and_batches_there_are(
+    accelerator: torch.device, few_bytes: None, metric: qx.Metric
+) -> None:
+    engine = engine_of(evaluator_on(accelerator, metric))
+    assert engine.num_batches == 8
+    for rows in (SOME, SOME[:5], SOME[:1]):
+        before = num_transfers()
+        engine.measure(rows)
+        assert num_transfers() - before == 1
+
+
+def test_candidates_that_may_be_stopped_are_waited_for_once_a_turn(accelerator: torch.device, few_bytes: None) -> None:
+    engine = engine_of(evaluator_on(accelerator))
+    before = num_transfers()
+    result = engine.measure(SOME, np.full(len(SOME), -1.0))
+    assert result.num_samples.tolist() == [400] * len(SOME)
+    assert num_transfers() - before == 4  # after 1, 2, 4 and 8 batches
+    before = num_transfers()
+    result = engine.measure(SOME, np.full(len(SOME), 1.0))
+    assert set(result.num_samples.tolist()) == {50}
+    assert num_transfers() - before == 1
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("limits", [None, np.full(len(SOME), 0.6)], ids=["to the end", "stopping"])
+def test_scores_and_stops_are_those_of_the_cpu(
+    accelerator: torch.device, few_bytes: None, metric: qx.Metric, limits: Any
+) -> None:
+    engine, plain = engine_of(evaluator_on(accelerator, metric)), direct_on("cpu", metric)
+    result = engine.measure(SOME, limits if metric.higher_is_better or limits is None else limits * 2)
+    expected = [next(plain.evaluate(row[None])).scores for row in SOME]
+    for row, scores in enumerate(result.scores):
+        ran = ~np.isnan(scores)
+        assert ran.sum() == result.num_samples[row]
+        np.testing.assert_allclose(scores[ran], np.asarray(expected[row])[ran], atol=1e-5)
+
+
+def test_a_network_of_small_values_takes_the_whole_set_at_once(accelerator: torch.device) -> None:
+    evaluator = evaluator_on(accelerator)
+    assert engine_of(evaluator).num_batches == 1
+    assert "all samples in one batch, so that none is left" in evaluator.description
+    assert "batches of 32" in evaluator_on("cpu").description
+
+
+def test_memory_that_is_asked_for_holds_for_batches_of_an_accelerator(accelerator: torch.device) -> None:
+    evaluator = evaluator_on(accelerator, budget_bytes=2**15)
+    assert engine_of(evaluator).batch_size < 32
+    expected = [(each.state, each.score) for each in evaluator_on("cpu").evaluate(SOME)]
+    assert [(each.state, each.score) for each in evaluator.evaluate(SOME)] == expected
+
+
+def test_a_device_without_memory_left_has_its_batches_halved(
+    accelerator: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [each.score for each in evaluator_on("cpu").evaluate(SOME)]
+    evaluator, run = evaluator_on(accelerator), Engine._run_batch
+
+    def limited(self: Engine, worker: int, item: Any) -> Any:
+        if len(self._batches[item[0]]) > 60:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(self, worker, item)
+
+    monkeypatch.setattr(Engine, "_run_batch", limited)
+    assert [each.score for each in evaluator.evaluate(SOME)] == expected
+    assert "batches of 50" in evaluator.description
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_the_direct_evaluator_waits_once_for_what_no_quantizer_asks(
+    accelerator: torch.device, metric: qx.Metric
+) -> None:
+    direct = direct_on(accelerator, metric)
+    before = num_transfers()
+    assert next(direct.evaluate(np.zeros((1, 3), dtype=int))).state == "complete"
+    assert num_transfers() - before == 1
+
+
+def test_labels_that_are_no_classes_are_still_refused_there(accelerator: torch.device) -> None:
+    model = tiny_model()
+    model.to(accelerator)
+    loader = [(x, y + 1) for x, y in search_loader()]
+    with pytest.raises(MetricError, match="labels from 0 to 9"):
+        qx.DirectEvaluator(model, loader, qx.top1_accuracy)
