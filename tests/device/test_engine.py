@@ -10,8 +10,10 @@ import pytest
 import torch
 from pretended_device import num_transfers
 from problems import search_loader, tiny_model
+from torch import nn
 
 import qexplore as qx
+from qexplore import predicates
 from qexplore.errors import MetricError
 from qexplore.evaluation import PrefixEvaluator
 from qexplore.evaluation.engine import Engine
@@ -33,7 +35,7 @@ def engine_of(evaluator: PrefixEvaluator) -> Engine:
     """The engine, with the ranges of all widths at hand: each is looked at once in its life."""
     engine = evaluator._engine
     assert engine is not None
-    for row in SOME:
+    for row in SOME[:, : engine.network.num_points]:
         engine.network.quantizers(row)
     return engine
 
@@ -132,3 +134,22 @@ def test_labels_that_are_no_classes_are_still_refused_there(accelerator: torch.d
     loader = [(x, y + 1) for x, y in search_loader()]
     with pytest.raises(MetricError, match="labels from 0 to 9"):
         qx.DirectEvaluator(model, loader, qx.top1_accuracy)
+
+
+@pytest.mark.parametrize("off", [[], [0]])
+def test_all_choices_of_the_last_quantizer_go_through_what_is_behind_it_together(
+    accelerator: torch.device, off: list[int]
+) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Identity(), nn.Softmax(dim=1)).eval()
+    rows = np.array([[width] for width in [*off, 2, 3, 5, 8, *off]])
+    scores = []
+    for device in (torch.device("cpu"), accelerator):
+        model = qx.QuantizedActivationsModel(network.to(device), predicates.by_type(nn.Identity), quantize_input=False)
+        model.calibrate(search_loader())
+        direct = qx.DirectEvaluator(model, search_loader(), qx.negative_log_likelihood)
+        evaluator = PrefixEvaluator(direct, required=True)
+        assert engine_of(evaluator).network.steps.tail
+        scores.append([each.score for each in evaluator.evaluate(rows)])
+        assert scores[-1] == pytest.approx([each.score for each in direct.evaluate(rows)], rel=1e-6)
+        model.detach()
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from pytorch_quantization.tensor_quant import QuantDescriptor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qexplore.errors import NumBitsError
 from qexplore.quant import FixedQuantizer, TensorQuantizer, fixed, quantize_stacked
@@ -99,6 +100,62 @@ def test_many_widths_of_one_tensor_stand_one_after_the_other():
     assert same(quantize_stacked(tensor, settled), expected)
     turned = numbers((20, 6)).t()
     assert same(quantize_stacked(turned, settled), torch.cat([one(turned) for one in settled]))
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "turned": lambda x: x.transpose(1, 3),
+    "flat": lambda x: x.flatten(1),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("clamp", [None, (0.0, 6.0)])
+def test_stacked_ones_give_the_bits_and_the_layout_of_single_ones_on_any_device(accelerator, layout, clamp):
+    built = quantizer(amax=0.9)
+    settled = [FixedQuantizer.of(built, num_bits) for num_bits in (2, 3, 5, 8)]
+    settled = settled if clamp is None else [one.behind_clamp(*clamp) for one in settled]
+    for device in ("cpu", accelerator):
+        tensor = LAYOUTS[layout](numbers().to(device))
+        expected = torch.cat([one(tensor) for one in settled])
+        stacked = quantize_stacked(tensor, settled)
+        assert stacked.stride() == expected.stride() and stacked.device == tensor.device
+        numbers_of = [one.cpu().nan_to_num(7.7).view(torch.int32) for one in (stacked, expected)]
+        assert torch.equal(*numbers_of)
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that compute or copy numbers; views do neither."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        is_view = any(one.alias_info and not one.alias_info.is_write for one in func._schema.returns)
+        self.count += not is_view and "empty" not in func.__name__
+        return func(*args, **(kwargs or {}))
+
+
+def test_more_widths_of_one_tensor_take_no_more_launches_on_a_device(accelerator):
+    settled = [FixedQuantizer.of(quantizer(), num_bits) for num_bits in range(2, 9)]
+    tensor = numbers().to(accelerator)
+    counts = []
+    for some in (settled, settled[:2], settled):  # the first brings the numbers there
+        with Launches() as launches:
+            quantize_stacked(tensor, some)
+        counts.append(launches.count)
+    assert counts[1] == counts[2] == 5
+
+
+def test_numbers_behind_other_limits_are_not_mistaken_for_these(accelerator):
+    whole, x = FixedQuantizer.of(quantizer(), 4), torch.tensor([-9.0, 9.0], device=accelerator)
+    settled = [whole, whole.behind_clamp(0.0, 6.0), whole.behind_clamp(0.0, 1.0)]
+    expected = [-1.7 * 8 / 7, 1.7, 0.0, 1.7, 0.0, 1.7 * 4 / 7]
+    assert [number for one in settled for number in one(x).tolist()] == pytest.approx(expected)
+    assert quantize_stacked(x, settled).tolist() == pytest.approx(expected)
+    assert whole.behind_clamp(0.0, 6.0) is settled[1]
 
 
 def test_a_range_of_nothing_gives_zeros():

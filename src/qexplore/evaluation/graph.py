@@ -94,9 +94,11 @@ class Step:
         """What each of ``k`` quantizers makes of one tensor ``[B, ...]``, one after the other: ``[k * B, ...]``."""
         tensor = self.function(values)
         present = [quantizer for quantizer in settled if quantizer is not None]
+        stacked = quantize_stacked(tensor, present) if present else tensor[:0]
         if len(present) == len(settled):
-            return quantize_stacked(tensor, present)
-        return torch.cat([self._quantize(tensor, quantizer) for quantizer in settled])
+            return stacked
+        parts, off = iter(stacked.split(len(tensor))), self._quantize(tensor, None)
+        return torch.cat([off if quantizer is None else next(parts) for quantizer in settled])
 
     def _quantize(self, value: Any, quantizer: FixedQuantizer | None, in_place: bool = False) -> Any:
         if not isinstance(value, Tensor):

@@ -32,7 +32,8 @@ class FixedQuantizer:
     low: float = math.nan
     high: float = math.nan
     clamp: tuple[float, float] | None = None
-    _scalars: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _on: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _behind: dict[tuple[float, float], FixedQuantizer] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, quantizer: TensorQuantizer, num_bits: int) -> FixedQuantizer:
@@ -66,10 +67,16 @@ class FixedQuantizer:
         Multiplying and rounding never change the order of two numbers, so clamping first, and clamping to the rounded
         limits afterwards, give the same.
         """
+        if (low, high) not in self._behind:
+            self._behind[low, high] = self._made_behind(low, high)
+        return self._behind[low, high]
+
+    def _made_behind(self, low: float, high: float) -> FixedQuantizer:
+        made = replace(self, clamp=(low, high), _on={}, _behind={})
         if not self.is_plain:
-            return replace(self, clamp=(low, high))
+            return made
         lowest, highest = np.rint(np.array([low, high], dtype=np.float32) * np.float32(self.scale)).tolist()
-        return replace(self, low=max(self.low, lowest), high=min(self.high, highest), clamp=(low, high))
+        return replace(made, low=max(self.low, lowest), high=min(self.high, highest))
 
     def __call__(self, tensor: Tensor, addend: Tensor | None = None, *, in_place: bool = False) -> Tensor:
         """Quantize ``tensor``, or its sum with ``addend``, into new memory, or with ``in_place`` into ``tensor``."""
@@ -81,7 +88,7 @@ class FixedQuantizer:
             return quantized.clone() if quantized is tensor else quantized
         kernel = _kernel_for(tensor)
         if kernel is None:
-            scale, divisor = self._scalars_on(tensor.device)
+            _, scale, divisor = self._numbers_on(tensor.device)
             total = tensor if addend is None else tensor + addend
             scaled = total.mul_(scale) if in_place or addend is not None else total * scale
             return scaled.round_().clamp_(self.low, self.high).div_(divisor)
@@ -99,31 +106,48 @@ class FixedQuantizer:
         )
         return target
 
-    def _scalars_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Scale and divisor as 0-dim tensors on ``device``, as upstream has them.
+    def parameters_on(self, device: torch.device) -> Tensor:
+        """``[scale, divisor, low, high]`` in float32, shape ``[4]``, brought to ``device`` once."""
+        return self._numbers_on(device)[0]
+
+    def _numbers_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """`parameters_on`, and 0-dim scale and divisor in it, which are read from there as upstream's are.
 
         A Python number would be taken in double precision on some paths, and a GPU multiplies by the reciprocal of a
         divisor that does not lie on it.
         """
-        if device not in self._scalars:
-            self._scalars[device] = (
-                torch.tensor(self.scale, device=device),
-                torch.tensor(self.divisor, device=device),
-            )
-        return self._scalars[device]
+        if device not in self._on:
+            numbers = [self.scale, self.divisor, self.low, self.high]
+            together = torch.tensor(numbers, dtype=torch.float32, device=device)
+            self._on[device] = together, together[0], together[1]
+        return self._on[device]
 
 
 def quantize_stacked(tensor: Tensor, quantizers: Sequence[FixedQuantizer]) -> Tensor:
     """What each of ``k`` quantizers makes of ``tensor``, shape ``[B, ...]``, one after the other: ``[k * B, ...]``."""
-    kernel = _kernel_for(tensor)
+    layout = _layout(tensor)
     plain = all(quantizer.is_plain for quantizer in quantizers) and tensor.dtype == torch.float32
-    if kernel is None or not plain or not tensor.is_contiguous():
+    if not plain or layout is None:
         return torch.cat([quantizer(tensor) for quantizer in quantizers])
-    target = tensor.new_empty((len(quantizers) * tensor.shape[0], *tensor.shape[1:]))
+    shape = len(quantizers) * tensor.shape[0], *tensor.shape[1:]
+    target = torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout)
+    kernel = _kernel_for(tensor)
+    if kernel is None:
+        return _stacked_passes(tensor, quantizers, target)
     source, place, count = tensor.data_ptr(), target.data_ptr(), tensor.numel()
     for quantizer in quantizers:
         kernel(source, 0, place, count, quantizer.scale, quantizer.low, quantizer.high, quantizer.divisor)
         place += count * _FLOAT_BYTES
+    return target
+
+
+def _stacked_passes(tensor: Tensor, quantizers: Sequence[FixedQuantizer], target: Tensor) -> Tensor:
+    """Each of torch's passes once for all quantizers; what differs between them is data."""
+    rows = torch.stack([quantizer.parameters_on(tensor.device) for quantizer in quantizers])
+    scale, divisor, low, high = rows.view(len(quantizers), 4, *[1] * tensor.dim()).unbind(1)
+    together = target.view(len(quantizers), *tensor.shape)
+    torch.mul(tensor, scale, out=together).round_()
+    torch.clamp(together, low, high, out=together).div_(divisor)
     return target
 
 
@@ -132,20 +156,23 @@ _FLOAT_BYTES = 4
 
 def _kernel_for(tensor: Tensor) -> Kernel | None:
     """The kernel, where it is at hand and takes tensors laid out like this one."""
-    is_plain = tensor.is_cpu and not tensor.is_neg() and (tensor.is_contiguous() or _is_channels_last(tensor))
-    if not is_plain:
+    if not tensor.is_cpu or tensor.is_neg() or _layout(tensor) is None:
         return None
     return fused_kernel()
+
+
+def _layout(tensor: Tensor) -> torch.memory_format | None:
+    """How ``tensor`` fills its memory, sample after sample; None where it does not."""
+    if tensor.is_contiguous():
+        return torch.contiguous_format
+    is_channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_channels_last else None
 
 
 def _alike(tensor: Tensor, addend: Tensor) -> bool:
     """Whether two tensors can be added number by number as they lie in memory."""
     same = tensor.dtype == addend.dtype and tensor.shape == addend.shape and tensor.stride() == addend.stride()
     return same and tensor.device == addend.device and not addend.is_neg()
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _is_plain(quantizer: TensorQuantizer) -> bool:
