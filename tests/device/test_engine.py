@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,20 +103,23 @@ def test_memory_that_is_asked_for_holds_for_batches_of_an_accelerator(accelerato
     assert [(each.state, each.score) for each in evaluator.evaluate(SOME)] == expected
 
 
-def test_a_device_without_memory_left_has_its_batches_halved(
+def test_a_device_without_memory_left_has_its_batches_halved_and_nothing_of_the_attempt_is_held(
     accelerator: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [each.score for each in evaluator_on("cpu").evaluate(SOME)]
-    evaluator, run = evaluator_on(accelerator), Engine._run_batch
+    evaluator, run, held = evaluator_on(accelerator), Engine._run_batch, []
 
     def limited(self: Engine, worker: int, item: Any) -> Any:
+        assert all(reference() is None for reference in held)
         if len(self._batches[item[0]]) > 60:
+            value = torch.ones(100, device=accelerator)
+            held.append(weakref.ref(value))
             raise torch.OutOfMemoryError("out of memory")
         return run(self, worker, item)
 
     monkeypatch.setattr(Engine, "_run_batch", limited)
     assert [each.score for each in evaluator.evaluate(SOME)] == expected
-    assert "batches of 50" in evaluator.description
+    assert len(held) == 3 and "batches of 50" in evaluator.description
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)

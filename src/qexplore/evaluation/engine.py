@@ -256,6 +256,13 @@ class Engine:
 
     def _run(self, candidates: Candidates, alive: NDArray[np.int64], turn: Sequence[int]) -> list[Scored]:
         """Run the batches of a turn for the candidates that are still alive."""
+        ordered = alive[in_order(self.network.steps, candidates[alive])]
+        replayed = {place: self._replay(place, candidates, ordered) for place in turn}
+        found = [scored for parts in replayed.values() for scored in parts or ()]
+        left = [place for place, parts in replayed.items() if parts is None]
+        return found + (self._run_in_steps(candidates, ordered, left) if left else [])
+
+    def _run_in_steps(self, candidates: Candidates, rows: NDArray[np.int64], turn: Sequence[int]) -> list[Scored]:
         largest = max(len(self._batches[place]) for place in turn)
         limit = self.budget_bytes / 2 / self.workers.count * self.network.example_size / largest
         variants = self._variants
@@ -264,12 +271,7 @@ class Engine:
             return all(variants.has(place, key) for place in turn)
 
         # With a single batch the workers take a share of the candidates each, equal beginnings together.
-        shares = self.workers.count if len(turn) == 1 else 1
-        ordered = alive[in_order(self.network.steps, candidates[alive])]
-        replayed = {place: self._replay(place, candidates, ordered) for place in turn}
-        found = [scored for parts in replayed.values() for scored in parts or ()]
-        turn = [place for place, parts in replayed.items() if parts is None]
-        waiting = np.array_split(ordered, shares)
+        waiting = np.array_split(rows, self.workers.count if len(turn) == 1 else 1)
         items: list[tuple[int, Schedule, NDArray[np.int64]]] = []
         while waiting:
             rows = waiting.pop()
@@ -280,7 +282,7 @@ class Engine:
                 waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
             else:
                 items += [(place, schedule, rows) for place in turn]
-        return found + [scored for parts in self.workers.map(self._run_batch, items) for scored in parts]
+        return [scored for parts in self.workers.map(self._run_batch, items) for scored in parts]
 
     def _replay(self, place: int, candidates: Candidates, rows: NDArray[np.int64]) -> list[Scored] | None:
         """Run the candidates ``rows`` through a batch by `replays`; None where that cannot be had."""

@@ -168,14 +168,15 @@ class PrefixEvaluator:
         try:
             with self._lock, isolated(engine.network.device):
                 result = engine.measure(np.array(rows, dtype=np.int64), limits)
-        except torch.OutOfMemoryError:
-            with self._lock:
-                is_smaller = engine.halve_batches()
-            return self._measured(engine, rows, limits) if is_smaller else self._apart(engine, rows, limits)
-        except Exception:
-            return self._apart(engine, rows, limits)
-        self._seconds = (time.perf_counter() - start) / len(rows)
-        return [self._evaluation(engine, row, result, index, limits) for index, row in enumerate(rows)]
+        except Exception as error:
+            is_full = isinstance(error, torch.OutOfMemoryError)
+        else:
+            self._seconds = (time.perf_counter() - start) / len(rows)
+            return [self._evaluation(engine, row, result, index, limits) for index, row in enumerate(rows)]
+        # Only out here is the error gone, with all values that its frames hold.
+        with self._lock:
+            is_smaller = is_full and engine.halve_batches()
+        return (self._measured if is_smaller else self._apart)(engine, rows, limits)
 
     def _apart(self, engine: Engine, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
         """Go on in two halves, until the candidate that raises is alone."""
