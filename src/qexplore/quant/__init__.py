@@ -1,5 +1,6 @@
 """Quantizer arithmetic: grids of a choice, ranges found on data, and the quantizer that puts tensors on the grids."""
 
+from qexplore.quant.by_data import QuantizerByData, row_of
 from qexplore.quant.calibrators import (
     CALIBRATORS,
     COMPARED,

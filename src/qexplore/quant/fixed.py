@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qexplore._choices import FloatFormat, choice_of
+from qexplore.quant.device_kernel import ROW, device_kernel
 from qexplore.quant.kernel import Kernel, fused_kernel
 from qexplore.quant.lifting import LEAST_PLAIN
 from qexplore.quant.tensor_quantizer import TensorQuantizer
@@ -88,7 +89,10 @@ class FixedQuantizer:
             return quantized.clone() if quantized is tensor else quantized
         kernel = _kernel_for(tensor)
         if kernel is None:
-            _, scale, divisor = self._numbers_on(tensor.device)
+            row, scale, divisor = self._numbers_on(tensor.device)
+            fused = fused_on_device(tensor, addend, row, in_place=in_place)
+            if fused is not None:
+                return fused
             total = tensor if addend is None else tensor + addend
             scaled = total.mul_(scale) if in_place or addend is not None else total * scale
             return scaled.round_().clamp_(self.low, self.high).div_(divisor)
@@ -107,7 +111,7 @@ class FixedQuantizer:
         return target
 
     def parameters_on(self, device: torch.device) -> Tensor:
-        """``[scale, divisor, low, high]`` in float32, shape ``[4]``, brought to ``device`` once."""
+        """``[scale, divisor, low, high, 1]`` in float32, shape ``[5]``, brought to ``device`` once."""
         return self._numbers_on(device)[0]
 
     def _numbers_on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,7 +121,7 @@ class FixedQuantizer:
         divisor that does not lie on it.
         """
         if device not in self._on:
-            numbers = [self.scale, self.divisor, self.low, self.high]
+            numbers = [self.scale, self.divisor, self.low, self.high, 1.0]
             together = torch.tensor(numbers, dtype=torch.float32, device=device)
             self._on[device] = together, together[0], together[1]
         return self._on[device]
@@ -144,10 +148,29 @@ def quantize_stacked(tensor: Tensor, quantizers: Sequence[FixedQuantizer]) -> Te
 def _stacked_passes(tensor: Tensor, quantizers: Sequence[FixedQuantizer], target: Tensor) -> Tensor:
     """Each of torch's passes once for all quantizers; what differs between them is data."""
     rows = torch.stack([quantizer.parameters_on(tensor.device) for quantizer in quantizers])
-    scale, divisor, low, high = rows.view(len(quantizers), 4, *[1] * tensor.dim()).unbind(1)
+    kernel = device_kernel(tensor.device)
+    if kernel is not None:
+        kernel(tensor, None, target, rows)
+        return target
+    scale, divisor, low, high, _ = rows.view(len(quantizers), ROW, *[1] * tensor.dim()).unbind(1)
     together = target.view(len(quantizers), *tensor.shape)
     torch.mul(tensor, scale, out=together).round_()
     torch.clamp(together, low, high, out=together).div_(divisor)
+    return target
+
+
+def fused_on_device(tensor: Tensor, addend: Tensor | None, row: Tensor, *, in_place: bool) -> Tensor | None:
+    """What the row's quantizer makes of a float32 ``tensor``, or its sum, in one launch; None where that is not had."""
+    kernel = None if tensor.is_cpu else device_kernel(tensor.device)
+    if (
+        kernel is None
+        or tensor.is_neg()
+        or _layout(tensor) is None
+        or (addend is not None and not _alike(tensor, addend))
+    ):
+        return None
+    target = tensor if in_place else torch.empty_like(tensor)
+    kernel(tensor, addend, target, row)
     return target
 
 

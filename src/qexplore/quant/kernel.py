@@ -89,24 +89,44 @@ def _compiled(command: Sequence[str]) -> Kernel | None:
 
 
 def _agrees_with_torch(kernel: Kernel) -> bool:
-    """Compare on half-way values, NaN, infinities, both zeros, subnormals and random numbers."""
+    def run(x: Tensor, addend: Tensor | None, numbers: Sequence[float]) -> Tensor:
+        got, (scale, divisor, low, high) = torch.empty_like(x), numbers
+        kernel(
+            x.data_ptr(),
+            0 if addend is None else addend.data_ptr(),
+            got.data_ptr(),
+            x.numel(),
+            scale,
+            low,
+            high,
+            divisor,
+        )
+        return got
+
+    return agrees_with_torch(run, torch.device("cpu"))
+
+
+def agrees_with_torch(run: Callable[[Tensor, Tensor | None, Sequence[float]], Tensor], device: torch.device) -> bool:
+    """Whether a kernel gives the bits of torch's passes.
+
+    Compared on half-way values, NaN, infinities, both zeros, subnormals and random numbers.
+
+    Args:
+        run: gives what the kernel makes of a tensor, or of its sum with another, with ``[scale, divisor, low, high]``.
+        device: where the tensors are to lie.
+    """
     ramp = torch.arange(-40.0, 40.5, 0.25)
     special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-42, -1e-42, 3e38, -3e38])
     drawn = torch.randn(4001, generator=torch.Generator().manual_seed(0)) * 3
-    x = torch.cat([ramp, special, drawn])
-    addend = x.flip(0)
-    for scale in (1.0, 127 / 2.7182817, 1 / 3.0, 0.0):
-        factor, divisor = torch.tensor(scale), torch.tensor(scale or 1.0)
-        expected = x.mul(factor).round_().clamp_(-8, 7).div_(divisor)
-        got = torch.empty_like(x)
-        settings = (x.numel(), float(factor), -8.0, 7.0, float(divisor))
-        kernel(x.data_ptr(), 0, got.data_ptr(), *settings)
-        if not _same(expected, got):
-            return False
-        expected = (x + addend).mul(factor).round_().clamp_(-8, 7).div_(divisor)
-        kernel(x.data_ptr(), addend.data_ptr(), got.data_ptr(), *settings)
-        if not _same(expected, got):
-            return False
+    x = torch.cat([ramp, special, drawn]).to(device)
+    for addend in (None, x.flip(0)):
+        total = x if addend is None else x + addend
+        for scale in (1.0, 127 / 2.7182817, 1 / 3.0, 0.0):
+            factor = torch.tensor(scale, device=device)
+            divisor = torch.tensor(scale or 1.0, device=device)
+            expected = total.mul(factor).round_().clamp_(-8, 7).div_(divisor)
+            if not _same(expected, run(x, addend, [float(factor), float(divisor), -8.0, 7.0])):
+                return False
     return True
 
 
