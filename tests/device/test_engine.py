@@ -103,6 +103,18 @@ def test_memory_that_is_asked_for_holds_for_batches_of_an_accelerator(accelerato
     assert [(each.state, each.score) for each in evaluator.evaluate(SOME)] == expected
 
 
+@pytest.mark.parametrize(("free", "reserved"), [(2**30, 0), (2**16, 0), (0, 2**16)])
+def test_batches_follow_from_what_is_free_on_the_device(
+    accelerator: torch.device, monkeypatch: pytest.MonkeyPatch, free: int, reserved: int
+) -> None:
+    direct = direct_on(accelerator)
+    monkeypatch.setattr(torch.pretended, "free_bytes", free)  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch.pretended, "reserved_bytes", reserved)  # type: ignore[attr-defined]
+    engine = engine_of(PrefixEvaluator(direct, required=True))
+    assert engine.budget_bytes == (free + reserved) // 4
+    assert (engine.num_batches == 1) is (free == 2**30)
+
+
 def test_a_device_without_memory_left_has_its_batches_halved_and_nothing_of_the_attempt_is_held(
     accelerator: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ class _Module:
 
     def __init__(self) -> None:
         self._current = 0
+        self.free_bytes, self.reserved_bytes = 2**30, 0
         self._states = [torch.Generator().manual_seed(10 + index).get_state() for index in range(2)]
 
     def is_initialized(self) -> bool:
@@ -139,7 +140,13 @@ class _Module:
         pass
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
-        return 2**30, 2**31
+        return self.free_bytes, 2**31
+
+    def memory_reserved(self, device: Any = None) -> int:
+        return self.reserved_bytes
+
+    def memory_allocated(self, device: Any = None) -> int:
+        return 0
 
     def manual_seed(self, seed: int) -> None:
         self._states[self._current] = torch.Generator().manual_seed(seed).get_state()

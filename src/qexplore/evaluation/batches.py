@@ -20,9 +20,17 @@ _SHARE_OF_FREE_MEMORY = 4
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes free on ``device``; a cautious guess where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    """Bytes free on ``device``; the machine's where the device does not say, a cautious guess where neither does.
+
+    What torch holds there without using it is free to us.
+    """
+    if device.type != "cpu":
+        try:
+            module = torch.get_device_module(device)
+            unused = module.memory_reserved(device) - module.memory_allocated(device)
+            return int(module.mem_get_info(device)[0]) + int(unused)
+        except (AttributeError, RuntimeError):
+            pass  # a device that shares the machine's memory, or one that cannot be asked
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
