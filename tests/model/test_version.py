@@ -9,7 +9,7 @@ from networks import batches, digits, trained
 from torch import nn
 
 from qexplore import predicates
-from qexplore.model import QuantizedActivationsModel
+from qexplore.model import QuantizedActivationsModel, content_version
 from qexplore.quant import QuantDescriptor
 
 RELU = predicates.by_type(nn.ReLU)
@@ -99,3 +99,22 @@ def test_inference_tensors_have_a_version_too() -> None:
     with torch.inference_mode():
         network[0].bias.fill_(3.0)
     assert model.version() != before
+
+
+@pytest.mark.parametrize("size", [5_000, 70_000])  # put together with others, and alone
+@pytest.mark.parametrize("places", [(0, 1), (5, 5 + 1020), (3, 3 + 1021), (7, 4_999)])
+def test_elements_that_change_places_are_noticed(size: int, places: tuple[int, int]) -> None:
+    network = nn.Linear(1, size)
+    before = content_version(network)
+    first, second = places
+    bias = network.bias.data
+    bias[first], bias[second] = bias[second].clone(), bias[first].clone()
+    assert content_version(network) != before
+
+
+def test_values_that_move_between_tensors_are_noticed() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    before = content_version(network)
+    first, second = (layer.bias.data for layer in network)
+    first[2], second[0] = second[0].clone(), first[2].clone()
+    assert content_version(network) != before

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 _ROW = 1021
+_WEIGHTS = 1, 0x9E3779B97F4A7C1
+"""Of columns and rows."""
+_SMALL = 2**16
+"""Elements of a tensor that is put together with others."""
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -53,26 +57,37 @@ _HELD = ("_parameters", "_buffers", "_modules")
 def content_version(model: nn.Module) -> Hashable:
     """Changes whenever a parameter or buffer does, also through ``tensor.data``, which torch does not count.
 
-    Identity and torch's version counter catch replaced and in-place changed tensors; a checksum of the raw bits, two
-    passes on the tensor's own device, catches the rest.
+    Identity and torch's version counter catch replaced and in-place changed tensors; checksums of the raw bits, two
+    passes on the tensors' own device, catch the rest. Small tensors are summed up together, and the sums of all are
+    fetched at once: on an accelerator each launch costs more than a small tensor's sum, and each fetch a wait.
     """
     named = [*model.named_parameters(), *model.named_buffers()]
-    return tuple(
-        (name, tensor.data_ptr(), _version(tensor), tuple(tensor.shape), _checksum(tensor)) for name, tensor in named
-    )
+    tensors = tuple((name, tensor.data_ptr(), _version(tensor), tuple(tensor.shape)) for name, tensor in named)
+    together: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    alone = []
+    for bits in (_raw_bits(tensor) for _, tensor in named):
+        beside = alone if bits.numel() > _SMALL else together.setdefault((bits.device, bits.dtype), [])
+        beside.append(bits)
+    sums: dict[torch.device, list[Tensor]] = {}
+    for bits in (*map(torch.cat, together.values()), *alone):
+        sums.setdefault(bits.device, []).append(_checksum(bits))
+    return tensors, tuple(tuple(torch.stack(of_device).tolist()) for of_device in sums.values())
 
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _checksum(tensor: Tensor) -> int:
-    """Depends on where an element stands: sums of rows and of columns, each weighed by its place."""
-    bits = _raw_bits(tensor)
+def _checksum(bits: Tensor) -> Tensor:
+    """Depends on where an element stands: sums of rows and of columns, each weighed by its place.
+
+    The weights of the two have nothing in common, or elements that change places might weigh what they did.
+    """
     rows = -(-bits.numel() // _ROW)
     padded = torch.nn.functional.pad(bits, (0, rows * _ROW - bits.numel())).view(rows, _ROW)
-    sums = (padded.sum(dim=axis, dtype=torch.int64) for axis in (0, 1))
-    return sum(int((line * torch.arange(1, len(line) + 1, device=line.device)).sum()) for line in sums)
+    sums = ((weight, padded.sum(dim=axis, dtype=torch.int64)) for axis, weight in enumerate(_WEIGHTS))
+    weighed = [weight * (line * torch.arange(1, len(line) + 1, device=line.device)).sum() for weight, line in sums]
+    return weighed[0] + weighed[1]
 
 
 def bit_sum(tensor: Tensor) -> int:
