@@ -35,7 +35,7 @@ from qexplore.search.surrogate import Surrogate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
-import networks  # noqa: E402
+import networks
 
 PARTS = {
     "version": (QuantizedModel, "version"),

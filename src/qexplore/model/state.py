@@ -64,7 +64,7 @@ def content_version(model: nn.Module) -> Hashable:
     named = [*model.named_parameters(), *model.named_buffers()]
     tensors = tuple((name, tensor.data_ptr(), _version(tensor), tuple(tensor.shape)) for name, tensor in named)
     together: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    alone = []
+    alone: list[Tensor] = []
     for bits in (_raw_bits(tensor) for _, tensor in named):
         beside = alone if bits.numel() > _SMALL else together.setdefault((bits.device, bits.dtype), [])
         beside.append(bits)

@@ -41,13 +41,15 @@ class Staircase:
 
     def improvement(self, costs: Array, gains: Array) -> Array:
         """How much the hypervolume grows by points at ``costs [N]`` with ``gains [N, Q]``, each alone: ``[N, Q]``."""
+        costs, of = np.unique(costs, return_inverse=True)  # many candidates, few totals of bits
         begins = np.maximum(self._edges[None, :-1], costs[:, None])
         lengths = np.maximum(self._edges[None, 1:] - begins, 0.0)
         # Heights rise, so a gain beats the first so many stairs; sums over them come from running totals.
-        beaten = np.searchsorted(self._heights, gains, side="left")
-        length = np.concatenate([np.zeros((len(costs), 1)), np.cumsum(lengths, axis=1)], axis=1)
-        area = np.concatenate([np.zeros((len(costs), 1)), np.cumsum(lengths * self._heights, axis=1)], axis=1)
-        return np.asarray(gains * np.take_along_axis(length, beaten, axis=1) - np.take_along_axis(area, beaten, axis=1))
+        beaten = of[:, None], np.searchsorted(self._heights, gains, side="left")
+        length, area = np.zeros((2, len(costs), 1 + len(self._heights)))
+        np.cumsum(lengths, axis=1, out=length[:, 1:])
+        np.cumsum(lengths * self._heights, axis=1, out=area[:, 1:])
+        return np.asarray(gains * length[beaten] - area[beaten])
 
     def with_points(self, costs: Array, gains: Array) -> Staircase:
         """The stairs with more points, both of shape ``[K]``."""

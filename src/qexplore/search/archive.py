@@ -26,6 +26,7 @@ class Archive:
     def __init__(self, problem: LayerwiseQuantizationProblem, evaluations: Iterable[Evaluation] = ()) -> None:
         self._problem = problem
         self._members: list[Evaluation] = []
+        self._objectives = np.zeros((0, problem.n_obj))
         self._hypervolumes: dict[tuple[float, ...], float] = {}  # of the present members, by reference point
         for evaluation in evaluations:
             self.add(evaluation)
@@ -40,10 +41,12 @@ class Archive:
         if not self._problem.is_feasible(evaluation):
             return False
         together = [*self._members, evaluation]
-        keeps = nondominated(self._problem.objectives(together))
+        objectives = np.concatenate([self._objectives, self._problem.objectives([evaluation])])
+        keeps = nondominated(objectives)
         if not keeps[-1]:
             return False
         self._members = [member for member, keep in zip(together, keeps, strict=True) if keep]
+        self._objectives = objectives[keeps]
         self._hypervolumes = {}
         return True
 
@@ -70,7 +73,7 @@ class Archive:
         if not self._members:
             return 0.0
         reference = self._problem.minimized(np.array([reference_point[0]]), np.array([reference_point[1:]]))
-        return float(moocore.hypervolume(self._problem.objectives(self._members), ref=reference[0]))
+        return float(moocore.hypervolume(self._objectives, ref=reference[0]))
 
     def front(self) -> Front:
         """The members as a `Front`."""

@@ -18,7 +18,7 @@ from qexplore.search.acquisition import Staircase, choose
 from qexplore.search.additive import additive_front
 from qexplore.search.archive import Archive
 from qexplore.search.goals import Goal
-from qexplore.search.moves import crossovers, neighbours
+from qexplore.search.moves import crossovers, distinct, neighbours
 from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.sensitivity import Lacking, SensitivityTable, quick_table
 from qexplore.search.surrogate import Surrogate
@@ -68,6 +68,7 @@ class Guide:
         self._archive = Archive(problem)
         self._known: dict[Candidate, Evaluation] = {}
         self._trade_off = TradeOff(problem.costs, problem.space)
+        self._known_additive: tuple[tuple[float, ...], Candidates] | None = None
         score, *costs = reference_point
         self._reference = problem.metric.gain(score), *costs
         self.num_passes = 0.0
@@ -124,7 +125,7 @@ class Guide:
             children = crossovers(parents, _CROSSOVERS, space, order, self._rng)
             parts += [children, neighbours(children, _CROSSOVERS, space, self._rng)]
             parts += [neighbours(parents, _NEIGHBOURS, space, self._rng)]
-        pool = np.unique(problem.effective(np.concatenate(parts)), axis=0)
+        pool = distinct(problem.effective(np.concatenate(parts)))
         pool = pool[problem.limits.are_kept(pool)]
         new = [row for row, candidate in enumerate(pool.tolist()) if tuple(candidate) not in seen]
         return pool[new]
@@ -136,7 +137,13 @@ class Guide:
         return table
 
     def _additive(self) -> Candidates:
-        """The additive front under the present weights of the costs."""
+        """The additive front under the present weights of the costs; these of a single cost stay."""
+        weights = self._trade_off.weights
+        if self._known_additive is None or self._known_additive[0] != weights:
+            self._known_additive = weights, self._additive_front()
+        return self._known_additive[1]
+
+    def _additive_front(self) -> Candidates:
         space, table = self._problem.space, self._table
         summed = space.by_gene(table.values)
         by_gene = replace(

@@ -28,6 +28,8 @@ _LOCAL_LENGTH = 0.7
 _LINK, _BY_WIDTH = 1.0, 1.0
 _SHARES, _LOCALS, _NOISES = (0.02, 0.1), (0.05,), (1e-4, 1e-3, 1e-2)
 
+_BLOCK = 128
+"""Candidates that are believed at once: what is computed for them stays in a core's cache."""
 _MOST_BOUNDS = 150
 _TELLING = -1.5
 """A bound further than so many standard deviations on the far side of what is expected tells nothing."""
@@ -126,16 +128,22 @@ class Surrogate:
 
     def predict(self, candidates: Candidates) -> Prediction:
         """Beliefs about ``candidates``, shape ``[N, L]``."""
+        parts = [self._beliefs(candidates[start : start + _BLOCK]) for start in range(0, len(candidates), _BLOCK)]
+        mean, std = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
+        return Prediction(self._mean + self._scale * mean, self._scale * std, self._best)
+
+    def _beliefs(self, candidates: Candidates) -> Array:
+        """Means and standard deviations of scaled roots, shape ``[2, N]``."""
         features = self._features(candidates)
         scales = self._fit.scales
         between = scales.kernel(self._parts(features, self._known))
         mean = between @ self._fit.weights
-        explained = np.square(solve_triangular(self._fit.root, between.T, lower=True)).sum(axis=0)
+        half = solve_triangular(self._fit.root, between.T, lower=True, overwrite_b=True, check_finite=False)
+        explained = np.square(half, out=half).sum(axis=0)
         squares = np.square(features.shares).sum(axis=1)
         own = 1.0 + _LINK + scales.local + scales.shares * (1.0 + _BY_WIDTH) * squares
         variance = own - explained + scales.noise
-        std = np.sqrt(np.maximum(variance, 0.0))
-        return Prediction(self._mean + self._scale * mean, self._scale * std, self._best)
+        return np.stack([mean, np.sqrt(np.maximum(variance, 0.0))])
 
     def _features(self, candidates: Candidates) -> _Features:
         places = self._space.places(candidates)
@@ -149,13 +157,22 @@ class Surrogate:
 
     def _parts(self, first: _Features, second: _Features) -> tuple[Array, Array, Array]:
         """Covariances of the link, of shares and of what is local, each with a variance of its own."""
-        apart = np.square(first.log_total[:, None] - second.log_total)
-        hellinger = 1.0 - np.clip(np.sqrt(first.shares) @ np.sqrt(second.shares).T, 0.0, 1.0)
-        return (
-            1.0 + _LINK * np.exp(-apart / (2 * _LINK_LENGTH**2)),  # 1: the mean is not known beforehand
-            first.shares @ second.shares.T + _BY_WIDTH * (first.by_width @ second.by_width.T),
-            np.exp(-hellinger / _LOCAL_LENGTH**2 - apart / 2),
-        )
+        apart = np.subtract.outer(first.log_total, second.log_total)
+        np.square(apart, out=apart)
+        link = np.divide(apart, -2 * _LINK_LENGTH**2)  # in place from here on: fresh memory costs more than arithmetic
+        np.exp(link, out=link)
+        link *= _LINK
+        link += 1.0  # the mean is not known beforehand
+        shares = first.by_width @ second.by_width.T
+        shares *= _BY_WIDTH
+        shares += first.shares @ second.shares.T
+        local = np.sqrt(first.shares) @ np.sqrt(second.shares).T
+        np.clip(local, 0.0, 1.0, out=local)
+        np.subtract(1.0, local, out=local)  # the square of Hellinger distance
+        local /= -(_LOCAL_LENGTH**2)
+        apart /= 2
+        local -= apart
+        return link, shares, np.exp(local, out=local)
 
 
 class _Scales(NamedTuple):
@@ -167,7 +184,10 @@ class _Scales(NamedTuple):
 
     def kernel(self, parts: tuple[Array, Array, Array]) -> Array:
         link, shares, local = parts
-        return link + self.shares * shares + self.local * local
+        kernel = self.shares * shares
+        kernel += link
+        kernel += self.local * local
+        return kernel
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ class TradeOff:
             self._scale = 1.0 / np.where(high > low, high - low, 1.0)
             self._weights = self._scale / len(costs)
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Those of the costs at present."""
+        return tuple(self._weights.tolist())
+
     def draw(self, rng: np.random.Generator) -> None:
         """Take other weights, all equally likely; one cost keeps its own."""
         if len(self._costs) > 1:
