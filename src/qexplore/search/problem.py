@@ -281,8 +281,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     def front_of(self, evaluations: Sequence[Evaluation]) -> Front:
         """The front of the complete ones among ``evaluations``."""
         complete = [evaluation for evaluation in evaluations if evaluation.is_complete]
-        is_kept = (self.constraints(complete) <= 0).all(axis=1)  # of all at once: a search asks whenever it finds one
-        feasible = [evaluation for evaluation, kept in zip(complete, is_kept, strict=True) if kept]
+        kept = np.flatnonzero((self.constraints(complete) <= 0).all(axis=1))
+        feasible = [complete[place] for place in kept]
         return Front.from_candidates(**self._front_fields(feasible), min_accuracy=self.min_accuracy)
 
     def points_of(self, evaluations: Sequence[Evaluation]) -> Front:
