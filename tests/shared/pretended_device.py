@@ -39,6 +39,8 @@ _INDEXING = {"index", "index_put", "_index_put_impl", "_unsafe_index"}
 """What takes indices of the CPU."""
 _ADDRESS_SPACE = 2**60
 _transfers = [0]
+recorder: list[Any] = [None]
+"""A graph of `pretended_graph` that takes down what is run, while one is captured."""
 
 
 class PretendedTensor(Tensor):
@@ -137,7 +139,8 @@ class _Module:
         return self._current if index is None else index
 
     def synchronize(self, device: Any = None) -> None:
-        pass
+        if recorder[0] is not None:
+            recorder[0].refuse("synchronize")
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
         return self.free_bytes, 2**31
@@ -241,7 +244,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         device, kwargs["device"] = torch.device(NAME, _module().current_device() if index is None else index), "cpu"
     kwargs.pop("pin_memory", None)
     if device is None or name in ("_local_scalar_dense", "is_nonzero", "equal"):
-        _transfers[0] += 1
+        _waited_for(name)
     if name in ("div", "div_") and not kwargs.get("rounding_mode"):
         func, args = _by_reciprocal(func, args)
     if name in _DECOMPOSED:
@@ -250,6 +253,8 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     args, kwargs = pytree.tree_map_only(PretendedTensor, lambda tensor: tensor.held, (args, kwargs))
     is_drawn = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
     if is_drawn and device is not None:
+        if recorder[0] is not None:
+            recorder[0].refuse(name)
         with _module().drawing(device):
             result = func(*args, **kwargs)
     else:
@@ -268,7 +273,17 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _gives_views(func) and any(not leaf.is_inference() for leaf in given.values())
     )
     with torch.inference_mode(is_inference):
-        return pytree.tree_map_only(Tensor, back, result)
+        wrapped = pytree.tree_map_only(Tensor, back, result)
+    if recorder[0] is not None:
+        recorder[0].note(func, args, kwargs, result, wrapped)
+    return wrapped
+
+
+def _waited_for(name: str) -> None:
+    """Count what brings numbers to the CPU."""
+    _transfers[0] += 1
+    if recorder[0] is not None:
+        recorder[0].refuse(name)
 
 
 def _gives_views(func: Any) -> bool:
@@ -277,9 +292,14 @@ def _gives_views(func: Any) -> bool:
 
 
 def _copied(source: Tensor, target: Tensor) -> Tensor:
-    _transfers[0] += not isinstance(target, PretendedTensor)
-    held = (tensor.held if isinstance(tensor, PretendedTensor) else tensor for tensor in (target, source))
-    next(held).copy_(next(held))
+    if not isinstance(target, PretendedTensor):
+        _waited_for("copy")
+    elif not isinstance(source, PretendedTensor) and recorder[0] is not None:
+        recorder[0].refuse("copy from the CPU")
+    to, of = (tensor.held if isinstance(tensor, PretendedTensor) else tensor for tensor in (target, source))
+    to.copy_(of)
+    if recorder[0] is not None:
+        recorder[0].note(_aten.copy_.default, (to, of), {}, to, target)
     return target
 
 

@@ -27,6 +27,7 @@ from qexplore.evaluation.graph import Function, Steps
 from qexplore.evaluation.network import Network
 from qexplore.evaluation.outputs import Outputs, Scored, can_be_stacked, write
 from qexplore.evaluation.racing import Race, SampleOrder
+from qexplore.evaluation.replays import replays_for
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.schedule import Operation, Schedule, in_order, make_schedule
 from qexplore.evaluation.variants import Variants
@@ -69,6 +70,10 @@ class Replays(Protocol):
             Tensors that need to hold only until the next one is asked for; they are scored before that.
         """
 
+    @property
+    def description(self) -> str:
+        """How candidates are run so, or why not."""
+
     def close(self) -> None:
         """Give all memory back. `outputs` may be asked again, for batches of another size."""
 
@@ -110,7 +115,7 @@ class Engine:
         self.workers = Workers(_MOST_WORKERS if self._on_cores and not torch.is_autocast_enabled("cpu") else 1)
         self.batch_size = self._suitable_batch_size(stops)
         self._stacks_outputs = can_be_stacked(metric, network, samples)
-        self.replays: Replays | None = None
+        self.replays: Replays | None = replays_for(network, self.budget_bytes)
         """Asked first, where there is one; it runs one batch at a time, in the calling thread."""
         self._cut()
         copies = self.workers.count - 1 if network.has_state else 0
@@ -292,6 +297,7 @@ class Engine:
             replayed = self.replays.outputs(place, self._arguments[place], candidates[rows])
             if replayed is None:
                 return None
+            self._variants.clear()  # steps keep values; graphs have memory of their own
             outputs = Outputs(self._metric, self._batches[place], rows, stacks=self._stacks_outputs)
             for index, output in enumerate(replayed):
                 outputs.add(cloned(output), [index])

@@ -40,6 +40,8 @@ class Step:
         is_rowwise: whether it treats every sample alone, to the last bit, in a batch of any size.
         weight: index of the point of the weight of the module that it calls; None for others.
         at: of such a module, its function with the weight put through a quantizer.
+        layer: that module at every choice of its weight.
+        around: the step's function around another module than that.
         part: of a quantizer of one of several tensors in an argument: the names of the argument and of the tensor.
     """
 
@@ -57,6 +59,8 @@ class Step:
     is_rowwise: bool
     weight: int | None = None
     at: Callable[[FixedQuantizer | None], Function] | None = None
+    layer: WeightedLayer | None = None
+    around: Callable[[Callable[..., Any]], Function] | None = None
     part: tuple[str, str] | None = None
 
     @property
@@ -182,8 +186,10 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
     layers = functools.cache(lambda target, norm: WeightedLayer(root.get_submodule(target), norm))
     steps = []
     for node in nodes:
+        around: Callable[[Callable[..., Any]], Function] = functools.partial(_around, node, place, constants)
         inputs, function = _call(node, _target(node, root), place, constants)
         weight = _weight(node, traced)
+        layer = None if weight is None else layers(str(node.target), node.meta.get("norm"))
         described = _tensors(node.meta.get("value"))
         steps.append(
             Step(
@@ -195,7 +201,9 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
                 adds=_is_sum(node),
                 hidden=_hidden_quantizers(node, traced, root),
                 weight=weight,
-                at=None if weight is None else _at(node, layers, place, constants),
+                at=None if layer is None else _at(layer, around),
+                layer=layer,
+                around=around,
                 upstream=upstream[node],
                 shapes=tuple(tensor.shape for tensor in described),
                 nbytes=sum(tensor.nbytes for tensor in described),
@@ -262,15 +270,15 @@ def _hidden_quantizers(node: fx.Node, traced: Trace, root: nn.Module) -> dict[in
 
 
 def _at(
-    node: fx.Node, layers: Callable[..., WeightedLayer], place: dict[fx.Node, int], constants: dict[fx.Node, Any]
+    layer: WeightedLayer, around: Callable[[Callable[..., Any]], Function]
 ) -> Callable[[FixedQuantizer | None], Function]:
-    layer = layers(str(node.target), node.meta.get("norm"))
+    return functools.cache(lambda quantizer: around(layer.at(quantizer)))
 
-    @functools.cache
-    def at(quantizer: FixedQuantizer | None) -> Function:
-        return _call(node, layer.at(quantizer), place, constants)[1]
 
-    return at
+def _around(
+    node: fx.Node, place: dict[fx.Node, int], constants: dict[fx.Node, Any], target: Callable[..., Any]
+) -> Function:
+    return _call(node, target, place, constants)[1]
 
 
 def _call(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,23 +33,34 @@ class WeightedLayer:
     def __init__(self, module: nn.Module, norm: nn.Module | None = None) -> None:
         self._module = module
         self._norm = norm
-        self._made: dict[FixedQuantizer | None, Callable[..., Any]] = {}
+        self._made: dict[FixedQuantizer | None, nn.Module] = {}
 
-    def at(self, quantizer: FixedQuantizer | None) -> Callable[..., Any]:
+    def at(self, quantizer: FixedQuantizer | None) -> nn.Module:
         """What the module does with its weight put through ``quantizer``; None leaves it float."""
         if quantizer not in self._made:
             self._made[quantizer] = self._make(quantizer)
         return self._made[quantizer]
 
     @torch.no_grad()
-    def _make(self, quantizer: FixedQuantizer | None) -> Callable[..., Any]:
+    def _make(self, quantizer: FixedQuantizer | None) -> nn.Module:
         if isinstance(self._module, parametrize.ParametrizationList):
-            weight = _quantized(self._module, quantizer)
-            return lambda: weight
+            return _Held(_quantized(self._module, quantizer))
         chains: Any = self._module.parametrizations
         # A bias beside it may be corrected for the quantized weight, and is read the same way.
         plain = bare(self._module, {name: _quantized(chain, quantizer) for name, chain in chains.items()})
-        return plain if self._norm is None else merged(plain, self._norm)
+        folded: nn.Module = plain if self._norm is None else merged(plain, self._norm)
+        return folded
+
+
+class _Held(nn.Module):
+    """Gives a weight that is read by itself."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self) -> Tensor:
+        return self.weight
 
 
 def _quantized(chain: Any, quantizer: FixedQuantizer | None) -> Tensor:
