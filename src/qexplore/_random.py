@@ -7,7 +7,7 @@ import random
 import zlib
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,32 +25,57 @@ def stream(seed: int, name: str) -> np.random.Generator:
 def isolated(device: torch.device, seed: int = 0) -> Iterator[None]:
     """Run a block under a fixed seed and give the user's random state back, also after an error.
 
-    Covers Python's, numpy's and torch's global generators (the CPU's and that of ``device``), so that a network that
-    draws random numbers in eval mode answers the same for the same candidate, and a data loader that draws its seed
-    from torch leaves no trace.
+    Covers Python's, numpy's and torch's global generators (the CPU's and that of every device of ``device``'s kind, for
+    a network may lie on several), so that a network that draws random numbers in eval mode answers the same for the
+    same candidate, and a data loader that draws its seed from torch leaves no trace.
     """
     # numpy's legacy generator is what a user's own transforms may draw from.
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = [device] if device.type == "cuda" else []
+    python_state, numpy_state, torch_state = _cpu_state()
+    devices = _devices_like(device)
+    on_devices = [(one, devices.module.get_rng_state(one)) for one in devices.each]
     try:
-        with torch.random.fork_rng(devices=devices):
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            torch.default_generator.manual_seed(seed)
-            if devices:
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            yield
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        _seed(devices, seed)
+        yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        _set_cpu_state((python_state, numpy_state, torch_state))
+        for one, state in on_devices:
+            devices.module.set_rng_state(state, one)
 
 
 def random_state(device: torch.device) -> Hashable:
     """The state of the generators that `isolated` covers: equal unless something was drawn."""
-    numpy_state = pickle.dumps(np.random.get_state())  # noqa: NPY002
-    on_device = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
-    return random.getstate(), numpy_state, torch.get_rng_state().numpy().tobytes(), on_device
+    python_state, numpy_state, torch_state = _cpu_state()
+    devices = _devices_like(device)
+    states = [torch_state, *(devices.module.get_rng_state(one) for one in devices.each)]
+    return python_state, pickle.dumps(numpy_state), tuple(state.numpy().tobytes() for state in states)
+
+
+class _Devices(NamedTuple):
+    """Devices of one kind that draw numbers of their own, and torch's module of that kind."""
+
+    each: list[torch.device]
+    module: Any
+
+
+def _devices_like(device: torch.device) -> _Devices:
+    # torch has a module of the CPU as well, but the CPU's generator is torch's own; "meta" has neither.
+    module = getattr(torch, device.type, None)
+    if not hasattr(module, "set_rng_state"):
+        return _Devices([], module)
+    return _Devices([torch.device(device.type, index) for index in range(module.device_count())], module)  # type: ignore[union-attr]
+
+
+def _seed(devices: _Devices, seed: int) -> None:
+    """Seed each of ``devices``; none becomes the present one for it, which would claim memory on it."""
+    if devices.each:
+        devices.module.manual_seed(seed)
+        present = devices.module.current_device() if hasattr(devices.module, "current_device") else 0
+        state = devices.module.get_rng_state(devices.each[present])
+        for one in devices.each:
+            devices.module.set_rng_state(state, one)
 
 
 def drawn_apart(items: Iterable[Any], seed: int = 0) -> Iterator[Any]:

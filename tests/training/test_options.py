@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import qexplore as qx
@@ -36,9 +37,11 @@ def test_gentle_rate_stands_where_none_is_told():
     assert TrainingOptions(optimizer=torch.optim.SGD).gentle().learning_rate is None
 
 
-def test_place_is_a_device():
-    assert TrainingOptions(device="cpu").place == torch.device("cpu")
-    assert TrainingOptions().place.type == ("cuda" if torch.cuda.is_available() else "cpu")
+def test_the_place_is_where_the_network_lies_unless_another_is_asked_for(accelerator):
+    network = nn.Linear(2, 2).to(accelerator)
+    assert TrainingOptions().place_for(network) == accelerator
+    assert TrainingOptions().place_for(nn.Linear(2, 2)) == torch.device("cpu")
+    assert TrainingOptions(device="cpu").place_for(network) == torch.device("cpu")
 
 
 def test_keywords_are_the_options_but_for_the_bar():

@@ -182,7 +182,7 @@ def fine_tune(
 
     interrupted, baseline = False, None
     with ExitStack() as stack:
-        stack.enter_context(on_device(model, options.place))
+        stack.enter_context(on_device(model, options.device))
         evaluate = None
         if validation_loader is not None:
             judge = DirectEvaluator(model, validation_loader, measure, unpack=unpack)

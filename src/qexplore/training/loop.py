@@ -75,9 +75,9 @@ def train(
     """
     check_share(freeze_after)
     check_loss(loss)
-    epochs, place = options.epochs, options.place
+    epochs, place = options.epochs, options.place_for(model)
     unpack = unpacking(model, unpack)
-    with isolated(place, options.seed), on_device(model, place), in_eval_mode(model), torch.enable_grad():
+    with isolated(place, options.seed), on_device(model, options.device), in_eval_mode(model), torch.enable_grad():
         model.train()  # behind the block every module has its own flag again
         num_steps = epochs * _length(loader)
         falls = options.optimizer is None if decay is None else decay
@@ -250,14 +250,25 @@ def _evaluated(model: nn.Module, evaluate: Callable[[], float]) -> float:
 
 
 @contextmanager
-def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Move ``model`` for a block; its parameters stay the same objects."""
-    before = Placement.of(model).device
+def on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[None]:
+    """Move ``model`` for a block; its parameters stay the same objects. None leaves it where it lies.
+
+    Raises:
+        WorkflowError: it lies on several devices, so that it could not be brought back.
+    """
+    before = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())})
+    if device is not None and len(before) > 1:
+        raise WorkflowError(
+            f"`device` must be None for a network on several devices, got {str(device)!r} and {', '.join(before)}: "
+            "train it where it lies, or move it yourself"
+        )
     try:
-        model.to(device)
+        if device is not None:
+            model.to(device)
         yield
     finally:
-        model.to(before)
+        if device is not None and before:
+            model.to(before[0])
 
 
 def _length(loader: Any) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qexplore._arguments import checked_int, checked_number
 from qexplore.errors import WorkflowError
+from qexplore.model import Placement
 
 Loss = Callable[[Any, Any], Tensor]
 """``loss(output, target)``, a tensor of one number."""
@@ -72,7 +73,7 @@ class TrainingOptions:
         learning_rate: of the default optimizer, AdamW, falling to zero as half a cosine; None is 0.001, or 0.0001 where
             a call says that its network needs little.
         optimizer: ``optimizer(parameters)`` for another one; it must hold exactly these parameters.
-        device: where to train; None takes a CUDA device where there is one.
+        device: where to train; None trains where the network lies. It comes back to where it was afterwards.
         seed: of what is drawn in training, such as a loader's order.
         on_epoch: called after each epoch with its `EpochRecord`.
         progress: show a bar on stderr; None shows it on a terminal.
@@ -109,11 +110,9 @@ class TrainingOptions:
         is_told = self.learning_rate is not None or self.optimizer is not None
         return self if is_told else replace(self, learning_rate=_GENTLE_LEARNING_RATE)
 
-    @property
-    def place(self) -> torch.device:
-        """The device itself."""
-        default = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(default if self.device is None else self.device)
+    def place_for(self, network: nn.Module) -> torch.device:
+        """The device to train ``network`` on: the one that was asked for, else where it lies."""
+        return Placement.of(network).device if self.device is None else torch.device(self.device)
 
 
 def described(value: Any) -> str:

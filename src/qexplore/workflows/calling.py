@@ -167,7 +167,7 @@ def quantize_qat(
 ) -> QuantizationResult:
     """Train a copy of ``network`` with fake quantizers inside, then quantize it.
 
-    Training runs on a GPU where there is one; the network is converted and measured on CPU.
+    Training runs where ``network`` lies, or on ``device``; the network is converted and measured on CPU.
 
     Args:
         network: a float network, on any device; left as it is.

@@ -85,6 +85,11 @@ class Training:
     def __post_init__(self) -> None:
         check_share(self.freeze_after)
 
+    def where(self, network: nn.Module) -> Training:
+        """The same where ``network`` lies, unless another device was asked for: what is trained is a copy on CPU."""
+        place = self.options.place_for(network)
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, device=place))
+
     def run(self, unpack: Unpack | None, prepared: nn.Module, freeze: Callable[[], None]) -> tuple[EpochRecord, ...]:
         """Train ``prepared``, gently; ``freeze()`` is called at its share of the steps."""
         freezing: dict[str, Any] = {"freeze": freeze, "freeze_after": self.freeze_after}
@@ -117,6 +122,7 @@ def run_workflow(
         copied = float_copy(network)
         chosen = _chosen(copied, settings, row)
         epochs: list[EpochRecord] = []
+        training = None if training is None else training.where(network)
         data = Data(
             example=example_arguments(copied, example),
             calibrate=None if calibration_loader is None else _calibrating(calibration_loader, reporting),
