@@ -59,6 +59,12 @@ class RangedQuantizer(UpstreamQuantizer):
         self.set_amax(value)
 
     @property
+    def device(self) -> torch.device:
+        """Where the quantizer lies, and ranges that it is given go; before it has one, where it was moved with `to`."""
+        amax = self._buffers.get("_amax")
+        return self.ranges.codes.device if amax is None else amax.device
+
+    @property
     def is_calibrated(self) -> bool:
         """Whether the range is known without looking at the tensor at hand."""
         return self.amax is not None
@@ -80,11 +86,11 @@ class RangedQuantizer(UpstreamQuantizer):
     @property
     def widest_range(self) -> tuple[Tensor, Tensor]:
         """As `whole_range`, of integer widths alone where these have ranges of their own: formats may reach farther."""
-        places = [place for place, code in enumerate(self.ranges.known) if code <= MAX_NUM_BITS]
-        if not places:
+        rows = [self.ranges.row(code) for code in self.ranges.known if code <= MAX_NUM_BITS]
+        if not rows:
             return self.whole_range
-        high = self.ranges.high[places].amax(dim=0)
-        return (self.ranges.low[places].amin(dim=0) if len(self.ranges.low) else -high), high
+        low, high = zip(*((-high if low is None else low, high) for low, high in filter(None, rows)), strict=True)
+        return torch.stack(low).amin(dim=0), torch.stack(high).amax(dim=0)
 
     def set_amax_table(self, high: Mapping[int, Any], low: Mapping[int, Any] | None = None) -> None:
         """Give every choice its range, by code; ``amax`` at other choices is the largest of them, MX formats apart.
@@ -96,11 +102,9 @@ class RangedQuantizer(UpstreamQuantizer):
         Raises:
             CalibrationError: a range that `set_amax` refuses.
         """
-        present = self._buffers.get("_amax")
-        device = torch.device("cpu") if present is None else present.device
 
         def placed(values: Mapping[int, Any]) -> dict[int, Tensor]:
-            return {code: torch.as_tensor(end, dtype=torch.float32, device=device) for code, end in values.items()}
+            return {code: torch.as_tensor(end, dtype=torch.float32, device=self.device) for code, end in values.items()}
 
         ends, others = placed(high), None if low is None else placed(low)
         magnitudes = {code: end if others is None else torch.stack([end, -others[code]]) for code, end in ends.items()}
@@ -153,7 +157,8 @@ class RangedQuantizer(UpstreamQuantizer):
             with torch.no_grad():
                 present.copy_(amax)
         else:
-            device = amax.device if present is None else present.device
+            # What was found on a device stays there; numbers go where the quantizer lies.
+            device = self.device if present is not None or amax.is_cpu else amax.device
             self.register_buffer("_amax", amax.clone().to(device))
         if self._learn_amax:
             self.init_learn_amax()
@@ -175,5 +180,4 @@ class RangedQuantizer(UpstreamQuantizer):
     def _make_room_for_amax(self, saved: Tensor) -> None:
         present = self._buffers.get("_amax")
         if present is None or present.shape != saved.shape:
-            device = torch.device("cpu") if present is None else present.device
-            self.register_buffer("_amax", torch.full_like(saved, math.nan, dtype=torch.float32, device=device))
+            self.register_buffer("_amax", torch.full_like(saved, math.nan, dtype=torch.float32, device=self.device))
