@@ -78,9 +78,7 @@ def test_free_memory_is_what_the_device_has_and_what_torch_keeps_there(
     accelerator: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = torch.get_device_module(accelerator)
-    assert free_memory(accelerator) == module.mem_get_info(accelerator)[0]
+    free = module.mem_get_info(accelerator)[0]
     monkeypatch.setattr(module, "memory_reserved", lambda device=None: 300, raising=False)
     monkeypatch.setattr(module, "memory_allocated", lambda device=None: 100, raising=False)
-    assert free_memory(accelerator) == module.mem_get_info(accelerator)[0] + 200
-    monkeypatch.setattr(module, "mem_get_info", lambda device: (_ for _ in ()).throw(RuntimeError("not told")))
-    assert free_memory(accelerator) == 2**33
+    assert free_memory(accelerator) == free + 200
