@@ -89,6 +89,10 @@ class PretendedTensor(Tensor):
     def untyped_storage(self) -> torch.UntypedStorage:
         return self.held.untyped_storage()
 
+    def __getitem__(self, index: Any) -> Tensor:
+        # torch makes a tensor of a list where operations written in Python do not see it.
+        return super().__getitem__(torch.tensor(index) if isinstance(index, list) else index)
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from qexplore._random import drawn_apart, isolated
-from qexplore._trees import leaves, num_bytes
+from qexplore._trees import leaves, map_tensors, num_bytes, tensors_of
 from qexplore.errors import DataError
+from qexplore.evaluation.samples import Pair, Samples
 from qexplore.model import Loader, Placement, Unpack, bit_sum, no_batches, require_iterable, unpack_batch
 
 _FALLBACK_BYTES = 2 * 2**30
@@ -45,14 +46,16 @@ def memory_to_use(device: torch.device, asked: int | None) -> int:
 class EvaluationSet:
     """Batches of a loader, unpacked and placed.
 
-    Held in memory when they fit in ``hold_bytes``, else read from the loader again in every pass and compared with the
-    first. A loader is read twice here: one that gives other samples the second time would make every score a draw.
+    Held as the loader gave them when they fit in ``hold_bytes``, else read from the loader again in every pass and
+    compared with the first. What the network takes is made of held ones once, on its device, where that has room for
+    it, else a batch at a time. A loader is read twice here: one that gives other samples the second time would make
+    every score a draw.
 
     Args:
         loader: batches; read only once when it is an iterator.
         placement: the network's device and floating dtype.
         unpack: the user's, or None.
-        hold_bytes: how much may be held; None takes a quarter of the device's free memory.
+        hold_bytes: how much may be held; None takes a quarter of what is free, where the batches lie and on the device.
 
     Raises:
         DataError: the loader is empty, cannot be iterated, gives other samples in a second pass, or is an iterator too
@@ -63,46 +66,90 @@ class EvaluationSet:
         self, loader: Loader, placement: Placement, *, unpack: Unpack | None = None, hold_bytes: int | None = None
     ) -> None:
         self._loader = loader
-        self._placement = placement
         self._unpack = unpack
-        self._held: list[tuple[Any, Any]] | None = []
+        self._hold_bytes = hold_bytes
+        self._given: list[Pair] | None = []
+        self._ready: list[Pair] | None = None
+        self._placement: Placement | None = None
         self._sums: list[tuple[int, ...]] = []
-        self._read_first(memory_to_use(placement.device, hold_bytes))
+        self._read_first()
         if not isinstance(loader, Iterator):
             require_same_samples(loader, total(self._sums))
-        elif self._held is None:
+        elif self._given is None:
             raise DataError(
                 "the loader can be read only once and is too large to hold in memory: pass a DataLoader or a list"
             )
+        self.follow(placement)
 
     def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__ | {"_ready": None, "_placement": None}
         # What is held needs no loader any more, which may be an iterator or hold a lambda.
-        return self.__dict__ | ({} if self._held is None else {"_loader": None, "_unpack": None})
+        return state if self._given is None else state | {"_loader": None, "_unpack": None}
 
-    def _read_first(self, limit: int) -> None:
+    def _read_first(self) -> None:
         require_iterable(_OWNER, self._loader)
-        size = 0
+        size, limit = 0, 0
         with isolated(_CPU):
             for batch in drawn_apart(self._loader):
                 self._sums.append(_sums(batch))
-                if self._held is None:
+                if self._given is None:
                     continue
-                placed = self._place(batch)
-                size += num_bytes(placed)
-                self._held.append(placed)
+                self._given.append(unpack_batch(batch, self._unpack))
+                if len(self._given) == 1:
+                    first = next(iter(tensors_of(self._given)), None)
+                    limit = memory_to_use(_CPU if first is None else first.device, self._hold_bytes)
+                size += num_bytes(self._given[-1])
                 if size > limit:
-                    self._held = None
+                    self._given = None
         if not self._sums:
             raise no_batches(_OWNER)
 
-    def _place(self, batch: Any) -> tuple[Any, Any]:
-        inputs, target = unpack_batch(batch, self._unpack)
-        return self._placement.move_inputs(inputs), self._placement.move(target)
+    def follow(self, placement: Placement) -> None:
+        """Give batches for a network that lies at ``placement`` from now on."""
+        if placement != self._placement:
+            self._placement, self._ready = placement, None
+            self._make_ready()
+
+    def _make_ready(self) -> None:
+        """Have what the network takes at hand, where its device has room for what is not there yet."""
+        assert self._placement is not None
+        limit, size, ready = memory_to_use(self._placement.device, self._hold_bytes), 0, []
+        for pair in self._given or ():
+            ready.append(self.placed(pair))
+            size += _bytes_beside(ready[-1], pair)
+            if size > limit:
+                ready.clear()
+                self._given = self._given if self._placement.device.type == "cpu" else _pinned(self._given)
+                return
+        self._ready = None if self._given is None else ready
+
+    def placed(self, pair: Pair) -> Pair:
+        """Inputs and target as the network takes them, on its device."""
+        assert self._placement is not None
+        return self._placement.move_inputs(pair[0]), self._placement.move(pair[1])
 
     @property
     def is_held(self) -> bool:
         """Whether the batches are in memory."""
-        return self._held is not None
+        return self._given is not None
+
+    def samples(self, num_samples: int) -> Samples:
+        """All of them, ``num_samples``, where they are held; see `Samples.fetched` where they are not ready."""
+        assert self._given is not None, "a set that is read anew holds none"
+        if self._ready is not None:
+            return Samples(self._ready, num_samples)
+        return Samples(self._given, num_samples, self.placed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network takes its inputs."""
+        assert self._placement is not None
+        return self._placement.device
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether they are in memory as the network takes them, on its device."""
+        return self._ready is not None
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -110,7 +157,9 @@ class EvaluationSet:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Pairs of inputs and target, on the device."""
-        return iter(self._held) if self._held is not None else self._stream()
+        if self._ready is not None:
+            return iter(self._ready)
+        return self._stream() if self._given is None else map(self.placed, self._given)
 
     def _stream(self) -> Iterator[tuple[Any, Any]]:
         count = 0
@@ -119,9 +168,24 @@ class EvaluationSet:
             if count >= len(self._sums) or _sums(batch) != self._sums[count]:
                 raise DataError(_CHANGED)
             count += 1
-            yield self._place(batch)
+            yield self.placed(unpack_batch(batch, self._unpack))
         if count != len(self._sums):
             raise DataError(_CHANGED)
+
+
+def _bytes_beside(placed: Pair, given: Pair) -> int:
+    """What the tensors in ``placed`` take that are not the given ones themselves."""
+    known = set(map(id, tensors_of(given)))
+    return sum(tensor.nbytes for tensor in tensors_of(placed) if id(tensor) not in known)
+
+
+def _pinned(pairs: list[Pair] | None) -> list[Pair] | None:
+    """``pairs`` where a device can fetch them while it computes; as they are where that cannot be had."""
+    try:
+        pinned: list[Pair] | None = map_tensors(lambda one: one.pin_memory() if one.is_cpu else one, pairs)
+    except (RuntimeError, NotImplementedError):
+        return pairs
+    return pinned
 
 
 _CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from qexplore.errors import DataError, EvaluationError, MetricError, ModelError,
 from qexplore.evaluation.base import Evaluation, Told, untold
 from qexplore.evaluation.batches import EvaluationSet, require_same_samples
 from qexplore.evaluation.clipping import Clipping, ClippingWatch
-from qexplore.evaluation.samples import Batch, Samples, drawn_whole
+from qexplore.evaluation.samples import Batch, drawn_whole
 from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary, warn_of_unshifted
 from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric, known_labels
 from qexplore.model import (
@@ -70,7 +70,6 @@ class DirectEvaluator:
         metric = as_metric(metric)
         self.metric: Metric | WholeSetMetric = metric
         self._loader = loader
-        self._placement = Placement.of(model.model)
         self._batch_sizes: list[int] = []
         self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
         self.float_evaluation: Evaluation
@@ -78,23 +77,37 @@ class DirectEvaluator:
         """Points that the last float evaluation did not pass: their widths change nothing in a score."""
         self.clipping: tuple[Clipping, ...] = ()
         """What ranges cut off of the tensors of the last float evaluation, at points where they cut something off."""
-        self.data: EvaluationSet | None = None
-        """The samples; None for a whole-set metric, which reads the loader itself."""
+        self._data: EvaluationSet | None = None
         if isinstance(metric, Metric):
             unpack = unpacking(model, unpack)
-            self.data = EvaluationSet(loader, self._placement, unpack=unpack, hold_bytes=hold_bytes)
-            self.metric = metric.fitted(target for _, target in self.data)
+            self._data = EvaluationSet(loader, Placement.of(model.model), unpack=unpack, hold_bytes=hold_bytes)
+            self.metric = metric.fitted(target for _, target in self._data)
         else:
             _check_whole_set_loader(loader)
         self.evaluate_float()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | ({} if self.data is None else {"_loader": None})
+        return self.__dict__ | ({} if self._data is None else {"_loader": None})
+
+    @property
+    def data(self) -> EvaluationSet | None:
+        """The samples, for the network as it lies now; None for a whole-set metric, which reads the loader itself."""
+        if self._data is not None:
+            self._data.follow(Placement.of(self.model.model))
+        return self._data
 
     @property
     def description(self) -> str:
         """How candidates are evaluated."""
-        return "direct: the hooked network runs for every candidate"
+        return f"direct: the hooked network runs for every candidate{self.moves}"
+
+    @property
+    def moves(self) -> str:
+        """What is to be said of batches that are moved to the network's device each time; empty where none are."""
+        data = self.data
+        if data is None or data.is_ready or not data.is_held:
+            return ""
+        return f", batches moved to {data.device} one by one, which has no room for all"
 
     @property
     def early_stop(self) -> str:
@@ -154,15 +167,16 @@ class DirectEvaluator:
         return sum(self._batch_sizes[place] for place in self._drawn(num_samples))
 
     def _require_samples(self) -> EvaluationSet:
-        if self.data is None:
+        data = self.data
+        if data is None:
             raise EvaluationError(f"the metric '{self.metric.name}' reads the set itself, so no part of it can be run")
-        return self.data
+        return data
 
     @functools.cached_property
     def _cuts(self) -> bool:
         """Whether a part of the set is cut out of its batches."""
         data = self._require_samples()
-        return data.is_held and Samples(list(data), self.float_evaluation.num_samples).can_be_cut
+        return data.is_held and data.samples(self.float_evaluation.num_samples).can_be_cut
 
     def _drawn(self, num_samples: int) -> Sequence[int]:
         """Places of the whole batches that are taken for ``num_samples``."""
@@ -173,11 +187,12 @@ class DirectEvaluator:
         return range(min(-(-num_samples // per_batch), len(self._batch_sizes)))
 
     def _part_at_random(self, num_samples: int) -> list[Batch]:
-        assert self.data is not None
-        if self.data.is_held:
-            return Samples(list(self.data), self.float_evaluation.num_samples).part_at_random(num_samples)
+        data = self._require_samples()
+        if data.is_held:
+            samples = data.samples(self.float_evaluation.num_samples)
+            return [samples.fetched(batch) for batch in samples.part_at_random(num_samples)]
         sizes = [self._batch_sizes[place] for place in self._drawn(num_samples)]
-        batches = zip(itertools.islice(self.data, len(sizes)), sizes, strict=True)
+        batches = zip(itertools.islice(data, len(sizes)), sizes, strict=True)
         return [Batch(inputs, target, np.arange(size)) for (inputs, target), size in batches]
 
     def _output(self, candidate: Sequence[int], inputs: Any) -> Any:
@@ -192,10 +207,11 @@ class DirectEvaluator:
                 self.model.using(candidate),
                 in_eval_mode(self.model),
                 torch.no_grad(),
-                isolated(self._placement.device),
                 kept_weights(self.model),
             ):
                 stack.enter_context(context)
+            for device in Placement.of(self.model.model).devices or (torch.device("cpu"),):
+                stack.enter_context(isolated(device))
             yield
 
     def evaluate_float(self) -> Evaluation:
@@ -214,13 +230,23 @@ class DirectEvaluator:
             raise
         except Exception as error:
             raise EvaluationError(
-                f"the float network could not be evaluated: {type(error).__name__}: {error}. For batches of another "
-                "form pass unpack=, a function of a batch that returns (inputs, target)"
+                f"the float network could not be evaluated: {type(error).__name__}: {error}. {self._way_out()}"
             ) from error
         self.clipping = watch.found()
         # A metric that passes none runs the model elsewhere, a copy of it for one.
         self._say_not_passed(tuple(name for name in self.model.fake_quantizers if passed and name not in passed))
         return self.float_evaluation
+
+    def _way_out(self) -> str:
+        """What to try where the float network raised."""
+        placement = Placement.of(self.model.model)
+        if placement.is_spread:
+            return (
+                f"It lies on several devices ({', '.join(map(str, placement.devices))}): its forward, or a hook, must "
+                "bring tensors to the device of each part; batches that lie on one of them are left there"
+            )
+        where = "" if placement.device.type == "cpu" else f"Batches were brought to {placement.device}. "
+        return f"{where}For batches of another form pass unpack=, a function of a batch that returns (inputs, target)"
 
     def _say_not_passed(self, names: tuple[str, ...]) -> None:
         if names and names != self.not_passed:
@@ -246,17 +272,27 @@ class DirectEvaluator:
         start = time.perf_counter()
         with self._settled(candidate):
             if isinstance(self.metric, WholeSetMetric):
-                score, scores = _as_score(apply_metric(self.metric, self.model, self._loader), self.metric.name), None
+                score, scores = self._whole_score(self.metric), None
             else:
                 scores = self._scores(self.metric)
                 score = summary(scores, self.metric)
         return complete(candidate, score, scores, self.metric, time.perf_counter() - start)
 
+    def _whole_score(self, metric: WholeSetMetric) -> float:
+        try:
+            return _as_score(apply_metric(metric, self.model, self._loader), metric.name)
+        except MetricError as error:
+            device = Placement.of(self.model.model).device
+            if device.type == "cpu" or not isinstance(error.__cause__, RuntimeError):
+                raise
+            hint = f"the network lies on {device}, and a metric of a whole set moves batches there itself"
+            raise MetricError(f"{error}: {hint}") from error.__cause__
+
     def _scores(self, metric: Metric) -> Scores:
-        assert self.data is not None
+        data = self._require_samples()
         # Batches that are held are those of the float pass, which has looked at their labels.
-        with known_labels() if self.data.is_held and self._changes_inputs is not None else nullcontext():
-            return self._passed(metric, self.data)
+        with known_labels() if data.is_held and self._changes_inputs is not None else nullcontext():
+            return self._passed(metric, data)
 
     def _passed(self, metric: Metric, data: EvaluationSet) -> Scores:
         parts: list[Tensor] = []

@@ -131,7 +131,8 @@ class Engine:
 
     def _cut(self) -> None:
         self._batches: list[Batch] = self._samples.cut(self.batch_size)
-        self._arguments = [self.network.arguments(batch.inputs) for batch in self._batches]
+        batches = self._batches if self._samples.are_here else []
+        self._arguments = [self.network.arguments(batch.inputs) for batch in batches]
         self._variants.clear()
 
     def halve_batches(self) -> bool:
@@ -173,7 +174,7 @@ class Engine:
             against_float: give the metric the float network's output in place of the target.
             told: as for the engine.
         """
-        chosen = self._samples.part_at_random(num_samples)
+        chosen = [self._samples.fetched(batch) for batch in self._samples.part_at_random(num_samples)]
         subset = Samples([(batch.inputs, batch.target) for batch in chosen], sum(map(len, chosen)))
         if against_float:
             subset = self._against_float(subset)
@@ -291,7 +292,7 @@ class Engine:
 
     def _replay(self, place: int, candidates: Candidates, rows: NDArray[np.int64]) -> list[Scored] | None:
         """Run the candidates ``rows`` through a batch by `replays`; None where that cannot be had."""
-        if self.replays is None:
+        if self.replays is None or not self._samples.are_here:
             return None
         with torch.inference_mode(), self._labels():
             replayed = self.replays.outputs(place, self._arguments[place], candidates[rows])
@@ -304,11 +305,18 @@ class Engine:
                 self._told(len(self._batches[place]) / len(self._samples))
             return outputs.scored()
 
+    def _at_hand(self, place: int) -> tuple[Batch, list[Any]]:
+        """A batch on the network's device, and values of the first steps for it."""
+        if self._arguments:
+            return self._batches[place], self._arguments[place]
+        batch = self._samples.fetched(self._batches[place])
+        return batch, self.network.arguments(batch.inputs)
+
     def _run_batch(self, worker: int, item: tuple[int, Schedule, NDArray[np.int64]]) -> list[Scored]:
         place, schedule, rows = item
-        batch = self._batches[place]
+        batch, arguments = self._at_hand(place)
         function = self._functions[min(worker, len(self._functions) - 1)]
-        slots: list[Any] = [*self._arguments[place], *[None] * schedule.num_slots]
+        slots: list[Any] = [*arguments, *[None] * schedule.num_slots]
         outputs = Outputs(self._metric, batch, rows, stacks=self._stacks_outputs)
         with torch.inference_mode(), self._labels():
             for operation in schedule.operations:

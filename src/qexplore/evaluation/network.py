@@ -60,6 +60,7 @@ class Network:
             raise CaptureError(f"the network cannot be copied: {type(error).__name__}: {error}") from error
         copied.num_bits = [0] * self.num_points  # whatever widths the model has just now play no part
         example = samples.part(0, min(_EXAMPLE_SIZE, len(samples))) if samples.can_be_cut else samples.cut(1)[0]
+        example = samples.fetched(example)
         self.device = Placement.of(model.model).device
         with torch.no_grad(), isolated(self.device):
             before = content_version(copied)
@@ -165,7 +166,8 @@ class Network:
         if not samples.can_be_cut:
             return
         size = min(_EXAMPLE_SIZE, len(samples))
-        first, other = samples.part(0, size), samples.part(size // 2, min(size + size // 2, len(samples)))
+        halfway = samples.part(size // 2, min(size + size // 2, len(samples)))
+        first, other = samples.fetched(samples.part(0, size)), samples.fetched(halfway)
         off = [0] * len(self._quantizers)
         try:
             outputs = self.run(cloned(first.inputs), off), self.run(cloned(other.inputs), off)

@@ -29,7 +29,7 @@ def can_be_stacked(metric: Metric, network: Network, samples: Samples) -> bool:
     """
     if not samples.can_be_cut:
         return False
-    batch = samples.part(0, min(_EXAMPLE_SIZE, len(samples)))
+    batch = samples.fetched(samples.part(0, min(_EXAMPLE_SIZE, len(samples))))
     candidates = [0] * network.num_points, [2] * network.num_points
     try:
         with torch.inference_mode(), isolated(network.device):

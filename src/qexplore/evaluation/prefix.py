@@ -17,11 +17,10 @@ from qexplore.evaluation.direct import DirectEvaluator
 from qexplore.evaluation.engine import Engine, Measured
 from qexplore.evaluation.network import Network
 from qexplore.evaluation.racing import why_not
-from qexplore.evaluation.samples import Samples
 from qexplore.evaluation.scoring import complete, failed, summary
 from qexplore.evaluation.trace import CaptureError
 from qexplore.metrics import Metric, Scores
-from qexplore.model import Candidate, Candidates, OneThread, QuantizedModel
+from qexplore.model import Candidate, Candidates, OneThread, Placement, QuantizedModel
 
 _CHUNK_SECONDS = 5.0
 _LARGEST_CHUNK = 1024
@@ -71,7 +70,7 @@ class PrefixEvaluator:
         self._bring_up_to_date()
         engine = self._engine
         if engine is None:
-            return f"direct: {self._why_not}"
+            return f"direct: {self._why_not}{self.direct.moves}"
         network = engine.network
         parts = [f"{len(network.steps.steps) - network.steps.num_inputs} steps", f"batches of {engine.batch_size}"]
         if not engine.can_cut:
@@ -83,7 +82,7 @@ class PrefixEvaluator:
         parts += [f"{engine.workers.count} workers"] if engine.workers.count > 1 else []
         parts += [engine.replays.description] if engine.replays is not None else []
         parts += [f"'{name}' as one step ({reason})" for name, reason in network.opaque.items()]
-        return f"prefix: {', '.join(parts)}"
+        return f"prefix: {', '.join(parts)}{self.direct.moves}"
 
     @property
     def early_stop(self) -> str:
@@ -237,11 +236,14 @@ class PrefixEvaluator:
     def _build(self) -> Engine:
         if not isinstance(self._metric, Metric):
             raise CaptureError("a whole-set metric runs the model itself")
+        placement = Placement.of(self._model.model)
+        if placement.is_spread:
+            raise CaptureError(f"the network lies on several devices ({', '.join(map(str, placement.devices))})")
         data = self.direct.data
         assert data is not None
         if not data.is_held:
             raise CaptureError("the evaluation set is too large to be held in memory")
-        samples = Samples(list(data), self.direct.float_evaluation.num_samples)
+        samples = data.samples(self.direct.float_evaluation.num_samples)
         network = Network(self._model, samples)
         # The direct evaluator's float pass has looked at every label.
         return Engine(network, samples, self._metric, self._budget_bytes, has_known_labels=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from qexplore._random import stream
 from qexplore._trees import leaves, map_leaves, map_tensors, structure, tensors_of
+
+Pair = tuple[Any, Any]
+"""Inputs and target of a batch."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,26 @@ class Samples:
     """All samples of an evaluation set.
 
     Args:
-        batches: inputs and target of each, on the network's device.
+        batches: inputs and target of each.
         num_samples: how many scores they give together.
+        fetch: from inputs and target of a batch to those on the network's device; None where all lie there.
     """
 
-    def __init__(self, batches: Sequence[tuple[Any, Any]], num_samples: int) -> None:
+    def __init__(self, batches: Sequence[Pair], num_samples: int, fetch: Callable[[Pair], Pair] | None = None) -> None:
         self._batches = list(batches)
         self._num_samples = num_samples
         self._together = _together(self._batches, num_samples)
         self._order: NDArray[np.int64] = np.arange(num_samples)
+        self._fetch = fetch
+
+    @property
+    def are_here(self) -> bool:
+        """Whether all samples lie on the network's device; else a batch is to be `fetched` before it is run."""
+        return self._fetch is None
+
+    def fetched(self, batch: Batch) -> Batch:
+        """``batch`` on the network's device."""
+        return batch if self._fetch is None else Batch(*self._fetch((batch.inputs, batch.target)), batch.samples)
 
     def __len__(self) -> int:
         return self._num_samples

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qexplore._trees import tensors_of
+from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import MetricError, QExploreError
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.interval import confidence_interval
@@ -31,9 +31,14 @@ def apply_metric(metric: Metric | WholeSetMetric, *arguments: Any) -> Any:
 def batch_scores(metric: Metric, output: Any, inputs: Any, target: Any) -> Tensor:
     """Scores of one batch, shape ``[B]``; which axis of the inputs counts samples is the network's affair.
 
+    The target is brought to where the output lies: a network on several devices ends on another than it begins.
+
     Raises:
         MetricError: ``metric`` raised, or did not give one score per sample.
     """
+    outputs = tensors_of(output)
+    if outputs:
+        target = map_tensors(lambda tensor: tensor.to(outputs[0].device), target)
     scores = apply_metric(metric, output, target)
     sizes = [tensor.shape[0] for tensor in tensors_of((inputs, target)) if tensor.dim()]
     if isinstance(scores, Tensor) and scores.dim() == 1 and (not sizes or scores.shape[0] in sizes):

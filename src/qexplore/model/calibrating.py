@@ -86,6 +86,10 @@ _NEAR_THE_END = 3
 def _are_logits(tensor: Tensor, output: Tensor) -> bool:
     if tensor.shape != output.shape or tensor.dim() < 2:
         return False
+    if tensor.device != output.device:  # a network on several devices may bring its output to another one
+        tensor = tensor.to(output.device)
+        if torch.equal(tensor, output):
+            return True
     functions = (torch.softmax, torch.log_softmax)
     return any(torch.equal(function(tensor, axis), output) for function in functions for axis in {-1, 1})
 

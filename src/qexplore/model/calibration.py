@@ -191,7 +191,7 @@ class RangeCollector:
 
     def _feed(self, name: str, tensor: Tensor) -> None:
         try:
-            self._quantizers[name].calibrator.collect(tensor)
+            self._quantizers[name].collect(tensor)
         except RuntimeError as error:
             if "amax shape changed" not in str(error):
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,33 +23,70 @@ Loader = Iterable[Any]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a network wants its inputs: its device, and its floating dtype where all parameters share one."""
+    """Where a network wants its inputs: its device, and its floating dtype where all parameters share one.
+
+    A network on one device has its inputs there. Of one that lies on several, which moves what passes between them
+    itself, a tensor that lies on one of them already, the CPU apart, stays; all others go to the device of the module
+    that a forward comes to first of those with parameters.
+
+    Attributes:
+        device: of the first parameter, or the first buffer; the CPU for a network without either.
+        dtype: what floating inputs are cast to; None leaves them as they are.
+        devices: all that the network's parameters and buffers lie on, the first one's first.
+    """
 
     device: torch.device
     dtype: torch.dtype | None
+    devices: tuple[torch.device, ...] = ()
+    _network: nn.Module | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, network: nn.Module) -> Placement:
-        """The placement of ``network``; CPU and no cast for one without parameters."""
-        tensors = [*network.parameters(), *network.buffers()]
-        device = tensors[0].device if tensors else torch.device("cpu")
+        """The placement of ``network`` as it lies now; a network can move, so ask anew rather than keep the answer."""
+        devices = tuple(dict.fromkeys(tensor.device for tensor in (*network.parameters(), *network.buffers())))
         dtypes = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
-        return cls(device, dtypes.pop() if len(dtypes) == 1 else None)
+        dtype = dtypes.pop() if len(dtypes) == 1 else None
+        return cls(devices[0] if devices else torch.device("cpu"), dtype, devices, network)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the network lies on several devices."""
+        return len(self.devices) > 1
 
     def move_inputs(self, inputs: Any) -> Any:
         """``inputs`` on the device, floating tensors in the network's dtype."""
-        return map_tensors(self._place, inputs)
+        return self._placed(inputs, copy=False)
 
     def copy_inputs(self, inputs: Any) -> Any:
         """Like `move_inputs`, but never the given tensors themselves: a network may change its input in place."""
-        return map_tensors(lambda tensor: self._place(tensor, copy=True), inputs)
+        return self._placed(inputs, copy=True)
 
     def move(self, tree: Any) -> Any:
         """``tree`` on the device, dtypes as they are."""
-        return map_tensors(lambda tensor: tensor.to(self.device), tree)
+        return map_tensors(lambda tensor: _moved(tensor, self.device), tree)
 
-    def _place(self, tensor: Tensor, copy: bool = False) -> Tensor:
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None, copy=copy)
+    def _placed(self, inputs: Any, *, copy: bool) -> Any:
+        entry = self._entry(inputs)
+
+        def place(tensor: Tensor) -> Tensor:
+            stays = self.is_spread and tensor.device.type != "cpu" and tensor.device in self.devices
+            dtype = self.dtype if tensor.is_floating_point() else None
+            return _moved(tensor, tensor.device if stays else entry, dtype, copy=copy)
+
+        return map_tensors(place, inputs)
+
+    def _entry(self, inputs: Any) -> torch.device:
+        if self._network is None or not self.is_spread:
+            return self.device
+        from qexplore.model.entering import entry_device  # that file needs this one
+
+        return entry_device(self._network, Placement(self.device, self.dtype).copy_inputs(inputs)) or self.device
+
+
+def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None, *, copy: bool = False) -> Tensor:
+    # Pinned memory is fetched while the device computes; its owner learns of that. Other copies have to be waited for.
+    is_fetched = device.type != "cpu" and tensor.is_cpu and tensor.is_pinned()
+    return tensor.to(device, dtype, non_blocking=is_fetched, copy=copy)
 
 
 def unpack_batch(batch: Any, unpack: Unpack | None = None) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from qexplore._trees import tensors_of
@@ -21,18 +22,21 @@ class CallCounter:
         shapes: of the first tensor at each point, in the first forward that passes there.
         calls: at each point, in the same forward.
         values: that passed, in all forwards.
+        devices: on which the first tensor at each point lay, in the latest forward.
     """
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.calls: Counter[str] = Counter()
         self.values: Counter[str] = Counter()
+        self.devices: dict[str, torch.device] = {}
         self._num_samples = 0
 
     def __call__(self, name: str, tensors: list[Tensor]) -> None:
         """Note one call at the point ``name``."""
         if tensors:
             self.shapes.setdefault(name, tuple(tensors[0].shape))
+            self.devices[name] = tensors[0].device
             self.calls[name] += 1
             self.values[name] += sum(tensor.numel() for tensor in tensors)
 
@@ -43,6 +47,7 @@ class CallCounter:
     def add(self, other: CallCounter, values: Mapping[str, int], num_samples: int) -> None:
         """Add a forward of so many samples that ``other`` heard, and the ``values`` that pass for all of them."""
         self.shapes = other.shapes | self.shapes
+        self.devices |= other.devices
         self.calls = Counter({**other.calls, **self.calls})
         self.values.update(values)
         self._num_samples += num_samples
@@ -50,6 +55,7 @@ class CallCounter:
     def rename(self, names: Mapping[str, str]) -> None:
         """Go on under the new name, by the old one, for what was heard so far."""
         self.shapes = {names.get(name, name): shape for name, shape in self.shapes.items()}
+        self.devices = {names.get(name, name): device for name, device in self.devices.items()}
         self.calls = Counter({names.get(name, name): count for name, count in self.calls.items()})
         self.values = Counter({names.get(name, name): count for name, count in self.values.items()})
 

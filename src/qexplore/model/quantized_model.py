@@ -109,7 +109,7 @@ class QuantizedModel(WrappedNetwork):
             progress=progress,
         )
         with undone_on_failure(self.quantizers), self.inputs_reconsidered():
-            return calibrate(
+            report = calibrate(
                 self,
                 None if loader is None else batches,
                 method=method,
@@ -118,6 +118,8 @@ class QuantizedModel(WrappedNetwork):
                 options=method_options,
                 note=self._note,
             )
+            self._follow_network()
+        return report
 
     @alone
     def describe(self, example_input: Any = None) -> Plan:
@@ -134,6 +136,7 @@ class QuantizedModel(WrappedNetwork):
         if example_input is not None:
             with isolated(Placement.of(self.model).device), self.inputs_reconsidered():
                 self._look_at(example_input)
+                self._follow_network()
         quantized = [holder for point in self.weight_points for holder in point.holders]
         passed_over, notes = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
         name, left = type(self.model).__name__, (*self.inputs_left_float, *passed_over)

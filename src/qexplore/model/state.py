@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,12 +58,13 @@ _HELD = ("_parameters", "_buffers", "_modules")
 def content_version(model: nn.Module) -> Hashable:
     """Changes whenever a parameter or buffer does, also through ``tensor.data``, which torch does not count.
 
+    Where a tensor lies and its dtype count too, for outputs depend on both in their last bits.
     Identity and torch's version counter catch replaced and in-place changed tensors; checksums of the raw bits, two
     passes on the tensors' own device, catch the rest. Small tensors are summed up together, and the sums of all are
     fetched at once: on an accelerator each launch costs more than a small tensor's sum, and each fetch a wait.
     """
     named = [*model.named_parameters(), *model.named_buffers()]
-    tensors = tuple((name, tensor.data_ptr(), _version(tensor), tuple(tensor.shape)) for name, tensor in named)
+    tensors = tuple((name, t.device, t.dtype, t.data_ptr(), _version(t), tuple(t.shape)) for name, t in named)
     together: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     alone: list[Tensor] = []
     for bits in (_raw_bits(tensor) for _, tensor in named):
@@ -72,6 +74,14 @@ def content_version(model: nn.Module) -> Hashable:
     for bits in (*map(torch.cat, together.values()), *alone):
         sums.setdefault(bits.device, []).append(_checksum(bits))
     return tensors, tuple(tuple(torch.stack(of_device).tolist()) for of_device in sums.values())
+
+
+def follow_saved_inputs(model: Any, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Have the points of inputs that a wrapper's state dict has: what they are is seen in data."""
+    start = f"{prefix}quantizers./"
+    keys = [name.removeprefix(start).partition(".")[0] for name in state_dict if name.startswith(start)]
+    if keys:
+        model.follow_inputs(key.replace("/", ".") for key in dict.fromkeys(keys))
 
 
 def _version(tensor: Tensor) -> int:

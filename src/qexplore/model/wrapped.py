@@ -16,6 +16,7 @@ from qexplore.errors import CalibrationError, ModelError, SelectionError
 from qexplore.model.alone import OneThread, alone
 from qexplore.model.building import checked_asymmetric, initial_num_bits, quantizers_of, weight_quantizer
 from qexplore.model.examples import Example
+from qexplore.model.following import follow, home_of
 from qexplore.model.hooks import Hooks, Listener, Outputs, calls_heard_by
 from qexplore.model.input_points import INPUT, ArgumentNames, InputSurvey, bare_name, checked_selection, is_input_name
 from qexplore.model.inputs import Placement, call
@@ -24,7 +25,7 @@ from qexplore.model.observation import CallCounter, activation_point, all_of
 from qexplore.model.pickling import make_picklable
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name, in_call_order
 from qexplore.model.quantizer_view import QuantizerView, module_key
-from qexplore.model.state import content_version, in_eval_mode
+from qexplore.model.state import content_version, follow_saved_inputs, in_eval_mode
 from qexplore.model.weight_points import WeightPoint, weight_points
 from qexplore.model.weights import Granularity, check_granularity, float_weights, forget_cached, weight_quantizations
 from qexplore.model.widths import DEFAULT_NUM_BITS, checked_num_bits, widths_set
@@ -92,8 +93,8 @@ class WrappedNetwork(nn.Module):
         self._left_float: dict[str, str] = {}
         self._hooks: Hooks | None = Hooks()
         self.quantizers = nn.ModuleDict({self._keys[name]: quantizer for name, quantizer in built.items()})
-        self.quantizers.to(Placement.of(network).device)
         self.model = network
+        self._follow_network()
         self.training = network.training  # not train(): submodules keep flags of their own
         for name in inputs:
             self._hooks.add_input(network, name, built[name], ArgumentNames.of(network))
@@ -101,7 +102,7 @@ class WrappedNetwork(nn.Module):
             self._hooks.add_output(module, name, built[name], outputs)
         for point in held:
             point.attach(built[point.name])
-        self.register_load_state_dict_pre_hook(_follow_inputs)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(follow_saved_inputs)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         make_picklable(self.model)
@@ -312,7 +313,7 @@ class WrappedNetwork(nn.Module):
         self._dropped_input = None if named else dropped
         for name, quantizer in named.items():
             quantizer.name = name
-            quantizer.to(Placement.of(self.model).device)
+            quantizer.lie_on(Placement.of(self.model).device)
             self._attached().add_input(self.model, name, quantizer, ArgumentNames.of(self.model))
 
     def follow_inputs(self, points: Iterable[str]) -> None:
@@ -359,7 +360,14 @@ class WrappedNetwork(nn.Module):
             raise ModelError("this wrapper is detached from its network: wrap the network anew")
         for point in self._weights.values():
             point.require_one()
+        if not torch.compiler.is_compiling() and home_of(self.model) != self._home:
+            self._follow_network()
         return self._hooks
+
+    def _follow_network(self) -> None:
+        """Have every quantizer lie where its tensor lies: the network may have been moved without them."""
+        follow(self.model, self.fake_quantizers, self._weights, self._observed.devices if self._observed else {})
+        self._home = home_of(self.model)
 
     def require_attached(self) -> None:
         """Raise `ModelError` when the quantizers are no longer on the network."""
@@ -376,17 +384,10 @@ class WrappedNetwork(nn.Module):
 
     @alone
     def version(self) -> Hashable:
-        """Changes whenever weights, ranges, signs or hand-made switches do; widths set by `num_bits` do not count."""
+        """Changes whenever weights, ranges, signs, hand-made switches or devices do; `num_bits` does not count."""
+        self._follow_network()
         switches = tuple(
             (name, q.disabled, q.stages, q.unsigned, q.asymmetric, bool(q.narrow_range), bool(q.fake_quant))
             for name, q in self.fake_quantizers.items()
         )
         return switches, content_version(self)
-
-
-def _follow_inputs(model: WrappedNetwork, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    """Have the points of inputs that a state dict has: what they are is seen in data."""
-    start = f"{prefix}quantizers./"
-    keys = [name.removeprefix(start).partition(".")[0] for name in state_dict if name.startswith(start)]
-    if keys:
-        model.follow_inputs(key.replace("/", ".") for key in dict.fromkeys(keys))

@@ -6,6 +6,7 @@ from torch import jit, nn
 
 from qexplore.errors import ModelError
 from qexplore.model.biases import restore_biases
+from qexplore.model.following import require_numbers
 from qexplore.model.hooks import point_hooks, remove_point_hooks
 from qexplore.model.weights import restore_weights, weight_quantizations
 
@@ -16,7 +17,8 @@ def unwrap(model: object) -> nn.Module:
     """The eager network inside ``model``: without ``torch.compile`` and data-parallel shells.
 
     Raises:
-        ModelError: not a module, scripted or traced by ``torch.jit``, compiled inside, or wrapped already.
+        ModelError: not a module, scripted or traced by ``torch.jit``, compiled inside, on the meta device, or wrapped
+            already.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
@@ -30,6 +32,7 @@ def unwrap(model: object) -> nn.Module:
             break
     for name, module in network.named_modules():
         _refuse_without_hooks(name or "the model", module)
+    require_numbers(network)
     if point_hooks(network) or any(True for _ in weight_quantizations(network)):
         raise ModelError(
             f"the model ({type(network).__name__}) is wrapped already: call detach() on the wrapper that holds it, or "

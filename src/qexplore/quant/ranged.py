@@ -163,11 +163,18 @@ class RangedQuantizer(UpstreamQuantizer):
         if self._learn_amax:
             self.init_learn_amax()
 
+    def lie_on(self, device: torch.device) -> None:
+        """Move there, unless all of it lies there already."""
+        if any(tensor.device != device for tensor in (*self.parameters(), *self.buffers())):
+            self.to(device)
+
     def _get_amax(self, inputs: Tensor) -> Tensor:
+        """On the device of ``inputs``: their network may have been moved without its quantizers."""
         if self.ranges.row(self._code) is None:
-            return super()._get_amax(inputs)
+            return super()._get_amax(inputs).to(inputs.device)
         assert self.amax is not None
-        return self.amax if self._scale_amax is None else self.amax * self._scale_amax
+        amax = self.amax.to(inputs.device)
+        return amax if self._scale_amax is None else amax * self._scale_amax
 
     def _apply(self, fn: Any, recurse: bool = True) -> RangedQuantizer:
         before = self._buffers.get("_amax")

@@ -241,6 +241,12 @@ class TensorQuantizer(RangedQuantizer):
         """The calibrator that the descriptor asks for, like upstream's: ``collect``, ``compute_amax``, ``reset``."""
         return self._calibrator
 
+    def collect(self, tensor: Tensor) -> None:
+        """Show ``tensor`` to the calibrator, which may have begun on another device: a module can be called on both."""
+        if isinstance(begun := getattr(self._calibrator, "_calib_amax", None), Tensor):
+            self._calibrator._calib_amax = begun.to(tensor.device)
+        self._calibrator.collect(tensor)
+
     @property
     def collects_histogram(self) -> bool:
         """Whether the calibrator keeps a histogram rather than the maximum."""
@@ -261,7 +267,7 @@ class TensorQuantizer(RangedQuantizer):
             return output
         with torch.no_grad():
             quantized = super().forward(inputs)
-        passed: Tensor = step_size(inputs, quantized, *self.limits)
+        passed: Tensor = step_size(inputs, quantized, *(end.to(inputs.device) for end in self.limits))
         return passed
 
     @property
@@ -317,7 +323,7 @@ class TensorQuantizer(RangedQuantizer):
         if isinstance(fmt, FloatFormat):
             return quantize_mx(inputs, fmt) if fmt.block else quantize_float(inputs, fmt, self._get_amax(inputs))
         if self.amax is not None:
-            return quantize_affine(inputs, self._num_bits, *self.range)
+            return quantize_affine(inputs, self._num_bits, *(end.to(inputs.device) for end in self.range))
         low, high = torch.aminmax(inputs.detach())
         return quantize_affine(inputs, self._num_bits, low.clamp(max=0), high.clamp(min=0))
 
