@@ -50,7 +50,7 @@ class GraphMaker:
     @classmethod
     def of(cls, device: torch.device) -> GraphMaker | None:
         """None where devices of this kind have no graphs."""
-        module = torch.get_device_module(device)
+        module = getattr(torch, device.type, None)
         name = next((name for name in dir(module) if name.endswith("Graph")), "")
         has_all = all(hasattr(module, each) for each in ("Stream", "stream", "current_stream", "graph_pool_handle"))
         return cls(device, module, getattr(module, name)) if name and has_all else None
@@ -64,6 +64,11 @@ class GraphMaker:
             with self.module.stream(self.module.Stream(self.device)):
                 yield
             self.module.synchronize(self.device)
+
+    def give_back_unused(self) -> None:
+        """Let go of memory that torch holds and nothing uses: a graph takes its own beside it."""
+        if hasattr(self.module, "empty_cache"):
+            self.module.empty_cache()
 
     def captured(self, pool: Any, function: Callable[[], None]) -> Any:
         """What ``function`` starts, as a graph whose memory comes from ``pool``."""
@@ -164,6 +169,7 @@ class Recording:
             for part in runs.parts:  # libraries load and choose their kernels now, which a capture forbids
                 self._run(part, functions, whole)
             whole.clear()
+            maker.give_back_unused()
             values = dict(enumerate(self._given))
             self._held: dict[int, Any] = {}
             self._graphs = []
