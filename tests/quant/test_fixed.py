@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
@@ -205,3 +206,35 @@ def test_it_does_not_follow_the_quantizer_it_was_made_of():
 def test_a_width_that_the_quantizer_cannot_have_is_refused():
     with pytest.raises(NumBitsError, match=r"must be an int in \[2, 16\], got 1"):
         FixedQuantizer.of(quantizer(), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("options", [{"unsigned": False}, {"unsigned": "auto"}, {"asymmetric": True}], ids=str)
+def test_every_half_number_at_every_width_is_quantized_by_the_formula_bit_for_bit(dtype, options):
+    kind = torch.bfloat16 if dtype == torch.bfloat16 else torch.float16
+    numbers = torch.arange(-(2**15), 2**15).to(torch.int16).view(kind).to(dtype)
+    for amax in (2.0**-110, 2.0**-24, 1e-4, 0.013, 1.7, 65000.0, 1e6):
+        quantizer = TensorQuantizer(**options)
+        quantizer.amax = amax
+        if "unsigned" in options:
+            quantizer.decide_sign(0.0)
+        for width in range(quantizer.min_num_bits, 17):
+            quantizer.num_bits = width
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # negative values are clamped
+                expected = quantizer(numbers.clone())
+            given = FixedQuantizer.of(quantizer, width)
+            assert given.is_plain == (amax > 2.0**-100)
+            got = given(numbers)
+            assert got.dtype == dtype
+            assert torch.equal(got.nan_to_num(nan=1e-7), expected.nan_to_num(nan=1e-7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_tensors_do_not_reach_the_quantizer_itself(dtype, monkeypatch):
+    quantizer = TensorQuantizer()
+    quantizer.amax = 1.7
+    fixed = FixedQuantizer.of(quantizer, 4)
+    monkeypatch.setattr(TensorQuantizer, "forward", None)
+    x = torch.randn(5, 3).to(dtype)
+    assert fixed(x).dtype == fixed.behind_clamp(0.0, 6.0)(x).dtype == fixed(x, x).dtype == dtype

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from qexplore._trees import map_tensors
 from qexplore.evaluation.layers import WeightedLayer
-from qexplore.evaluation.trace import Described, Trace, itself, quantize
+from qexplore.evaluation.trace import Trace, described_in, itself, quantize, region_of
 from qexplore.model import changed_in, point_hooks, weight_quantizations
 from qexplore.quant import FixedQuantizer, TensorQuantizer, quantize_stacked
 
@@ -190,7 +190,7 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
         inputs, function = _call(node, _target(node, root), place, constants)
         weight = _weight(node, traced)
         layer = None if weight is None else layers(str(node.target), node.meta.get("norm"))
-        described = _tensors(node.meta.get("value"))
+        described = described_in(node)
         steps.append(
             Step(
                 name=node.name,
@@ -231,10 +231,6 @@ def _is_rowwise(node: fx.Node, root: nn.Module) -> bool:
     if isinstance(module, (nn.Softmax, nn.LogSoftmax)):
         return module.dim not in (None, 0)
     return isinstance(module, (nn.Identity, nn.Dropout)) or (type(module) is nn.Flatten and module.start_dim == 1)
-
-
-def _tensors(value: Any) -> list[Described]:
-    return [value] if isinstance(value, Described) else list(value or ())
 
 
 def _own_points(node: fx.Node, traced: Trace) -> tuple[int, ...]:
@@ -287,6 +283,7 @@ def _call(
     """Where a node's arguments come from, and a function of their values."""
     if node.op == "placeholder":
         return (), _no_function
+    target = _in_region(node, target)
     sources = [arg for arg in node.all_input_nodes if arg in place]
     inputs = tuple(place[arg] for arg in sources)
     if _is_sum(node):
@@ -306,6 +303,18 @@ def _call(
         return target(*given, **named)
 
     return inputs, call
+
+
+def _in_region(node: fx.Node, target: Callable[..., Any]) -> Callable[..., Any]:
+    """``target`` in the block of ``torch.autocast`` that the network calls it in; quantizers compute alike anywhere."""
+    if node.meta.get("autocast") is None or node.target is quantize:
+        return target
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with region_of(node):
+            return target(*args, **kwargs)
+
+    return call
 
 
 def _flat_call(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qexplore._random import isolated
 from qexplore._trees import cloned, map_tensors, tensors_of
+from qexplore.evaluation.agreement import Precision, as_one, equal, is_close, largest_difference
 from qexplore.evaluation.graph import Steps, build_steps
 from qexplore.evaluation.samples import Batch, Samples
-from qexplore.evaluation.simplify import drop_idle, fold_batchnorm, merge_clamps, merge_sums
+from qexplore.evaluation.simplify import drop_idle, fold_batchnorm, has_batchnorm, merge_clamps, merge_sums
 from qexplore.evaluation.trace import CaptureError, trace, without_writes
 from qexplore.model import (
     Candidates,
@@ -29,8 +30,6 @@ from qexplore.model import (
 from qexplore.quant import FixedQuantizer
 
 _EXAMPLE_SIZE = 32
-_TOLERANCE = 1e-3
-"""Largest difference, as a share of the largest output, that folding and another memory layout may make in float."""
 
 Quantizers = list[FixedQuantizer | None]
 
@@ -40,7 +39,9 @@ class Network:
 
     The copy has BatchNorm folded into the layers before it, clamps taken over by quantizers, and channels-last tensors
     where the network can take them. It is accepted when, before all that, it equals the hooked network bit for bit at
-    two width vectors, and after it the float outputs agree.
+    two width vectors, and after it the float outputs agree: within a thousandth of the largest, and where values are of
+    half precision no further apart than a batch of another size drives them. Nothing is folded there, for what rounds
+    weights once more moves outputs by more than that.
 
     Args:
         model: calibrated; left as it is.
@@ -68,12 +69,14 @@ class Network:
             without_writes(self._trace, cloned(example.inputs))
             self.num_folded = 0
             self.is_channels_last = False
+            self.notes: tuple[str, ...] = ()
+            self._precision = Precision.of(self._trace.graph)
             self._root = self._trace.root
             self.steps = build_steps(self._trace, self._root)
             self._accept(model, example)
             if content_version(copied) != before:  # while it was traced, or run
                 raise CaptureError("the network changes its own buffers")
-            self._simplify(example)
+            self._simplify(samples, example)
             self._check_company(samples)
         self.example_size = len(example)
 
@@ -139,27 +142,70 @@ class Network:
             if not equal(expected, _hooked(model, candidate, example, seed=1)):
                 raise CaptureError("the network draws random numbers")
             if not equal(expected, self.run(cloned(example.inputs), candidate)):
-                raise CaptureError("the traced network does not equal the hooked one")
+                autocast = ", which enters torch.autocast" if self._precision.is_mixed else ""
+                raise CaptureError(f"the traced network does not equal the hooked one{autocast}")
 
-    def _simplify(self, example: Batch) -> None:
+    def _simplify(self, samples: Samples, example: Batch) -> None:
         off = [0] * len(self._quantizers)
         expected = self.run(cloned(example.inputs), off)
+        largest = self._by_batch_size(samples, example, expected) if self._precision.is_half else None
         drop_idle(self._trace)
-        self.num_folded = fold_batchnorm(self._trace)
         merge_clamps(self._trace)
         merge_sums(self._trace)
-        for channels_last in (True, False):
-            self.is_channels_last = channels_last
-            layout = torch.channels_last if channels_last else torch.contiguous_format
+        wants_folding = has_batchnorm(self._trace)
+        if wants_folding and not self._precision.is_half and self._folds(example, expected):
+            return
+        if not self._is_laid_out(example, expected, largest):
+            raise CaptureError("fewer steps, or another memory layout, change the network's output")
+        reason = "in half precision" if self._precision.is_half else "it changes outputs by more than a thousandth"
+        if wants_folding:
+            self.notes += (f"BatchNorm not folded ({reason})",)
+
+    def _folds(self, example: Batch, expected: Any) -> bool:
+        """Fold BatchNorm, if that can be done; else all is as it was."""
+        graph, modules = copy.deepcopy(self._trace.graph), dict(self._root.named_modules())
+        self.num_folded = fold_batchnorm(self._trace)
+        if self._is_laid_out(example, expected, None):
+            return True
+        self.num_folded, self._trace.graph = 0, graph
+        for name, module in modules.items():
+            if name and self._root.get_submodule(name) is not module:
+                self._root.set_submodule(name, module)
+        return False
+
+    def _is_laid_out(self, example: Batch, expected: Any, largest: float | None) -> bool:
+        """Take the first memory layout whose outputs are close to ``expected``, or at most ``largest`` apart."""
+        for layout in (torch.channels_last, torch.contiguous_format):
+            self.is_channels_last = layout is torch.channels_last
             _lay_out(self._root, layout)
             self.steps = build_steps(self._trace, self._root)
             try:
-                if _close(expected, self.run(cloned(example.inputs), off)):
-                    return
+                output = self.run(cloned(example.inputs), [0] * len(self._quantizers))
             except RuntimeError as error:  # a view that this layout does not allow
-                if not channels_last:
+                if not self.is_channels_last:
                     raise CaptureError(f"the simplified network fails: {error}") from error
-        raise CaptureError("folding BatchNorm changes the network's output")
+                continue
+            if largest is None and is_close(expected, output):
+                return True
+            if largest is not None and (difference := largest_difference(expected, output)) <= largest:
+                self.notes += (self._precision.note(difference, largest),)
+                return True
+        return False
+
+    def _by_batch_size(self, samples: Samples, example: Batch, expected: Any) -> float:
+        """How far the network's own outputs move when a batch is cut in two, within what its precision explains."""
+        if not samples.can_be_cut or len(example) < 2:
+            return 0.0
+        half, size, off = len(example) // 2, len(example), [0] * len(self._quantizers)
+        try:
+            parts = [
+                _rows(self.run(cloned(samples.part(*ends).inputs), off), ends[1] - ends[0])
+                for ends in ((0, half), (half, size))
+            ]
+            both = as_one(parts)
+            return min(self._precision.tolerance, largest_difference(expected, both))
+        except (RuntimeError, ValueError):
+            return 0.0
 
     def _check_company(self, samples: Samples) -> None:
         """A sample's output must not depend on the others in its batch, for batches are cut anew."""
@@ -172,9 +218,10 @@ class Network:
         try:
             outputs = self.run(cloned(first.inputs), off), self.run(cloned(other.inputs), off)
             shared = [_rows(output, len(batch)) for output, batch in zip(outputs, (first, other), strict=True)]
-            alone = not self.opaque and _close(
+            alone = not self.opaque and is_close(
                 map_tensors(lambda tensor: tensor[size // 2 :], shared[0]),
                 map_tensors(lambda tensor: tensor[: size - size // 2], shared[1]),
+                self._precision.one_rounding,
             )
         except (RuntimeError, ValueError):
             alone = False
@@ -205,25 +252,3 @@ def _hooked(model: QuantizedModel, candidate: Sequence[int], example: Batch, see
     device = Placement.of(model.model).device
     with model.using(list(map(int, candidate))), in_eval_mode(model), isolated(device, seed):
         return call(model, cloned(example.inputs))
-
-
-def _pairs(first: Any, second: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    left, right = tensors_of(first), tensors_of(second)
-    if len(left) != len(right) or any(a.shape != b.shape for a, b in zip(left, right, strict=True)):
-        raise CaptureError("the traced network gives another structure than the hooked one")
-    return zip(left, right, strict=True)
-
-
-def equal(first: Any, second: Any) -> bool:
-    """Whether all tensors are equal, NaN to NaN."""
-    return all(bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in _pairs(first, second))
-
-
-def _close(first: Any, second: Any) -> bool:
-    def is_close(a: Tensor, b: Tensor) -> bool:
-        if not a.is_floating_point():
-            return bool((a == b).float().mean() > 1 - _TOLERANCE) if a.numel() else True
-        scale = float(a.abs().nan_to_num(posinf=0).max()) if a.numel() else 0.0
-        return torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
-
-    return all(is_close(a, b) for a, b in _pairs(first, second))

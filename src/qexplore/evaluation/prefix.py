@@ -81,6 +81,7 @@ class PrefixEvaluator:
             parts.append(f"{network.num_folded} BatchNorm folded")
         parts += [f"{engine.workers.count} workers"] if engine.workers.count > 1 else []
         parts += [engine.replays.description] if engine.replays is not None else []
+        parts += network.notes
         parts += [f"'{name}' as one step ({reason})" for name, reason in network.opaque.items()]
         return f"prefix: {', '.join(parts)}{self.direct.moves}"
 

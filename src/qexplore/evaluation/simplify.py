@@ -18,6 +18,8 @@ from qexplore.evaluation.trace import Trace, quantize
 _BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _INFINITY = float("inf")
+_CLAMPED = (torch.float32, torch.float16, torch.bfloat16)
+"""What quantizers compute in float32, where clamping to the rounded limits is the same."""
 
 
 def fold_batchnorm(traced: Trace) -> int:
@@ -50,6 +52,11 @@ def fold_batchnorm(traced: Trace) -> int:
     return folded
 
 
+def has_batchnorm(traced: Trace) -> bool:
+    """Whether there is a BatchNorm that `fold_batchnorm` may look at."""
+    return any(type(_module(traced, node)) in _BATCHNORMS for node in traced.graph.nodes)
+
+
 def drop_idle(traced: Trace) -> int:
     """Leave out Dropout and Identity, which do nothing in eval mode; says how many."""
     dropped = 0
@@ -74,8 +81,8 @@ def merge_clamps(traced: Trace) -> int:
     count = 0
     for node, source in _quantized(traced):
         clamp = _clamp(traced, source)
-        described = source.meta.get("value")
-        if clamp is None or getattr(described, "dtype", None) != torch.float32:
+        dtype = getattr(source.meta.get("value"), "dtype", None)
+        if clamp is None or dtype not in _CLAMPED or any(float(torch.tensor(x, dtype=dtype)) != x for x in clamp):
             continue
         node.update_arg(0, source.args[0])
         node.meta["clamp"] = clamp

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +18,10 @@ from qexplore._trees import cloned, tensors_of
 from qexplore.errors import TraceError
 from qexplore.evaluation.layers import quantization_of
 from qexplore.model import (
+    Autocast,
     BiasCorrection,
     PathTracer,
+    Placement,
     QuantizedModel,
     WeightQuantization,
     bound_arguments,
@@ -49,7 +52,8 @@ class Trace:
     """A traced network.
 
     Attributes:
-        graph: its nodes; `quantize` marks the points.
+        graph: its nodes; `quantize` marks the points. ``node.meta["autocast"]`` is the region of ``torch.autocast``
+            that the network has entered there; None where it has entered none.
         root: holds the modules and tensors that nodes name. Points inside opaque modules keep their hooks.
         hidden: points inside a module that is run as a whole, by the module's name.
         weights: the point of the weight of a module that the graph calls, by the module's name; a weight that is read
@@ -126,6 +130,12 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     return Trace(graph, network, hidden, weights, unseen, signature, fixed, tuple(point.name for point in model.points))
 
 
+def region_of(node: fx.Node) -> AbstractContextManager[Any]:
+    """The block of ``torch.autocast`` that ``node`` stands in."""
+    autocast: Autocast | None = node.meta.get("autocast")
+    return nullcontext() if autocast is None else autocast.region()
+
+
 def itself(tree: Any) -> Any:
     """What a graph ends in, so that its output is always a node."""
     return tree
@@ -151,6 +161,8 @@ class _Tracer(PathTracer):
     def __init__(self, network: nn.Module, on_module: dict[int, int], opaque: Collection[str]) -> None:
         super().__init__(opaque)
         self._on_module = on_module
+        self._kind = Placement.of(network).device.type
+        self._outside = Autocast.here(self._kind)
         self._holds_points = {
             name
             for name, module in network.named_modules()
@@ -161,6 +173,13 @@ class _Tracer(PathTracer):
         if module_qualified_name in self._holds_points:
             return module_qualified_name in self._opaque
         return super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        # A graph knows nothing of the blocks that its code stands in; this one changes what operations compute.
+        node: fx.Node = super().create_node(*args, **kwargs)
+        here = Autocast.here(self._kind)
+        node.meta["autocast"] = None if here == self._outside else here
+        return node
 
     def enter(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         before = next(iter(reversed(self.graph.nodes)), None)
@@ -309,7 +328,8 @@ class _WriteWatcher(fx.Interpreter):
             if self._is_written_back(n, value):
                 self.writes.append(_Write(n, self._names(value)))
         else:
-            output = super().run_node(n)
+            with region_of(n):
+                output = super().run_node(n)
         for arg, value in given.items():
             if value._version != before[arg]:
                 self.writes.append(_Write(n, self._names(value), arg))
@@ -363,6 +383,12 @@ class Described:
     shape: tuple[int, ...]
     dtype: torch.dtype
     nbytes: int
+
+
+def described_in(node: fx.Node) -> tuple[Described, ...]:
+    """The tensors in what ``node`` gave, once `without_writes` has run it."""
+    value = node.meta.get("value")
+    return (value,) if isinstance(value, Described) else tuple(value or ())
 
 
 def _described(output: Any) -> Described | tuple[Described, ...]:

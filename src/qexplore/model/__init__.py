@@ -2,6 +2,7 @@
 
 from qexplore.model.activations_model import QuantizedActivationsModel
 from qexplore.model.alone import OneThread, alone
+from qexplore.model.autocast import Autocast
 from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias, restore_biases
 from qexplore.model.calibration import CalibrationReport, PointRange
 from qexplore.model.examples import Example, count_samples

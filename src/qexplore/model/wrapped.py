@@ -14,6 +14,7 @@ from torch import nn
 from qexplore._choices import has_range
 from qexplore.errors import CalibrationError, ModelError, SelectionError
 from qexplore.model.alone import OneThread, alone
+from qexplore.model.autocast import Autocast
 from qexplore.model.building import checked_asymmetric, initial_num_bits, quantizers_of, weight_quantizer
 from qexplore.model.examples import Example
 from qexplore.model.following import follow, home_of
@@ -384,10 +385,13 @@ class WrappedNetwork(nn.Module):
 
     @alone
     def version(self) -> Hashable:
-        """Changes whenever weights, ranges, signs, hand-made switches or devices do; `num_bits` does not count."""
+        """Changes whenever weights, ranges, signs, hand-made switches, devices or regions of ``torch.autocast`` do.
+
+        Widths set by `num_bits` do not count.
+        """
         self._follow_network()
         switches = tuple(
             (name, q.disabled, q.stages, q.unsigned, q.asymmetric, bool(q.narrow_range), bool(q.fake_quant))
             for name, q in self.fake_quantizers.items()
         )
-        return switches, content_version(self)
+        return switches, content_version(self), Autocast.here(Placement.of(self.model).device.type)

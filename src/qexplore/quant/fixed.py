@@ -22,9 +22,10 @@ from qexplore.quant.tensor_quantizer import TensorQuantizer
 class FixedQuantizer:
     """`TensorQuantizer`'s arithmetic with width and range settled.
 
-    ``clamp(round_half_even(x * scale), low, high) / divisor``, bit for bit what the quantizer gives.
-    What this arithmetic does not cover (a range per channel, one of nothing or below 2^-100, half precision, more
-    stages) goes through a copy of the quantizer itself.
+    ``clamp(round_half_even(x * scale), low, high) / divisor``, bit for bit what the quantizer gives: in float32 where
+    the tensor is of half precision, rounded back as the quantizer does.
+    What this arithmetic does not cover (a range per channel, one of nothing or below 2^-100, more stages) goes through
+    a copy of the quantizer itself.
     """
 
     quantizer: TensorQuantizer
@@ -33,8 +34,10 @@ class FixedQuantizer:
     low: float = math.nan
     high: float = math.nan
     clamp: tuple[float, float] | None = None
+    divides_in_half: bool = False
     _on: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
     _behind: dict[tuple[float, float], FixedQuantizer] = field(default_factory=dict, repr=False)
+    _whole: dict[torch.dtype, FixedQuantizer] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, quantizer: TensorQuantizer, num_bits: int) -> FixedQuantizer:
@@ -55,7 +58,8 @@ class FixedQuantizer:
         amax = copied.amax
         assert amax is not None
         scale = float(torch.tensor(float(grid.quant_max)) / amax.detach().cpu().reshape(()))
-        return cls(copied, scale, scale, grid.quant_min, grid.quant_max)
+        in_half = not copied.overflows_half(amax)
+        return cls(copied, scale, scale, grid.quant_min, grid.quant_max, divides_in_half=in_half)
 
     @property
     def is_plain(self) -> bool:
@@ -73,7 +77,7 @@ class FixedQuantizer:
         return self._behind[low, high]
 
     def _made_behind(self, low: float, high: float) -> FixedQuantizer:
-        made = replace(self, clamp=(low, high), _on={}, _behind={})
+        made = replace(self, clamp=(low, high), _on={}, _behind={}, _whole={})
         if not self.is_plain:
             return made
         lowest, highest = np.rint(np.array([low, high], dtype=np.float32) * np.float32(self.scale)).tolist()
@@ -83,10 +87,12 @@ class FixedQuantizer:
         """Quantize ``tensor``, or its sum with ``addend``, into new memory, or with ``in_place`` into ``tensor``."""
         if addend is not None and not _alike(tensor, addend):
             return self(tensor + addend, in_place=True)
-        if not self.is_plain or tensor.dtype != torch.float32:
+        if not self._covers(tensor.dtype):
             tensor = tensor if addend is None else tensor + addend
             quantized: Tensor = self.quantizer(tensor if self.clamp is None else tensor.clamp(*self.clamp))
             return quantized.clone() if quantized is tensor else quantized
+        if tensor.dtype in _HALVES:
+            return self._through_float(tensor if addend is None else tensor + addend)
         kernel = _kernel_for(tensor)
         if kernel is None:
             row, scale, divisor = self._numbers_on(tensor.device)
@@ -109,6 +115,21 @@ class FixedQuantizer:
             self.divisor,
         )
         return target
+
+    def _covers(self, dtype: torch.dtype) -> bool:
+        if dtype == torch.float64:  # which an asymmetric quantizer computes in float32
+            return self.is_plain and not self.quantizer.asymmetric
+        return self.is_plain and (dtype == torch.float32 or dtype in _HALVES)
+
+    def _through_float(self, tensor: Tensor) -> Tensor:
+        """In float32, and back; where float16 holds the scale, whole numbers are rounded to it, and divided in it."""
+        if tensor.dtype == torch.bfloat16 or not self.divides_in_half:
+            return self(tensor.float(), in_place=True).to(tensor.dtype)
+        if torch.float16 not in self._whole:
+            self._whole[torch.float16] = replace(self, divisor=1.0, _on={}, _behind={}, _whole={})
+        whole = self._whole[torch.float16](tensor.float(), in_place=True)
+        _, _, divisor = self._numbers_on(tensor.device)
+        return whole.half().div_(divisor.half())
 
     def parameters_on(self, device: torch.device) -> Tensor:
         """``[scale, divisor, low, high, 1]`` in float32, shape ``[5]``, brought to ``device`` once."""
@@ -160,10 +181,11 @@ def _stacked_passes(tensor: Tensor, quantizers: Sequence[FixedQuantizer], target
 
 
 def fused_on_device(tensor: Tensor, addend: Tensor | None, row: Tensor, *, in_place: bool) -> Tensor | None:
-    """What the row's quantizer makes of a float32 ``tensor``, or its sum, in one launch; None where that is not had."""
+    """What the row's quantizer makes of ``tensor``, float32, or its sum, in one launch; None where that is not had."""
     kernel = None if tensor.is_cpu else device_kernel(tensor.device)
     if (
         kernel is None
+        or tensor.dtype != torch.float32
         or tensor.is_neg()
         or _layout(tensor) is None
         or (addend is not None and not _alike(tensor, addend))
@@ -175,11 +197,12 @@ def fused_on_device(tensor: Tensor, addend: Tensor | None, row: Tensor, *, in_pl
 
 
 _FLOAT_BYTES = 4
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 def _kernel_for(tensor: Tensor) -> Kernel | None:
     """The kernel, where it is at hand and takes tensors laid out like this one."""
-    if not tensor.is_cpu or tensor.is_neg() or _layout(tensor) is None:
+    if not tensor.is_cpu or tensor.dtype != torch.float32 or tensor.is_neg() or _layout(tensor) is None:
         return None
     return fused_kernel()
 

@@ -287,7 +287,9 @@ class TensorQuantizer(RangedQuantizer):
             return self._quantize_otherwise(inputs.float()).to(inputs.dtype)
         if self._auto_sign and self._unsigned:
             inputs = self._without_negatives(inputs)
-        if inputs.dtype == torch.bfloat16 or (inputs.dtype == torch.float16 and self._overflows_half(inputs)):
+        if inputs.dtype == torch.bfloat16 or (
+            inputs.dtype == torch.float16 and self.overflows_half(self._get_amax(inputs))
+        ):
             return self._without_a_sign_asked_for(inputs.float()).to(inputs.dtype)
         return self._without_a_sign_asked_for(inputs)
 
@@ -327,10 +329,10 @@ class TensorQuantizer(RangedQuantizer):
         low, high = torch.aminmax(inputs.detach())
         return quantize_affine(inputs, self._num_bits, low.clamp(max=0), high.clamp(min=0))
 
-    def _overflows_half(self, inputs: Tensor) -> bool:
+    def overflows_half(self, amax: Tensor) -> bool:
+        """Whether float16 cannot hold the largest level, or the scale, of a range at the present width."""
         bound = self.grid.quant_max
-        amax = float(self._get_amax(inputs).min())
-        return bound > _HALF_MAX or bound > amax * _HALF_MAX
+        return bound > _HALF_MAX or bound > float(amax.min()) * _HALF_MAX
 
     def _without_negatives(self, inputs: Tensor) -> Tensor:
         if not bool(inputs.detach().min() < 0):
