@@ -4,7 +4,6 @@ from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 
@@ -116,6 +115,8 @@ class SimpleCifarNetwork(nn.Module):
 
 def cifar_resnet18(num_classes: int = 10) -> nn.Module:
     """torchvision's ResNet-18 with its stem made for 32x32 images: a 3x3 convolution of stride 1, no max pooling."""
+    import torchvision  # here, so that the other networks can do without
+
     network = torchvision.models.resnet18(weights=None, num_classes=num_classes)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
