@@ -32,7 +32,7 @@ from qexplore.model.weights import Granularity, check_granularity, float_weights
 from qexplore.model.widths import DEFAULT_NUM_BITS, checked_num_bits, widths_set
 from qexplore.model.wrapping import detach, unwrap
 from qexplore.predicates import PredicateLike, as_predicate, select_modules
-from qexplore.quant import TensorQuantizer
+from qexplore.quant import TensorQuantizer, are_dead
 
 
 class WrappedNetwork(nn.Module):
@@ -210,11 +210,11 @@ class WrappedNetwork(nn.Module):
         Rows that are equal afterwards give equal outputs: a quantizer disabled by hand stays off, and one with a range
         of nothing gives 0 at any width.
         """
-        canonical = candidates.copy()
-        for column, quantizer in zip(canonical.T, self.fake_quantizers.values(), strict=True):
+        canonical, quantizers = candidates.copy(), self.fake_quantizers.values()
+        for column, quantizer, is_dead in zip(canonical.T, quantizers, are_dead(quantizers), strict=True):
             if quantizer.disabled:
                 column[:] = 0
-            elif quantizer.is_dead:
+            elif is_dead:
                 column[[has_range(code) for code in column.tolist()]] = quantizer.min_num_bits
         return canonical
 

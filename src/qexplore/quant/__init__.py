@@ -27,5 +27,5 @@ from qexplore.quant.packing import (
 )
 from qexplore.quant.small_floats import decode_floats, encode_floats, float_grid, quantize_float, quantize_mx
 from qexplore.quant.step_size import StepSize
-from qexplore.quant.tensor_quantizer import TensorQuantizer
+from qexplore.quant.tensor_quantizer import TensorQuantizer, are_dead
 from qexplore.quant.upstream import QuantDescriptor

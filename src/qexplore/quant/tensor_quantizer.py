@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -227,9 +228,7 @@ class TensorQuantizer(RangedQuantizer):
     @property
     def is_dead(self) -> bool:
         """Whether the range is nothing, so that everything becomes 0, whatever the width."""
-        plain = self.stages == (True, False) and not self.scales_amax
-        largest = self._buffers.get("_amax")
-        return plain and largest is not None and not bool(largest.any())
+        return are_dead([self])[0]
 
     @property
     def affine_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -378,3 +377,18 @@ class TensorQuantizer(RangedQuantizer):
             return "off"
         kind = f"{self.num_bits} " if isinstance(self.num_bits, FloatFormat) else ""
         return f"{kind}{'asymmetric ' if self.asymmetric else ''}{super().extra_repr()}"
+
+
+def are_dead(quantizers: Iterable[TensorQuantizer]) -> list[bool]:
+    """`TensorQuantizer.is_dead` of each; asked together, an accelerator is waited for once and not for every one."""
+    answers: list[bool] = []
+    lively: dict[torch.device, dict[int, Tensor]] = {}
+    for place, quantizer in enumerate(quantizers):
+        answers.append(False)
+        largest = quantizer._buffers.get("_amax")
+        if largest is not None and quantizer.stages == (True, False) and not quantizer.scales_amax:
+            lively.setdefault(largest.device, {})[place] = largest.any()
+    for of_device in lively.values():
+        for place, is_lively in zip(of_device, torch.stack([*of_device.values()]).tolist(), strict=True):
+            answers[place] = not is_lively
+    return answers
