@@ -46,7 +46,9 @@ def waits(accelerator: torch.device, max_evaluations: int) -> tuple[int, int]:
     return num_transfers() - before, len(versions)
 
 
-def test_a_longer_search_waits_for_the_device_twice_a_version_however_many_points_there_are(accelerator: torch.device) -> None:
+def test_a_longer_search_waits_for_the_device_twice_a_version_however_many_points_there_are(
+    accelerator: torch.device,
+) -> None:
     short, long = waits(accelerator, 20), waits(accelerator, 60)
     assert long[1] > short[1]
     assert long[0] - short[0] == 2 * (long[1] - short[1])  # what has changed, and which ranges are of nothing
