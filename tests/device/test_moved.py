@@ -318,6 +318,27 @@ def test_a_network_that_moves_no_tensors_between_its_devices_is_told_that(accele
     assert "unpack=" not in str(caught.value)
 
 
+def test_noise_of_a_network_on_two_devices_is_the_same_each_time_and_leaves_the_users_random_state_alone(
+    accelerator: torch.device,
+) -> None:
+    class Noisy(Pipeline):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.early(x)
+            x = (x + torch.rand_like(x)).to(OTHER)
+            return self.late(x + torch.rand_like(x))
+
+    problem = tiny_problem(model=tiny_model(Noisy(accelerator, OTHER)))
+
+    def drawn() -> list[Any]:
+        states = [torch.get_rng_state(), *map(torch.pretended.get_rng_state, (accelerator, OTHER))]  # type: ignore
+        return [state.tolist() for state in states]
+
+    before = drawn()
+    first = [one.score for one in problem.measure_directly(problem.space.uniform())]
+    assert [one.score for one in problem.measure_directly(problem.space.uniform())] == first
+    assert drawn() == before
+
+
 def test_inputs_on_one_of_several_devices_stay_and_others_go_where_the_forward_begins(
     accelerator: torch.device,
 ) -> None:
