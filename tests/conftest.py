@@ -4,7 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from pretended_device import CAN_BE_MADE, pretended_device
+from pretended_device import CAN_BE_MADE, pretended_device, register
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _accelerator_is_known() -> None:
+    register()
 
 
 @pytest.fixture(scope="session", autouse=True)

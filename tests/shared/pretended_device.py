@@ -189,6 +189,12 @@ def _module() -> _Module:
     return module
 
 
+def register() -> None:
+    """Tell torch of the device, before anything trains: the first backward of a process counts the devices for good."""
+    if CAN_BE_MADE:
+        _module()
+
+
 @contextmanager
 def pretended_device() -> Iterator[torch.device]:
     """Have the device, ``pretended:0``, for the time of the block.

@@ -89,7 +89,8 @@ class PackedLinear(nn.Module):
         if not bool(torch.isfinite(weight).all()):
             raise WorkflowError("the weight of a layer to be packed must be finite, got NaN or infinity")
         integers, scales = quantize_weight(weight, num_bits, group_size, method)
-        return cls._of(integers, scales, linear.bias, num_bits, group_size).train(linear.training)  # type: ignore[arg-type]
+        packed = cls._of(integers, scales, linear.bias, num_bits, group_size)  # type: ignore[arg-type]
+        return packed.to(weight.device).train(linear.training)
 
     @classmethod
     def from_quantized(cls, quantized: Any, num_bits: int) -> PackedLinear:
