@@ -212,7 +212,11 @@ class _Mixed(nn.Module):
             return self.network(x)
 
 
-def _autocast(subject: Subject) -> str:
+def _autocast(subject: Subject) -> str | Check:
+    try:
+        torch.autocast(subject.device.type, dtype=torch.bfloat16)
+    except AssertionError:  # so says a device without it
+        return Check("autocast (bfloat16)", "this device has no autocast", "", None)
     other = subject.to(subject.device)
     object.__setattr__(other, "network", _Mixed(other.network, subject.device.type))
     return _differences(posed(other))
