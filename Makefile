@@ -33,11 +33,11 @@ test-slow: $(READY) ## the slow tests
 		echo "no slow tests yet"; \
 	}
 
-check: $(READY) ## style, types and floors
+check: $(READY) ## style, types, floors, and that no device is named
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy --strict src
-	@$(RUN) -m pytest --quiet tests/test_architecture.py
+	@$(RUN) -m pytest --quiet tests/test_architecture.py tests/test_devices.py
 
 format: $(READY) ## rewrite the files in the agreed style
 	@$(RUN) -m ruff format .
