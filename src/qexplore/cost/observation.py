@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore._random import isolated
 from qexplore.cost.bits import not_observed
 from qexplore.cost.moments import Moments, Sources
 from qexplore.cost.operations import Operation, Operations
 from qexplore.cost.tape import Tape, Value, recording
 from qexplore.errors import ModelError
-from qexplore.model import Example, Placement, QuantizedModel, alone, call, in_eval_mode, with_plain_weights
+from qexplore.model import Example, Placement, QuantizedModel, alone, call, in_eval_mode, measuring, with_plain_weights
 
 Groups = tuple[tuple[int, ...], ...]
 """Indices of points that belong together."""
@@ -82,7 +81,7 @@ def _examples(model: QuantizedModel, cost: str) -> list[Example]:
 
 
 def _watched(model: QuantizedModel, inputs: Any, parameters: Mapping[Any, int], index: Mapping[str, int]) -> Tape:
-    with isolated(Placement.of(model.model).device), recording(model.model, parameters) as tape:
+    with measuring(Placement.of(model.model).device), recording(model.model, parameters) as tape:
 
         def mark(name: str, tensors: list[Tensor]) -> None:
             if name in index:
@@ -119,7 +118,7 @@ def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
     if example_input is None:
         raise ModelError("count_macs needs an `example_input` to run the network on, got None")
     placement = Placement.of(network)
-    with isolated(placement.device), in_eval_mode(network), torch.no_grad(), recording(network) as tape:
+    with measuring(placement.device), in_eval_mode(network), torch.no_grad(), recording(network) as tape:
         call(network, placement.copy_inputs(example_input))
     return _report(tape)
 

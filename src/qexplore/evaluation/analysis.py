@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qexplore._choices import FloatFormat, choice_code, choice_name
-from qexplore._random import drawn_apart, isolated
+from qexplore._random import drawn_apart
 from qexplore._table import csv_table, text_table
 from qexplore.errors import EvaluationError
 from qexplore.front import write_text
@@ -28,6 +28,7 @@ from qexplore.model import (
     WeightPoint,
     alone,
     floating_tensors,
+    measuring,
     require_iterable,
     require_wrapped,
     unpacking,
@@ -170,13 +171,13 @@ def analyze(
         progress=progress,
     )
     device = Placement.of(model.model).device
-    with model.using(_widths(model, num_bits)), isolated(device):
+    with model.using(_widths(model, num_bits)), measuring(device):
         comparison = _Comparison(model.fake_quantizers)
         for inputs, _ in batches:
             # Both runs begin with the same random numbers, for networks that draw some in eval mode.
-            with isolated(device):
+            with measuring(device):
                 expected = model.listen(inputs, comparison.take)
-            with isolated(device):
+            with measuring(device):
                 output = model.listen(inputs, comparison.compare, quantized=True)
             comparison.finish_batch(floating_tensors(expected), floating_tensors(output))
         comparison.look_at_weights(model.weight_points)

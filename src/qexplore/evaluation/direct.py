@@ -6,7 +6,7 @@ import functools
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qexplore._random import isolated
+from qexplore._arguments import checked_name
 from qexplore._trees import cloned, tensors_of
 from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, QExploreError
 from qexplore.evaluation.base import Evaluation, Told, untold
@@ -24,15 +24,20 @@ from qexplore.evaluation.samples import Batch, drawn_whole
 from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary, warn_of_unshifted
 from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric, known_labels
 from qexplore.model import (
+    PRECISIONS,
     Candidates,
     Loader,
     Placement,
     QuantizedModel,
     Unpack,
+    arithmetic_text,
     call,
     in_eval_mode,
     kept_weights,
+    measuring,
+    noting,
     require_wrapped,
+    settings,
     unpacking,
 )
 
@@ -48,8 +53,11 @@ class DirectEvaluator:
         metric: per sample, or of a whole set; a function ``(output, target) -> scores [B]`` is one per sample.
         unpack: ``unpack(batch) -> (inputs, target)``.
         hold_bytes: how much of the set may be held in memory; None takes a quarter of what is free.
+        precision: ``"full"`` measures in full float32 and with deterministic algorithms, whatever torch is set to;
+            ``"as set"`` leaves torch's settings and autocast as they are. See `qexplore.model.arithmetic`.
 
     Raises:
+        EvaluationError: no such ``precision``.
         DataError: see `EvaluationSet`.
         ModelError: ``model`` is no `QuantizedModel`, or is detached.
         MetricError: the metric does not give one finite score per sample for the float network.
@@ -64,9 +72,14 @@ class DirectEvaluator:
         *,
         unpack: Unpack | None = None,
         hold_bytes: int | None = None,
+        precision: str = "full",
     ) -> None:
         require_wrapped("an evaluator", model)
+        checked_name("`precision`", precision, PRECISIONS, EvaluationError)
         self.model = model
+        self.precision = precision
+        self.unforced: tuple[str, ...] = ()
+        """Operations of the last float evaluation that have no deterministic form where it ran, as torch calls them."""
         metric = as_metric(metric)
         self.metric: Metric | WholeSetMetric = metric
         self._loader = loader
@@ -113,6 +126,20 @@ class DirectEvaluator:
     def early_stop(self) -> str:
         """Why candidates are run to their end."""
         return "off: the direct evaluator runs every candidate to its end"
+
+    @property
+    def _device(self) -> torch.device:
+        return Placement.of(self.model.model).device
+
+    def settings(self) -> tuple[tuple[str, Hashable], ...]:
+        """What decides the arithmetic: scores may be compared where it is equal."""
+        return settings(self.precision, self._device)
+
+    @property
+    def arithmetic(self) -> str:
+        """The same in words, and what of it may differ from run to run."""
+        text = arithmetic_text(self.precision, self._device)
+        return f"{text}, but without a deterministic form: {', '.join(self.unforced)}" if self.unforced else text
 
     def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
         """Measure ``candidates``, shape ``[N, L]``, one after the other; ``must_beat`` is not made use of."""
@@ -211,7 +238,7 @@ class DirectEvaluator:
             ):
                 stack.enter_context(context)
             for device in Placement.of(self.model.model).devices or (torch.device("cpu"),):
-                stack.enter_context(isolated(device))
+                stack.enter_context(measuring(device, precision=self.precision))
             yield
 
     def evaluate_float(self) -> Evaluation:
@@ -223,7 +250,7 @@ class DirectEvaluator:
         off = tuple(0 for _ in self.model.points)
         watch = ClippingWatch(self.model.activation_fake_quantizers)
         try:
-            with self.model.lock, self.model.passes_noted(watch) as passed:
+            with self.model.lock, self.model.passes_noted(watch) as passed, noting() as unforced:
                 self._changes_inputs = None  # told by this pass alone: a quantized input is a copy already
                 self.float_evaluation = self._measure(off)
         except QExploreError:
@@ -233,6 +260,7 @@ class DirectEvaluator:
                 f"the float network could not be evaluated: {type(error).__name__}: {error}. {self._way_out()}"
             ) from error
         self.clipping = watch.found()
+        self.unforced = tuple(unforced)
         # A metric that passes none runs the model elsewhere, a copy of it for one.
         self._say_not_passed(tuple(name for name in self.model.fake_quantizers if passed and name not in passed))
         return self.float_evaluation

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from qexplore._random import isolated
 from qexplore._trees import cloned, map_tensors, tensors_of
 from qexplore.evaluation.agreement import Precision, as_one, equal, is_close, largest_difference
 from qexplore.evaluation.graph import Steps, build_steps
@@ -26,6 +25,7 @@ from qexplore.model import (
     content_version,
     foreign_hooks,
     in_eval_mode,
+    measuring,
 )
 from qexplore.quant import FixedQuantizer
 
@@ -63,7 +63,7 @@ class Network:
         example = samples.part(0, min(_EXAMPLE_SIZE, len(samples))) if samples.can_be_cut else samples.cut(1)[0]
         example = samples.fetched(example)
         self.device = Placement.of(model.model).device
-        with torch.no_grad(), isolated(self.device):
+        with torch.no_grad(), measuring(self.device):
             before = content_version(copied)
             self._trace = trace(copied, cloned(example.inputs))
             without_writes(self._trace, cloned(example.inputs))
@@ -250,5 +250,5 @@ def _two_candidates(model: QuantizedModel) -> Candidates:
 
 def _hooked(model: QuantizedModel, candidate: Sequence[int], example: Batch, seed: int) -> Any:
     device = Placement.of(model.model).device
-    with model.using(list(map(int, candidate))), in_eval_mode(model), isolated(device, seed):
+    with model.using(list(map(int, candidate))), in_eval_mode(model), measuring(device, seed):
         return call(model, cloned(example.inputs))

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qexplore._random import isolated
 from qexplore.evaluation.network import Network, equal
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.scoring import batch_scores
 from qexplore.metrics import Metric, Scores
+from qexplore.model import measuring
 
 _MOST_TOGETHER = 14
 _MOST_BYTES = 2**20
@@ -32,7 +32,7 @@ def can_be_stacked(metric: Metric, network: Network, samples: Samples) -> bool:
     batch = samples.fetched(samples.part(0, min(_EXAMPLE_SIZE, len(samples))))
     candidates = [0] * network.num_points, [2] * network.num_points
     try:
-        with torch.inference_mode(), isolated(network.device):
+        with torch.inference_mode(), measuring(network.device):
             outputs = [network.run(batch.inputs, candidate) for candidate in candidates]
             apart = [batch_scores(metric, output, batch.inputs, batch.target) for output in outputs]
             together = metric(torch.cat(outputs), _repeated(batch.target, 2))

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qexplore._random import isolated
 from qexplore.errors import EvaluationError, NumBitsError, QExploreError
 from qexplore.evaluation.base import Evaluation, Told, untold
 from qexplore.evaluation.direct import DirectEvaluator
@@ -20,7 +19,7 @@ from qexplore.evaluation.racing import why_not
 from qexplore.evaluation.scoring import complete, failed, summary
 from qexplore.evaluation.trace import CaptureError
 from qexplore.metrics import Metric, Scores
-from qexplore.model import Candidate, Candidates, OneThread, Placement, QuantizedModel
+from qexplore.model import Candidate, Candidates, OneThread, Placement, QuantizedModel, arithmetic, measuring
 
 _CHUNK_SECONDS = 5.0
 _LARGEST_CHUNK = 1024
@@ -132,7 +131,7 @@ class PrefixEvaluator:
         engine, fit = self._ready(rows.tolist())
         if engine is not None and len(fit) == len(rows):
             try:
-                with self._lock, isolated(engine.network.device):
+                with self._lock, measuring(engine.network.device, precision=self.direct.precision):
                     return engine.on_subset(rows, metric, num_samples, against_float=against_float, told=told)
             except QExploreError:
                 raise
@@ -167,7 +166,7 @@ class PrefixEvaluator:
         """Answers to ``rows`` by the engine; by the direct evaluator for one that raises."""
         start = time.perf_counter()
         try:
-            with self._lock, isolated(engine.network.device):
+            with self._lock, measuring(engine.network.device, precision=self.direct.precision):
                 result = engine.measure(np.array(rows, dtype=np.int64), limits)
         except Exception as error:
             is_full = isinstance(error, torch.OutOfMemoryError)
@@ -215,7 +214,7 @@ class PrefixEvaluator:
             self._compare_version()
 
     def _compare_version(self) -> None:
-        version = self._model.version(), _hooks(self._model), torch.get_num_threads()
+        version = self._model.version(), _hooks(self._model), torch.get_num_threads(), self.direct.settings()
         if version == self._version:
             return
         self._version = version
@@ -224,7 +223,8 @@ class PrefixEvaluator:
                 self._engine.close()
             self._engine, self._why_not = None, ""
         try:
-            self._engine = self._build()
+            with arithmetic(self.direct.precision, Placement.of(self._model.model).device):
+                self._engine = self._build()
         except CaptureError as error:
             self._why_not = str(error)
         except Exception as error:  # whatever a network does when it is taken apart, the direct evaluator still can

@@ -63,6 +63,9 @@ class Exploration:
         early_stop: ``"on"``, or why every candidate ran to its end.
         left_out: what the search did without for want of budget, and what budget has it; empty for nothing.
         clipping: what ranges cut off of the float network's tensors on the search set, where they cut something off.
+        num_moved: samples whose scores the direct evaluator found to be others than the search had seen, at the point
+            with most of them; None where nothing was verified, or scores are not of samples.
+        num_samples: of the search set; 0 under a whole-set metric.
     """
 
     front: Front
@@ -85,6 +88,8 @@ class Exploration:
     optimism_interval: tuple[float, float] | None = None
     left_out: str = ""
     clipping: tuple[Clipping, ...] = ()
+    num_moved: int | None = None
+    num_samples: int = 0
 
     @property
     def optimism_gap(self) -> float | None:
@@ -130,11 +135,18 @@ class Exploration:
             parts.append(f"counted from float, the front looks better on the search set by {by}, mean over its points")
         return f"\nreport set: {'; '.join(parts)}"
 
+    @property
+    def _arithmetic_line(self) -> str:
+        told = f"\narithmetic: {self.front.arithmetic}" if self.front.arithmetic else ""
+        if not told or self.num_moved is None:
+            return told
+        return f"{told}; verification moved {self.num_moved:,} of {self.num_samples:,} samples at most"
+
     def __str__(self) -> str:
         hypervolume = self.history[-1].hypervolume if self.history else 0.0
         failed = f", {len(self.failures)} failed: {self.failures[0].reason}" if self.failures else ""
         left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
-        told = left_out + f"\n{clipping_text(self.clipping)}".rstrip("\n")
+        told = self._arithmetic_line + left_out + f"\n{clipping_text(self.clipping)}".rstrip("\n")
         return (
             f"{self.algorithm}, seed {self.seed}: {self.num_evaluations} candidates for {self.num_passes:.0f} full "
             f"evaluations in {self.seconds:.1f} s, stopped by {self.stopped_by}, hypervolume {hypervolume:.4g}{failed}"

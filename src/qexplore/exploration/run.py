@@ -122,7 +122,7 @@ def run_search(
     )
     stopped_by = run.search(initial)
     run.require_success()
-    front, members, num_verifications = verify(problem, run.archive, progress)
+    front, members, num_verifications, moved = verify(problem, run.archive, progress)
     # Whoever wants one point is told of that point; a front is held against the uniform widths.
     front = replace(
         front,
@@ -142,6 +142,8 @@ def run_search(
         num_evaluations=run.num_evaluations,
         num_passes=budget.num_passes,
         num_verifications=num_verifications,
+        num_moved=moved,
+        num_samples=problem.num_samples,
         num_report_passes=report.num_passes,
         optimism_interval=report.optimism_interval,
         seconds=budget.seconds,

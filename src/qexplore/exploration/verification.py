@@ -25,23 +25,28 @@ _UNKNOWN = (math.nan, math.nan)
 
 def verify(
     problem: LayerwiseQuantizationProblem, archive: Archive, progress: bool | None = None
-) -> tuple[Front, Sequence[Evaluation], int]:
+) -> tuple[Front, Sequence[Evaluation], int, int | None]:
     """Re-evaluate the archive's members by the direct evaluators of all metrics; what they say replaces what was known.
 
     Returns:
-        The front of the new measurements, marked ``verified``, the measurements that it is of, and how many points were
-        measured. An interrupt gives the old front back, not marked, and none.
+        The front of the new measurements, marked ``verified``, the measurements that it is of, how many points were
+        measured, and the most samples of one whose scores are other ones now; None where scores are not of samples. An
+        interrupt gives the old front back, not marked, and none.
     """
     candidates = problem.candidates_of(archive.members)
-    verified = Archive(problem)
+    verified, moved = Archive(problem), None
+    known = {one.candidate: one.scores for one in archive.members}
     try:
         with Progress(len(candidates), description=_VERIFY, unit="evaluation", shown=progress) as bar:
             for evaluation in problem.measure_directly(candidates):
                 verified.add(evaluation)
+                scores = known[evaluation.candidate]
+                if scores is not None and evaluation.scores is not None:
+                    moved = max(moved or 0, int((~np.isclose(scores, evaluation.scores, equal_nan=True)).sum()))
                 bar.advance()
     except KeyboardInterrupt:
-        return archive.front(), (), 0
-    return replace(verified.front(), verified=True), verified.members, len(candidates)
+        return archive.front(), (), 0, None
+    return replace(verified.front(), verified=True), verified.members, len(candidates), moved
 
 
 def why_empty(problem: LayerwiseQuantizationProblem) -> str:
@@ -94,7 +99,10 @@ class Reporter:
             loader = reusable(loader)
         self._searched_float = problem.direct.float_evaluation
         self._first, *self._further = (
-            DirectEvaluator(problem.model, loader, metric, unpack=unpack or problem.unpack) for metric in metrics
+            DirectEvaluator(
+                problem.model, loader, metric, unpack=unpack or problem.unpack, precision=problem.direct.precision
+            )
+            for metric in metrics
         )
 
     @property

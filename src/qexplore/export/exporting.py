@@ -33,6 +33,7 @@ from qexplore.model import (
     bake_weights,
     call,
     in_eval_mode,
+    measuring,
     require_wrapped,
 )
 
@@ -133,7 +134,7 @@ def _checked_example(model: QuantizedModel, example_input: Any) -> tuple[Any, tu
             "of keyword arguments"
         )
     placement = Placement.of(model.model)
-    with in_eval_mode(model), torch.no_grad(), isolated(placement.device):
+    with in_eval_mode(model), torch.no_grad(), measuring(placement.device):
         try:
             output = call(model, placement.copy_inputs(example))
         except Exception as error:

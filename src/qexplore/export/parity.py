@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._onnx import OnnxModel, Optimization
-from qexplore._random import isolated
 from qexplore._trees import tensors_of
 from qexplore.errors import DataError, ExportError
 from qexplore.model import (
@@ -27,6 +26,7 @@ from qexplore.model import (
     call,
     count_samples,
     in_eval_mode,
+    measuring,
     takes_any_arguments,
     unpacking,
 )
@@ -95,7 +95,7 @@ def compare_each(
     totals = [Parity(0, 0, 0.0, 0.0) for _ in models]
     unpack = unpacking(models[0], unpack)
     batches = Pass("`data`", loader, unpack=unpack, bar="comparing", progress=progress)
-    with ExitStack() as modes, torch.no_grad(), isolated(placement.device):
+    with ExitStack() as modes, torch.no_grad(), measuring(placement.device):
         for model in models:
             modes.enter_context(in_eval_mode(model))
         for inputs, target in batches:

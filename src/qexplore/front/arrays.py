@@ -24,7 +24,13 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 StrArray = npt.NDArray[np.str_]
 Arrays = TypeVar("Arrays", bound="FrontArrays")
-_KINDS = (("metric_name", str), ("higher_is_better", bool), ("verified", bool), ("empty_because", str))
+_KINDS = (
+    ("metric_name", str),
+    ("higher_is_better", bool),
+    ("verified", bool),
+    ("empty_because", str),
+    ("arithmetic", str),
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class FrontArrays(Directed):
     report_between: FloatArray | None = None  # [K, K, 2] as report_from_float, less that of each member: uniform ones
     broken_limits: StrArray | None = None  # [K] names of the limits on costs that a row breaks, "" where it keeps them
     empty_because: str = ""  # why no candidate is on an empty front, and the way out
+    arithmetic: str = ""  # what it was measured in, in words: full float32, or torch's settings; "" where unknown
     # What measured it; within a process only: a file, a pickle or a copy knows it by name.
     metric: Any = field(default=None, repr=False, compare=False)
 

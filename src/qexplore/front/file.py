@@ -21,8 +21,8 @@ _FORMAT = "qexplore-front"
 # Version 1 knew widths only: its readers took the code of a float format for a width. Version 2 names the formats.
 # Version 3 holds the scores of further metrics. Version 4 holds the uniform candidates, with what was measured of them
 # and of the float network on the report set, and why an empty front is empty. Version 5 holds how these candidates
-# differ from each other there, and which limits they break.
-_VERSION = 5
+# differ from each other there, and which limits they break. Version 6 says which arithmetic it was measured in.
+_VERSION = 6
 _FIELDS = tuple(field.name for field in fields(FrontArrays) if field.compare)  # one more needs a new version
 _SINCE = {
     **dict.fromkeys(("further", "further_scores", "report_further_scores"), 3),
@@ -30,6 +30,7 @@ _SINCE = {
         ("report_float_accuracy", "report_from_float", "uniform", "report_from_uniform", "empty_because"), 4
     ),
     **dict.fromkeys(("report_between", "broken_limits"), 5),
+    "arithmetic": 6,
 }
 # JSON has no NaN: in these fields, where NaN means "not known", null stands for it.
 _UNKNOWN_ALLOWED = (

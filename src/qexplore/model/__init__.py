@@ -2,6 +2,15 @@
 
 from qexplore.model.activations_model import QuantizedActivationsModel
 from qexplore.model.alone import OneThread, alone
+from qexplore.model.arithmetic import (
+    PRECISIONS,
+    arithmetic,
+    arithmetic_text,
+    measuring,
+    noting,
+    settings,
+    trained_deterministically,
+)
 from qexplore.model.autocast import Autocast
 from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias, restore_biases
 from qexplore.model.calibration import CalibrationReport, PointRange

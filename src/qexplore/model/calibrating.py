@@ -13,8 +13,8 @@ from torch import Tensor
 
 from qexplore._arguments import checked_name
 from qexplore._choices import MAX_NUM_BITS, has_range, stored_bits
-from qexplore._random import isolated
 from qexplore.errors import CalibrationError, DataError
+from qexplore.model.arithmetic import measuring
 from qexplore.model.calibration import (
     AUTOMATIC,
     CalibrationReport,
@@ -166,7 +166,7 @@ def _collect(model: WrappedNetwork, batches: Pass | None, collector: RangeCollec
     if batches is None and model.activation_fake_quantizers:
         raise DataError("calibrating activations needs data: pass a loader, model.calibrate(loader)")
     examples, outputs, example = Examples(model.watch), OutputWatcher(), None
-    with isolated(Placement.of(model.model).device):
+    with measuring(Placement.of(model.model).device):
         for inputs, target in batches or ():
             survey.meet(inputs)
             model.settle(survey)
@@ -215,7 +215,7 @@ def _take_least_error(model: WrappedNetwork, found: Mapping[str, Mapping[str, Ra
     """
     inputs = first_samples(Placement.of(model.model).move_inputs(example), _COMPARED_SAMPLES)
     off = [0] * len(model.fake_quantizers)
-    with in_eval_mode(model), torch.no_grad(), isolated(Placement.of(model.model).device), model.using(off):
+    with in_eval_mode(model), torch.no_grad(), measuring(Placement.of(model.model).device), model.using(off):
         runs = SinglePointRuns(model, inputs)
         for name, by_method in found.items():
             tables = [_per_choice(ranges) for ranges in by_method.values()]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from qexplore._random import isolated
 from qexplore.model.alone import alone
+from qexplore.model.arithmetic import measuring
 from qexplore.model.calibrating import calibrate
 from qexplore.model.calibration import CalibrationReport
 from qexplore.model.examples import Examples
@@ -134,7 +134,7 @@ class QuantizedModel(WrappedNetwork):
         """
         self._attached()
         if example_input is not None:
-            with isolated(Placement.of(self.model).device), self.inputs_reconsidered():
+            with measuring(Placement.of(self.model).device), self.inputs_reconsidered():
                 self._look_at(example_input)
                 self._follow_network()
         quantized = [holder for point in self.weight_points for holder in point.holders]

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qexplore._quiet import quiet
-from qexplore._random import isolated
 from qexplore.errors import DataError, TraceError, WorkflowError
-from qexplore.model import Loader, Pass, Placement, call, floating_tensors, in_eval_mode, is_layer
+from qexplore.model import Loader, Pass, Placement, call, floating_tensors, in_eval_mode, is_layer, measuring
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import FloatOutputs, Subject
 from qexplore.preparation import graph_table, trace_network
@@ -97,7 +96,7 @@ def measure_error(network: nn.Module, quantized: nn.Module, loader: Loader, prog
     total, count = 0.0, 0
     first, second = Placement.of(network), Placement(torch.device("cpu"), torch.float32)
     batches = Pass("the held-out data", loader, bar="quantization error", progress=progress)
-    with in_eval_mode(network), torch.no_grad(), isolated(first.device), quiet():
+    with in_eval_mode(network), torch.no_grad(), measuring(first.device), quiet():
         for inputs, _ in batches:
             expected = floating_tensors(call(network, first.copy_inputs(inputs)))
             got = floating_tensors(call(quantized, second.copy_inputs(inputs)))

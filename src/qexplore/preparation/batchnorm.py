@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import WorkflowError
 from qexplore.model import (
@@ -22,6 +21,7 @@ from qexplore.model import (
     alone,
     call,
     in_eval_mode,
+    measuring,
     num_samples,
     require_wrapped,
     unpacking,
@@ -109,7 +109,7 @@ def recalibrate_batchnorm(
         return BatchNormReport((), 0)
     before = {name: _copied(layer) for name, layer in layers.items()}
     count = 0
-    with isolated(placement.device), in_eval_mode(model), torch.no_grad(), _measuring(layers, before):
+    with measuring(placement.device), in_eval_mode(model), torch.no_grad(), _measuring(layers, before):
         for inputs, _ in batches:
             call(model, inputs)
             count += num_samples(inputs)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import CalibrationError, ModelError
 from qexplore.model import (
@@ -32,6 +31,7 @@ from qexplore.model import (
     first_samples,
     float_weight,
     is_layer,
+    measuring,
     num_groups,
     num_samples,
     num_spatial,
@@ -133,7 +133,7 @@ def correct_biases(
         "the loader", loader, num_batches=num_batches, unpack=unpack, bar="bias correction", progress=progress
     )
     layers, skipped = _sorted_out(model)
-    with isolated(Placement.of(model.model).device):
+    with measuring(Placement.of(model.model).device):
         means, kept = _measured(model, batches, layers)
         found = {module: mean for module, mean in means.items() if module in layers}
         skipped |= {name: "it is never called" for module, name in layers.items() if module not in found}

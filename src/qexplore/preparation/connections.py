@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from qexplore._random import isolated
 from qexplore._trees import tensors_of
 from qexplore.errors import DataError, QExploreError, first_line
 from qexplore.model import (
@@ -24,6 +23,7 @@ from qexplore.model import (
     foreign_hooks,
     in_eval_mode,
     is_layer,
+    measuring,
     trace_around,
     without_tensors,
 )
@@ -125,7 +125,7 @@ class Connections:
     def _note_dims(self, example: Any) -> None:
         placement = Placement.of(self.network)
         bound = bound_arguments(inspect.signature(self.network.forward), placement.copy_inputs(example))
-        with torch.no_grad(), isolated(placement.device):
+        with torch.no_grad(), measuring(placement.device):
             _DimsInterpreter(self.network, graph=self.graph).run(*bound.values())
 
 
@@ -179,7 +179,7 @@ def check_example(network: nn.Module, example: Any) -> None:
 def outputs_of(network: nn.Module, example: Any) -> list[Tensor]:
     """Floating tensors of the network's output on ``example``, in eval mode and without gradients."""
     placement = Placement.of(network)
-    with in_eval_mode(network), torch.no_grad(), isolated(placement.device):
+    with in_eval_mode(network), torch.no_grad(), measuring(placement.device):
         output = call(network, placement.copy_inputs(example))
     return floating_tensors(output)
 

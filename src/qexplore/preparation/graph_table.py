@@ -11,10 +11,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qexplore._quiet import silenced
-from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import TraceError, first_line
-from qexplore.model import Placement, as_arguments, in_eval_mode, unwrap
+from qexplore.model import Placement, as_arguments, in_eval_mode, measuring, unwrap
 from qexplore.preparation.connections import check_example
 from qexplore.preparation.own_modules import trace_network
 
@@ -114,7 +113,7 @@ def _exported(network: nn.Module, example: Any, symbolic: TraceError | None) -> 
     placement = Placement.of(network)
     args, kwargs = as_arguments(placement.copy_inputs(example))
     try:
-        with in_eval_mode(network), isolated(placement.device), torch.no_grad(), silenced():
+        with in_eval_mode(network), measuring(placement.device), torch.no_grad(), silenced():
             program = torch.export.export(network, args, kwargs or None, strict=False)
             graph = program.module().graph
     except Exception as error:

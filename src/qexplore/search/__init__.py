@@ -6,7 +6,8 @@ from qexplore.search.archive import Archive, reference_point
 from qexplore.search.choices import choices_text
 from qexplore.search.control import ChoicePlan, plan_choices
 from qexplore.search.goals import Cheapest, Goal, MostAccurate, WholeFront
-from qexplore.search.problem import LayerwiseQuantizationProblem, intervals_of
+from qexplore.search.intervals import intervals_of
+from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.sensitivity import Lacking, SensitivityTable, sensitivity
 from qexplore.search.settings import ALGORITHMS, SearchSettings
 from qexplore.search.space import SearchSpace

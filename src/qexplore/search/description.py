@@ -28,6 +28,8 @@ class Description:
         gaps: what costs and limits lack, by the cost's name: operations that could not be counted, idle weights.
         not_passed: points that no sample passes when a candidate is measured.
         clipping: what ranges cut off of the float network's tensors on the search set, where they cut something off.
+        arithmetic: what it is measured in: ``"full float32, deterministic"``, or the settings of torch that it follows,
+            and the operations that may differ from run to run.
     """
 
     plan: Plan
@@ -42,6 +44,7 @@ class Description:
     gaps: Mapping[str, str] = field(default_factory=dict)
     not_passed: tuple[str, ...] = ()
     clipping: tuple[Clipping, ...] = ()
+    arithmetic: str = ""
 
     def __str__(self) -> str:
         minima = [(self.metric_name, self.min_accuracy), *((one.name, one.min_accuracy) for one in self.further)]
@@ -50,8 +53,9 @@ class Description:
         idle = f"never passed, so free: {', '.join(self.not_passed)}\n" if self.not_passed else ""
         clipped = f"{clipping_text(self.clipping)}\n".lstrip("\n")
         lacking = "".join(f"{name} lacks something: {gap}\n" for name, gap in self.gaps.items())
+        arithmetic = f"\narithmetic: {self.arithmetic}" if self.arithmetic else ""
         return (
             f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name} against {', '.join(self.costs)}\n"
             f"required: {required or 'nothing'}\n{lacking}{idle}{clipped}"
-            f"engine: {self.engine}\nearly stop: {self.early_stop}"
+            f"engine: {self.engine}\nearly stop: {self.early_stop}{arithmetic}"
         )

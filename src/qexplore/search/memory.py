@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ class Memory:
         evaluator: measures.
         metric: of the scores.
         finish: adds to an evaluation what the evaluator does not measure, before anyone sees it.
+        settings: of the arithmetic; what was measured under others is forgotten.
     """
 
     def __init__(
@@ -33,22 +34,27 @@ class Memory:
         evaluator: Evaluator,
         metric: Metric | WholeSetMetric,
         finish: Callable[[Evaluation], Evaluation],
+        settings: Callable[[], Hashable] = tuple,
     ) -> None:
         self._model = model
         self._evaluator = evaluator
         self._metric = metric
         self._finish = finish
+        self._settings = settings
         self._known: dict[Candidate, Evaluation] = {}
-        self._version = model.version()
+        self._version: Any = self._now()
 
     def __getstate__(self) -> dict[str, Any]:
         # A version tells where tensors lie, so it holds here alone: what is still true is told instead.
-        return self.__dict__ | {"_version": self._model.version() == self._version}
+        return self.__dict__ | {"_version": self._now() == self._version}
 
     def recall(self) -> None:
         """Take the model as it is for the one that was pickled along, unless that had changed already."""
         if self._version is True:
-            self._version = self._model.version()
+            self._version = self._now()
+
+    def _now(self) -> Any:
+        return self._model.version(), self._settings()
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -56,9 +62,9 @@ class Memory:
         return tuple(self._known.copy().values())  # in one go, whatever other threads add
 
     def forget_if_changed(self) -> bool:
-        """Forget everything when a weight, a range or a hand-made switch of the model has changed; says so."""
+        """Forget everything when a weight, a range, a hand-made switch or the arithmetic has changed; says so."""
         self._model.require_attached()
-        version = self._model.version()
+        version = self._now()
         if version == self._version:
             return False
         self._known.clear()

@@ -19,11 +19,12 @@ from qexplore.errors import ProblemError
 from qexplore.evaluation import Clipping, DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, WholeSetMetric, top1_accuracy
-from qexplore.model import Candidates, Loader, QuantizedModel, Unpack, require_wrapped, reusable
+from qexplore.model import PRECISIONS, Candidates, Loader, QuantizedModel, Unpack, require_wrapped, reusable
 from qexplore.search.control import DEFAULT_LIMITS, checked_plan
 from qexplore.search.costs import checked_costs, require_known
 from qexplore.search.description import Description
 from qexplore.search.further import FurtherMetrics, split_metrics
+from qexplore.search.intervals import intervals_of
 from qexplore.search.limits import TOTAL_BITS, checked_limits
 from qexplore.search.memory import Memory
 from qexplore.search.reachability import require_reachable
@@ -80,6 +81,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             `describe` why it cannot be; ``"prefix"`` insists on it; ``"direct"`` runs the hooked network for each.
         hold_bytes: how much of the search set may be held in memory; None takes a quarter of what is free.
         budget_bytes: most memory for the engine's activations; None takes a quarter of what is free.
+        precision: ``"full"`` measures in full float32 and deterministically, whatever torch is set to; ``"as set"`` as
+            torch is set, autocast included, for networks that are deployed so.
 
     Raises:
         CalibrationError: a point has no range.
@@ -114,8 +117,10 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         engine: str = "auto",
         hold_bytes: int | None = None,
         budget_bytes: int | None = None,
+        precision: str = "full",
     ) -> None:
         checked_name("`engine`", engine, ENGINES, ProblemError)
+        checked_name("`precision`", precision, PRECISIONS, ProblemError)
         require_wrapped("a problem", model, ProblemError)
         self.model = model
         self.unpack = unpack
@@ -134,7 +139,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         self.limits.require_reachable(self.space)
 
         def evaluators(metric: Metric | WholeSetMetric) -> tuple[DirectEvaluator, Evaluator]:
-            direct = DirectEvaluator(model, loader, metric, unpack=unpack, hold_bytes=hold_bytes)
+            direct = DirectEvaluator(model, loader, metric, unpack=unpack, hold_bytes=hold_bytes, precision=precision)
             if engine == "direct":
                 return direct, direct
             return direct, PrefixEvaluator(direct, budget_bytes=budget_bytes, required=engine == "prefix")
@@ -145,7 +150,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             self.metric, floats.score, min_accuracy, max_drop, scores=floats.scores
         )
         self.further = FurtherMetrics(asked[1:], evaluators)
-        self._memory = Memory(model, self.evaluator, self.metric, self._finished)
+        self._memory = Memory(model, self.evaluator, self.metric, self._finished, self.direct.settings)
         super().__init__(
             n_var=self.space.num_genes,
             n_obj=1 + len(self.costs),
@@ -220,6 +225,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             {cost.name: cost.gap for cost in (*self.costs, *self.limits.costs) if isinstance(cost, Bops) and cost.gap},
             self.direct.not_passed,
             self.clipping,
+            self.direct.arithmetic,
         )
 
     def measure(self, candidates: Any, *, must_beat: Any = None, screened: bool = False) -> Iterator[Evaluation]:
@@ -304,6 +310,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             "cost_names": tuple(cost.name for cost in self.costs),
             "metric_name": self.metric.name,
             "metric": self.metric,
+            "arithmetic": self.direct.arithmetic,
             "higher_is_better": self.metric.higher_is_better,
             "float_accuracy": self.direct.float_evaluation.score,
             "further": self.further.described,
@@ -391,10 +398,3 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             if self._memory.forget_if_changed():
                 self.direct.evaluate_float()
                 self.further.evaluate_float()
-
-
-def intervals_of(evaluations: Sequence[Evaluation]) -> NDArray[np.float64] | None:
-    """Shape ``[N, 2]``, NaN where one is unknown; None where all are, as for metrics of a whole set."""
-    if not any(evaluation.interval for evaluation in evaluations):
-        return None
-    return np.array([evaluation.interval or (math.nan, math.nan) for evaluation in evaluations])

@@ -14,8 +14,7 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from qexplore._quiet import quiet
-from qexplore._random import isolated
-from qexplore.model import Placement, floating_tensors, foreign_hooks, in_eval_mode
+from qexplore.model import Placement, floating_tensors, foreign_hooks, in_eval_mode, measuring
 from qexplore.preparation import module_of, only_describes
 from qexplore.stacks import reasons
 from qexplore.stacks.eager_graph import LAYERS, add_module
@@ -180,7 +179,7 @@ def _stub(network: fx.GraphModule, source: fx.Node, into: bool) -> fx.Node:
 
 def _values(network: fx.GraphModule, example: tuple[Any, ...]) -> dict[fx.Node, Any]:
     """What every node gives on the example, in eval mode."""
-    with in_eval_mode(network), isolated(torch.device("cpu")):
+    with in_eval_mode(network), measuring(torch.device("cpu")):
         return values_of(network, Placement.of(network).copy_inputs(example))
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from qexplore.errors import MetricError
 from qexplore.evaluation import apply_metric, batch_scores, summary
 from qexplore.metrics import Metric, WholeSetMetric
-from qexplore.model import Loader, Pass, Placement, Unpack, call, unpacking
+from qexplore.model import Loader, Pass, Placement, Unpack, arithmetic, call, unpacking
 
 _MAX_TURNS = 50
 _SECONDS = 1.0
@@ -99,7 +99,7 @@ def measure_accuracy(
         DataError: the loader is empty.
         MetricError: scores that are not finite.
     """
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic():
         if isinstance(metric, WholeSetMetric):
             score = float(apply_metric(metric, network, loader))
         else:

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from qexplore._random import isolated
 from qexplore._table import text_table
 from qexplore.errors import SelectionError
-from qexplore.model import Loader, Pass, Placement, Unpack, call, foreign_hooks, in_eval_mode, unpacking
+from qexplore.model import Loader, Pass, Placement, Unpack, call, foreign_hooks, in_eval_mode, measuring, unpacking
 from qexplore.predicates import PredicateLike, everything, select_modules
 from qexplore.preparation import copied_network, counted, replace_everywhere
 from qexplore.quant import check_group_size, check_packed_width
@@ -153,7 +152,7 @@ def _calibrate(network: nn.Module, loader: Loader, unpack: Unpack | None, progre
     for module in packed:
         module.start_observing()
     try:
-        with in_eval_mode(network), torch.no_grad(), isolated(placement.device):
+        with in_eval_mode(network), torch.no_grad(), measuring(placement.device):
             for inputs, _ in batches:
                 call(network, inputs)
     finally:

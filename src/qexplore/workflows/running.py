@@ -20,6 +20,7 @@ from qexplore.model import (
     Pass,
     Placement,
     Unpack,
+    arithmetic,
     call,
     first_batch,
     foreign_hooks,
@@ -222,7 +223,7 @@ def _calibrating(loader: Loader, reporting: Reporting) -> Callable[[nn.Module], 
         place, shown = Placement(_CPU, torch.float32), reporting.progress
         unpack = unpacking(prepared, reporting.unpack)
         batches = Pass("calibration_loader", loader, unpack=unpack, placement=place, bar="calibrating", progress=shown)
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic():
             for inputs, _ in batches:
                 call(prepared, inputs)
 
