@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,15 @@ def test_front_written_by_the_second_version_loads():
     assert front.num_bits.tolist() == [[403, 4, 0], [8, 1203, 5]]
     assert front.cost_names == ("total_bits", "bops")
     assert [str(choice) for choice in front[0].widths.values()] == ["E4M3", "4", "0"]
+
+
+def test_front_written_before_arithmetic_was_told_loads_without_it(tmp_path):
+    front = Front.load(ASSETS / "front-v5.json")
+
+    assert front.arithmetic == ""
+    told = replace(front, arithmetic="full float32, deterministic")
+    told.save(tmp_path / "front.json")
+    assert Front.load(tmp_path / "front.json").arithmetic == "full float32, deterministic"
 
 
 def test_saved_formats_come_back_and_are_named_in_the_file(tmp_path):

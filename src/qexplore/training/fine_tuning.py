@@ -21,7 +21,7 @@ from qexplore.errors import EvaluationError, WorkflowError
 from qexplore.evaluation import DirectEvaluator, Evaluation, paired_interval
 from qexplore.front import difference_text, score_text
 from qexplore.metrics import Metric, WholeSetMetric, as_metric, metric_named, top1_accuracy
-from qexplore.model import Loader, QuantizedModel, Unpack, alone, require_wrapped
+from qexplore.model import Loader, QuantizedModel, Unpack, alone, noting, require_wrapped
 from qexplore.training.loop import best_epoch, check_share, made_optimizer, on_device, train
 from qexplore.training.options import EpochRecord, Loss, MakeOptimizer, TrainingKeywords, TrainingOptions, check_loss
 from qexplore.training.step_sizes import TrainedRanges, trained_ranges
@@ -43,6 +43,8 @@ class FineTuning(Directed):
         learned_step_sizes: whether step sizes were learned (LSQ).
         seconds: wall time, evaluations included.
         interrupted: whether Ctrl-C ended it.
+        unforced: operations that have no deterministic form where it was trained, as torch calls them: the same seed
+            may give other weights; empty where all have one, and with ``deterministic=False``.
         loss_interval: 95 % interval of ``accuracy_before - float_accuracy``, paired by sample; None where not known.
     """
 
@@ -58,6 +60,7 @@ class FineTuning(Directed):
     seconds: float = field(compare=False)
     interrupted: bool = False
     loss_interval: tuple[float, float] | None = None
+    unforced: tuple[str, ...] = ()
 
     @property
     def recovered(self) -> float | None:
@@ -90,7 +93,8 @@ class FineTuning(Directed):
         count = f"{len(self.epochs)} epoch{'' if len(self.epochs) == 1 else 's'}"
         head = f"Fine-tuned {how}, {count} in {self.seconds:.1f} s{ended}{kept}"
         table = text_table(("epoch", "loss", self.metric_name, "seconds", ""), rows, numeric=range(4))
-        return "\n".join([head, table, *self._report_lines()])
+        unforced = [f"the same seed may give other weights, for no deterministic form: {', '.join(self.unforced)}"]
+        return "\n".join([head, table, *(unforced if self.unforced else []), *self._report_lines()])
 
     def _report_lines(self) -> list[str]:
         if self.float_accuracy is None or self.accuracy_before is None or self.accuracy_after is None:
@@ -147,8 +151,9 @@ def fine_tune(
             widths that are of no front, top-1 accuracy.
         unpack: ``unpack(batch) -> (inputs, target)``, for all loaders.
         progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
-        training: ``epochs`` (2), ``learning_rate``, ``optimizer``, ``device``, ``seed`` and ``on_epoch``, as
-            `qexplore.training.TrainingOptions` says. The report set is measured where the model is.
+        training: ``epochs`` (2), ``learning_rate``, ``optimizer``, ``device``, ``seed``, ``on_epoch`` and
+            ``deterministic``, as `qexplore.training.TrainingOptions` says. The report set is measured where the model
+            is.
 
     Raises:
         WorkflowError: no wrapped model, nothing to train, an optimizer of other parameters, an argument out of range,
@@ -182,6 +187,7 @@ def fine_tune(
 
     interrupted, baseline = False, None
     with ExitStack() as stack:
+        unforced = stack.enter_context(noting())
         stack.enter_context(on_device(model, options.device))
         evaluate = None
         if validation_loader is not None:
@@ -219,6 +225,7 @@ def fine_tune(
         seconds=time.perf_counter() - start,
         interrupted=interrupted,
         loss_interval=None if reporter is None or before is None else _interval(before, reporter),
+        unforced=tuple(unforced) if options.deterministic else (),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from qexplore.model import (
     in_eval_mode,
     no_batches,
     num_samples,
+    trained_deterministically,
     unpacking,
 )
 from qexplore.training.options import DEFAULT_LEARNING_RATE, EpochRecord, Loss, TrainingOptions, check_loss, described
@@ -77,7 +78,9 @@ def train(
     check_loss(loss)
     epochs, place = options.epochs, options.place_for(model)
     unpack = unpacking(model, unpack)
-    with isolated(place, options.seed), on_device(model, options.device), in_eval_mode(model), torch.enable_grad():
+    algorithms = trained_deterministically(place) if options.deterministic else nullcontext()
+    on_place = on_device(model, options.device)
+    with algorithms, isolated(place, options.seed), on_place, in_eval_mode(model), torch.enable_grad():
         model.train()  # behind the block every module has its own flag again
         num_steps = epochs * _length(loader)
         falls = options.optimizer is None if decay is None else decay

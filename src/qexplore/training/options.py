@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from qexplore._arguments import checked_int, checked_number
+from qexplore._arguments import checked_int, checked_number, checked_switch
 from qexplore.errors import WorkflowError
 from qexplore.model import Placement
 
@@ -62,6 +62,7 @@ class TrainingKeywords(TypedDict, total=False):
     device: torch.device | str | None
     seed: int
     on_epoch: Callable[[EpochRecord], None] | None
+    deterministic: bool
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class TrainingOptions:
         seed: of what is drawn in training, such as a loader's order.
         on_epoch: called after each epoch with its `EpochRecord`.
         progress: show a bar on stderr; None shows it on a terminal.
+        deterministic: the same seed gives the same weights, wherever torch has deterministic algorithms. On a GPU
+            False may be faster: cuDNN and attention then take kernels that add up in any order. On a CPU it costs
+            nothing worth mention.
 
     Raises:
         WorkflowError: an argument out of range, or a learning rate beside an optimizer.
@@ -89,8 +93,10 @@ class TrainingOptions:
     seed: int = 0
     on_epoch: Callable[[EpochRecord], None] | None = None
     progress: bool | None = None
+    deterministic: bool = True
 
     def __post_init__(self) -> None:
+        checked_switch("`deterministic`", self.deterministic, WorkflowError)
         checked_int("`epochs`", self.epochs, WorkflowError, low=1)
         checked_int("`seed`", self.seed, WorkflowError, low=0)
         if self.learning_rate is not None:
