@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import qexplore as qx
-from qexplore import predicates
+from qexplore import predicates, preparation
 from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.model import arithmetic, arithmetic_text, measuring, noting, trained_deterministically
@@ -125,7 +125,7 @@ FEATURES: dict[str, Callable[[Any], Any]] = {
     "explore directly": lambda model: _explore(model, engine="direct"),
     "analyze": lambda model: qx.analyze(model, data(), progress=False),
     "sensitivity": lambda model: qx.sensitivity(qx.LayerwiseQuantizationProblem(model, data()), progress=False),
-    "correct_biases": lambda model: qx.preparation.correct_biases(model, data(), progress=False),
+    "correct_biases": lambda model: preparation.correct_biases(model, data(), progress=False),
 }
 
 
