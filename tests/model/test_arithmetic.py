@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import qexplore as qx
-from qexplore import predicates, preparation
+from qexplore import predicates
 from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.model import arithmetic, arithmetic_text, measuring, noting, trained_deterministically
@@ -118,6 +118,12 @@ def _explore(model: Any, **options: Any) -> Any:
     return qx.explore(problem, max_evaluations=12, seed=1, report_loader=data(), progress=False)
 
 
+def _corrected(network: nn.Module) -> None:
+    model = qx.QuantizedModel(network, activations=predicates.by_type(nn.ReLU), weights=predicates.by_type(nn.Linear))
+    model.calibrate(data(), progress=False)
+    qx.correct_biases(model, data(), progress=False)
+
+
 FEATURES: dict[str, Callable[[Any], Any]] = {
     "calibrate": lambda model: model.calibrate(data(), method="mse", progress=False),
     "direct": lambda model: DirectEvaluator(model, data(), qx.top1_accuracy),
@@ -125,7 +131,7 @@ FEATURES: dict[str, Callable[[Any], Any]] = {
     "explore directly": lambda model: _explore(model, engine="direct"),
     "analyze": lambda model: qx.analyze(model, data(), progress=False),
     "sensitivity": lambda model: qx.sensitivity(qx.LayerwiseQuantizationProblem(model, data()), progress=False),
-    "correct_biases": lambda model: preparation.correct_biases(model, data(), progress=False),
+    "calibrate weights and correct biases": lambda model: _corrected(model.detach()),
 }
 
 

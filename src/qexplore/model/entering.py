@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qexplore._random import isolated
+from qexplore.model.arithmetic import measuring
 from qexplore.model.hooks import Doors, Forward
 from qexplore.model.inputs import Placement, as_arguments
 from qexplore.model.state import in_eval_mode
@@ -30,7 +30,7 @@ def entry_device(network: nn.Module, inputs: Any) -> torch.device | None:
         one for one in network.modules() if one is not network and any(True for _ in one.parameters(recurse=False))
     ]
     args, kwargs = as_arguments(inputs)
-    with Doors(inside).lead_to(_stop), in_eval_mode(network), torch.no_grad(), isolated(Placement.of(network).device):
+    with Doors(inside).lead_to(_stop), in_eval_mode(network), torch.no_grad(), measuring(Placement.of(network).device):
         try:
             network.forward(*args, **kwargs)
         except _Reached as reached:
