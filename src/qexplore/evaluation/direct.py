@@ -54,7 +54,7 @@ class DirectEvaluator:
         unpack: ``unpack(batch) -> (inputs, target)``.
         hold_bytes: how much of the set may be held in memory; None takes a quarter of what is free.
         precision: ``"full"`` measures in full float32 and with deterministic algorithms, whatever torch is set to;
-            ``"as set"`` leaves torch's settings and autocast as they are. See `qexplore.model.arithmetic`.
+            ``"as set"`` leaves torch's settings as they are. See `qexplore.model.arithmetic`.
 
     Raises:
         EvaluationError: no such ``precision``.

@@ -223,7 +223,7 @@ class PrefixEvaluator:
                 self._engine.close()
             self._engine, self._why_not = None, ""
         try:
-            with arithmetic(self.direct.precision, Placement.of(self._model.model).device):
+            with arithmetic(self.direct.precision):
                 self._engine = self._build()
         except CaptureError as error:
             self._why_not = str(error)

@@ -18,31 +18,29 @@ from qexplore._random import isolated
 PRECISIONS = ("full", "as set")
 """``"full"``: our settings while something is measured. ``"as set"``: the user's own."""
 
-_CPU = torch.device("cpu")
 _asked: ContextVar[str] = ContextVar("precision", default="full")  # of the innermost block that names one
 
 
 @contextmanager
 def measuring(device: torch.device, seed: int = 0, *, precision: str | None = None) -> Iterator[None]:
     """Run a block that measures: `isolated` under a seed, and under one `arithmetic`."""
-    with isolated(device, seed), arithmetic(precision, device):
+    with isolated(device, seed), arithmetic(precision):
         yield
 
 
 @contextmanager
-def arithmetic(precision: str | None = None, device: torch.device = _CPU) -> Iterator[None]:
+def arithmetic(precision: str | None = None) -> Iterator[None]:
     """Run a block in full float32 and with deterministic algorithms, or with the user's settings.
 
     ``"full"`` holds for the whole process: no TF32 and no bfloat16 inside products and convolutions of float32, no sums
     in half precision, cuDNN's deterministic kernels without trials of others, and torch's deterministic algorithms
     where there are some (`noting` tells where there are none; nothing fails for that). The first block to begin keeps
     the user's settings, the last one to end gives them back, in whichever threads they are, also after an error. What
-    changes a setting meanwhile is undone then. The user's autocast is off for the thread; one that a network enters
-    itself is the network's own.
+    changes a setting meanwhile is undone then. A block of autocast is asked for where it stands, around a call or in a
+    network, and stays.
 
     Args:
         precision: one of `PRECISIONS`; None takes what a block around this one says, ``"full"`` without one.
-        device: where autocast is looked for, beside the CPU.
     """
     around = _asked.get()
     wanted = around if precision is None else precision
@@ -50,8 +48,8 @@ def arithmetic(precision: str | None = None, device: torch.device = _CPU) -> Ite
     try:
         with ExitStack() as stack:
             if wanted == "full":
-                for context in (_DETERMINISTIC.held(), _FULL.held(), _without_autocast(device)):
-                    stack.enter_context(context)
+                stack.enter_context(_DETERMINISTIC.held())
+                stack.enter_context(_FULL.held())
             yield
     finally:
         _asked.set(around)
@@ -84,22 +82,29 @@ def noting() -> Iterator[list[str]]:
 
 
 def settings(precision: str, device: torch.device) -> tuple[tuple[str, Hashable], ...]:
-    """What decides the arithmetic of what is measured: equal where numbers may be compared; empty for ``"full"``."""
+    """What decides the arithmetic of what is measured: equal where numbers may be compared."""
+    kinds = dict.fromkeys(("cpu", device.type))
+    regions = tuple((f"autocast {kind}", str(torch.get_autocast_dtype(kind))) for kind in kinds if _is_autocast(kind))
     if precision == "full":
-        return ()
+        return regions
     return (
         *_float32_now("cuda" if device.type == "cuda" else "mkldnn"),
         ("deterministic algorithms", torch.get_deterministic_debug_mode() > 0),
         *((name, read()) for name, read, _, _ in (*_CUDNN, *_SUMS) if device.type == "cuda"),
-        *((f"autocast {kind}", str(torch.get_autocast_dtype(kind))) for kind in _autocast_kinds(device)),
+        *regions,
     )
 
 
 def arithmetic_text(precision: str, device: torch.device) -> str:
     """What `settings` say, in words."""
+    found = [f"{name} {value}" for name, value in settings(precision, device)]
     if precision == "full":
-        return "full float32, deterministic"
-    return f"as set: {', '.join(f'{name} {value}' for name, value in settings(precision, device))}"
+        return ", ".join(["full float32, deterministic", *found])
+    return f"as set: {', '.join(found)}"
+
+
+def _is_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 class _Hold:
@@ -235,26 +240,6 @@ def _float32_now(backend: str) -> tuple[tuple[str, Hashable], ...]:
         return tuple((f"{backend} {kind}", _read_place(backend, kind)) for kind in ("matmul", "conv", "rnn"))
     older = ("float32 products", torch.get_float32_matmul_precision())
     return (older, ("cuDNN TF32", _allows_tf32())) if backend == "cuda" else (older,)
-
-
-# ------------------------------------------------------------------------------------------------------ autocast
-
-
-@contextmanager
-def _without_autocast(device: torch.device) -> Iterator[None]:
-    kinds = _autocast_kinds(device)
-    try:
-        for kind in kinds:
-            torch.set_autocast_enabled(kind, False)
-        yield
-    finally:
-        for kind in kinds:
-            torch.set_autocast_enabled(kind, True)
-
-
-def _autocast_kinds(device: torch.device) -> list[str]:
-    """Kinds of devices that autocast is on for in this thread."""
-    return [kind for kind in dict.fromkeys(("cpu", device.type)) if torch.is_autocast_enabled(kind)]
 
 
 # ------------------------------------------------------------------- operations without a deterministic form

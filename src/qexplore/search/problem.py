@@ -82,7 +82,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         hold_bytes: how much of the search set may be held in memory; None takes a quarter of what is free.
         budget_bytes: most memory for the engine's activations; None takes a quarter of what is free.
         precision: ``"full"`` measures in full float32 and deterministically, whatever torch is set to; ``"as set"`` as
-            torch is set, autocast included, for networks that are deployed so.
+            torch is set, for networks that are deployed so.
 
     Raises:
         CalibrationError: a point has no range.
