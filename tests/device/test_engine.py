@@ -169,3 +169,22 @@ def test_all_choices_of_the_last_quantizer_go_through_what_is_behind_it_together
         assert scores[-1] == pytest.approx([each.score for each in direct.evaluate(rows)], rel=1e-6)
         model.detach()
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_points_inside_a_module_that_runs_as_one_step_wait_for_nothing(accelerator: torch.device) -> None:
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    network = torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.Linear(32, 3)).to(accelerator)
+    data = [(torch.randn(8, 4, 8), torch.arange(8) % 3) for _ in range(4)]
+    chosen = qx.predicates.by_type(torch.nn.Linear, torch.nn.LayerNorm) & ~qx.predicates.by_name("0.self_attn.out_proj")
+    model = qx.QuantizedActivationsModel(network, chosen)
+    model.calibrate(data)
+    evaluator = PrefixEvaluator(qx.DirectEvaluator(model, data, qx.negative_log_likelihood), required=True)
+    rows = np.random.default_rng(0).integers(2, 9, size=(6, len(model.fake_quantizers)))
+    engine = evaluator._engine
+    assert engine is not None and any(len(step.hidden) > 2 for step in engine.network.steps.steps)
+    scores = engine.measure(rows).scores
+    before = num_transfers()
+    assert np.array_equal(engine.measure(rows).scores, scores)
+    assert num_transfers() - before == 1
+    for row, expected in zip(scores, evaluator.direct.evaluate(rows), strict=True):
+        np.testing.assert_allclose(row, expected.scores, atol=1e-5)

@@ -89,9 +89,7 @@ class Step:
         if self.at is not None:
             return self.at(settled[0])(values)
         for quantizer, chosen in zip(self.hidden.values(), settled, strict=True):
-            quantizer.switched_off = chosen is None
-            if chosen is not None:
-                quantizer.num_bits = chosen.quantizer.num_bits
+            quantizer.switched_off, quantizer.settled = chosen is None, chosen
         return self.function(values)
 
     def run_stacked(self, values: Sequence[Any], settled: Sequence[FixedQuantizer | None]) -> Tensor:

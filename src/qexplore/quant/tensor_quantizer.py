@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -59,11 +59,14 @@ class TensorQuantizer(RangedQuantizer):
     Attributes:
         switched_off: whether the width vector has switched this quantizer off; `disable` is the user's own switch
             beside it.
+        settled: what is called in its place, in a copy of a network that runs one choice after the other.
 
     Raises:
         NumBitsError: a width that the sign does not allow, or what is no sign.
         CalibrationError: an ``amax`` in ``quant_desc`` that is negative or not finite.
     """
+
+    settled: Callable[[Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -260,6 +263,8 @@ class TensorQuantizer(RangedQuantizer):
         """Fake-quantize ``inputs``; same shape and dtype."""
         if self.switched_off or inputs.numel() == 0:
             return inputs
+        if self.settled is not None:
+            return self.settled(inputs)
         step_size = self._modules.get("step_size")
         if step_size is None or self._disabled:
             output: Tensor = super().forward(inputs)
