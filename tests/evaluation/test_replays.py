@@ -87,6 +87,28 @@ def test_replayed_candidates_get_what_steps_give_them(graphs: type[PretendedGrap
     assert "replayed as" in engine.replays.description  # type: ignore[union-attr]
 
 
+def encoder_with_points_inside(device: Any) -> qx.QuantizedModel:
+    layers = [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2)]
+    cut = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (8, 8)))
+    network = nn.Sequential(cut, *layers, nn.Flatten(), nn.Linear(64, 10))
+    own = predicates.by_type(nn.Linear, nn.LayerNorm, nn.TransformerEncoderLayer)
+    chosen = own & ~predicates.by_regex(r".*out_proj")
+    model = qx.QuantizedActivationsModel(network.eval().to(device), chosen)
+    model.calibrate([digits().calibration.x[:64].clone()])
+    return model
+
+
+def test_points_inside_a_module_that_runs_as_one_step_are_data_too(graphs: type[PretendedGraph]) -> None:
+    engine = engine_of(evaluator_of(encoder_with_points_inside("pretended")))
+    assert sum(len(step.hidden) for step in engine.network.steps.steps) > 4
+    candidates = drawn(engine.network.num_points)
+    expected = by_steps(engine, candidates).scores
+    np.testing.assert_array_equal(engine.measure(candidates).scores, expected)
+    assert graphs.captures
+    np.testing.assert_array_equal(engine.measure(candidates[::-1]).scores, expected[::-1])
+    assert "replayed as" in engine.replays.description  # type: ignore[union-attr]
+
+
 def test_a_candidate_is_replayed_from_the_first_run_that_differs(graphs: type[PretendedGraph]) -> None:
     engine = engine_of(evaluator_of(network_model("resnet20"), 8))
     rows = np.repeat(drawn(20, 1, off=False), 20, axis=0)
@@ -258,7 +280,7 @@ def test_what_no_graph_can_hold_goes_by_steps_and_says_why(
     accelerator: torch.device, graphs: type[PretendedGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), Waits(), nn.Linear(8, 10)).eval()
-    sentence = "modules that set widths inside, or run code of yours, cannot be recorded"
+    sentence = "modules that run code of yours cannot be recorded"
     for model in (tiny_model(own.to(accelerator)), tiny_there()):
         evaluator = evaluator_of(model)
         engine = engine_of(evaluator)

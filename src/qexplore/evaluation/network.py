@@ -88,8 +88,12 @@ class Network:
     @property
     def has_state(self) -> bool:
         """Whether two threads need a copy each: steps set widths inside modules, or run code of the user's own."""
-        hooked = any(foreign_hooks(module) for module in self._root.modules())
-        return bool(self._trace.hidden or self._trace.opaque or hooked)
+        return bool(self._trace.hidden) or self.runs_own_code
+
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether a step runs code of the user's own: modules as a whole, and hooks."""
+        return bool(self._trace.opaque) or any(foreign_hooks(module) for module in self._root.modules())
 
     @property
     def opaque(self) -> dict[str, str]:

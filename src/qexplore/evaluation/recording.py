@@ -101,11 +101,10 @@ class Runs:
     @classmethod
     def of(cls, steps: Steps, count: int) -> Runs:
         """``count`` runs at most, each beginning where values begin to depend on another point."""
-        rank = {point: place for place, point in enumerate(steps.order)}
-        levels = [max((rank[point] for point in step.upstream), default=-1) for step in steps.steps]
-        begins = [levels.index(place) if place in levels else len(levels) for place in range(len(rank))]
+        depends = [frozenset(step.upstream) for step in steps.steps]
+        begins = [next(place for place, points in enumerate(depends) if point in points) for point in steps.order]
         chosen = {begins[place] for place in np.linspace(0, len(begins), count, endpoint=False, dtype=int)[1:]}
-        ends = [steps.num_inputs, *sorted(chosen - {steps.num_inputs}), len(levels)]
+        ends = [steps.num_inputs, *sorted(chosen - {steps.num_inputs}), len(depends)]
         parts = tuple(range(start, end) for start, end in zip(ends, ends[1:], strict=False) if start < end)
         first = tuple(next(place for place, part in enumerate(parts) if begin < part.stop) for begin in begins)
         return cls(parts, first, _nbytes(steps, parts))
@@ -156,7 +155,7 @@ class Recording:
         self._steps = network.steps
         self._runs = runs
         self._given: list[Any] = map_tensors(torch.clone, list(arguments))
-        self._places = {step.name: place for place, step in enumerate(quantizing_steps(self._steps))}
+        self._places = {(step.name, point): place for place, (step, point) in enumerate(points_as_data(self._steps))}
         off = [[1.0, 1.0, -float("inf"), float("inf"), 0.0]] * max(1, len(self._places))
         self._rows = torch.tensor(off, dtype=torch.float32, device=maker.device)
         self._layers = self._own_layers(candidate)
@@ -244,8 +243,9 @@ class Recording:
         return copies
 
     def _function(self, step: Step) -> Function:
-        if step.point is not None:
-            settled: Any = (QuantizerByData(self._rows[self._places[step.name]]),)
+        if step.weight is None and step.points:
+            rows = [self._rows[self._places[step.name, point]] for point in step.points]
+            settled: Any = tuple(map(QuantizerByData, rows))
             return lambda values: step.run(values, settled)
         if step.layer is not None and step.around is not None:
             return step.around(self._layers[step.layer])
@@ -258,17 +258,16 @@ class Recording:
                 del values[place]
 
 
-def quantizing_steps(steps: Steps) -> list[Step]:
-    """The steps that quantize what passes, in order."""
-    return [step for step in steps.steps if step.point is not None]
+def points_as_data(steps: Steps) -> list[tuple[Step, int]]:
+    """The points at which something that passes is quantized, with their steps, in order."""
+    return [(step, point) for step in steps.steps if step.weight is None for point in step.points]
 
 
 def rows_of(network: Network, candidates: Candidates) -> Rows | None:
     """The quantizers of ``candidates``, shape ``[N, L]``, as numbers; None where numbers cannot say one of them."""
-    quantizing = quantizing_steps(network.steps)
+    quantizing = points_as_data(network.steps)
     rows = np.zeros((len(candidates), len(quantizing), 5), dtype=np.float32)
-    for place, step in enumerate(quantizing):
-        point = step.points[0]
+    for place, (step, point) in enumerate(quantizing):
         widths, inverse = np.unique(candidates[:, point], return_inverse=True)
         known = [row_of(step.settle([network.quantizer(point, int(width))])[0], step.clamp) for width in widths]
         if any(row is None for row in known):

@@ -173,7 +173,7 @@ def replays_for(network: Network, budget_bytes: int) -> GraphReplays | NoReplays
     """What may run candidates of ``network`` in place of steps; None on the CPU, where starting them costs little."""
     if network.device.type == "cpu":
         return None
-    if network.has_state:
-        return NoReplays("modules that set widths inside, or run code of yours, cannot be recorded")
+    if network.runs_own_code:
+        return NoReplays("modules that run code of yours cannot be recorded")
     maker = GraphMaker.of(network.device)
     return NoReplays("the device has none") if maker is None else GraphReplays(network, budget_bytes, maker)
