@@ -22,6 +22,7 @@ NAMES_ONE = {
     "evaluation/engine.py": "cores have a cache and worker threads, accelerators launches",
     "evaluation/replays.py": "starting a step on the CPU costs little",
     "export/exporting.py": "exporters trace a copy on the CPU",
+    "model/arithmetic.py": "torch keeps its settings under the names of devices",
     "model/inputs.py": "where a network without parameters lies",
     "pipeline/factories.py": "a factory draws weights on the CPU",
     "pipeline/image_subject.py": "loaders draw on the CPU",
