@@ -110,6 +110,7 @@ class _Module:
 
     def __init__(self) -> None:
         self._current = 0
+        self.is_in_use = False
         self.free_bytes, self.reserved_bytes = 2**30, 0
         self._states = [torch.Generator().manual_seed(10 + index).get_state() for index in range(2)]
 
@@ -123,7 +124,7 @@ class _Module:
         return False
 
     def device_count(self) -> int:
-        return len(self._states)
+        return len(self._states) if self.is_in_use else 1  # torch warns of several that nobody asked for
 
     def current_device(self) -> int:
         return self._current
@@ -201,7 +202,7 @@ def pretended_device() -> Iterator[torch.device]:
 
     Modules keep their parameters, the objects, when they move, as they do between the CPU and CUDA.
     """
-    _module()
+    module = _module()
     swaps, tensor, as_tensor, new_tensor = (
         torch.__future__.get_swap_module_params_on_conversion(),
         torch.tensor,
@@ -224,10 +225,12 @@ def pretended_device() -> Iterator[torch.device]:
     PretendedTensor.new_tensor = lambda self, data, *, dtype=None: torch.tensor(  # type: ignore[method-assign]
         data, dtype=self.dtype if dtype is None else dtype, device=self.device
     )
+    module.is_in_use = True
     try:
         with torch.serialization.safe_globals([_rebuilt]):
             yield torch.device(NAME, 0)
     finally:
+        module.is_in_use = False
         torch.__future__.set_swap_module_params_on_conversion(swaps)
         torch.tensor, torch.as_tensor, PretendedTensor.new_tensor = tensor, as_tensor, new_tensor
 
