@@ -1,6 +1,7 @@
 """Settings and fixtures of the whole test session."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -30,6 +31,19 @@ def _same_weights_every_time() -> None:
 @pytest.fixture
 def accelerator() -> Iterator[torch.device]:
     """A device that is not the CPU, for the time of a test."""
+    with _accelerator() as device:
+        yield device
+
+
+@pytest.fixture(scope="module", params=["cpu", "accelerator"])
+def place(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Each device that a promise has to hold on, one after the other."""
+    with nullcontext(torch.device("cpu")) if request.param == "cpu" else _accelerator() as device:
+        yield device
+
+
+@contextmanager
+def _accelerator() -> Iterator[torch.device]:
     if not CAN_BE_MADE:
         pytest.skip("this torch cannot host a device that is written in Python")
     with pretended_device() as device:

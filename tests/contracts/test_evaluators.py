@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import problems
 import torch
 from networks import TRAINABLE, batches, digits, trained, wrapping
 from problems import (
@@ -43,9 +44,16 @@ MIXED = [
 ]
 
 
+@pytest.fixture(scope="module")
+def trained_there(place):
+    return tiny_network().to(place)
+
+
 @pytest.fixture(params=EVALUATORS.values(), ids=EVALUATORS)
-def build(request):
+def build(request, trained_there, monkeypatch):
     """``build(model, loader, metric, **options)``, defaults being the tiny model on the search split."""
+
+    monkeypatch.setattr(problems, "_trained_tiny", lambda: trained_there)
 
     def make(model=None, loader=None, metric=qx.top1_accuracy, **options):
         return request.param(
@@ -98,8 +106,8 @@ class TestEvaluator:
             assert evaluation.score == correct(model, evaluation.candidate) / 400
 
     @pytest.mark.parametrize("name", TRAINABLE)
-    def test_integer_counts_equal_a_hand_written_loop_on_real_networks(self, build, name):
-        model = qx.QuantizedActivationsModel(trained(name), **wrapping(name))
+    def test_integer_counts_equal_a_hand_written_loop_on_real_networks(self, build, place, name):
+        model = qx.QuantizedActivationsModel(trained(name).to(place), **wrapping(name))
         model.calibrate(batches(digits().calibration))
         rng = np.random.default_rng(0)
         # Widths from 4 up: fewer make a softmax or an LSTM no more than noise.

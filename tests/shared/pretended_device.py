@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 
 NAME = "pretended"
@@ -262,8 +261,13 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         func, args = _by_reciprocal(func, args)
     if name in _DECOMPOSED:
         func = _DECOMPOSED[name]
-    given = {id(leaf.held): leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, PretendedTensor)}
-    args, kwargs = pytree.tree_map_only(PretendedTensor, lambda tensor: tensor.held, (args, kwargs))
+    given: dict[int, PretendedTensor] = {}
+
+    def held(tensor: PretendedTensor) -> Tensor:
+        given[id(tensor.held)] = tensor
+        return tensor.held
+
+    args, kwargs = _changed(args, PretendedTensor, held), _changed(kwargs, PretendedTensor, held)
     is_idle = "dropout" in name and args[2] is False  # of a network in eval mode
     is_drawn = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and not is_idle
     if is_drawn and device is not None:
@@ -283,14 +287,35 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return given[id(tensor)] if id(tensor) in given else PretendedTensor(tensor, device)
 
     # A view of a plain tensor is a plain one, in inference mode too.
-    is_inference = torch.is_inference_mode_enabled() and not (
-        _gives_views(func) and any(not leaf.is_inference() for leaf in given.values())
-    )
-    with torch.inference_mode(is_inference):
-        wrapped = pytree.tree_map_only(Tensor, back, result)
+    is_inference = torch.is_inference_mode_enabled()
+    if is_inference and _gives_views(func) and any(not leaf.is_inference() for leaf in given.values()):
+        with torch.inference_mode(False):
+            wrapped = _changed(result, Tensor, back)
+    else:
+        wrapped = _changed(result, Tensor, back)
     if recorder[0] is not None:
         recorder[0].note(func, args, kwargs, result, wrapped)
     return wrapped
+
+
+def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """``value`` with each tensor of a ``kind`` in it changed; ``pytree`` would take longer than most operations."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        changed = [_changed(one, kind, change) for one in value]
+        return changed if isinstance(value, list) else tuple(changed)
+    return {key: _changed(one, kind, change) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _tensors(value: Any, found: list[Tensor]) -> list[Tensor]:
+    """The tensors of nested tuples, lists and dicts, after those ``found`` before."""
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif isinstance(value, (tuple, list, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            _tensors(one, found)
+    return found
 
 
 def _waited_for(name: str) -> None:
@@ -300,6 +325,7 @@ def _waited_for(name: str) -> None:
         recorder[0].refuse(name)
 
 
+@functools.cache
 def _gives_views(func: Any) -> bool:
     """Whether what ``func`` returns lies in its argument's memory."""
     return any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
@@ -323,16 +349,15 @@ def _device_of(name: str, args: Any, kwargs: Any) -> torch.device | None:
     Raises:
         RuntimeError: its tensors lie on several devices.
     """
-    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    leaves = _tensors(kwargs, _tensors(args, []))
     device = next((leaf.device for leaf in leaves if isinstance(leaf, PretendedTensor)), None)
     if name in _COPYING:
         return args[0].device if isinstance(args[0], PretendedTensor) else None
     plain = name.removesuffix("_")
-    checked = [args[0], *args[2:]] if plain in _INDEXING else leaves
-    for leaf in pytree.tree_leaves(checked):
-        if not isinstance(leaf, Tensor) or leaf.device == device:
+    for leaf in _tensors([args[0], *args[2:]], []) if plain in _INDEXING else leaves:
+        if leaf.device == device:
             continue
-        passes = leaf.dim() == 0 and leaf.device.type == "cpu" and plain in {*_ARITHMETIC, *_INDEXING}
+        passes = leaf.dim() == 0 and leaf.device.type == "cpu" and plain in _ARITHMETIC | _INDEXING
         if not passes:
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but found at least two devices, {device} and "

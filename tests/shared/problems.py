@@ -68,7 +68,18 @@ def tiny_model(network: nn.Module | None = None, **options: Any) -> qx.Quantized
 
 def weighted_model(network: nn.Module | None = None, **options: Any) -> qx.QuantizedModel:
     """The same with the three weights quantized too: points input, relu1, relu2, and fc1, fc2, fc3 with ".weight"."""
-    model = qx.QuantizedModel(network or tiny_network(), predicates.by_type(nn.ReLU), predicates.weighted, **options)
+    if network is not None:
+        return _calibrated_weighted(network, **options)
+    return copy.deepcopy(_weighted_tiny(_trained_tiny(), **options))
+
+
+@functools.cache
+def _weighted_tiny(network: nn.Module, **options: Any) -> qx.QuantizedModel:
+    return _calibrated_weighted(copy.deepcopy(network), **options)
+
+
+def _calibrated_weighted(network: nn.Module, **options: Any) -> qx.QuantizedModel:
+    model = qx.QuantizedModel(network, predicates.by_type(nn.ReLU), predicates.weighted, **options)
     model.calibrate([digits().calibration.x.clone()], method="mse")
     return model
 
@@ -137,7 +148,7 @@ class SpoiledFor:
         model = tiny_model()
         model.num_bits = candidate
         with torch.no_grad():
-            self.rows = model(digits().search.x.clone())
+            self.rows = model(_seen_by(model, digits().search).x)
         self.do = do
         self.__name__ = "spoiled"
 
@@ -168,8 +179,15 @@ def correct(model: nn.Module, candidate: Iterable[int], split: Split | None = No
             quantizer.num_bits = width
         else:
             quantizer.disable()
+    x, y = _seen_by(copied, split)
     with torch.no_grad():
-        return int((copied(split.x.clone()).argmax(dim=1) == split.y).sum())
+        return int((copied(x).argmax(dim=1) == y).sum())
+
+
+def _seen_by(model: nn.Module, split: Split) -> Split:
+    """A copy of ``split`` where ``model`` lies."""
+    place = next(model.parameters()).device
+    return Split(*(tensor.clone().to(place) for tensor in split))
 
 
 def every_candidate(problem: qx.LayerwiseQuantizationProblem) -> list[Candidate]:
@@ -214,6 +232,8 @@ def state_of(model: qx.QuantizedModel) -> dict[str, Any]:
 
 
 def random_state() -> tuple[Any, ...]:
-    """The global generators of torch, numpy and Python."""
+    """The global generators of torch, the pretended device's too, numpy and Python."""
     legacy: Any = np.random.get_state()  # noqa: NPY002
-    return torch.get_rng_state().tolist(), legacy[1].tolist(), legacy[2:], random.getstate()
+    device = getattr(torch, "pretended", None)
+    there = [device.get_rng_state(index).tolist() for index in range(device.device_count())] if device else []
+    return torch.get_rng_state().tolist(), there, legacy[1].tolist(), legacy[2:], random.getstate()
