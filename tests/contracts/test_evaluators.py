@@ -4,8 +4,8 @@ import itertools
 import math
 
 import numpy as np
-import pytest
 import problems
+import pytest
 import torch
 from networks import TRAINABLE, batches, digits, trained, wrapping
 from problems import (

@@ -83,14 +83,6 @@ def by_the_problem(at: torch.device, *, metric: Any, **options: Any) -> Any:
     return [found.score for found in problem.measure(np.array([(2, 3, 4), (4, 4, 4)]))]
 
 
-def explored(at: torch.device, **options: Any) -> Any:
-    problem = tiny_problem(model=tiny(at), upper=5, min_accuracy=0.5)
-    result = qx.explore(problem, max_evaluations=25, seed=1, report_loader=REPORT, **options)
-    front = result.front
-    assert front.verified
-    return front.num_bits, front.accuracy, front.report_accuracy
-
-
 def stacked(at: torch.device, *, call: Any, data: Any, **options: Any) -> Any:
     network = tiny_network().requires_grad_(True).to(at)
     result = call(network, *data, report_loader=REPORT, metric=qx.top1_accuracy, **options)
@@ -121,8 +113,6 @@ for name, metric in {
     ),
 }.items():
     FEATURES[f"metric {name}"] = partial(by_the_problem, metric=metric)
-for algorithm in ("nsga2", "nsga2-plain"):
-    FEATURES[f"explore by {algorithm}"] = partial(explored, algorithm=algorithm)
 for stack in ("fx", "eager"):
     FEATURES[f"{stack} dynamic"] = partial(stacked, call=qx.quantize_dynamic, data=[CALIBRATION[0][:4]], stack=stack)
     FEATURES[f"{stack} static"] = partial(
@@ -161,11 +151,6 @@ def analysis_and_sensitivity(at: torch.device, *, tmp_path: Path) -> Any:
 @feature
 def costs(at: torch.device, *, tmp_path: Path) -> Any:
     return [cost.cost(np.array(MIXED)) for cost in build_costs(tuple(COST_NAMES), weighted(at))]
-
-
-@feature
-def fit(at: torch.device, *, tmp_path: Path) -> Any:
-    return qx.fit(tiny(at), search_loader(), max_drop=0.05, max_evaluations=20).num_bits
 
 
 @feature

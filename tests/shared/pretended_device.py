@@ -303,18 +303,13 @@ def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, (tuple, list)):
-        changed = [_changed(one, kind, change) for one in value]
-        return changed if isinstance(value, list) else tuple(changed)
+        return (list if isinstance(value, list) else tuple)(_changed(one, kind, change) for one in value)
     return {key: _changed(one, kind, change) for key, one in value.items()} if isinstance(value, dict) else value
 
 
-def _tensors(value: Any, found: list[Tensor]) -> list[Tensor]:
-    """The tensors of nested tuples, lists and dicts, after those ``found`` before."""
-    if isinstance(value, Tensor):
-        found.append(value)
-    elif isinstance(value, (tuple, list, dict)):
-        for one in value.values() if isinstance(value, dict) else value:
-            _tensors(one, found)
+def _tensors(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    _changed(value, Tensor, found.append)
     return found
 
 
@@ -349,12 +344,12 @@ def _device_of(name: str, args: Any, kwargs: Any) -> torch.device | None:
     Raises:
         RuntimeError: its tensors lie on several devices.
     """
-    leaves = _tensors(kwargs, _tensors(args, []))
+    leaves = _tensors((args, kwargs))
     device = next((leaf.device for leaf in leaves if isinstance(leaf, PretendedTensor)), None)
     if name in _COPYING:
         return args[0].device if isinstance(args[0], PretendedTensor) else None
     plain = name.removesuffix("_")
-    for leaf in _tensors([args[0], *args[2:]], []) if plain in _INDEXING else leaves:
+    for leaf in _tensors([args[0], *args[2:]]) if plain in _INDEXING else leaves:
         if leaf.device == device:
             continue
         passes = leaf.dim() == 0 and leaf.device.type == "cpu" and plain in _ARITHMETIC | _INDEXING
