@@ -103,8 +103,12 @@ def with_early_stop(at: torch.device) -> Any:
 
 
 def with_screening(at: torch.device) -> Any:
-    loader = search_loader() * 21
-    return of_front(explored(posed(at, loader=loader), max_evaluations=12).front)
+    problem = posed(at, loader=search_loader() * 21)
+    rows = np.array([(2, 2, 2), (6, 6, 6), (3, 3, 3), (2, 2, 4)])
+    found = list(problem.measure(rows, must_beat=np.array([0.9, 0.9, 0.0, 0.93]), screened=True))
+    assert "chance" in found[0].reason
+    assert [one.state for one in found] == ["stopped", "complete", "complete", "stopped"]
+    return [(one.num_samples, str(one.score), one.bound, one.reason) for one in found if one.is_complete or one is found[0]]
 
 
 def with_callbacks(at: torch.device) -> Any:

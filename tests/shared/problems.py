@@ -68,20 +68,19 @@ def tiny_model(network: nn.Module | None = None, **options: Any) -> qx.Quantized
 
 def weighted_model(network: nn.Module | None = None, **options: Any) -> qx.QuantizedModel:
     """The same with the three weights quantized too: points input, relu1, relu2, and fc1, fc2, fc3 with ".weight"."""
-    if network is not None:
-        return _calibrated_weighted(network, **options)
-    return copy.deepcopy(_weighted_tiny(_trained_tiny(), **options))
+    model = qx.QuantizedModel(network or tiny_network(), predicates.by_type(nn.ReLU), predicates.weighted, **options)
+    model.calibrate([digits().calibration.x.clone()], method="mse")
+    return model
+
+
+def weighted_copy(**options: Any) -> qx.QuantizedModel:
+    """A copy of `weighted_model`, which is calibrated once."""
+    return copy.deepcopy(_weighted_once(_trained_tiny(), **options))
 
 
 @functools.cache
-def _weighted_tiny(network: nn.Module, **options: Any) -> qx.QuantizedModel:
-    return _calibrated_weighted(copy.deepcopy(network), **options)
-
-
-def _calibrated_weighted(network: nn.Module, **options: Any) -> qx.QuantizedModel:
-    model = qx.QuantizedModel(network, predicates.by_type(nn.ReLU), predicates.weighted, **options)
-    model.calibrate([digits().calibration.x.clone()], method="mse")
-    return model
+def _weighted_once(network: nn.Module, **options: Any) -> qx.QuantizedModel:
+    return weighted_model(copy.deepcopy(network), **options)
 
 
 def search_loader(size: int = 400) -> list[tuple[Tensor, Tensor]]:
