@@ -108,7 +108,9 @@ def with_screening(at: torch.device) -> Any:
     found = list(problem.measure(rows, must_beat=np.array([0.9, 0.9, 0.0, 0.93]), screened=True))
     assert "chance" in found[0].reason
     assert [one.state for one in found] == ["stopped", "complete", "complete", "stopped"]
-    return [(one.num_samples, str(one.score), one.bound, one.reason) for one in found if one.is_complete or one is found[0]]
+    return [
+        (one.num_samples, str(one.score), one.bound, one.reason) for one in found if one.is_complete or one is found[0]
+    ]
 
 
 def with_callbacks(at: torch.device) -> Any:

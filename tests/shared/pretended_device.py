@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -192,7 +192,8 @@ def _module() -> _Module:
 def register() -> None:
     """Tell torch of the device, before anything trains: the first backward of a process counts the devices for good."""
     if CAN_BE_MADE:
-        _module()
+        with pretended_device():
+            torch.ones(1, requires_grad=True).sum().backward()
 
 
 @contextmanager
@@ -287,11 +288,10 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return given[id(tensor)] if id(tensor) in given else PretendedTensor(tensor, device)
 
     # A view of a plain tensor is a plain one, in inference mode too.
-    is_inference = torch.is_inference_mode_enabled()
-    if is_inference and _gives_views(func) and any(not leaf.is_inference() for leaf in given.values()):
-        with torch.inference_mode(False):
-            wrapped = _changed(result, Tensor, back)
-    else:
+    is_plain = (
+        torch.is_inference_mode_enabled() and _gives_views(func) and not all(x.is_inference() for x in given.values())
+    )
+    with torch.inference_mode(False) if is_plain else nullcontext():
         wrapped = _changed(result, Tensor, back)
     if recorder[0] is not None:
         recorder[0].note(func, args, kwargs, result, wrapped)
