@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from networks import digits, trained, wrapping
 from numpy.typing import NDArray
-from pretended_graph import PretendedGraph, pretended_graphs
+from pretended_graph import PretendedGraph, allocating, pretended_graphs
 from problems import search_loader, tiny_model, tiny_network
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from qexplore import predicates
 from qexplore.evaluation import PrefixEvaluator
 from qexplore.evaluation import recording as recording_room
 from qexplore.evaluation.engine import Engine
-from qexplore.evaluation.recording import Runs
+from qexplore.evaluation.recording import GraphMaker, Runs
 
 SOFT = qx.Metric(lambda output, target: output[:, 3].sigmoid() + 0 * target, name="soft", range=(0.0, 1.0))
 
@@ -289,6 +290,61 @@ def test_what_no_graph_can_hold_goes_by_steps_and_says_why(
         assert f"no graphs: {sentence}" in evaluator.description
         monkeypatch.setattr(Runs, "within", classmethod(lambda *_: None))
         sentence = "their memory takes more than half of the budget of"
+
+
+class ThereAndBack(nn.Module):
+    """Brings its values to the CPU and back, which no graph can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.relu, self.last = nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.first(x.flatten(1)))
+        return self.last(x.cpu().to(x))
+
+
+def test_a_network_that_waits_for_the_device_is_found_before_a_capture(
+    accelerator: torch.device, graphs: type[PretendedGraph]
+) -> None:
+    evaluator = evaluator_of(tiny_model(ThereAndBack().eval().to(accelerator)))
+    engine = engine_of(evaluator)
+    rows = drawn(engine.network.num_points)
+    np.testing.assert_array_equal(engine.measure(rows).scores, by_steps(engine, rows).scores)
+    assert "no graphs: a step of the network waits for the device" in evaluator.description
+    assert graphs.captures == 0
+    assert torch.get_device_module(accelerator).get_sync_debug_mode() == 0
+
+
+@pytest.mark.parametrize("name", ["endAllocateToPool", "endAllocateCurrentStreamToPool"])
+def test_a_capture_that_the_device_refuses_leaves_allocator_and_random_state_in_order(
+    accelerator: torch.device, graphs: type[PretendedGraph], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    released: list[Any] = []
+    end, release = f"_pretended_{name}", "_pretended_releasePool"
+    monkeypatch.setattr(torch._C, end, lambda device, pool: allocating.remove(pool), raising=False)
+    monkeypatch.setattr(torch._C, release, lambda device, pool: released.append((device, pool)), raising=False)
+    monkeypatch.setattr(GraphMaker, "without_waits", lambda self: nullcontext())  # not all of it can be seen before
+    evaluator = evaluator_of(tiny_model(ThereAndBack().eval().to(accelerator)))
+    engine = engine_of(evaluator)
+    rows = drawn(engine.network.num_points)
+    np.testing.assert_array_equal(engine.measure(rows).scores, by_steps(engine, rows).scores)
+    assert "no graphs: RuntimeError: operation not permitted when stream is capturing" in evaluator.description
+    assert released == [(0, (0, 1))]
+    assert not allocating
+    torch.rand(3, device=accelerator)  # a generator that believes in a capture refuses to
+
+
+def test_one_stream_serves_all_captures(graphs: type[PretendedGraph], monkeypatch: pytest.MonkeyPatch) -> None:
+    made, module = [], torch.get_device_module("pretended")
+    recording_room._side_stream.cache_clear()
+    stream = module.Stream
+    monkeypatch.setattr(module, "Stream", lambda device: made.append(device) or stream(device))
+    engine = engine_of(evaluator_of(tiny_there()))
+    engine.measure(drawn(3))
+    assert engine.halve_batches()
+    engine.measure(drawn(3))
+    assert len(made) == 1
 
 
 def test_choices_that_numbers_cannot_say_go_by_steps(

@@ -15,6 +15,7 @@ that are brought to the CPU.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -111,6 +112,8 @@ class _Module:
         self._current = 0
         self.is_in_use = False
         self.free_bytes, self.reserved_bytes = 2**30, 0
+        self._debug_mode = 0
+        self.is_spoilt = False
         self._states = [torch.Generator().manual_seed(10 + index).get_state() for index in range(2)]
 
     def is_initialized(self) -> bool:
@@ -146,6 +149,12 @@ class _Module:
         if recorder[0] is not None:
             recorder[0].refuse("synchronize")
 
+    def get_sync_debug_mode(self) -> int:
+        return self._debug_mode
+
+    def set_sync_debug_mode(self, mode: int) -> None:
+        self._debug_mode = mode
+
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
         return self.free_bytes, 2**31
 
@@ -169,7 +178,13 @@ class _Module:
 
     @contextmanager
     def drawing(self, device: torch.device) -> Iterator[None]:
-        """A block whose draws come from ``device``'s state."""
+        """A block whose draws come from ``device``'s state.
+
+        Raises:
+            RuntimeError: a capture was begun that did not come to its end, and none since.
+        """
+        if self.is_spoilt:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
         before = torch.get_rng_state()
         torch.set_rng_state(self._states[device.index])
         try:
@@ -316,8 +331,14 @@ def _tensors(value: Any) -> list[Tensor]:
 def _waited_for(name: str) -> None:
     """Count what brings numbers to the CPU."""
     _transfers[0] += 1
+    _synchronized()
     if recorder[0] is not None:
         recorder[0].refuse(name)
+
+
+def _synchronized() -> None:
+    if _module().get_sync_debug_mode():
+        warnings.warn("called a synchronizing PRETENDED operation", stacklevel=2)
 
 
 @functools.cache
@@ -329,8 +350,10 @@ def _gives_views(func: Any) -> bool:
 def _copied(source: Tensor, target: Tensor) -> Tensor:
     if not isinstance(target, PretendedTensor):
         _waited_for("copy")
-    elif not isinstance(source, PretendedTensor) and recorder[0] is not None:
-        recorder[0].refuse("copy from the CPU")
+    elif not isinstance(source, PretendedTensor):
+        _synchronized()
+        if recorder[0] is not None:
+            recorder[0].refuse("copy from the CPU")
     to, of = (tensor.held if isinstance(tensor, PretendedTensor) else tensor for tensor in (target, source))
     to.copy_(of)
     if recorder[0] is not None:

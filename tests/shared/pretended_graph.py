@@ -5,6 +5,7 @@ them again and puts the results where the recorded ones lie. As on a GPU
 
 - nothing may be brought to the CPU, drawn or waited for while a graph is captured,
 - what was computed during the capture is not there: memory that the graph makes holds NaN until it is replayed,
+- a capture in which something was refused cannot end: allocator and random state go on as if it were underway,
 - memory that was given back before the capture ended belongs to others: it holds NaN after every replay.
 """
 
@@ -20,6 +21,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+allocating: list[Any] = []
+"""Pools that the allocator serves for captures underway: a capture that the device refuses leaves its own here."""
+
+
+def _module() -> Any:
+    return torch.pretended  # type: ignore[attr-defined]
+
 
 class PretendedGraph:
     """As ``torch.cuda.CUDAGraph``."""
@@ -32,7 +40,8 @@ class PretendedGraph:
         self._wrappers: list[weakref.ref[Tensor]] = []
         self._made: list[Tensor] = []
         self._lent: list[Tensor] = []
-        self._is_ready = False
+        self._is_ready = self._is_refused = False
+        self._pool: Any = None
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
         if pretended_device.recorder[0] is not None or self._is_ready:
@@ -41,12 +50,21 @@ class PretendedGraph:
             raise RuntimeError("these tests want a shared pool, and other threads left alone")
         if not _current[0].is_side:
             raise RuntimeError("CUDA graphs must be captured on a non-default stream")
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("the random state's tensors would be inference tensors")
         pretended_device.recorder[0] = self
+        self._pool = pool
+        allocating.append(pool)
+        _module().is_spoilt = True
 
     def capture_end(self) -> None:
         if pretended_device.recorder[0] is not self:
             raise RuntimeError("capture_end() without capture_begin()")
         pretended_device.recorder[0] = None
+        if self._is_refused:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        allocating.remove(self._pool)
+        _module().is_spoilt = False
         alive = {_storage(tensor.held) for ref in self._wrappers if (tensor := ref()) is not None}  # type: ignore[attr-defined]
         self._lent = [tensor for tensor in self._made if _storage(tensor) not in alive]
         _forget(self._made)
@@ -62,6 +80,7 @@ class PretendedGraph:
         self._made += [leaf for leaf in results if _storage(leaf) not in given]
 
     def refuse(self, what: str) -> None:
+        self._is_refused = True
         raise RuntimeError(f"operation not permitted when stream is capturing: {what}")
 
     def replay(self) -> None:
@@ -112,7 +131,7 @@ def _on_stream(stream: Stream) -> Iterator[None]:
 @contextmanager
 def pretended_graphs() -> Iterator[type[PretendedGraph]]:
     """Let the pretended device have graphs for the time of the block; gives their class, which counts."""
-    module: Any = torch.pretended  # type: ignore[attr-defined]
+    module = _module()
     had = {
         "CUDAGraph": PretendedGraph,
         "Stream": Stream,
@@ -128,4 +147,6 @@ def pretended_graphs() -> Iterator[type[PretendedGraph]]:
     finally:
         for name in had:
             delattr(module, name)
+        allocating.clear()
+        module.is_spoilt = False
         pretended_device.recorder[0] = None

@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -58,12 +60,33 @@ class GraphMaker:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """A stream of its own, on which alone a graph can be captured; nothing else runs meanwhile."""
-        with self.module.device(self.device):
+        with _one_capture, self.module.device(self.device):
             gc.collect()  # a graph that comes to its end during a capture would spoil it
             self.module.synchronize(self.device)
-            with self.module.stream(self.module.Stream(self.device)):
+            with self.module.stream(_side_stream(self.module, self.device)):
                 yield
             self.module.synchronize(self.device)
+
+    @contextmanager
+    def without_waits(self) -> Iterator[None]:
+        """A block that tells, at its end, of work which a capture forbids: the device's stream could not go on.
+
+        Raises:
+            ValueError: something in it waited for the device.
+        """
+        if not hasattr(self.module, "set_sync_debug_mode"):
+            yield
+            return
+        before = self.module.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.filterwarnings("always", message=_WAITED)
+            self.module.set_sync_debug_mode(1)
+            try:
+                yield
+            finally:
+                self.module.set_sync_debug_mode(before)
+        if any(str(one.message).startswith(_WAITED) for one in said):
+            raise ValueError("a step of the network waits for the device, or brings numbers to it")
 
     def give_back_unused(self) -> None:
         """Let go of memory that torch holds and nothing uses: a graph takes its own beside it."""
@@ -73,15 +96,52 @@ class GraphMaker:
     def captured(self, pool: Any, function: Callable[[], None]) -> Any:
         """What ``function`` starts, as a graph whose memory comes from ``pool``."""
         graph: Any = self.kind()
-        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
+            with torch.inference_mode(False):  # it makes tensors of the random state, which the user's graphs write to
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             function()
+            graph.capture_end()
         except BaseException:
-            with suppress(Exception):  # the capture is spoilt, and says so once more
-                graph.capture_end()
+            self._give_up(graph, pool)
             raise
-        graph.capture_end()
         return graph
+
+    def _give_up(self, graph: Any, pool: Any) -> None:
+        """Put right what torch leaves behind where the device itself has refused a capture.
+
+        Its allocator would go on for the capture, and neither empty its cache nor try again when memory is short; and
+        (of an older torch) its generator would refuse to draw for the rest of the process.
+        """
+        with suppress(Exception):
+            graph.capture_end()
+            return
+        with suppress(Exception):
+            _of_allocator(self.device, "endAllocateToPool", "endAllocateCurrentStreamToPool")(self.device.index, pool)
+            _of_allocator(self.device, "releasePool")(self.device.index, pool)
+        with suppress(Exception):  # the generator is told of the end by a capture that comes to one
+            again = self.kind()
+            with torch.inference_mode(False):
+                again.capture_begin(pool=self.module.graph_pool_handle(), capture_error_mode="thread_local")
+            torch.zeros((), device=self.device)
+            again.capture_end()
+
+
+_WAITED = "called a synchronizing"
+"""How torch begins to say so."""
+_one_capture = threading.RLock()
+"""A device's allocator and random state know of one capture at a time."""
+
+
+@functools.cache
+def _side_stream(module: Any, device: torch.device) -> Any:
+    """One for all captures: libraries keep a workspace for each stream that they have run on, for good."""
+    return module.Stream(device)
+
+
+def _of_allocator(device: torch.device, *names: str) -> Any:
+    """The first of ``names`` that torch has for devices of this kind: they have changed."""
+    found = (getattr(torch._C, f"_{device.type}_{name}", None) for name in names)
+    return next(function for function in found if function is not None)
 
 
 @dataclass(frozen=True)
@@ -164,10 +224,9 @@ class Recording:
         self._loaded: Sequence[Any] | None = None
         self._last: NDArray[np.int64] | None = None
         with maker.aside():
-            whole = dict(enumerate(self._given))
-            for part in runs.parts:  # libraries load and choose their kernels now, which a capture forbids
-                self._run(part, functions, whole)
-            whole.clear()
+            self._try(functions)  # libraries load and choose their kernels now, which a capture forbids
+            with maker.without_waits():
+                self._try(functions)
             maker.give_back_unused()
             values = dict(enumerate(self._given))
             self._held: dict[int, Any] = {}
@@ -250,6 +309,11 @@ class Recording:
         if step.layer is not None and step.around is not None:
             return step.around(self._layers[step.layer])
         return step.function
+
+    def _try(self, functions: Sequence[Function]) -> None:
+        values = dict(enumerate(self._given))
+        for part in self._runs.parts:
+            self._run(part, functions, values)
 
     def _run(self, part: range, functions: Sequence[Function], values: dict[int, Any]) -> None:
         for index in part:
