@@ -38,11 +38,15 @@ def random_candidates(count: int, num_points: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(LOW, HIGH + 1, size=(count, num_points))
 
 
-def recorded(problem: LayerwiseQuantizationProblem, population: int, generations: int) -> list[np.ndarray]:
-    """The candidates of a run of NSGA-II from a random start, a generation each."""
+def recorded(
+    problem: LayerwiseQuantizationProblem, population: int, generations: int, clock: Clock | None = None
+) -> list[np.ndarray]:
+    """The candidates of a run of NSGA-II from a random start, a generation each; fewer where time runs out."""
     run = Generations(problem, SearchSettings(1, "nsga2-plain", population), reference_point(problem, ()))
     trace: list[np.ndarray] = []
     while len(trace) < generations and (generation := run.ask()) is not None:
+        if trace and clock is not None and clock.left < 0:
+            break
         trace.append(generation.candidates)
         run.tell(list(problem.measure(generation.candidates)))
     return trace

@@ -98,12 +98,16 @@ class Clock:
     """How much of the time is left."""
 
     minutes: float
-    start: float = field(default_factory=time.perf_counter)
+    start: float = field(default_factory=lambda: time.perf_counter())
 
     @property
     def left(self) -> float:
         """Seconds; negative when it is over."""
         return 60 * self.minutes - (time.perf_counter() - self.start)
+
+    def share(self, count: int) -> Clock:
+        """A clock for the next of ``count`` works that share what is left."""
+        return Clock(max(0.0, self.left) / 60 / count)
 
 
 def _synchronize(device: torch.device) -> None:
@@ -121,19 +125,22 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
 
 
 def medians(works: dict[str, Callable[[], float]], repeats: int, clock: Clock) -> dict[str, float]:
-    """Median seconds of each, all in turns; the first round warms up. Fewer rounds where time runs out."""
+    """Median seconds of each, all in turns; the first round warms up.
+
+    Where time runs out, fewer rounds, the first alone where there was no other, and nothing of works that had none.
+    """
     rounds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
-        if turn > 1 and clock.left < 0:
-            break
+    for _ in range(repeats + 1):
         for name in list(rounds):
+            if clock.left < 0:
+                break
             try:
                 rounds[name].append(works[name]())
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 del rounds[name]
-    return {name: median(found[1:]) for name, found in rounds.items()}
+    return {name: median(found[1:] or found) for name, found in rounds.items() if found}
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -20,6 +20,8 @@ from qexplore.search import Archive, LayerwiseQuantizationProblem
 __all__ = ["Speed", "SearchTimes", "aims", "search_rows", "searched"]
 
 MAX_DROP = 0.05
+_RECORDED_BY = 16
+"""Candidates after which the engine has recorded its graphs."""
 
 
 class Speed:
@@ -28,7 +30,7 @@ class Speed:
     def __init__(self, subject: Subject, size: Size, clock: Clock) -> None:
         self.subject, self.size, self.clock = subject, size, clock
         self.problem = posed(subject, min_accuracy=_minimum(subject))
-        self.trace = recorded(self.problem, size.population, size.generations)
+        self.trace = recorded(self.problem, size.population, size.generations, clock.share(4))
         self.script = subject.script(self.problem.model)
         self.seed = 100
         self.seconds: dict[str, float] = {}
@@ -93,10 +95,10 @@ class Speed:
         return candidates
 
     def _warm(self) -> Any:
-        """An evaluator that keeps nothing of the candidates to come, whose first launches are behind it."""
+        """An evaluator that keeps nothing of the candidates to come, with its first launches and graphs behind it."""
         direct = self.problem.direct
         evaluator = PrefixEvaluator(direct) if self.engine.startswith("prefix") else direct
-        list(evaluator.evaluate(self._random(8)))
+        list(evaluator.evaluate(self._random(8 if self.subject.device.type == "cpu" else _RECORDED_BY)))
         return evaluator
 
     def _lot(self, candidates: np.ndarray) -> float:

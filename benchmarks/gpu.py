@@ -90,11 +90,11 @@ def measured(run: Run, kinds: list[str], size: Size, clock: Clock) -> list[str]:
         # A third of the time at most: speed has a share too.
         for row in feature_rows(stage(run.device), Clock(clock.minutes / 3), report):
             add(run.contracts, row)
-        steps: dict[str, Callable[[], None]] = {kind: partial(add_network, run, kind, size, clock) for kind in kinds}
+        steps: dict[str, Callable[[Clock], None]] = {kind: partial(add_network, run, kind, size) for kind in kinds}
         if "resnet20" in kinds:
-            steps["explore"] = partial(add_search, run, size, clock)
-        for name, work in steps.items():
-            attempted(name, work, run, clock, report)
+            steps["explore"] = partial(add_search, run, size)
+        for place, (name, work) in enumerate(steps.items()):
+            attempted(name, partial(work, clock.share(len(steps) - place)), run, clock, report)
     run.seconds = time.perf_counter() - start
     return report
 

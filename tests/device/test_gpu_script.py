@@ -45,6 +45,25 @@ def test_a_row_that_fails_is_a_row(pieces: Any) -> None:
     assert str(rows.checked("a", broken)) == "| a |  | RuntimeError: two / devices | FAULT |"
 
 
+def test_networks_share_the_time_and_works_that_find_none_are_left_out(
+    pieces: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, now = pieces("rows"), [0.0]
+    monkeypatch.setattr(rows.time, "perf_counter", lambda: now[0])
+    clock = rows.Clock(1.0, start=0.0)
+    now[0] = 20.0
+    share = clock.share(4)  # of the 40 seconds that are left
+    assert share.left == pytest.approx(10.0)
+
+    def taking(seconds: float) -> float:
+        now[0] += seconds
+        return seconds
+
+    works = {"short": lambda: taking(4.0), "long": lambda: taking(7.0), "late": lambda: taking(1.0)}
+    assert rows.medians(works, 5, share) == {"short": 4.0, "long": 7.0}
+    assert rows.medians({"short": lambda: taking(1.0)}, 2, clock) == {"short": 1.0}
+
+
 def test_tables_of_one_device_leave_the_others_alone(pieces: Any) -> None:
     page = f"before\n{BEGIN}\nold\n{END}\nafter"
     assert pieces("page").written(page, "GPU", ["new"]) == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter"

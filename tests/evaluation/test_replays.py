@@ -347,6 +347,18 @@ def test_one_stream_serves_all_captures(graphs: type[PretendedGraph], monkeypatc
     assert len(made) == 1
 
 
+def test_workspaces_of_libraries_lie_in_the_graphs_own_memory(
+    graphs: type[PretendedGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared: list[tuple[int, int]] = []
+    note = lambda: cleared.append((graphs.captures, len(allocating)))  # noqa: E731
+    monkeypatch.setattr(torch._C, "_pretended_clearCublasWorkspaces", note, raising=False)
+    engine = engine_of(evaluator_of(tiny_there()))
+    engine.measure(drawn(3))
+    assert cleared == [(0, 0)]  # behind the trial, before the first capture
+    assert graphs.captures
+
+
 def test_choices_that_numbers_cannot_say_go_by_steps(
     graphs: type[PretendedGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,13 @@ class GraphMaker:
             raise ValueError("a step of the network waits for the device, or brings numbers to it")
 
     def give_back_unused(self) -> None:
-        """Let go of memory that torch holds and nothing uses: a graph takes its own beside it."""
+        """Let go of memory that torch holds and nothing uses: a graph takes its own beside it.
+
+        Libraries' workspaces too: those of captured work then lie in the graphs' own memory, and whoever lets go of
+        workspaces later, as others that capture do, takes nothing from under the graphs.
+        """
+        with suppress(AttributeError):
+            _of_torch(self.device, "clearCublasWorkspaces")()
         if hasattr(self.module, "empty_cache"):
             self.module.empty_cache()
 
@@ -116,8 +122,8 @@ class GraphMaker:
             graph.capture_end()
             return
         with suppress(Exception):
-            _of_allocator(self.device, "endAllocateToPool", "endAllocateCurrentStreamToPool")(self.device.index, pool)
-            _of_allocator(self.device, "releasePool")(self.device.index, pool)
+            _of_torch(self.device, "endAllocateToPool", "endAllocateCurrentStreamToPool")(self.device.index, pool)
+            _of_torch(self.device, "releasePool")(self.device.index, pool)
         with suppress(Exception):  # the generator is told of the end by a capture that comes to one
             again = self.kind()
             with torch.inference_mode(False):
@@ -138,10 +144,14 @@ def _side_stream(module: Any, device: torch.device) -> Any:
     return module.Stream(device)
 
 
-def _of_allocator(device: torch.device, *names: str) -> Any:
-    """The first of ``names`` that torch has for devices of this kind: they have changed."""
-    found = (getattr(torch._C, f"_{device.type}_{name}", None) for name in names)
-    return next(function for function in found if function is not None)
+def _of_torch(device: torch.device, name: str, older: str = "") -> Any:
+    """What torch has under ``name``, or under ``older``, for devices of this kind.
+
+    Raises:
+        AttributeError: it has neither.
+    """
+    found = getattr(torch._C, f"_{device.type}_{name}", None)
+    return getattr(torch._C, f"_{device.type}_{older or name}") if found is None else found
 
 
 @dataclass(frozen=True)
