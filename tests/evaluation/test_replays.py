@@ -88,19 +88,20 @@ def test_replayed_candidates_get_what_steps_give_them(graphs: type[PretendedGrap
     assert "replayed as" in engine.replays.description  # type: ignore[union-attr]
 
 
-def encoder_with_points_inside(device: Any) -> qx.QuantizedModel:
+def encoder_with_points_inside(device: Any, weights: Any = None) -> qx.QuantizedModel:
     layers = [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2)]
     cut = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (8, 8)))
     network = nn.Sequential(cut, *layers, nn.Flatten(), nn.Linear(64, 10))
     own = predicates.by_type(nn.Linear, nn.LayerNorm, nn.TransformerEncoderLayer)
     chosen = own & ~predicates.by_regex(r".*out_proj")
-    model = qx.QuantizedActivationsModel(network.eval().to(device), chosen)
+    model = qx.QuantizedModel(network.eval().to(device), chosen, weights, weight_granularity="tensor")
     model.calibrate([digits().calibration.x[:64].clone()])
     return model
 
 
-def test_points_inside_a_module_that_runs_as_one_step_are_data_too(graphs: type[PretendedGraph]) -> None:
-    engine = engine_of(evaluator_of(encoder_with_points_inside("pretended")))
+@pytest.mark.parametrize("weights", [None, predicates.weighted], ids=["activations", "weights too"])
+def test_points_inside_a_module_that_runs_as_one_step_are_data_too(graphs: type[PretendedGraph], weights: Any) -> None:
+    engine = engine_of(evaluator_of(encoder_with_points_inside("pretended", weights)))
     assert sum(len(step.hidden) for step in engine.network.steps.steps) > 4
     candidates = drawn(engine.network.num_points)
     expected = by_steps(engine, candidates).scores

@@ -18,7 +18,7 @@ from qexplore._arguments import is_whole
 from qexplore.errors import ModelError
 from qexplore.model.layers import TRANSPOSED, put_together, taken_apart
 from qexplore.model.state import in_eval_mode
-from qexplore.quant import TensorQuantizer
+from qexplore.quant import QuantizerByData, TensorQuantizer
 
 Granularity = Literal["channel", "tensor"] | int
 Network = TypeVar("Network", bound=nn.Module)
@@ -107,7 +107,7 @@ class WeightQuantization(nn.Module):
         self.was_unsafe = was_unsafe
         # In a tuple, so that the quantizer is no submodule of the network too; a deep copy still takes it along.
         self._held = (quantizer,)
-        self.kept: dict[int, Tensor] | None = None
+        self.kept: dict[Any, Tensor] | None = None
         self.quantizes = True
         self.num_reads = 0
 
@@ -129,12 +129,13 @@ class WeightQuantization(nn.Module):
         if not (self.quantizes and self.quantizer.is_active):
             return weight
         self._require_fitting_range(weight)
-        if self.kept is None:
-            return self.quantize(weight, self.quantizer)
-        code = self.quantizer.code
-        if code not in self.kept:
-            self.kept[code] = self.quantize(weight, self.quantizer)
-        return self.kept[code]
+        settled = self.quantizer.settled
+        quantizer, choice = (self.quantizer, self.quantizer.code) if settled is None else (settled, settled)
+        if self.kept is None or isinstance(settled, QuantizerByData):  # which is to be recorded, whatever it gives now
+            return self.quantize(weight, quantizer)
+        if choice not in self.kept:
+            self.kept[choice] = self.quantize(weight, quantizer)
+        return self.kept[choice]
 
     def _require_fitting_range(self, weight: Tensor) -> None:
         amax = self.quantizer.amax
