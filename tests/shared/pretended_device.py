@@ -120,7 +120,7 @@ class _Module:
         return True
 
     def is_available(self) -> bool:
-        return True
+        return self.is_in_use  # or shells such as DataParallel would take networks there that nobody sent
 
     def _is_in_bad_fork(self) -> bool:
         return False
