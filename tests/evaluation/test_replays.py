@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -356,6 +357,7 @@ def test_workspaces_of_libraries_lie_in_the_graphs_own_memory(
     monkeypatch.setattr(torch._C, "_pretended_clearCublasWorkspaces", note, raising=False)
     engine = engine_of(evaluator_of(tiny_there()))
     engine.measure(drawn(3))
+    assert gc.isenabled()
     assert cleared == [(0, 0)]  # behind the trial, before the first capture
     assert graphs.captures
 

@@ -11,6 +11,7 @@ them again and puts the results where the recorded ones lie. As on a GPU
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ class PretendedGraph:
             raise RuntimeError("these tests want a shared pool, and other threads left alone")
         if not _current[0].is_side:
             raise RuntimeError("CUDA graphs must be captured on a non-default stream")
+        if gc.isenabled():
+            raise RuntimeError("a graph among the garbage might come to its end during the capture")
         if torch.is_inference_mode_enabled():
             raise RuntimeError("the random state's tensors would be inference tensors")
         pretended_device.recorder[0] = self

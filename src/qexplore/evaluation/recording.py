@@ -60,8 +60,7 @@ class GraphMaker:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """A stream of its own, on which alone a graph can be captured; nothing else runs meanwhile."""
-        with _one_capture, self.module.device(self.device):
-            gc.collect()  # a graph that comes to its end during a capture would spoil it
+        with _one_capture, self.module.device(self.device), _no_garbage():
             self.module.synchronize(self.device)
             with self.module.stream(_side_stream(self.module, self.device)):
                 yield
@@ -136,6 +135,19 @@ _WAITED = "called a synchronizing"
 """How torch begins to say so."""
 _one_capture = threading.RLock()
 """A device's allocator and random state know of one capture at a time."""
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Collect now, and not before the end: a graph that comes to its own during a capture would spoil it."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @functools.cache
