@@ -139,8 +139,10 @@ _one_capture = threading.RLock()
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Collect now, and not before the end: a graph that comes to its own during a capture would spoil it."""
-    gc.collect()
+    """A block in which none is collected: a graph that comes to its end during a capture would spoil it.
+
+    It is not collected before either, which takes longer than all captures do in a process that holds much.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
