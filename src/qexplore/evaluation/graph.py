@@ -249,7 +249,14 @@ def _upstream(nodes: Sequence[fx.Node], traced: Trace, rank: dict[int, int]) -> 
     for node in nodes:
         points = set(_own_points(node, traced)).union(*(found.get(arg, ()) for arg in node.all_input_nodes))
         found[node] = tuple(sorted(points, key=rank.__getitem__))
+    for node in filter(_is_written_into, nodes):  # once for each time that it is, so that none finds another's numbers
+        found[node] = found[next(iter(node.users))]
     return found
+
+
+def _is_written_into(node: fx.Node) -> bool:
+    """Whether this is a copy that `without_writes` has made for an operation to write into."""
+    return node.target == "clone" and node.meta.get("written", False) and len(node.users) == 1
 
 
 def _hidden_quantizers(node: fx.Node, traced: Trace, root: nn.Module) -> dict[int, TensorQuantizer]:

@@ -292,7 +292,7 @@ def _give_own_memory(traced: Trace, node: fx.Node, written: fx.Node, *, is_retur
         return
     with traced.graph.inserting_before(node):
         copied = traced.graph.call_method("clone", (written,))
-    copied.meta = dict(written.meta)
+    copied.meta = written.meta | {"written": True}
     node.replace_input_with(written, copied)
 
 
