@@ -73,12 +73,12 @@ def stayed() -> dict[Any, Any]:
     return {kind: staged(kind, {}) for kind in (activations, weights_too)}
 
 
-@pytest.mark.parametrize("kind", [activations, weights_too])
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("when", STAGES)
 def test_a_network_that_moves_gives_the_front_of_one_that_stays(
-    accelerator: torch.device, stayed: dict[Any, Any], when: str, way: Any, kind: Any
+    accelerator: torch.device, stayed: dict[Any, Any], when: str, way: Any
 ) -> None:
+    kind = activations if way is FIRST_WAY else weights_too
     front, engine = staged(kind, {when: accelerator}, way)
     assert front == stayed[kind][0]
     assert engine.startswith("prefix: ")
@@ -272,9 +272,15 @@ class Aligned(nn.Module):
         return self.parts(x)
 
 
-@pytest.mark.parametrize("kind", [Pipeline, SharedPipeline, Aligned])
-@pytest.mark.parametrize("weights", [None, predicates.weighted], ids=["activations", "weights too"])
-@pytest.mark.parametrize("method", ["max", "auto"])
+@pytest.mark.parametrize(
+    ("kind", "weights", "method"),
+    [
+        (Pipeline, None, "max"),
+        (Pipeline, predicates.weighted, "auto"),
+        (SharedPipeline, None, "auto"),
+        (Aligned, predicates.weighted, "max"),
+    ],
+)
 def test_a_network_on_two_devices_is_searched_directly_and_right(
     accelerator: torch.device, kind: Any, weights: Any, method: str
 ) -> None:
