@@ -72,11 +72,17 @@ def main(arguments: list[str] | None = None) -> int:
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The options; none is needed."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--networks", nargs="+", choices=KINDS, default=list(KINDS))
+    options.add_argument(
+        "--networks", nargs="+", choices=KINDS, default=list(KINDS), help="to time; all of them without it"
+    )
     options.add_argument("--device", help="cuda where there is one, else cpu")
     options.add_argument("--small", action="store_true", help="small sizes, as on a CPU")
-    options.add_argument("--minutes", type=float, default=4.5, help="what would begin later is left out, and says so")
-    options.add_argument("--write", action=argparse.BooleanOptionalAction, default=True, help="into docs/gpu.md")
+    options.add_argument(
+        "--minutes", type=float, default=4.5, help="what would begin later is left out, and says so (%(default)s)"
+    )
+    options.add_argument(
+        "--write", action=argparse.BooleanOptionalAction, default=True, help="the tables into docs/gpu.md (as a rule)"
+    )
     options.add_argument("--log", help="a file for the tables and the tracebacks of rows that failed")
     return options.parse_args(arguments)
 

@@ -366,3 +366,6 @@ def test_a_network_without_numbers_is_refused_by_name(accelerator: torch.device)
     problem.model.model.to("meta")
     with pytest.raises(ModelError, match=r"'fc1\.weight' is on the meta device"):
         list(problem.measure(problem.space.uniform()))
+    network = problem.model.detach()  # as the sentence says
+    network.to_empty(device="cpu").load_state_dict(tiny_network().state_dict())
+    assert network(IMAGES).shape == (len(IMAGES), 10)

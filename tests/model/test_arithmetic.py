@@ -269,7 +269,7 @@ def test_as_set_runs_under_the_users_settings_and_says_which_in_samples(fast: No
     result = _explore(model, precision="as set")
     assert {seen[0] for seen in network.seen} == {"medium"}
     assert {seen[3:5] for seen in network.seen} == {(False, False)}
-    assert result.front.arithmetic == arithmetic_text("as set", CPU)
+    assert result.front.arithmetic == arithmetic_text("as set", nn.Identity(), CPU)
     assert "mkldnn matmul bf16" in result.front.arithmetic or not _places()
     assert result.num_moved is not None
     assert f"verification moved {result.num_moved} of 32 samples at most" in str(result)
@@ -346,3 +346,15 @@ def test_fine_tuning_says_what_has_no_deterministic_form() -> None:
     result = qx.fine_tune(calibrated(Recording()), [4, 4, 4], data(), loss, epochs=1, device="cpu", progress=False)
     assert result.unforced == ("put_",)
     assert "for no deterministic form: put_" in str(result)
+
+
+def test_the_arithmetic_names_the_dtype_of_the_network() -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    model = qx.QuantizedActivationsModel(network, predicates.by_type(nn.ReLU))
+    model.calibrate([torch.randn(8, 4)])
+    problem = qx.LayerwiseQuantizationProblem(model, [(torch.randn(8, 4), torch.arange(8) % 3)], engine="direct")
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        model.to(dtype)
+        assert problem.direct.arithmetic == f"full {str(dtype).removeprefix('torch.')}, deterministic"
+    network[0].float()
+    assert problem.direct.arithmetic == "full float32 and float64, deterministic"

@@ -64,8 +64,8 @@ class Precision:
         """What a user is told about values of half precision."""
         name = str(self.dtype).removeprefix("torch.") + (" under torch.autocast" if self.is_mixed else "")
         return (
-            f"{name}: float outputs within {self.tolerance:.0e} of the direct evaluator's "
-            f"(on an example {difference:.0e}, where another batch size makes {by_batch_size:.0e})"
+            f"{name}: float outputs within {difference:.0e} of the direct evaluator's on an example "
+            f"(another batch size makes {by_batch_size:.0e}, allowed are {self.tolerance:.0e})"
         )
 
 

@@ -138,7 +138,7 @@ class DirectEvaluator:
     @property
     def arithmetic(self) -> str:
         """The same in words, and what of it may differ from run to run."""
-        text = arithmetic_text(self.precision, self._device)
+        text = arithmetic_text(self.precision, self.model.model, self._device)
         return f"{text}, but without a deterministic form: {', '.join(self.unforced)}" if self.unforced else text
 
     def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:

@@ -41,7 +41,7 @@ class _ExportedPoint:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ExportError(
                 f"what is quantized must be float32 to be exported, but the tensor at point '{self.name}' is {kind}: "
-                "export model.float()"
+                "export model.float(), and leave torch.autocast out of its forward"
             )
         quantized: Tensor = torch.ops.qexplore.fake_quantize(tensor, self.name)
         return quantized

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from qexplore._random import isolated
 
@@ -95,12 +96,14 @@ def settings(precision: str, device: torch.device) -> tuple[tuple[str, Hashable]
     )
 
 
-def arithmetic_text(precision: str, device: torch.device) -> str:
-    """What `settings` say, in words."""
+def arithmetic_text(precision: str, network: nn.Module, device: torch.device) -> str:
+    """What `settings` say, and the dtypes of the network's parameters, in words."""
+    dtypes = dict.fromkeys(each.dtype for each in network.parameters() if each.is_floating_point())
+    named = " and ".join(str(dtype).removeprefix("torch.") for dtype in dtypes) or "float32"
     found = [f"{name} {value}" for name, value in settings(precision, device)]
     if precision == "full":
-        return ", ".join(["full float32, deterministic", *found])
-    return f"as set: {', '.join(found)}"
+        return ", ".join([f"full {named}, deterministic", *found])
+    return f"{'' if named == 'float32' else f'{named}, '}as set: {', '.join(found)}"
 
 
 def _is_autocast(kind: str) -> bool:

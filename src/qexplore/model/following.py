@@ -58,5 +58,6 @@ def require_numbers(network: nn.Module) -> None:
     if name is not None:
         raise ModelError(
             f"the network must have its numbers, but '{name}' is on the meta device: load it whole before it is "
-            'wrapped, by network.to_empty(device="cpu") and load_state_dict, or without what offloads it'
+            'wrapped, by network.to_empty(device="cpu") and load_state_dict, or without what offloads it; where it is '
+            "wrapped already, take the quantizers off first, by model.detach()"
         )

@@ -351,17 +351,17 @@ class WrappedNetwork(nn.Module):
     @alone
     def detach(self) -> nn.Module:
         """Take every quantizer off and return the float network as it was. The wrapper cannot be used afterwards."""
-        self._attached().remove_all()
+        self._attached(follow=False).remove_all()
         self._hooks = None
         return detach(self.model)
 
-    def _attached(self) -> Hooks:
+    def _attached(self, follow: bool = True) -> Hooks:
         is_whole = self._hooks is not None and self._hooks.are_on
         if self._hooks is None or not is_whole or not all(point.is_attached for point in self._weights.values()):
             raise ModelError("this wrapper is detached from its network: wrap the network anew")
         for point in self._weights.values():
             point.require_one()
-        if not torch.compiler.is_compiling() and home_of(self.model) != self._home:
+        if follow and not torch.compiler.is_compiling() and home_of(self.model) != self._home:
             self._follow_network()
         return self._hooks
 
