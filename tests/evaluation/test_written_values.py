@@ -28,11 +28,16 @@ class Writes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)
         a, b = self.relu1(self.first(x)), self.relu2(self.second(x))
+        if self.name == "one after the other":
+            total = torch.zeros_like(a)
+            total.add_(a)
+            total.add_(b)
+            return self.last(self.relu3(total))
         a = a.add_(b) if self.name == "method" else torch.add(a, b, out=a) if self.name == "out" else a.mul_(b).add_(b)
         return self.last(self.relu3(a))
 
 
-@pytest.mark.parametrize("name", ["method", "out", "twice"])
+@pytest.mark.parametrize("name", ["method", "out", "twice", "one after the other"])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_what_is_written_into_is_made_anew_for_each_candidate(
     accelerator: torch.device, recorded: bool, name: str

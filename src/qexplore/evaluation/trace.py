@@ -272,14 +272,16 @@ def without_writes(traced: Trace, inputs: Any) -> None:
     watcher = _WriteWatcher(traced)
     with float_weights(traced.root):
         watcher.run(*traced.bind(inputs))
-    order = {node: place for place, node in enumerate(traced.graph.nodes)}
+    order, latest = {node: place for place, node in enumerate(traced.graph.nodes)}, dict[fx.Node, fx.Node]()
     for write in watcher.writes:
         if write.argument is not None:
-            _give_own_memory(traced, write.node, write.argument, is_returned=watcher.returned[write.node])
+            written = latest.get(write.argument, write.argument)
+            _give_own_memory(traced, write.node, written, is_returned=watcher.returned[write.node])
         for source in write.names:
             for user in list(source.users):
                 if order.get(user, -1) > order[write.node]:
                     user.replace_input_with(source, write.node)
+            latest[source] = write.node
 
 
 def _give_own_memory(traced: Trace, node: fx.Node, written: fx.Node, *, is_returned: bool) -> None:
