@@ -240,12 +240,12 @@ def pretended_device() -> Iterator[torch.device]:
     PretendedTensor.new_tensor = lambda self, data, *, dtype=None: torch.tensor(  # type: ignore[method-assign]
         data, dtype=self.dtype if dtype is None else dtype, device=self.device
     )
-    module.is_in_use = True
+    was_in_use, module.is_in_use = module.is_in_use, True
     try:
         with torch.serialization.safe_globals([_rebuilt]):
             yield torch.device(NAME, 0)
     finally:
-        module.is_in_use = False
+        module.is_in_use = was_in_use
         torch.__future__.set_swap_module_params_on_conversion(swaps)
         torch.tensor, torch.as_tensor, PretendedTensor.new_tensor = tensor, as_tensor, new_tensor
 
