@@ -7,10 +7,7 @@ import pytest
 import torch
 from pretended_device import CAN_BE_MADE, pretended_device, register
 
-
-@pytest.fixture(scope="session", autouse=True)
-def _accelerator_is_known() -> None:
-    register()
+register()  # here, for importing a test may train a network
 
 
 @pytest.fixture(scope="session", autouse=True)

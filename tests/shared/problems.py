@@ -231,8 +231,9 @@ def state_of(model: qx.QuantizedModel) -> dict[str, Any]:
 
 
 def random_state() -> tuple[Any, ...]:
-    """The global generators of torch, the pretended device's too, numpy and Python."""
+    """The global generators of torch, numpy and Python, and of the pretended device while it is in use."""
     legacy: Any = np.random.get_state()  # noqa: NPY002
     device = getattr(torch, "pretended", None)
-    there = [device.get_rng_state(index).tolist() for index in range(device.device_count())] if device else []
+    count = device.device_count() if device and device.is_available() else 0
+    there = [device.get_rng_state(index).tolist() for index in range(count)]
     return torch.get_rng_state().tolist(), there, legacy[1].tolist(), legacy[2:], random.getstate()
