@@ -15,13 +15,13 @@ there is no index)::
     set -e; test -f benchmarks/gpu.py
     python3 -m venv --system-site-packages .gpu-env 2>/dev/null || python3 -m virtualenv --system-site-packages .gpu-env
     P=.gpu-env/bin/python; CUDA='import torch; assert torch.cuda.is_available()'
-    if $P -m pip download --quiet --no-deps --dest /tmp/reach pytorch-quantization==2.1.3 >/dev/null 2>&1; then FROM=""
+    if $P -m pip download --quiet --no-deps --dest wheels pytorch-quantization==2.1.3 >/dev/null 2>&1; then FROM=""
     else FROM="--no-index --find-links wheels"; fi
     $P -c "$CUDA" 2>/dev/null || $P -m pip install --quiet $FROM torch torchvision
     $P -m pip install --quiet $FROM -e . || export PYTHONPATH=$PWD/src
     $P -m pip install --quiet $FROM transformers onnx onnxscript onnxruntime || true
     $P -c 'import torch, qexplore; print(torch.__version__, torch.cuda.get_device_name(0))'
-    CUBLAS_WORKSPACE_CONFIG=:4096:8 $P benchmarks/gpu.py --log ${OUT:-/tmp}/gpu.log; cp docs/gpu.md ${OUT:-/tmp}/
+    CUBLAS_WORKSPACE_CONFIG=:4096:8 $P benchmarks/gpu.py --log ${OUT:-.}/gpu.log; cp docs/gpu.md ${OUT:-..}/
 """
 
 from __future__ import annotations
