@@ -1,7 +1,7 @@
 """How fast a search comes to a front: the plain recipe, a sensitivity table with its additive front, and qexplore.
 
-    python benchmarks/time_to_front.py --picture docs/images/time_to_front.png
-    python benchmarks/time_to_front.py --networks resnet20 --seeds 1 --plain-every 10
+    python benchmarks/time_to_front.py --results curves.json --picture docs/images/time_to_front.png
+    python benchmarks/time_to_front.py --networks resnet20 mobilenet:2 --plain-every 10 --results curves.json
 
 All three work on the same network, images, ranges, sign mode and widths, in one process and in turns:
 
@@ -12,21 +12,29 @@ All three work on the same network, images, ranges, sign mode and widths, in one
 
 What the plain evaluator needs does not depend on the candidate. With ``--plain-every K`` it runs one candidate in K;
 the others take their scores from the engine and are charged the mean seconds of those that ran.
+
+Fronts are compared twice: by the direct evaluator on the search set, and on the test images that this leaves, on which
+nothing was trained, calibrated or chosen. What a search hands out after fewer passes is that of a search with this
+budget, outside the time, which finds in memory what the long one has measured. The best known front is that of all that
+was handed out or measured on any front, that of one long run included; unseen it is whichever of these fronts is best.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
 
+import moocore
 import numpy as np
 import torch
+from _curves import Candidate, Clock, Curve, Growing, draw, stairs
+from _results import Results
+from _unseen import unseen
 from _workloads import EPOCHS, PlainScript, Workload
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.problem import Problem
@@ -41,117 +49,69 @@ import qexplore as qx
 WIDTHS = (2, 8)
 MIN_ACCURACY = 0.5
 BUDGET = 450
-MARKS = (50, 100, 200, 450)
+MARKS = (60, 100, 200, BUDGET)
 
 
 def main() -> None:
     """Run every network and seed, print the ratios, draw the curves."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument(
-        "--networks", nargs="+", choices=EPOCHS, default=["resnet20", "mobilenet", "transformer", "small"]
+        "--networks",
+        nargs="+",
+        type=with_count,
+        default=[(name, None) for name in ("resnet20", "mobilenet", "transformer", "small")],
+        metavar="NAME[:SEEDS]",
+        help=f"of {', '.join(EPOCHS)}; with a number, only the first so many seeds",
     )
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options.add_argument("--samples", type=int, default=1024)
+    options.add_argument("--report-batches", type=int, help="of 128 unseen images; all that are left by default")
     options.add_argument("--plain-every", type=int, default=1)
     options.add_argument("--best-evaluations", type=int, default=5000, help="candidates of the run for the best known")
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--results", type=Path, help="curves as JSON, to draw from later")
+    options.add_argument("--results", type=Path, help="JSON that a rerun goes on from: what is in it is not run again")
     options.add_argument("--picture", type=Path)
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
-    drawn = {}
-    for name in arguments.networks:
-        bench = Bench(Workload(name, arguments.samples), arguments)
+    results, drawn = Results(arguments.results), {}
+    for name, count in arguments.networks:
+        workload = Workload(name, arguments.samples)
+        del workload.report[arguments.report_batches :]
+        bench = Bench(workload, arguments, results)
         print(
             f"\n{name}: {bench.num_points} points, {arguments.samples} images, {arguments.threads} threads", flush=True
         )
-        bench.run()
+        bench.run(arguments.seeds[:count])
         for line in bench.report():
             print(line, flush=True)
         drawn[name] = bench.record()
-        if arguments.results:
-            arguments.results.write_text(json.dumps(drawn))
     print(f"\n{summary(drawn)}")
     if arguments.picture:
         draw(drawn, arguments.picture)
 
 
-@dataclass
-class Curve:
-    """What a method knew when: one entry for each time its front grew."""
-
-    seconds: list[float] = field(default_factory=list)
-    passes: list[float] = field(default_factory=list)
-    hypervolume: list[float] = field(default_factory=list)
-    end: list[list[int]] = field(default_factory=list)
-    total_seconds: float = 0.0
-
-    def time_to(self, hypervolume: float) -> float:
-        """Seconds until this much was reached; infinite where it never was."""
-        return next((s for s, h in zip(self.seconds, self.hypervolume, strict=True) if h >= hypervolume), float("inf"))
-
-    def at_passes(self, budget: float) -> float:
-        """Hypervolume within so many full passes."""
-        return max((h for p, h in zip(self.passes, self.hypervolume, strict=True) if p <= budget + 1e-6), default=0.0)
-
-    def at_seconds(self, limit: float) -> float:
-        """Hypervolume within so many seconds."""
-        return max((h for s, h in zip(self.seconds, self.hypervolume, strict=True) if s <= limit), default=0.0)
-
-
-class Growing:
-    """The front of what a plain method has measured, and its curve."""
-
-    def __init__(self, reference: tuple[float, float]) -> None:
-        self.reference = reference
-        self.known: dict[tuple[int, ...], float] = {}
-        self.front: list[tuple[int, float, tuple[int, ...]]] = []
-        self.curve = Curve()
-
-    def add(self, candidate: np.ndarray, accuracy: float, seconds: float) -> None:
-        """Take one measurement in."""
-        key = tuple(int(width) for width in candidate)
-        self.known[key] = accuracy
-        cost = sum(key)
-        if accuracy > self.reference[0] and not any(c <= cost and a >= accuracy for c, a, _ in self.front):
-            kept = [point for point in self.front if not (point[0] >= cost and point[1] <= accuracy)]
-            self.front = [*kept, (cost, accuracy, key)]
-            self.curve.seconds.append(seconds)
-            self.curve.passes.append(len(self.known))
-            self.curve.hypervolume.append(stairs(self.front, self.reference))
-
-    def done(self, seconds: float) -> Curve:
-        """The curve with its end."""
-        self.curve.end = [list(key) for _, _, key in self.front]
-        self.curve.total_seconds = seconds
-        return self.curve
-
-
-def stairs(front: list[tuple[int, float, tuple[int, ...]]], reference: tuple[float, float]) -> float:
-    """Hypervolume of points (cost, accuracy, ...)."""
-    from pymoo.indicators.hv import HV
-
-    points = np.array([[cost, -accuracy] for cost, accuracy, _ in front]).reshape(-1, 2)
-    return float(HV(ref_point=np.array([reference[1], -reference[0]]))(points)) if len(points) else 0.0
+def with_count(text: str) -> tuple[str, int | None]:
+    """A network's name, and how many of the seeds it takes; None for all."""
+    name, _, count = text.partition(":")
+    if name not in EPOCHS:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(EPOCHS)}")
+    return name, int(count) if count else None
 
 
 class Bench:
     """All methods on one network."""
 
-    def __init__(self, workload: Workload, arguments: argparse.Namespace) -> None:
-        self.workload, self.arguments = workload, arguments
+    def __init__(self, workload: Workload, arguments: argparse.Namespace, results: Results) -> None:
+        self.workload, self.arguments, self.results = workload, arguments, results
         self.batches = workload.search
         self.num_samples = sum(len(labels) for _, labels in self.batches)
         self.model = self.new_model()
-        amax = {name: float(quantizer.amax) for name, quantizer in self.model.activation_fake_quantizers.items()}
-        self.script = PlainScript(copy.deepcopy(workload.network), amax)
-        self.num_points = len(amax)
+        self.num_points = len(self.model.activation_fake_quantizers)
         self.reference = (MIN_ACCURACY, float(WIDTHS[1] * self.num_points))
-        self.engine = self.new_problem(self.model)  # scores for candidates that the plain evaluator does not run
         self.plain_seconds: list[float] = []
         self.curves: dict[str, list[Curve]] = {"plain": [], "additive": [], "qexplore": []}
-        self.best = 0.0
-        self.verified: dict[tuple[int, ...], float] = {}
+        self.long: Curve | None = None
+        self.scores: dict[Candidate, tuple[float, float]] = {}
 
     def new_model(self) -> qx.QuantizedActivationsModel:
         """The network, wrapped and calibrated."""
@@ -170,20 +130,56 @@ class Bench:
             min_accuracy=MIN_ACCURACY,
         )
 
-    def run(self) -> None:
+    @cached_property
+    def engine(self) -> qx.LayerwiseQuantizationProblem:
+        """Scores of candidates that the plain evaluator does not run; posed before any clock runs."""
+        return self.new_problem(self.model)
+
+    @cached_property
+    def unseen(self) -> qx.LayerwiseQuantizationProblem:
+        """The same candidates on the images that nothing was chosen on."""
+        return unseen(self.engine, self.workload.report)
+
+    @cached_property
+    def script(self) -> PlainScript:
+        """The plain evaluator."""
+        amax = {name: float(quantizer.amax) for name, quantizer in self.model.activation_fake_quantizers.items()}
+        return PlainScript(copy.deepcopy(self.workload.network), amax)
+
+    def run(self, seeds: list[int]) -> None:
         """Every method for every seed, in turns; the additive front has no seed and runs once."""
-        self.new_problem(self.model)  # whatever is done once in a process is done
-        for seed in self.arguments.seeds:
-            self.curves["qexplore"].append(self.qexplore(seed))
-            self.curves["plain"].append(self.plain(seed))
+        for seed in seeds:
+            self.take("qexplore", self.qexplore, seed)
+            self.take("plain", self.plain, seed)
             if not self.curves["additive"]:
-                self.curves["additive"].append(self.additive())
+                self.take("additive", self.additive)
             print(f"  seed {seed} done", flush=True)
-        every = [curve for curves in self.curves.values() for curve in curves]
-        ends = {tuple(candidate) for curve in every for candidate in curve.end}
         if self.arguments.best_evaluations:
-            ends |= {tuple(candidate) for candidate in self.long_run()}
-        self.judge(ends)
+            self.long = self.found("long run", self.long_run, self.arguments.best_evaluations)
+
+    def take(self, method: str, run: Callable[..., Curve], *args: int) -> None:
+        """One run of a method, or what the file has of it."""
+        curve = self.found(method, run, *args)
+        self.curves[method].append(curve)
+        self.plain_seconds += curve.plain_seconds
+
+    def found(self, method: str, run: Callable[..., Curve], *args: int) -> Curve:
+        """A curve whose fronts are judged."""
+
+        def judged(*args: int) -> dict[str, object]:
+            _ = self.engine, self.script  # whatever is done once in a process is done
+            before = len(self.plain_seconds)
+            curve = run(*args)
+            curve.plain_seconds = self.plain_seconds[before:]
+            del self.plain_seconds[before:]
+            self.judge(curve)
+            return vars(curve)
+
+        given = self.arguments
+        of = self.workload.name, self.num_samples, given.report_batches, given.threads, given.plain_every, method
+        curve = Curve(**self.results.get(of, judged, *args))
+        self.scores |= {tuple(candidate): (direct, there) for candidate, direct, there in curve.scores}
+        return curve
 
     # ------------------------------------------------------------------------------------------------- the methods
 
@@ -199,7 +195,10 @@ class Bench:
             curve.seconds.append(set_up + snapshot.seconds)
             curve.passes.append(snapshot.num_passes)
             curve.hypervolume.append(snapshot.hypervolume)
-        curve.end = self.ended(found)
+        curve.fronts = fronts_of(found)
+        for mark in MARKS[:-1]:
+            less = qx.explore(problem, max_evaluations=mark, seed=seed, progress=False)
+            curve.fronts[str(mark)] = less.front.num_bits.tolist()
         return curve
 
     def plain(self, seed: int) -> Curve:
@@ -265,41 +264,45 @@ class Bench:
             take(candidate, accuracy[row])
         return accuracy
 
-    def long_run(self) -> list[list[int]]:
-        """The front of one long search, for the best that is known."""
+    def long_run(self, num_evaluations: int) -> Curve:
+        """One long search, for the best that is known."""
 
         def enough(snapshot: qx.Snapshot) -> None:
-            if snapshot.num_evaluations >= self.arguments.best_evaluations:
+            if snapshot.num_evaluations >= num_evaluations:
                 raise qx.StopExploration
 
         problem = self.new_problem(self.model)
-        found = qx.explore(
-            problem, max_evaluations=self.arguments.best_evaluations, seed=99, callbacks=[enough], progress=False
-        )
-        return self.ended(found)
+        found = qx.explore(problem, max_evaluations=num_evaluations, seed=99, callbacks=[enough], progress=False)
+        return Curve(fronts=fronts_of(found))
 
-    def ended(self, found: qx.Exploration) -> list[list[int]]:
-        """The widths of a front, whose scores the direct evaluator has given already."""
-        self.verified |= {point.num_bits: point.accuracy for point in found.front}
-        return found.front.num_bits.tolist()
+    def judge(self, curve: Curve) -> None:
+        """Every candidate of its fronts by the direct evaluator, and unseen."""
+        candidates = sorted({tuple(candidate) for front in curve.fronts.values() for candidate in front})
+        new = np.array([one for one in candidates if one not in self.scores]).reshape(-1, self.num_points)
+        for direct, there in zip(self.engine.direct.evaluate(new), self.unseen.measure(new), strict=True):
+            self.scores[direct.candidate] = direct.score, there.score
+        curve.scores = [(list(candidate), *self.scores[candidate]) for candidate in candidates]
 
-    def judge(self, candidates: set[tuple[int, ...]]) -> None:
-        """The best known front, every point of it measured by the direct evaluator."""
-        rows = np.array(sorted(candidates - set(self.verified)), dtype=np.int64).reshape(-1, self.num_points)
-        judged = zip(map(tuple, rows.tolist()), self.engine.direct.evaluate(rows), strict=True)
-        scores = self.verified | {key: evaluation.score for key, evaluation in judged}
-        together = [(sum(key), scores[key], key) for key in candidates if scores[key] > MIN_ACCURACY]
-        self.best = stairs(together, self.reference)
-        self.direct_ends = {
-            name: [
-                stairs(
-                    [(sum(c), scores[tuple(c)], tuple(c)) for c in curve.end if scores[tuple(c)] > MIN_ACCURACY],
-                    self.reference,
-                )
-                for curve in curves
-            ]
-            for name, curves in self.curves.items()
-        }
+    # --------------------------------------------------------------------------------------------- what it comes to
+
+    def hypervolume(self, candidates: list[list[int]], which: int) -> float:
+        """Of candidates by the direct evaluator, 0, or unseen, 1."""
+        points = [(sum(candidate), self.scores[tuple(candidate)][which], tuple(candidate)) for candidate in candidates]
+        return stairs([point for point in points if point[1] > MIN_ACCURACY], self.reference)
+
+    def hypervolumes(self, curves: list[Curve], front: str, which: int) -> list[float]:
+        """The same of one front of each curve."""
+        return [self.hypervolume(curve.fronts[front], which) for curve in curves]
+
+    @cached_property
+    def best(self) -> tuple[float, float]:
+        """The best known on the search set and unseen."""
+        every = [curve for curves in self.curves.values() for curve in curves] + ([self.long] if self.long else [])
+        together = [candidate for curve in every for front in curve.fronts.values() for candidate in front]
+        points = np.array([[sum(one), -self.scores[tuple(one)][0]] for one in together])
+        chosen = [together[place] for place in np.flatnonzero(moocore.is_nondominated(points))]
+        ends = [front for curve in every for front in curve.fronts.values()]
+        return self.hypervolume(chosen, 0), max(self.hypervolume(front, 1) for front in (chosen, *ends))
 
     # -------------------------------------------------------------------------------------------------- the report
 
@@ -308,88 +311,52 @@ class Bench:
         plain, additive, ours = (self.curves[name] for name in ("plain", "additive", "qexplore"))
         return {
             "curves": {name: [vars(curve) for curve in curves] for name, curves in self.curves.items()},
-            "best": self.best,
-            "direct_ends": self.direct_ends,
+            "best": self.best[0],
             "a": [p.total_seconds / o.time_to(p.hypervolume[-1]) for p, o in zip(plain, ours, strict=True)],
             "b": [additive[0].total_seconds / o.time_to(additive[0].hypervolume[-1]) for o in ours],
-            "c97": [o.at_seconds(100 * mean(self.plain_seconds)) / self.best for o in ours],
-            "c995": [o.at_passes(BUDGET) / self.best for o in ours],
+            "in the time of 100": [o.at_seconds(100 * mean(self.plain_seconds)) / self.best[0] for o in ours],
         }
 
     def report(self) -> list[str]:
         """One table for the network."""
-        record = self.record()
+        record, ours, (best, best_unseen) = self.record(), self.curves["qexplore"], self.best
         lines = [
             f"plain evaluator: {mean(self.plain_seconds):.3f} s a candidate, {len(self.plain_seconds)} were run; "
-            f"best known hypervolume {self.best:.3f}",
-            f"{'method':10s} {'seconds':>22s} {'hypervolume (direct)':>26s}",
+            f"best known hypervolume {best:.3f}, on {self.num_unseen} unseen images {best_unseen:.3f}",
+            f"{'method':10s} {'seconds':>22s} {'hypervolume (direct)':>26s} {'unseen':>26s}",
         ]
         for name, curves in self.curves.items():
             seconds = ", ".join(f"{curve.total_seconds:.0f}" for curve in curves)
-            ends = ", ".join(f"{h:.2f}" for h in self.direct_ends[name])
-            lines.append(f"{name:10s} {seconds:>22s} {ends:>26s}")
-        for budget in MARKS:
-            shares = ", ".join(f"{c.at_passes(budget) / self.best:.4f}" for c in self.curves["qexplore"])
-            lines.append(f"qexplore at {budget} passes: {shares} of the best known")
-        lines += [
+            ends = (numbers(self.hypervolumes(curves, "end", which), 2) for which in (0, 1))
+            lines.append(f"{name:10s} {seconds:>22s} {' '.join(f'{end:>26s}' for end in ends)}")
+        for mark in MARKS:
+            front = "end" if mark == BUDGET else str(mark)
+            here, there = (self.hypervolumes(ours, front, which) for which in (0, 1))
+            measured = [curve.at_passes(mark) for curve in ours]
+            lines.append(
+                f"(c) within {mark:3d} passes: measured {shares(measured, best)} of the best known, front "
+                f"{shares(here, best)}; unseen {numbers(there, 2)}, {shares(there, best_unseen)} of the best known"
+            )
+        return lines + [
             f"(a) plain recipe over ours: {numbers(record['a'])}",
             f"(b) table and additive front over ours: {numbers(record['b'])}",
-            f"(c) share of the best known within the time of 100 plain evaluations: {numbers(record['c97'], 4)}; "
-            f"within {BUDGET} passes: {numbers(record['c995'], 4)}",
+            f"share of the best known in the time of 100 plain evaluations: {numbers(record['in the time of 100'], 4)}",
         ]
-        return lines
-
-
-class Clock:
-    """Seconds that count: it can be stopped, and charged with what was not run."""
-
-    def __init__(self) -> None:
-        self._extra = 0.0
-        self._start = self._lap = 0.0
-
-    def __enter__(self) -> Clock:
-        self._start = self._lap = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._extra, self._start = self.seconds, 0.0
 
     @property
-    def seconds(self) -> float:
-        """So far."""
-        return self._extra + (time.perf_counter() - self._start if self._start else 0.0)
-
-    def charge(self, seconds: float) -> None:
-        """Count seconds that were not spent."""
-        self._extra += seconds
-
-    def forget(self) -> None:
-        """Begin again."""
-        self._extra, self._start = 0.0, time.perf_counter()
-        self._lap = self._start
-
-    def lap(self) -> float:
-        """Seconds on the wall since the last lap or `forget`."""
-        now = time.perf_counter()
-        before, self._lap = self._lap, now
-        return now - before
-
-    def stopped(self) -> Stopped:
-        """A block that does not count."""
-        return Stopped(self)
+    def num_unseen(self) -> int:
+        """Images that nothing was chosen on."""
+        return sum(len(labels) for _, labels in self.workload.report)
 
 
-class Stopped:
-    """Takes back what a block spent."""
+def fronts_of(found: qx.Exploration) -> dict[str, list[list[int]]]:
+    """What an exploration hands out, and the front of all that it measured."""
+    return {"end": found.front.num_bits.tolist(), "measured": found.history[-1].front.num_bits.tolist()}
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
 
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._clock.charge(self._start - time.perf_counter())
+def shares(values: list[float], whole: float) -> str:
+    """Values as shares, in one line."""
+    return numbers([value / whole for value in values], 4)
 
 
 def numbers(values: list[float], digits: int = 1) -> str:
@@ -406,32 +373,6 @@ def summary(drawn: dict[str, dict[str, list[float]]]) -> str:
         if len(values):
             lines.append(f"{what}: geometric mean {np.exp(np.log(values).mean()):.1f}, least {values.min():.1f}")
     return "\n".join(lines)
-
-
-def draw(drawn: dict[str, dict[str, object]], path: Path) -> None:
-    """Hypervolume over seconds, one panel a network."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6 * len(drawn), 5), layout="constrained")
-    colours = {"plain": "#D55E00", "additive": "#CC79A7", "qexplore": "#0072B2"}
-    labels = {"plain": "plain recipe", "additive": "table and additive front, plain evaluator", "qexplore": "qexplore"}
-    for place, (name, record) in enumerate(drawn.items(), start=1):
-        axes = figure.add_subplot(1, len(drawn), place)
-        for method, curves in record["curves"].items():
-            for index, curve in enumerate(curves):
-                seconds = [*curve["seconds"], curve["total_seconds"]]
-                share = [h / record["best"] for h in (*curve["hypervolume"], curve["hypervolume"][-1])]
-                label = labels[method] if index == 0 else None
-                axes.step(seconds, share, where="post", color=colours[method], label=label, linewidth=1.6)
-        axes.set_xscale("log")
-        axes.set_ylim(0, 1.02)
-        axes.set_title(name, loc="left", fontweight="bold")
-        axes.set_xlabel("seconds, set-up included")
-        axes.grid(alpha=0.3)
-        if place == 1:
-            axes.set_ylabel("hypervolume, share of the best known")
-            axes.legend(loc="lower right", frameon=False)
-    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ a candidate scores is what the same engine measured. Each budget is a search of 
 each in full, and what a search looks at beside them by the samples that it takes.
 
 The search set stands beside the test images that it leaves, on which nothing was trained, calibrated or chosen. A
-front's unseen hypervolume is that of its candidates' accuracies there, beside that of the true front, which
-the search set's labels have chosen, and with that of the candidates that diverge least from the float network at each
-total of bits, on 64 of the search images and on all of them, which no label has chosen.
+front's unseen hypervolume is that of its candidates' accuracies there, beside that of the true front, which the search
+set's labels have chosen, and of the candidates that diverge least from the float network at each total of bits, on 64
+of the search images and on all of them, which no label has chosen.
 """
 
 from __future__ import annotations
