@@ -6,15 +6,15 @@ from typing import Any
 
 import moocore
 import numpy as np
-from _workloads import Batches
 
+from qexplore.model import Loader
 from qexplore.search import LayerwiseQuantizationProblem
 
 
-def unseen(problem: LayerwiseQuantizationProblem, batches: Batches) -> LayerwiseQuantizationProblem:
+def unseen(problem: LayerwiseQuantizationProblem, loader: Loader) -> LayerwiseQuantizationProblem:
     """The same model, choices and metric on other data, and nothing required there."""
     return LayerwiseQuantizationProblem(
-        problem.model, batches, problem.metric, choices=problem.plan, costs=problem.costs
+        problem.model, loader, problem.metric, choices=problem.plan, costs=problem.costs
     )
 
 
