@@ -4,6 +4,7 @@ from qexplore.evaluation.analysis import LayerAnalysis, LayerRecord, analyze
 from qexplore.evaluation.base import Evaluation, Evaluator, Told
 from qexplore.evaluation.clipping import Clipping, clipping_text
 from qexplore.evaluation.direct import DirectEvaluator
+from qexplore.evaluation.divergence import usual_divergences
 from qexplore.evaluation.interval import mean_difference, paired_interval, t_quantile
 from qexplore.evaluation.prefix import PrefixEvaluator
 from qexplore.evaluation.racing import why_not

@@ -33,6 +33,8 @@ class Evaluation:
         bound: for a stopped candidate, what its score cannot beat.
         further: scores by a problem's further metrics, NaN where one failed; empty where they were not measured. Each
             took a pass over the whole set.
+        divergence: how far the outputs are from the float network's, mean over the samples that count; None unless
+            complete, and where none is told: see ``divergence_gap`` of the evaluator.
         num_samples: samples that were run for ``score``.
         reason: why it failed or was stopped.
         seconds: time spent.
@@ -45,6 +47,7 @@ class Evaluation:
     interval: tuple[float, float] | None = None
     bound: float | None = None
     further: tuple[float, ...] = ()
+    divergence: float | None = None
     num_samples: int = 0
     reason: str = ""
     seconds: float = 0.0
@@ -103,6 +106,11 @@ class Evaluator(Protocol):
     @property
     def description(self) -> str:
         """How candidates are evaluated."""
+        ...
+
+    @property
+    def divergence_gap(self) -> str:
+        """Why evaluations tell no divergence; empty where they do."""
         ...
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,12 +133,15 @@ class EvaluationSet:
         """Whether the batches are in memory."""
         return self._given is not None
 
-    def samples(self, num_samples: int) -> Samples:
-        """All of them, ``num_samples``, where they are held; see `Samples.fetched` where they are not ready."""
+    def samples(self, num_samples: int, references: Sequence[Any] = ()) -> Samples:
+        """All of them, ``num_samples``, where they are held; see `Samples.fetched` where they are not ready.
+
+        ``references`` are what the float network gives for each batch.
+        """
         assert self._given is not None, "a set that is read anew holds none"
         if self._ready is not None:
-            return Samples(self._ready, num_samples)
-        return Samples(self._given, num_samples, self.placed)
+            return Samples(self._ready, num_samples, references=references)
+        return Samples(self._given, num_samples, self.placed, references)
 
     @property
     def device(self) -> torch.device:

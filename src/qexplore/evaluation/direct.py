@@ -6,8 +6,9 @@ import functools
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from torch import Tensor
 
 from qexplore._arguments import checked_name
 from qexplore._trees import cloned, tensors_of
-from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, QExploreError
+from qexplore.errors import DataError, EvaluationError, ModelError, QExploreError
 from qexplore.evaluation.base import Evaluation, Told, untold
-from qexplore.evaluation.batches import EvaluationSet, require_same_samples
+from qexplore.evaluation.batches import EvaluationSet, memory_to_use
 from qexplore.evaluation.clipping import Clipping, ClippingWatch
+from qexplore.evaluation.divergence import SHARE_OF_MEMORY, FloatOutputs, as_distances
 from qexplore.evaluation.samples import Batch, drawn_whole
-from qexplore.evaluation.scoring import apply_metric, batch_scores, complete, failed, summary, warn_of_unshifted
+from qexplore.evaluation.scoring import batch_scores, complete, failed, summary, warn_of_unshifted
+from qexplore.evaluation.whole import require_rereadable, whole_score
 from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric, known_labels
 from qexplore.model import (
     PRECISIONS,
@@ -55,6 +58,8 @@ class DirectEvaluator:
         hold_bytes: how much of the set may be held in memory; None takes a quarter of what is free.
         precision: ``"full"`` measures in full float32 and with deterministic algorithms, whatever torch is set to;
             ``"as set"`` leaves torch's settings as they are. See `qexplore.model.arithmetic`.
+        divergence: what evaluations tell beside the score, ``metric(output, float_output) -> [B]``, from the same
+            outputs; ``"auto"`` as for `qexplore.sensitivity`. None tells nothing.
 
     Raises:
         EvaluationError: no such ``precision``.
@@ -73,6 +78,7 @@ class DirectEvaluator:
         unpack: Unpack | None = None,
         hold_bytes: int | None = None,
         precision: str = "full",
+        divergence: Metric | str | None = None,
     ) -> None:
         require_wrapped("an evaluator", model)
         checked_name("`precision`", precision, PRECISIONS, EvaluationError)
@@ -82,6 +88,9 @@ class DirectEvaluator:
         """Operations of the last float evaluation that have no deterministic form where it ran, as torch calls them."""
         metric = as_metric(metric)
         self.metric: Metric | WholeSetMetric = metric
+        self.floats = FloatOutputs(divergence, metric)
+        """What the float network gave in its last evaluation, where a divergence is told."""
+        self._hold_bytes = hold_bytes
         self._loader = loader
         self._batch_sizes: list[int] = []
         self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
@@ -96,7 +105,7 @@ class DirectEvaluator:
             self._data = EvaluationSet(loader, Placement.of(model.model), unpack=unpack, hold_bytes=hold_bytes)
             self.metric = metric.fitted(target for _, target in self._data)
         else:
-            _check_whole_set_loader(loader)
+            require_rereadable(loader)
         self.evaluate_float()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -123,6 +132,16 @@ class DirectEvaluator:
         return f", batches moved to {data.device} one by one, which has no room for all"
 
     @property
+    def divergence(self) -> Metric | None:
+        """What evaluations tell beside the score, fitted to the whole set; None where that cannot be had."""
+        return self.floats.metric
+
+    @property
+    def divergence_gap(self) -> str:
+        """Why evaluations tell no divergence; empty where they do."""
+        return self.floats.gap
+
+    @property
     def early_stop(self) -> str:
         """Why candidates are run to their end."""
         return "off: the direct evaluator runs every candidate to its end"
@@ -143,6 +162,7 @@ class DirectEvaluator:
 
     def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
         """Measure ``candidates``, shape ``[N, L]``, one after the other; ``must_beat`` is not made use of."""
+        self.bring_up_to_date()
         for row in np.asarray(candidates):
             yield self._evaluate_one(tuple(int(width) for width in row))
 
@@ -252,6 +272,7 @@ class DirectEvaluator:
         try:
             with self.model.lock, self.model.passes_noted(watch) as passed, noting() as unforced:
                 self._changes_inputs = None  # told by this pass alone: a quantized input is a copy already
+                self.floats.begin(memory_to_use(self._device, self._hold_bytes) // SHARE_OF_MEMORY)
                 self.float_evaluation = self._measure(off)
         except QExploreError:
             raise
@@ -259,11 +280,22 @@ class DirectEvaluator:
             raise EvaluationError(
                 f"the float network could not be evaluated: {type(error).__name__}: {error}. {self._way_out()}"
             ) from error
+        if self.floats.is_wanted:
+            self.floats.finish(self.model.version())
+        if self.divergence is not None:
+            self.float_evaluation = replace(self.float_evaluation, divergence=0.0)
         self.clipping = watch.found()
         self.unforced = tuple(unforced)
         # A metric that passes none runs the model elsewhere, a copy of it for one.
         self._say_not_passed(tuple(name for name in self.model.fake_quantizers if passed and name not in passed))
         return self.float_evaluation
+
+    def bring_up_to_date(self) -> None:
+        """Measure the float network again where its outputs are wanted, and those at hand are not this network's."""
+        if self.floats.is_wanted:
+            with self.model.lock:
+                if self.floats.version != self.model.version():
+                    self.evaluate_float()
 
     def _way_out(self) -> str:
         """What to try where the float network raised."""
@@ -300,32 +332,24 @@ class DirectEvaluator:
         start = time.perf_counter()
         with self._settled(candidate):
             if isinstance(self.metric, WholeSetMetric):
-                score, scores = self._whole_score(self.metric), None
+                score, scores, divergences = whole_score(self.metric, self.model, self._loader), None, None
             else:
-                scores = self._scores(self.metric)
+                scores, divergences = self._scores(self.metric)
                 score = summary(scores, self.metric)
-        return complete(candidate, score, scores, self.metric, time.perf_counter() - start)
+        return complete(candidate, score, scores, self.metric, time.perf_counter() - start, divergences)
 
-    def _whole_score(self, metric: WholeSetMetric) -> float:
-        try:
-            return _as_score(apply_metric(metric, self.model, self._loader), metric.name)
-        except MetricError as error:
-            device = Placement.of(self.model.model).device
-            if device.type == "cpu" or not isinstance(error.__cause__, RuntimeError):
-                raise
-            hint = f"the network lies on {device}, and a metric of a whole set moves batches there itself"
-            raise MetricError(f"{error}: {hint}") from error.__cause__
-
-    def _scores(self, metric: Metric) -> Scores:
+    def _scores(self, metric: Metric) -> tuple[Scores, Scores | None]:
+        """Scores of all samples, and their divergences where these are told."""
         data = self._require_samples()
         # Batches that are held are those of the float pass, which has looked at their labels.
         with known_labels() if data.is_held and self._changes_inputs is not None else nullcontext():
             return self._passed(metric, data)
 
-    def _passed(self, metric: Metric, data: EvaluationSet) -> Scores:
+    def _passed(self, metric: Metric, data: EvaluationSet) -> tuple[Scores, Scores | None]:
         parts: list[Tensor] = []
+        apart: list[Tensor | None] = []
         changed = False
-        for inputs, target in data:
+        for place, (inputs, target) in enumerate(data):
             if self._changes_inputs is None and not parts:  # the first batch of a float pass
                 warn_of_unshifted(metric, inputs, target)
             given = inputs if self._changes_inputs is False else cloned(inputs)
@@ -333,31 +357,18 @@ class DirectEvaluator:
             output = call(self.model, given)
             changed = changed or before != _versions(given)
             parts.append(batch_scores(metric, output, inputs, target))
+            if self._changes_inputs is None:
+                self.floats.add(output, target, len(parts[-1]))
+            elif self.divergence is not None:
+                apart.append(self.floats.scores(output, target, self.floats.batches[place]))
         if self._changes_inputs is None:
             self._changes_inputs = changed
             self._batch_sizes = [len(part) for part in parts]
-        scores: Scores = torch.cat(parts).cpu().numpy()
-        return scores
-
-
-def _check_whole_set_loader(loader: Loader) -> None:
-    """Hold an iterable to giving the same samples each time; what else ``f(model, loader)`` takes is its own affair."""
-    if not isinstance(loader, Iterable):
-        return
-    if isinstance(loader, Iterator):
-        raise DataError(
-            "a whole-set metric reads the loader for every candidate, got an iterator: pass a DataLoader or list"
-        )
-    require_same_samples(loader)
+        told = [one for one in apart if one is not None]
+        divergences = as_distances(torch.cat(told).cpu().numpy()) if len(told) == len(parts) else None
+        return torch.cat(parts).cpu().numpy(), divergences
 
 
 def _versions(inputs: Any) -> list[object]:
     """One mark per tensor that moves when it is written into; inference tensors keep no count and always move."""
     return [object() if tensor.is_inference() else tensor._version for tensor in tensors_of(inputs)]
-
-
-def _as_score(value: Any, name: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise MetricError(f"the metric '{name}' must return a number, got {value!r}") from error

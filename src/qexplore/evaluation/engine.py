@@ -23,6 +23,7 @@ from qexplore.evaluation.cutting import (
     turns_for_accelerator,
     turns_for_cores,
 )
+from qexplore.evaluation.divergence import FloatOutputs
 from qexplore.evaluation.graph import Function, Steps
 from qexplore.evaluation.network import Network
 from qexplore.evaluation.outputs import Outputs, Scored, can_be_stacked, write
@@ -45,12 +46,14 @@ class Measured:
     Attributes:
         scores: shape ``[N, num_samples]``, in the order of the evaluation set; NaN where a sample was not run.
         num_samples: how many were run, shape ``[N]``.
+        divergences: from the float network's outputs, likewise; NaN where none is told.
         bounds: what the score cannot beat, shape ``[N]``.
         seconds: shape ``[N]``.
     """
 
     scores: Scores
     num_samples: NDArray[np.int64]
+    divergences: Scores
     bounds: NDArray[np.float64]
     seconds: NDArray[np.float64]
 
@@ -88,6 +91,7 @@ class Engine:
         budget_bytes: most memory for values, kept ones included; None takes a quarter of what is free.
         stops: cut the set finely enough for candidates to be stopped early.
         has_known_labels: the metric has seen the targets before, and does not look for wrong ones again.
+        floats: tells how far outputs are from the float network's, where ``samples`` hold these.
         told: called with parts of a candidate as they are done, by any worker.
     """
 
@@ -100,9 +104,11 @@ class Engine:
         *,
         stops: bool = True,
         has_known_labels: bool = False,
+        floats: FloatOutputs | None = None,
         told: Told = untold,
     ) -> None:
         self.network = network
+        self._floats = floats if samples.has_references else None
         self._samples = samples
         self._metric = metric
         self._told = told
@@ -114,7 +120,7 @@ class Engine:
         self._on_cores = self._device.type == "cpu"
         self.workers = Workers(_MOST_WORKERS if self._on_cores and not torch.is_autocast_enabled("cpu") else 1)
         self.batch_size = self._suitable_batch_size(stops)
-        self._stacks_outputs = can_be_stacked(metric, network, samples)
+        self._stacks_outputs = can_be_stacked(metric, network, samples, self._floats)
         self.replays: Replays | None = replays_for(network, self.budget_bytes)
         """Asked first, where there is one; it runs one batch at a time, in the calling thread."""
         self._cut()
@@ -144,6 +150,11 @@ class Engine:
             self.replays.close()
         self._cut()
         return True
+
+    @property
+    def tells_divergence(self) -> bool:
+        """Whether batches come with the float network's outputs."""
+        return self._floats is not None
 
     @property
     def can_cut(self) -> bool:
@@ -231,6 +242,7 @@ class Engine:
         result = Measured(
             np.full((count, num_samples), np.nan, dtype=np.float32),
             np.zeros(count, dtype=np.int64),
+            np.full((count, num_samples), np.nan, dtype=np.float32),
             np.full(count, np.nan),
             np.zeros(count),
         )
@@ -240,7 +252,7 @@ class Engine:
         alive = np.arange(count)
         for turn in self._turns(race is not None):
             begin = time.perf_counter()
-            write(self._run(candidates, alive, turn), result.scores)  # waits for what was started
+            write(self._run(candidates, alive, turn), result.scores, result.divergences)  # waits for what was started
             result.seconds[alive] += (time.perf_counter() - begin) / max(1, len(alive))
             ran = np.concatenate([self._batches[place].samples for place in turn])
             result.num_samples[alive] += len(ran)
@@ -299,11 +311,14 @@ class Engine:
             if replayed is None:
                 return None
             self._variants.clear()  # steps keep values; graphs have memory of their own
-            outputs = Outputs(self._metric, self._batches[place], rows, stacks=self._stacks_outputs)
+            outputs = self._outputs(self._batches[place], rows)
             for index, output in enumerate(replayed):
                 outputs.add(cloned(output), [index])
                 self._told(len(self._batches[place]) / len(self._samples))
             return outputs.scored()
+
+    def _outputs(self, batch: Batch, rows: NDArray[np.int64]) -> Outputs:
+        return Outputs(self._metric, batch, rows, stacks=self._stacks_outputs, floats=self._floats)
 
     def _at_hand(self, place: int) -> tuple[Batch, list[Any]]:
         """A batch on the network's device, and values of the first steps for it."""
@@ -317,7 +332,7 @@ class Engine:
         batch, arguments = self._at_hand(place)
         function = self._functions[min(worker, len(self._functions) - 1)]
         slots: list[Any] = [*arguments, *[None] * schedule.num_slots]
-        outputs = Outputs(self._metric, batch, rows, stacks=self._stacks_outputs)
+        outputs = self._outputs(batch, rows)
         with torch.inference_mode(), self._labels():
             for operation in schedule.operations:
                 self.workers.check()

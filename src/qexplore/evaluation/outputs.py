@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qexplore._trees import map_tensors
+from qexplore.evaluation.agreement import is_close
+from qexplore.evaluation.divergence import FloatOutputs, as_distances
 from qexplore.evaluation.network import Network, equal
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.scoring import batch_scores
@@ -22,10 +25,11 @@ _MOST_BYTES = 2**20
 _EXAMPLE_SIZE = 8
 
 
-def can_be_stacked(metric: Metric, network: Network, samples: Samples) -> bool:
+def can_be_stacked(metric: Metric, network: Network, samples: Samples, floats: FloatOutputs | None) -> bool:
     """Whether ``metric`` gives the same to the last bit for the outputs of two candidates at once.
 
-    A metric is a function of samples, so it should; one that looks at its batch as a whole does not.
+    A metric is a function of samples, so it should; one that looks at its batch as a whole does not. The divergence
+    from the outputs of ``floats`` has to be the same but for rounding.
     """
     if not samples.can_be_cut:
         return False
@@ -36,9 +40,17 @@ def can_be_stacked(metric: Metric, network: Network, samples: Samples) -> bool:
             outputs = [network.run(batch.inputs, candidate) for candidate in candidates]
             apart = [batch_scores(metric, output, batch.inputs, batch.target) for output in outputs]
             together = metric(torch.cat(outputs), _repeated(batch.target, 2))
-            return equal(torch.cat(apart), together.detach().float())
+            if not equal(torch.cat(apart), together.detach().float()):
+                return False
+            return floats is None or _is_stacked(floats, outputs, batch)
     except Exception:
         return False  # an output or a target of another form, or a metric that wants its batch as it is
+
+
+def _is_stacked(floats: FloatOutputs, outputs: Sequence[Tensor], batch: Batch) -> bool:
+    apart = [floats.scores(output, batch.target, batch.reference) for output in outputs]
+    together = floats.scores(torch.cat(list(outputs)), _repeated(batch.target, 2), _all_repeated(batch.reference, 2))
+    return together is None or is_close(torch.cat([one for one in apart if one is not None]), together)
 
 
 @dataclass(frozen=True)
@@ -49,21 +61,29 @@ class Scored:
         rows: the candidates' places among those of the call.
         samples: the samples' places in the set.
         scores: shape ``[len(rows) * len(samples)]``, one candidate after the other.
+        divergences: from the float network's outputs, likewise; None where none is told.
     """
 
     rows: NDArray[np.int64]
     samples: NDArray[np.int64]
     scores: Tensor
+    divergences: Tensor | None = None
 
 
-def write(parts: Sequence[Scored], scores: Scores) -> None:
-    """Put ``parts`` into ``scores``, shape ``[N, num_samples]``: brought to the CPU together, waiting once."""
-    if not parts:
+def write(parts: Sequence[Scored], scores: Scores, divergences: Scores) -> None:
+    """Put ``parts`` into ``scores`` and ``divergences``, each of shape ``[N, num_samples]``.
+
+    They are brought to the CPU together, waiting once. What is no number there is as far away as can be.
+    """
+    found = [(part, part.scores, scores) for part in parts]
+    found += [(part, part.divergences, divergences) for part in parts if part.divergences is not None]
+    if not found:
         return
-    values = torch.cat([part.scores for part in parts]).cpu().numpy()
-    ends = np.cumsum([len(part.scores) for part in parts])
-    for part, chunk in zip(parts, np.split(values, ends[:-1]), strict=True):
-        scores[np.ix_(part.rows, part.samples)] = chunk.reshape(len(part.rows), -1)
+    values = torch.cat([tensor for _, tensor, _ in found]).cpu().numpy()
+    ends = np.cumsum([len(tensor) for _, tensor, _ in found])
+    for (part, _, whole), chunk in zip(found, np.split(values, ends[:-1]), strict=True):
+        chunk = chunk if whole is scores else as_distances(chunk)
+        whole[np.ix_(part.rows, part.samples)] = chunk.reshape(len(part.rows), -1)
 
 
 class Outputs:
@@ -74,16 +94,26 @@ class Outputs:
         batch: what the outputs belong to.
         rows: places of a schedule's candidates among those of the call.
         stacks: score several outputs together.
+        floats: tells how far they are from the float network's; None tells nothing of it.
     """
 
-    def __init__(self, metric: Metric, batch: Batch, rows: NDArray[np.int64], *, stacks: bool) -> None:
+    def __init__(
+        self,
+        metric: Metric,
+        batch: Batch,
+        rows: NDArray[np.int64],
+        *,
+        stacks: bool,
+        floats: FloatOutputs | None = None,
+    ) -> None:
         self._metric = metric
+        self._floats = floats
         self._batch = batch
         self._rows = rows
         self._most = _MOST_TOGETHER if stacks else 1
         self._waiting: list[Tensor] = []
         self._places: list[int] = []
-        self._targets: dict[int, Any] = {}
+        self._stacked: dict[int, tuple[Any, Any]] = {}
         self._scored: list[Scored] = []
 
     def add(self, output: Any, places: Sequence[int]) -> None:
@@ -107,27 +137,34 @@ class Outputs:
     def _score_apart(self, output: Any, places: Sequence[int], *, stacked: bool) -> None:
         parts = output.split(len(self._batch)) if stacked else [output] * len(places)
         for place, part in zip(places, parts, strict=True):
-            self._take(batch_scores(self._metric, part, self._batch.inputs, self._batch.target), [place])
+            scores = batch_scores(self._metric, part, self._batch.inputs, self._batch.target)
+            self._take(scores, [place], part, self._batch.target, self._batch.reference)
 
     def _score_waiting(self) -> None:
         if not self._waiting:
             return
         outputs = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
-        self._take(batch_scores(self._metric, outputs, None, self._repeated_target(len(self._places))), self._places)
+        target, reference = self._repeated(len(self._places))
+        self._take(batch_scores(self._metric, outputs, None, target), self._places, outputs, target, reference)
         self._waiting, self._places = [], []
 
-    def _take(self, scores: Tensor, places: Sequence[int]) -> None:
-        self._scored.append(Scored(self._rows[places], self._batch.samples, scores))
+    def _take(self, scores: Tensor, places: Sequence[int], output: Any, target: Any, reference: Any) -> None:
+        divergences = None if self._floats is None else self._floats.scores(output, target, reference)
+        self._scored.append(Scored(self._rows[places], self._batch.samples, scores, divergences))
 
-    def _repeated_target(self, count: int) -> Any:
-        if count not in self._targets:
-            self._targets[count] = _repeated(self._batch.target, count)
-        return self._targets[count]
+    def _repeated(self, count: int) -> tuple[Any, Any]:
+        """Target and reference of the batch for outputs of ``count`` candidates."""
+        if count not in self._stacked:
+            batch = self._batch
+            self._stacked[count] = _repeated(batch.target, count), _all_repeated(batch.reference, count)
+        return self._stacked[count]
 
 
 def _repeated(target: Any, count: int) -> Any:
-    if target is None:
-        return None
-    if not isinstance(target, Tensor):
+    if target is not None and not isinstance(target, Tensor):
         raise TypeError("only a tensor can be repeated")
-    return target.repeat(count, *[1] * (target.dim() - 1))
+    return _all_repeated(target, count)
+
+
+def _all_repeated(tree: Any, count: int) -> Any:
+    return map_tensors(lambda tensor: tensor.repeat(count, *[1] * (tensor.dim() - 1)), tree)

@@ -85,6 +85,15 @@ class PrefixEvaluator:
         return f"prefix: {', '.join(parts)}{self.direct.moves}"
 
     @property
+    def divergence_gap(self) -> str:
+        """As `Evaluator.divergence_gap`."""
+        self._bring_up_to_date()
+        gap = self.direct.divergence_gap
+        if gap or self._engine is None or self._engine.tells_divergence:
+            return gap
+        return "the float network's outputs do not count samples on their first axis"
+
+    @property
     def early_stop(self) -> str:
         """``"on"``, or why candidates are run to their end."""
         self._bring_up_to_date()
@@ -191,7 +200,10 @@ class PrefixEvaluator:
 
     def _evaluation(self, engine: Engine, row: Candidate, result: Measured, index: int, limits: Limits) -> Evaluation:
         seconds, count = float(result.seconds[index]), int(result.num_samples[index])
-        scores = result.scores[index].copy()  # or every record would hold on to those of the whole call
+        divergences, scores = (
+            result.divergences[index],
+            result.scores[index].copy(),
+        )  # or every record would hold on to those of the whole call
         if count < len(scores):
             assert limits is not None
             bound = float(result.bounds[index])
@@ -199,7 +211,7 @@ class PrefixEvaluator:
             return Evaluation(row, "stopped", bound=bound, num_samples=count, reason=reason, seconds=seconds)
         assert isinstance(self._metric, Metric)
         try:
-            evaluation = complete(row, summary(scores, self._metric), scores, self._metric, seconds)
+            evaluation = complete(row, summary(scores, self._metric), scores, self._metric, seconds, divergences)
         except QExploreError as error:
             return failed(row, error, seconds)
         with self._lock:
@@ -218,6 +230,7 @@ class PrefixEvaluator:
         if version == self._version:
             return
         self._version = version
+        self.direct.bring_up_to_date()
         with self._lock:
             if self._engine is not None:
                 self._engine.close()
@@ -244,10 +257,11 @@ class PrefixEvaluator:
         assert data is not None
         if not data.is_held:
             raise CaptureError("the evaluation set is too large to be held in memory")
-        samples = data.samples(self.direct.float_evaluation.num_samples)
+        floats = self.direct.floats
+        samples = data.samples(self.direct.float_evaluation.num_samples, floats.batches)
         network = Network(self._model, samples)
         # The direct evaluator's float pass has looked at every label.
-        return Engine(network, samples, self._metric, self._budget_bytes, has_known_labels=True)
+        return Engine(network, samples, self._metric, self._budget_bytes, has_known_labels=True, floats=floats)
 
 
 def _fits(engine: Engine, row: Candidate) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,13 @@ class Batch:
         inputs: as `qexplore.model.call` takes them.
         target: for the metric.
         samples: their places in the evaluation set as the loader gave it.
+        reference: what the float network gives for them; None where that is not known.
     """
 
     inputs: Any
     target: Any
     samples: NDArray[np.int64]
+    reference: Any = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -43,12 +45,22 @@ class Samples:
         batches: inputs and target of each.
         num_samples: how many scores they give together.
         fetch: from inputs and target of a batch to those on the network's device; None where all lie there.
+        references: what the float network gives for each of ``batches``, on its device.
     """
 
-    def __init__(self, batches: Sequence[Pair], num_samples: int, fetch: Callable[[Pair], Pair] | None = None) -> None:
+    def __init__(
+        self,
+        batches: Sequence[Pair],
+        num_samples: int,
+        fetch: Callable[[Pair], Pair] | None = None,
+        references: Sequence[Any] = (),
+    ) -> None:
         self._batches = list(batches)
         self._num_samples = num_samples
         self._together = _together(self._batches, num_samples)
+        self._references = list(references)
+        joined = _together([(one, None) for one in references], num_samples) if references else None
+        self._reference = None if joined is None else joined[0]
         self._order: NDArray[np.int64] = np.arange(num_samples)
         self._fetch = fetch
 
@@ -59,7 +71,15 @@ class Samples:
 
     def fetched(self, batch: Batch) -> Batch:
         """``batch`` on the network's device."""
-        return batch if self._fetch is None else Batch(*self._fetch((batch.inputs, batch.target)), batch.samples)
+        if self._fetch is None:
+            return batch
+        inputs, target = self._fetch((batch.inputs, batch.target))
+        return replace(batch, inputs=inputs, target=target)
+
+    @property
+    def has_references(self) -> bool:
+        """Whether batches come with what the float network gives for them."""
+        return self._reference is not None if self.can_be_cut else bool(self._references)
 
     def __len__(self) -> int:
         return self._num_samples
@@ -81,7 +101,8 @@ class Samples:
 
     def reorder(self, order: NDArray[np.int64]) -> None:
         """Take samples in this order from now on: places in the set as the loader gave it."""
-        self._together = self._taken(order)
+        inputs, target, self._reference = self._taken(order)
+        self._together = inputs, target
         self._order = order
 
     def cut(self, size: int) -> list[Batch]:
@@ -94,8 +115,8 @@ class Samples:
 
     def part(self, start: int, stop: int) -> Batch:
         """The samples from ``start`` to ``stop`` of the present order, in one batch."""
-        inputs, target = map_tensors(lambda tensor: tensor[start:stop], self._together)
-        return Batch(inputs, target, self._order[start:stop])
+        inputs, target, reference = map_tensors(lambda tensor: tensor[start:stop], self._whole)
+        return Batch(inputs, target, self._order[start:stop], reference)
 
     def part_at_random(self, count: int) -> list[Batch]:
         """About ``count`` samples drawn at random, always the same ones.
@@ -106,7 +127,8 @@ class Samples:
             given = self._as_given()
             return [given[place] for place in drawn_whole([len(batch) for batch in given], count)]
         samples = _drawn(min(count, self._num_samples), self._num_samples)
-        return [Batch(*self._taken(samples), samples)]
+        inputs, target, reference = self._taken(samples)
+        return [Batch(inputs, target, samples, reference)]
 
     def part_size(self, count: int) -> int:
         """How many samples `part_at_random` gives when asked for ``count``."""
@@ -115,11 +137,16 @@ class Samples:
         sizes = self._sizes
         return sum(sizes[place] for place in drawn_whole(sizes, count))
 
-    def _taken(self, samples: NDArray[np.int64]) -> tuple[Any, Any]:
-        """Inputs and target of these places in the set as the loader gave it."""
+    @property
+    def _whole(self) -> tuple[Any, Any, Any]:
+        """Inputs, targets and references of all samples, in the present order."""
         assert self._together is not None
+        return *self._together, self._reference
+
+    def _taken(self, samples: NDArray[np.int64]) -> tuple[Any, Any, Any]:
+        """Inputs, target and reference of these places in the set as the loader gave it."""
         rows = torch.from_numpy(np.argsort(self._order)[samples])
-        taken: tuple[Any, Any] = map_tensors(lambda tensor: tensor[rows.to(tensor.device)], self._together)
+        taken: tuple[Any, Any, Any] = map_tensors(lambda tensor: tensor[rows.to(tensor.device)], self._whole)
         return taken
 
     @property
@@ -132,9 +159,12 @@ class Samples:
     def _as_given(self) -> list[Batch]:
         sizes = self._sizes
         ends = np.cumsum(np.array(sizes, dtype=np.int64))
+        references = self._references or [None] * len(sizes)
         return [
-            Batch(inputs, target, np.arange(end - size, end))
-            for (inputs, target), size, end in zip(self._batches, sizes, ends.tolist(), strict=True)
+            Batch(inputs, target, np.arange(end - size, end), reference)
+            for (inputs, target), reference, size, end in zip(
+                self._batches, references, sizes, ends.tolist(), strict=True
+            )
         ]
 
 

@@ -89,15 +89,25 @@ def complete(
     scores: Scores | None,
     metric: Metric | WholeSetMetric,
     seconds: float,
+    divergences: Scores | None = None,
 ) -> Evaluation:
     """The record of a whole measurement.
+
+    Args:
+        candidate: codes by point.
+        score: the metric's value.
+        scores: per sample; None for metrics of a whole set.
+        metric: of the scores.
+        seconds: time spent.
+        divergences: of the same samples; NaN where none is told.
 
     Raises:
         MetricError: the score is not finite, or outside the metric's range.
     """
-    num_samples = 0 if scores is None else len(scores)
+    num_samples, divergence = 0 if scores is None else len(scores), None
     if scores is not None and isinstance(metric, Metric):
-        scores = scores[metric.counts(scores)]
+        counted = metric.counts(scores)
+        scores, divergence = scores[counted], None if divergences is None else _mean_divergence(divergences[counted])
     low, high = metric.range
     slack = 1e-6 * max(1.0, abs(score))
     if not math.isfinite(score) or not low - slack <= score <= high + slack:
@@ -108,9 +118,14 @@ def complete(
         score=score,
         scores=scores,
         interval=None if scores is None else confidence_interval(scores, metric),  # type: ignore[arg-type]
+        divergence=divergence,
         num_samples=num_samples,
         seconds=seconds,
     )
+
+
+def _mean_divergence(divergences: Scores) -> float | None:
+    return None if np.isnan(divergences).any() else float(divergences.mean(dtype=np.float64))
 
 
 def failed(candidate: tuple[int, ...], error: Exception, seconds: float) -> Evaluation:

@@ -5,6 +5,7 @@ from qexplore.metrics.divergences import Noise, kl_divergence, mean_squared_dive
 from qexplore.metrics.scores import (
     IGNORED_TOKEN,
     known_labels,
+    logits_of,
     metric_named,
     negative_log_likelihood,
     over_labels,

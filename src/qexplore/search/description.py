@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from qexplore.cost import Bops
 from qexplore.evaluation import Clipping, clipping_text
 from qexplore.front import FurtherMetric
 from qexplore.model import Plan
 from qexplore.search.control import ChoicePlan
+
+if TYPE_CHECKING:
+    from qexplore.search.problem import LayerwiseQuantizationProblem
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Description:
         clipping: what ranges cut off of the float network's tensors on the search set, where they cut something off.
         arithmetic: what it is measured in: ``"full float32, deterministic"``, or the settings of torch that it follows,
             and the operations that may differ from run to run.
+        divergence: what tells how far a candidate's outputs are from the float network's, or why nothing does.
     """
 
     plan: Plan
@@ -45,6 +51,29 @@ class Description:
     not_passed: tuple[str, ...] = ()
     clipping: tuple[Clipping, ...] = ()
     arithmetic: str = ""
+    divergence: str = ""
+
+    @classmethod
+    def of(cls, problem: LayerwiseQuantizationProblem) -> Description:
+        """What ``problem`` consists of."""
+        costs, direct, evaluator = (*problem.costs, *problem.limits.costs), problem.direct, problem.evaluator
+        told = problem.divergence
+        return cls(
+            problem.model.describe(),
+            problem.plan,
+            tuple(cost.name for cost in problem.costs),
+            problem.metric.name,
+            problem.min_accuracy,
+            problem.further.described,
+            problem.limits.by_name,
+            evaluator.description,
+            evaluator.early_stop,
+            {cost.name: cost.gap for cost in costs if isinstance(cost, Bops) and cost.gap},
+            direct.not_passed,
+            problem.clipping,
+            direct.arithmetic,
+            f"none: {evaluator.divergence_gap}" if told is None or evaluator.divergence_gap else told.name,
+        )
 
     def __str__(self) -> str:
         minima = [(self.metric_name, self.min_accuracy), *((one.name, one.min_accuracy) for one in self.further)]
@@ -53,9 +82,10 @@ class Description:
         idle = f"never passed, so free: {', '.join(self.not_passed)}\n" if self.not_passed else ""
         clipped = f"{clipping_text(self.clipping)}\n".lstrip("\n")
         lacking = "".join(f"{name} lacks something: {gap}\n" for name, gap in self.gaps.items())
+        told = f"\ndivergence from the float network: {self.divergence}" if self.divergence else ""
         arithmetic = f"\narithmetic: {self.arithmetic}" if self.arithmetic else ""
         return (
             f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name} against {', '.join(self.costs)}\n"
             f"required: {required or 'nothing'}\n{lacking}{idle}{clipped}"
-            f"engine: {self.engine}\nearly stop: {self.early_stop}{arithmetic}"
+            f"engine: {self.engine}\nearly stop: {self.early_stop}{told}{arithmetic}"
         )

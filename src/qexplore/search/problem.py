@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,15 @@ from pymoo.core.problem import Problem
 from qexplore._arguments import checked_name, nearest_keyword
 from qexplore._choices import has_range
 from qexplore._pickling import require_a_name
-from qexplore.cost import Bops
 from qexplore.errors import ProblemError
-from qexplore.evaluation import Clipping, DirectEvaluator, Evaluation, Evaluator, PrefixEvaluator
+from qexplore.evaluation import Clipping, Evaluation
 from qexplore.front import Front
-from qexplore.metrics import Metric, Scores, WholeSetMetric, top1_accuracy
+from qexplore.metrics import Metric, Scores, top1_accuracy
 from qexplore.model import PRECISIONS, Candidates, Loader, QuantizedModel, Unpack, require_wrapped, reusable
 from qexplore.search.control import DEFAULT_LIMITS, checked_plan
 from qexplore.search.costs import checked_costs, require_known
 from qexplore.search.description import Description
+from qexplore.search.evaluators import ENGINES, evaluators_of
 from qexplore.search.further import FurtherMetrics, split_metrics
 from qexplore.search.intervals import intervals_of
 from qexplore.search.limits import TOTAL_BITS, checked_limits
@@ -32,8 +33,6 @@ from qexplore.search.requirements import checked_requirements
 from qexplore.search.space import SearchSpace, checked_rows
 
 Objectives = NDArray[np.float64]
-
-ENGINES = ("auto", "prefix", "direct")
 
 _UNREACHABLE = 1e6
 """How far beyond the float network's score, or how many times as far as that is from 0 where it is far, a failed
@@ -138,13 +137,9 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         require_known(self.limits.costs, self.space)
         self.limits.require_reachable(self.space)
 
-        def evaluators(metric: Metric | WholeSetMetric) -> tuple[DirectEvaluator, Evaluator]:
-            direct = DirectEvaluator(model, loader, metric, unpack=unpack, hold_bytes=hold_bytes, precision=precision)
-            if engine == "direct":
-                return direct, direct
-            return direct, PrefixEvaluator(direct, budget_bytes=budget_bytes, required=engine == "prefix")
-
-        self.direct, self.evaluator = evaluators(self.metric)
+        options = {"unpack": unpack, "hold_bytes": hold_bytes, "precision": precision}
+        evaluators = partial(evaluators_of, model, loader, engine, budget_bytes, options)
+        self.direct, self.evaluator = evaluators(self.metric, divergence="auto")
         floats = self.direct.float_evaluation
         self.requirements = checked_requirements(
             self.metric, floats.score, min_accuracy, max_drop, scores=floats.scores
@@ -200,6 +195,12 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return tuple(one for one in self.direct.clipping if one.name in ranged)
 
     @property
+    def divergence(self) -> Metric | None:
+        """What evaluations tell as ``divergence``; None where that cannot be had: ``evaluator.divergence_gap``."""
+        self._forget_if_changed()
+        return self.direct.divergence
+
+    @property
     def num_samples(self) -> int:
         """Samples of the search set; 0 under a whole-set metric, which counts them itself."""
         return self.direct.float_evaluation.num_samples
@@ -212,21 +213,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
 
     def describe(self) -> Description:
         """What will be searched and how candidates are evaluated; ``print`` shows it."""
-        return Description(
-            self.model.describe(),
-            self.plan,
-            tuple(cost.name for cost in self.costs),
-            self.metric.name,
-            self.min_accuracy,
-            self.further.described,
-            self.limits.by_name,
-            self.evaluator.description,
-            self.evaluator.early_stop,
-            {cost.name: cost.gap for cost in (*self.costs, *self.limits.costs) if isinstance(cost, Bops) and cost.gap},
-            self.direct.not_passed,
-            self.clipping,
-            self.direct.arithmetic,
-        )
+        return Description.of(self)
 
     def measure(self, candidates: Any, *, must_beat: Any = None, screened: bool = False) -> Iterator[Evaluation]:
         """Evaluations of ``candidates``, shape ``[N, L]``, one by one; from memory where there is one.

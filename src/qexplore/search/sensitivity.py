@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from qexplore._arguments import is_whole
 from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
@@ -19,7 +18,7 @@ from qexplore._progress import Progress
 from qexplore._table import csv_table, text_table
 from qexplore.cost import one_by_one
 from qexplore.errors import EvaluationError, MetricError, ProblemError, first_line
-from qexplore.evaluation import Evaluator, Told
+from qexplore.evaluation import Evaluator, Told, usual_divergences
 from qexplore.front import by_stored_bits, write_text
 from qexplore.metrics import Metric, as_metric, kl_divergence, loss, mean_squared_divergence, noise_to_signal
 from qexplore.model import Candidates
@@ -195,12 +194,14 @@ def _automatic(
     progress: bool | None,
     directly: bool,
 ) -> SensitivityTable:
-    if _has_classes(problem):
+    data = problem.direct.data
+    *first, last = usual_divergences(None if data is None else next(iter(data))[1])
+    for metric in first:
         try:
-            return _table(problem, "kl", choices, num_samples, progress, directly=directly)
+            return _table(problem, metric, choices, num_samples, progress, directly=directly)
         except MetricError:
             pass  # class indices, but no logits
-    return _table(problem, "sqnr", choices, num_samples, progress, directly=directly)
+    return _table(problem, last, choices, num_samples, progress, directly=directly)
 
 
 def _losses(
@@ -224,7 +225,7 @@ def _divergence(metric: Any) -> tuple[Metric, str]:
     if isinstance(metric, str) and metric in _DIVERGENCES:
         return _DIVERGENCES[metric]
     if isinstance(metric, Metric):
-        return metric, ""
+        return next((known for known in _DIVERGENCES.values() if known[0] is metric), (metric, ""))
     if callable(metric):
         return loss(metric, as_metric(metric).name), ""
     names = ", ".join(map(repr, (*_DIVERGENCES, "accuracy")))
@@ -366,10 +367,3 @@ def _filled(measured: tuple[int, ...], values: tuple[float, ...], row: tuple[int
         known.get(code, 0.0 if code == 0 or log <= _LOG_LIMITS[0] else math.exp(log))
         for code, log in zip(row, filled.tolist(), strict=True)
     )
-
-
-def _has_classes(problem: LayerwiseQuantizationProblem) -> bool:
-    """Whether the first target holds class indices, so that outputs are logits."""
-    data = problem.direct.data
-    target = None if data is None else next(iter(data))[1]
-    return isinstance(target, Tensor) and not target.is_floating_point()

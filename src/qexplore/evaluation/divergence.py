@@ -1,0 +1,169 @@
+"""How far a candidate's outputs are from the float network's, told beside its score."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qexplore._trees import cloned, num_bytes, tensors_of
+from qexplore.errors import EvaluationError, MetricError, first_line
+from qexplore.evaluation.scoring import batch_scores
+from qexplore.metrics import (
+    Metric,
+    Scores,
+    WholeSetMetric,
+    kl_divergence,
+    logits_of,
+    mean_squared_divergence,
+    noise_to_signal,
+)
+
+SHARE_OF_MEMORY = 4
+"""One part in so many of what the set may take is for the float network's outputs: those of classifiers are far smaller
+than their inputs, and what is as large as an image for each image must not push the set itself out of memory."""
+
+
+def usual_divergences(target: Any) -> tuple[Metric, ...]:
+    """What tells outputs apart, the first that they allow: of logits, where targets are class indices, in nats."""
+    has_classes = isinstance(target, Tensor) and not target.is_floating_point()
+    return (kl_divergence, noise_to_signal) if has_classes else (noise_to_signal,)
+
+
+def as_distances(divergences: Scores) -> Scores:
+    """``divergences`` in which what is no number is as far away as can be: outputs that hold NaN."""
+    return np.where(np.isnan(divergences), np.float32(np.inf), divergences)
+
+
+class FloatOutputs:
+    """The float network's outputs on the evaluation set, by its batches, and the divergence of others from them.
+
+    They come from the pass that measures the float network, and are kept where that lies. Pickling leaves them behind.
+
+    Args:
+        asked: the divergence, ``metric(output, float_output) -> [B]``; ``"auto"`` takes the first of
+            `usual_divergences` that the outputs allow; None wants none.
+        scored: what candidates are scored by. Samples that do not count there do not count here, nor do tokens or
+            pixels with its ignored label in what is measured in nats.
+
+    Raises:
+        EvaluationError: ``asked`` is none of these.
+    """
+
+    def __init__(self, asked: Metric | str | None, scored: Metric | WholeSetMetric) -> None:
+        if not (asked is None or isinstance(asked, Metric) or asked == "auto"):
+            raise EvaluationError(
+                '`divergence` must be a qexplore.Metric (output, float_output) -> [B], "auto" or None, got '
+                f"{asked!r}: qexplore.Metric(f, higher_is_better=False) makes one of a function"
+            )
+        self._asked = asked
+        self._scored = scored
+        self.version: Hashable = None
+        """Of the network that the outputs are of; None before there are any."""
+        self.metric: Metric | None = None
+        """Fitted to the whole set, and to be fitted to no part of it; None where no divergence is told."""
+        self.gap = ""
+        """Why none is told; empty where one is."""
+        self.batches: list[Any] = []
+        self._limit = 0
+        self._has_ignored = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"batches": [], "version": None}
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a divergence was asked for and outputs are seen."""
+        return self._asked is not None and isinstance(self._scored, Metric)
+
+    def begin(self, limit: int) -> None:
+        """Forget what is known; ``limit`` bytes may be kept of the pass that comes."""
+        self.version, self.metric, self.batches = None, None, []
+        self._limit, self._has_ignored = limit, False
+        self.gap = "none was asked for" if self._asked is None else ""
+        if not self.gap and not self.is_wanted:
+            self.gap = f"the metric '{self._scored.name}' reads the set itself"
+
+    def add(self, output: Any, target: Any, count: int) -> None:
+        """Take the float network's output for the next batch, of ``count`` samples."""
+        if self.gap:
+            return
+        if self.metric is None:
+            self._choose(output, target, count)
+        if self.metric is not None:
+            self.batches.append(cloned(_read(self.metric, output)))
+            self._limit -= num_bytes(self.batches[-1])
+            self._has_ignored = self._has_ignored or self._ignores(target)
+        if self._limit < 0:
+            self._give_up("the float network's outputs take more than their share of memory, see hold_bytes")
+
+    def finish(self, version: Hashable) -> None:
+        """All batches are seen: fit to them."""
+        self.version = version
+        if self.metric is not None:
+            # Fitted once for all: parts of the set are then told in the same unit.
+            fitted = self.metric.fitted(self.batches)
+            self.metric = Metric(fitted.function, fitted.name, fitted.higher_is_better, fitted.range)
+
+    def scores(self, output: Any, target: Any, reference: Any) -> Tensor | None:
+        """Divergences of a batch, shape ``[B]``, from what the float network gave for it; None where none is told."""
+        if self.metric is None:
+            return None
+        try:
+            if self._has_ignored:
+                output, weights = _only_counted(output, target, reference, self._ignored)
+                return batch_scores(self.metric, output, None, reference) * weights
+            return batch_scores(self.metric, output, None, reference)
+        except torch.OutOfMemoryError:
+            raise  # with smaller batches there may be room
+        except Exception as error:
+            self._give_up(first_line(error))
+            return None
+
+    def _choose(self, output: Any, target: Any, count: int) -> None:
+        asked = (self._asked,) if isinstance(self._asked, Metric) else usual_divergences(target)
+        for metric in asked:
+            try:
+                found = len(batch_scores(metric, output, None, output))
+                if found == count:
+                    self.metric, self.gap = metric, ""
+                    return
+                self.gap = f"'{metric.name}' gives {found} numbers for {count} samples"
+            except Exception as error:
+                self.gap = first_line(error)
+
+    @property
+    def _ignored(self) -> int | None:
+        return self._scored.ignored if isinstance(self._scored, Metric) else None
+
+    def _ignores(self, target: Any) -> bool:
+        """Whether parts of samples do not count."""
+        is_fine = isinstance(target, Tensor) and target.dim() > 1 and not target.is_floating_point()
+        return self.metric is kl_divergence and is_fine and bool((target == self._ignored).any())
+
+    def _give_up(self, why: str) -> None:
+        self.metric, self.batches, self.gap = None, [], why
+
+
+def _read(metric: Metric, output: Any) -> Any:
+    """Of ``output`` what ``metric`` reads: not what a language model remembers, for one."""
+    if metric is kl_divergence:
+        return logits_of(output)
+    if metric is noise_to_signal or metric is mean_squared_divergence:
+        return [leaf for leaf in tensors_of(output) if leaf.is_floating_point() and leaf.dim()]
+    return output
+
+
+def _only_counted(output: Any, target: Any, reference: Tensor, ignored: int | None) -> tuple[Tensor, Tensor]:
+    """Logits that are the reference's own where labels are ignored, and what makes up for that in a sample's mean."""
+    logits = logits_of(output)
+    counted = target.to(logits.device) != ignored
+    rows = counted.flatten(1)
+    weights = rows.shape[1] / rows.sum(dim=1).clamp(min=1)
+    classes = -1 if logits.dim() == 3 else 1
+    if logits.shape != reference.shape:
+        raise MetricError(f"outputs must keep the shape {tuple(reference.shape)}, got {tuple(logits.shape)}")
+    return torch.where(counted.unsqueeze(classes), logits, reference.to(logits.device)), weights

@@ -1,0 +1,225 @@
+"""How far a candidate's outputs are from the float network's, told beside its score by every evaluator."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from problems import prefix_evaluator, search_loader, tiny_model, tiny_network, tiny_problem
+from torch import nn
+from torch.nn import functional as F
+
+import qexplore as qx
+from qexplore import predicates
+from qexplore.errors import EvaluationError
+
+SOME = [(2, 3, 4), (4, 4, 4), (8, 2, 8), (0, 0, 0), (2, 2, 2)]
+EVALUATORS = {"direct": qx.DirectEvaluator, "prefix": prefix_evaluator}
+
+
+@pytest.fixture(params=EVALUATORS.values(), ids=EVALUATORS)
+def build(request):
+    def make(model=None, loader=None, metric=qx.top1_accuracy, divergence="auto", **options):
+        given = search_loader(90) if loader is None else loader
+        return request.param(model or tiny_model(), given, metric, divergence=divergence, **options)
+
+    return make
+
+
+def told(evaluator, candidates=SOME, **options):
+    return [one.divergence for one in evaluator.evaluate(np.array(candidates), **options)]
+
+
+def outputs(model, candidate, x):
+    with model.using(list(candidate)), torch.no_grad():
+        return model(x)
+
+
+def by_hand(model, loader, apart, candidates=SOME):
+    """Mean over all samples of ``apart(output, float_output) -> [B]``."""
+    off = [0] * len(model.points)
+    rows = [
+        [apart(outputs(model, candidate, x), outputs(model, off, x)) for x, *_ in loader] for candidate in candidates
+    ]
+    return pytest.approx([float(torch.cat(row).double().mean()) for row in rows], rel=1e-4, abs=1e-7)
+
+
+def kl(output, reference):
+    return F.kl_div(output.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+def targets_as_float(size=90):
+    return [(x, F.one_hot(y, 10).float()) for x, y in search_loader(size)]
+
+
+@pytest.mark.parametrize("size", [400, 37])
+def test_the_divergence_is_that_of_a_plain_loop_whatever_the_batches(build, size):
+    evaluator = build(loader=search_loader(size))
+    assert told(evaluator) == by_hand(tiny_model(), search_loader(), kl)
+    assert evaluator.divergence_gap == ""
+
+
+def test_noise_of_all_samples_over_the_signal_of_all_is_told_where_targets_are_no_classes(build):
+    model, (x, _) = tiny_model(), search_loader()[0]
+    evaluator = build(model, targets_as_float(), qx.squared_error)
+    power = outputs(model, (0, 0, 0), x).square().sum(1).mean()
+    assert told(evaluator) == by_hand(model, search_loader(), lambda a, b: (a - b).square().sum(1) / power)
+
+
+def test_it_does_not_depend_on_the_rest_of_the_call_nor_on_the_order_of_samples(build):
+    evaluator = build()
+    first = told(evaluator)
+    raced = told(evaluator, must_beat=[0.99] * len(SOME))
+    assert told(evaluator, SOME[:1]) == pytest.approx(first[:1], rel=1e-5)
+    assert told(evaluator) == pytest.approx(first, rel=1e-5, abs=1e-9)
+    assert all(
+        one is None or one == pytest.approx(two, rel=1e-5, abs=1e-9) for one, two in zip(raced, first, strict=True)
+    )
+
+
+def test_a_stopped_candidate_has_none():
+    evaluator = prefix_evaluator(tiny_model(), search_loader(), qx.top1_accuracy, divergence="auto")
+    list(evaluator.evaluate(np.array(SOME)))
+    stopped = next(evaluator.evaluate(np.array([(2, 2, 2)]), must_beat=[1.0]))
+    assert (stopped.state, stopped.divergence) == ("stopped", None)
+
+
+class Tokens(nn.Module):
+    """Logits [B, T, C] from a float sequence [B, T, 8]."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.relu, self.last = nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.last(self.relu(self.first(x)))
+
+
+def test_tokens_and_samples_that_do_not_count_in_the_metric_do_not_count_here(build):
+    x, y = torch.randn(24, 6, 8), torch.randint(0, 5, (24, 6))
+    y[:, 3:] = torch.where(torch.rand(24, 3) < 0.5, -100, y[:, 3:])
+    y[5] = -100
+    model = qx.QuantizedActivationsModel(Tokens(), predicates.by_type(nn.ReLU))
+    model.calibrate([x])
+    rows = [(2, 3), (8, 2)]
+    means = []
+    for candidate in rows:
+        given, expected = (outputs(model, one, x).log_softmax(-1) for one in (candidate, (0, 0)))
+        terms = (expected.exp() * (expected - given)).sum(-1)
+        means.append(np.mean([float(terms[i][y[i] != -100].mean()) for i in range(24) if i != 5]))
+    assert told(build(model, [(x[:10], y[:10]), (x[10:], y[10:])], qx.token_accuracy), rows) == pytest.approx(
+        means, rel=1e-4
+    )
+
+
+class Unsteady:
+    """Refuses what is further than ``limit`` from the float network's outputs."""
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def __call__(self, output, reference):
+        if (output - reference).abs().max() > self.limit:
+            raise ValueError("too far")
+        return (output - reference).abs().mean(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"divergence": None}, "none was asked for"),
+        ({"hold_bytes": 400 * 10 * 4 - 1}, "hold_bytes"),
+        ({"metric": qx.whole_set(lambda model, loader: 0.5), "loader": search_loader()}, "reads the set itself"),
+        ({"divergence": qx.Metric(Unsteady(-1))}, "too far"),
+        (
+            {"divergence": qx.Metric(lambda output, reference: output[:, :3].flatten())},
+            "must return one score per sample",
+        ),
+        ({"divergence": qx.Metric(Unsteady(1e-9))}, "too far"),
+    ],
+    ids=["not asked for", "no memory", "whole set", "never", "other shape", "for quantized outputs"],
+)
+def test_where_none_can_be_told_evaluations_are_complete_without_and_the_evaluator_says_why(build, options, said):
+    evaluator = build(**options)
+    (evaluation,) = evaluator.evaluate(np.array([(2, 3, 4)]))
+    assert evaluation.is_complete and evaluation.divergence is None
+    assert said in evaluator.divergence_gap
+
+
+def test_what_is_no_divergence_is_refused():
+    with pytest.raises(EvaluationError, match=r"`divergence` must be a qexplore.Metric.*'kl'"):
+        qx.DirectEvaluator(tiny_model(), search_loader(), divergence="kl", metric=qx.top1_accuracy)
+
+
+def test_outputs_of_several_tensors_are_compared_where_the_metric_reads_the_first(build):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny_network()
+
+        def forward(self, x):
+            logits = self.inner(x)
+            return logits, logits.sum()
+
+    metric = qx.Metric(lambda output, target: (output[0].argmax(1) == target).float(), range=(0.0, 1.0))
+    assert told(build(tiny_model(Two()), metric=metric)) == by_hand(tiny_model(), search_loader(), kl)
+
+
+def test_outputs_that_are_no_numbers_are_infinitely_far_away(build):
+    class Overflows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            hidden = self.relu(x)
+            return hidden / hidden[:, :1]
+
+    x = torch.tensor([[0.1, 1.0, 0.5]] * 8)
+    model = qx.QuantizedActivationsModel(Overflows(), predicates.by_type(nn.ReLU), quantize_input=False)
+    model.calibrate([x])
+    metric = qx.Metric(lambda output, target: torch.ones(len(output)), range=(0.0, 1.0))
+    evaluator = build(model, [(x, torch.zeros(8, dtype=torch.long))], metric)
+    assert told(evaluator, [(16,), (1,)])[1] == math.inf
+
+
+def test_it_follows_the_network_to_another_device_and_back(build, accelerator):
+    model = tiny_model()
+    evaluator = build(model)
+    here = told(evaluator)
+    model.to(accelerator)
+    assert told(evaluator) == pytest.approx(here, rel=1e-4, abs=1e-9)
+    model.to("cpu")
+    assert told(evaluator) == here
+
+
+@pytest.mark.parametrize("change", ["weight", "pickled"])
+def test_it_is_told_from_the_network_as_it_is(build, change):
+    model = tiny_model()
+    evaluator = build(model)
+    before = told(evaluator)
+    if change == "pickled":
+        assert told(pickle.loads(pickle.dumps(evaluator))) == before
+        return
+    with torch.no_grad():
+        model.model.fc2.weight.mul_(1.5)
+    changed = told(evaluator)
+    assert changed == by_hand(model, search_loader(), kl)
+    assert changed != before
+
+
+@pytest.mark.parametrize("engine", ["prefix", "direct"])
+def test_a_problem_tells_it_in_its_search_in_its_verification_and_after_pickling(engine):
+    problem = tiny_problem(engine=engine)
+    assert problem.divergence.name == "KL divergence"
+    assert "divergence from the float network: KL divergence" in str(problem.describe())
+    rows = np.array(SOME[:3])
+    searched = [one.divergence for one in problem.measure(rows)]
+    assert searched == by_hand(problem.model, search_loader(), kl, SOME[:3])
+    assert [one.divergence for one in problem.measure_directly(rows)] == pytest.approx(searched, rel=1e-4)
+    again = pickle.loads(pickle.dumps(problem))
+    assert [one.divergence for one in again.measure(rows[::-1])] == searched[::-1]
+    assert [one.divergence for one in again.measure([(3, 2, 2)])] == by_hand(
+        tiny_model(), search_loader(), kl, [(3, 2, 2)]
+    )
