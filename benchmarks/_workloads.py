@@ -19,7 +19,7 @@ sys.path.insert(0, str(EXPERIMENTS))
 import networks  # noqa: E402
 import recipe  # noqa: E402
 
-__all__ = ["BATCH_SIZE", "EPOCHS", "Batches", "PlainScript", "Workload", "correct", "networks"]
+__all__ = ["BATCH_SIZE", "EPOCHS", "Batches", "PlainScript", "Workload", "correct", "named", "networks"]
 
 BATCH_SIZE = 128
 Batches = list[tuple[Tensor, Tensor]]
@@ -27,6 +27,14 @@ EPOCHS = {"small": 10, "transformer": 3, "mobilenet": 3, "resnet20": 2}
 """Enough for a network that is worth quantizing; the experiments train longer."""
 TRAIN_IMAGES = {"mobilenet": 16_384}
 """Of 58,976, for the network that is slowest to train."""
+
+
+def named(text: str) -> tuple[str, int | None]:
+    """Of ``NAME`` or ``NAME:SEEDS`` on a command line the network, and how many of the seeds it takes; None for all."""
+    name, _, count = text.partition(":")
+    if name not in EPOCHS or not (count or "1").isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} names none of {', '.join(EPOCHS)}, with or without a number behind")
+    return name, int(count) if count else None
 
 
 def _fashion_mnist() -> ModuleType:

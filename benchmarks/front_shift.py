@@ -1,31 +1,39 @@
 """How far calibration moves the front: fewer bits at one point of accuracy, on data that was never searched on.
 
-    python benchmarks/front_shift.py
+    python benchmarks/front_shift.py --results shift.json
+    python benchmarks/front_shift.py --networks small resnet20:1 mobilenet:1 transformer:1 --seeds 1 2 3
 
 For each network, the total bits of the cheapest front member whose accuracy on the report set is within one point of
 the float network's there. Activations: pytorch-quantization's recipe (signed, the largest magnitude, one range for all
-widths), then the sign decided by the data, then a range per width; the recipe's own search beside ours, which all rows
-have in common. Weights: one range a tensor by its largest magnitude, then one a channel by least squared error, then by
-the least error of the network's output. Uniform widths stand beside every row.
+widths), then the sign decided by the data, then a range per width, by squared error or by the network's output, then
+zero points; the recipe's own search beside ours, which all rows have in common. Weights: one range a tensor by its
+largest magnitude, then one a channel by least squared error, then by the least error of the network's output. Uniform
+widths stand beside every row; of several seeds the median.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _workloads import BATCH_SIZE, EPOCHS, Workload
+from _results import Results
+from _workloads import BATCH_SIZE, EPOCHS, Workload, named
 
 import qexplore as qx
 from qexplore import predicates
 
 POINT = 0.01
+SIGN = "sign from the data"
 Wrap = Callable[[Workload], qx.QuantizedModel]
+Found = dict[str, tuple[float, float]]
+"""Bits of the front and of uniform widths, by row."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,10 @@ def weights(granularity: Any, method: str) -> Wrap:
 ACTIVATIONS = (
     Row("plain recipe, its own search", activations(False, "max"), range(2, 9), "nsga2-plain"),
     Row("plain recipe", activations(False, "max"), range(2, 9)),
-    Row("sign from the data", activations("auto", "max"), range(1, 9)),
+    Row(SIGN, activations("auto", "max"), range(1, 9)),
     Row("and a range per width (mse)", activations("auto", "mse"), range(1, 9)),
-    Row("and zero points (auto)", activations("auto", "mse", "auto"), range(1, 9)),
+    Row("or by the output (auto)", activations("auto", "auto"), range(1, 9)),
+    Row("and zero points (auto)", activations("auto", "auto", "auto"), range(1, 9)),
 )
 WEIGHTS = (
     Row("weights: per tensor, max", weights("tensor", "max"), range(2, 9)),
@@ -82,33 +91,59 @@ KINDS = {"activations": ACTIVATIONS, "weights": WEIGHTS}
 def main() -> None:
     """Search every row of every network and print what it needs."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--networks", nargs="+", choices=EPOCHS, default=list(EPOCHS))
+    options.add_argument(
+        "--networks",
+        nargs="+",
+        type=named,
+        default=[(name, None) for name in EPOCHS],
+        metavar="NAME[:SEEDS]",
+        help="with a number, only the first so many seeds",
+    )
     options.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     options.add_argument("--samples", type=int, default=2048)
     options.add_argument("--report-samples", type=int, default=10_000, help="at most so many, of what is left")
     options.add_argument("--budget", type=int, default=200, help="full passes over the search set, every row the same")
     options.add_argument("--seeds", type=int, nargs="+", default=[1])
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--results", type=Path, help="JSON that a rerun goes on from: what is in it is not run again")
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
-    for name in arguments.networks:
+    results = Results(arguments.results)
+    for name, count in arguments.networks:
         workload = Workload(name, arguments.samples)
         del workload.report[arguments.report_samples // BATCH_SIZE :]
         for kind in arguments.kinds:
-            for line in table(workload, KINDS[kind], arguments):
-                print(f"{name:12s} {line}", flush=True)
+            of = name, arguments.samples, len(workload.report), arguments.budget
+            found = {}
+            for row in KINDS[kind]:
+                run = partial(cheapest, workload, row, arguments)
+                seeds = [results.get((*of, row.label), run, seed) for seed in arguments.seeds[:count]]
+                found[row.label] = tuple(np.median(np.array(seeds), axis=0).tolist())
+                print(f"{name:12s} {line(row, found)}", flush=True)
+            if kind == "activations":
+                print(f"{name:12s} {whole(found)}", flush=True)
 
 
-def table(workload: Workload, rows: Iterable[Row], arguments: argparse.Namespace) -> Iterator[str]:
-    """A line a row: bits, uniform widths beside them, and what was saved since the rows before."""
-    first = before = None
-    for row in rows:
-        found = [cheapest(workload, row, arguments, seed) for seed in arguments.seeds]
-        bits, uniform = (float(np.median(column)) for column in zip(*found, strict=True))
-        saved = "".join(f" {1 - bits / other:6.1%}" for other in (before, first) if other is not None)
-        yield f"{row.label:32s} {_text(bits)} bits, uniform {_text(uniform)} {saved}"
-        if not np.isnan(bits):
-            first, before = first or bits, bits
+def line(row: Row, found: Found) -> str:
+    """Bits of a row, uniform widths beside them, and what was saved since the row before and since the first."""
+    bits, uniform = found[row.label]
+    others = [other for other, _ in found.values() if not np.isnan(other)]
+    before = [others[-2], others[0]] if len(others) > 1 and not np.isnan(bits) else []
+    saved = "".join(f" {1 - bits / other:6.1%}" for other in before)
+    return f"{row.label:32s} {_text(bits)} bits, uniform {_text(uniform)} {saved}"
+
+
+def whole(found: Found) -> str:
+    """What the last row saves: of the recipe in its own search, of that in ours, of its uniform widths, of the sign."""
+    last = list(found.values())[-1][0]
+    recipe, searched = ACTIVATIONS[0].label, ACTIVATIONS[1].label
+    since = {
+        recipe: found[recipe][0],
+        searched: found[searched][0],
+        "its uniform widths": found[recipe][1],
+        SIGN: found[SIGN][0],
+    }
+    return "the whole, fewer bits than: " + ", ".join(f"{what} {1 - last / bits:.1%}" for what, bits in since.items())
 
 
 def cheapest(workload: Workload, row: Row, arguments: argparse.Namespace, seed: int) -> tuple[float, float]:

@@ -35,7 +35,7 @@ import torch
 from _curves import Candidate, Clock, Curve, Growing, draw, stairs
 from _results import Results
 from _unseen import unseen
-from _workloads import EPOCHS, PlainScript, Workload
+from _workloads import EPOCHS, PlainScript, Workload, named
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.problem import Problem
 from pymoo.operators.crossover.sbx import SBX
@@ -58,7 +58,7 @@ def main() -> None:
     options.add_argument(
         "--networks",
         nargs="+",
-        type=with_count,
+        type=named,
         default=[(name, None) for name in ("resnet20", "mobilenet", "transformer", "small")],
         metavar="NAME[:SEEDS]",
         help=f"of {', '.join(EPOCHS)}; with a number, only the first so many seeds",
@@ -88,14 +88,6 @@ def main() -> None:
     print(f"\n{summary(drawn)}")
     if arguments.picture:
         draw(drawn, arguments.picture)
-
-
-def with_count(text: str) -> tuple[str, int | None]:
-    """A network's name, and how many of the seeds it takes; None for all."""
-    name, _, count = text.partition(":")
-    if name not in EPOCHS:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(EPOCHS)}")
-    return name, int(count) if count else None
 
 
 class Bench:

@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +38,7 @@ from typing import Any
 import moocore
 import numpy as np
 import torch
+from _results import Results
 from _workloads import Batches, Workload
 
 import qexplore as qx
@@ -63,21 +65,23 @@ def main() -> None:
     """Run all sides on every network and print a table for each."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--networks", nargs="+", choices=("resnet20", "mobilenet"), default=["resnet20", "mobilenet"])
-    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the search; all sides run for each")
     options.add_argument("--max-evaluations", type=int, default=450)
     options.add_argument("--rounds", type=int, default=1, help="how often both sides are timed, in turns")
     options.add_argument("--report-samples", type=int, default=2048)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--calibrations", nargs="+", choices=CALIBRATIONS, default=list(CALIBRATIONS))
     options.add_argument("--modelopt-python", metavar="PATH", help="interpreter of an environment with nvidia-modelopt")
-    options.add_argument("--json", type=Path, help="where to write the figures too")
+    options.add_argument("--results", type=Path, help="JSON that a rerun goes on from: what is in it is not run again")
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
-    records = {}
+    results = Results(arguments.results)
+    given = arguments.max_evaluations, arguments.rounds, arguments.report_samples, arguments.threads
+    of = (bool(arguments.modelopt_python), *arguments.calibrations, *given)
     for name in arguments.networks:
-        records[name] = compare(Workload(name), arguments)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(records, indent=1))
+        for seed in arguments.seeds:
+            for line in results.get((name, *of), partial(compare, name, arguments), seed)["lines"]:
+                print(line, flush=True)
     if not arguments.modelopt_python:
         print(HOW_TO)
 
@@ -95,38 +99,45 @@ class Method:
     passes: float = 0.0
 
 
-def compare(workload: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All sides on one network."""
+def compare(name: str, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """All sides on one network: what is to be said, and the figures."""
+    workload = Workload(name)
     judge = Judge(workload, arguments.report_samples)
-    print(
-        f"\n{workload.name}: {judge.problem.space.num_points} weights, {judge.problem.num_samples} images, float "
-        f"{judge.problem.float_accuracy:.4f} (report set of {judge.num_report}: {judge.float_report:.4f}), 8-bit model "
-        f"{judge.most_bits:.0f} bits",
-        flush=True,
-    )
     ours, additive = Method("qexplore"), Method("additive front")
     theirs = {calibration: Method(f"ModelOpt, {calibration}") for calibration in arguments.calibrations}
     for number in range(arguments.rounds):
         if arguments.modelopt_python:
             ask_modelopt(workload, theirs, judge, arguments)
-        explore(workload, ours, arguments)
+        explore(workload, ours, arguments, seed)
         if number == 0:
             measure_additive_front(workload, additive, arguments)
     methods = [*(method for method in theirs.values() if method.candidates), additive, ours]
     results = {method.name: judge.judged(method) for method in methods}
+    lines = table(judge, methods, results, seed)
+    for method in theirs.values():
+        if method.candidates:
+            lines.append(against(method, results[method.name], ours, results[ours.name], judge))
+    seconds = {method.name: (method.seconds, method.cpu_seconds) for method in methods}
+    return {"lines": lines, "results": results, "seconds": seconds}
+
+
+def table(judge: Judge, methods: list[Method], results: dict[str, dict[str, Any]], seed: int) -> list[str]:
+    """The network, and a line a side."""
+    lines = [
+        f"\n{judge.name}, seed {seed}: {judge.problem.space.num_points} weights, {judge.problem.num_samples} images, "
+        f"float {judge.problem.float_accuracy:.4f} (report set of {judge.num_report}: {judge.float_report:.4f}), "
+        f"8-bit model {judge.most_bits:.0f} bits"
+    ]
     header = "seconds", "CPU s", "assignments", "hypervolume", "near float", "report set", "bits 1 point below float"
-    print("{:16s} {:>14s} {:>7s} {:>11s} {:>11s} {:>10s} {:>10s}   {}".format("", *header))
+    lines.append("{:16s} {:>14s} {:>7s} {:>11s} {:>11s} {:>10s} {:>10s}   {}".format("", *header))
     for method in methods:
         one = results[method.name]
         seconds = ", ".join(f"{value:.1f}" for value in method.seconds)
-        print(
+        lines.append(
             f"{method.name:16s} {seconds:>14s} {median(method.cpu_seconds):7.1f} {one['num_assignments']:11d} "
             f"{one['hypervolume']:11.4f} {one['near']:10.4f} {one['report']:10.4f}   {one['cheapest']}"
         )
-    for method in theirs.values():
-        if method.candidates:
-            print(against(method, results[method.name], ours, results[ours.name], judge), flush=True)
-    return {"results": results, "seconds": {method.name: (method.seconds, method.cpu_seconds) for method in methods}}
+    return lines
 
 
 def against(theirs: Method, their_result: dict, ours: Method, our_result: dict, judge: Judge) -> str:
@@ -164,7 +175,7 @@ def posed(workload: Workload, **options: Any) -> LayerwiseQuantizationProblem:
     )
 
 
-def explore(workload: Workload, method: Method, arguments: argparse.Namespace) -> None:
+def explore(workload: Workload, method: Method, arguments: argparse.Namespace, seed: int) -> None:
     """qexplore's search; the first of several equal ones gives the curve."""
     start, busy = time.perf_counter(), time.process_time()
     curve = []
@@ -174,9 +185,7 @@ def explore(workload: Workload, method: Method, arguments: argparse.Namespace) -
 
     problem = posed(workload)
     posing = time.perf_counter() - start
-    found = qx.explore(
-        problem, max_evaluations=arguments.max_evaluations, seed=arguments.seed, callbacks=[note], progress=False
-    )
+    found = qx.explore(problem, max_evaluations=arguments.max_evaluations, seed=seed, callbacks=[note], progress=False)
     method.seconds.append(time.perf_counter() - start)
     method.cpu_seconds.append(time.process_time() - busy)
     if not method.candidates:
@@ -255,6 +264,7 @@ class Judge:
     """Measures assignments, whoever made them, with qexplore's direct evaluator."""
 
     def __init__(self, workload: Workload, report_samples: int) -> None:
+        self.name = workload.name
         self.problem = posed(workload, engine="direct")
         report = first_of(workload.report, report_samples)
         self.num_report = sum(len(labels) for _, labels in report)
