@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from qexplore._trees import cloned, num_bytes, tensors_of
-from qexplore.errors import EvaluationError, MetricError, first_line
+from qexplore.errors import EvaluationError, first_line
 from qexplore.evaluation.scoring import batch_scores
 from qexplore.metrics import (
+    Distribution,
     Metric,
     Scores,
     WholeSetMetric,
     kl_divergence,
-    logits_of,
     mean_squared_divergence,
     noise_to_signal,
 )
@@ -94,7 +94,7 @@ class FloatOutputs:
         if self.metric is None:
             self._choose(output, target, count)
         if self.metric is not None:
-            self.batches.append(cloned(_read(self.metric, output)))
+            self.batches.append(_read(self.metric, output))
             self._limit -= num_bytes(self.batches[-1])
             self._has_ignored = self._has_ignored or self._ignores(target)
         if self._limit < 0:
@@ -103,7 +103,7 @@ class FloatOutputs:
     def finish(self, version: Hashable) -> None:
         """All batches are seen: fit to them."""
         self.version = version
-        if self.metric is not None:
+        if self.metric is not None and self.metric.fit is not None:
             # Fitted once for all: parts of the set are then told in the same unit.
             fitted = self.metric.fitted(self.batches)
             self.metric = Metric(fitted.function, fitted.name, fitted.higher_is_better, fitted.range)
@@ -113,15 +113,23 @@ class FloatOutputs:
         if self.metric is None:
             return None
         try:
-            if self._has_ignored:
-                output, weights = _only_counted(output, target, reference, self._ignored)
-                return batch_scores(self.metric, output, None, reference) * weights
+            if isinstance(reference, Distribution):
+                return self._in_nats(reference.divergences(output), target)
             return batch_scores(self.metric, output, None, reference)
         except torch.OutOfMemoryError:
             raise  # with smaller batches there may be room
         except Exception as error:
             self._give_up(first_line(error))
             return None
+
+    def _in_nats(self, divergences: Tensor, target: Any) -> Tensor:
+        """Means over the positions of each sample that count, from divergences ``[B, ...]``."""
+        if divergences.dim() > 1 and self._has_ignored:
+            counted = (target.to(divergences.device) != self._ignored).flatten(1)
+            summed = torch.where(counted, divergences.flatten(1), 0.0).sum(dim=1)
+            means: Tensor = summed / counted.sum(dim=1).clamp(min=1)
+            return means.clamp(min=0)
+        return divergences.reshape(len(divergences), -1).mean(dim=1).clamp(min=0)  # rounding leaves about -1e-7
 
     def _choose(self, output: Any, target: Any, count: int) -> None:
         asked = (self._asked,) if isinstance(self._asked, Metric) else usual_divergences(target)
@@ -149,21 +157,9 @@ class FloatOutputs:
 
 
 def _read(metric: Metric, output: Any) -> Any:
-    """Of ``output`` what ``metric`` reads: not what a language model remembers, for one."""
+    """A copy of what ``metric`` reads of ``output``: not what a language model remembers, for one."""
     if metric is kl_divergence:
-        return logits_of(output)
+        return Distribution.of(output)
     if metric is noise_to_signal or metric is mean_squared_divergence:
-        return [leaf for leaf in tensors_of(output) if leaf.is_floating_point() and leaf.dim()]
-    return output
-
-
-def _only_counted(output: Any, target: Any, reference: Tensor, ignored: int | None) -> tuple[Tensor, Tensor]:
-    """Logits that are the reference's own where labels are ignored, and what makes up for that in a sample's mean."""
-    logits = logits_of(output)
-    counted = target.to(logits.device) != ignored
-    rows = counted.flatten(1)
-    weights = rows.shape[1] / rows.sum(dim=1).clamp(min=1)
-    classes = -1 if logits.dim() == 3 else 1
-    if logits.shape != reference.shape:
-        raise MetricError(f"outputs must keep the shape {tuple(reference.shape)}, got {tuple(logits.shape)}")
-    return torch.where(counted.unsqueeze(classes), logits, reference.to(logits.device)), weights
+        return [leaf.clone() for leaf in tensors_of(output) if leaf.is_floating_point() and leaf.dim()]
+    return cloned(output)

@@ -1,11 +1,10 @@
 """How well a network does: scores per sample, or one number for a whole set."""
 
 from qexplore.metrics.base import NOT_COUNTED, Metric, Scores, WholeSetMetric, as_metric, loss, whole_set
-from qexplore.metrics.divergences import Noise, kl_divergence, mean_squared_divergence, noise_to_signal
+from qexplore.metrics.divergences import Distribution, Noise, kl_divergence, mean_squared_divergence, noise_to_signal
 from qexplore.metrics.scores import (
     IGNORED_TOKEN,
     known_labels,
-    logits_of,
     metric_named,
     negative_log_likelihood,
     over_labels,

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from qexplore.metrics.scores import logits_of
 
 def _kl_divergence(output: Any, reference: Any) -> Tensor:
     logits, expected = logits_of(output), logits_of(reference)
-    classes = -1 if logits.dim() == 3 else 1
+    classes = _classes(logits)
     if logits.dim() < 2 or logits.shape[classes] < 2 or not logits.is_floating_point():
         raise MetricError(
             "KL divergence needs floating outputs of shape [B, C, ...] or [B, T, C], with two classes or more, got "
@@ -36,6 +36,47 @@ def _kl_divergence(output: Any, reference: Any) -> Tensor:
     terms = torch.where(log_p == -math.inf, 0.0, log_p.exp() * (log_p - log_q))
     divergence = terms.sum(dim=classes)
     return divergence.reshape(len(divergence), -1).mean(dim=1).clamp(min=0)  # rounding leaves about -1e-7
+
+
+class Distribution(NamedTuple):
+    """Probabilities of classes, and their logarithms, shape ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``."""
+
+    logarithms: Tensor
+    probabilities: Tensor
+
+    @classmethod
+    def of(cls, output: Any) -> Distribution:
+        """The softmax of the logits in ``output``."""
+        logits = logits_of(output)
+        logarithms = F.log_softmax(logits.float(), dim=_classes(logits))
+        return cls(logarithms, logarithms.exp())
+
+    def divergences(self, output: Any) -> Tensor:
+        """Kullback-Leibler divergences of the softmax of ``output``, shape ``[B, ...]``: `kl_divergence` by position.
+
+        What does not change from candidate to candidate is made once, here; rounding apart it is the same.
+        """
+        logits = logits_of(output)
+        if logits.shape != self.logarithms.shape:
+            raise _other_shapes([logits], [self.logarithms])
+        terms = self.probabilities * (self.logarithms - _log_softmax(logits.float()))
+        summed: Tensor = torch.where(self.probabilities == 0, 0.0, terms).sum(dim=_classes(logits))
+        return summed
+
+
+_FEW_CLASSES = 128
+"""Along fewer numbers than that, that stand beside each other, torch's softmax on a CPU takes one at a time."""
+
+
+def _classes(logits: Tensor) -> int:
+    """The axis of classes."""
+    return -1 if logits.dim() == 3 else 1
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    if logits.dim() == 2 and logits.shape[1] < _FEW_CLASSES:
+        return F.log_softmax(logits.t().contiguous(), dim=0).t()
+    return F.log_softmax(logits, dim=_classes(logits))
 
 
 def _floating(tree: Any) -> list[Tensor]:
