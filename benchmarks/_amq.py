@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from numpy.linalg import LinAlgError
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.problem import Problem
 from pymoo.operators.crossover.pntx import TwoPointCrossover
@@ -145,8 +144,6 @@ class Predicted(Problem):  # type: ignore[misc]
 
 
 def predictor(known: np.ndarray, scores: np.ndarray) -> Predict:
-    """Cubic radial basis functions with a linear part through ``scores``; a constant part where points do not vary."""
-    try:
-        return RBFInterpolator(known, scores, kernel="cubic", degree=1)
-    except LinAlgError:
-        return RBFInterpolator(known, scores, kernel="linear", degree=0)
+    """Cubic radial basis functions with a linear part through ``scores``; linear ones until points vary enough for it."""
+    has_slopes = np.linalg.matrix_rank(known - known.mean(axis=0)) == known.shape[1]
+    return RBFInterpolator(known, scores, kernel="cubic" if has_slopes else "linear", degree=int(has_slopes))

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import ast
 import importlib
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+from networks import batches, digits
+from problems import every_candidate, tiny_problem
+from pymoo.indicators.hv import HV
 
 import qexplore as qx
+from qexplore.evaluation import DirectEvaluator
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path for folder in ("benchmarks", "experiments") for path in (ROOT / folder).rglob("*.py"))
@@ -40,3 +48,69 @@ def test_script_takes_from_the_package_what_is_there(path: Path) -> None:
 def test_names_that_are_not_there_are_found() -> None:
     source = "from qexplore.front import Front, Back\nfrom qexplore.nowhere import x\nqx.explore\nqx.ignore\n"
     assert missing_names(source) == ["Back", "x", "ignore"]
+
+
+@pytest.fixture
+def piece(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module that the benchmarks share, by its name."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+    def found(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return found
+
+
+def test_a_rerun_takes_from_the_file_what_is_there(piece: Any, tmp_path: Path) -> None:
+    path, ran = tmp_path / "new" / "results.json", []
+
+    def run(seed: int) -> tuple[int, float]:
+        if seed == 3:
+            raise KeyboardInterrupt
+        ran.append(seed)
+        return seed, float("nan")
+
+    for _ in range(2):
+        results = piece("_results").Results(path)
+        assert [results.get(("small", 40), run, seed)[0] for seed in (1, 2)] == [1, 2]
+        with pytest.raises(KeyboardInterrupt):
+            results.get(("small", 40), run, 3)
+    assert ran == [1, 2]
+    assert piece("_results").Results(path).get(("small", 60), run, 1)[0] == 1 and ran == [1, 2, 1]
+
+
+def test_unseen_hypervolume_is_of_scores_on_the_other_data(piece: Any) -> None:
+    problem, report = tiny_problem(), batches(digits().report)
+    candidates, reference = np.array(every_candidate(problem)[::5]), (0.3, 12.0)
+    there = piece("_unseen").unseen(problem, report)
+    scores = [one.score for one in DirectEvaluator(problem.model, report, problem.metric).evaluate(candidates)]
+    points = np.column_stack([-np.array(scores), candidates.sum(axis=1)])
+    expected = HV(ref_point=np.array([-0.3, 12.0]))(points)
+    assert 0 < expected == pytest.approx(piece("_unseen").hypervolume(there, candidates, reference))
+    assert piece("_unseen").hypervolume(there, [], reference) == 0
+
+
+def test_amq_pays_for_its_table_and_proposes_each_candidate_of_what_it_leaves_once(
+    piece: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, amq = tiny_problem(upper=6), piece("_amq")
+    monkeypatch.setattr(amq, "GENERATIONS", 2)
+    search = amq.Amq(problem, seed=1)
+    alone = np.array([[2, 6, 6], [6, 2, 6], [6, 6, 2]])
+    scores = problem.scores_on_subset(alone, amq.jensen_shannon, 128, against_float=True, directly=True)
+    limit = 2 * np.median(scores.mean(axis=1))
+    assert search.passes >= scores.size / problem.num_samples
+    proposed = []
+    for candidate in islice(search.proposals(), 24):
+        proposed.append(candidate)
+        search.told(candidate, next(problem.measure([candidate])).score)
+    assert len(set(proposed)) == len(proposed) > 16
+    narrowest = np.min(proposed, axis=0)
+    np.testing.assert_array_equal(narrowest == 2, scores.mean(axis=1) <= limit)
+
+
+def test_amq_predicts_what_it_knows(piece: Any) -> None:
+    known, scores = np.array([[2, 2], [2, 8], [8, 2], [8, 8], [5, 4]]), np.array([0.1, 0.7, 0.2, 0.9, 0.6])
+    np.testing.assert_allclose(piece("_amq").predictor(known, scores)(known), scores, atol=1e-8)
+    in_line = known[[0, 1]]  # one point never varied
+    np.testing.assert_allclose(piece("_amq").predictor(in_line, scores[:2])(in_line), scores[:2], atol=1e-8)
