@@ -144,6 +144,6 @@ class Predicted(Problem):  # type: ignore[misc]
 
 
 def predictor(known: np.ndarray, scores: np.ndarray) -> Predict:
-    """Cubic radial basis functions with a linear part through ``scores``; linear ones until points vary enough for it."""
+    """Cubic radial basis functions with a linear part through ``scores``; linear ones while points vary too little."""
     has_slopes = np.linalg.matrix_rank(known - known.mean(axis=0)) == known.shape[1]
     return RBFInterpolator(known, scores, kernel="cubic" if has_slopes else "linear", degree=int(has_slopes))
