@@ -76,7 +76,7 @@ def main() -> None:
     results, drawn = Results(arguments.results), {}
     for name, count in arguments.networks:
         workload = Workload(name, arguments.samples)
-        del workload.report[arguments.report_batches :]
+        workload.report = workload.report[: arguments.report_batches]
         bench = Bench(workload, arguments, results)
         print(
             f"\n{name}: {bench.num_points} points, {arguments.samples} images, {arguments.threads} threads", flush=True

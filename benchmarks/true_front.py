@@ -59,7 +59,7 @@ def main() -> None:
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     workload = Workload("small", arguments.samples)
-    del workload.report[arguments.report_batches :]
+    workload.report = workload.report[: arguments.report_batches]
     results = Results(arguments.results)
     for name in arguments.spaces:
         space = Space(workload, *SPACES[name])
