@@ -6,7 +6,8 @@ budget is spent. As in the paper: Jensen-Shannon divergence of one point at a ti
 as the limit; radial basis functions as the predictor; NSGA-II with crossover 0.9 and mutation 0.1. The paper has three
 widths, fixes a point beyond the limit at the widest, and measures 250 candidates at random and 50 in each of 200
 iterations; here a point loses its choices beyond the limit and keeps the others, starts and iterations are as small as
-the budgets, and the quality is the problem's score, higher being better.
+the budgets, starts are drawn around every width in turn (of evenly drawn ones hardly any is accurate enough), and the
+quality is the problem's score, higher being better.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ LIMIT = 2.0
 """Times the median divergence of the narrowest choices: what a single point may do."""
 EXTRA_STARTS = 10
 """Candidates at random beyond those that a linear model needs."""
+SPREAD = 0.2
+"""Of the widths within one of them, as a share of the range."""
 PER_ITERATION = 10
 POPULATION, GENERATIONS = 100, 20
 
@@ -96,8 +99,10 @@ class Amq:
         return self._rng.integers(self._lower, self._upper + 1, size=(count, len(self._lower)))
 
     def _starts(self) -> np.ndarray:
-        """The ends of the pruned space, and candidates at random."""
-        some = self._random(len(self._lower) + 1 + EXTRA_STARTS)
+        """The ends of the pruned space, and candidates at random, from narrow to wide ones."""
+        levels = np.linspace(0, 1, len(self._lower) + 1 + EXTRA_STARTS)
+        about = self._rng.normal(levels[:, None], SPREAD, size=(len(levels), len(self._lower))).clip(0, 1)
+        some = np.rint(self._lower + about * (self._upper - self._lower)).astype(np.int64)
         return np.array(list(dict.fromkeys(map(tuple, [self._lower, self._upper, *some]))))
 
     def _searched(self) -> np.ndarray:
