@@ -11,7 +11,8 @@ from typing import Any
 class Results:
     """Findings by what they are of.
 
-    The file holds for one state of the package: what is in it is not run again, whatever has changed since.
+    The file holds for one state of the package: what is in it is not run again, whatever has changed since. It is
+    written by one process at a time; two would write over each other's.
 
     Args:
         path: a JSON file, there already or not; None keeps everything in memory.
