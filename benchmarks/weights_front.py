@@ -321,7 +321,7 @@ class Judge:
 
 def nondominated(points: Points) -> list[bool]:
     """Which points no other is better than."""
-    return moocore.is_nondominated(np.array([(-accuracy, bits) for accuracy, bits in points])).tolist()
+    return moocore.is_nondominated(np.array([(-accuracy, bits) for accuracy, bits in points]).reshape(-1, 2)).tolist()
 
 
 def points_of(front: qx.Front) -> Points:
