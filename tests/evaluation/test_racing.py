@@ -32,7 +32,10 @@ def cost_of(rng, count):
     return rng.integers(4, 12, count)
 
 
-@pytest.mark.parametrize("metric", [qx.top1_accuracy, GRADED, qx.negative_log_likelihood], ids=lambda m: m.name)
+RACED = [qx.top1_accuracy, GRADED, qx.negative_log_likelihood, qx.perplexity, qx.over_labels(qx.perplexity)]
+
+
+@pytest.mark.parametrize("metric", RACED, ids=lambda m: m.name)
 def test_ten_thousand_replays_stop_nothing_that_mattered(metric):
     rng = np.random.default_rng(0)
     sign = 1 if metric.higher_is_better else -1
@@ -77,6 +80,13 @@ def test_a_score_beyond_the_metrics_range_and_nan_prove_nothing():
         assert race.is_decided().tolist() == [False, True]
 
 
+def test_a_mean_at_which_the_metric_has_no_value_proves_nothing():
+    race = Race(qx.perplexity, 2, np.array([9.0, 9.0]))
+    race.add(np.array([0, 1]), np.array([[2000.0], [5.0]], dtype=np.float32))
+    assert race.is_decided().tolist() == [False, True]
+    assert race.bounds()[1] == np.exp(2.5)
+
+
 def test_a_candidate_that_has_run_to_its_end_is_not_stopped():
     race = Race(qx.top1_accuracy, 2, np.array([0.9]))
     race.add(np.array([0]), np.zeros((1, 2), dtype=np.float32))
@@ -97,7 +107,8 @@ def test_samples_that_were_wrong_most_often_come_first():
 
 
 REASONS = {
-    "perplexity": (qx.perplexity, "no plain mean"),
+    "function of a mean": (qx.Metric(len, "root", of_mean=np.sqrt), "no plain mean .* give it `sample_range`"),
+    "weighed accuracy": (qx.over_labels(qx.token_accuracy), "weighs samples by the whole set"),
     "unknown range": (qx.Metric(lambda output, target: None, "odd"), "best score .* is not known .* 'odd'"),
     "whole set": (qx.whole_set(lambda model, loader: 0.0), "no score per sample"),
 }
@@ -165,10 +176,11 @@ def archive_driven(problem, racing, rounds=12):
     return archive.front(), used
 
 
-@pytest.mark.parametrize("metric", [qx.top1_accuracy, qx.negative_log_likelihood], ids=lambda metric: metric.name)
-@pytest.mark.parametrize("floor", [None, "a floor"])
-def test_an_archive_driven_search_finds_the_same_front_with_and_without_it(metric, floor):
-    limit = None if floor is None else (0.85 if metric.higher_is_better else 0.6)
+FLOORS = [(qx.top1_accuracy, 0.85), (qx.negative_log_likelihood, 0.6), (qx.perplexity, 1.8)]
+
+
+@pytest.mark.parametrize(("metric", "limit"), FLOORS + [(metric, None) for metric, _ in FLOORS])
+def test_an_archive_driven_search_finds_the_same_front_with_and_without_it(metric, limit):
     fronts, costs = zip(
         *(archive_driven(tiny_problem(metric, upper=8, min_accuracy=limit), racing) for racing in (True, False)),
         strict=True,

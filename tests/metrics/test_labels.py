@@ -146,8 +146,7 @@ def test_both_engines_leave_ignored_samples_out_also_when_they_stop_early(metric
         else:
             assert not metric.is_better(right.score, limit)
             assert not metric.is_better(right.score, evaluation.bound)
-    stopped = sum(e.state == "stopped" for e in fast.evaluations)
-    assert stopped > 5 if metric.fit is None else stopped == 0
+    assert sum(e.state == "stopped" for e in fast.evaluations) > 5
 
 
 def test_a_set_of_nothing_but_ignored_samples_is_refused():

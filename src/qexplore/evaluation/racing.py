@@ -16,13 +16,16 @@ def why_not(metric: Metric | WholeSetMetric) -> str:
     """Why candidates cannot be stopped early under ``metric``; empty where they can."""
     if isinstance(metric, WholeSetMetric):
         return "a whole-set metric has no score per sample"
-    if not metric.is_mean:
-        return f"the metric '{metric.name}' is no plain mean of its samples' scores"
-    if metric.fit is not None:
+    if metric.best_sample is not None:
+        return ""
+    if metric.sample_range is None and not metric.is_mean:
+        return (
+            f"the metric '{metric.name}' is no plain mean of its samples' scores: give it `sample_range`, the least "
+            "and the greatest score of a sample"
+        )
+    if metric.sample_range is None and metric.fit is not None:
         return f"the metric '{metric.name}' weighs samples by the whole set"
-    if metric.best is None:
-        return f"the best score that a sample can have is not known for the metric '{metric.name}'"
-    return ""
+    return f"the best score that a sample can have is not known for the metric '{metric.name}'"
 
 
 class Race:
@@ -30,7 +33,8 @@ class Race:
 
     A candidate's final score is at best the mean of what it has and the best possible score for every sample that is
     left. Once that does not beat ``must_beat``, no outcome can. Samples that do not count are no part of the mean; that
-    any sample left may be one makes the bound no smaller, for the best score is not below the mean.
+    any sample left may be one makes the bound no smaller, for the best score is not below the mean. A metric that is a
+    rising function of that mean is bounded by its value at the mean's bound.
 
     Args:
         metric: one that `why_not` has nothing against.
@@ -39,8 +43,8 @@ class Race:
     """
 
     def __init__(self, metric: Metric, num_samples: int, must_beat: NDArray[np.float64]) -> None:
-        assert metric.best is not None, "what `why_not` refuses"
-        self._best = metric.best
+        assert metric.best_sample is not None, "what `why_not` refuses"
+        self._best = metric.best_sample
         self._metric = metric
         self._gain = metric.gain
         self._num_samples = num_samples
@@ -62,15 +66,23 @@ class Race:
 
     def bounds(self) -> NDArray[np.float64]:
         """What each candidate's score cannot beat, shape ``[N]``."""
+        return self._at(self._means())
+
+    def _means(self) -> NDArray[np.float64]:
+        """What the mean of each candidate's scores cannot beat."""
         left = self._num_samples - self._num_run
         return np.asarray((self._sums + left * self._best) / np.maximum(1, self._counts + left))
+
+    def _at(self, means: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The metric at these means; NaN, which proves nothing, where it has no value."""
+        return means if self._metric.is_mean else np.array([self._metric.at_mean(mean) for mean in means.tolist()])
 
     def is_decided(self) -> NDArray[np.bool_]:
         """Candidates that are proved not to beat their score, shape ``[N]``."""
         # Sums of whole numbers are exact; others may be off in the last places, which must not decide.
         slack = np.where(self._sums == np.rint(self._sums), 0.0, _ROUNDING * np.maximum(1.0, np.abs(self._sums)))
         most = np.maximum(1, self._counts + self._num_samples - self._num_run)
-        beaten = self._gain(self.bounds()) + slack / most <= self._must_beat
+        beaten = self._gain(self._at(self._means() + self._gain(slack / most))) <= self._must_beat
         return np.asarray(beaten & self._provable & (self._num_run < self._num_samples))
 
 

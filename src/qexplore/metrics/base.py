@@ -39,11 +39,12 @@ class _Ranged(Directed):
     def __post_init__(self) -> None:
         if not self.name:  # an accuracy is no word for an error
             object.__setattr__(self, "name", "accuracy" if self.higher_is_better else _loss_name(self.function))
+        self._check_range("range", self.range)
+
+    def _check_range(self, field: str, value: Any) -> None:
         # A comparison with NaN is False.
-        if not (isinstance(self.range, Sequence) and len(self.range) == 2 and self.range[0] < self.range[1]):
-            raise MetricError(
-                f"`range` of the metric '{self.name}' must be (low, high) with low < high, got {self.range}"
-            )
+        if not (isinstance(value, Sequence) and len(value) == 2 and value[0] < value[1]):
+            raise MetricError(f"`{field}` of the metric '{self.name}' must be (low, high) with low < high, got {value}")
 
     def __getstate__(self) -> dict[str, Any]:
         for value in vars(self).values():
@@ -78,6 +79,9 @@ class Metric(_Ranged):
         range: least and greatest possible value of the metric.
         of_mean: increasing function from the mean of all scores to the metric; the mean itself unless given. What is no
             function of a mean over samples is a `whole_set` metric.
+        sample_range: least and greatest possible score of a sample, by which candidates are stopped early: ``range``
+            itself unless given where the metric is the plain mean of its scores, and not known where it is another
+            function of it, or has a ``fit``.
         ignored: label of targets that do not count. A sample all of whose labels are ignored scores `NOT_COUNTED` and
             is left out of the mean. Which samples count must depend on their targets alone.
         fit: ``fit(targets) -> function``, for scores that need to have seen all targets of a set: what a sample
@@ -88,6 +92,12 @@ class Metric(_Ranged):
     of_mean: Callable[[float], float] = field(default=_identity, repr=False)
     ignored: int | None = field(default=None, repr=False)
     fit: Callable[[Iterable[Any]], Callable[[Any, Any], Tensor]] | None = field(default=None, repr=False)
+    sample_range: tuple[float, float] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sample_range is not None:
+            self._check_range("sample_range", self.sample_range)
 
     def __call__(self, output: Any, target: Any) -> Tensor:
         """Scores of one batch, shape ``[B]``."""
@@ -97,6 +107,19 @@ class Metric(_Ranged):
     def is_mean(self) -> bool:
         """Whether the metric is the mean of the scores itself."""
         return self.of_mean is _identity
+
+    @property
+    def best_sample(self) -> float | None:
+        """The best score that a sample can have; None where that has no limit, or is not known."""
+        known = self.range if self.sample_range is None and self.is_mean and self.fit is None else self.sample_range
+        return None if known is None else _finite(max(known, key=self.gain))
+
+    def at_mean(self, mean: float) -> float:
+        """The metric where the scores have this mean; NaN where `of_mean` has no value."""
+        try:
+            return float(self.of_mean(mean))
+        except (OverflowError, ValueError):
+            return math.nan
 
     def fitted(self, targets: Iterable[Any]) -> Metric:
         """The metric for the set that has these targets, batch by batch; itself where it needs no fit."""

@@ -194,7 +194,12 @@ does a sample that has no others. The target of position ``t`` stands at ``t``: 
 """
 
 perplexity = loss(
-    _negative_log_likelihood, "perplexity", range=(1.0, math.inf), of_mean=math.exp, ignored=IGNORED_TOKEN
+    _negative_log_likelihood,
+    "perplexity",
+    range=(1.0, math.inf),
+    of_mean=math.exp,
+    ignored=IGNORED_TOKEN,
+    sample_range=(0.0, math.inf),
 )
 """``exp`` of the mean `negative_log_likelihood` over samples; lower is better.
 
@@ -232,7 +237,8 @@ def over_labels(metric: Metric) -> Metric:
 
     A score is then what a sample contributes: its own mean times its number of labels over the mean number. Called by
     hand it takes its batch for the whole set; ``metric.fitted(targets)`` is for several batches. Candidates run to
-    their end, since the best contribution is not the metric's best value.
+    their end, since the best contribution is not the metric's best value; but where no sample can do better than 0,
+    as for `perplexity`, no contribution can, and they are stopped early.
 
     >>> over_labels(perplexity).name
     'perplexity over labels'
@@ -249,6 +255,7 @@ def over_labels(metric: Metric) -> Metric:
         function=partial(_fitted_to_batch, metric=metric),
         name=f"{metric.name} over labels",
         fit=partial(_fit_to_labels, metric=metric),
+        sample_range=(0.0, math.inf) if metric.best_sample == 0 and not metric.higher_is_better else None,
     )
 
 
