@@ -343,14 +343,6 @@ def test_a_weight_is_quantized_once_for_each_reader_and_choice_and_not_once_a_ba
     assert len(quantized) > 10
 
 
-def test_the_direct_evaluator_quantizes_a_weight_once_a_candidate(quantized):
-    model, loader = of_untrained("called twice")
-    direct = qx.DirectEvaluator(model, loader, as_metric(top1_flat))
-    quantized.clear()
-    list(direct.evaluate(np.full((3, len(model.points)), 4)))
-    assert quantized == {("conv.weight", 4): 3, ("head.weight", 4): 3}
-
-
 # -------------------------------------------------------------------------------------------------- company
 
 

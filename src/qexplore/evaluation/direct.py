@@ -42,7 +42,11 @@ from qexplore.model import (
     require_wrapped,
     settings,
     unpacking,
+    weight_store,
 )
+
+SHARE_OF_WEIGHTS = 2
+"""Quantized weights may take a half of what data may."""
 
 
 class DirectEvaluator:
@@ -55,7 +59,8 @@ class DirectEvaluator:
         loader: the evaluation set.
         metric: per sample, or of a whole set; a function ``(output, target) -> scores [B]`` is one per sample.
         unpack: ``unpack(batch) -> (inputs, target)``.
-        hold_bytes: how much of the set may be held in memory; None takes a quarter of what is free.
+        hold_bytes: how much of the set may be held in memory; None takes a quarter of what is free. Half as much again
+            may be taken by quantized weights, which are kept for other candidates that choose alike.
         precision: ``"full"`` measures in full float32 and with deterministic algorithms, whatever torch is set to;
             ``"as set"`` leaves torch's settings as they are. See `qexplore.model.arithmetic`.
         divergence: what evaluations tell beside the score, ``metric(output, float_output) -> [B]``, from the same
@@ -91,6 +96,8 @@ class DirectEvaluator:
         self.floats = FloatOutputs(divergence, metric)
         """What the float network gave in its last evaluation, where a divergence is told."""
         self._hold_bytes = hold_bytes
+        self._weights = weight_store(model.model, memory_to_use(self._device, hold_bytes) // SHARE_OF_WEIGHTS)
+        self._version_of_weights: Hashable = None
         self._loader = loader
         self._batch_sizes: list[int] = []
         self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
@@ -164,6 +171,7 @@ class DirectEvaluator:
         """Measure ``candidates``, shape ``[N, L]``, one after the other; ``must_beat`` is not made use of."""
         self.bring_up_to_date()
         for row in np.asarray(candidates):
+            self._forget_if_changed()  # whoever got the last answer may have changed a weight
             yield self._evaluate_one(tuple(int(width) for width in row))
 
     def scores_on_subset(
@@ -183,6 +191,7 @@ class DirectEvaluator:
             MetricError: see `qexplore.evaluation.scoring.batch_scores`.
         """
         self._require_samples()
+        self._forget_if_changed()
         try:
             chosen = [(batch.inputs, batch.target) for batch in self._part_at_random(num_samples)]
             off = [0] * len(self.model.points)
@@ -248,13 +257,13 @@ class DirectEvaluator:
 
     @contextmanager
     def _settled(self, candidate: Sequence[int]) -> Iterator[None]:
-        """The model with these choices, ready to be measured; a weight is quantized once, not once a batch."""
+        """The model with these choices, ready to be measured; a weight is quantized once for all that choose alike."""
         with ExitStack() as stack:
             for context in (
                 self.model.using(candidate),
                 in_eval_mode(self.model),
                 torch.no_grad(),
-                kept_weights(self.model),
+                kept_weights(self.model, self._weights),
             ):
                 stack.enter_context(context)
             for device in Placement.of(self.model.model).devices or (torch.device("cpu"),):
@@ -296,6 +305,15 @@ class DirectEvaluator:
             with self.model.lock:
                 if self.floats.version != self.model.version():
                     self.evaluate_float()
+
+    def _forget_if_changed(self) -> None:
+        """Forget quantized weights, if there are any, when a weight or a range has changed."""
+        if not self.model.weight_points:
+            return
+        version = self.model.version()
+        if version != self._version_of_weights:
+            self._weights.clear()
+            self._version_of_weights = version
 
     def _way_out(self) -> str:
         """What to try where the float network raised."""

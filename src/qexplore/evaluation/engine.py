@@ -118,7 +118,8 @@ class Engine:
         self._order = SampleOrder(metric, len(samples))
         self._variants = Variants(network.steps, self.budget_bytes // 2)
         self._on_cores = self._device.type == "cpu"
-        self.workers = Workers(_MOST_WORKERS if self._on_cores and not torch.is_autocast_enabled("cpu") else 1)
+        shares = self._on_cores and not network.is_stack and not torch.is_autocast_enabled("cpu")
+        self.workers = Workers(_MOST_WORKERS if shares else 1)
         self.batch_size = self._suitable_batch_size(stops)
         self._stacks_outputs = can_be_stacked(metric, network, samples, self._floats)
         self.replays: Replays | None = replays_for(network, self.budget_bytes)

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from qexplore._trees import map_tensors
 from qexplore.evaluation.layers import WeightedLayer
 from qexplore.evaluation.trace import Trace, described_in, itself, quantize, region_of
-from qexplore.model import changed_in, point_hooks, weight_quantizations
+from qexplore.model import WeightStore, changed_in, point_hooks, weight_quantizations
 from qexplore.quant import FixedQuantizer, TensorQuantizer, quantize_stacked
 
 Clamp = tuple[float, float]
@@ -164,13 +164,15 @@ class Steps:
         return values[self.output]
 
 
-def build_steps(traced: Trace, root: nn.Module) -> Steps:
+def build_steps(traced: Trace, root: nn.Module, weights: WeightStore | None = None) -> Steps:
     """The steps of a traced network whose nodes an earlier run has described.
 
     Args:
         traced: the graph.
         root: what nodes' names stand for: ``traced.root`` or a copy of it.
+        weights: holds quantized weights of modules that run as a whole.
     """
+    weights = WeightStore() if weights is None else weights
     constants = {
         node: operator.attrgetter(str(node.target))(root) for node in traced.graph.nodes if node.op == "get_attr"
     }
@@ -197,7 +199,7 @@ def build_steps(traced: Trace, root: nn.Module) -> Steps:
                 point=node.args[1] if node.target is quantize else None,
                 clamp=node.meta.get("clamp"),
                 adds=_is_sum(node),
-                hidden=_hidden_quantizers(node, traced, root),
+                hidden=_hidden_quantizers(node, traced, root, weights),
                 weight=weight,
                 at=None if layer is None else _at(layer, around),
                 layer=layer,
@@ -259,13 +261,15 @@ def _is_written_into(node: fx.Node) -> bool:
     return node.target == "clone" and node.meta.get("written", False) and len(node.users) == 1
 
 
-def _hidden_quantizers(node: fx.Node, traced: Trace, root: nn.Module) -> dict[int, TensorQuantizer]:
+def _hidden_quantizers(
+    node: fx.Node, traced: Trace, root: nn.Module, weights: WeightStore
+) -> dict[int, TensorQuantizer]:
     if node.op != "call_module" or str(node.target) not in traced.hidden:
         return {}
     module = root.get_submodule(str(node.target))
     inside = {hook.name: hook.quantizer for _, hook in point_hooks(module)}
     for *_, quantization in weight_quantizations(module):
-        quantization.keep()
+        quantization.keep(weights)
         inside[quantization.name] = quantization.quantizer
     return {point: inside[traced.names[point]] for point in traced.hidden[str(node.target)]}
 

@@ -20,6 +20,7 @@ from qexplore.model import (
     Candidates,
     Placement,
     QuantizedModel,
+    WeightStore,
     bake_weights,
     call,
     content_version,
@@ -30,6 +31,11 @@ from qexplore.model import (
 from qexplore.quant import FixedQuantizer
 
 _EXAMPLE_SIZE = 32
+
+
+class MostlyOpaque(CaptureError):
+    """A network most of which is one step."""
+
 
 Quantizers = list[FixedQuantizer | None]
 
@@ -47,38 +53,56 @@ class Network:
         model: calibrated; left as it is.
         samples: asked for an example; told to keep the loader's batches where outputs depend on a sample's company.
 
+        weights: holds quantized weights of modules that run as a whole.
+
     Raises:
+        MostlyOpaque: most points lie in one module that cannot be taken apart, and ``whole`` is not asked for.
         CaptureError: says why the network cannot be used in steps.
     """
 
-    def __init__(self, model: QuantizedModel, samples: Samples) -> None:
+    is_stack = False
+    """Whether it runs as it is written, in the calling thread, and shares modules instead of steps."""
+
+    def __init__(
+        self, model: QuantizedModel, samples: Samples, weights: WeightStore | None = None, *, whole: bool = True
+    ) -> None:
         self._quantizers = list(model.fake_quantizers.values())
         self._fixed: dict[tuple[int, int], FixedQuantizer | None] = {}
+        self.weights = WeightStore() if weights is None else weights
+        self.device = Placement.of(model.model).device
+        self.num_folded = 0
+        self.is_channels_last = False
+        self.notes: tuple[str, ...] = ()
+        self._capture(model, samples, whole)
+
+    def _capture(self, model: QuantizedModel, samples: Samples, whole: bool) -> None:
         try:
             copied = copy.deepcopy(model).eval().requires_grad_(False)
             bake_weights(copied.model)
         except Exception as error:
             raise CaptureError(f"the network cannot be copied: {type(error).__name__}: {error}") from error
         copied.num_bits = [0] * self.num_points  # whatever widths the model has just now play no part
-        example = samples.part(0, min(_EXAMPLE_SIZE, len(samples))) if samples.can_be_cut else samples.cut(1)[0]
-        example = samples.fetched(example)
-        self.device = Placement.of(model.model).device
+        example = example_of(samples, _EXAMPLE_SIZE)
         with torch.no_grad(), measuring(self.device):
             before = content_version(copied)
             self._trace = trace(copied, cloned(example.inputs))
+            if not whole:
+                self._refuse_most_in_one()
             without_writes(self._trace, cloned(example.inputs))
-            self.num_folded = 0
-            self.is_channels_last = False
-            self.notes: tuple[str, ...] = ()
             self._precision = Precision.of(self._trace.graph)
             self._root = self._trace.root
-            self.steps = build_steps(self._trace, self._root)
+            self.steps = build_steps(self._trace, self._root, self.weights)
             self._accept(model, example)
             if content_version(copied) != before:  # while it was traced, or run
                 raise CaptureError("the network changes its own buffers")
             self._simplify(samples, example)
             self._check_company(samples)
         self.example_size = len(example)
+
+    def _refuse_most_in_one(self) -> None:
+        for name, reason in self._trace.opaque.items():
+            if 2 * len(self._trace.hidden.get(name, ())) > self.num_points:
+                raise MostlyOpaque(f"'{name}' is one step ({reason})")
 
     @property
     def num_points(self) -> int:
@@ -102,7 +126,7 @@ class Network:
 
     def another(self) -> Steps:
         """The same steps on a copy of the modules."""
-        return build_steps(self._trace, copy.deepcopy(self._root))
+        return build_steps(self._trace, copy.deepcopy(self._root), self.weights)
 
     def quantizer(self, point: int, width: int) -> FixedQuantizer | None:
         """The quantizer of a point at a width; None where it is off.
@@ -141,9 +165,9 @@ class Network:
     # ------------------------------------------------------------------------------------------------- acceptance
 
     def _accept(self, model: QuantizedModel, example: Batch) -> None:
-        for candidate in _two_candidates(model):
-            expected = _hooked(model, candidate, example, seed=0)
-            if not equal(expected, _hooked(model, candidate, example, seed=1)):
+        for candidate in two_candidates(model):
+            expected = hooked(model, candidate, example, seed=0)
+            if not equal(expected, hooked(model, candidate, example, seed=1)):
                 raise CaptureError("the network draws random numbers")
             if not equal(expected, self.run(cloned(example.inputs), candidate)):
                 autocast = ", which enters torch.autocast" if self._precision.is_mixed else ""
@@ -182,7 +206,7 @@ class Network:
         for layout in (torch.channels_last, torch.contiguous_format):
             self.is_channels_last = layout is torch.channels_last
             _lay_out(self._root, layout)
-            self.steps = build_steps(self._trace, self._root)
+            self.steps = build_steps(self._trace, self._root, self.weights)
             try:
                 output = self.run(cloned(example.inputs), [0] * len(self._quantizers))
             except RuntimeError as error:  # a view that this layout does not allow
@@ -247,12 +271,19 @@ def _lay_out(root: nn.Module, layout: torch.memory_format) -> None:
                 tensor.data = tensor.data.contiguous(memory_format=layout)
 
 
-def _two_candidates(model: QuantizedModel) -> Candidates:
+def example_of(samples: Samples, size: int) -> Batch:
+    """``size`` samples at most, on the network's device; a batch of the loader's where they cannot be cut."""
+    return samples.fetched(samples.part(0, min(size, len(samples))) if samples.can_be_cut else samples.cut(1)[0])
+
+
+def two_candidates(model: QuantizedModel) -> Candidates:
+    """What a copy is held against the network at, shape ``[2, L]``."""
     least = np.array([quantizer.min_num_bits for quantizer in model.fake_quantizers.values()], dtype=int)
     return np.stack([np.maximum(least, 8), np.maximum(least, 2 + np.arange(len(least)) % 7)])
 
 
-def _hooked(model: QuantizedModel, candidate: Sequence[int], example: Batch, seed: int) -> Any:
+def hooked(model: QuantizedModel, candidate: Sequence[int], example: Batch, seed: int) -> Any:
+    """The network's own output at ``candidate``."""
     device = Placement.of(model.model).device
     with model.using(list(map(int, candidate))), in_eval_mode(model), measuring(device, seed):
         return call(model, cloned(example.inputs))

@@ -12,14 +12,24 @@ from numpy.typing import NDArray
 
 from qexplore.errors import EvaluationError, NumBitsError, QExploreError
 from qexplore.evaluation.base import Evaluation, Told, untold
-from qexplore.evaluation.direct import DirectEvaluator
+from qexplore.evaluation.batches import memory_to_use
+from qexplore.evaluation.direct import SHARE_OF_WEIGHTS, DirectEvaluator
 from qexplore.evaluation.engine import Engine, Measured
-from qexplore.evaluation.network import Network
 from qexplore.evaluation.racing import why_not
 from qexplore.evaluation.scoring import complete, failed, summary
+from qexplore.evaluation.stack import taken_apart
 from qexplore.evaluation.trace import CaptureError
 from qexplore.metrics import Metric, Scores
-from qexplore.model import Candidate, Candidates, OneThread, Placement, QuantizedModel, arithmetic, measuring
+from qexplore.model import (
+    Candidate,
+    Candidates,
+    OneThread,
+    Placement,
+    QuantizedModel,
+    arithmetic,
+    measuring,
+    weight_store,
+)
 
 _CHUNK_SECONDS = 5.0
 _LARGEST_CHUNK = 1024
@@ -71,15 +81,17 @@ class PrefixEvaluator:
         if engine is None:
             return f"direct: {self._why_not}{self.direct.moves}"
         network = engine.network
-        parts = [f"{len(network.steps.steps) - network.steps.num_inputs} steps", f"batches of {engine.batch_size}"]
+        steps = len(network.steps.steps) - network.steps.num_inputs
+        parts = [] if network.is_stack else [f"{steps} steps"]
+        parts += [f"batches of {engine.batch_size}"]
         if not engine.can_cut:
-            parts[1] = "the loader's batches"
+            parts[-1] = "the loader's batches"
         elif engine.num_batches == 1:
-            parts[1] = "all samples in one batch, so that none is left when a candidate could be stopped"
+            parts[-1] = "all samples in one batch, so that none is left when a candidate could be stopped"
         if network.num_folded:
             parts.append(f"{network.num_folded} BatchNorm folded")
         parts += [f"{engine.workers.count} workers"] if engine.workers.count > 1 else []
-        parts += [engine.replays.description] if engine.replays is not None else []
+        parts += [engine.replays.description] if engine.replays is not None and engine.replays.description else []
         parts += network.notes
         parts += [f"'{name}' as one step ({reason})" for name, reason in network.opaque.items()]
         return f"prefix: {', '.join(parts)}{self.direct.moves}"
@@ -259,7 +271,9 @@ class PrefixEvaluator:
             raise CaptureError("the evaluation set is too large to be held in memory")
         floats = self.direct.floats
         samples = data.samples(self.direct.float_evaluation.num_samples, floats.batches)
-        network = Network(self._model, samples)
+        budget = memory_to_use(placement.device, self._budget_bytes) // SHARE_OF_WEIGHTS
+        weights = weight_store(self._model.model, budget)
+        network = taken_apart(self._model, samples, weights)
         # The direct evaluator's float pass has looked at every label.
         return Engine(network, samples, self._metric, self._budget_bytes, has_known_labels=True, floats=floats)
 

@@ -13,6 +13,7 @@ from qexplore._trees import leaves, map_tensors, structure, tensors_of
 from qexplore.evaluation.graph import Steps
 from qexplore.evaluation.network import Network, equal
 from qexplore.evaluation.recording import GraphMaker, Recording, Runs, rows_of
+from qexplore.evaluation.stack import StackNetwork, StackReplays
 from qexplore.model import Candidates
 
 _WORTH_RECORDING = 16
@@ -169,8 +170,10 @@ class NoReplays:
         """There is nothing to give back."""
 
 
-def replays_for(network: Network, budget_bytes: int) -> GraphReplays | NoReplays | None:
+def replays_for(network: Network, budget_bytes: int) -> GraphReplays | StackReplays | NoReplays | None:
     """What may run candidates of ``network`` in place of steps; None on the CPU, where starting them costs little."""
+    if isinstance(network, StackNetwork):
+        return StackReplays(network, budget_bytes)
     if network.device.type == "cpu":
         return None
     if network.runs_own_code:

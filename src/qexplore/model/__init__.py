@@ -13,6 +13,7 @@ from qexplore.model.arithmetic import (
 )
 from qexplore.model.autocast import Autocast
 from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias, restore_biases
+from qexplore.model.blocks import BlockRuns, Noted
 from qexplore.model.calibration import CalibrationReport, PointRange
 from qexplore.model.examples import Example, count_samples
 from qexplore.model.hooks import (
@@ -58,6 +59,7 @@ from qexplore.model.state import bit_sum, content_version, in_eval_mode, undone_
 from qexplore.model.tracing import PathTracer, bound_arguments, takes_any_arguments, trace_around, without_tensors
 from qexplore.model.unpacking import unpacking
 from qexplore.model.weight_points import WeightPoint
+from qexplore.model.weight_store import WeightStore
 from qexplore.model.weights import (
     WeightQuantization,
     bake_weights,
@@ -65,6 +67,7 @@ from qexplore.model.weights import (
     float_weights,
     kept_weights,
     weight_quantizations,
+    weight_store,
     with_plain_weights,
 )
 from qexplore.model.wrapping import detach, unwrap

@@ -53,7 +53,7 @@ class SinglePointRuns:
             return
         recording = _Recording(model.model, kept_bytes)
         device = Placement.of(model.model).device
-        state, drawn = _State(recording.modules), random_state(device)
+        state, drawn = State(recording.modules), random_state(device)
         with recording.noting():
             self.expected = self._output({})
         if state.is_unchanged and random_state(device) == drawn:
@@ -115,7 +115,7 @@ class _Call:
     is_kept: bool = False
 
     def keep(self, output: Any) -> None:
-        self.output, self.versions, self.is_kept = output, _versions(output), True
+        self.output, self.versions, self.is_kept = output, versions_of(output), True
 
     def forget(self) -> None:
         self.output, self.versions, self.is_kept = None, [], False
@@ -132,16 +132,14 @@ class _Call:
 
     @property
     def is_unchanged(self) -> bool:
-        return _are_unchanged(self.versions)
+        return are_unchanged(self.versions)
 
 
 class _Recording:
     """The forwards of a network's modules, in the order in which they began; which points were passed before which."""
 
     def __init__(self, network: nn.Module, kept_bytes: int) -> None:
-        # What quantizes a weight, or makes it, is no part of what runs.
-        named = network.named_modules()
-        self.modules = [module for name, module in named if "parametrizations" not in name.split(".")]
+        self.modules = network_modules(network)
         self._doors = Doors(self.modules)
         self.is_whole = True
         self._kept_bytes = kept_bytes
@@ -176,12 +174,12 @@ class _Recording:
         self._note_passes()
         noted = _Call(module, self._outer)
         self._calls.append(noted)
-        is_plain = module not in self._seen_inside and _is_plain((args, *kwargs.values()), (tuple,))
-        given = _versions((args, kwargs)) if is_plain else []
+        can_stand = module not in self._seen_inside and is_plain((args, *kwargs.values()), (tuple,))
+        given = versions_of((args, kwargs)) if can_stand else []
         self._outer = noted
         output = forward(*args, **kwargs)
         self._outer, noted.end = noted.outer, len(self._calls)
-        if noted.outer and is_plain and _is_plain(output, (tuple, list, dict)) and _are_unchanged(given):
+        if noted.outer and can_stand and is_plain(output, (tuple, list, dict)) and are_unchanged(given):
             noted.keep(output)
             self._make_room(noted)
         return output
@@ -221,6 +219,11 @@ class _Recording:
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
+def network_modules(network: nn.Module) -> list[nn.Module]:
+    """The modules that run: what quantizes a weight, or makes it, is none of them."""
+    return [module for name, module in network.named_modules() if "parametrizations" not in name.split(".")]
+
+
 def can_be_noted(network: nn.Module) -> bool:
     """Whether what modules give can be told, and known not to have been written over."""
     is_compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in network.modules())
@@ -231,25 +234,27 @@ def _inside(module: nn.Module) -> Iterator[nn.Module]:
     return (inner for inner in module.modules() if inner is not module)
 
 
-def _is_plain(tree: Any, containers: tuple[type, ...]) -> bool:
+def is_plain(tree: Any, containers: tuple[type, ...]) -> bool:
     """Whether ``tree`` is made of ordinary tensors and constants alone: nothing that others hold and may change."""
     if isinstance(tree, containers):
         parts: Iterable[Any] = tree.values() if isinstance(tree, dict) else tree  # type: ignore[assignment]
-        return all(_is_plain(part, containers) for part in parts)
+        return all(is_plain(part, containers) for part in parts)
     if isinstance(tree, Tensor):
         return type(tree) is Tensor and tree.layout == torch.strided and not (tree.is_nested or tree.is_inference())
     return isinstance(tree, _CONSTANTS)
 
 
-def _versions(tree: Any) -> Versions:
+def versions_of(tree: Any) -> Versions:
+    """The tensors in ``tree``, and how often each has been written."""
     return [(tensor, tensor._version) for tensor in tensors_of(tree)]
 
 
-def _are_unchanged(tensors: Versions) -> bool:
+def are_unchanged(tensors: Versions) -> bool:
+    """Whether nothing was written into ``tensors`` since."""
     return all(tensor._version == version for tensor, version in tensors)
 
 
-class _State:
+class State:
     """What modules hold, and how often their tensors were written."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:

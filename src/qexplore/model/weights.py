@@ -18,6 +18,7 @@ from qexplore._arguments import is_whole
 from qexplore.errors import ModelError
 from qexplore.model.layers import TRANSPOSED, put_together, taken_apart
 from qexplore.model.state import in_eval_mode
+from qexplore.model.weight_store import WeightStore
 from qexplore.quant import QuantizerByData, TensorQuantizer
 
 Granularity = Literal["channel", "tensor"] | int
@@ -107,7 +108,7 @@ class WeightQuantization(nn.Module):
         self.was_unsafe = was_unsafe
         # In a tuple, so that the quantizer is no submodule of the network too; a deep copy still takes it along.
         self._held = (quantizer,)
-        self.kept: dict[Any, Tensor] | None = None
+        self.kept: WeightStore | None = None
         self.quantizes = True
         self.num_reads = 0
 
@@ -119,9 +120,9 @@ class WeightQuantization(nn.Module):
         """The point's quantizer."""
         return self._held[0]
 
-    def keep(self) -> None:
-        """Keep what each width gave from now on: for a copy whose weights no longer change."""
-        self.kept = {}
+    def keep(self, store: WeightStore) -> None:
+        """Keep what each choice gave in ``store`` from now on, in which the weight does not change."""
+        self.kept = store
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight``, fake-quantized where the point is on."""
@@ -133,9 +134,7 @@ class WeightQuantization(nn.Module):
         quantizer, choice = (self.quantizer, self.quantizer.code) if settled is None else (settled, settled)
         if self.kept is None or isinstance(settled, QuantizerByData):  # which is to be recorded, whatever it gives now
             return self.quantize(weight, quantizer)
-        if choice not in self.kept:
-            self.kept[choice] = self.quantize(weight, quantizer)
-        return self.kept[choice]
+        return self.kept.get((self.name, choice), lambda: self.quantize(weight, quantizer))
 
     def _require_fitting_range(self, weight: Tensor) -> None:
         amax = self.quantizer.amax
@@ -229,16 +228,28 @@ def bake_weights(network: nn.Module) -> None:
             chains[attribute] = parametrize.ParametrizationList([quantization], weight, unsafe=True)
 
 
+def weight_store(network: nn.Module, budget: int) -> WeightStore:
+    """A store of ``budget`` bytes, or of as many as every quantized weight of ``network`` takes at one choice."""
+    chains: Any = [module.parametrizations[name] for module, name, _ in weight_quantizations(network)]  # type: ignore
+    once = sum(originals(chain)[0].nbytes for chain in chains)
+    return WeightStore(max(budget, once))
+
+
 @contextmanager
-def kept_weights(network: nn.Module) -> Iterator[None]:
-    """Let every weight of ``network`` be quantized once at a width in a block, in which it does not change.
+def kept_weights(network: nn.Module, store: WeightStore | None = None) -> Iterator[None]:
+    """Let every weight of ``network`` be quantized once at a choice in a block, in which it does not change.
+
+    Args:
+        network: whose weights are quantized.
+        store: holds what is made, for blocks to come too; None holds all of it to the end of this one.
 
     torch's own ``parametrize.cached`` is one for all threads and models, and keeps a value when the width moves on.
     """
     before = [(quantization, quantization.kept) for _, _, quantization in weight_quantizations(network)]
     try:
+        store = WeightStore() if store is None else store
         for quantization, _ in before:
-            quantization.keep()
+            quantization.keep(store)
         yield
     finally:
         for quantization, kept in before:
