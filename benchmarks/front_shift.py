@@ -143,7 +143,9 @@ def whole(found: Found) -> str:
         "its uniform widths": found[recipe][1],
         SIGN: found[SIGN][0],
     }
-    return "the whole, fewer bits than: " + ", ".join(f"{what} {1 - last / bits:.1%}" for what, bits in since.items())
+    saved = {what: 1 - last / bits for what, bits in since.items()}
+    texts = (f"{what} {'cannot be said' if np.isnan(share) else f'{share:.1%}'}" for what, share in saved.items())
+    return "the whole, fewer bits than: " + ", ".join(texts)
 
 
 def cheapest(workload: Workload, row: Row, arguments: argparse.Namespace, seed: int) -> tuple[float, float]:
