@@ -13,6 +13,8 @@ from torch.nn import functional as F
 import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import EvaluationError
+from qexplore.evaluation import parts
+from qexplore.evaluation.engine import Engine
 
 SOME = [(2, 3, 4), (4, 4, 4), (8, 2, 8), (0, 0, 0), (2, 2, 2)]
 EVALUATORS = {"direct": qx.DirectEvaluator, "prefix": prefix_evaluator}
@@ -223,3 +225,44 @@ def test_a_problem_tells_it_in_its_search_in_its_verification_and_after_pickling
     assert [one.divergence for one in again.measure([(3, 2, 2)])] == by_hand(
         tiny_model(), search_loader(), kl, [(3, 2, 2)]
     )
+
+
+@pytest.mark.parametrize("classes", [True, False], ids=["nats", "noise to signal"])
+def test_on_parts_both_evaluators_look_at_the_same_samples_and_on_all_of_them_it_is_the_same(classes):
+    loader, metric = (search_loader(90), qx.top1_accuracy) if classes else (targets_as_float(), qx.squared_error)
+    looks, wholes = [], []
+    for make in EVALUATORS.values():
+        evaluator = make(tiny_model(), loader, metric, divergence="auto")
+        divergence = getattr(evaluator, "direct", evaluator).divergence
+        looks.append(evaluator.scores_on_subset(np.array(SOME), divergence, 64, against_float=True))
+        everything = evaluator.scores_on_subset(np.array(SOME), divergence, 400, against_float=True)
+        assert np.allclose(everything[:, :64], looks[-1], rtol=1e-4, atol=1e-6)
+        wholes.append(everything.mean(axis=1).tolist())
+        assert wholes[-1] == pytest.approx(told(evaluator), rel=1e-4, abs=1e-7)
+    assert np.allclose(looks[0], looks[1], rtol=1e-3, atol=1e-6)
+
+
+def test_looks_at_the_same_part_are_made_ready_once_while_the_budget_has_room(monkeypatch):
+    made = []
+    monkeypatch.setattr(parts, "Engine", lambda *args, **options: made.append(options) or Engine(*args, **options))
+    model = tiny_model()
+    for budget, times in ((None, [1, 1, 2, 3, 3, 4]), (60_000, [1, 2, 3, 4, 5, 6])):
+        made.clear()
+        ours = prefix_evaluator(model, search_loader(), qx.top1_accuracy, divergence="auto", budget_bytes=budget)
+        divergence, found, counts = ours.direct.divergence, [], []
+        for metric, count in ((divergence, 64), (divergence, 64), (divergence, 96), (qx.top1_accuracy, 64)):
+            found.append(ours.scores_on_subset(np.array(SOME), metric, count, against_float=metric is divergence))
+            counts.append(len(made))
+        found.append(ours.scores_on_subset(np.array(SOME[::-1]), divergence, 96, against_float=True)[::-1])
+        counts.append(len(made))
+        ours.scores_on_subset(np.array(SOME), divergence, 64, against_float=True)
+        assert [*counts, len(made)] == times
+        assert found[0].tolist() == found[1].tolist() == found[2][:, :64].tolist()
+        assert found[2].tolist() == found[4].tolist()
+    with torch.no_grad():
+        model.model.fc2.weight.mul_(1.5)
+    fresh = prefix_evaluator(model, search_loader(), qx.top1_accuracy, divergence="auto", budget_bytes=budget)
+    looks = [
+        each.scores_on_subset(np.array(SOME), divergence, 64, against_float=True).tolist() for each in (ours, fresh)
+    ]
+    assert looks[0] == looks[1] != found[0].tolist()

@@ -21,7 +21,7 @@ from qexplore.errors import DataError, EvaluationError, ModelError, QExploreErro
 from qexplore.evaluation.base import Evaluation, Told, untold
 from qexplore.evaluation.batches import EvaluationSet, memory_to_use
 from qexplore.evaluation.clipping import Clipping, ClippingWatch
-from qexplore.evaluation.divergence import SHARE_OF_MEMORY, FloatOutputs, as_distances
+from qexplore.evaluation.divergence import SHARE_OF_MEMORY, Against, FloatOutputs, as_distances
 from qexplore.evaluation.samples import Batch, drawn_whole
 from qexplore.evaluation.scoring import batch_scores, complete, failed, summary, warn_of_unshifted
 from qexplore.evaluation.whole import require_rereadable, whole_score
@@ -169,9 +169,8 @@ class DirectEvaluator:
 
     def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
         """Measure ``candidates``, shape ``[N, L]``, one after the other; ``must_beat`` is not made use of."""
-        self.bring_up_to_date()
         for row in np.asarray(candidates):
-            self._forget_if_changed()  # whoever got the last answer may have changed a weight
+            self.bring_up_to_date()  # whoever got the last answer may have changed a weight
             yield self._evaluate_one(tuple(int(width) for width in row))
 
     def scores_on_subset(
@@ -191,11 +190,15 @@ class DirectEvaluator:
             MetricError: see `qexplore.evaluation.scoring.batch_scores`.
         """
         self._require_samples()
-        self._forget_if_changed()
+        self.bring_up_to_date()
         try:
-            chosen = [(batch.inputs, batch.target) for batch in self._part_at_random(num_samples)]
+            batches = self._part_at_random(num_samples)
+            chosen = [(batch.inputs, batch.target) for batch in batches]
             off = [0] * len(self.model.points)
-            if against_float:
+            if against_float and metric is self.divergence and all(batch.reference is not None for batch in batches):
+                metric = self.floats.between
+                chosen = [(batch.inputs, Against(batch.target, batch.reference)) for batch in batches]
+            elif against_float:
                 chosen = [(inputs, self._output(off, inputs)) for inputs, _ in chosen]
             metric = metric.fitted([target for _, target in chosen])
             rows = []
@@ -245,7 +248,7 @@ class DirectEvaluator:
     def _part_at_random(self, num_samples: int) -> list[Batch]:
         data = self._require_samples()
         if data.is_held:
-            samples = data.samples(self.float_evaluation.num_samples)
+            samples = data.samples(self.float_evaluation.num_samples, self.floats.batches)
             return [samples.fetched(batch) for batch in samples.part_at_random(num_samples)]
         sizes = [self._batch_sizes[place] for place in self._drawn(num_samples)]
         batches = zip(itertools.islice(data, len(sizes)), sizes, strict=True)
@@ -300,20 +303,16 @@ class DirectEvaluator:
         return self.float_evaluation
 
     def bring_up_to_date(self) -> None:
-        """Measure the float network again where its outputs are wanted, and those at hand are not this network's."""
-        if self.floats.is_wanted:
-            with self.model.lock:
-                if self.floats.version != self.model.version():
-                    self.evaluate_float()
-
-    def _forget_if_changed(self) -> None:
-        """Forget quantized weights, if there are any, when a weight or a range has changed."""
-        if not self.model.weight_points:
+        """Where the network has changed, forget quantized weights, and measure it anew if its outputs are wanted."""
+        if not self.floats.is_wanted and not self.model.weight_points:
             return
-        version = self.model.version()
-        if version != self._version_of_weights:
-            self._weights.clear()
-            self._version_of_weights = version
+        with self.model.lock:
+            version = self.model.version()
+            if version != self._version_of_weights:
+                self._weights.clear()
+                self._version_of_weights = version
+            if self.floats.is_wanted and version != self.floats.version:
+                self.evaluate_float()
 
     def _way_out(self) -> str:
         """What to try where the float network raised."""

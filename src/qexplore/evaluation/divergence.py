@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qexplore._trees import cloned, num_bytes, tensors_of
-from qexplore.errors import EvaluationError, first_line
+from qexplore.errors import EvaluationError, MetricError, first_line
 from qexplore.evaluation.scoring import batch_scores
 from qexplore.metrics import (
     Distribution,
@@ -18,6 +19,7 @@ from qexplore.metrics import (
     Scores,
     WholeSetMetric,
     kl_divergence,
+    loss,
     mean_squared_divergence,
     noise_to_signal,
 )
@@ -31,6 +33,13 @@ def usual_divergences(target: Any) -> tuple[Metric, ...]:
     """What tells outputs apart, the first that they allow: of logits, where targets are class indices, in nats."""
     has_classes = isinstance(target, Tensor) and not target.is_floating_point()
     return (kl_divergence, noise_to_signal) if has_classes else (noise_to_signal,)
+
+
+class Against(NamedTuple):
+    """A batch's target, and what the float network gives for it."""
+
+    target: Any
+    reference: Any
 
 
 def as_distances(divergences: Scores) -> Scores:
@@ -121,6 +130,18 @@ class FloatOutputs:
         except Exception as error:
             self._give_up(first_line(error))
             return None
+
+    @property
+    def between(self) -> Metric:
+        """`scores` as a metric whose targets are `Against`."""
+        assert self.metric is not None
+        return loss(self._between, self.metric.name)
+
+    def _between(self, output: Any, against: Against) -> Tensor:
+        found = self.scores(output, *against)
+        if found is None:
+            raise MetricError(self.gap)
+        return found.masked_fill(found.isnan(), math.inf)
 
     def _in_nats(self, divergences: Tensor, target: Any) -> Tensor:
         """Means over the positions of each sample that count, from divergences ``[B, ...]``."""

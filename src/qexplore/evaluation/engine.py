@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qexplore._trees import cloned, num_bytes
+from qexplore._trees import cloned
 from qexplore.evaluation.base import Told, untold
 from qexplore.evaluation.batches import memory_to_use
 from qexplore.evaluation.cutting import (
@@ -37,6 +37,8 @@ from qexplore.metrics import Metric, Scores, known_labels
 from qexplore.model import Candidates
 
 _MOST_WORKERS = 8
+_SHARE_KEPT = 3 / 8
+"""Of the budget, for values that are kept between calls; an eighth more is for parts of the set."""
 
 
 @dataclass
@@ -92,7 +94,8 @@ class Engine:
         stops: cut the set finely enough for candidates to be stopped early.
         has_known_labels: the metric has seen the targets before, and does not look for wrong ones again.
         floats: tells how far outputs are from the float network's, where ``samples`` hold these.
-        told: called with parts of a candidate as they are done, by any worker.
+        like: an engine of the same network, which does not work at the same time: its workers and steps are used.
+        share_kept: part of the budget for values that are kept between calls.
     """
 
     def __init__(
@@ -105,29 +108,40 @@ class Engine:
         stops: bool = True,
         has_known_labels: bool = False,
         floats: FloatOutputs | None = None,
-        told: Told = untold,
+        like: Engine | None = None,
+        share_kept: float = _SHARE_KEPT,
     ) -> None:
         self.network = network
         self._floats = floats if samples.has_references else None
         self._samples = samples
         self._metric = metric
-        self._told = told
+        self.told: Told = untold
+        """Called with parts of a candidate as they are done, by any worker."""
         self._labels = known_labels if has_known_labels else nullcontext
         self._device = network.device
         self.budget_bytes = memory_to_use(self._device, budget_bytes)
         self._order = SampleOrder(metric, len(samples))
-        self._variants = Variants(network.steps, self.budget_bytes // 2)
+        self._variants = Variants(network.steps, int(self.budget_bytes * share_kept))
         self._on_cores = self._device.type == "cpu"
-        shares = self._on_cores and not network.is_stack and not torch.is_autocast_enabled("cpu")
-        self.workers = Workers(_MOST_WORKERS if shares else 1)
+        self.workers: Workers = self._own_workers() if like is None else like.workers
         self.batch_size = self._suitable_batch_size(stops)
         self._stacks_outputs = can_be_stacked(metric, network, samples, self._floats)
-        self.replays: Replays | None = replays_for(network, self.budget_bytes)
+        self.replays: Replays | None = replays_for(
+            network, self.budget_bytes if like is None else int(2 * self.budget_bytes * share_kept)
+        )
         """Asked first, where there is one; it runs one batch at a time, in the calling thread."""
         self._cut()
-        copies = self.workers.count - 1 if network.has_state else 0
-        self._steps = [network.steps, *(network.another() for _ in range(copies))]
-        self._functions = [functools.cache(functools.partial(_function, network, steps)) for steps in self._steps]
+        self._functions: list[Callable[..., Function]] = self._own_functions() if like is None else like._functions
+
+    def _own_workers(self) -> Workers:
+        shares = self._on_cores and not self.network.is_stack and not torch.is_autocast_enabled("cpu")
+        return Workers(_MOST_WORKERS if shares else 1)
+
+    def _own_functions(self) -> list[Callable[..., Function]]:
+        """Of each worker: what a step does at some widths."""
+        copies = self.workers.count - 1 if self.network.has_state else 0
+        steps = [self.network.steps, *(self.network.another() for _ in range(copies))]
+        return [functools.cache(functools.partial(_function, self.network, each)) for each in steps]
 
     def _suitable_batch_size(self, stops: bool) -> int:
         steps, example = self.network.steps, self.network.example_size
@@ -170,56 +184,13 @@ class Engine:
     def close(self) -> None:
         """End the workers and forget what is kept."""
         self.workers.close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what is kept between calls."""
         self._variants.clear()
         if self.replays is not None:
             self.replays.close()
-
-    def on_subset(
-        self, candidates: Candidates, metric: Metric, num_samples: int, *, against_float: bool, told: Told
-    ) -> Scores:
-        """Scores of ``candidates``, shape ``[N, L]``, on about ``num_samples`` samples: shape ``[N, samples]``.
-
-        Args:
-            candidates: codes.
-            metric: per sample.
-            num_samples: how many; fewer where the float network's outputs would take more than their share of memory.
-            against_float: give the metric the float network's output in place of the target.
-            told: as for the engine.
-        """
-        chosen = [self._samples.fetched(batch) for batch in self._samples.part_at_random(num_samples)]
-        subset = Samples([(batch.inputs, batch.target) for batch in chosen], sum(map(len, chosen)))
-        if against_float:
-            subset = self._against_float(subset)
-        engine = Engine(
-            self.network,
-            subset,
-            metric.fitted(subset.targets),
-            self.budget_bytes,
-            stops=False,
-            has_known_labels=metric is self._metric and not against_float,
-            told=told,
-        )
-        try:
-            return engine.measure(candidates).scores
-        finally:
-            engine.close()
-
-    def subset_size(self, num_samples: int) -> int:
-        """How many samples `on_subset` runs, at most, when asked for ``num_samples``."""
-        return self._samples.part_size(num_samples)
-
-    def _against_float(self, subset: Samples) -> Samples:
-        """``subset`` with the float network's outputs as targets, as many as fit into a quarter of the budget."""
-        off, pairs, count, size = [0] * self.network.num_points, [], 0, 0
-        with torch.inference_mode():
-            for batch in subset.cut(self.batch_size):
-                output = self.network.run(batch.inputs, off)
-                pairs.append((batch.inputs, output))
-                count += len(batch)
-                size += num_bytes(output)
-                if size > self.budget_bytes // 4:
-                    break
-        return Samples(pairs, count)
 
     def note(self, scores: Scores) -> None:
         """Learn from a complete evaluation which samples are hard."""
@@ -315,7 +286,7 @@ class Engine:
             outputs = self._outputs(self._batches[place], rows)
             for index, output in enumerate(replayed):
                 outputs.add(cloned(output), [index])
-                self._told(len(self._batches[place]) / len(self._samples))
+                self.told(len(self._batches[place]) / len(self._samples))
             return outputs.scored()
 
     def _outputs(self, batch: Batch, rows: NDArray[np.int64]) -> Outputs:
@@ -340,7 +311,7 @@ class Engine:
                 self._run_operation(operation, slots, place, function)
                 if operation.rows:
                     outputs.add(slots[operation.output], operation.rows)
-                    self._told(len(operation.rows) * len(batch) / len(self._samples))
+                    self.told(len(operation.rows) * len(batch) / len(self._samples))
                 for slot in operation.last_reads:
                     slots[slot] = None
             return outputs.scored()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qexplore._trees import map_tensors
 from qexplore.evaluation.agreement import is_close
-from qexplore.evaluation.divergence import FloatOutputs, as_distances
+from qexplore.evaluation.divergence import Against, FloatOutputs, as_distances
 from qexplore.evaluation.network import Network, equal
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.scoring import batch_scores
@@ -161,7 +161,7 @@ class Outputs:
 
 
 def _repeated(target: Any, count: int) -> Any:
-    if target is not None and not isinstance(target, Tensor):
+    if target is not None and not isinstance(target, (Tensor, Against)):
         raise TypeError("only a tensor can be repeated")
     return _all_repeated(target, count)
 

@@ -15,6 +15,7 @@ from qexplore.evaluation.base import Evaluation, Told, untold
 from qexplore.evaluation.batches import memory_to_use
 from qexplore.evaluation.direct import SHARE_OF_WEIGHTS, DirectEvaluator
 from qexplore.evaluation.engine import Engine, Measured
+from qexplore.evaluation.parts import Parts
 from qexplore.evaluation.racing import why_not
 from qexplore.evaluation.scoring import complete, failed, summary
 from qexplore.evaluation.stack import taken_apart
@@ -63,6 +64,7 @@ class PrefixEvaluator:
         self._required = required
         self._seconds = self.direct.float_evaluation.seconds
         self._engine: Engine | None = None
+        self._parts: Parts | None = None
         self._why_not = ""
         self._version: Any = None
         # Held while the engine works. Whoever has it must not ask for the model's: others have that and ask for this.
@@ -71,7 +73,7 @@ class PrefixEvaluator:
 
     def __getstate__(self) -> dict[str, Any]:
         # Threads and compiled steps stay behind; the engine is built anew when it is asked.
-        return self.__dict__ | {"_engine": None, "_version": None}
+        return self.__dict__ | {"_engine": None, "_parts": None, "_version": None}
 
     @property
     def description(self) -> str:
@@ -153,7 +155,8 @@ class PrefixEvaluator:
         if engine is not None and len(fit) == len(rows):
             try:
                 with self._lock, measuring(engine.network.device, precision=self.direct.precision):
-                    return engine.on_subset(rows, metric, num_samples, against_float=against_float, told=told)
+                    assert self._parts is not None
+                    return self._parts.scores(rows, metric, num_samples, against_float=against_float, told=told)
             except QExploreError:
                 raise
             except Exception:
@@ -163,7 +166,7 @@ class PrefixEvaluator:
     def subset_size(self, num_samples: int) -> int:
         """As `Evaluator.subset_size`: whole batches of the loader where the engine keeps them."""
         engine, _ = self._ready(())
-        return (engine or self.direct).subset_size(num_samples)
+        return (self._parts if engine is not None and self._parts else self.direct).subset_size(num_samples)
 
     def _chunk(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
         """Answers to ``rows``, in their order."""
@@ -246,7 +249,7 @@ class PrefixEvaluator:
         with self._lock:
             if self._engine is not None:
                 self._engine.close()
-            self._engine, self._why_not = None, ""
+            self._engine, self._parts, self._why_not = None, None, ""
         try:
             with arithmetic(self.direct.precision):
                 self._engine = self._build()
@@ -275,7 +278,9 @@ class PrefixEvaluator:
         weights = weight_store(self._model.model, budget)
         network = taken_apart(self._model, samples, weights)
         # The direct evaluator's float pass has looked at every label.
-        return Engine(network, samples, self._metric, self._budget_bytes, has_known_labels=True, floats=floats)
+        engine = Engine(network, samples, self._metric, self._budget_bytes, has_known_labels=True, floats=floats)
+        self._parts = Parts(engine, samples, self._metric, floats)
+        return engine
 
 
 def _fits(engine: Engine, row: Candidate) -> bool:

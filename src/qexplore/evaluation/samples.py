@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,14 +120,15 @@ class Samples:
         return Batch(inputs, target, self._order[start:stop], reference)
 
     def part_at_random(self, count: int) -> list[Batch]:
-        """About ``count`` samples drawn at random, always the same ones.
+        """About ``count`` samples drawn at random, always the same ones, the first of any larger part.
 
-        One batch of them, or whole batches where they cannot be cut.
+        One batch of them, of each class its share where targets are class indices; whole batches where they cannot be
+        cut.
         """
         if self._together is None:
             given = self._as_given()
             return [given[place] for place in drawn_whole([len(batch) for batch in given], count)]
-        samples = _drawn(min(count, self._num_samples), self._num_samples)
+        samples = self._ranking[:count]
         inputs, target, reference = self._taken(samples)
         return [Batch(inputs, target, samples, reference)]
 
@@ -136,6 +138,25 @@ class Samples:
             return min(count, self._num_samples)
         sizes = self._sizes
         return sum(sizes[place] for place in drawn_whole(sizes, count))
+
+    @functools.cached_property
+    def _ranking(self) -> NDArray[np.int64]:
+        """Places in the set as the loader gave it, in the order in which a part takes them.
+
+        The k-th of the n samples of a class comes after a share of ``(k - 0.5) / n``, as Sainte-Lague divides seats: a
+        part of any size has of each class its share, rounded to the nearest. Which samples these are, and which class
+        comes first where several would, is drawn.
+        """
+        order = _permuted(self._num_samples)
+        classes = _classes(self.targets, self._num_samples)
+        if classes is None:
+            return order
+        drawn = classes[order]
+        places = np.argsort(drawn, kind="stable")
+        counts = np.bincount(drawn)
+        ranks = np.empty(len(order), dtype=np.int64)
+        ranks[places] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return order[np.argsort((ranks + 0.5) / counts[drawn], kind="stable")]
 
     @property
     def _whole(self) -> tuple[Any, Any, Any]:
@@ -171,12 +192,20 @@ class Samples:
 def drawn_whole(sizes: Sequence[int], count: int) -> NDArray[np.int64]:
     """Places of the whole batches that are drawn for about ``count`` samples."""
     needed = 1 + int(np.searchsorted(np.cumsum(sizes), count))
-    return _drawn(min(needed, len(sizes)), len(sizes))
+    return np.sort(_permuted(len(sizes))[:needed])
 
 
-def _drawn(count: int, among: int) -> NDArray[np.int64]:
-    """``count`` different places below ``among``, rising."""
-    return np.sort(stream(0, "part of the set").choice(among, size=count, replace=False))
+def _permuted(count: int) -> NDArray[np.int64]:
+    """All places below ``count``, in an order that was drawn once and for all."""
+    return stream(0, "part of the set").permutation(count)
+
+
+def _classes(targets: Sequence[Any], num_samples: int) -> NDArray[np.int64] | None:
+    """Each sample's class as a number from 0; None where targets are no class indices."""
+    if not all(isinstance(one, Tensor) and one.dim() == 1 and not one.is_floating_point() for one in targets):
+        return None
+    labels = torch.cat([target.to(torch.int64) for target in targets]).cpu().numpy()
+    return np.unique(labels, return_inverse=True)[1].reshape(-1) if len(labels) == num_samples else None
 
 
 def _size(batch: tuple[Any, Any]) -> int | None:

@@ -20,6 +20,8 @@ _MOST_SHARE = 4
 class Screen:
     """A random part of the evaluation set, and how sure a candidate's rejection has to be.
 
+    The part holds of each class its share, so that means over it vary no more than those of plainly random ones.
+
     Attributes:
         num_samples: size of the part.
         error: probability that a candidate is rejected wrongly, at most.

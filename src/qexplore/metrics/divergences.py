@@ -65,7 +65,7 @@ class Distribution(NamedTuple):
 
 
 _FEW_CLASSES = 128
-"""Along fewer numbers than that, that stand beside each other, torch's softmax on a CPU takes one at a time."""
+"""Along fewer numbers than that, torch's softmax on a CPU takes one at a time; simple operations take many at once."""
 
 
 def _classes(logits: Tensor) -> int:
@@ -74,9 +74,11 @@ def _classes(logits: Tensor) -> int:
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
-    if logits.dim() == 2 and logits.shape[1] < _FEW_CLASSES:
-        return F.log_softmax(logits.t().contiguous(), dim=0).t()
-    return F.log_softmax(logits, dim=_classes(logits))
+    axis = _classes(logits)
+    if logits.dim() == 4 or logits.shape[axis] >= _FEW_CLASSES:
+        return F.log_softmax(logits, dim=axis)
+    shifted = logits - logits.amax(dim=axis, keepdim=True)
+    return shifted - shifted.exp().sum(dim=axis, keepdim=True).log()
 
 
 def _floating(tree: Any) -> list[Tensor]:
