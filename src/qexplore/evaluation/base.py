@@ -115,6 +115,11 @@ class Evaluator(Protocol):
         ...
 
     @property
+    def series(self) -> tuple[tuple[int, ...], ...]:
+        """Points between which nothing mixes, in the order they are passed; none where that is not known."""
+        ...
+
+    @property
     def early_stop(self) -> str:
         """``"on"``, or why candidates are always run to their end."""
         ...

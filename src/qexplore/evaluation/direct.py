@@ -149,6 +149,11 @@ class DirectEvaluator:
         return self.floats.gap
 
     @property
+    def series(self) -> tuple[tuple[int, ...], ...]:
+        """None: it knows of no operations."""
+        return ()
+
+    @property
     def early_stop(self) -> str:
         """Why candidates are run to their end."""
         return "off: the direct evaluator runs every candidate to its end"

@@ -14,6 +14,7 @@ from qexplore._trees import cloned, map_tensors, tensors_of
 from qexplore.evaluation.agreement import Precision, as_one, equal, is_close, largest_difference
 from qexplore.evaluation.graph import Steps, build_steps
 from qexplore.evaluation.samples import Batch, Samples
+from qexplore.evaluation.series import series_of
 from qexplore.evaluation.simplify import drop_idle, fold_batchnorm, has_batchnorm, merge_clamps, merge_sums
 from qexplore.evaluation.trace import CaptureError, trace, without_writes
 from qexplore.model import (
@@ -108,6 +109,11 @@ class Network:
     def num_points(self) -> int:
         """L, the length of a candidate."""
         return len(self._quantizers)
+
+    @property
+    def series(self) -> tuple[tuple[int, ...], ...]:
+        """As `series_of`."""
+        return series_of(self._trace)
 
     @property
     def has_state(self) -> bool:

@@ -108,6 +108,12 @@ class PrefixEvaluator:
         return "the float network's outputs do not count samples on their first axis"
 
     @property
+    def series(self) -> tuple[tuple[int, ...], ...]:
+        """Chains of points whose values reach the next one unmixed; see `qexplore.evaluation.series.series_of`."""
+        self._bring_up_to_date()
+        return () if self._engine is None else self._engine.network.series
+
+    @property
     def early_stop(self) -> str:
         """``"on"``, or why candidates are run to their end."""
         self._bring_up_to_date()

@@ -201,6 +201,11 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return self.direct.divergence
 
     @property
+    def series(self) -> tuple[tuple[int, ...], ...]:
+        """Points in series, by index: nothing mixes between them; see `Evaluator.series`."""
+        return self.evaluator.series
+
+    @property
     def num_samples(self) -> int:
         """Samples of the search set; 0 under a whole-set metric, which counts them itself."""
         return self.direct.float_evaluation.num_samples
