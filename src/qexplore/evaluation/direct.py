@@ -210,7 +210,10 @@ class DirectEvaluator:
             for row in np.asarray(candidates).tolist():
                 parts = []
                 for x, target in chosen:
-                    parts.append(batch_scores(metric, self._output(row, x), x, target))
+                    is_known = isinstance(target, Against) and not any(row)
+                    parts.append(
+                        target.nothing() if is_known else batch_scores(metric, self._output(row, x), x, target)
+                    )
                     told(1 / len(chosen))
                 rows.append(torch.cat(parts))
         except QExploreError:

@@ -41,6 +41,11 @@ class Against(NamedTuple):
     target: Any
     reference: Any
 
+    def nothing(self) -> Tensor:
+        """Divergences of the float network's own outputs, shape ``[B]``."""
+        first = tensors_of(self.reference)[0]
+        return torch.zeros(len(first), device=first.device)
+
 
 def as_distances(divergences: Scores) -> Scores:
     """``divergences`` in which what is no number is as far away as can be: outputs that hold NaN."""
@@ -130,6 +135,11 @@ class FloatOutputs:
         except Exception as error:
             self._give_up(first_line(error))
             return None
+
+    def read(self, output: Any) -> Any:
+        """A copy of what is read of the float network's ``output``."""
+        assert self.metric is not None
+        return _read(self.metric, output)
 
     @property
     def between(self) -> Metric:

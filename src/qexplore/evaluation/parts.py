@@ -10,7 +10,7 @@ from qexplore._trees import num_bytes
 from qexplore.evaluation.base import Told
 from qexplore.evaluation.divergence import Against, FloatOutputs
 from qexplore.evaluation.engine import Engine
-from qexplore.evaluation.samples import Pair, Samples
+from qexplore.evaluation.samples import Samples
 from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidates
 
@@ -98,33 +98,32 @@ class Parts:
         return engine
 
     def _as_asked(self, asked: _Asked, metric: Metric, part: Samples) -> Metric:
-        return self._floats.between if self._is_known(asked, metric) else metric.fitted(part.targets)
+        return self._floats.between if self._is_told(asked, metric) else metric.fitted(part.targets)
 
-    def _is_known(self, asked: _Asked, metric: Metric) -> bool:
-        """Whether the divergence is asked for that evaluations tell, whose float outputs are at hand."""
-        return asked.against_float and metric is self._floats.metric and self._samples.has_references
+    def _is_told(self, asked: _Asked, metric: Metric) -> bool:
+        """Whether the divergence is asked for that evaluations tell."""
+        return asked.against_float and metric is self._floats.metric
 
     def _part(self, asked: _Asked, metric: Metric) -> tuple[Samples, int]:
         """The samples, and the bytes that they take."""
         chosen = [self._samples.fetched(batch) for batch in self._samples.part_at_random(asked.num_samples)]
-        count = sum(map(len, chosen))
-        if self._is_known(asked, metric):
-            pairs = [(batch.inputs, Against(batch.target, batch.reference)) for batch in chosen]
-        elif asked.against_float:
-            pairs, count = self._beside_float(Samples([(batch.inputs, None) for batch in chosen], count))
-        else:
-            pairs = [(batch.inputs, batch.target) for batch in chosen]
-        return Samples(pairs, count), num_bytes(pairs)
+        part = Samples([(batch.inputs, batch.target) for batch in chosen], sum(map(len, chosen)))
+        if asked.against_float:
+            part = self._beside_float(part, is_told=self._is_told(asked, metric))
+        return part, num_bytes([(batch.inputs, batch.target) for batch in part.cut(len(part))])
 
-    def _beside_float(self, samples: Samples) -> tuple[list[Pair], int]:
-        """Inputs and the float network's outputs, of as many samples as fit into a quarter of the budget."""
+    def _beside_float(self, part: Samples, *, is_told: bool) -> Samples:
+        """``part`` with the float network's outputs as targets, as many as fit into a quarter of the budget.
+
+        They are those of the network in steps: what folding does to outputs is not taken for noise of a quantizer.
+        """
         off, pairs, count, size = [0] * self._whole.network.num_points, [], 0, 0
         with torch.inference_mode():
-            for batch in samples.cut(self._whole.batch_size):
+            for batch in part.cut(self._whole.batch_size):
                 output = self._whole.network.run(batch.inputs, off)
-                pairs.append((batch.inputs, output))
+                pairs.append((batch.inputs, Against(batch.target, self._floats.read(output)) if is_told else output))
                 count += len(batch)
                 size += num_bytes(output)
                 if size > self._whole.budget_bytes // 4:
                     break
-        return pairs, count
+        return Samples(pairs, count)

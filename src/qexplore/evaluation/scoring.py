@@ -107,7 +107,9 @@ def complete(
     num_samples, divergence = 0 if scores is None else len(scores), None
     if scores is not None and isinstance(metric, Metric):
         counted = metric.counts(scores)
-        scores, divergence = scores[counted], None if divergences is None else _mean_divergence(divergences[counted])
+        divergence = None if divergences is None else _mean_divergence(divergences[counted])
+        divergence = divergence and 0.0 if not any(candidate) else divergence  # folding is no noise of a quantizer
+        scores = scores[counted]
     low, high = metric.range
     slack = 1e-6 * max(1.0, abs(score))
     if not math.isfinite(score) or not low - slack <= score <= high + slack:

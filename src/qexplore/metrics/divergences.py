@@ -48,7 +48,7 @@ class Distribution(NamedTuple):
     def of(cls, output: Any) -> Distribution:
         """The softmax of the logits in ``output``."""
         logits = logits_of(output)
-        logarithms = F.log_softmax(logits.float(), dim=_classes(logits))
+        logarithms = _log_softmax(logits.float())  # as that of others, so that nothing is nothing apart from itself
         return cls(logarithms, logarithms.exp())
 
     def divergences(self, output: Any) -> Tensor:
