@@ -91,7 +91,7 @@ class Evaluator(Protocol):
             candidates: codes; 0 switches a quantizer off.
             metric: per sample; need not be the evaluator's own. One with a fit is fitted to the targets of the part.
             num_samples: about how many samples, drawn at random, always the same ones; of each class its share where
-                targets are class indices. The first of more are those of fewer, unless batches are taken whole.
+                targets are class indices. Fewer are among more, unless batches are taken whole.
             against_float: give the metric the float network's output in place of the target.
             told: called with parts of a candidate as they are done, from any thread.
         """

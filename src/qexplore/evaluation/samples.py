@@ -120,7 +120,7 @@ class Samples:
         return Batch(inputs, target, self._order[start:stop], reference)
 
     def part_at_random(self, count: int) -> list[Batch]:
-        """About ``count`` samples drawn at random, always the same ones, the first of any larger part.
+        """About ``count`` samples drawn at random, always the same ones, and part of any larger part.
 
         One batch of them, of each class its share where targets are class indices; whole batches where they cannot be
         cut.
@@ -128,7 +128,7 @@ class Samples:
         if self._together is None:
             given = self._as_given()
             return [given[place] for place in drawn_whole([len(batch) for batch in given], count)]
-        samples = self._ranking[:count]
+        samples = np.sort(self._ranking[:count])
         inputs, target, reference = self._taken(samples)
         return [Batch(inputs, target, samples, reference)]
 

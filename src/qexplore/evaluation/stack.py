@@ -87,6 +87,11 @@ class StackNetwork(Network):
         """None is named: nothing is looked into."""
         return {}
 
+    @property
+    def series(self) -> tuple[tuple[int, ...], ...]:
+        """None is known."""
+        return ()
+
     def arguments(self, inputs: Any) -> list[Any]:
         """The batch itself."""
         return [inputs]
