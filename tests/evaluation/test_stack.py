@@ -249,3 +249,17 @@ def test_a_batch_on_which_a_block_writes_its_input_is_left_to_the_direct_evaluat
     assert "blocks" in fast.description
     rows = candidates_of(model, 4)
     assert told(fast.evaluate(rows)) == told(direct.evaluate(rows))
+
+
+def test_modules_that_cannot_be_taken_apart_for_one_reason_are_named_together():
+    class Asks(nn.Module):
+        def __init__(self, *sizes):
+            super().__init__()
+            self.layer = nn.Linear(*sizes)
+
+        def forward(self, x):
+            return self.layer(x) if x.isfinite().all() else x
+
+    model = wrapped(nn.Sequential(Asks(6, 8), nn.ReLU(), Asks(8, 8), Asks(8, 3)))
+    fast = PrefixEvaluator(qx.DirectEvaluator(model, data(), qx.negative_log_likelihood))
+    assert "'0' and 2 more, each as one step (" in fast.description

@@ -31,7 +31,9 @@ from qexplore.model import (
 )
 from qexplore.quant import FixedQuantizer
 
-_EXAMPLE_SIZE = 32
+_EXAMPLE_SIZES = 8, 32
+_SHARE_OF_SET = 16
+"""An example is run about a dozen times: so much of a set it may be, within those sizes."""
 
 
 class MostlyOpaque(CaptureError):
@@ -83,7 +85,7 @@ class Network:
         except Exception as error:
             raise CaptureError(f"the network cannot be copied: {type(error).__name__}: {error}") from error
         copied.num_bits = [0] * self.num_points  # whatever widths the model has just now play no part
-        example = example_of(samples, _EXAMPLE_SIZE)
+        example = example_of(samples, _example_size(samples))
         with torch.no_grad(), measuring(self.device):
             before = content_version(copied)
             self._trace = trace(copied, cloned(example.inputs))
@@ -245,7 +247,7 @@ class Network:
         """A sample's output must not depend on the others in its batch, for batches are cut anew."""
         if not samples.can_be_cut:
             return
-        size = min(_EXAMPLE_SIZE, len(samples))
+        size = min(_example_size(samples), len(samples))
         halfway = samples.part(size // 2, min(size + size // 2, len(samples)))
         first, other = samples.fetched(samples.part(0, size)), samples.fetched(halfway)
         off = [0] * len(self._quantizers)
@@ -275,6 +277,11 @@ def _lay_out(root: nn.Module, layout: torch.memory_format) -> None:
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if tensor.dim() == 4:
                 tensor.data = tensor.data.contiguous(memory_format=layout)
+
+
+def _example_size(samples: Samples) -> int:
+    least, most = _EXAMPLE_SIZES
+    return min(most, max(least, len(samples) // _SHARE_OF_SET))
 
 
 def example_of(samples: Samples, size: int) -> Batch:

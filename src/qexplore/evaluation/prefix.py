@@ -95,7 +95,7 @@ class PrefixEvaluator:
         parts += [f"{engine.workers.count} workers"] if engine.workers.count > 1 else []
         parts += [engine.replays.description] if engine.replays is not None and engine.replays.description else []
         parts += network.notes
-        parts += [f"'{name}' as one step ({reason})" for name, reason in network.opaque.items()]
+        parts += _as_one_step(network.opaque)
         return f"prefix: {', '.join(parts)}{self.direct.moves}"
 
     @property
@@ -287,6 +287,17 @@ class PrefixEvaluator:
         engine = Engine(network, samples, self._metric, self._budget_bytes, has_known_labels=True, floats=floats)
         self._parts = Parts(engine, samples, self._metric, floats)
         return engine
+
+
+def _as_one_step(opaque: dict[str, str]) -> list[str]:
+    """Modules that are run as a whole, those with one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in opaque.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"'{names[0]}' {f'and {len(names) - 1} more, each ' if len(names) > 1 else ''}as one step ({reason})"
+        for reason, names in by_reason.items()
+    ]
 
 
 def _fits(engine: Engine, row: Candidate) -> bool:

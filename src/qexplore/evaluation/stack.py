@@ -33,7 +33,8 @@ from qexplore.model import (
 from qexplore.quant import TensorQuantizer
 
 _EXAMPLE_SIZE = 2
-_MOST_MIXTURES = 6
+_MOST_MIXTURES = 3
+"""So many boundaries between blocks are tried; all of them where blocks write into something that is passed along."""
 
 
 class StackNetwork(Network):
@@ -78,6 +79,11 @@ class StackNetwork(Network):
         return False
 
     @property
+    def series(self) -> tuple[tuple[int, ...], ...]:
+        """None: what stands between points is not known."""
+        return ()
+
+    @property
     def runs_own_code(self) -> bool:
         """Always."""
         return True
@@ -117,7 +123,7 @@ class StackNetwork(Network):
         output, noted = self.noted(example.inputs, off, None)
         if content_version(self._copy) != before:
             raise CaptureError("the network changes its own buffers")
-        self._passed = noted.passed
+        self._passed, self._writes = noted.passed, any(given.states for given in noted.given.values())
         self.notes = (_said(self._runs.names),)
         order = _in_order(self._passed, self._copy.call_order)
         self.steps = Steps((_step(()), _step(order, self._own, self._called, tensors_of(output))), 1, 1, order)
@@ -127,7 +133,8 @@ class StackNetwork(Network):
 
     def _accept(self, model: QuantizedModel, example: Batch) -> None:
         first, last = two_candidates(model).tolist()
-        chosen = self._passed[:: -(-len(self._passed) // _MOST_MIXTURES)]
+        most = len(self._passed) if self._writes else _MOST_MIXTURES
+        chosen = self._passed[:: -(-len(self._passed) // most)]
         mixed = [[last[p] if p in passed else first[p] for p in range(len(first))] for passed in chosen]
         before: Noted | None = None
         with kept_weights(model.model, WeightStore(self.weights.budget)):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 _ROW = 1021
-_WEIGHTS = 1, 0x9E3779B97F4A7C1
-"""Of columns and rows."""
+_ROW_WEIGHT = 0x9E3779B97F4A7C1
+_REST_WEIGHT = 0x2545F4914F6CDD1D
+_WORD = 8
 _SMALL = 2**16
 """Elements of a tensor that is put together with others."""
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -91,13 +92,23 @@ def _version(tensor: Tensor) -> int:
 def _checksum(bits: Tensor) -> Tensor:
     """Depends on where an element stands: sums of rows and of columns, each weighed by its place.
 
-    The weights of the two have nothing in common, or elements that change places might weigh what they did.
+    The weights of the two have nothing in common, or elements that change places might weigh what they did. What does
+    not fill a row is weighed as one more.
     """
-    rows = -(-bits.numel() // _ROW)
-    padded = torch.nn.functional.pad(bits, (0, rows * _ROW - bits.numel())).view(rows, _ROW)
-    sums = ((weight, padded.sum(dim=axis, dtype=torch.int64)) for axis, weight in enumerate(_WEIGHTS))
-    weighed = [weight * (line * torch.arange(1, len(line) + 1, device=line.device)).sum() for weight, line in sums]
-    return weighed[0] + weighed[1]
+    words = _words(bits)
+    whole = len(words) // _ROW * _ROW
+    body, rest = words[:whole].view(-1, _ROW), words[whole:]
+    lines = [(1, body.sum(dim=0, dtype=torch.int64)), (_ROW_WEIGHT, body.sum(dim=1, dtype=torch.int64))]
+    lines.append((_REST_WEIGHT, rest.to(torch.int64)))
+    weighed = [weight * (line * torch.arange(1, len(line) + 1, device=line.device)).sum() for weight, line in lines]
+    return weighed[0] + weighed[1] + weighed[2]
+
+
+def _words(bits: Tensor) -> Tensor:
+    """``bits`` as integers of eight bytes, which torch sums up several times as fast, where they can be read so."""
+    size = bits.element_size()
+    fits = bits.nbytes % _WORD == 0 and bits.storage_offset() * size % _WORD == 0
+    return bits.view(torch.int64) if fits else bits
 
 
 def bit_sum(tensor: Tensor) -> int:
