@@ -238,3 +238,11 @@ def test_half_tensors_do_not_reach_the_quantizer_itself(dtype, monkeypatch):
     monkeypatch.setattr(TensorQuantizer, "forward", None)
     x = torch.randn(5, 3).to(dtype)
     assert fixed(x).dtype == fixed.behind_clamp(0.0, 6.0)(x).dtype == fixed(x, x).dtype == dtype
+
+
+def test_the_choices_of_a_quantizer_share_its_table_of_ranges():
+    quantizer = TensorQuantizer(QuantDescriptor(axis=0))
+    quantizer.set_amax_table({bits: torch.full((6, 1), float(bits)) for bits in range(2, 9)})
+    copies = [FixedQuantizer.of(quantizer, bits).quantizer for bits in (2, 8)]
+    assert {copied.ranges.high.data_ptr() for copied in copies} == {quantizer.ranges.high.data_ptr()}
+    assert [float(copied.amax[0]) for copied in copies] == [2.0, 8.0]

@@ -46,7 +46,8 @@ class FixedQuantizer:
         Raises:
             NumBitsError: no width of this quantizer.
         """
-        copied = copy.deepcopy(quantizer)
+        # Ranges by choice are replaced, never written into: one table will do for the copies of all choices.
+        copied = copy.deepcopy(quantizer, {id(table): table for table in quantizer.ranges.buffers()})
         copied.enable()  # the quantizer may be off just now
         copied.num_bits = choice_of(num_bits)
         if not _is_plain(copied):
