@@ -79,11 +79,6 @@ class StackNetwork(Network):
         return False
 
     @property
-    def series(self) -> tuple[tuple[int, ...], ...]:
-        """None: what stands between points is not known."""
-        return ()
-
-    @property
     def runs_own_code(self) -> bool:
         """Always."""
         return True
