@@ -315,3 +315,13 @@ def test_a_capture_that_does_not_equal_the_hooked_network_is_not_used(monkeypatc
     data = qx.DirectEvaluator(model, search_loader(), qx.top1_accuracy).data
     with pytest.raises(CaptureError, match="random numbers|does not equal"):
         Network(model, Samples(list(data), 400))
+
+
+def test_acceptance_runs_the_network_on_few_batches_beside_the_float_pass(monkeypatch):
+    rows, forward, model = [], nn.Linear.forward, tiny_model()
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: rows.append(len(x)) or forward(self, x))
+    evaluator = prefix_evaluator(model, search_loader(), qx.top1_accuracy, required=True)
+    assert "steps" in evaluator.description
+    # By layer: the float pass, 25 samples as they are hooked three times, traced once, in steps twice, with fewer steps
+    # once, in other company once, and two candidates of 8.
+    assert sum(rows) <= 3 * (400 + 8 * 25 + 2 * 8)

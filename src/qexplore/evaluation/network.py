@@ -91,15 +91,15 @@ class Network:
             self._trace = trace(copied, cloned(example.inputs))
             if not whole:
                 self._refuse_most_in_one()
-            without_writes(self._trace, cloned(example.inputs))
+            expected = without_writes(self._trace, cloned(example.inputs))
             self._precision = Precision.of(self._trace.graph)
             self._root = self._trace.root
             self.steps = build_steps(self._trace, self._root, self.weights)
             self._accept(model, example)
             if content_version(copied) != before:  # while it was traced, or run
                 raise CaptureError("the network changes its own buffers")
-            self._simplify(samples, example)
-            self._check_company(samples)
+            output = self._simplify(samples, example, expected)
+            self._check_company(samples, example, output)
         self.example_size = len(example)
 
     def _refuse_most_in_one(self) -> None:
@@ -173,44 +173,48 @@ class Network:
     # ------------------------------------------------------------------------------------------------- acceptance
 
     def _accept(self, model: QuantizedModel, example: Batch) -> None:
-        for candidate in two_candidates(model):
+        first, last = two_candidates(model)
+        for candidate in (first, last):
             expected = hooked(model, candidate, example, seed=0)
-            if not equal(expected, hooked(model, candidate, example, seed=1)):
+            if candidate is first and not equal(expected, hooked(model, candidate, example, seed=1)):
                 raise CaptureError("the network draws random numbers")
             if not equal(expected, self.run(cloned(example.inputs), candidate)):
                 autocast = ", which enters torch.autocast" if self._precision.is_mixed else ""
                 raise CaptureError(f"the traced network does not equal the hooked one{autocast}")
 
-    def _simplify(self, samples: Samples, example: Batch) -> None:
-        off = [0] * len(self._quantizers)
-        expected = self.run(cloned(example.inputs), off)
+    def _simplify(self, samples: Samples, example: Batch, expected: Any) -> Any:
+        """The output for ``example`` of as few steps as can be, which is near ``expected``; both in float."""
         largest = self._by_batch_size(samples, example, expected) if self._precision.is_half else None
         drop_idle(self._trace)
         merge_clamps(self._trace)
         merge_sums(self._trace)
         wants_folding = has_batchnorm(self._trace)
-        if wants_folding and not self._precision.is_half and self._folds(example, expected):
-            return
-        if not self._is_laid_out(example, expected, largest):
+        output = self._folded(example, expected) if wants_folding and not self._precision.is_half else None
+        if output is not None:
+            return output
+        output = self._laid_out(example, expected, largest)
+        if output is None:
             raise CaptureError("fewer steps, or another memory layout, change the network's output")
         reason = "in half precision" if self._precision.is_half else "it changes outputs by more than a thousandth"
         if wants_folding:
             self.notes += (f"BatchNorm not folded ({reason})",)
+        return output
 
-    def _folds(self, example: Batch, expected: Any) -> bool:
-        """Fold BatchNorm, if that can be done; else all is as it was."""
+    def _folded(self, example: Batch, expected: Any) -> Any:
+        """The output with BatchNorm folded; None where that cannot be done, and all is as it was."""
         graph, modules = copy.deepcopy(self._trace.graph), dict(self._root.named_modules())
         self.num_folded = fold_batchnorm(self._trace)
-        if self._is_laid_out(example, expected, None):
-            return True
+        output = self._laid_out(example, expected, None)
+        if output is not None:
+            return output
         self.num_folded, self._trace.graph = 0, graph
         for name, module in modules.items():
             if name and self._root.get_submodule(name) is not module:
                 self._root.set_submodule(name, module)
-        return False
+        return None
 
-    def _is_laid_out(self, example: Batch, expected: Any, largest: float | None) -> bool:
-        """Take the first memory layout whose outputs are close to ``expected``, or at most ``largest`` apart."""
+    def _laid_out(self, example: Batch, expected: Any, largest: float | None) -> Any:
+        """The output in the first memory layout whose is close to ``expected``, or at most ``largest`` apart."""
         for layout in (torch.channels_last, torch.contiguous_format):
             self.is_channels_last = layout is torch.channels_last
             _lay_out(self._root, layout)
@@ -222,11 +226,11 @@ class Network:
                     raise CaptureError(f"the simplified network fails: {error}") from error
                 continue
             if largest is None and is_close(expected, output):
-                return True
+                return output
             if largest is not None and (difference := largest_difference(expected, output)) <= largest:
                 self.notes += (self._precision.note(difference, largest),)
-                return True
-        return False
+                return output
+        return None
 
     def _by_batch_size(self, samples: Samples, example: Batch, expected: Any) -> float:
         """How far the network's own outputs move when a batch is cut in two, within what its precision explains."""
@@ -243,17 +247,18 @@ class Network:
         except (RuntimeError, ValueError):
             return 0.0
 
-    def _check_company(self, samples: Samples) -> None:
-        """A sample's output must not depend on the others in its batch, for batches are cut anew."""
+    def _check_company(self, samples: Samples, example: Batch, output: Any) -> None:
+        """A sample's output must not depend on the others in its batch, for batches are cut anew.
+
+        ``output`` is that for ``example``, the first samples.
+        """
         if not samples.can_be_cut:
             return
-        size = min(_example_size(samples), len(samples))
-        halfway = samples.part(size // 2, min(size + size // 2, len(samples)))
-        first, other = samples.fetched(samples.part(0, size)), samples.fetched(halfway)
-        off = [0] * len(self._quantizers)
+        size = len(example)
+        other = samples.fetched(samples.part(size // 2, min(size + size // 2, len(samples))))
         try:
-            outputs = self.run(cloned(first.inputs), off), self.run(cloned(other.inputs), off)
-            shared = [_rows(output, len(batch)) for output, batch in zip(outputs, (first, other), strict=True)]
+            halfway = self.run(cloned(other.inputs), [0] * len(self._quantizers))
+            shared = _rows(output, size), _rows(halfway, len(other))
             alone = not self.opaque and is_close(
                 map_tensors(lambda tensor: tensor[size // 2 :], shared[0]),
                 map_tensors(lambda tensor: tensor[: size - size // 2], shared[1]),

@@ -118,8 +118,7 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     _quantize_ends(graph, model, on_module, bound)
     explicit = {node.args[1] for node in graph.nodes if node.target is quantize}
     hidden, weights = _inside_modules(graph, network, indices, explicit)
-    found = explicit.union(weights.values(), *hidden.values())
-    lost = set(indices.values()) - found
+    lost = set(indices.values()) - explicit.union(weights.values(), *hidden.values())
     if lost:
         names = ", ".join(point.name for point in model.points if point.index in lost)
         raise CaptureError(f"the points {names} do not appear in the traced network")
@@ -261,17 +260,17 @@ def _inside_modules(
 # ------------------------------------------------------------------------------------------ in-place operations
 
 
-def without_writes(traced: Trace, inputs: Any) -> None:
+def without_writes(traced: Trace, inputs: Any) -> Any:
     """Rewrite operations that write into their argument, so that every value can be kept and read again.
 
-    Runs the graph once on ``inputs``, in float, and notes in ``node.meta["value"]`` what each node gave.
+    Runs the graph once on ``inputs``, in float, and gives its output; ``node.meta["value"]`` notes what each node gave.
 
     Raises:
         CaptureError: an operation writes into something else than what it returns.
     """
     watcher = _WriteWatcher(traced)
     with float_weights(traced.root):
-        watcher.run(*traced.bind(inputs))
+        output = watcher.run(*traced.bind(inputs))
     order, latest = {node: place for place, node in enumerate(traced.graph.nodes)}, dict[fx.Node, fx.Node]()
     for write in watcher.writes:
         if write.argument is not None:
@@ -282,6 +281,7 @@ def without_writes(traced: Trace, inputs: Any) -> None:
                 if order.get(user, -1) > order[write.node]:
                     user.replace_input_with(source, write.node)
             latest[source] = write.node
+    return output
 
 
 def _give_own_memory(traced: Trace, node: fx.Node, written: fx.Node, *, is_returned: bool) -> None:
