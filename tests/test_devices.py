@@ -21,6 +21,7 @@ NAMES_ONE = {
     "evaluation/direct.py": "where a network without parameters lies",
     "evaluation/engine.py": "cores have a cache and worker threads, accelerators launches",
     "evaluation/replays.py": "starting a step on the CPU costs little",
+    "evaluation/softmax.py": "cores take few numbers in a row one by one",
     "evaluation/whole.py": "on the CPU a metric of a whole set has nothing to move",
     "export/exporting.py": "exporters trace a copy on the CPU",
     "model/arithmetic.py": "torch keeps its settings under the names of devices",

@@ -10,6 +10,7 @@ from networks import AWKWARD, TRAINABLE, batches, digits, trained, wrapping
 from problems import prefix_evaluator, search_loader, tiny_model, tiny_network
 from torch import nn
 from torch.fx.experimental.optimization import fuse
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 import qexplore as qx
@@ -18,6 +19,7 @@ from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation.graph import build_steps
 from qexplore.evaluation.network import Network
 from qexplore.evaluation.samples import Samples
+from qexplore.evaluation.softmax import log_softmax_of_few, softmax_of_few
 from qexplore.evaluation.trace import CaptureError, trace, without_writes
 from qexplore.model import call
 from qexplore.quant import FixedQuantizer
@@ -325,3 +327,35 @@ def test_acceptance_runs_the_network_on_few_batches_beside_the_float_pass(monkey
     # By layer: the float pass, 25 samples as they are hooked three times, traced once, in steps twice, with fewer steps
     # once, in other company once, and two candidates of 8.
     assert sum(rows) <= 3 * (400 + 8 * 25 + 2 * 8)
+
+
+ENDS = {
+    "module": nn.Softmax(1),
+    "function": lambda x: F.softmax(x, -1),
+    "of torch": lambda x: torch.softmax(x, dim=1),
+    "logarithm": nn.LogSoftmax(dim=-1),
+}
+
+
+@pytest.mark.parametrize("end", [*ENDS, "over samples", "many classes"])
+def test_a_softmax_of_few_classes_at_the_end_is_quick_and_gives_what_torchs_gives_but_for_rounding(end):
+    class Ends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.more = tiny_network(), nn.Linear(10, 10 if end != "many classes" else 128)
+            self.end = ENDS.get(end, nn.Softmax(0 if end == "over samples" else 1))
+
+        def forward(self, x):
+            return self.end(self.more(self.inner(x)))
+
+    x = search_loader()[0][0]
+    model = qx.QuantizedActivationsModel(Ends().eval(), predicates.by_type(nn.ReLU) | predicates.by_name("more"))
+    model.calibrate([x])
+    network = Network(model, Samples(search_loader(), 400))
+    quick = [node for node in network._trace.graph.nodes if node.target in (softmax_of_few, log_softmax_of_few)]
+    assert len(quick) == (end in ENDS)
+    candidate = [3, 4, 5, 4]
+    with model.using(candidate), torch.no_grad():
+        expected = model(x)
+    assert torch.allclose(network.run(x, candidate), expected, rtol=1e-4, atol=1e-6)
+    assert bool(network.steps.tail) or end not in ENDS  # all widths of the last point still go through it together

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from qexplore._trees import map_tensors
 from qexplore.evaluation.layers import WeightedLayer
+from qexplore.evaluation.softmax import log_softmax_of_few, softmax_of_few
 from qexplore.evaluation.trace import Trace, described_in, itself, quantize, region_of
 from qexplore.model import WeightStore, changed_in, point_hooks, weight_quantizations
 from qexplore.quant import FixedQuantizer, TensorQuantizer, quantize_stacked
@@ -224,7 +225,7 @@ def _is_sum(node: fx.Node) -> bool:
 def _is_rowwise(node: fx.Node, root: nn.Module) -> bool:
     """Whether samples cannot meet in this operation; few are known to be so to the last bit."""
     if node.op != "call_module":
-        return node.target is itself
+        return node.target in (itself, softmax_of_few, log_softmax_of_few)
     module = root.get_submodule(str(node.target))
     if module._forward_hooks or module._forward_pre_hooks:
         return False

@@ -16,6 +16,7 @@ from qexplore.evaluation.graph import Steps, build_steps
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.series import series_of
 from qexplore.evaluation.simplify import drop_idle, fold_batchnorm, has_batchnorm, merge_clamps, merge_sums
+from qexplore.evaluation.softmax import quicken_softmax
 from qexplore.evaluation.trace import CaptureError, trace, without_writes
 from qexplore.model import (
     Candidates,
@@ -188,6 +189,7 @@ class Network:
         drop_idle(self._trace)
         merge_clamps(self._trace)
         merge_sums(self._trace)
+        quicken_softmax(self._trace, self.device)
         wants_folding = has_batchnorm(self._trace)
         output = self._folded(example, expected) if wants_folding and not self._precision.is_half else None
         if output is not None:

@@ -20,7 +20,8 @@ from qexplore.evaluation.scoring import batch_scores
 from qexplore.metrics import Metric, Scores
 from qexplore.model import measuring
 
-_MOST_TOGETHER = 14
+_MOST_TOGETHER = 112
+"""Candidates whose outputs are scored at once: a metric is a dozen small operations, which cost what they are started."""
 _MOST_BYTES = 2**20
 _EXAMPLE_SIZE = 8
 
