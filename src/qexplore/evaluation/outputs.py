@@ -21,7 +21,7 @@ from qexplore.metrics import Metric, Scores
 from qexplore.model import measuring
 
 _MOST_TOGETHER = 112
-"""Candidates whose outputs are scored at once: a metric is a dozen small operations, which cost what they are started."""
+"""Candidates whose outputs are scored at once: to start a metric's dozen small operations costs more than they do."""
 _MOST_BYTES = 2**20
 _EXAMPLE_SIZE = 8
 
