@@ -267,3 +267,20 @@ def test_looks_at_the_same_part_are_made_ready_once_while_the_budget_has_room(mo
         each.scores_on_subset(np.array(SOME), divergence, 64, against_float=True).tolist() for each in (ours, fresh)
     ]
     assert looks[0] == looks[1] != found[0].tolist()
+
+
+@pytest.mark.parametrize("engine", ["prefix", "direct"])
+def test_a_look_through_a_problem_sums_up_the_model_once_and_sees_that_it_changed(engine, monkeypatch):
+    problem = tiny_problem(engine=engine)
+    rows, divergence = np.array(SOME), problem.divergence
+    before = problem.scores_on_subset(rows, divergence, 64, against_float=True)
+    versions, version = [], qx.QuantizedModel.version
+    monkeypatch.setattr(qx.QuantizedModel, "version", lambda model: versions.append(version(model)) or versions[-1])
+    assert problem.scores_on_subset(rows, divergence, 64, against_float=True).tolist() == before.tolist()
+    assert len(versions) == 1
+    with torch.no_grad():
+        problem.model.model.fc2.weight.mul_(1.5)
+    changed = problem.scores_on_subset(rows, divergence, 64, against_float=True)
+    fresh = tiny_problem(model=problem.model, engine=engine)
+    assert changed.tolist() == fresh.scores_on_subset(rows, divergence, 64, against_float=True).tolist()
+    assert (changed != before).any()

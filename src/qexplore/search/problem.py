@@ -252,7 +252,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             EvaluationError: the problem's metric is one of a whole set, or the network raises.
             MetricError: the metric cannot be had from the network's outputs.
         """
-        self._forget_if_changed()
+        self.model.require_attached()  # evaluators see changes themselves, and to see them takes checksums of all
         rows = self.effective(candidates)
         return (self.direct if directly else self.evaluator).scores_on_subset(rows, metric, num_samples, **options)
 
