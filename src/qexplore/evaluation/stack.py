@@ -34,7 +34,7 @@ from qexplore.quant import TensorQuantizer
 
 _EXAMPLE_SIZE = 2
 _MOST_MIXTURES = 3
-"""So many boundaries between blocks are tried; all of them where blocks write into something that is passed along."""
+"""So many boundaries between blocks are tried."""
 
 
 class StackNetwork(Network):
@@ -118,7 +118,7 @@ class StackNetwork(Network):
         output, noted = self.noted(example.inputs, off, None)
         if content_version(self._copy) != before:
             raise CaptureError("the network changes its own buffers")
-        self._passed, self._writes = noted.passed, any(given.states for given in noted.given.values())
+        self._passed = noted.passed
         self.notes = (_said(self._runs.names),)
         order = _in_order(self._passed, self._copy.call_order)
         self.steps = Steps((_step(()), _step(order, self._own, self._called, tensors_of(output))), 1, 1, order)
@@ -128,8 +128,7 @@ class StackNetwork(Network):
 
     def _accept(self, model: QuantizedModel, example: Batch) -> None:
         first, last = two_candidates(model).tolist()
-        most = len(self._passed) if self._writes else _MOST_MIXTURES
-        chosen = self._passed[:: -(-len(self._passed) // most)]
+        chosen = self._passed[:: -(-len(self._passed) // _MOST_MIXTURES)]
         mixed = [[last[p] if p in passed else first[p] for p in range(len(first))] for passed in chosen]
         before: Noted | None = None
         with kept_weights(model.model, WeightStore(self.weights.budget)):

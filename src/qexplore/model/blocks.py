@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore._trees import cloned, leaves, num_bytes, tensors_of
+from qexplore._trees import cloned, leaves, tensors_of
 from qexplore.errors import ModelError
 from qexplore.model.hooks import Doors, Forward, point_hooks
 from qexplore.model.inputs import call
@@ -74,8 +74,7 @@ class Noted:
     @property
     def nbytes(self) -> int:
         """What is held for it; memory that several share counts once."""
-        tensors = [tensor for one in self.given.values() for tensor, _ in one.versions]
-        return num_bytes(list({id(tensor): tensor for tensor in tensors}.values()))
+        return sum({id(t): t.nbytes for one in self.given.values() for t, _ in one.versions}.values())
 
 
 class BlockRuns:

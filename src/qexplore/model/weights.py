@@ -129,12 +129,15 @@ class WeightQuantization(nn.Module):
         self.num_reads += 1
         if not (self.quantizes and self.quantizer.is_active):
             return weight
-        self._require_fitting_range(weight)
         settled = self.quantizer.settled
         quantizer, choice = (self.quantizer, self.quantizer.code) if settled is None else (settled, settled)
         if self.kept is None or isinstance(settled, QuantizerByData):  # which is to be recorded, whatever it gives now
-            return self.quantize(weight, quantizer)
-        return self.kept.get((self.name, choice), lambda: self.quantize(weight, quantizer))
+            return self._checked(weight, quantizer)
+        return self.kept.get((self.name, choice), lambda: self._checked(weight, quantizer))
+
+    def _checked(self, weight: Tensor, quantizer: Any) -> Tensor:
+        self._require_fitting_range(weight)
+        return self.quantize(weight, quantizer)
 
     def _require_fitting_range(self, weight: Tensor) -> None:
         amax = self.quantizer.amax
