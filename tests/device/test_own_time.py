@@ -31,6 +31,8 @@ class Answering:
     def subset_size(self, num_samples: int) -> int:
         return num_samples
 
+    divergence_gap = "nothing is run"
+
 
 def waits(accelerator: torch.device, max_evaluations: int) -> tuple[int, int]:
     """Of a search of so many passes: numbers that were fetched, and versions that were asked for."""

@@ -21,6 +21,7 @@ from qexplore.search import ALGORITHMS
 
 
 def explored(problem, *, max_evaluations=60, seed=1, **options):
+    options = {"judge": "accuracy", **options}
     return qx.explore(problem, max_evaluations=max_evaluations, seed=seed, progress=False, **options)
 
 

@@ -42,8 +42,8 @@ def test_they_are_called_when_the_front_grows_and_at_the_end_of_each_generation(
     assert [snapshot.num_evaluations for snapshot in snapshots] == sorted(grew_at + ends)
     generations = [last.generation for last in _last_of_each_generation(snapshots)]
     assert generations == list(range(1, len(generations) + 1))
-    assert ends[0] == 7  # the uniform widths
-    assert ends[-1] == exploration.num_evaluations == 26
+    assert ends[0] == 9  # two guesses, and the uniform widths
+    assert ends[-1] == exploration.num_evaluations == 25
 
 
 def _in_order(problem, exploration):

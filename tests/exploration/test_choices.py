@@ -41,10 +41,9 @@ def problem_of(model=None, **options):
     return qx.LayerwiseQuantizationProblem(model, search_loader(100), **control(**options))
 
 
-def explored(problem, *, max_evaluations=36, seed=1, **options):
-    return qx.explore(
-        problem, max_evaluations=max_evaluations, seed=seed, population_size=10, progress=False, **options
-    )
+def explored(problem, *, max_evaluations=36, **options):
+    options = {"seed": 1, "progress": False, "judge": "accuracy", **options}
+    return qx.explore(problem, max_evaluations=max_evaluations, population_size=10, **options)
 
 
 def bops(candidates):

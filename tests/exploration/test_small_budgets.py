@@ -80,7 +80,8 @@ def test_points_whose_width_changes_nothing_get_their_narrowest():
     data = [(x, network(x).argmax(1))]
     model = qx.QuantizedModel(network, None, predicates.weighted)
     model.calibrate(data, weight_method="max")
-    found = qx.explore(qx.LayerwiseQuantizationProblem(model, data), max_evaluations=24, seed=1, progress=False)
+    problem = qx.LayerwiseQuantizationProblem(model, data)
+    found = qx.explore(problem, max_evaluations=28, seed=1, judge="accuracy", progress=False)
     assert found.left_out
     assert (found.front.num_bits[:, 1::2] == 2).all()
 
@@ -156,7 +157,7 @@ def test_passes_are_kept_to_whatever_batches_are_run_whole(options, algorithm, m
     for budget in (12, 30):
         ran.clear()
         found = qx.explore(problem, max_evaluations=budget, seed=1, algorithm=algorithm, progress=False)
-        assert sum(ran) <= (budget - 7) / 2
+        assert sum(ran) <= (budget - 7) * 3 / 4  # the table takes half of what is left, looks a part of the rest
         assert found.num_passes <= budget
         assert found.num_evaluations >= 7
         assert bool(ran) or "left out" in str(found)
@@ -220,7 +221,7 @@ def test_seconds_are_kept_to_and_everything_measured_is_in_the_front(
     clock = Clock(monkeypatch)
     problem = tiny_problem(clock, upper=8, engine=engine)
     start, limit = clock.now, (count + 0.5) * seconds_each
-    found = qx.explore(problem, max_seconds=limit, seed=1, algorithm=algorithm, progress=False)
+    found = qx.explore(problem, max_seconds=limit, seed=1, algorithm=algorithm, judge="accuracy", progress=False)
     assert found.stopped_by == "max_seconds"
     assert found.history[-1].seconds <= limit + seconds_each
     assert clock.now - start <= limit + (2 if count > 7 else 1 + len(found.front)) * seconds_each

@@ -11,7 +11,12 @@ from scipy.stats import spearmanr
 import qexplore as qx
 from qexplore.search.acquisition import Staircase, choose, expected_improvement
 from qexplore.search.goals import Cheapest, MostAccurate, WholeFront
+from qexplore.search.process import Totals
 from qexplore.search.surrogate import Prediction, Surrogate
+
+
+def below(best):
+    return lambda root: best - np.maximum(root, 0.0) ** 2
 
 
 def hypervolume(costs, gains, reference):
@@ -46,12 +51,9 @@ def test_heights_are_the_best_at_no_more_cost():
 def test_the_expectation_is_that_of_many_draws():
     rng = np.random.default_rng(0)
     stairs = Staircase(np.array([10.0, 14.0]), np.array([0.6, 0.8]), (0.5, 20.0))
-    prediction = Prediction(rng.uniform(0.2, 0.7, 6), rng.uniform(0.02, 0.1, 6), best=0.95)
+    prediction = Prediction(rng.uniform(0.2, 0.7, 6), rng.uniform(0.02, 0.1, 6), below(0.95))
     costs = np.array([8.0, 10.0, 12.0, 14.0, 16.0, 19.0])
-    drawn = (
-        prediction.best
-        - np.maximum(rng.normal(prediction.mean[:, None], prediction.std[:, None], (6, 200_000)), 0) ** 2
-    )
+    drawn = below(0.95)(rng.normal(prediction.mean[:, None], prediction.std[:, None], (6, 200_000)))
     expected = stairs.improvement(costs, drawn).mean(axis=1)
     assert expected_improvement(stairs, WholeFront(), costs, prediction) == pytest.approx(expected, rel=0.03, abs=0.003)
 
@@ -59,7 +61,7 @@ def test_the_expectation_is_that_of_many_draws():
 def test_candidates_are_chosen_for_gaps_and_none_twice():
     stairs = Staircase(np.zeros(0), np.zeros(0), (0.0, 100.0))
     costs = np.array([10.0, 10.0, 50.0, 50.0, 90.0])
-    prediction = Prediction(np.sqrt(1 - np.array([0.5, 0.49, 0.8, 0.79, 0.95])), np.full(5, 1e-6), best=1.0)
+    prediction = Prediction(np.sqrt(1 - np.array([0.5, 0.49, 0.8, 0.79, 0.95])), np.full(5, 1e-6), below(1.0))
     chosen = choose(stairs, WholeFront(), costs, prediction, 3)
     assert sorted(chosen) == [0, 2, 4]
     assert len(set(choose(stairs, WholeFront(), costs, prediction, 9))) == 5
@@ -68,7 +70,7 @@ def test_candidates_are_chosen_for_gaps_and_none_twice():
 def test_a_goal_of_one_point_looks_for_that_point_only():
     costs = np.array([10.0, 20.0, 30.0, 40.0])
     gains = np.array([0.6, 0.7, 0.8, 0.9])
-    prediction = Prediction(np.sqrt(1 - gains), np.full(4, 1e-6), best=1.0)
+    prediction = Prediction(np.sqrt(1 - gains), np.full(4, 1e-6), below(1.0))
     cheapest = Cheapest(0.75)
     stairs = Staircase(*cheapest.view(np.array([45.0]), np.array([0.9])), cheapest.reference(0.75, 50.0))
     assert expected_improvement(stairs, cheapest, costs, prediction) == pytest.approx([0, 0, 15, 5])
@@ -86,7 +88,7 @@ def test_the_model_ranks_candidates_that_it_has_not_seen():
     problem = tiny_problem(upper=8)
     table = qx.sensitivity(problem, num_samples=64)
     candidates, scores = known(problem, 60, seed=0)
-    surrogate = Surrogate(table, problem.space, 0.005).fit(candidates, scores, floor=0.0)
+    surrogate = Surrogate(Totals(table, problem.space).described, 0.005).fit(candidates, scores, floor=0.0)
     others, truth = known(problem, 150, seed=1)
     prediction = surrogate.predict(others)
     assert spearmanr(prediction.gain(), truth).statistic > 0.9
@@ -101,7 +103,7 @@ def test_bounds_lower_what_is_expected_where_they_contradict_it_and_are_no_value
     table = qx.sensitivity(problem, num_samples=64)
     candidates, scores = known(problem, 40, seed=0)
     probe = np.array([[4, 4, 4]])
-    fitted = Surrogate(table, problem.space, 0.005).fit(candidates, scores, floor=0.0)
+    fitted = Surrogate(Totals(table, problem.space).described, 0.005).fit(candidates, scores, floor=0.0)
     before = fitted.predict(probe).gain()[0]
     fitted.add_bounds(probe, np.array([before + 0.2]))  # no news
     assert fitted.predict(probe).gain()[0] == pytest.approx(before, abs=1e-3)
@@ -113,6 +115,10 @@ def test_a_constant_score_is_no_trouble():
     problem = tiny_problem()
     table = qx.sensitivity(problem, num_samples=50)
     candidates = np.array(list(itertools.product((2, 3, 4), repeat=3)))
-    prediction = Surrogate(table, problem.space, 0.0).fit(candidates, np.full(27, 0.5), floor=0.5).predict(candidates)
+    prediction = (
+        Surrogate(Totals(table, problem.space).described, 0.0)
+        .fit(candidates, np.full(27, 0.5), floor=0.5)
+        .predict(candidates)
+    )
     assert np.isfinite(prediction.gain()).all()
     assert prediction.gain() == pytest.approx(0.5, abs=1e-6)

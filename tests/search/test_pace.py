@@ -9,12 +9,14 @@ from pymoo.indicators.hv import HV
 
 from qexplore.evaluation import Evaluation
 from qexplore.search import Archive, LayerwiseQuantizationProblem
-from qexplore.search import surrogate as surrogates
+from qexplore.search import process as processes
 from qexplore.search.acquisition import Staircase
 from qexplore.search.goals import WholeFront
 from qexplore.search.guide import Guide
 from qexplore.search.moves import distinct
+from qexplore.search.process import Scales, Totals
 from qexplore.search.sensitivity import SensitivityTable
+from qexplore.search.space import SearchSpace
 from qexplore.search.surrogate import Surrogate
 
 
@@ -34,39 +36,45 @@ def test_improvements_at_equal_costs_are_those_of_each_alone() -> None:
     assert np.array_equal(stairs.improvement(costs, gains), alone)
 
 
-def fitted(problem: LayerwiseQuantizationProblem, count: int) -> tuple[Surrogate, np.ndarray, np.ndarray]:
+def fitted(problem: LayerwiseQuantizationProblem, values: np.ndarray) -> tuple[Surrogate, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(1)
-    values = tuple(tuple(np.sort(rng.random(len(row)))[::-1].tolist()) for row in problem.space.choices)
-    table = SensitivityTable(("a", "b", "c"), problem.space.choices, values, "made up", "", 1)
-    candidates, gains = problem.space.random(count, rng), rng.random(count)
-    return Surrogate(table, problem.space, 0.01).fit(candidates, gains, floor=0.1), candidates, gains
+    rows = tuple(tuple(row) for row in values.tolist())
+    table = SensitivityTable(("a", "b", "c"), problem.space.choices, rows, "made up", "", 1)
+    candidates = distinct(problem.space.random(30, rng))[:25]
+    gains = rng.random(len(candidates))
+    surrogate = Surrogate(Totals(table, problem.space).described, 0.01)
+    return surrogate.fit(candidates, gains, floor=0.1), candidates, gains
 
 
-def kernel(features: surrogates._Features, one: int, other: int, scales: surrogates._Scales) -> float:
+def kernel(space: SearchSpace, values: np.ndarray, one: np.ndarray, other: np.ndarray, scales: Scales) -> float:
     """The covariance of two candidates, as it stands in the text."""
-    apart = features.log_total[one] - features.log_total[other]
-    shares, others = features.shares[one], features.shares[other]
-    hellinger = 1 - np.sqrt(shares * others).sum()
-    linear = shares @ others + features.by_width[one] @ features.by_width[other]
-    near = np.exp(-hellinger / surrogates._LOCAL_LENGTH**2 - apart**2 / 2)
-    link = 1 + np.exp(-(apart**2) / (2 * surrogates._LINK_LENGTH**2))
-    return float(link + scales.shares * linear + scales.local * near)
+    places = [space.places(candidate[None])[0] for candidate in (one, other)]
+    damages = [values[np.arange(len(row)), row] for row in places]
+    totals = [damage.sum() for damage in damages]
+    points = [
+        np.sqrt(first / totals[0] * second / totals[1]) * np.exp(-abs(int(place) - int(at)) / processes._CHOICE_LENGTH)
+        for first, second, place, at in zip(*damages, *places, strict=True)
+    ]
+    pairs = sum(points[i] * points[j] for i in range(len(points)) for j in range(len(points)) if i != j)
+    link = 1 + np.exp(-((np.log(totals[0]) - np.log(totals[1])) ** 2) / (2 * processes._LINK_LENGTH**2))
+    return float(link + scales.points * sum(points) + scales.pairs * pairs + scales.own * (one == other).all())
 
 
 def test_beliefs_are_those_of_a_gaussian_process_by_plain_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surrogates, "_BLOCK", 7)
+    monkeypatch.setattr(processes, "_BLOCK", 7)
     problem = tiny_problem(upper=8)
-    model, candidates, gains = fitted(problem, 25)
-    others = problem.space.random(20, np.random.default_rng(2))
-    features, scales = model._features(np.concatenate([candidates, others])), model._fit.scales
-    whole = np.array([[kernel(features, one, other, scales) for other in range(45)] for one in range(45)])
-    known = whole[:25, :25] + scales.noise * np.eye(25)
+    values = np.sort(np.random.default_rng(5).random((3, 7)))[:, ::-1]
+    model, candidates, gains = fitted(problem, values)
+    others = problem.space.unseen(20, set(map(tuple, candidates.tolist())), np.random.default_rng(2))
+    both, scales = np.concatenate([candidates, others]), model._process.scales
+    whole = np.array([[kernel(problem.space, values, one, other, scales) for other in both] for one in both])
+    known = whole[:25, :25]
     roots = np.sqrt(np.maximum(gains.max() + 0.01 - np.maximum(gains, 0.1), 0))
     mean = roots.mean() + whole[25:, :25] @ np.linalg.solve(known, roots - roots.mean())
     covariance = whole[25:, 25:] - whole[25:, :25] @ np.linalg.solve(known, whole[:25, 25:])
     prediction = model.predict(others)
     assert prediction.mean == pytest.approx(mean, abs=1e-8)
-    assert prediction.std == pytest.approx(roots.std() * np.sqrt(np.diag(covariance) + scales.noise), rel=1e-6)
+    assert prediction.std == pytest.approx(roots.std() * np.sqrt(np.diag(covariance)), rel=1e-5)
     assert len(model.predict(others[:0]).mean) == 0
 
 
@@ -92,5 +100,6 @@ def test_the_additive_front_is_of_the_present_weights(costs: tuple[str, ...]) ->
     rng = np.random.default_rng(4)
     for _ in range(3):
         guide._trade_off.draw(rng)
-        assert np.array_equal(guide._additive(), guide._additive_front())
-        assert guide._additive() is guide._additive()
+        sums = guide.sensitivities
+        assert np.array_equal(sums.front(), sums._front_of(sums.table))
+        assert sums.front() is sums.front()

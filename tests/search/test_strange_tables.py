@@ -8,7 +8,7 @@ from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.search import guide, ladder
+from qexplore.search import ladder, sensitivities
 from qexplore.search.sensitivity import SensitivityTable
 
 FALLING = 4.0 ** -np.arange(2, 9)
@@ -33,7 +33,7 @@ def strange(request, monkeypatch):
         values = tuple(tuple(row.tolist()) for row in request.param)
         return SensitivityTable(tuple(problem.model.fake_quantizers), problem.space.choices, values, "kl", "", 1), 0.0
 
-    for module in (guide, ladder):
+    for module in (sensitivities, ladder):
         monkeypatch.setattr(module, "quick_table", quick)
 
 

@@ -39,8 +39,10 @@ def confidence_interval(scores: Scores, metric: Metric) -> tuple[float, float] |
     return float(min(max(limits[0], least), greatest)), float(min(max(limits[1], least), greatest))
 
 
-def paired_interval(scores: Scores, others: Scores, metric: Metric) -> tuple[float, float] | None:
-    """95 % interval of ``metric`` of ``scores`` less that of ``others``, shape ``[num_samples]`` each.
+def paired_interval(
+    scores: Scores, others: Scores, metric: Metric, *, confidence: float = CONFIDENCE
+) -> tuple[float, float] | None:
+    """Interval, by default of 95 %, of ``metric`` of ``scores`` less that of ``others``, shape ``[num_samples]`` each.
 
     Both are scores of the same samples, so only samples whose scores differ make it wide. Scores that are all 0 or 1
     get the interval of Agresti and Min (2005, "Simple improved confidence intervals for comparing matched
@@ -53,13 +55,15 @@ def paired_interval(scores: Scores, others: Scores, metric: Metric) -> tuple[flo
         gained, lost = int((scores > others).sum()) + 0.5, int((scores < others).sum()) + 0.5
         count = len(scores) + 2
         middle = (gained - lost) / count
-        reach = _normal_quantile() * math.sqrt((gained + lost) / count - middle**2) / math.sqrt(count)
+        reach = (
+            _normal_quantile((1 + confidence) / 2) * math.sqrt((gained + lost) / count - middle**2) / math.sqrt(count)
+        )
         return max(middle - reach, -1.0), min(middle + reach, 1.0)
     found = mean_difference([scores], others, metric)
     if found is None:
         return None
     difference, error = found
-    reach = t_quantile(len(scores) - 1) * error
+    reach = t_quantile(len(scores) - 1, (1 + confidence) / 2) * error
     return difference - reach, difference + reach
 
 
@@ -83,11 +87,11 @@ def mean_difference(rows: Sequence[Scores], others: Scores, metric: Metric) -> t
     return sum(values[:-1]) / len(rows) - values[-1], error
 
 
-def t_quantile(freedom: int) -> float:
-    """Of Student's t distribution, for a 95 % interval."""
+def t_quantile(freedom: int, probability: float = _QUANTILE) -> float:
+    """Of Student's t distribution, by default for a 95 % interval."""
     from scipy import stats  # a second to import, and only needed once there is something to measure
 
-    return float(stats.t.ppf(_QUANTILE, freedom))
+    return float(stats.t.ppf(probability, freedom))
 
 
 def _slope(metric: Metric, mean: float) -> float:
@@ -99,8 +103,8 @@ def _slope(metric: Metric, mean: float) -> float:
 
 
 @functools.cache
-def _normal_quantile() -> float:
-    return NormalDist().inv_cdf(_QUANTILE)
+def _normal_quantile(probability: float = _QUANTILE) -> float:
+    return NormalDist().inv_cdf(probability)
 
 
 def _wilson(share: float, count: int, z: float) -> tuple[float, float]:

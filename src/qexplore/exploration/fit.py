@@ -65,7 +65,7 @@ def fit(
             "for several at once pose a LayerwiseQuantizationProblem and pick from the front of explore"
         )
     budget = Budget(max_evaluations, max_seconds)
-    settings = SearchSettings(seed)
+    settings = SearchSettings(seed, judge="accuracy")  # the most accurate point is what was asked for
     problem = LayerwiseQuantizationProblem(model, loader, metric, **goals, unpack=unpack, **problem_options)
     exploration = run_search(
         problem, settings, budget, report_loader=report_loader, unpack=unpack, progress=progress, goal=_goal(problem)

@@ -66,6 +66,7 @@ class Exploration:
         num_moved: samples whose scores the direct evaluator found to be others than the search had seen, at the point
             with most of them; None where nothing was verified, or scores are not of samples.
         num_samples: of the search set; 0 under a whole-set metric.
+        judge: what decided between points that the search set cannot tell apart, and how many gave way by it.
     """
 
     front: Front
@@ -90,6 +91,7 @@ class Exploration:
     clipping: tuple[Clipping, ...] = ()
     num_moved: int | None = None
     num_samples: int = 0
+    judge: str = ""
 
     @property
     def optimism_gap(self) -> float | None:
@@ -146,7 +148,8 @@ class Exploration:
         hypervolume = self.history[-1].hypervolume if self.history else 0.0
         failed = f", {len(self.failures)} failed: {self.failures[0].reason}" if self.failures else ""
         left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
-        told = self._arithmetic_line + left_out + f"\n{clipping_text(self.clipping)}".rstrip("\n")
+        judge = f"\njudge: {self.judge}" if self.judge else ""
+        told = judge + self._arithmetic_line + left_out + f"\n{clipping_text(self.clipping)}".rstrip("\n")
         return (
             f"{self.algorithm}, seed {self.seed}: {self.num_evaluations} candidates for {self.num_passes:.0f} full "
             f"evaluations in {self.seconds:.1f} s, stopped by {self.stopped_by}, hypervolume {hypervolume:.4g}{failed}"

@@ -11,7 +11,7 @@ from qexplore.exploration.arguments import check_search, checked_initial
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Exploration
 from qexplore.exploration.state import Callback, Run
-from qexplore.exploration.verification import Report, Reporter, verify, why_empty
+from qexplore.exploration.verification import Report, Reporter, chosen_by, verify, why_empty
 from qexplore.model import Candidates, Loader, Unpack
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings
 
@@ -29,6 +29,8 @@ def explore(
     initial: Any = None,
     racing: bool = True,
     screening: bool = True,
+    low_fidelity: bool = True,
+    judge: str = "divergence",
     report_loader: Loader | None = None,
     unpack: Unpack | None = None,
     callbacks: Sequence[Callback] = (),
@@ -50,21 +52,28 @@ def explore(
             of them are kept back for it.
         patience: end after so many full passes in which the hypervolume has not grown by 0.1 %.
         seed: of the search.
-        algorithm: ``"nsga2"`` begins with every uniform choice and ``initial``, takes a small sensitivity table, then
-            measures what a model of everything measured so far finds most promising among the children of the front and
-            of the population. ``"sms-emoa"`` and ``"nsga3"`` do so with other populations. ``"greedy"`` goes down a
-            ladder from the widest candidate. ``"random"``, ``"nsga2-plain"`` (pymoo's own from a random start) and any
-            algorithm object of pymoo know nothing but scores; the uniform choices are then measured beside the search,
-            for comparison, and not counted.
+        algorithm: ``"nsga2"`` begins with a few guesses from a rough sensitivity table (where the problem has a
+            ``min_accuracy``, and the budget is several times the uniform choices), every uniform choice and
+            ``initial``, then measures what a model of everything measured so far finds most promising among the
+            children of the front and of the population. ``"sms-emoa"`` and ``"nsga3"`` do so with other populations.
+            ``"greedy"`` goes down a ladder from the widest candidate. ``"random"``, ``"nsga2-plain"`` (pymoo's own from
+            a random start) and any algorithm object of pymoo know nothing but scores; the uniform choices are then
+            measured beside the search, for comparison, and not counted.
         population_size: of the algorithm; ``"random"`` proposes so many at once.
         initial: candidates of your own to begin with, shape ``[N, L]``, or a front of an earlier search; for the
             algorithms that are not plain.
         racing: stop a candidate as soon as its errors prove that it is infeasible, or no better than a known point with
-            no more cost. No front point can be lost by it. Off for plain algorithms, and where ``problem.describe()``
-            gives another reason.
+            no more cost. No point of better score can be lost by it; a stopped candidate takes no part in the judging.
+            Off for plain algorithms, and where ``problem.describe()`` gives another reason.
         screening: on search sets of 8,192 samples and more, measure a random part of them first, a thirty-second, and
             go on only with candidates that may still matter; one is rejected wrongly with a probability of at most
             0.001. Part of early stop: off where ``racing`` is.
+        low_fidelity: look at how far a few outputs of many candidates are from the float network's, and measure those
+            that are near; where looks cost much (a pass buys fewer than ten) or say no more than sensitivities of
+            single points do, none are taken. They count by their samples.
+        judge: ``"divergence"``: of points that the search set cannot tell apart, in a paired comparison at 95 %, the
+            one whose outputs are nearer to the float network's stands; ``"accuracy"``: the one that scores better
+            there, by chance or not. The history counts scores alone.
         report_loader: data that neither calibration nor search has seen; front, uniform choices and float network are
             measured on it once, and what the front saves is claimed there. Without one it is claimed on the search set.
         unpack: for ``report_loader``, where its batches differ from the problem's.
@@ -80,7 +89,7 @@ def explore(
         ModelError: the model is detached from its network.
     """
     check_search(problem, callbacks)
-    settings = SearchSettings(seed, algorithm, population_size, racing, screening)
+    settings = SearchSettings(seed, algorithm, population_size, racing, screening, low_fidelity, judge)
     budget = Budget(max_evaluations, max_seconds, patience)
     return run_search(
         problem,
@@ -122,11 +131,12 @@ def run_search(
     )
     stopped_by = run.search(initial)
     run.require_success()
-    front, members, num_verifications, moved = verify(problem, run.archive, progress)
+    members, judge = chosen_by(problem, settings.judge, run.archive, run.complete)
+    front, members, num_verifications, moved = verify(problem, members, progress)
     # Whoever wants one point is told of that point; a front is held against the uniform widths.
     front = replace(
         front,
-        uniform=run.uniform if goal is None else None,
+        uniform=run.uniform if goal is None and len(run.uniform) else None,
         empty_because="" if len(front) else why_empty(problem),
     )
     report = Report(front, 0 if reporter is None else reporter.num_floats)
@@ -155,4 +165,5 @@ def run_search(
         early_stop=run.early_stop,
         left_out=run.left_out,
         clipping=problem.clipping,
+        judge=judge,
     )

@@ -13,7 +13,7 @@ from qexplore.evaluation import Evaluation, Screen
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Snapshot, StopExploration
 from qexplore.front import Front
-from qexplore.model import Candidates
+from qexplore.model import Candidate, Candidates
 from qexplore.search import (
     Archive,
     Generation,
@@ -27,6 +27,13 @@ from qexplore.search import (
 
 _TABLE_SHARE = 0.5
 """Of the passes, and of the seconds, that are left, what a sensitivity table may cost; the rest makes use of it."""
+
+_LEAST_FOR_GUESSES, _FOR_GUESSES = 3, 6
+"""So many times the uniform choices, and what guesses and their table cost, must be affordable for guesses to come
+first; else nothing may be left for what comes after them."""
+
+_MORE_MEMBERS = {"accuracy": 1.0, "divergence": 1.2}
+"""About how many members a front has for each of the archive's, by what judges."""
 
 Callback = Callable[[Snapshot], object]
 
@@ -66,6 +73,8 @@ class Run:
         self.archive = Archive(problem)
         self.history: list[Snapshot] = []
         self.failures: list[Evaluation] = []
+        self.complete: list[Evaluation] = []
+        self._guessed: dict[Candidate, Evaluation] = {}
         self.num_evaluations = 0
         self.reference_point: tuple[float, ...] = (math.nan, math.nan)
         self.left_out = ""
@@ -77,8 +86,9 @@ class Run:
         """Run to the end and say what ended it."""
         try:
             with self._bar:
+                generations = self._guess(initial) if self._guesses_first else None
                 self._begin()
-                self._go_on(initial)
+                self._go_on(generations or self._generations(initial))
         except KeyboardInterrupt:
             return "interrupt"
         except StopExploration:
@@ -105,6 +115,31 @@ class Run:
             return self._problem.evaluator.early_stop
         return "off: a plain algorithm needs every score" if self._settings.is_plain else "off: racing=False"
 
+    @property
+    def _guesses_first(self) -> bool:
+        """Whether a few good guesses come before uniform choices: where the reference point needs none of these."""
+        count = _LEAST_FOR_GUESSES * len(self._problem.space.uniform()) + _FOR_GUESSES
+        in_time = count * self._seconds_each < self._budget.seconds_left
+        is_known = self._problem.min_accuracy is not None
+        return self._settings.is_guided and is_known and self._budget.num_affordable >= count and in_time
+
+    def _guess(self, initial: Candidates | None) -> Generations:
+        """Measure what sensitivities alone say: a front worth having before anything is compared with it."""
+        self.reference_point = reference_point(self._problem, ())
+        generations = self._generations(initial)
+        for widest in self._problem.measure(self._problem.space.widest):  # it was measured when the problem was posed
+            self._guessed[widest.candidate] = widest
+            if self._take(widest):
+                self._note(1)
+        generations.know(list(self._guessed.values()))
+        generation = generations.guess()
+        if generation is not None:
+            self._prepare(generation)
+            guessed = self._measure(generation)
+            self._guessed |= {evaluation.candidate: evaluation for evaluation in guessed}
+            generations.know(guessed)
+        return generations
+
     def _begin(self) -> None:
         """Measure the uniform choices, which settle the reference point.
 
@@ -112,7 +147,8 @@ class Run:
         stand beside it, not counted.
         """
         uniform, interrupt = self._problem.space.uniform(), None
-        within = uniform if self._settings.is_plain else uniform[: self._budget.num_affordable]
+        known = sum(key in self._guessed for key in map(tuple, uniform.tolist()))
+        within = uniform if self._settings.is_plain else uniform[: self._budget.num_affordable + known]
         try:
             while len(self._uniform) < len(within) and not (self._uniform and self._budget.is_late):
                 part = self._part(within, len(self._uniform))
@@ -124,24 +160,28 @@ class Run:
             interrupt = error
         self.reference_point = reference_point(self._problem, self._uniform)
         # A plain one whose seconds are up has measured nothing else.
-        for evaluation in () if self._settings.is_plain and not self._budget.is_late else self._uniform:
+        new = [evaluation for evaluation in self._uniform if evaluation.candidate not in self._guessed]
+        for evaluation in () if self._settings.is_plain and not self._budget.is_late else new:
             if self._take(evaluation) and interrupt is None:
                 self._note(1)
         if interrupt is not None:
             raise interrupt
 
-    def _go_on(self, initial: Candidates | None) -> None:
-        generations = Generations(
+    def _generations(self, initial: Candidates | None) -> Generations:
+        return Generations(
             self._problem,
             self._settings,
             self.reference_point,
-            known=() if self._settings.is_plain else self._uniform,
             initial=initial,
             goal=self._goal,
             allowance=self._allowed_for_a_table,
             seconds=lambda: _TABLE_SHARE * max(0.0, self._budget.seconds_left),
             progress=self._progress,
         )
+
+    def _go_on(self, generations: Generations) -> None:
+        if not self._settings.is_plain:
+            generations.know(self._uniform)
         thought = 0.0
         while thought < self._budget.seconds_left or not self.num_evaluations:
             start = time.perf_counter()
@@ -151,14 +191,18 @@ class Run:
             if generation is None:
                 self._ended_by = generations.ended_by
                 return
-            self._budget.prepare(generation.num_passes)
-            self._bar.advance(generation.num_passes)
+            self._prepare(generation)
             evaluations = self._measure(generation)
             self._note(generation.index)
             if self._budget.spent_by:
                 return
             generations.tell(evaluations)
         self._ended_by = "max_seconds"
+
+    def _prepare(self, generation: Generation) -> None:
+        """Count what it took to find the candidates of a generation."""
+        self._budget.prepare(generation.num_passes)
+        self._bar.advance(generation.num_passes)
 
     def _allowed_for_a_table(self) -> float:
         """Passes."""
@@ -210,11 +254,13 @@ class Run:
         self.num_evaluations += 1
         if evaluation.state == "failed":
             self.failures.append(evaluation)
+        self.complete += [evaluation] if evaluation.is_complete else []
         grew = self.archive.add(evaluation)
         num_passes, hypervolume = self._problem.num_passes(evaluation), self.archive.hypervolume(self.reference_point)
         self._budget.spend(num_passes, hypervolume)
         of_member, of_uniform = self._seconds_afterwards
-        self._budget.reserved = of_member * len(self.archive.members) + of_uniform * len(self._uniform)
+        num_members = _MORE_MEMBERS[self._settings.judge] * len(self.archive.members)
+        self._budget.reserved = of_member * num_members + of_uniform * len(self._uniform)
         self._bar.advance(num_passes, front=len(self.archive.members), hypervolume=f"{hypervolume:.4g}")
         return grew
 

@@ -14,9 +14,11 @@ from qexplore.evaluation import DirectEvaluator, Evaluation, mean_difference, pa
 from qexplore.front import Front
 from qexplore.metrics import Metric
 from qexplore.model import Candidates, Loader, Unpack, reusable
-from qexplore.search import Archive, LayerwiseQuantizationProblem, intervals_of
+from qexplore.search import Archive, LayerwiseQuantizationProblem, intervals_of, judged
 
 FloatArray = npt.NDArray[np.float64]
+
+_NOT_TOLD = "none is told"
 
 _VERIFY = "verify the front (Ctrl-C leaves it unverified)"
 _REPORT = "report (Ctrl-C leaves it out)"
@@ -24,18 +26,18 @@ _UNKNOWN = (math.nan, math.nan)
 
 
 def verify(
-    problem: LayerwiseQuantizationProblem, archive: Archive, progress: bool | None = None
+    problem: LayerwiseQuantizationProblem, members: Sequence[Evaluation], progress: bool | None = None
 ) -> tuple[Front, Sequence[Evaluation], int, int | None]:
-    """Re-evaluate the archive's members by the direct evaluators of all metrics; what they say replaces what was known.
+    """Re-evaluate ``members`` of a front by the direct evaluators of all metrics; that replaces what was known.
 
     Returns:
         The front of the new measurements, marked ``verified``, the measurements that it is of, how many points were
         measured, and the most samples of one whose scores are other ones now; None where scores are not of samples. An
         interrupt gives the old front back, not marked, and none.
     """
-    candidates = problem.candidates_of(archive.members)
+    candidates = problem.candidates_of(members)
     verified, moved = Archive(problem), None
-    known = {one.candidate: one.scores for one in archive.members}
+    known = {one.candidate: one.scores for one in members}
     try:
         with Progress(len(candidates), description=_VERIFY, unit="evaluation", shown=progress) as bar:
             for evaluation in problem.measure_directly(candidates):
@@ -45,8 +47,29 @@ def verify(
                     moved = max(moved or 0, int((~np.isclose(scores, evaluation.scores, equal_nan=True)).sum()))
                 bar.advance()
     except KeyboardInterrupt:
-        return archive.front(), (), 0, None
+        return problem.front_of(members), (), 0, None
     return replace(verified.front(), verified=True), verified.members, len(candidates), moved
+
+
+def chosen_by(
+    problem: LayerwiseQuantizationProblem, judge: str, archive: Archive, complete: Sequence[Evaluation]
+) -> tuple[Sequence[Evaluation], str]:
+    """The members of the front that ``judge`` would have, of all ``complete`` evaluations, and what is said of it."""
+    if judge == "accuracy":
+        return archive.members, "accuracy"
+    if any(one.divergence is None for one in archive.members):
+        return archive.members, f"accuracy: no divergence decides, {problem.evaluator.divergence_gap or _NOT_TOLD}"
+    try:
+        members, gave_way = judged(problem, complete)
+    except KeyboardInterrupt:
+        return archive.members, "accuracy: the judging was interrupted"
+    if not gave_way:
+        return members, "divergence: nobody gave way"
+    score = f"points of better {problem.metric.name}" if len(gave_way) > 1 else f"point of better {problem.metric.name}"
+    return members, (
+        f"divergence: {len(gave_way)} {score} on the search set gave way to points that it cannot tell from them and "
+        "that are nearer to the float network"
+    )
 
 
 def why_empty(problem: LayerwiseQuantizationProblem) -> str:

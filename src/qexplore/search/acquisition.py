@@ -73,7 +73,7 @@ def expected_improvement(
         prediction: of the gains.
         trust: share of the standard deviation that counts.
     """
-    spread = Prediction(prediction.mean[:, None], prediction.std[:, None], prediction.best)
+    spread = Prediction(prediction.mean[:, None], prediction.std[:, None], prediction.to_gain)
     return np.asarray(stairs.improvement(*goal.view(costs, spread.gain(trust * _NODES[None]))) @ _WEIGHTS)
 
 

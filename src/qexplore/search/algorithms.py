@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,7 +91,6 @@ class Generations:
         problem: what is searched.
         settings: algorithm, population size and seed.
         reference_point: (score, each cost) that hypervolumes are measured against.
-        known: evaluations that the search begins with, such as those of uniform choices; not asked for again.
         initial: candidates to begin with besides, shape ``[N, L]``; of no use to plain algorithms.
         goal: what the guided algorithms work for; None is the whole front.
         allowance: says, when asked, how many passes over the search set a sensitivity table may cost.
@@ -105,7 +104,6 @@ class Generations:
         settings: SearchSettings,
         reference_point: tuple[float, ...],
         *,
-        known: Iterable[Evaluation] = (),
         initial: Candidates | None = None,
         goal: Goal | None = None,
         allowance: Allowance = lambda: math.inf,
@@ -113,18 +111,28 @@ class Generations:
         progress: bool | None = False,
     ) -> None:
         self._problem = problem
-        self._known: dict[Candidate, Evaluation] = {evaluation.candidate: evaluation for evaluation in known}
+        self._known: dict[Candidate, Evaluation] = {}
         self._asked: list[Candidate] = []
         self._new: list[Candidate] = []
         self._index = self._idle = self._repeated = 0
         self._spent = 0.0
+        self._guide: Guide | None = None
         if settings.is_plain:
             self._proposer = _plain(problem, settings, self._known)
         elif settings.algorithm == "greedy":
             self._proposer = Ladder(problem, first_population(problem.space, initial), allowance, progress, seconds)
         else:
-            guide = Guide(problem, settings.seed, goal or WholeFront(), reference_point, allowance, progress, seconds)
-            self._proposer = _guided(problem, settings, guide, initial, self._known)
+            self._guide = Guide(
+                problem,
+                settings.seed,
+                goal or WholeFront(),
+                reference_point,
+                allowance,
+                progress,
+                seconds,
+                looks=settings.low_fidelity,
+            )
+            self._proposer = _guided(problem, settings, self._guide, initial, self._known)
 
     @property
     def lacking(self) -> Lacking | None:
@@ -153,6 +161,24 @@ class Generations:
         self._spent, before = self._proposer.num_passes, self._spent
         candidates = np.array(self._new, dtype=np.int64).reshape(-1, self._problem.space.num_points)
         return Generation(self._index, candidates, self._spent - before)
+
+    def guess(self) -> Generation | None:
+        """A first generation before anything is known: what sensitivities alone say; None where none are asked.
+
+        It is told by `know`.
+        """
+        if self._guide is None:
+            return None
+        seen = {*self._known, *map(tuple, self._problem.space.uniform().tolist())}  # these come next anyway
+        guesses = self._guide.sensitivities.guesses(_FIRST_GUESSES, seen, roughly=True)
+        self._spent = self._guide.num_passes
+        return Generation(self._index + 1, guesses, self._spent)
+
+    def know(self, evaluations: Sequence[Evaluation]) -> None:
+        """Take in evaluations of what was not asked for, such as those of uniform choices."""
+        self._known.update((evaluation.candidate, evaluation) for evaluation in evaluations)
+        if self._guide is not None:
+            self._guide.note(evaluations)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Take in the evaluations of the last generation's candidates, one each, in their order."""
@@ -227,7 +253,7 @@ class _Mating:
         guesses = np.zeros((0, self._space.num_points), dtype=np.int64)
         if self._is_first:
             self._is_first, n_offsprings = False, min(n_offsprings, _FIRST_GUESSES)
-            guesses = self._guide.guess(n_offsprings, self._seen)
+            guesses = self._guide.sensitivities.guesses(n_offsprings, self._seen)
         n_offsprings = max(n_offsprings, len(self._seen) // _SEEN_PER_OFFSPRING)
         seen = {*self._seen, *map(tuple, guesses.tolist())}
         chosen = self._guide.propose(self._space.decode(pop.get("X")), n_offsprings, seen)

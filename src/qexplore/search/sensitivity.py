@@ -317,10 +317,15 @@ def _plans(problem: LayerwiseQuantizationProblem, most_passes: float) -> Iterato
                 yield _Plan(choices, most, count, evaluator is not problem.evaluator)
 
 
+def quick_samples(total: int, size: int) -> int:
+    """How many samples a search takes for a table of ``total`` choices on a set of ``size``."""
+    return min(int(np.clip(_QUICK_PASSES * size // total, _FEWEST_SAMPLES, _MOST_SAMPLES)), size)
+
+
 def _quick_count(evaluator: Evaluator, total: int, size: int, most_passes: float, fewest: int) -> int:
     """Samples to ask for in a table of ``total`` choices on a set of ``size``; 0 where too few can be afforded."""
     affordable = most_passes * size / total
-    most = min(int(np.clip(_QUICK_PASSES * size // total, _FEWEST_SAMPLES, _MOST_SAMPLES)), size)
+    most = quick_samples(total, size)
     counts = range(int(min(most, affordable)), min(fewest, size) - 1, -1)
     return next((count for count in counts if evaluator.subset_size(count) <= affordable), 0)
 

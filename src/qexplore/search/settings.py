@@ -7,7 +7,7 @@ from typing import Any
 
 from pymoo.core.algorithm import Algorithm
 
-from qexplore._arguments import checked_int, checked_switch
+from qexplore._arguments import checked_int, checked_name, checked_switch
 from qexplore.errors import ProblemError
 
 GUIDED = ("nsga2", "sms-emoa", "nsga3")
@@ -21,6 +21,11 @@ ALGORITHMS = (*GUIDED, "greedy", *PLAIN)
 """``"greedy"`` goes down from the widest candidate, a bit at a time where the sensitivity table says it costs least."""
 
 
+JUDGES = ("divergence", "accuracy")
+"""Which of two candidates stands where the search set cannot tell them apart: the one whose outputs are nearer to the
+float network's, or the one that happens to score better there."""
+
+
 @dataclass(frozen=True)
 class SearchSettings:
     """What a search is run with; the arguments of `qexplore.explore` of the same names.
@@ -31,6 +36,8 @@ class SearchSettings:
         population_size: of the algorithms that have a population, and of what others propose at once.
         racing: stop candidates that are proved not to matter.
         screening: look at a part of a large search set first; part of ``racing``.
+        low_fidelity: rank candidates by how far a few of their outputs are from the float network's.
+        judge: what decides between candidates that the search set cannot tell apart; one of `JUDGES`.
 
     Raises:
         ProblemError: names the argument.
@@ -41,6 +48,8 @@ class SearchSettings:
     population_size: int = 40
     racing: bool = True
     screening: bool = True
+    low_fidelity: bool = True
+    judge: str = "divergence"
 
     def __post_init__(self) -> None:
         checked_int("`seed`", self.seed, ProblemError, low=0)
@@ -51,8 +60,14 @@ class SearchSettings:
             raise ProblemError(
                 f"`algorithm` must be one of {known} or an algorithm object of pymoo, got {self.algorithm!r}"
             )
-        for name in ("racing", "screening"):
+        checked_name("`judge`", self.judge, JUDGES, ProblemError)
+        for name in ("racing", "screening", "low_fidelity"):
             checked_switch(f"`{name}`", getattr(self, name), ProblemError)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether a model of everything measured so far says what comes next."""
+        return isinstance(self.algorithm, str) and self.algorithm in GUIDED
 
     @property
     def is_plain(self) -> bool:
