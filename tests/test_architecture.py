@@ -30,6 +30,7 @@ FLOORS = {
     2: ["model"],
     3: ["preparation", "cost", "evaluation"],
     4: ["search", "training", "stacks"],
+    5: ["study"],
     6: ["exploration", "workflows", "export"],
     7: ["report"],
     8: ["pipeline"],
@@ -51,6 +52,7 @@ HOME_OF_PACKAGE = {
     "torchao": "stacks",
     "transformers": "pipeline",
     "click": "cli",
+    "sqlite3": "study",
 }
 HOME_OF_CALL = {
     "register_forward_hook": "model/hooks.py",

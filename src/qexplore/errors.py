@@ -16,6 +16,13 @@
     │   ├── ReportError                    a picture that cannot be drawn
     │   └── FrontFileError                 a file that holds no front
     │       └── MissingFrontFileError (FileNotFoundError)  a file that is not there
+    ├── StudyError (RuntimeError)          a study that cannot do what it was asked
+    │   ├── StudyFileError (ValueError)    a file that holds no study, is damaged, or newer than this version
+    │   │   ├── MissingStudyError (FileNotFoundError)  a file that is not there
+    │   │   └── ExistingStudyError (FileExistsError)   a file that is there already, where a new one was to be made
+    │   ├── StudyLockedError               somebody else is writing to it
+    │   ├── StudyWriteError (OSError)      nothing can be written there: no room, no right to
+    │   └── StudyMismatchError             measured under other conditions than those it is to go on with
     ├── WorkflowError (ValueError)         a workflow that the model, the data or the installed torch does not allow
     ├── ExportError (ValueError)           a model that cannot be written, or not so
     │   └── ManifestError                  a file that holds no widths manifest, or one of another model
@@ -77,6 +84,34 @@ class FrontFileError(FrontError):
 
 class MissingFrontFileError(FrontFileError, FileNotFoundError):
     """There is no such file."""
+
+
+class StudyError(QExploreError, RuntimeError):
+    """A study that cannot do what it was asked."""
+
+
+class StudyFileError(StudyError, ValueError):
+    """A file that holds no study, is damaged, or was written by a newer version."""
+
+
+class MissingStudyError(StudyFileError, FileNotFoundError):
+    """There is no such file."""
+
+
+class ExistingStudyError(StudyFileError, FileExistsError):
+    """There is a file already where a new study was to be made."""
+
+
+class StudyLockedError(StudyError):
+    """Another process, or another object of this one, is writing to the study."""
+
+
+class StudyWriteError(StudyError, OSError):
+    """Nothing can be written there: the disk is full, or the file or its folder may only be read."""
+
+
+class StudyMismatchError(StudyError):
+    """A study that was measured under other conditions than those it is to go on with."""
 
 
 class WorkflowError(QExploreError, ValueError):

@@ -1,0 +1,4 @@
+"""Remembering: one file that holds what an exploration measured, whatever happens to the process."""
+
+from qexplore.study.records import Columns, Event, Part, RunRecord, Stored, StoredSnapshot
+from qexplore.study.store import Store

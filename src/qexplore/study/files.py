@@ -1,0 +1,128 @@
+"""A study's file before SQLite sees it: what it is, where it lies, and how a new one comes into being."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from qexplore.errors import ExistingStudyError, MissingStudyError, StudyFileError
+from qexplore.study.schema import APPLICATION_ID, SCHEMA_VERSION
+
+MOUNTS = Path("/proc/mounts")
+NETWORK = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "lustre", "ceph", "glusterfs", "beegfs", "gpfs", "afs", "davfs")
+_MAGIC = b"SQLite format 3\0"
+_HEADER = 100
+
+
+def check_file(path: Path) -> None:
+    """Raise unless ``path`` is a study that this version can read; only its first bytes are looked at.
+
+    Raises:
+        MissingStudyError: there is no file.
+        StudyFileError: a folder, an empty file, something else than a study, or a study of a newer version.
+    """
+    shown = f"The study '{path}'"
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_HEADER)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise MissingStudyError(f"{shown} does not exist. Give the path of a study, or make one first") from error
+    except (IsADirectoryError, PermissionError) as error:
+        what = "is a folder" if path.is_dir() else "may not be read"
+        raise StudyFileError(f"{shown} must be a file that can be read, and it {what}. Give another path") from error
+    if not header:
+        raise StudyFileError(f"{shown} must be a study, got an empty file. Remove it, or give another path")
+    if len(header) < _HEADER or not header.startswith(_MAGIC):
+        raise StudyFileError(
+            f"{shown} must be a study, got something else, which begins with {header[:16]!r}. It is left as it is; "
+            f"give another path"
+        )
+    _check_kind(shown, _number(header, 68), _number(header, 60))
+
+
+def _check_kind(shown: str, application: int, version: int) -> None:
+    if application != APPLICATION_ID:
+        raise StudyFileError(
+            f"{shown} must be a study, got an SQLite file of something else (application id {application:#x}). It is "
+            f"left as it is; give another path"
+        )
+    if version > SCHEMA_VERSION:
+        raise StudyFileError(
+            f"{shown} must be of schema {SCHEMA_VERSION} or older, got {version}: it was written by a newer qexplore. "
+            f"Install that version, or a newer one"
+        )
+
+
+def _number(header: bytes, place: int) -> int:
+    return int.from_bytes(header[place : place + 4], "big")
+
+
+def network_file_system(path: Path) -> str | None:
+    """The kind of network file system that ``path`` lies on; None on a disk of this machine, or where not known."""
+    try:
+        lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    folder = str(path.absolute().parent.resolve())
+    kinds = {place.replace("\\040", " "): kind for _, place, kind, *_ in (line.split(" ") for line in lines)}
+    above = [place for place in kinds if f"{folder}/".startswith(f"{place.rstrip('/')}/")]
+    kind = kinds[max(above, key=len)] if above else ""
+    return kind if kind.startswith(NETWORK) else None
+
+
+def create_file(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a study at ``path`` that is whole or not there at all, wherever the process ends.
+
+    Raises:
+        ExistingStudyError: there is a file already.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        fill(temporary)
+        _give_name(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        Path(f"{temporary}-journal").unlink(missing_ok=True)
+    _write_through(path.parent)
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Rename without replacing what is there."""
+    try:
+        os.rename(temporary, path) if os.name == "nt" else os.link(temporary, path)
+    except FileExistsError as error:
+        raise exists(path) from error
+    except OSError:  # a file system without links
+        if path.exists():
+            raise exists(path) from None
+        os.rename(temporary, path)
+
+
+def exists(path: Path) -> ExistingStudyError:
+    """The error of a path that is taken."""
+    return ExistingStudyError(
+        f"The study '{path}' cannot be made: there is a file or folder already, which is left as it is. Open it, or "
+        f"give another path"
+    )
+
+
+def _write_through(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """A connection that waits for other writers, gives text as bytes, and leaves transactions to us."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=60, isolation_level=None, check_same_thread=False
+    )
+    connection.text_factory = bytes
+    return connection
