@@ -17,6 +17,7 @@ FLOORS = {
         "_arguments",
         "_choices",
         "_direction",
+        "_fingerprint",
         "_optional",
         "_pickling",
         "_progress",

@@ -108,7 +108,7 @@ def test_code_of_the_fine_tuning_page_runs_and_gains(tmp_path, monkeypatch):
     )
     namespace = {"model": model, "front": front, "point": front.cheapest(), "train_loader": batches(digits().train, 69)}
     namespace |= {f"{name}_loader": batches(getattr(digits(), name)) for name in ("calibration", "report")}
-    namespace["validation_loader"] = batches(digits().search)
+    namespace |= dict.fromkeys(("validation_loader", "search_loader"), batches(digits().search))
 
     for block in python_blocks("docs/fine_tuning.md"):
         exec(compile(block, "docs/fine_tuning.md", "exec"), namespace)

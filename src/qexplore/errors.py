@@ -7,6 +7,7 @@
     ├── ModelError (TypeError)             a model that cannot be wrapped, or is no longer wrapped
     │   └── TraceError                     a network that cannot be taken apart into a graph
     ├── NumBitsError (ValueError)          a width, a float format or a vector of them that no quantizer can have
+    │   └── OtherModelError                a point of a front for a model that it was not found on
     ├── CalibrationError (ValueError)      amax is missing, not finite, or cannot be had from the data
     ├── DataError (ValueError)             an empty, changing or unreadable data loader
     ├── MetricError (ValueError)           a metric that does not give what it promises
@@ -48,6 +49,10 @@ class ModelError(QExploreError, TypeError):
 
 class NumBitsError(QExploreError, ValueError):
     """A width, a float format, or a vector of them, that the quantizers cannot have."""
+
+
+class OtherModelError(NumBitsError):
+    """A point of a front is given to a model that is not the one it was found on."""
 
 
 class CalibrationError(QExploreError, ValueError):

@@ -15,6 +15,7 @@ from torch import nn
 import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import CalibrationError, ExportError, ManifestError, ModelError
+from qexplore.model import fingerprint_of
 
 CHOICES = [7, 12, "E4M3", "off", 5, 3, "MXE2M1", 16]
 
@@ -98,7 +99,7 @@ def test_file_says_what_a_reader_needs(saved):
     model, path = saved
     content = json.loads(path.read_text())
 
-    assert (content["format"], content["version"], content["network"]) == ("qexplore widths", 1, "SmallCNN")
+    assert (content["format"], content["version"], content["network"]) == ("qexplore widths", 2, "SmallCNN")
     points = {point["name"]: point for point in content["points"]}
     assert [point["num_bits"] for point in content["points"]] == CHOICES
     assert points["conv1.weight"]["kind"] == "weight"
@@ -176,7 +177,7 @@ def damaged(path, **changes) -> None:
     ("changes", "message"),
     [
         ({"format": "pytorch"}, 'its "format" must be "qexplore widths"'),
-        ({"version": 9}, "of version 9; this qexplore reads 1"),
+        ({"version": 9}, "of version 9; this qexplore reads 1 to 2"),
         ({"points": [{"name": "relu1"}]}, "damaged"),
         ({"points": None}, "damaged"),
         ({"weights": None, "points": []}, None),
@@ -189,6 +190,18 @@ def test_file_that_is_no_manifest_is_refused(saved, changes, message):
         return
     with pytest.raises(ManifestError, match=message):
         qx.load_manifest(saved[1])
+
+
+def test_manifest_names_the_fingerprint_that_a_front_names_and_old_ones_load_without(saved):
+    model, path = saved
+    assert qx.load_manifest(path).fingerprint == fingerprint_of(model)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: content[name] for name in content if name != "fingerprint"} | {"version": 1}))
+
+    old = qx.load_manifest(path)
+
+    assert old.fingerprint is None
+    old.apply(wrapped())
 
 
 @pytest.mark.parametrize("change", [{"num_bits": "E9M9"}, {"low": [0.0, 1.0]}])

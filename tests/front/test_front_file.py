@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from qexplore._fingerprint import Fingerprint
 from qexplore.errors import FrontError, FrontFileError
 from qexplore.front import Front, FurtherMetric
 
@@ -94,6 +95,31 @@ def test_front_written_before_arithmetic_was_told_loads_without_it(tmp_path):
     told = replace(front, arithmetic="full float32, deterministic")
     told.save(tmp_path / "front.json")
     assert Front.load(tmp_path / "front.json").arithmetic == "full float32, deterministic"
+
+
+def test_front_written_before_models_were_told_apart_loads_without_a_fingerprint(tmp_path):
+    front = Front.load(ASSETS / "front-v6.json")
+
+    assert front.fingerprint is None and front.uniform.fingerprint is None
+    assert front.is_reported and len(front) == 2
+    told = replace(front, fingerprint=Fingerprint("Net", "a", "b", "c", "d"))
+    told.save(tmp_path / "front.json")
+    assert Front.load(tmp_path / "front.json").fingerprint == told.fingerprint
+
+
+@pytest.mark.parametrize("fingerprint", ["3f2a", {"network": "Net"}, {"network": 1}, 7])
+def test_a_fingerprint_that_is_none_is_refused(fingerprint, tmp_path):
+    with pytest.raises(FrontError, match="fingerprint must be that of a model"):
+        a_front(fingerprint=fingerprint)
+    file = tmp_path / "front.json"
+    file.write_text(json.dumps(json.loads(saved_text(a_front(), file)) | {"fingerprint": fingerprint}))
+    with pytest.raises(FrontFileError, match="is damaged.*fingerprint"):
+        Front.load(file)
+
+
+def saved_text(front, file):
+    front.save(file)
+    return file.read_text()
 
 
 def test_saved_formats_come_back_and_are_named_in_the_file(tmp_path):

@@ -11,13 +11,23 @@ from typing import Any
 import torch
 
 from qexplore._choices import MAX_NUM_BITS, choice_code, choice_name
+from qexplore._fingerprint import Fingerprint
 from qexplore.errors import ExportError, ManifestError
-from qexplore.export.fingerprint import structure_of, weights_of
-from qexplore.model import QuantizedModel, alone, bare_name, require_wrapped, undone_on_failure
+from qexplore.model import (
+    QuantizedModel,
+    alone,
+    bare_name,
+    fingerprint_of,
+    require_wrapped,
+    structure_of,
+    undone_on_failure,
+    weights_of,
+)
 from qexplore.quant import TensorQuantizer, min_num_bits
 
 FORMAT = "qexplore widths"
-VERSION = 1
+VERSION = 2
+"""Version 1 had no fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +81,14 @@ class Manifest:
         structure: digest of the network's parameters and points.
         weights: digest of the network's weights.
         points: in the order of ``num_bits``.
+        fingerprint: of the model that it was written of, as a front has it; None from files of version 1.
     """
 
     network: str
     structure: str
     weights: str
     points: tuple[PointWidth, ...]
+    fingerprint: Fingerprint | None = None
 
     @property
     def num_bits(self) -> tuple[int, ...]:
@@ -145,7 +157,8 @@ def save_manifest(model: QuantizedModel, path: str | Path) -> Path:
         ExportError: the path cannot be written.
     """
     require_wrapped("save_manifest", model)
-    manifest = Manifest(type(model.model).__name__, structure_of(model), weights_of(model), _points(model))
+    network, digests = type(model.model).__name__, (structure_of(model), weights_of(model))
+    manifest = Manifest(network, *digests, _points(model), fingerprint_of(model))
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     try:
         Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -166,13 +179,14 @@ def load_manifest(path: str | Path) -> Manifest:
         raise ManifestError(f"'{path}' holds no widths manifest: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ManifestError(f'\'{path}\' holds no widths manifest: its "format" must be "{FORMAT}"')
-    if content.get("version") != VERSION:
+    if content.get("version") not in range(1, VERSION + 1):
         raise ManifestError(
-            f"'{path}' is a widths manifest of version {content.get('version')!r}; this qexplore reads {VERSION}"
+            f"'{path}' is a widths manifest of version {content.get('version')!r}; this qexplore reads 1 to {VERSION}"
         )
     try:
         points = tuple(_read_point(row) for row in content["points"])
-        return Manifest(str(content["network"]), str(content["structure"]), str(content["weights"]), points)
+        network, structure, weights = (str(content[name]) for name in ("network", "structure", "weights"))
+        return Manifest(network, structure, weights, points, Fingerprint.read(content.get("fingerprint")))
     except (KeyError, TypeError, ValueError) as error:
         raise ManifestError(f"'{path}' is a damaged widths manifest: {type(error).__name__}: {error}") from error
 

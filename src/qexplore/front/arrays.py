@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from qexplore._arguments import checked_switch
 from qexplore._direction import Directed
+from qexplore._fingerprint import Fingerprint
 from qexplore.errors import FrontError
 from qexplore.front import checks
 
@@ -84,6 +85,7 @@ class FrontArrays(Directed):
     broken_limits: StrArray | None = None  # [K] names of the limits on costs that a row breaks, "" where it keeps them
     empty_because: str = ""  # why no candidate is on an empty front, and the way out
     arithmetic: str = ""  # what it was measured in, in words: full float32, or torch's settings; "" where unknown
+    fingerprint: Fingerprint | None = None  # of the model that it was found on; None where unknown
     # What measured it; within a process only: a file, a pickle or a copy knows it by name.
     metric: Any = field(default=None, repr=False, compare=False)
 
@@ -93,6 +95,7 @@ class FrontArrays(Directed):
         for name, wanted in _KINDS:
             if not isinstance(getattr(self, name), wanted):
                 raise FrontError(f"Front: {name} must be a {wanted.__name__}, got {getattr(self, name)!r}.")
+        self._set("fingerprint", checks.checked_fingerprint(self.fingerprint))
         for name in ("min_accuracy", "float_accuracy", "report_float_accuracy"):
             self._set(name, checks.checked_score(name, getattr(self, name)))
         self._set("num_bits", checks.checked_codes(self.num_bits, self.point_names))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qexplore._arguments import is_number
 from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS
+from qexplore._fingerprint import Fingerprint
 from qexplore.errors import FrontError
 
 _KNOWN_CODES = [*range(MAX_NUM_BITS + 1), *(known.code for known in FLOAT_FORMATS)]
@@ -161,3 +162,11 @@ def rows_within(
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def checked_fingerprint(value: Any) -> Fingerprint | None:
+    """Of a model, as it is or as a file holds it."""
+    try:
+        return Fingerprint.read(value)
+    except TypeError as error:
+        raise FrontError(f"Front: fingerprint must be that of a model, got {value!r}: {error}.") from error

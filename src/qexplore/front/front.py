@@ -83,6 +83,7 @@ class Front(FrontArrays):
             report_from_float_interval=_known_pair(self.report_from_float, row),
             metric_name=self.metric_name,
             metric=self.metric,
+            found_on=self.fingerprint,
             further=self._further(self.further_scores, row),
             report_further=self._further(self.report_further_scores, row),
         )

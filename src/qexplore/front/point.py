@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qexplore._choices import Choice
+from qexplore._fingerprint import Fingerprint
+from qexplore.errors import FrontError
 from qexplore.front import checks
 from qexplore.front.words import bracketed, cost_text, difference_text, score_text, widths_words
 
@@ -18,7 +20,8 @@ class FrontPoint:
     `num_bits` holds codes in the order of the points, as a model takes them: a width is itself, 0 is off, a float
     format has its code. `widths` says the same by point name, with a `FloatFormat` in the place of its code. Intervals
     are (low, high) at 95 %. An interval or a report accuracy that is not known is None. `further` holds the scores by
-    further metrics by name, `report_further` those on the report set, NaN where not known.
+    further metrics by name, `report_further` those on the report set, NaN where not known. `found_on` is the
+    fingerprint of the model, None where unknown.
     """
 
     index: int
@@ -35,6 +38,7 @@ class FrontPoint:
     report_from_float: float | None = None
     report_from_float_interval: tuple[float, float] | None = None
     metric: Any = field(default=None, repr=False, compare=False)
+    found_on: Fingerprint | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "metric": None}
@@ -44,6 +48,26 @@ class FrontPoint:
         """Total bits of this point. FrontError when "total_bits" is none of the costs."""
         checks.require_total_bits("FrontPoint.total_bits", tuple(self.costs))
         return self.costs["total_bits"]
+
+    def apply_to(self, model: Any, *, other_model: bool = False) -> None:
+        """Give ``model``, wrapped, the widths of this point: ``model.num_bits = point``.
+
+        Args:
+            model: the one that the point was found on, or the same built again.
+            other_model: allow one that differs in weights, ranges or layers, such as after fine-tuning. Widths go by
+                the names of the points, which it must have; the point's scores need not hold there.
+
+        Raises:
+            OtherModelError: the point knows what it was found on, and ``model`` is another; it names what differs.
+            NumBitsError: the model has other points.
+            FrontError: ``model`` is not wrapped.
+        """
+        if not hasattr(model, "fake_quantizers"):
+            raise FrontError(
+                f"FrontPoint.apply_to: model must be a QuantizedModel, got {type(model).__name__}. Wrap the network as "
+                "it was wrapped for the search."
+            )
+        model.num_bits = self.widths if other_model else self
 
     def __str__(self) -> str:
         """One line: index, scores, costs, widths."""

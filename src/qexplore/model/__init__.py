@@ -16,6 +16,7 @@ from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias
 from qexplore.model.blocks import BlockRuns, Noted
 from qexplore.model.calibration import CalibrationReport, PointRange
 from qexplore.model.examples import Example, count_samples
+from qexplore.model.fingerprint import fingerprint_of, require_same_model, structure_of, weights_of
 from qexplore.model.hooks import (
     calls_heard_by,
     comes_last,

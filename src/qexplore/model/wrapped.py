@@ -17,6 +17,7 @@ from qexplore.model.alone import OneThread, alone
 from qexplore.model.autocast import Autocast
 from qexplore.model.building import checked_asymmetric, initial_num_bits, quantizers_of, weight_quantizer
 from qexplore.model.examples import Example
+from qexplore.model.fingerprint import require_same_model
 from qexplore.model.following import follow, home_of
 from qexplore.model.hooks import Hooks, Listener, Outputs, calls_heard_by
 from qexplore.model.input_points import INPUT, ArgumentNames, InputSurvey, bare_name, checked_selection, is_input_name
@@ -174,14 +175,15 @@ class WrappedNetwork(nn.Module):
     def num_bits(self) -> NumBits:
         """Choices as codes, shape ``[L]``, in the order of `points`: widths, 0 where a quantizer is off.
 
-        Settable by any sequence of widths and formats, or by a mapping from names; `NumBitsError` for a wrong length or
-        a choice that a point cannot have, and nothing is changed then.
+        Settable by a sequence of widths and formats, a mapping from names, or a point of a front; `NumBitsError` for a
+        wrong length, a choice that a point cannot have, or a point found on another model; nothing is changed then.
         """
         return np.array([q.code if q.is_active else 0 for q in self.fake_quantizers.values()], dtype=np.int64)
 
     @num_bits.setter
     @alone
     def num_bits(self, value: Any) -> None:
+        require_same_model(self, value)
         quantizers = self.fake_quantizers
         for quantizer, code in zip(quantizers.values(), checked_num_bits(value, quantizers), strict=True):
             if code:
@@ -197,6 +199,7 @@ class WrappedNetwork(nn.Module):
 
         Other threads that ask for the model's state wait until the block ends.
         """
+        require_same_model(self, num_bits)
         with self.lock, widths_set(self.fake_quantizers, num_bits):
             forget_cached(self.model)
             try:

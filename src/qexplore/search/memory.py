@@ -10,7 +10,7 @@ import numpy as np
 
 from qexplore.evaluation import Evaluation, Evaluator, Screen
 from qexplore.metrics import Metric, WholeSetMetric
-from qexplore.model import Candidate, Candidates, QuantizedModel
+from qexplore.model import Candidate, Candidates, QuantizedModel, fingerprint_of
 
 Limits = dict[Candidate, float]
 
@@ -43,6 +43,8 @@ class Memory:
         self._settings = settings
         self._known: dict[Candidate, Evaluation] = {}
         self._version: Any = self._now()
+        self.fingerprint = fingerprint_of(model)
+        """Of the model as it was when what is in memory was measured."""
 
     def __getstate__(self) -> dict[str, Any]:
         # A version tells where tensors lie, so it holds here alone: what is still true is told instead.
@@ -68,7 +70,7 @@ class Memory:
         if version == self._version:
             return False
         self._known.clear()
-        self._version = version
+        self._version, self.fingerprint = version, fingerprint_of(self._model)
         return True
 
     def effective(self, candidates: Candidates) -> Candidates:

@@ -303,6 +303,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             "metric_name": self.metric.name,
             "metric": self.metric,
             "arithmetic": self.direct.arithmetic,
+            "fingerprint": self._memory.fingerprint,
             "higher_is_better": self.metric.higher_is_better,
             "float_accuracy": self.direct.float_evaluation.score,
             "further": self.further.described,

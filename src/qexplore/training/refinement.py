@@ -17,7 +17,7 @@ from qexplore._table import text_table
 from qexplore.errors import FrontError, WorkflowError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.front import Front, FrontPoint, cost_text, score_text
-from qexplore.model import Loader, QuantizedModel, Unpack, alone, require_wrapped
+from qexplore.model import Loader, QuantizedModel, Unpack, alone, require_same_model, require_wrapped
 from qexplore.training.fine_tuning import FineTuning, fine_tune, measured, metric_for
 from qexplore.training.loop import copied_state
 from qexplore.training.options import Loss, TrainingKeywords, check_loss
@@ -152,6 +152,7 @@ def refine(
 
     Raises:
         FrontError: no front, an empty one, or one of other points or of another metric.
+        OtherModelError: the front knows that it was found on another model.
         WorkflowError: no ``metric`` where the front's is known by a name only, both ``count`` and ``below``, none
             selected, and all that `fine_tune` refuses.
         QExploreError: see `fine_tune`.
@@ -227,7 +228,7 @@ def _check_front(front: Any, model: QuantizedModel, metric: Any) -> None:
         raise FrontError(
             f"refine: the front is of {front.metric_name!r}, but metric is {metric.name!r}. Give the front's own."
         )
-    front.cheapest()  # an empty front is refused here
+    require_same_model(model, front.cheapest())  # an empty front is refused here
 
 
 def _chosen(front: Front, metric: Directed, count: Any, below: Any, cost: str | None) -> list[FrontPoint]:
@@ -267,4 +268,4 @@ def _best_of(before: Front, refined: list[RefinedPoint]) -> Front:
         "costs": [list(one.costs.values()) for one in refined],
     }
     known = {name: np.concatenate([fields[name], rows]) for name, rows in added.items()}
-    return Front.from_candidates(**(fields | known))
+    return Front.from_candidates(**(fields | known | {"fingerprint": None}))  # it is of several weights
