@@ -11,6 +11,7 @@ from qexplore.errors import ProblemError
 _ROUNDING = 1e-9
 _UNLIMITED = 2**31
 _PACE, _MOST_RESERVED = 0.5, 0.5
+MAX_FAILURES = 10
 _LEAST_GROWTH = 1e-3
 """A hypervolume that has grown by less than this share within ``patience`` passes stands still."""
 
@@ -18,21 +19,32 @@ _LEAST_GROWTH = 1e-3
 class Budget:
     """Passes over the search set, seconds from now on, and patience; each may be without a limit, not all of them.
 
+    Failures end a search too, when too many come in a row.
+
     Args:
         max_evaluations: most full passes.
         max_seconds: most seconds.
         patience: most full passes without growth of the hypervolume by 0.1 %.
+        max_failures: most candidates in a row that fail; None bears any number.
 
     Raises:
         ProblemError: no limit at all, or one that is no positive number.
     """
 
     def __init__(
-        self, max_evaluations: int | None = None, max_seconds: float | None = None, patience: int | None = None
+        self,
+        max_evaluations: int | None = None,
+        max_seconds: float | None = None,
+        patience: int | None = None,
+        max_failures: int | None = MAX_FAILURES,
     ) -> None:
         if max_evaluations is None and max_seconds is None and patience is None:
             raise ProblemError("a search needs an end: give `max_evaluations`, `max_seconds` or `patience`")
-        for name, value in (("max_evaluations", max_evaluations), ("patience", patience)):
+        for name, value in (
+            ("max_evaluations", max_evaluations),
+            ("patience", patience),
+            ("max_failures", max_failures),
+        ):
             if value is not None:
                 checked_int(f"`{name}`", value, ProblemError, low=1)
         if max_seconds is not None:
@@ -40,6 +52,8 @@ class Budget:
         self._max_evaluations = math.inf if max_evaluations is None else max_evaluations
         self._max_seconds = math.inf if max_seconds is None else max_seconds
         self._patience = math.inf if patience is None else patience
+        self._max_failures = math.inf if max_failures is None else max_failures
+        self._failures_in_a_row = 0
         self._start = time.perf_counter()
         self._hypervolume = 0.0
         self._grown_at = 0.0
@@ -83,11 +97,22 @@ class Budget:
     @property
     def spent_by(self) -> str:
         """What limit is reached; empty while there is something left."""
+        if self.is_failing:
+            return "failures"
         if not self.num_affordable:
             return "max_evaluations"
         if self.is_late:
             return "max_seconds"
         return "stagnation" if self.num_passes - self._grown_at >= self._patience else ""
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether so many candidates in a row have failed that the next one is expected to fail too."""
+        return self._failures_in_a_row >= self._max_failures
+
+    def note(self, *, has_failed: bool) -> None:
+        """Note how a candidate has gone."""
+        self._failures_in_a_row = self._failures_in_a_row + 1 if has_failed else 0
 
     def prepare(self, num_passes: float) -> None:
         """Count passes in which no candidate was measured: patience waits for them."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from qexplore.evaluation import Clipping, Evaluation, clipping_text
 from qexplore.front import Front, difference_text, score_text
+
+_NUMBER = re.compile(r"[0-9]+")
 
 
 class StopExploration(Exception):
@@ -55,8 +59,9 @@ class Exploration:
         seconds: wall time, verification included.
         failures: candidates that could not be evaluated, with their reasons.
         stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"`` (every candidate was
-            measured), ``"nothing new"`` (the algorithm has come to its end before: a ladder at its foot, or a plain one
-            that proposed known candidates for 20 generations), ``"interrupt"`` or ``"callback"``.
+            measured), ``"failures"`` (so many candidates in a row
+            failed), ``"nothing new"`` (the algorithm has come to its end before: a ladder at its foot, or a plain one
+            that proposed known candidates for 20 generations), ``"interrupt"``, ``"SIGTERM"`` or ``"callback"``.
         algorithm: as given to `explore`, or the type of an algorithm object.
         seed: as given to `explore`.
         engine: how candidates were evaluated, or why one after the other.
@@ -123,6 +128,21 @@ class Exploration:
             return ""
         return f" (so does the float network, with {score_text(floats)})"
 
+    @property
+    def failure_summary(self) -> str:
+        """How many candidates failed, the commonest reason, and the first candidate with it; empty where none did.
+
+        Reasons that differ in numbers alone count as one.
+        """
+        if not self.failures:
+            return ""
+        kinds = [_NUMBER.sub("", failure.reason) for failure in self.failures]
+        kind, count = Counter(kinds).most_common(1)[0]
+        first = self.failures[kinds.index(kind)]
+        most = f" {count} of them" if count < len(kinds) else ""
+        way_out = "; max_failures=None goes on all the same" if self.stopped_by == "failures" else ""
+        return f"{len(kinds)} failed{',' * bool(most)}{most}: {first.reason}, the first {first.candidate}{way_out}"
+
     def _report_line(self) -> str:
         violations, gap, least = self.num_report_violations, self.optimism_gap, self.front.min_accuracy
         if violations is None:
@@ -146,7 +166,7 @@ class Exploration:
 
     def __str__(self) -> str:
         hypervolume = self.history[-1].hypervolume if self.history else 0.0
-        failed = f", {len(self.failures)} failed: {self.failures[0].reason}" if self.failures else ""
+        failed = f", {self.failure_summary}" if self.failures else ""
         left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
         judge = f"\njudge: {self.judge}" if self.judge else ""
         told = judge + self._arithmetic_line + left_out + f"\n{clipping_text(self.clipping)}".rstrip("\n")

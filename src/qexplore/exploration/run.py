@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from qexplore._arguments import nearest_keyword
 from qexplore.exploration.arguments import check_search, checked_initial
-from qexplore.exploration.budget import Budget
+from qexplore.exploration.budget import MAX_FAILURES, Budget
 from qexplore.exploration.records import Exploration
 from qexplore.exploration.state import Callback, Run
+from qexplore.exploration.termination import Terminated, Termination
 from qexplore.exploration.verification import Report, Reporter, chosen_by, verify, why_empty
 from qexplore.model import Candidates, Loader, Unpack
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings
@@ -23,6 +25,7 @@ def explore(
     max_evaluations: int | None = None,
     max_seconds: float | None = None,
     patience: int | None = None,
+    max_failures: int | None = MAX_FAILURES,
     seed: int,
     algorithm: Any = "nsga2",
     population_size: int = 40,
@@ -39,8 +42,9 @@ def explore(
     """Search the choices of ``problem`` for the trade-off between its metric and its costs.
 
     Ctrl-C ends the search, and the front so far is verified and measured on the report set; pressed again it returns
-    the front as it is by then, unverified or without the report set. The same seed gives the same result to the last
-    bit, times apart; no global random state is changed, and callbacks find the user's.
+    the front as it is by then, unverified or without the report set. SIGTERM, in the main thread, ends it at once: the
+    front so far comes back unverified, in time to be saved. The same seed gives the same result to the last bit, times
+    apart; no global random state is changed, and callbacks find the user's.
 
     Args:
         problem: what to search.
@@ -51,6 +55,7 @@ def explore(
             They count from the call on, and hold for the measuring again of the front as well, on both sets: up to half
             of them are kept back for it.
         patience: end after so many full passes in which the hypervolume has not grown by 0.1 %.
+        max_failures: end after so many candidates in a row that failed, of whatever; None bears any number.
         seed: of the search.
         algorithm: ``"nsga2"`` begins with a few guesses from a rough sensitivity table (where the problem has a
             ``min_accuracy``, and the budget is several times the uniform choices), every uniform choice and
@@ -90,7 +95,7 @@ def explore(
     """
     check_search(problem, callbacks)
     settings = SearchSettings(seed, algorithm, population_size, racing, screening, low_fidelity, judge)
-    budget = Budget(max_evaluations, max_seconds, patience)
+    budget = Budget(max_evaluations, max_seconds, patience, max_failures)
     return run_search(
         problem,
         settings,
@@ -120,6 +125,7 @@ def run_search(
     reporter = None if report_loader is None else Reporter(problem, report_loader, unpack)
     to_report = 0.0 if reporter is None else reporter.float_seconds
     to_verify = (problem.direct.float_evaluation.seconds + to_report) * (1 + len(problem.further))
+    termination = Termination()
     run = Run(
         problem,
         settings,
@@ -128,11 +134,16 @@ def run_search(
         callbacks=callbacks,
         progress=progress,
         seconds_afterwards=(to_verify, to_report),
+        termination=termination,
     )
     stopped_by = run.search(initial)
-    run.require_success()
-    members, judge = chosen_by(problem, settings.judge, run.archive, run.complete)
-    front, members, num_verifications, moved = verify(problem, members, progress)
+    if not termination.received:
+        run.require_success()
+    members, judge, num_verifications, moved = run.archive.members, "", 0, None
+    front = run.archive.front()
+    with suppress(Terminated), termination.interrupting():
+        members, judge = chosen_by(problem, settings.judge, run.archive, run.complete)
+        front, members, num_verifications, moved = verify(problem, members, progress)
     # Whoever wants one point is told of that point; a front is held against the uniform widths.
     front = replace(
         front,
@@ -141,7 +152,8 @@ def run_search(
     )
     report = Report(front, 0 if reporter is None else reporter.num_floats)
     if reporter is not None and front.verified:  # whoever interrupted the verification wants no more of it
-        report = reporter.report_on(front, members, progress)
+        with suppress(Terminated), termination.interrupting():
+            report = reporter.report_on(front, members, progress)
     return Exploration(
         front=report.front,
         uniform=run.uniform if report.front.uniform is None else report.front.uniform,
@@ -158,7 +170,7 @@ def run_search(
         optimism_interval=report.optimism_interval,
         seconds=budget.seconds,
         failures=tuple(run.failures),
-        stopped_by=stopped_by,
+        stopped_by="SIGTERM" if termination.received else stopped_by,
         algorithm=settings.algorithm_name,
         seed=settings.seed,
         engine=problem.evaluator.description,

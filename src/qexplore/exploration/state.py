@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from qexplore._progress import Progress
 from qexplore.errors import EvaluationError
 from qexplore.evaluation import Evaluation, Screen
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Snapshot, StopExploration
+from qexplore.exploration.termination import Termination
 from qexplore.front import Front
 from qexplore.model import Candidate, Candidates
 from qexplore.search import (
@@ -54,6 +56,7 @@ class Run:
         callbacks: Iterable[Callback],
         progress: bool | None,
         seconds_afterwards: tuple[float, float] = (0.0, 0.0),
+        termination: Termination | None = None,
     ) -> None:
         self._problem = problem
         self._settings = settings
@@ -66,6 +69,7 @@ class Run:
         self._budget = budget
         self._goal = goal
         self._callbacks = tuple(callbacks)
+        self._termination = termination or Termination()
         self._progress = progress
         total = min(budget.num_affordable, problem.space.size)
         self._bar = Progress(total, description="explore", unit="evaluation", shown=progress)
@@ -85,12 +89,13 @@ class Run:
     def search(self, initial: Candidates | None) -> str:
         """Run to the end and say what ended it."""
         try:
-            with self._bar:
+            with self._termination.interrupting(), self._bar:
                 generations = self._guess(initial) if self._guesses_first else None
                 self._begin()
-                self._go_on(generations or self._generations(initial))
+                if not self._budget.is_failing:
+                    self._go_on(generations or self._generations(initial))
         except KeyboardInterrupt:
-            return "interrupt"
+            return "SIGTERM" if self._termination.received else "interrupt"
         except StopExploration:
             return "callback"
         return self._budget.spent_by or self._ended_by
@@ -146,14 +151,15 @@ class Run:
         A search begins with them, as the first of its first generation; a plain one does not know of them, and they
         stand beside it, not counted.
         """
-        uniform, interrupt = self._problem.space.uniform(), None
+        uniform, interrupt, budget = self._problem.space.uniform(), None, self._budget
+        measure = self._problem.measure if self._settings.is_plain else self._answers
         known = sum(key in self._guessed for key in map(tuple, uniform.tolist()))
-        within = uniform if self._settings.is_plain else uniform[: self._budget.num_affordable + known]
+        within = uniform if self._settings.is_plain else uniform[: budget.num_affordable + known]
         try:
-            while len(self._uniform) < len(within) and not (self._uniform and self._budget.is_late):
+            while len(self._uniform) < len(within) and not (budget.is_failing or (self._uniform and budget.is_late)):
                 part = self._part(within, len(self._uniform))
                 with self._timed(len(part)):
-                    for evaluation in self._problem.measure(part):
+                    for evaluation in measure(part):
                         self._uniform.append(evaluation)
                         self._bar.advance(0, uniform=len(self._uniform))
         except KeyboardInterrupt as error:
@@ -161,7 +167,7 @@ class Run:
         self.reference_point = reference_point(self._problem, self._uniform)
         # A plain one whose seconds are up has measured nothing else.
         new = [evaluation for evaluation in self._uniform if evaluation.candidate not in self._guessed]
-        for evaluation in () if self._settings.is_plain and not self._budget.is_late else new:
+        for evaluation in () if self._settings.is_plain and not budget.is_late else new:
             if self._take(evaluation) and interrupt is None:
                 self._note(1)
         if interrupt is not None:
@@ -243,11 +249,20 @@ class Run:
             part, start = self._part(candidates, len(evaluations)), len(evaluations)
             must_beat = None if limits is None else limits[start : start + len(part)]
             with self._timed(len(part)):
-                for evaluation in self._problem.measure(part, must_beat=must_beat, screened=self._screens):
+                for evaluation in self._answers(part, must_beat=must_beat, screened=self._screens):
                     evaluations.append(evaluation)
                     if self._take(evaluation):
                         self._note(generation.index)
         return evaluations
+
+    def _answers(self, candidates: Candidates, **options: Any) -> Iterator[Evaluation]:
+        """Evaluations of ``candidates`` as far as they do not fail one after the other."""
+        for evaluation in self._problem.measure(candidates, **options):
+            self._budget.note(has_failed=evaluation.state == "failed")
+            yield evaluation
+            self._termination.check()
+            if self._budget.is_failing:
+                return
 
     def _take(self, evaluation: Evaluation) -> bool:
         """Count ``evaluation``, and say whether the front grew by it."""

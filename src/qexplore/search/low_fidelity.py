@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from qexplore.metrics import Metric
 from qexplore.model import Candidate, Candidates
 from qexplore.search.acquisition import Staircase, choose
 from qexplore.search.goals import Goal, MostAccurate, WholeFront
+from qexplore.search.looks import any_looked_at
 from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.process import Features, Process, Scales, Totals, each_of
 from qexplore.search.surrogate import Prediction
@@ -76,7 +78,10 @@ class LowFidelity:
         if not new:
             return
         rows = np.array(new, dtype=np.int64)
-        scores = self._problem.scores_on_subset(rows, self._divergence, self._num_samples, against_float=True)
+        measure = partial(
+            self._problem.scores_on_subset, metric=self._divergence, num_samples=self._num_samples, against_float=True
+        )
+        scores = any_looked_at(measure, rows)
         self._looked.update(zip(new, map(_log, scores.mean(axis=1, dtype=np.float64).tolist()), strict=True))
         self.num_passes += len(new) * self.cost
         self._looks = self._shift = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from qexplore.evaluation import Evaluation, Evaluator, Screen
 from qexplore.metrics import Metric, WholeSetMetric
 from qexplore.model import Candidate, Candidates, QuantizedModel, fingerprint_of
+from qexplore.search.looks import any_looked_at
 
 Limits = dict[Candidate, float]
 
@@ -126,7 +128,8 @@ class Memory:
     ) -> dict[int, Evaluation]:
         """Those of ``candidates`` that a part of the set tells off, by their places."""
         assert isinstance(self._metric, Metric)
-        scores = self._evaluator.scores_on_subset(candidates, self._metric, screen.num_samples)
+        measure = partial(self._evaluator.scores_on_subset, metric=self._metric, num_samples=screen.num_samples)
+        scores = any_looked_at(measure, candidates)
         bounds = screen.bounds(scores, self._metric, num_samples)
         told_off = self._metric.gain(bounds) <= self._metric.gain(np.asarray(limits))
         return {

@@ -23,6 +23,7 @@ from qexplore.front import by_stored_bits, write_text
 from qexplore.metrics import Metric, as_metric, kl_divergence, loss, mean_squared_divergence, noise_to_signal
 from qexplore.model import Candidates
 from qexplore.search.choices import parsed_choice
+from qexplore.search.looks import looked_at
 from qexplore.search.pace import Pace
 from qexplore.search.problem import LayerwiseQuantizationProblem
 
@@ -177,9 +178,8 @@ def _table(
             values, count = _losses(problem, candidates, num_samples, bar.advance)
         else:
             size = num_samples or _DEFAULT_SAMPLES
-            scores = problem.scores_on_subset(
-                candidates, divergence, size, directly=directly, against_float=True, told=bar.advance
-            )
+            options: dict[str, Any] = {"directly": directly, "against_float": True, "told": bar.advance}
+            scores = looked_at(lambda rows: problem.scores_on_subset(rows, divergence, size, **options), candidates)
             name, values, count = divergence.name, scores.mean(axis=1, dtype=np.float64), scores.shape[1]
     values = np.where(np.isnan(values), np.inf, values)
     rows = np.split(values, np.cumsum([len(row) for row in choices])[:-1])

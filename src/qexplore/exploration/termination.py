@@ -1,0 +1,60 @@
+"""SIGTERM, as cluster managers and ``kill`` send it, taken as the end of a search."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Terminated(KeyboardInterrupt):
+    """An interrupt after which there are seconds, not minutes: SIGKILL follows."""
+
+
+class Termination:
+    """What a search does about SIGTERM.
+
+    Attributes:
+        received: it has come.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def check(self) -> None:
+        """Raise where it has come: Python drops what a signal raises in a finalizer."""
+        if self.received:
+            raise Terminated
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Have it raise `Terminated` in the block, in the main thread; elsewhere, or where ignored, nothing is touched.
+
+        A handler of the user's is called first, as it would have been without a search, and stands again afterwards.
+        """
+        self.check()
+        before = signal.getsignal(signal.SIGTERM)
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or before in (None, signal.SIG_IGN):
+            yield
+            return
+        process = os.getpid()
+
+        def terminate(number: int, frame: Any) -> None:
+            if os.getpid() != process:  # a loader's worker that was forked: it ends as it would have
+                signal.signal(number, before)
+                os.kill(os.getpid(), number)
+                return
+            self.received = True
+            if callable(before):
+                before(number, frame)
+            raise Terminated
+
+        signal.signal(signal.SIGTERM, terminate)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
