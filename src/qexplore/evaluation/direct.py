@@ -98,7 +98,7 @@ class DirectEvaluator:
         self._hold_bytes = hold_bytes
         self._weights = weight_store(model.model, memory_to_use(self._device, hold_bytes) // SHARE_OF_WEIGHTS)
         self._version_of_weights: Hashable = None
-        self._loader = loader
+        self.loader = loader
         self._batch_sizes: list[int] = []
         self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
         self.float_evaluation: Evaluation
@@ -116,7 +116,7 @@ class DirectEvaluator:
         self.evaluate_float()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | ({} if self._data is None else {"_loader": None})
+        return self.__dict__ | ({} if self._data is None else {"loader": None})
 
     @property
     def data(self) -> EvaluationSet | None:
@@ -357,7 +357,7 @@ class DirectEvaluator:
         start = time.perf_counter()
         with self._settled(candidate):
             if isinstance(self.metric, WholeSetMetric):
-                score, scores, divergences = whole_score(self.metric, self.model, self._loader), None, None
+                score, scores, divergences = whole_score(self.metric, self.model, self.loader), None, None
             else:
                 scores, divergences = self._scores(self.metric)
                 score = summary(scores, self.metric)

@@ -99,6 +99,18 @@ class PrefixEvaluator:
         return f"prefix: {', '.join(parts)}{self.direct.moves}"
 
     @property
+    def batch_size(self) -> int | None:
+        """Samples that run together; None where batches are the loader's own."""
+        self._bring_up_to_date()
+        return self._engine.batch_size if self._engine is not None and self._engine.can_cut else None
+
+    @property
+    def num_workers(self) -> int:
+        """Threads that run batches side by side; 0 where the direct evaluator answers."""
+        self._bring_up_to_date()
+        return 0 if self._engine is None else self._engine.workers.count
+
+    @property
     def divergence_gap(self) -> str:
         """As `Evaluator.divergence_gap`."""
         self._bring_up_to_date()

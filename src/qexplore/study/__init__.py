@@ -1,4 +1,5 @@
 """Remembering: one file that holds what an exploration measured, whatever happens to the process."""
 
+from qexplore.study.fingerprint import measured_by, mismatches, require_same
 from qexplore.study.records import Columns, Event, Part, RunRecord, Stored, StoredSnapshot
 from qexplore.study.store import Store
