@@ -2,4 +2,5 @@
 
 from qexplore.study.fingerprint import measured_by, mismatches, require_same
 from qexplore.study.records import Columns, Event, Part, RunRecord, Stored, StoredSnapshot
+from qexplore.study.recovery import Recovery, recover
 from qexplore.study.store import Store

@@ -9,18 +9,20 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from qexplore.errors import StudyError
 from qexplore.study.faults import as_study_errors, damaged
-from qexplore.study.files import connect, network_file_system
+from qexplore.study.files import check_file, check_kind, connect, create_file, exists, network_file_system
 from qexplore.study.locking import WriteLock
 from qexplore.study.packing import Cell, pack_text
 from qexplore.study.schema import APPLICATION_ID, SCHEMA_VERSION, STATEMENTS, TABLES, checksum, checksum_of_read
 
 Record = TypeVar("Record")
 Row = tuple[Any, ...]
+Given = TypeVar("Given", Row, list[Row])
 
 _PAGE = 2000  # rows read at a time: a reader never keeps a writer from tidying up
 _NOT_A_VALUE = (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, zlib.error)
@@ -30,7 +32,7 @@ class Database:
     """An open study's file; may be used from several threads.
 
     Args:
-        path: the file, which is known to be a study.
+        path: the file.
         writes: whether to write to it.
         share: whether others that share may write too.
 
@@ -43,6 +45,7 @@ class Database:
         self.notes: tuple[str, ...] = ()
         self._process, self._thread = os.getpid(), threading.RLock()
         with as_study_errors(path), ExitStack() as undo:
+            check_file(path, writes=writes)
             network = network_file_system(path) if writes else None
             if writes:
                 undo.callback(right_to_write(path, share, network).release)
@@ -64,7 +67,11 @@ class Database:
                 self._closing.close()
 
     def rows(self, table: str, **wanted: Any) -> Iterator[Row]:
-        """Whole rows without their checksums, in the order they were written.
+        """The rows of all `pages`."""
+        return chain.from_iterable(self.pages(table, **wanted))
+
+    def pages(self, table: str, **wanted: Any) -> Iterator[list[Row]]:
+        """Whole rows without their checksums, in the order they were written, many at a time.
 
         ``wanted`` are values of columns; None for any, and ``until`` is the last ``at``.
         """
@@ -73,7 +80,7 @@ class Database:
         values = [pack_text(value) if isinstance(value, str) else value for value in given.values()]
         last = 0
         while page := self.select(table, f"id > ?{where} ORDER BY id LIMIT {_PAGE}", (last, *values)):
-            yield from page
+            yield page
             last = page[-1][0]
 
     def select(self, table: str, where: str, values: Sequence[Cell]) -> list[Row]:
@@ -84,13 +91,14 @@ class Database:
         """
         with self._connected() as connection:
             found = connection.execute(f"SELECT * FROM {table} WHERE {where}", values).fetchall()
-        for row in found:
-            if checksum_of_read(table, row[:-1]) != row[-1]:
+        cells = [row[:-1] for row in found]
+        for row, whole in zip(found, cells, strict=True):
+            if checksum_of_read(table, whole) != row[-1]:
                 raise damaged(self.path, f"row {row[0]} of table '{table}'", "its checksum is that of something else")
-        return [row[:-1] for row in found]
+        return cells
 
-    def record(self, table: str, row: Row, make: Callable[[Row], Record]) -> Record:
-        """What ``make`` makes of a row.
+    def record(self, table: str, row: Given, make: Callable[[Given], Record]) -> Record:
+        """What ``make`` makes of a row, or of a page of them.
 
         Raises:
             StudyFileError: it is none, though its checksum is right.
@@ -98,7 +106,8 @@ class Database:
         try:
             return make(row)
         except _NOT_A_VALUE as error:
-            raise damaged(self.path, f"row {row[0]} of table '{table}'", error) from error
+            where = f"row {row[0]}" if isinstance(row, tuple) else f"one of the rows {row[0][0]} to {row[-1][0]}"
+            raise damaged(self.path, f"{where} of table '{table}'", error) from error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -154,25 +163,39 @@ class Database:
 
 
 def right_to_write(path: Path, share: bool, network: str | None) -> WriteLock:
-    """The lock, where writing is possible at all."""
+    """The lock.
+
+    Raises:
+        StudyError: ``share`` on a network file system.
+    """
     if network and share:
         raise StudyError(
             f"The study '{path}' must lie on a disk of this machine to be shared, got a network file system "
             f"({network}), whose locks SQLite cannot rely on. Move it, or let one process write at a time"
         )
-    with open(path, "r+b"):  # as SQLite would only say at the first write
-        return WriteLock(path, share=share)
+    return WriteLock(path, share=share)
 
 
-def make(path: Path, fingerprint: Mapping[str, str]) -> None:
-    """Write the file of a new study."""
+def create(path: Path, fill: Callable[[sqlite3.Connection], None], *, share: bool) -> None:
+    """Make a study at ``path`` and write its first rows; it is whole or not there at all."""
+    if os.path.lexists(path):
+        raise exists(path)
+    with as_study_errors(path):
+        lock = WriteLock(path, share=share)
+        try:
+            create_file(path, lambda temporary: _make(temporary, fill))
+        finally:
+            lock.release()
+
+
+def _make(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     connection = connect(path, "mode=rwc")
     try:
         for statement in ("PRAGMA synchronous = FULL", "BEGIN", *STATEMENTS):
             connection.execute(statement)
-        append(connection, "fingerprint", [(pack_text(name), pack_text(text)) for name, text in fingerprint.items()])
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        fill(connection)
         connection.execute("COMMIT")
     finally:
         connection.close()
@@ -191,6 +214,7 @@ def append(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[C
 def _connection(path: Path, writes: bool, journal: str) -> sqlite3.Connection:
     connection = connect(path, "mode=rw") if writes else _connection_to_read(path)
     try:
+        check_kind(path, connection)
         # The file may come from anybody: nothing in it is run, and its pages are looked at before they are used.
         for setting in ("trusted_schema = OFF", "cell_size_check = ON", "foreign_keys = ON", "synchronous = FULL"):
             connection.execute(f"PRAGMA {setting}")
@@ -206,14 +230,16 @@ def _connection_to_read(path: Path) -> sqlite3.Connection:
     """SQLite wants to make files beside the one it reads; where it may not, and nothing lies there, it need not."""
     connection = connect(path, "mode=ro")
     try:
-        connection.execute("SELECT count(*) FROM sqlite_master")
+        connection.execute("PRAGMA application_id")
     except sqlite3.OperationalError as error:
+        connection.close()
         beside = [Path(f"{path}{end}") for end in ("-wal", "-journal")]
         may_not = "unable to open" in str(error) or "readonly" in str(error)
-        connection.close()
         if not may_not or any(file.exists() and file.stat().st_size for file in beside):
             raise
         return connect(path, "immutable=1")
+    except sqlite3.DatabaseError:
+        pass  # `check_kind` says what it is
     return connection
 
 

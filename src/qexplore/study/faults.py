@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qexplore.errors import QExploreError, StudyError, StudyFileError, StudyLockedError, StudyWriteError
 
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the second where a sentence quotes bytes of a damaged file
 _SAVE = "Take a copy of it, or save the rows that are whole with qexplore.study.recover(path, into)"
 _KEPT = "what was written before stays"
 # Found by SQLite's own sentence: Python tells its number from 3.11 on only.
@@ -52,6 +53,8 @@ def as_study_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _of_sqlite(path, error) from error
+    except UnicodeDecodeError as error:
+        raise damaged(path, "SQLite cannot read it", error.object) from error
     except OSError as error:
         if isinstance(error, QExploreError):
             raise

@@ -7,42 +7,60 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from qexplore.errors import ExistingStudyError, MissingStudyError, StudyFileError
+from qexplore.errors import ExistingStudyError, MissingStudyError, StudyFileError, StudyWriteError
 from qexplore.study.schema import APPLICATION_ID, SCHEMA_VERSION
 
 MOUNTS = Path("/proc/mounts")
 NETWORK = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "lustre", "ceph", "glusterfs", "beegfs", "gpfs", "afs", "davfs")
-_MAGIC = b"SQLite format 3\0"
-_HEADER = 100
 
 
-def check_file(path: Path) -> None:
-    """Raise unless ``path`` is a study that this version can read; only its first bytes are looked at.
+def check_file(path: Path, *, writes: bool) -> None:
+    """Raise unless ``path`` is a file with something in it, to which one has the right.
+
+    It is not opened: the system would take the locks of every other connection of this process to it.
 
     Raises:
         MissingStudyError: there is no file.
-        StudyFileError: a folder, an empty file, something else than a study, or a study of a newer version.
+        StudyFileError: a folder, an empty file, or one that may not be read.
+        StudyWriteError: it may only be read, and ``writes`` asks for more.
     """
     shown = f"The study '{path}'"
     try:
-        with open(path, "rb") as file:
-            header = file.read(_HEADER)
+        size = path.stat().st_size
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise MissingStudyError(f"{shown} does not exist. Give the path of a study, or make one first") from error
-    except (IsADirectoryError, PermissionError) as error:
+    if path.is_dir() or not _may(path, os.R_OK):
         what = "is a folder" if path.is_dir() else "may not be read"
-        raise StudyFileError(f"{shown} must be a file that can be read, and it {what}. Give another path") from error
-    if not header:
+        raise StudyFileError(f"{shown} must be a file that can be read, and it {what}. Give another path")
+    if not size:
         raise StudyFileError(f"{shown} must be a study, got an empty file. Remove it, or give another path")
-    if len(header) < _HEADER or not header.startswith(_MAGIC):
+    if writes and not _may(path, os.W_OK):
+        raise StudyWriteError(f"{shown} may only be read. Give the right to write, read it only, or give another path")
+
+
+def _may(path: Path, right: int) -> bool:
+    return os.access(path, right, effective_ids=os.access in os.supports_effective_ids)
+
+
+def check_kind(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise unless the file of a connection is a study that this version can read.
+
+    Raises:
+        StudyFileError: something else, or a study of a newer version.
+    """
+    shown = f"The study '{path}'"
+    try:
+        [application] = connection.execute("PRAGMA application_id").fetchone()
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        if "not a database" not in str(error):
+            raise
+        with open(path, "rb") as file:
+            begins = file.read(16)
         raise StudyFileError(
-            f"{shown} must be a study, got something else, which begins with {header[:16]!r}. It is left as it is; "
-            f"give another path"
-        )
-    _check_kind(shown, _number(header, 68), _number(header, 60))
-
-
-def _check_kind(shown: str, application: int, version: int) -> None:
+            f"{shown} must be a study, got something else, which begins with {begins!r}. It is left as it is; give "
+            f"another path"
+        ) from error
     if application != APPLICATION_ID:
         raise StudyFileError(
             f"{shown} must be a study, got an SQLite file of something else (application id {application:#x}). It is "
@@ -53,10 +71,6 @@ def _check_kind(shown: str, application: int, version: int) -> None:
             f"{shown} must be of schema {SCHEMA_VERSION} or older, got {version}: it was written by a newer qexplore. "
             f"Install that version, or a newer one"
         )
-
-
-def _number(header: bytes, place: int) -> int:
-    return int.from_bytes(header[place : place + 4], "big")
 
 
 def network_file_system(path: Path) -> str | None:

@@ -96,7 +96,9 @@ def unpack_candidates(cells: Sequence[bytes]) -> NDArray[np.int64]:
     Raises:
         ValueError: they are not of one length.
     """
-    if len({(cell[:1], len(cell)) for cell in cells}) != 1:
+    if not cells:
+        return np.zeros((0, 0), np.int64)
+    if len({(cell[:1], len(cell)) for cell in cells}) > 1:
         return np.array([unpack_candidate(cell) for cell in cells], dtype=np.int64).reshape(len(cells), -1)
     kind = np.dtype(_CODES[cells[0][:1]])
     rows = np.frombuffer(b"".join(cells), np.uint8).reshape(len(cells), -1)

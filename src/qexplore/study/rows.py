@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore.errors import StudyError
 from qexplore.evaluation import Evaluation
 from qexplore.study.packing import (
     Cell,
@@ -164,7 +166,7 @@ def evaluation_columns(rows: Sequence[Sequence[Any]]) -> Columns:
         zip(*rows, strict=True) if rows else ((),) * 18
     )
     return Columns(
-        candidates=unpack_candidates(candidate) if rows else np.zeros((0, 0), np.int64),
+        candidates=unpack_candidates(candidate),
         run=np.array(run, np.int64),
         state=np.array(state, "S8").astype("U8"),
         score=_numbers(score),
@@ -177,8 +179,21 @@ def evaluation_columns(rows: Sequence[Sequence[Any]]) -> Columns:
     )
 
 
+def joined(pages: Sequence[Columns]) -> Columns:
+    """Columns below each other.
+
+    Raises:
+        StudyError: they are of networks with different numbers of points.
+    """
+    if len(widths := {page.candidates.shape[1] for page in pages}) > 1:
+        raise StudyError(f"Columns must be of candidates with one number of points, got {sorted(widths)}. Give a role")
+    names = [field.name for field in fields(Columns)]
+    every = pages or [evaluation_columns([])]
+    return Columns(**{name: np.concatenate([getattr(page, name) for page in every]) for name in names})
+
+
 def _numbers(cells: Sequence[Read]) -> NDArray[np.float64]:
-    return np.array([np.nan if cell is None else float(cell) for cell in cells], np.float64)
+    return np.array(cells, np.float64)  # None is NaN, and text is read as a number
 
 
 def _known(cell: Read) -> float:

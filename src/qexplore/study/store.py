@@ -10,10 +10,7 @@ from typing import Any
 from qexplore._arguments import made_folder
 from qexplore.errors import StudyWriteError
 from qexplore.study import rows
-from qexplore.study.database import Database, make
-from qexplore.study.faults import as_study_errors
-from qexplore.study.files import check_file, create_file, exists
-from qexplore.study.locking import WriteLock
+from qexplore.study.database import Database, append, create
 from qexplore.study.packing import pack_candidate, pack_json, pack_number, pack_text, unpack_text
 from qexplore.study.records import Columns, Event, Part, RunRecord, Stored, StoredSnapshot
 
@@ -54,14 +51,8 @@ class Store:
         """
         file = Path(path)
         made_folder(file, StudyWriteError)
-        if os.path.lexists(file):
-            raise exists(file)
-        with as_study_errors(file):
-            lock = WriteLock(file, share=share)
-            try:
-                create_file(file, lambda temporary: make(temporary, fingerprint))
-            finally:
-                lock.release()
+        texts = [(pack_text(name), pack_text(text)) for name, text in fingerprint.items()]
+        create(file, lambda connection: append(connection, "fingerprint", texts), share=share)
         return cls.open(file, writes=True, share=share)
 
     @classmethod
@@ -80,9 +71,7 @@ class Store:
             StudyWriteError: it may only be read, or the disk is full.
             StudyError: `share` on a network file system.
         """
-        file = Path(path)
-        check_file(file)
-        database = Database(file, writes=writes, share=share)
+        database = Database(Path(path), writes=writes, share=share)
         try:
             return cls(database)
         except BaseException:
@@ -187,8 +176,8 @@ class Store:
         state: str | None = "complete",
     ) -> Columns:
         """The same as arrays, without scores by sample; None for any role or state."""
-        found = tuple(self._database.rows("evaluations", run=run, role=role, until=until, state=state))
-        return self._database.record("evaluations", found, rows.evaluation_columns)
+        pages = self._database.pages("evaluations", run=run, role=role, until=until, state=state)
+        return rows.joined([self._database.record("evaluations", page, rows.evaluation_columns) for page in pages])
 
     def parts(self, *, run: int | None = None, role: str | None = None) -> Iterator[Part]:
         """Parts in the order they were written."""
