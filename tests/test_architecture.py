@@ -16,6 +16,7 @@ FLOORS = {
         "errors",
         "_arguments",
         "_choices",
+        "_clock",
         "_direction",
         "_fingerprint",
         "_optional",

@@ -162,3 +162,8 @@ def cloned(tree: Any) -> Any:
 def num_bytes(tree: Any) -> int:
     """What the tensors in ``tree`` take."""
     return sum(tensor.nbytes for tensor in tensors_of(tree))
+
+
+def versions_of(tree: Any) -> list[object]:
+    """One mark per tensor that moves when it is written into; inference tensors keep no count and always move."""
+    return [object() if tensor.is_inference() else tensor._version for tensor in tensors_of(tree)]

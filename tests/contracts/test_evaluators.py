@@ -191,6 +191,22 @@ class TestEvaluator:
                 assert evaluation.is_complete or full.score <= must_beat
                 assert not evaluation.is_complete or evaluation.score == full.score
 
+    def test_a_candidate_is_stopped_at_the_same_sample_whatever_was_measured_before(self, build):
+        order, limits = np.random.default_rng(0).permutation(400), [0.8] * len(SOME)
+
+        def answers(evaluator, places, **given):
+            rows, limited = np.array([SOME[place] for place in places]), [limits[place] for place in places]
+            found = evaluator.evaluate(rows, must_beat=limited, **given)
+            return [(one.state, one.score, one.bound, one.num_samples) for one in found]
+
+        first, places = build(), list(range(len(SOME)))
+        whole = answers(first, places, order=order)
+        assert answers(first, places[:2], order=order) + answers(first, places[2:], order=order) == whole
+        other = build()
+        plain = answers(other, places)
+        assert answers(other, places, order=order) == whole
+        assert answers(first, places) == plain
+
     def test_the_model_comes_back_as_it_was(self, build):
         network = tiny_network()
         network.relu1.register_forward_hook(lambda module, args, output: None)

@@ -88,10 +88,9 @@ def test_the_order_that_racing_puts_samples_in_changes_no_score():
         candidates = np.random.default_rng(2).integers(3, 9, size=(10, len(model.points)))
         ours = evaluator(model)
         first = scores(ours.evaluate(candidates))
-        for _ in range(3):
-            list(ours.evaluate(candidates, must_beat=[-1.0] * len(candidates)))
-        assert ours._engine._batches[0].samples.tolist() != list(range(len(ours._engine._batches[0])))
-        assert scores(ours.evaluate(candidates)) == first
+        order = np.random.default_rng(3).permutation(400)
+        assert scores(ours.evaluate(candidates, order=order)) == first
+        assert ours._engine._batches[0].samples.tolist() == order[: len(ours._engine._batches[0])].tolist()
 
 
 def test_first_layers_are_kept_from_call_to_call_and_change_nothing():

@@ -94,16 +94,16 @@ def test_a_candidate_that_has_run_to_its_end_is_not_stopped():
 
 
 def test_samples_that_were_wrong_most_often_come_first():
-    order = SampleOrder(qx.top1_accuracy, 4)
+    order = SampleOrder(qx.top1_accuracy, np.array([True] * 4))
     assert order.changed() is None
     order.note(np.array([1, 0, 1, 1], dtype=np.float32))
     assert order.changed().tolist() == [1, 0, 2, 3]
     assert order.changed() is None
     order.note(np.array([1, 0, 0, 1], dtype=np.float32))
     assert order.changed().tolist() == [1, 2, 0, 3]
-    lower = SampleOrder(qx.negative_log_likelihood, 2)
-    lower.note(np.array([0.1, 3.0], dtype=np.float32))
-    assert lower.changed().tolist() == [1, 0]
+    lower = SampleOrder(qx.negative_log_likelihood, np.array([True, False, True]))
+    lower.note(np.array([0.1, 3.0], dtype=np.float32))  # of those that count
+    assert lower.changed().tolist() == [2, 0, 1]
 
 
 REASONS = {
@@ -143,9 +143,9 @@ def test_a_stopped_candidate_says_what_it_cannot_beat_and_that_is_true(threads):
     evaluator = prefix_evaluator(tiny_model(), search_loader(), qx.top1_accuracy)
     candidates = np.random.default_rng(0).integers(2, 9, size=(200, 3))
     full = list(prefix_evaluator(tiny_model(), search_loader(), qx.top1_accuracy).evaluate(candidates))
-    for _ in range(3):  # the order of the samples changes from call to call
-        limits = [0.9] * len(candidates)
-        answers = list(evaluator.evaluate(candidates, must_beat=limits))
+    for seed in range(3):
+        limits, order = [0.9] * len(candidates), np.random.default_rng(seed).permutation(400)
+        answers = list(evaluator.evaluate(candidates, must_beat=limits, order=order))
         states = [answer.state for answer in answers]
         assert states.count("stopped") > 20 and states.count("complete") > 5
         for answer, whole in zip(answers, full, strict=True):

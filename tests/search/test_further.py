@@ -130,8 +130,8 @@ class Flattering:
         self.evaluator = evaluator
         self.candidate = candidate
 
-    def evaluate(self, candidates, *, must_beat=None):
-        for evaluation in self.evaluator.evaluate(candidates, must_beat=must_beat):
+    def evaluate(self, candidates, *, must_beat=None, order=None):
+        for evaluation in self.evaluator.evaluate(candidates, must_beat=must_beat, order=order):
             yield replace(evaluation, score=1.0) if evaluation.candidate == self.candidate else evaluation
 
 

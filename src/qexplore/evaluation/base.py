@@ -7,10 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidates
 
 State = Literal["complete", "stopped", "failed"]
+Order = NDArray[np.int64]
+"""Places of all samples in the evaluation set as the loader gave it; those that are to be run first in front."""
 Told = Callable[[float], object]
 """Called with parts of a candidate as they are done, from any thread."""
 
@@ -67,12 +72,16 @@ class Evaluator(Protocol):
     exception makes that candidate ``"failed"`` with its reason.
     """
 
-    def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
+    def evaluate(
+        self, candidates: Candidates, *, must_beat: Sequence[float] | None = None, order: Order | None = None
+    ) -> Iterator[Evaluation]:
         """Measure ``candidates``, shape ``[N, L]``.
 
         Args:
             candidates: codes; 0 switches a quantizer off.
             must_beat: one score per candidate; an evaluator may stop a candidate that it has proved not to beat it.
+            order: of the samples, where that can be chosen; it says after how many of them a candidate is stopped. None
+                takes them as the loader gave them.
         """
         ...
 

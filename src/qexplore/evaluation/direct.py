@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qexplore._arguments import checked_name
-from qexplore._trees import cloned, tensors_of
+from qexplore._trees import cloned, versions_of
 from qexplore.errors import DataError, EvaluationError, ModelError, QExploreError
-from qexplore.evaluation.base import Evaluation, Told, untold
+from qexplore.evaluation.base import Evaluation, Order, Told, untold
 from qexplore.evaluation.batches import EvaluationSet, memory_to_use
 from qexplore.evaluation.clipping import Clipping, ClippingWatch
 from qexplore.evaluation.divergence import SHARE_OF_MEMORY, Against, FloatOutputs, as_distances
@@ -102,6 +103,8 @@ class DirectEvaluator:
         self._batch_sizes: list[int] = []
         self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
         self.float_evaluation: Evaluation
+        self.counted: NDArray[np.bool_] | None = None
+        """Which samples count, shape ``[num_samples]``; None for a whole-set metric."""
         self.not_passed: tuple[str, ...] = ()
         """Points that the last float evaluation did not pass: their widths change nothing in a score."""
         self.clipping: tuple[Clipping, ...] = ()
@@ -172,8 +175,10 @@ class DirectEvaluator:
         text = arithmetic_text(self.precision, self.model.model, self._device)
         return f"{text}, but without a deterministic form: {', '.join(self.unforced)}" if self.unforced else text
 
-    def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
-        """Measure ``candidates``, shape ``[N, L]``, one after the other; ``must_beat`` is not made use of."""
+    def evaluate(
+        self, candidates: Candidates, *, must_beat: Sequence[float] | None = None, order: Order | None = None
+    ) -> Iterator[Evaluation]:
+        """Measure ``candidates``, shape ``[N, L]``, one after the other; the rest is not made use of."""
         for row in np.asarray(candidates):
             self.bring_up_to_date()  # whoever got the last answer may have changed a weight
             yield self._evaluate_one(tuple(int(width) for width in row))
@@ -361,6 +366,7 @@ class DirectEvaluator:
             else:
                 scores, divergences = self._scores(self.metric)
                 score = summary(scores, self.metric)
+                self.counted = self.metric.counts(scores)
         return complete(candidate, score, scores, self.metric, time.perf_counter() - start, divergences)
 
     def _scores(self, metric: Metric) -> tuple[Scores, Scores | None]:
@@ -378,9 +384,9 @@ class DirectEvaluator:
             if self._changes_inputs is None and not parts:  # the first batch of a float pass
                 warn_of_unshifted(metric, inputs, target)
             given = inputs if self._changes_inputs is False else cloned(inputs)
-            before = _versions(given)
+            before = versions_of(given)
             output = call(self.model, given)
-            changed = changed or before != _versions(given)
+            changed = changed or before != versions_of(given)
             parts.append(batch_scores(metric, output, inputs, target))
             if self._changes_inputs is None:
                 self.floats.add(output, target, len(parts[-1]))
@@ -392,8 +398,3 @@ class DirectEvaluator:
         told = [one for one in apart if one is not None]
         divergences = as_distances(torch.cat(told).cpu().numpy()) if len(told) == len(parts) else None
         return torch.cat(parts).cpu().numpy(), divergences
-
-
-def _versions(inputs: Any) -> list[object]:
-    """One mark per tensor that moves when it is written into; inference tensors keep no count and always move."""
-    return [object() if tensor.is_inference() else tensor._version for tensor in tensors_of(inputs)]

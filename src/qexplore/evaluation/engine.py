@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from qexplore._trees import cloned
-from qexplore.evaluation.base import Told, untold
+from qexplore.evaluation.base import Order, Told, untold
 from qexplore.evaluation.batches import memory_to_use
 from qexplore.evaluation.cutting import (
     Demand,
@@ -27,7 +27,7 @@ from qexplore.evaluation.divergence import FloatOutputs
 from qexplore.evaluation.graph import Function, Steps
 from qexplore.evaluation.network import Network
 from qexplore.evaluation.outputs import Outputs, Scored, can_be_stacked, write
-from qexplore.evaluation.racing import Race, SampleOrder
+from qexplore.evaluation.racing import Race
 from qexplore.evaluation.replays import replays_for
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.schedule import Operation, Schedule, in_order, make_schedule
@@ -120,7 +120,6 @@ class Engine:
         self._labels = known_labels if has_known_labels else nullcontext
         self._device = network.device
         self.budget_bytes = memory_to_use(self._device, budget_bytes)
-        self._order = SampleOrder(metric, len(samples))
         self._variants = Variants(network.steps, int(self.budget_bytes * share_kept))
         self._on_cores = self._device.type == "cpu"
         self.workers: Workers = self._own_workers() if like is None else like.workers
@@ -192,15 +191,9 @@ class Engine:
         if self.replays is not None:
             self.replays.close()
 
-    def note(self, scores: Scores) -> None:
-        """Learn from a complete evaluation which samples are hard."""
-        self._order.note(scores)
-
-    def reorder(self) -> None:
-        """Put hard samples first, when enough has been learnt since the last time."""
-        order = self._order.changed() if self._samples.can_be_cut else None
-        if order is not None:
-            self._samples.reorder(order)
+    def reorder(self, order: Order | None) -> None:
+        """Take samples in this order from now on, where they can be cut: None is that of the loader."""
+        if self._samples.can_be_cut and self._samples.reorder(order):
             self._cut()
 
     def measure(self, candidates: Candidates, must_beat: NDArray[np.float64] | None = None) -> Measured:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from qexplore.errors import EvaluationError, NumBitsError, QExploreError
-from qexplore.evaluation.base import Evaluation, Told, untold
+from qexplore.evaluation.base import Evaluation, Order, Told, untold
 from qexplore.evaluation.batches import memory_to_use
 from qexplore.evaluation.direct import SHARE_OF_WEIGHTS, DirectEvaluator
 from qexplore.evaluation.engine import Engine, Measured
@@ -134,13 +134,16 @@ class PrefixEvaluator:
         reason = why_not(self._metric)
         return f"off: {reason}" if reason else "on"
 
-    def evaluate(self, candidates: Candidates, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
+    def evaluate(
+        self, candidates: Candidates, *, must_beat: Sequence[float] | None = None, order: Order | None = None
+    ) -> Iterator[Evaluation]:
         """Measure ``candidates``, shape ``[N, L]``, a chunk of some seconds at a time.
 
         Args:
             candidates: codes; 0 switches a quantizer off.
             must_beat: one score per candidate. One that is proved not to beat it is answered ``"stopped"``, where the
                 metric allows proofs.
+            order: of the samples; hard ones first stop candidates sooner.
         """
         rows: list[Candidate] = [tuple(row) for row in np.asarray(candidates, dtype=np.int64).tolist()]
         limits = None if must_beat is None or why_not(self._metric) else np.asarray(must_beat, dtype=np.float64)
@@ -148,14 +151,11 @@ class PrefixEvaluator:
         if engine is None:
             yield from self.direct.evaluate(candidates)
             return
-        if limits is not None:
-            with self._lock:
-                engine.reorder()
         done = 0
         while done < len(rows):
             size = int(np.clip(_CHUNK_SECONDS / max(self._seconds, 1e-9), _SMALLEST_CHUNK, _LARGEST_CHUNK))
             chunk = slice(done, done + size)
-            yield from self._chunk(rows[chunk], None if limits is None else limits[chunk])
+            yield from self._chunk(rows[chunk], None if limits is None else limits[chunk], order)
             done += size
 
     def scores_on_subset(
@@ -186,14 +186,14 @@ class PrefixEvaluator:
         engine, _ = self._ready(())
         return (self._parts if engine is not None and self._parts else self.direct).subset_size(num_samples)
 
-    def _chunk(self, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
+    def _chunk(self, rows: list[Candidate], limits: Limits, order: Order | None) -> list[Evaluation]:
         """Answers to ``rows``, in their order."""
         # Whoever got the last chunk may have changed the network.
         engine, fit = self._ready(rows)
         measured: list[Evaluation] = []
         if engine is not None and fit:
             chosen = [rows[index] for index in fit]
-            measured = self._measured(engine, chosen, None if limits is None else limits[fit])
+            measured = self._measured(engine, chosen, None if limits is None else limits[fit], order)
         answers = dict(zip(fit, measured, strict=True))
         return [answers[index] if index in answers else self._directly(row) for index, row in enumerate(rows)]
 
@@ -204,34 +204,35 @@ class PrefixEvaluator:
             engine = self._engine
             return engine, [] if engine is None else [index for index, row in enumerate(rows) if _fits(engine, row)]
 
-    def _measured(self, engine: Engine, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
+    def _measured(self, engine: Engine, rows: list[Candidate], limits: Limits, order: Order | None) -> list[Evaluation]:
         """Answers to ``rows`` by the engine; by the direct evaluator for one that raises."""
         start = time.perf_counter()
         try:
             with self._lock, measuring(engine.network.device, precision=self.direct.precision):
+                engine.reorder(order)
                 result = engine.measure(np.array(rows, dtype=np.int64), limits)
         except Exception as error:
             is_full = isinstance(error, torch.OutOfMemoryError)
         else:
             self._seconds = (time.perf_counter() - start) / len(rows)
-            return [self._evaluation(engine, row, result, index, limits) for index, row in enumerate(rows)]
+            return [self._evaluation(row, result, index, limits) for index, row in enumerate(rows)]
         # Only out here is the error gone, with all values that its frames hold.
         with self._lock:
             is_smaller = is_full and engine.halve_batches()
-        return (self._measured if is_smaller else self._apart)(engine, rows, limits)
+        return (self._measured if is_smaller else self._apart)(engine, rows, limits, order)
 
-    def _apart(self, engine: Engine, rows: list[Candidate], limits: Limits) -> list[Evaluation]:
+    def _apart(self, engine: Engine, rows: list[Candidate], limits: Limits, order: Order | None) -> list[Evaluation]:
         """Go on in two halves, until the candidate that raises is alone."""
         if len(rows) == 1:
             return [self._directly(rows[0])]
         half = len(rows) // 2
         first, second = (None, None) if limits is None else (limits[:half], limits[half:])
-        return self._measured(engine, rows[:half], first) + self._measured(engine, rows[half:], second)
+        return self._measured(engine, rows[:half], first, order) + self._measured(engine, rows[half:], second, order)
 
     def _directly(self, row: Candidate) -> Evaluation:
         return next(self.direct.evaluate(np.array([row], dtype=np.int64)))
 
-    def _evaluation(self, engine: Engine, row: Candidate, result: Measured, index: int, limits: Limits) -> Evaluation:
+    def _evaluation(self, row: Candidate, result: Measured, index: int, limits: Limits) -> Evaluation:
         seconds, count = float(result.seconds[index]), int(result.num_samples[index])
         divergences, scores = (
             result.divergences[index],
@@ -244,12 +245,9 @@ class PrefixEvaluator:
             return Evaluation(row, "stopped", bound=bound, num_samples=count, reason=reason, seconds=seconds)
         assert isinstance(self._metric, Metric)
         try:
-            evaluation = complete(row, summary(scores, self._metric), scores, self._metric, seconds, divergences)
+            return complete(row, summary(scores, self._metric), scores, self._metric, seconds, divergences)
         except QExploreError as error:
             return failed(row, error, seconds)
-        with self._lock:
-            engine.note(scores)
-        return evaluation
 
     # ------------------------------------------------------------------------------------------------- the engine
 

@@ -91,19 +91,19 @@ class SampleOrder:
 
     Args:
         metric: of the scores.
-        num_samples: of the whole set.
+        counted: which samples of the whole set count, shape ``[num_samples]``; the others come last.
     """
 
-    def __init__(self, metric: Metric, num_samples: int) -> None:
+    def __init__(self, metric: Metric, counted: NDArray[np.bool_]) -> None:
         self._metric = metric
-        self._totals = np.zeros(num_samples)
+        self._counted = counted
+        self._totals = np.where(counted, 0.0, np.inf)
         self._known = 0
         self._known_at_last_change = 0
 
     def note(self, scores: NDArray[np.float32]) -> None:
-        """Learn from the scores of a complete evaluation, in the order of the evaluation set."""
-        # What does not count tells nothing, and comes last.
-        self._totals += np.where(self._metric.counts(scores), self._metric.gain(scores), np.inf)
+        """Learn from the scores of a complete evaluation, those that count, in the order of the evaluation set."""
+        self._totals[self._counted] += self._metric.gain(scores)
         self._known += 1
 
     def changed(self) -> NDArray[np.int64] | None:

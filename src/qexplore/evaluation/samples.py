@@ -100,11 +100,15 @@ class Samples:
         self._together = None
         self._order = np.arange(self._num_samples)
 
-    def reorder(self, order: NDArray[np.int64]) -> None:
-        """Take samples in this order from now on: places in the set as the loader gave it."""
+    def reorder(self, order: NDArray[np.int64] | None) -> bool:
+        """Take samples in this order from now on, places in the set as the loader gave it; says if it is another."""
+        order = np.arange(self._num_samples) if order is None else order
+        if np.array_equal(order, self._order):
+            return False
         inputs, target, self._reference = self._taken(order)
         self._together = inputs, target
         self._order = order
+        return True
 
     def cut(self, size: int) -> list[Batch]:
         """Batches of ``size`` samples, as even as can be; the loader's own where they cannot be cut."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 
 from qexplore._arguments import checked_int, checked_number
+from qexplore._clock import now
 from qexplore.errors import ProblemError
 
 _ROUNDING = 1e-9
@@ -54,7 +54,7 @@ class Budget:
         self._patience = math.inf if patience is None else patience
         self._max_failures = math.inf if max_failures is None else max_failures
         self._failures_in_a_row = 0
-        self._start = time.perf_counter()
+        self._start = now()
         self._hypervolume = 0.0
         self._grown_at = 0.0
         self._is_late = False
@@ -67,7 +67,7 @@ class Budget:
     @property
     def seconds(self) -> float:
         """Since the start."""
-        return time.perf_counter() - self._start
+        return now() - self._start
 
     @property
     def num_left(self) -> float:

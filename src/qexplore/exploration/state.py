@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from qexplore._clock import now
 from qexplore._progress import Progress
 from qexplore.errors import EvaluationError
 from qexplore.evaluation import Evaluation, Screen
@@ -190,9 +190,9 @@ class Run:
             generations.know(self._uniform)
         thought = 0.0
         while thought < self._budget.seconds_left or not self.num_evaluations:
-            start = time.perf_counter()
+            start = now()
             generation = generations.ask()
-            thought = time.perf_counter() - start
+            thought = now() - start
             self.left_out = self._described(generations.lacking)
             if generation is None:
                 self._ended_by = generations.ended_by
@@ -234,9 +234,9 @@ class Run:
     @contextmanager
     def _timed(self, count: int) -> Iterator[None]:
         """Learn what one of ``count`` candidates takes; what comes from memory tells nothing."""
-        start = time.perf_counter()
+        start = now()
         yield
-        self._seconds_each = max(self._seconds_each / 2, (time.perf_counter() - start) / count)
+        self._seconds_each = max(self._seconds_each / 2, (now() - start) / count)
 
     def _measure(self, generation: Generation) -> list[Evaluation]:
         """The evaluations of a generation, or of its first ones as far as the budget goes."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from qexplore.model import Candidate
 from qexplore.search.requirements import Requirements, checked_requirements
 
 Asked = tuple[Metric | WholeSetMetric, Any, Any]
+Around = Callable[[Evaluator, str], Evaluator]
+"""Another evaluator that asks the given one, and what that one is for."""
 
 
 class FurtherMetrics:
@@ -37,7 +40,20 @@ class FurtherMetrics:
             direct, evaluator = evaluators(metric)
             floats = direct.float_evaluation
             requirements = checked_requirements(metric, floats.score, *minimum, scores=floats.scores)
-            self._measures.append(_Measure(requirements, direct, evaluator))
+            self._measures.append(_Measure(requirements, direct, evaluator, direct))
+
+    def recorded_by(self, around: Around) -> FurtherMetrics:
+        """The same, whose evaluators are asked through ``around``."""
+        recorded = copy.copy(self)
+        recorded._measures = [
+            replace(
+                one,
+                evaluator=around(one.evaluator, f"search {place}"),
+                judge=around(one.direct, f"direct {place}"),
+            )
+            for place, one in enumerate(self._measures, 1)
+        ]
+        return recorded
 
     def __len__(self) -> int:
         return len(self._measures)
@@ -97,11 +113,12 @@ class FurtherMetrics:
 
 @dataclass(frozen=True)
 class _Measure:
-    """One further metric: what its scores have to meet, and who measures them."""
+    """One further metric: what its scores have to meet, and who measures them: to search with, and at last."""
 
     requirements: Requirements
     direct: DirectEvaluator
     evaluator: Evaluator
+    judge: Evaluator
 
     @property
     def described(self) -> FurtherMetric:
@@ -109,7 +126,7 @@ class _Measure:
         return FurtherMetric(metric.name, metric.higher_is_better, self.requirements.min_accuracy, float_score)
 
     def evaluation(self, candidate: Candidate, directly: bool = False) -> Evaluation:
-        evaluator: Evaluator = self.direct if directly else self.evaluator
+        evaluator = self.judge if directly else self.evaluator
         return next(evaluator.evaluate(np.array([candidate], dtype=np.int64)))
 
 

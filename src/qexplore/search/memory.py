@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from qexplore.evaluation import Evaluation, Evaluator, Screen
+from qexplore.evaluation import Evaluation, Evaluator, Order, SampleOrder, Screen, why_not
 from qexplore.metrics import Metric, WholeSetMetric
 from qexplore.model import Candidate, Candidates, QuantizedModel, fingerprint_of
 from qexplore.search.looks import any_looked_at
@@ -28,6 +29,8 @@ class Memory:
         metric: of the scores.
         finish: adds to an evaluation what the evaluator does not measure, before anyone sees it.
         settings: of the arithmetic; what was measured under others is forgotten.
+        counted: which samples count, shape ``[num_samples]``, or None; asked where candidates may be stopped.
+        known: evaluations to begin with.
     """
 
     def __init__(
@@ -37,13 +40,18 @@ class Memory:
         metric: Metric | WholeSetMetric,
         finish: Callable[[Evaluation], Evaluation],
         settings: Callable[[], Hashable] = tuple,
+        counted: Callable[[], NDArray[np.bool_] | None] = lambda: None,
+        known: Iterable[Evaluation] = (),
     ) -> None:
         self._model = model
         self._evaluator = evaluator
         self._metric = metric
         self._finish = finish
         self._settings = settings
-        self._known: dict[Candidate, Evaluation] = {}
+        self._counted = counted
+        self._hardest: SampleOrder | None = None
+        self._order: Order | None = None
+        self._known: dict[Candidate, Evaluation] = {evaluation.candidate: evaluation for evaluation in known}
         self._version: Any = self._now()
         self.fingerprint = fingerprint_of(model)
         """Of the model as it was when what is in memory was measured."""
@@ -72,8 +80,14 @@ class Memory:
         if version == self._version:
             return False
         self._known.clear()
+        self._hardest = self._order = None
         self._version, self.fingerprint = version, fingerprint_of(self._model)
         return True
+
+    def take_over(self, other: Memory) -> None:
+        """Remember what ``other`` does, of the same model as it is now."""
+        if not self.forget_if_changed() and not other.forget_if_changed():
+            self._known |= other._known
 
     def effective(self, candidates: Candidates) -> Candidates:
         """``candidates`` as they take effect: quantizers that were disabled by hand stay off."""
@@ -100,20 +114,42 @@ class Memory:
             self._remember(rejected, version)
             order = [place for place in order if keys[place] not in known]
         # One call for the whole population: an evaluator may share work between candidates.
-        answers = self._evaluator.evaluate(
-            wanted[order], must_beat=None if limits is None else [limits[keys[place]] for place in order]
-        )
+        must_beat = None if limits is None else [limits[keys[place]] for place in order]
+        samples_order = self._samples_order(must_beat is not None)
+        answers = self._evaluator.evaluate(wanted[order], must_beat=must_beat, order=samples_order)
         left = iter(order)
         for row, key in zip(rows, keys, strict=True):
             while key not in known:
                 answered = keys[next(left)]
                 evaluation = next(answers)
+                self._learn(evaluation)
                 if screen is not None:
                     evaluation = replace(evaluation, num_samples=evaluation.num_samples + screen.num_run)
                 known[answered] = self._finish(evaluation)
                 self._remember({answered: known[answered]}, version)
             evaluation = known[key]
             yield evaluation if evaluation.candidate == row else replace(evaluation, candidate=row)
+
+    def _samples_order(self, may_stop: bool) -> Order | None:
+        """The order of samples, hardest first: settled for a whole call, and only by what was measured before it.
+
+        So that a candidate is stopped after as many samples whoever measures it, and in whatever parts.
+        """
+        counted = self._counted() if may_stop and not why_not(self._metric) else None
+        if counted is None:
+            return self._order
+        if self._hardest is None:
+            assert isinstance(self._metric, Metric)
+            self._hardest = SampleOrder(self._metric, counted)
+            for evaluation in self.evaluations:
+                self._learn(evaluation)
+        changed = self._hardest.changed()
+        self._order = self._order if changed is None else changed
+        return self._order
+
+    def _learn(self, evaluation: Evaluation) -> None:
+        if self._hardest is not None and evaluation.scores is not None:
+            self._hardest.note(evaluation.scores)
 
     def _remember(self, found: dict[Candidate, Evaluation], version: Any) -> None:
         """Keep what was ``found``, unless another call has learnt meanwhile that the model is no longer that one."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
+from qexplore._clock import now
 from qexplore.errors import QExploreError
 from qexplore.metrics import noise_to_signal
 from qexplore.model import Candidates
@@ -43,7 +42,7 @@ class Pace:
         return self._first + self._each * num_choices
 
     def _timed(self, candidates: Candidates) -> float:
-        start = time.perf_counter()
+        start = now()
         try:
             scores = self._problem.scores_on_subset(
                 candidates, noise_to_signal, self.count, directly=self._directly, against_float=True
@@ -51,4 +50,4 @@ class Pace:
             self.num_samples += int(np.size(scores))
         except QExploreError:
             pass  # the table says it
-        return time.perf_counter() - start
+        return now() - start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from qexplore._arguments import checked_name, nearest_keyword
 from qexplore._choices import has_range
 from qexplore._pickling import require_a_name
 from qexplore.errors import ProblemError
-from qexplore.evaluation import Clipping, Evaluation
+from qexplore.evaluation import Clipping, Evaluation, Evaluator
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, top1_accuracy
 from qexplore.model import PRECISIONS, Candidates, Loader, QuantizedModel, Unpack, require_wrapped, reusable
@@ -24,8 +24,8 @@ from qexplore.search.control import DEFAULT_LIMITS, checked_plan
 from qexplore.search.costs import checked_costs, require_known
 from qexplore.search.description import Description
 from qexplore.search.evaluators import ENGINES, evaluators_of
-from qexplore.search.further import FurtherMetrics, split_metrics
-from qexplore.search.intervals import intervals_of
+from qexplore.search.fronts import front_fields
+from qexplore.search.further import Around, FurtherMetrics, split_metrics
 from qexplore.search.limits import TOTAL_BITS, checked_limits
 from qexplore.search.memory import Memory
 from qexplore.search.reachability import require_reachable
@@ -145,7 +145,9 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             self.metric, floats.score, min_accuracy, max_drop, scores=floats.scores
         )
         self.further = FurtherMetrics(asked[1:], evaluators)
-        self._memory = Memory(model, self.evaluator, self.metric, self._finished, self.direct.settings)
+        self._searching: Evaluator = self.evaluator
+        self._judging: Evaluator = self.direct
+        self._memory = self._new_memory()
         super().__init__(
             n_var=self.space.num_genes,
             n_obj=1 + len(self.costs),
@@ -175,10 +177,36 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         copied.__dict__.update(self.__dict__)
         return copied
 
+    def _new_memory(self, known: Sequence[Evaluation] = ()) -> Memory:
+        counted = partial(getattr, self.direct, "counted")
+        settings = self.direct.settings
+        return Memory(self.model, self._searching, self.metric, self._finished, settings, counted, known)
+
+    def recorded_by(self, around: Around) -> LayerwiseQuantizationProblem:
+        """A problem of its own with the same network, data and evaluators, the latter asked through ``around``.
+
+        Of what was measured it knows only the widest candidate, if that was.
+        """
+        recorded = copy.deepcopy(self)
+        recorded._searching, recorded._judging = around(self.evaluator, "search"), around(self.direct, "direct")
+        recorded.further = self.further.recorded_by(around)
+        widest = tuple(self.effective(self.space.widest)[0].tolist())
+        recorded._memory = recorded._new_memory([one for one in self.evaluations if one.candidate == widest])
+        return recorded
+
+    def remember(self, recorded: LayerwiseQuantizationProblem) -> None:
+        """Take over what one that `recorded_by` gave has measured since."""
+        self._memory.take_over(recorded._memory)
+
     @property
     def min_accuracy(self) -> float | None:
         """The worst acceptable score; None where all are."""
         return self.requirements.min_accuracy
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model as it was when anything was asked last; see `qexplore.model.fingerprint_of`."""
+        return self._memory.fingerprint
 
     @property
     def float_accuracy(self) -> float:
@@ -254,7 +282,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         """
         self.model.require_attached()  # evaluators see changes themselves, and to see them takes checksums of all
         rows = self.effective(candidates)
-        return (self.direct if directly else self.evaluator).scores_on_subset(rows, metric, num_samples, **options)
+        return (self._judging if directly else self._searching).scores_on_subset(rows, metric, num_samples, **options)
 
     def measure_directly(self, candidates: Candidates) -> Iterator[Evaluation]:
         """Evaluations of ``candidates``, shape ``[N, L]``, by the direct evaluators, further metrics included.
@@ -262,7 +290,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         The last word on a candidate: nothing is taken from memory, and nothing is remembered.
         """
         self._forget_if_changed()
-        for evaluation in self.direct.evaluate(candidates):
+        for evaluation in self._judging.evaluate(candidates):
             further = self.further.measure(evaluation.candidate, directly=True) if evaluation.is_complete else ()
             yield replace(evaluation, further=further)
 
@@ -281,34 +309,12 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         complete = [evaluation for evaluation in evaluations if evaluation.is_complete]
         kept = np.flatnonzero((self.constraints(complete) <= 0).all(axis=1))
         feasible = [complete[place] for place in kept]
-        return Front.from_candidates(**self._front_fields(feasible), min_accuracy=self.min_accuracy)
+        return Front.from_candidates(**front_fields(self, feasible), min_accuracy=self.min_accuracy)
 
     def points_of(self, evaluations: Sequence[Evaluation]) -> Front:
         """All complete ``evaluations`` in the given order, dominated and infeasible ones too."""
-        fields = self._front_fields(evaluations)
+        fields = front_fields(self, evaluations)
         return Front(**fields, broken_limits=self.limits.broken(fields["num_bits"]))
-
-    def _front_fields(self, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-        complete = [evaluation for evaluation in evaluations if evaluation.is_complete]
-        candidates = self.candidates_of(complete)
-        unknown = (math.nan,) * len(self.further)
-        further = np.array([evaluation.further or unknown for evaluation in complete], dtype=np.float64)
-        return {
-            "num_bits": candidates,
-            "accuracy": np.array([evaluation.score for evaluation in complete]),
-            "costs": self.costs_of(candidates),
-            "interval": intervals_of(complete),
-            "point_names": tuple(self.model.fake_quantizers),
-            "cost_names": tuple(cost.name for cost in self.costs),
-            "metric_name": self.metric.name,
-            "metric": self.metric,
-            "arithmetic": self.direct.arithmetic,
-            "fingerprint": self._memory.fingerprint,
-            "higher_is_better": self.metric.higher_is_better,
-            "float_accuracy": self.direct.float_evaluation.score,
-            "further": self.further.described,
-            "further_scores": further.reshape(-1, len(self.further)) if len(self.further) else None,
-        }
 
     def candidates_of(self, evaluations: Sequence[Evaluation]) -> Candidates:
         """Their candidates, shape ``[N, L]``."""

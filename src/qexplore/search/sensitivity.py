@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from qexplore._arguments import is_whole
 from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
+from qexplore._clock import now
 from qexplore._progress import Progress
 from qexplore._table import csv_table, text_table
 from qexplore.cost import one_by_one
@@ -287,7 +287,7 @@ class _Clock:
 
     def __init__(self, problem: LayerwiseQuantizationProblem, most_seconds: float) -> None:
         self._problem = problem
-        self._end = time.perf_counter() + most_seconds
+        self._end = now() + most_seconds
         self._paces: dict[bool, Pace] = {}
 
     @property
@@ -303,7 +303,7 @@ class _Clock:
         if plan.directly not in self._paces:
             self._paces[plan.directly] = Pace(self._problem, candidates, plan.num_samples, directly=plan.directly)
         pace = self._paces[plan.directly]
-        is_in_time = time.perf_counter() + pace.seconds(len(candidates)) <= self._end
+        is_in_time = now() + pace.seconds(len(candidates)) <= self._end
         return plan._replace(num_samples=min(plan.num_samples, pace.count)) if is_in_time else None
 
 

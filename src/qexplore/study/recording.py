@@ -1,0 +1,206 @@
+"""Recording evaluators: what the study knows is answered from it, everything else is written down before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from qexplore._clock import Clock
+from qexplore.evaluation import Evaluation, Evaluator, Order, Told
+from qexplore.metrics import Metric, Scores
+from qexplore.model import Candidate, Candidates
+from qexplore.study.records import Event, Part, Stored, StoredSnapshot
+from qexplore.study.store import Store
+
+_AT_ONCE = 0.5
+"""Seconds of work that are written together: a write waits for the disk."""
+_SLICE_SECONDS, _FIRST_SLICE, _LARGEST_SLICE = 5.0, 64, 1024
+"""How long candidates on a part of the set are measured before they are written; how many at first, and at most."""
+
+
+class Recorder:
+    """Writes what a run measures into its study, and knows what was written before.
+
+    It never changes what a search computes, only whether it is measured: a search that runs once more on the same study
+    asks the same questions, is given the same answers, and goes on where these end.
+
+    Args:
+        store: open for writing.
+        run: the id of the run.
+        clock: put forward by the seconds that an answer took when it was measured.
+    """
+
+    def __init__(self, store: Store, run: int, clock: Clock) -> None:
+        self.store = store
+        self.run = run
+        self.num_known = 0
+        """Evaluations that the study answered."""
+        self.num_written = 0
+        """Evaluations that were measured and written down."""
+        self._clock = clock
+        self._began = clock.now()
+        self._snapshots: list[StoredSnapshot] = []
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, what the study answered counted as it took then."""
+        return self._clock.now() - self._began
+
+    def around(self, evaluator: Evaluator, role: str) -> RecordedEvaluator:
+        """``evaluator``, recorded as ``role``."""
+        return RecordedEvaluator(self, evaluator, role)
+
+    def known(self, role: str, candidate: Candidate, limit: float | None, order: str) -> Evaluation | None:
+        """What the study knows of ``candidate``."""
+        stored = self.store.evaluation(role, candidate, limit, order)
+        if stored is None:
+            return None
+        self.num_known += 1
+        self._clock.skip(stored.evaluation.seconds)
+        return stored.evaluation
+
+    def write(self, role: str, order: str, measured: Sequence[tuple[Evaluation, float | None]]) -> None:
+        """Write evaluations down, each with the score it had to beat."""
+        at = self.seconds
+        self._flush([Stored(self.run, role, limit, order, at, one) for one, limit in measured])
+        self.num_written += len(measured)
+
+    def known_part(self, role: str, metric: str, count: int, against_float: bool, row: Candidate) -> Scores | None:
+        """Scores of a candidate on a part of the set, as far as the study knows them."""
+        part = self.store.part(role, metric, count, against_float, row)
+        if part is None:
+            return None
+        self._clock.skip(part.seconds)
+        return part.values
+
+    def write_parts(self, parts: Sequence[Part]) -> None:
+        """Write scores on parts of the set down."""
+        self._flush(parts=parts)
+
+    def note(self, snapshot: StoredSnapshot) -> None:
+        """Keep a snapshot of the front, to be written with what is measured next."""
+        self._snapshots.append(snapshot)
+
+    def tell(self, kind: str, text: str) -> None:
+        """Write down that something happened, and what was kept until now."""
+        self._flush(events=[Event(self.run, self.seconds, kind, text)])
+
+    def _flush(
+        self, evaluations: Sequence[Stored] = (), parts: Sequence[Part] = (), events: Sequence[Event] = ()
+    ) -> None:
+        self.store.write(evaluations, parts, self._snapshots, events)
+        self._snapshots = []
+
+
+class RecordedEvaluator:
+    """An `Evaluator` whose answers are in a study before anyone sees them.
+
+    Args:
+        recorder: of the run.
+        evaluator: measures what is not known.
+        role: whose evaluations these are: the same candidates have others under another metric or on another set.
+    """
+
+    def __init__(self, recorder: Recorder, evaluator: Evaluator, role: str) -> None:
+        self._recorder = recorder
+        self._evaluator = evaluator
+        self._role = role
+
+    def evaluate(
+        self, candidates: Candidates, *, must_beat: Sequence[float] | None = None, order: Order | None = None
+    ) -> Iterator[Evaluation]:
+        """As `Evaluator.evaluate`; what the study does not know is measured in one call, and written in chunks."""
+        rows = [tuple(row) for row in np.asarray(candidates, dtype=np.int64).tolist()]
+        limits = [None] * len(rows) if must_beat is None else list(map(float, must_beat))
+        digest = "" if order is None or must_beat is None else _digest(order)
+        keys = zip(rows, limits, strict=True)
+        known = [self._recorder.known(self._role, row, limit, digest) for row, limit in keys]
+        left = [place for place, evaluation in enumerate(known) if evaluation is None]
+        answers = self._evaluator.evaluate(
+            np.array([rows[place] for place in left], dtype=np.int64).reshape(len(left), -1),
+            must_beat=None if must_beat is None else [must_beat[place] for place in left],
+            order=order,
+        )
+        fresh = self._written(answers, digest, [limits[place] for place in left])
+        for evaluation in known:
+            yield next(fresh) if evaluation is None else evaluation
+
+    def _written(
+        self, answers: Iterator[Evaluation], digest: str, limits: Sequence[float | None]
+    ) -> Iterator[Evaluation]:
+        """``answers``, none before it is written: some at once where they come quickly, or are all that is left."""
+        waiting: list[tuple[Evaluation, float | None]] = []
+        for place, limit in enumerate(limits):
+            try:
+                waiting.append((next(answers), limit))
+            except BaseException:  # what was measured before it stays
+                self._recorder.write(self._role, digest, waiting)
+                raise
+            is_last = place == len(limits) - 1
+            if is_last or sum(evaluation.seconds for evaluation, _ in waiting) >= _AT_ONCE:
+                self._recorder.write(self._role, digest, waiting)
+                done, waiting = waiting, []
+                yield from (evaluation for evaluation, _ in done)
+
+    def scores_on_subset(
+        self,
+        candidates: Candidates,
+        metric: Metric,
+        num_samples: int,
+        *,
+        against_float: bool = False,
+        told: Told = lambda part: None,
+    ) -> Scores:
+        """As `Evaluator.scores_on_subset`; what the study does not know is measured in slices of some seconds."""
+        rows = [tuple(row) for row in np.asarray(candidates, dtype=np.int64).tolist()]
+        key = (self._role, metric.name, num_samples, against_float)
+        found = {row: self._recorder.known_part(*key, row) for row in dict.fromkeys(rows)}
+        left = [row for row, scores in found.items() if scores is None]
+        told(len(found) - len(left))
+        size = _FIRST_SLICE
+        while left:
+            now, left = left[:size], left[size:]
+            start = time.perf_counter()
+            scores = self._evaluator.scores_on_subset(
+                np.array(now, dtype=np.int64), metric, num_samples, against_float=against_float, told=told
+            )
+            each = (time.perf_counter() - start) / len(now)
+            at, run = self._recorder.seconds, self._recorder.run
+            self._recorder.write_parts(
+                [Part(run, *key, row, values, each, at) for row, values in zip(now, scores, strict=True)]
+            )
+            found.update(zip(now, scores, strict=True))
+            size = int(np.clip(_SLICE_SECONDS / max(each, 1e-9), _FIRST_SLICE, _LARGEST_SLICE))
+        values = [found[row] for row in rows]
+        return np.stack([one for one in values if one is not None]) if values else np.zeros((0, 0), dtype=np.float32)
+
+    def subset_size(self, num_samples: int) -> int:
+        """As `Evaluator.subset_size`."""
+        return self._evaluator.subset_size(num_samples)
+
+    @property
+    def description(self) -> str:
+        """How candidates are evaluated."""
+        return self._evaluator.description
+
+    @property
+    def divergence_gap(self) -> str:
+        """As `Evaluator.divergence_gap`."""
+        return self._evaluator.divergence_gap
+
+    @property
+    def series(self) -> tuple[tuple[int, ...], ...]:
+        """As `Evaluator.series`."""
+        return self._evaluator.series
+
+    @property
+    def early_stop(self) -> str:
+        """As `Evaluator.early_stop`."""
+        return self._evaluator.early_stop
+
+
+def _digest(order: Order) -> str:
+    return hashlib.blake2b(order.astype("<i8").tobytes(), digest_size=8).hexdigest()
