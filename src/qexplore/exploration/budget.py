@@ -65,6 +65,16 @@ class Budget:
         """Seconds that the last word on the front will take; at most half of all are kept back for it."""
 
     @property
+    def limits(self) -> dict[str, float | None]:
+        """As they were given, by name."""
+        given = {
+            "max_evaluations": self._max_evaluations,
+            "max_seconds": self._max_seconds,
+            "patience": self._patience,
+        }
+        return {name: None if value == math.inf else value for name, value in given.items()}
+
+    @property
     def seconds(self) -> float:
         """Since the start."""
         return now() - self._start

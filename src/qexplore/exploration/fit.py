@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
 from qexplore._arguments import checked_keywords
+from qexplore._clock import own_clock
 from qexplore.errors import ProblemError
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.run import run_search
+from qexplore.exploration.studying import StudyFile
 from qexplore.front import FrontPoint
 from qexplore.metrics import top1_accuracy
 from qexplore.model import Loader, QuantizedModel, Unpack
@@ -29,6 +32,9 @@ def fit(
     report_loader: Loader | None = None,
     unpack: Unpack | None = None,
     progress: bool | None = None,
+    study: str | os.PathLike[str] | None = None,
+    share: bool = False,
+    on_mismatch: str = "refuse",
     **problem_options: Any,
 ) -> FrontPoint:
     """The cheapest choices that are accurate enough, or the most accurate ones that are cheap enough.
@@ -49,6 +55,9 @@ def fit(
         report_loader: data that the point's accuracy is reported on, as ``point.report_accuracy``.
         unpack: ``unpack(batch) -> (inputs, target)`` for batches of another form.
         progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
+        study: path of a file in which everything is written down, as for `explore`; so are the next two.
+        share: let other processes write to it at the same time.
+        on_mismatch: what to do with a study that was measured otherwise.
         problem_options: further arguments of `LayerwiseQuantizationProblem`, such as ``choices`` or ``limits``. The
             first of ``costs`` is what the point is cheap in.
 
@@ -64,12 +73,22 @@ def fit(
             f"fit needs exactly one of min_accuracy, max_drop and max_total_bits, got {' and '.join(given) or 'none'}: "
             "for several at once pose a LayerwiseQuantizationProblem and pick from the front of explore"
         )
-    budget = Budget(max_evaluations, max_seconds)
     settings = SearchSettings(seed, judge="accuracy")  # the most accurate point is what was asked for
-    problem = LayerwiseQuantizationProblem(model, loader, metric, **goals, unpack=unpack, **problem_options)
-    exploration = run_search(
-        problem, settings, budget, report_loader=report_loader, unpack=unpack, progress=progress, goal=_goal(problem)
-    )
+    file = StudyFile.asked(study, share, on_mismatch)
+    with own_clock() as clock:
+        budget = Budget(max_evaluations, max_seconds)
+        problem = LayerwiseQuantizationProblem(model, loader, metric, **goals, unpack=unpack, **problem_options)
+        exploration = run_search(
+            problem,
+            settings,
+            budget,
+            report_loader=report_loader,
+            unpack=unpack,
+            progress=progress,
+            goal=_goal(problem),
+            file=file,
+            clock=clock,
+        )
     front = exploration.front
     return front.cheapest() if max_total_bits is None else front.most_accurate()
 

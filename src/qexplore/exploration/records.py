@@ -72,6 +72,7 @@ class Exploration:
             with most of them; None where nothing was verified, or scores are not of samples.
         num_samples: of the search set; 0 under a whole-set metric.
         judge: what decided between points that the search set cannot tell apart, and how many gave way by it.
+        study: where all of it was written down, and how much of it was there before; empty for nowhere.
     """
 
     front: Front
@@ -97,6 +98,7 @@ class Exploration:
     num_moved: int | None = None
     num_samples: int = 0
     judge: str = ""
+    study: str = ""
 
     @property
     def optimism_gap(self) -> float | None:
@@ -169,7 +171,8 @@ class Exploration:
         failed = f", {self.failure_summary}" if self.failures else ""
         left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
         judge = f"\njudge: {self.judge}" if self.judge else ""
-        told = judge + self._arithmetic_line + left_out + f"\n{clipping_text(self.clipping)}".rstrip("\n")
+        study = f"\nstudy: {self.study}" if self.study else ""
+        told = judge + self._arithmetic_line + left_out + f"\n{clipping_text(self.clipping)}".rstrip("\n") + study
         return (
             f"{self.algorithm}, seed {self.seed}: {self.num_evaluations} candidates for {self.num_passes:.0f} full "
             f"evaluations in {self.seconds:.1f} s, stopped by {self.stopped_by}, hypervolume {hypervolume:.4g}{failed}"

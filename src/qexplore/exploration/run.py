@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from qexplore._arguments import nearest_keyword
+from qexplore._clock import Clock, own_clock
 from qexplore.exploration.arguments import check_search, checked_initial
 from qexplore.exploration.budget import MAX_FAILURES, Budget
 from qexplore.exploration.records import Exploration
 from qexplore.exploration.state import Callback, Run
+from qexplore.exploration.studying import StudyFile, Unrecorded, recorded
 from qexplore.exploration.termination import Terminated, Termination
 from qexplore.exploration.verification import Report, Reporter, chosen_by, verify, why_empty
 from qexplore.model import Candidates, Loader, Unpack
@@ -38,6 +41,9 @@ def explore(
     unpack: Unpack | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
+    study: str | os.PathLike[str] | None = None,
+    share: bool = False,
+    on_mismatch: str = "refuse",
 ) -> Exploration:
     """Search the choices of ``problem`` for the trade-off between its metric and its costs.
 
@@ -86,8 +92,18 @@ def explore(
             raised in one ends the search; any other exception passes through, and the problem remembers what it has
             measured.
         progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
+        study: path of a file in which every evaluation is written down before it is used; made where there is none.
+            The same call on a study that was stopped, by whatever, goes on where it stopped and ends with the result of
+            one that was not, to the last bit where no ``max_seconds`` is given. With another budget, seed or algorithm
+            it is another run in the same file, which measures nothing again that another has measured whole. See
+            `qexplore.resume`.
+        share: let other processes that share the study write to it at the same time; each knows what others measured,
+            so that what it proposes depends on them.
+        on_mismatch: ``"refuse"`` a study of other weights, ranges, data or whatever else decides a measurement;
+            ``"new"`` goes on with another file beside it, ``name-2.db``.
 
     Raises:
+        StudyError: the study cannot be had, cannot be written to, or was measured otherwise.
         ProblemError: an argument is not what it must be.
         DataError, MetricError, EvaluationError: the report set cannot be measured; said before the search.
         EvaluationError: every candidate failed.
@@ -95,17 +111,19 @@ def explore(
     """
     check_search(problem, callbacks)
     settings = SearchSettings(seed, algorithm, population_size, racing, screening, low_fidelity, judge)
-    budget = Budget(max_evaluations, max_seconds, patience, max_failures)
-    return run_search(
-        problem,
-        settings,
-        budget,
-        initial=checked_initial(initial, problem, settings),
-        report_loader=report_loader,
-        unpack=unpack,
-        callbacks=callbacks,
-        progress=progress,
-    )
+    with own_clock() as clock:
+        return run_search(
+            problem,
+            settings,
+            Budget(max_evaluations, max_seconds, patience, max_failures),
+            initial=checked_initial(initial, problem, settings),
+            report_loader=report_loader,
+            unpack=unpack,
+            callbacks=callbacks,
+            progress=progress,
+            file=StudyFile.asked(study, share, on_mismatch),
+            clock=clock,
+        )
 
 
 def run_search(
@@ -119,10 +137,40 @@ def run_search(
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     goal: Goal | None = None,
+    file: StudyFile | None = None,
+    clock: Clock,
 ) -> Exploration:
     """As `explore`, with arguments that were checked, and a goal other than the whole front."""
+    with recorded(file, problem, settings, budget, clock, initial=initial, goal=goal) as recording:
+        exploration = _searched(
+            recording,
+            settings,
+            budget,
+            initial=initial,
+            report_loader=report_loader,
+            unpack=unpack,
+            callbacks=callbacks,
+            progress=progress,
+            goal=goal,
+        )
+        return replace(exploration, study=recording.ended(exploration))
+
+
+def _searched(
+    recording: Unrecorded,
+    settings: SearchSettings,
+    budget: Budget,
+    *,
+    initial: Candidates | None,
+    report_loader: Loader | None,
+    unpack: Unpack | None,
+    callbacks: Sequence[Callback],
+    progress: bool | None,
+    goal: Goal | None,
+) -> Exploration:
+    problem = recording.problem
     # Built before the search, so that a report set that does not work is not found out at its end.
-    reporter = None if report_loader is None else Reporter(problem, report_loader, unpack)
+    reporter = None if report_loader is None else Reporter(problem, report_loader, unpack, recording.around_report)
     to_report = 0.0 if reporter is None else reporter.float_seconds
     to_verify = (problem.direct.float_evaluation.seconds + to_report) * (1 + len(problem.further))
     termination = Termination()
@@ -131,12 +179,13 @@ def run_search(
         settings,
         budget,
         goal=goal,
-        callbacks=callbacks,
+        callbacks=(recording.note, *callbacks),
         progress=progress,
         seconds_afterwards=(to_verify, to_report),
         termination=termination,
     )
     stopped_by = run.search(initial)
+    recording.settled("reference point", run.reference_point)
     if not termination.received:
         run.require_success()
     members, judge, num_verifications, moved = run.archive.members, "", 0, None

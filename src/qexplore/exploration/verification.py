@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from qexplore._progress import Progress
-from qexplore.evaluation import DirectEvaluator, Evaluation, mean_difference, paired_interval, t_quantile
+from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator, mean_difference, paired_interval, t_quantile
 from qexplore.front import Front
 from qexplore.metrics import Metric
 from qexplore.model import Candidates, Loader, Unpack, reusable
@@ -109,14 +109,24 @@ class Report:
     optimism_interval: tuple[float, float] | None = None
 
 
+Around = Callable[[DirectEvaluator, int], Evaluator]
+"""Another evaluator that asks that of a metric, of which the number is given: 0 is the first."""
+
+
+def _as_it_is(evaluator: DirectEvaluator, place: int) -> Evaluator:
+    return evaluator
+
+
 class Reporter:
-    """Measures fronts on the report set, by all metrics of a problem.
+    """Measures fronts on the report set, by all metrics of a problem; the evaluators are asked through ``around``.
 
     Raises:
         QExploreError: as `DirectEvaluator` says, for each metric.
     """
 
-    def __init__(self, problem: LayerwiseQuantizationProblem, loader: Loader, unpack: Unpack | None) -> None:
+    def __init__(
+        self, problem: LayerwiseQuantizationProblem, loader: Loader, unpack: Unpack | None, around: Around = _as_it_is
+    ) -> None:
         metrics = (problem.metric, *problem.further.metrics)
         if len(metrics) > 1:
             loader = reusable(loader)
@@ -127,6 +137,7 @@ class Reporter:
             )
             for metric in metrics
         )
+        self._asked = [around(evaluator, place) for place, evaluator in enumerate((self._first, *self._further))]
 
     @property
     def float_accuracy(self) -> float:
@@ -159,8 +170,8 @@ class Reporter:
         num_points = len(front) * len(self._further)
         try:
             with Progress(len(rows) + num_points, description=_REPORT, unit="evaluation", shown=progress) as bar:
-                known = {one.candidate: one for one in _measured(self._first, rows, bar)}
-                further = [[one.score for one in _measured(each, front.num_bits, bar)] for each in self._further]
+                known = {one.candidate: one for one in _measured(self._asked[0], rows, bar)}
+                further = [[one.score for one in _measured(each, front.num_bits, bar)] for each in self._asked[1:]]
         except KeyboardInterrupt:
             return Report(front, self.num_floats)
         evaluations = [known[tuple(row)] for row in front.num_bits.tolist()]
@@ -225,7 +236,7 @@ class Reporter:
         return gap - reach, gap + reach
 
 
-def _measured(evaluator: DirectEvaluator, candidates: Candidates, bar: Progress) -> Iterator[Evaluation]:
+def _measured(evaluator: Evaluator, candidates: Candidates, bar: Progress) -> Iterator[Evaluation]:
     for evaluation in evaluator.evaluate(candidates):
         bar.advance()
         yield evaluation

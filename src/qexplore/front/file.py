@@ -87,9 +87,17 @@ def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     shown = f"Front file {os.fspath(path)!r}"
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return fields_of(shown, Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingFrontFileError(f"{shown} does not exist. Give a file written by Front.save.") from error
+    except UnicodeDecodeError as error:
+        raise FrontFileError(f"{shown} must be JSON, got: {error}. Give a file written by Front.save.") from error
+
+
+def fields_of(shown: str, text: str) -> dict[str, Any]:
+    """The same from the text of a file."""
+    try:
+        entries = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise FrontFileError(f"{shown} must be JSON, got: {error}. Give a file written by Front.save.") from error
     found = entries.get("format") if isinstance(entries, dict) else None

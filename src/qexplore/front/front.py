@@ -255,7 +255,16 @@ class Front(FrontArrays):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this front as JSON, all or nothing; makes the folder of `path`, but not that folder's parents."""
-        file.write_text(path, file.to_json(self))
+        file.write_text(path, self.to_json())
+
+    def to_json(self) -> str:
+        """What `save` writes."""
+        return file.to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Front:
+        """The front that `to_json` wrote, equal to the last bit. FrontFileError when the text holds no front."""
+        return cls._from_fields(file.fields_of("Front text", text), "Front text")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Front:
@@ -263,13 +272,16 @@ class Front(FrontArrays):
 
         A missing file is a MissingFrontFileError, which is a FileNotFoundError too.
         """
-        known = file.read_fields(path)
+        return cls._from_fields(file.read_fields(path), f"Front file {os.fspath(path)!r}")
+
+    @classmethod
+    def _from_fields(cls, known: dict[str, Any], shown: str) -> Front:
         try:
             if isinstance(known.get("uniform"), dict):
                 known["uniform"] = cls(**known["uniform"])
             return cls(**known)
         except FrontError as error:
-            raise FrontFileError(f"Front file {os.fspath(path)!r} is damaged. {error} Save the front again.") from error
+            raise FrontFileError(f"{shown} is damaged. {error} Save the front again.") from error
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """The front as CSV text, one line a point and one column for each point name; also written to `path`.

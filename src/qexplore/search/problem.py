@@ -14,6 +14,7 @@ from pymoo.core.problem import Problem
 
 from qexplore._arguments import checked_name, nearest_keyword
 from qexplore._choices import has_range
+from qexplore._fingerprint import Fingerprint
 from qexplore._pickling import require_a_name
 from qexplore.errors import ProblemError
 from qexplore.evaluation import Clipping, Evaluation, Evaluator
@@ -204,7 +205,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         return self.requirements.min_accuracy
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> Fingerprint:
         """Of the model as it was when anything was asked last; see `qexplore.model.fingerprint_of`."""
         return self._memory.fingerprint
 

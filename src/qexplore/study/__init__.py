@@ -1,6 +1,8 @@
 """Remembering: one file that holds what an exploration measured, whatever happens to the process."""
 
-from qexplore.study.fingerprint import measured_by, mismatches, require_same
+from qexplore.study.fingerprint import contents_of, measured_by, mismatches, require_same
+from qexplore.study.opening import opened_for
+from qexplore.study.recording import Recorder
 from qexplore.study.records import Columns, Event, Part, RunRecord, Stored, StoredSnapshot
 from qexplore.study.recovery import Recovery, recover
 from qexplore.study.store import Store

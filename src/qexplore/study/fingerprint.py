@@ -160,6 +160,11 @@ def _data(direct: DirectEvaluator) -> tuple[str, str]:
     return str(contents), ", ".join(f"{count} of {size}" for size, count in runs)
 
 
+def contents_of(direct: DirectEvaluator) -> str:
+    """Digest of the samples that ``direct`` measures on, and of how they come in batches; costs a pass over them."""
+    return digest_of(_data(direct))
+
+
 def _device_text(device: torch.device) -> str:
     module = torch.get_device_module(device)
     if hasattr(module, "get_device_name"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -40,6 +40,8 @@ class Recorder:
         """Evaluations that the study answered."""
         self.num_written = 0
         """Evaluations that were measured and written down."""
+        self.guard: Callable[[], None] = lambda: None
+        """Raises where what is measured now does not belong to the run."""
         self._clock = clock
         self._began = clock.now()
         self._snapshots: list[StoredSnapshot] = []
@@ -113,14 +115,16 @@ class RecordedEvaluator:
         self, candidates: Candidates, *, must_beat: Sequence[float] | None = None, order: Order | None = None
     ) -> Iterator[Evaluation]:
         """As `Evaluator.evaluate`; what the study does not know is measured in one call, and written in chunks."""
-        rows = [tuple(row) for row in np.asarray(candidates, dtype=np.int64).tolist()]
+        self._recorder.guard()
+        codes = np.asarray(candidates, dtype=np.int64)
+        rows = [tuple(row) for row in codes.tolist()]
         limits = [None] * len(rows) if must_beat is None else list(map(float, must_beat))
         digest = "" if order is None or must_beat is None else _digest(order)
         keys = zip(rows, limits, strict=True)
         known = [self._recorder.known(self._role, row, limit, digest) for row, limit in keys]
         left = [place for place, evaluation in enumerate(known) if evaluation is None]
         answers = self._evaluator.evaluate(
-            np.array([rows[place] for place in left], dtype=np.int64).reshape(len(left), -1),
+            codes[left],
             must_beat=None if must_beat is None else [must_beat[place] for place in left],
             order=order,
         )

@@ -1,0 +1,220 @@
+"""An exploration that writes down what it measures, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qexplore._arguments import checked_name, checked_switch
+from qexplore._clock import Clock
+from qexplore._random import stream
+from qexplore._version import __version__
+from qexplore.errors import StudyError
+from qexplore.evaluation import DirectEvaluator, Evaluator
+from qexplore.exploration.budget import Budget
+from qexplore.exploration.records import Exploration, Snapshot
+from qexplore.model import Candidates
+from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings, WholeFront
+from qexplore.study import Recorder, StoredSnapshot, contents_of, measured_by, opened_for
+
+ON_MISMATCH = ("refuse", "new")
+_PROBED = 16
+"""Random candidates whose costs tell one cost function from another of the same name."""
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """Where an exploration is written down.
+
+    Attributes:
+        path: of the file; made where there is none.
+        share: whether other processes that share it may write to it at the same time.
+        on_mismatch: what to do with a study that was measured otherwise; one of `ON_MISMATCH`.
+
+    Raises:
+        StudyError: names the argument.
+    """
+
+    path: Path
+    share: bool = False
+    on_mismatch: str = "refuse"
+
+    @classmethod
+    def asked(cls, study: Any, share: bool, on_mismatch: str) -> StudyFile | None:
+        """What `explore` was given; None for no study."""
+        checked_switch("`share`", share, StudyError)
+        checked_name("`on_mismatch`", on_mismatch, ON_MISMATCH, StudyError)
+        if study is None:
+            return None
+        if not isinstance(study, (str, os.PathLike)):
+            raise StudyError(f'`study` must be the path of a file, such as "runs/name.db", got {study!r}')
+        return cls(Path(study), share, on_mismatch)
+
+
+class Unrecorded:
+    """An exploration without a study."""
+
+    def __init__(self, problem: LayerwiseQuantizationProblem) -> None:
+        self.problem = problem
+
+    def around(self, evaluator: Evaluator, role: str) -> Evaluator:
+        """``evaluator`` itself."""
+        return evaluator
+
+    def around_report(self, evaluator: DirectEvaluator, place: int) -> Evaluator:
+        """``evaluator`` itself, that of the metric ``place`` on the report set."""
+        return evaluator
+
+    def note(self, snapshot: Snapshot) -> None:
+        """Nothing is written down."""
+
+    def settled(self, name: str, value: Any) -> None:
+        """Likewise."""
+
+    def ended(self, exploration: Exploration) -> str:
+        """Nothing is to be said."""
+        return ""
+
+
+class Recorded(Unrecorded):
+    """An exploration whose evaluations are in a study before the search sees them.
+
+    Args:
+        problem: what is searched.
+        recorder: of the run.
+    """
+
+    def __init__(self, problem: LayerwiseQuantizationProblem, recorder: Recorder) -> None:
+        self._recorder = recorder
+        super().__init__(problem.recorded_by(self.around))
+        recorder.guard = self._require_same_model
+        self._model = self.problem.fingerprint
+
+    def around(self, evaluator: Evaluator, role: str) -> Evaluator:
+        """``evaluator``, recorded as ``role``."""
+        return self._recorder.around(evaluator, role)
+
+    def around_report(self, evaluator: DirectEvaluator, place: int) -> Evaluator:
+        """``evaluator``, recorded as what it is on this report set: on another one it has other scores."""
+        return self._recorder.around(evaluator, f"report {place} on {contents_of(evaluator)}")
+
+    def note(self, snapshot: Snapshot) -> None:
+        """Keep the front of ``snapshot``."""
+        self._recorder.note(
+            StoredSnapshot(
+                self._recorder.run,
+                snapshot.num_evaluations,
+                snapshot.num_passes,
+                snapshot.seconds,
+                snapshot.hypervolume,
+                snapshot.generation,
+                tuple(map(tuple, snapshot.front.num_bits.tolist())),
+            )
+        )
+
+    def settled(self, name: str, value: Any) -> None:
+        """Write down what the search has settled, such as its reference point."""
+        self._recorder.tell(name, repr(value))
+
+    def ended(self, exploration: Exploration) -> str:
+        """Write the end down, and say what is to be said of the study."""
+        recorder = self._recorder
+        recorder.tell("front", exploration.front.to_json())
+        recorder.tell("ended", exploration.stopped_by)
+        known = f", {recorder.num_known} were there already" if recorder.num_known else ""
+        told = (
+            f"{recorder.store.path}: {recorder.num_written} evaluations written{known}; the same call goes on with it"
+        )
+        return "; ".join([told, *recorder.store.notes])
+
+    def _require_same_model(self) -> None:
+        if self.problem.fingerprint != self._model:
+            raise StudyError(
+                f"the model of study '{self._recorder.store.path}' must stay as it is while it is explored, but "
+                f"{self.problem.fingerprint.difference_text(self._model)} changed. What was measured before is kept; "
+                "explore the changed model under another study"
+            )
+
+
+@contextmanager
+def recorded(
+    file: StudyFile | None,
+    problem: LayerwiseQuantizationProblem,
+    settings: SearchSettings,
+    budget: Budget,
+    clock: Clock,
+    *,
+    initial: Candidates | None,
+    goal: Goal | None,
+) -> Iterator[Unrecorded]:
+    """The problem to explore, and what writes it down, if that is asked for.
+
+    Raises:
+        StudyError: the file cannot be had, or was measured otherwise.
+    """
+    if file is None:
+        yield Unrecorded(problem)
+        return
+    with opened_for(measured_by(problem), file.path, share=file.share, on_mismatch=file.on_mismatch) as store:
+        identity = settings_of(problem, settings, initial, goal)
+        run, was_there = store.begin_run(identity, budget.limits, _facts(problem))
+        recorder = Recorder(store, run.id, clock)
+        recorder.tell("resumed" if was_there else "began", "")
+        recording = Recorded(problem, recorder)
+        try:
+            yield recording
+        finally:
+            problem.remember(recording.problem)
+
+
+def settings_of(
+    problem: LayerwiseQuantizationProblem, settings: SearchSettings, initial: Candidates | None, goal: Goal | None
+) -> dict[str, Any]:
+    """What tells one run of a study from another: all that a search depends on beside what decides a measurement."""
+    given = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    if not isinstance(settings.algorithm, str):
+        given["algorithm"] = {"name": settings.algorithm_name, **_plain(vars(settings.algorithm))}
+    return {
+        **given,
+        "initial": None if initial is None else initial.tolist(),
+        "goal": {"name": type(goal or WholeFront()).__name__, **asdict(goal or WholeFront())},  # type: ignore[call-overload]
+        "min_accuracy": problem.min_accuracy,
+        "further": [asdict(one) for one in problem.further.described],
+        "costs": {cost.name: _digest(problem, cost.cost) for cost in problem.costs},
+        "limits": dict(problem.limits.by_name),
+        "limited": {cost.name: _digest(problem, cost.cost) for cost in problem.limits.costs},
+    }
+
+
+def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an object's attributes those that a file can hold."""
+    return {name: value for name, value in sorted(attributes.items()) if isinstance(value, (int, float, str, bool))}
+
+
+def _digest(problem: LayerwiseQuantizationProblem, cost: Any) -> str:
+    space = problem.space
+    some = np.concatenate([space.widest, space.random(_PROBED, stream(0, "probed costs"))])
+    return hashlib.blake2b(np.asarray(cost(some), dtype="<f8").tobytes(), digest_size=8).hexdigest()
+
+
+def _facts(problem: LayerwiseQuantizationProblem) -> dict[str, Any]:
+    """What the study can be read by without the problem."""
+    metric = problem.metric
+    return {
+        "qexplore": __version__,
+        "points": [asdict(point) for point in problem.model.points],
+        "choices": [list(map(int, codes)) for codes in problem.space.choices],
+        "costs": [cost.name for cost in problem.costs],
+        "metric": {"name": metric.name, "higher_is_better": metric.higher_is_better, "range": list(metric.range)},
+        "float_accuracy": problem.float_accuracy,
+        "num_samples": problem.num_samples,
+        "min_accuracy": problem.min_accuracy,
+        "arithmetic": problem.direct.arithmetic,
+    }
