@@ -28,7 +28,7 @@ _NAMES_BY_ROOM = {
     "evaluation": "DirectEvaluator Evaluation LayerAnalysis analyze",
     "exploration": "Exploration Snapshot StopExploration explore fit",
     "export": "ExportReport Manifest TensorRTCheck check_tensorrt export_onnx load_manifest save_manifest",
-    "front": "Front FrontPoint FurtherMetric",
+    "front": "Front FrontDifference FrontPoint FurtherMetric",
     "metrics": (
         "Metric negative_log_likelihood over_labels perplexity pixel_accuracy squared_error token_accuracy "
         "top1_accuracy topk_accuracy whole_set"
@@ -85,6 +85,7 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.export import load_manifest as load_manifest
     from qexplore.export import save_manifest as save_manifest
     from qexplore.front import Front as Front
+    from qexplore.front import FrontDifference as FrontDifference
     from qexplore.front import FrontPoint as FrontPoint
     from qexplore.front import FurtherMetric as FurtherMetric
     from qexplore.metrics import Metric as Metric

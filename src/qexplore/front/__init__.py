@@ -1,6 +1,7 @@
 """The front: frozen arrays to pick from and compare, with a file format of its own."""
 
 from qexplore.front.arrays import FurtherMetric
+from qexplore.front.difference import FrontDifference, LayerDifference, PointDifference
 from qexplore.front.file import write_text
 from qexplore.front.front import Front
 from qexplore.front.picking import nondominated

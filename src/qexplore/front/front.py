@@ -19,8 +19,9 @@ import numpy.typing as npt
 from qexplore._arguments import nearest_keyword
 from qexplore._choices import choice_of
 from qexplore.errors import FrontError, FrontFileError
-from qexplore.front import checks, file, picking, savings, table
+from qexplore.front import checks, difference, file, picking, savings, table
 from qexplore.front.arrays import FloatArray, FrontArrays
+from qexplore.front.difference import FrontDifference
 from qexplore.front.point import BitsSaved, FrontPoint
 
 _FIELDS = tuple(field.name for field in fields(FrontArrays))
@@ -47,7 +48,7 @@ class Front(FrontArrays):
         """
         everything = cls(num_bits=num_bits, accuracy=accuracy, costs=costs, point_names=tuple(point_names), **fields)
         feasible = everything.rows(everything.meets_minima(everything.accuracy, everything.further_scores))
-        kept = feasible.rows(picking.nondominated(feasible._minimised))
+        kept = feasible.rows(picking.nondominated(feasible.minimised))
         return kept.rows(np.lexsort(kept.costs.T[::-1]))
 
     def __iter__(self) -> Iterator[FrontPoint]:
@@ -177,7 +178,7 @@ class Front(FrontArrays):
         names = (self.metric_name, *self.cost_names)
         wanted = names if objectives is None else tuple(objectives)
         checks.check_known_names("Front.nondominated: objectives", wanted, names)
-        return picking.nondominated(self._minimised[:, [names.index(name) for name in wanted]])
+        return picking.nondominated(self.minimised[:, [names.index(name) for name in wanted]])
 
     def hypervolume(self, reference_point: Sequence[float]) -> float:
         """What this front dominates up to `reference_point` = (accuracy, cost of each), in metric times cost units.
@@ -187,7 +188,7 @@ class Front(FrontArrays):
         """
         reference = checks.checked_reference_point(reference_point, self.cost_names)
         minimised = [-self.gain(reference[0]), *reference[1:]]
-        return float(moocore.hypervolume(self._minimised, ref=np.array(minimised)))
+        return float(moocore.hypervolume(self.minimised, ref=np.array(minimised)))
 
     @nearest_keyword
     def bits_saved(self, other: Front | None = None, cost: str | None = None) -> tuple[BitsSaved, ...]:
@@ -229,6 +230,36 @@ class Front(FrontArrays):
         name = self.cost_names[self._column(owner, cost)]
         checks.check_known_names(f"{owner}: the other front's costs", [name], other.cost_names)
         return tuple(savings.bits_saved(self, other, name))
+
+    @nearest_keyword
+    def diff(
+        self,
+        other: Front,
+        *,
+        at: int | tuple[int, int] | None = None,
+        cost: str | None = None,
+        reference_point: Sequence[float] | None = None,
+    ) -> FrontDifference:
+        """How `other` differs from this front, point by point and layer by layer; ``print`` shows it.
+
+        Each point is compared with the same candidate of `other`, else with the nearest by `cost`. Empty fronts are
+        allowed. Scores are those of the search set.
+
+        Args:
+            other: a front of the same points, metric and costs.
+            at: whose layers are compared: the index of a point of this front, with its pair, or one index of each
+                front; the knees when None.
+            cost: name of the cost that pairs points; the first one when None.
+            reference_point: (score, each cost) for hypervolumes; when None the worst score that is there or allowed,
+                and the most of each cost, uniform candidates included.
+
+        Raises:
+            FrontError: `other` is no front, or one of other points, costs or another metric; there is no such point or
+                cost.
+        """
+        difference.require_comparable(self, other)
+        name = self.cost_names[self._column("Front.diff", cost)]
+        return difference.difference(self, other, at, name, reference_point)
 
     def on_report_set(self) -> Front:
         """What was measured on the report set as a front of its own: its scores are `accuracy` here.
@@ -323,7 +354,8 @@ class Front(FrontArrays):
         )
 
     @property
-    def _minimised(self) -> FloatArray:
+    def minimised(self) -> FloatArray:
+        """Objectives to be minimised, [K, 1 + C]: the score with its sign turned where higher is better, and costs."""
         return np.column_stack([-self._gain, self.costs])
 
     def _column(self, owner: str, cost: str | None) -> int:

@@ -18,6 +18,12 @@ def nondominated(minimised: FloatArray) -> npt.NDArray[np.bool_]:
     return np.asarray(moocore.is_nondominated(np.ascontiguousarray(minimised)), dtype=bool)
 
 
+def num_dominated(minimised: FloatArray, others: FloatArray) -> int:
+    """How many rows of ``minimised``, [K, M], some row of ``others``, [J, M], beats."""
+    beside = (np.vstack([others, row]) for row in minimised)
+    return sum(not moocore.is_nondominated(rows, keep_weakly=True)[-1] for rows in beside)
+
+
 def cheapest_row(gain: FloatArray, costs: FloatArray, column: int, names: IntArray) -> int:
     """The one of `names` [K] with the least cost in `column`; of equals the most accurate, then the least of all."""
     return int(names[np.lexsort((*costs.T[::-1], -gain, costs[:, column]))[0]])
