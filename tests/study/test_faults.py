@@ -1,10 +1,12 @@
 """Each fault for real: a sentence that says what to do, nothing overwritten, nothing lost that was written."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -197,8 +199,8 @@ def test_a_reader_in_the_same_process_does_not_take_the_writers_locks(study):
     """Closing any handle of a file drops a process's locks on it: then another one would tidy up under the writer."""
     with Store.open(study, writes=True, share=True) as writer:
         Store.open(study, writes=False).close()
-        other = "from qexplore.study import Store; import sys; Store.open(sys.argv[1], writes=True, share=True).close()"
-        subprocess.run([sys.executable, "-c", other, str(study)], check=True, env=environment())
+        other = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('PRAGMA user_version'); c.close()"
+        subprocess.run([sys.executable, "-c", other, str(study)], check=True)
         assert Path(f"{study}-wal").exists()
         writer.write([stored(EVALUATIONS["complete"], role="later")])
     with Store.open(study, writes=False) as store:
@@ -252,47 +254,75 @@ def test_a_disk_of_this_machine_needs_no_note(study):
         assert store.notes == ()
 
 
-FULL = """
-import resource, sys
-from stored import EVALUATIONS, RECORDS, everything, fill, same, stored
-from qexplore.errors import StudyWriteError
-from qexplore.study import Store
-import dataclasses, numpy as np
-
-def big(i):
-    scores = np.random.default_rng(i).random(20000).astype(np.float32)
+def long_one(i):
+    scores = np.random.default_rng(i).random(2000).astype(np.float32)
     return stored(dataclasses.replace(EVALUATIONS["complete"], candidate=(i,), scores=scores))
 
+
+def write_until_refused(store: Store) -> list[object]:
+    """What lies in the store when a write was refused."""
+    fine = [*store.evaluations()]
+    begin = len(fine)
+    with pytest.raises(StudyWriteError, match="the disk may be full; what was written before stays. Make room"):
+        for i in range(begin, begin + 1000):
+            store.write([long_one(i)])
+            fine.append(long_one(i))
+    assert begin < len(fine)
+    return fine
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a disk may not be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_on_a_full_disk_what_was_written_stays_and_the_store_goes_on_when_there_is_room(small_disk):
+    path, ballast = small_disk / "study.db", small_disk / "ballast"
+    with Store.create(path, {}) as store:
+        fill(store)
+        ballast.write_bytes(b"x" * 500_000)
+        fine = write_until_refused(store)
+        assert same(list(store.evaluations()), fine)
+        ballast.unlink()
+        fine = write_until_refused(store)
+        with pytest.raises(StudyWriteError, match="the disk may be full"):
+            Store.create(small_disk / "new.db", {})
+    for writes in (False, True):
+        with Store.open(path, writes=writes) as store:
+            assert same(list(store.evaluations()), fine)
+
+
+LIMITED = """
+import resource, sys
+from test_faults import RECORDS, Store, fill, long_one, same, write_until_refused
 with Store.create(sys.argv[1], {}) as store:
     fill(store)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
-    try:
-        for written in range(1000):
-            store.write([big(written)])
-    except StudyWriteError as error:
-        print(error)
-    assert 0 < written < 30, written
-    fine = [*RECORDS, *map(big, range(written))]
+    fine = write_until_refused(store)
     assert same(list(store.evaluations()), fine)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    store.write([big(written)])
-    fine.append(big(written))
+    store.write([long_one(9999)])
 with Store.open(sys.argv[1], writes=False) as store:
-    assert same(list(store.evaluations()), fine)
+    assert same(list(store.evaluations()), [*fine, long_one(9999)])
 """
 
 
 def environment():
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests" / "shared")])}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests" / "shared"), str(Path(__file__).parent)])
+    }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to a file's size")
-def test_when_the_disk_is_full_what_was_written_stays_and_the_store_goes_on_when_there_is_room(tmp_path):
-    call = [sys.executable, "-c", FULL, str(tmp_path / "study.db")]
+def test_where_a_file_may_grow_no_more_what_was_written_stays_and_the_store_goes_on(tmp_path):
+    call = [sys.executable, "-c", LIMITED, str(tmp_path / "study.db")]
     done = subprocess.run(call, capture_output=True, text=True, env=environment(), check=False)
-
     assert done.returncode == 0, done.stderr
-    assert "cannot be written, the disk may be full; what was written before stays. Make room" in done.stdout
 
 
 WRITER = """
@@ -327,3 +357,30 @@ def test_after_a_kill_every_acknowledged_row_is_there_and_none_of_a_torn_transac
         chunks = len(found) // 64
         assert chunks in (acknowledged + 1, acknowledged + 2)
         assert found == [(chunk, i) for chunk in range(chunks) for i in range(64)]
+
+
+SHARER = """
+import dataclasses, sys
+from stored import EVALUATIONS, stored
+from qexplore.study import Store
+path, own = sys.argv[1:]
+with Store.open(path, writes=True, share=True) as store:
+    run, _ = store.begin_run({"seed": own}, {}, {})
+    for i in range(100):
+        for one in ((i, 0), (i, int(own))):
+            one = dataclasses.replace(EVALUATIONS["complete"], candidate=one)
+            store.write([stored(one, role="share", run=run.id)])
+"""
+
+
+@pytest.mark.slow
+def test_three_processes_share_a_study_and_lose_nothing(study):
+    call = [sys.executable, "-c", SHARER, str(study)]
+    sharers = [subprocess.Popen([*call, str(own)], env=environment()) for own in (1, 2, 3)]
+    assert [sharer.wait() for sharer in sharers] == [0, 0, 0]
+    with Store.open(study, writes=True) as store:
+        found = [(one.run, one.evaluation.candidate) for one in store.evaluations(role="share")]
+        assert {run.settings["seed"] for run in store.runs()} == {1, "1", "2", "3"}
+    candidates = [candidate for _, candidate in found]
+    assert sorted(candidates) == sorted((i, own) for i in range(100) for own in range(4))
+    assert len({run for run, _ in found}) == 3

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 import weakref
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from qexplore.errors import StudyLockedError
 
@@ -33,7 +34,7 @@ class WriteLock:
 
     def __init__(self, path: Path, *, share: bool) -> None:
         self.is_held = True
-        self._file: IO[bytes] = open(lock_path(path), "a+b")  # noqa: SIM115
+        self._file = open(lock_path(path), "a+b", buffering=0)  # noqa: SIM115
         try:
             self.is_held = _lock(self._file, share)
         except BlockingIOError as error:
@@ -41,9 +42,9 @@ class WriteLock:
             self._file.close()
             raise StudyLockedError(_refusal(path, share, holder)) from error
         _HELD.add(self)
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()).encode())
-        self._file.flush()
+        with contextlib.suppress(OSError):  # only a courtesy to who is refused, and there may be no room
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()).encode())
 
     def release(self) -> None:
         """Let go of it; a second time does nothing."""
@@ -69,7 +70,7 @@ def _refusal(path: Path, share: bool, holder: str) -> str:
     )
 
 
-def _holder(file: IO[bytes]) -> str:
+def _holder(file: FileIO) -> str:
     try:
         file.seek(0)
         number = file.read(32).decode(errors="replace").strip()
@@ -83,7 +84,7 @@ def _holder(file: IO[bytes]) -> str:
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(file: IO[bytes], share: bool) -> bool:
+    def _lock(file: FileIO, share: bool) -> bool:
         """Sharers lock one of many bytes, a single writer all of them."""
         places = [(_FAR + place, 1) for place in range(_NUM_SHARERS)] if share else [(_FAR, _NUM_SHARERS)]
         for place, size in places:
@@ -98,7 +99,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock(file: IO[bytes], share: bool) -> bool:
+    def _lock(file: FileIO, share: bool) -> bool:
         """Whether there are locks at all: some network file systems have none."""
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if share else fcntl.LOCK_EX) | fcntl.LOCK_NB)
