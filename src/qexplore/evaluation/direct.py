@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -16,15 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qexplore._arguments import checked_name
+from qexplore._arguments import checked_name, checked_number
 from qexplore._trees import cloned, versions_of
 from qexplore.errors import DataError, EvaluationError, ModelError, QExploreError
+from qexplore.evaluation.advice import warn_of_not_passed, way_out
 from qexplore.evaluation.base import Evaluation, Order, Told, untold
 from qexplore.evaluation.batches import EvaluationSet, memory_to_use
 from qexplore.evaluation.clipping import Clipping, ClippingWatch
 from qexplore.evaluation.divergence import SHARE_OF_MEMORY, Against, FloatOutputs, as_distances
 from qexplore.evaluation.samples import Batch, drawn_whole
 from qexplore.evaluation.scoring import batch_scores, complete, failed, summary, warn_of_unshifted
+from qexplore.evaluation.time_limit import OutOfTime, TimeLimit
 from qexplore.evaluation.whole import require_rereadable, whole_score
 from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric, known_labels
 from qexplore.model import (
@@ -66,9 +67,11 @@ class DirectEvaluator:
             ``"as set"`` leaves torch's settings as they are. See `qexplore.model.arithmetic`.
         divergence: what evaluations tell beside the score, ``metric(output, float_output) -> [B]``, from the same
             outputs; ``"auto"`` as for `qexplore.sensitivity`. None tells nothing.
+        max_seconds_each: what a candidate may take; one that takes longer is ended, and failed. The float network is
+            not limited. None limits nothing.
 
     Raises:
-        EvaluationError: no such ``precision``.
+        EvaluationError: no such ``precision``; ``max_seconds_each`` is no positive number.
         DataError: see `EvaluationSet`.
         ModelError: ``model`` is no `QuantizedModel`, or is detached.
         MetricError: the metric does not give one finite score per sample for the float network.
@@ -85,10 +88,15 @@ class DirectEvaluator:
         hold_bytes: int | None = None,
         precision: str = "full",
         divergence: Metric | str | None = None,
+        max_seconds_each: float | None = None,
     ) -> None:
         require_wrapped("an evaluator", model)
         checked_name("`precision`", precision, PRECISIONS, EvaluationError)
+        if max_seconds_each is not None:
+            checked_number("`max_seconds_each`", max_seconds_each, EvaluationError, above=0)
         self.model = model
+        self.max_seconds_each = max_seconds_each
+        self._clock = TimeLimit(max_seconds_each)
         self.precision = precision
         self.unforced: tuple[str, ...] = ()
         """Operations of the last float evaluation that have no deterministic form where it ran, as torch calls them."""
@@ -214,15 +222,20 @@ class DirectEvaluator:
             rows = []
             for row in np.asarray(candidates).tolist():
                 parts = []
-                for x, target in chosen:
-                    is_known = isinstance(target, Against) and not any(row)
-                    parts.append(
-                        target.nothing() if is_known else batch_scores(metric, self._output(row, x), x, target)
-                    )
-                    told(1 / len(chosen))
+                with self._settled(row), self._clock.around(self.max_seconds_each):
+                    for x, target in self._clock.watching(chosen):
+                        is_known = isinstance(target, Against) and not any(row)
+                        parts.append(
+                            target.nothing()
+                            if is_known
+                            else batch_scores(metric, call(self.model, cloned(x)), x, target)
+                        )
+                        told(1 / len(chosen))
                 rows.append(torch.cat(parts))
         except QExploreError:
             raise
+        except OutOfTime:
+            raise self._clock.error from None
         except Exception as error:
             raise EvaluationError(f"the network could not be run on a part of the set: {error}") from error
         return torch.stack(rows).cpu().numpy() if rows else np.zeros((0, 0), dtype=np.float32)
@@ -302,8 +315,9 @@ class DirectEvaluator:
         except QExploreError:
             raise
         except Exception as error:
+            advice = way_out(Placement.of(self.model.model))
             raise EvaluationError(
-                f"the float network could not be evaluated: {type(error).__name__}: {error}. {self._way_out()}"
+                f"the float network could not be evaluated: {type(error).__name__}: {error}. {advice}"
             ) from error
         if self.floats.is_wanted:
             self.floats.finish(self.model.version())
@@ -327,40 +341,26 @@ class DirectEvaluator:
             if self.floats.is_wanted and version != self.floats.version:
                 self.evaluate_float()
 
-    def _way_out(self) -> str:
-        """What to try where the float network raised."""
-        placement = Placement.of(self.model.model)
-        if placement.is_spread:
-            return (
-                f"It lies on several devices ({', '.join(map(str, placement.devices))}): its forward, or a hook, must "
-                "bring tensors to the device of each part; batches that lie on one of them are left there"
-            )
-        where = "" if placement.device.type == "cpu" else f"Batches were brought to {placement.device}. "
-        return f"{where}For batches of another form pass unpack=, a function of a batch that returns (inputs, target)"
-
     def _say_not_passed(self, names: tuple[str, ...]) -> None:
         if names and names != self.not_passed:
-            warnings.warn(
-                f"measuring '{self.metric.name}' never passes the points {', '.join(map(repr, names))}: their widths "
-                "change nothing in its scores. A metric of a whole set passes all when it calls model(x), and not a "
-                "method of the network inside; leave out of the predicate what is not to be searched, or switch it off",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            warn_of_not_passed(self.metric.name, names)
         self.not_passed = names
 
     def _evaluate_one(self, candidate: tuple[int, ...]) -> Evaluation:
         start = time.perf_counter()
         try:
-            return self._measure(candidate)
+            return self._measure(candidate, self.max_seconds_each)
+        except OutOfTime:
+            return failed(candidate, self._clock.error, time.perf_counter() - start)
         except (DataError, ModelError):
             raise  # a loader that changes or a wrapper without its network spoils every candidate, not this one
         except Exception as error:
             return failed(candidate, error, time.perf_counter() - start)
 
-    def _measure(self, candidate: tuple[int, ...]) -> Evaluation:
+    def _measure(self, candidate: tuple[int, ...], seconds: float | None = None) -> Evaluation:
+        """Measure a candidate within ``seconds``; None gives it all it takes."""
         start = time.perf_counter()
-        with self._settled(candidate):
+        with self._settled(candidate), self._clock.around(seconds):
             if isinstance(self.metric, WholeSetMetric):
                 score, scores, divergences = whole_score(self.metric, self.model, self.loader), None, None
             else:
@@ -380,7 +380,7 @@ class DirectEvaluator:
         parts: list[Tensor] = []
         apart: list[Tensor | None] = []
         changed = False
-        for place, (inputs, target) in enumerate(data):
+        for place, (inputs, target) in enumerate(self._clock.watching(data)):
             if self._changes_inputs is None and not parts:  # the first batch of a float pass
                 warn_of_unshifted(metric, inputs, target)
             given = inputs if self._changes_inputs is False else cloned(inputs)

@@ -96,6 +96,7 @@ class Engine:
         floats: tells how far outputs are from the float network's, where ``samples`` hold these.
         like: an engine of the same network, which does not work at the same time: its workers and steps are used.
         share_kept: part of the budget for values that are kept between calls.
+        seconds: that a candidate may take while it is found out how candidates are best run; None is patient.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Engine:
         floats: FloatOutputs | None = None,
         like: Engine | None = None,
         share_kept: float = _SHARE_KEPT,
+        seconds: float | None = None,
     ) -> None:
         self.network = network
         self._floats = floats if samples.has_references else None
@@ -124,7 +126,7 @@ class Engine:
         self._on_cores = self._device.type == "cpu"
         self.workers: Workers = self._own_workers() if like is None else like.workers
         self.batch_size = self._suitable_batch_size(stops)
-        self._stacks_outputs = can_be_stacked(metric, network, samples, self._floats)
+        self._stacks_outputs = can_be_stacked(metric, network, samples, self._floats, seconds)
         self.replays: Replays | None = replays_for(
             network, self.budget_bytes if like is None else int(2 * self.budget_bytes * share_kept)
         )

@@ -17,6 +17,7 @@ from qexplore.evaluation.divergence import Against, FloatOutputs, as_distances
 from qexplore.evaluation.network import Network, equal
 from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.scoring import batch_scores
+from qexplore.evaluation.time_limit import OutOfTime, TimeLimit
 from qexplore.metrics import Metric, Scores
 from qexplore.model import measuring
 
@@ -26,25 +27,27 @@ _MOST_BYTES = 2**20
 _EXAMPLE_SIZE = 8
 
 
-def can_be_stacked(metric: Metric, network: Network, samples: Samples, floats: FloatOutputs | None) -> bool:
+def can_be_stacked(
+    metric: Metric, network: Network, samples: Samples, floats: FloatOutputs | None, seconds: float | None = None
+) -> bool:
     """Whether ``metric`` gives the same to the last bit for the outputs of two candidates at once.
 
     A metric is a function of samples, so it should; one that looks at its batch as a whole does not. The divergence
-    from the outputs of ``floats`` has to be the same but for rounding.
+    from the outputs of ``floats`` has to be the same but for rounding. What takes more than ``seconds`` cannot.
     """
     if not samples.can_be_cut:
         return False
     batch = samples.fetched(samples.part(0, min(_EXAMPLE_SIZE, len(samples))))
     candidates = [0] * network.num_points, [2] * network.num_points
     try:
-        with torch.inference_mode(), measuring(network.device):
+        with torch.inference_mode(), measuring(network.device), TimeLimit().around(seconds):
             outputs = [network.run(batch.inputs, candidate) for candidate in candidates]
             apart = [batch_scores(metric, output, batch.inputs, batch.target) for output in outputs]
             together = metric(torch.cat(outputs), _repeated(batch.target, 2))
             if not equal(torch.cat(apart), together.detach().float()):
                 return False
             return floats is None or _is_stacked(floats, outputs, batch)
-    except Exception:
+    except (Exception, OutOfTime):
         return False  # an output or a target of another form, or a metric that wants its batch as it is
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from qexplore.evaluation.base import Told
 from qexplore.evaluation.divergence import Against, FloatOutputs
 from qexplore.evaluation.engine import Engine
 from qexplore.evaluation.samples import Samples
+from qexplore.evaluation.time_limit import TimeLimit
 from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidates
 
@@ -36,13 +38,23 @@ class Parts:
         samples: the whole set.
         metric: of the whole set.
         floats: the float network's outputs there.
+        seconds: that so many candidates may take together; None for no limit.
     """
 
-    def __init__(self, whole: Engine, samples: Samples, metric: Metric, floats: FloatOutputs) -> None:
+    def __init__(
+        self,
+        whole: Engine,
+        samples: Samples,
+        metric: Metric,
+        floats: FloatOutputs,
+        seconds: Callable[[int], float | None] = lambda _: None,
+    ) -> None:
         self._whole = whole
         self._samples = samples
         self._metric = metric
         self._floats = floats
+        self._seconds = seconds
+        self._clock = whole.workers.clock or TimeLimit()
         self._kept: dict[_Asked, tuple[Metric, Engine]] = {}
 
     def scores(
@@ -61,7 +73,8 @@ class Parts:
         try:
             engine = self._engine(asked, metric)
             engine.told = told
-            return engine.measure(candidates).scores
+            with self._clock.around(self._seconds(len(candidates))):
+                return engine.measure(candidates).scores
         except BaseException:
             self.close()  # what is kept may be what memory lacks
             raise
@@ -90,6 +103,7 @@ class Parts:
             has_known_labels=metric is self._metric and not asked.against_float,
             like=self._whole,
             share_kept=1 / _SHARE,
+            seconds=self._clock.seconds,
         )
         if size <= self._whole.budget_bytes // _SHARE:
             while len(self._kept) >= _MOST_KEPT:

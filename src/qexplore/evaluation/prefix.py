@@ -19,6 +19,7 @@ from qexplore.evaluation.parts import Parts
 from qexplore.evaluation.racing import why_not
 from qexplore.evaluation.scoring import complete, failed, summary
 from qexplore.evaluation.stack import taken_apart
+from qexplore.evaluation.time_limit import OutOfTime, TimeLimit
 from qexplore.evaluation.trace import CaptureError
 from qexplore.metrics import Metric, Scores
 from qexplore.model import (
@@ -35,6 +36,8 @@ from qexplore.model import (
 _CHUNK_SECONDS = 5.0
 _LARGEST_CHUNK = 1024
 _SMALLEST_CHUNK = 8
+_SECONDS_TO_BUILD = 60.0
+"""That taking a network apart may take beside what a candidate may, where that is limited: narrow widths are tried."""
 
 Limits = NDArray[np.float64] | None
 
@@ -62,6 +65,7 @@ class PrefixEvaluator:
         self._metric = direct.metric
         self._budget_bytes = budget_bytes
         self._required = required
+        self._clock = TimeLimit(direct.max_seconds_each)
         self._seconds = self.direct.float_evaluation.seconds
         self._engine: Engine | None = None
         self._parts: Parts | None = None
@@ -177,6 +181,8 @@ class PrefixEvaluator:
                     return self._parts.scores(rows, metric, num_samples, against_float=against_float, told=told)
             except QExploreError:
                 raise
+            except OutOfTime:
+                raise self._clock.error from None
             except Exception:
                 pass  # whatever it is, the direct evaluator says it better, or can do without it
         return self.direct.scores_on_subset(candidates, metric, num_samples, against_float=against_float, told=told)
@@ -206,20 +212,32 @@ class PrefixEvaluator:
 
     def _measured(self, engine: Engine, rows: list[Candidate], limits: Limits, order: Order | None) -> list[Evaluation]:
         """Answers to ``rows`` by the engine; by the direct evaluator for one that raises."""
-        start = time.perf_counter()
+        start, is_full, is_late = time.perf_counter(), False, False
         try:
-            with self._lock, measuring(engine.network.device, precision=self.direct.precision):
+            with (
+                self._lock,
+                measuring(engine.network.device, precision=self.direct.precision),
+                self._clock.around(self._seconds_for(len(rows))),
+            ):
                 engine.reorder(order)
                 result = engine.measure(np.array(rows, dtype=np.int64), limits)
+        except OutOfTime:
+            is_late = True
         except Exception as error:
             is_full = isinstance(error, torch.OutOfMemoryError)
         else:
             self._seconds = (time.perf_counter() - start) / len(rows)
             return [self._evaluation(row, result, index, limits) for index, row in enumerate(rows)]
         # Only out here is the error gone, with all values that its frames hold.
+        if is_late and len(rows) == 1:
+            return [failed(rows[0], self._clock.error, time.perf_counter() - start)]
         with self._lock:
             is_smaller = is_full and engine.halve_batches()
         return (self._measured if is_smaller else self._apart)(engine, rows, limits, order)
+
+    def _seconds_for(self, count: int) -> float | None:
+        """What ``count`` candidates may take together."""
+        return self._clock.of_many(count, self._seconds)
 
     def _apart(self, engine: Engine, rows: list[Candidate], limits: Limits, order: Order | None) -> list[Evaluation]:
         """Go on in two halves, until the candidate that raises is alone."""
@@ -271,6 +289,8 @@ class PrefixEvaluator:
                 self._engine = self._build()
         except CaptureError as error:
             self._why_not = str(error)
+        except OutOfTime:
+            self._why_not = "taking the network apart takes too long beside max_seconds_each"
         except Exception as error:  # whatever a network does when it is taken apart, the direct evaluator still can
             self._why_not = f"{type(error).__name__}: {error}"
         if self._required and self._engine is None:
@@ -292,10 +312,14 @@ class PrefixEvaluator:
         samples = data.samples(self.direct.float_evaluation.num_samples, floats.batches)
         budget = memory_to_use(placement.device, self._budget_bytes) // SHARE_OF_WEIGHTS
         weights = weight_store(self._model.model, budget)
-        network = taken_apart(self._model, samples, weights)
+        seconds = self._clock.seconds
+        with TimeLimit().around(None if seconds is None else seconds + _SECONDS_TO_BUILD):
+            network = taken_apart(self._model, samples, weights)
         # The direct evaluator's float pass has looked at every label.
-        engine = Engine(network, samples, self._metric, self._budget_bytes, has_known_labels=True, floats=floats)
-        self._parts = Parts(engine, samples, self._metric, floats)
+        options: dict[str, Any] = {"has_known_labels": True, "floats": floats, "seconds": seconds}
+        engine = Engine(network, samples, self._metric, self._budget_bytes, **options)
+        engine.workers.clock = None if seconds is None else self._clock
+        self._parts = Parts(engine, samples, self._metric, floats, self._seconds_for)
         return engine
 
 

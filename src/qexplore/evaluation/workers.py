@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
 
+from qexplore.evaluation.time_limit import TimeLimit
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_SECONDS_TO_REST = 1.0
+"""Until a thread that does not stop by itself is interrupted."""
 
 
 class Stopped(BaseException):
@@ -31,6 +38,9 @@ class Workers:
         self.count = max(1, min(limit, self._num_threads))
         self._stop = False
         self._pool: ThreadPoolExecutor | None = None
+        self._at_work: set[int] = set()
+        self.clock: TimeLimit | None = None
+        """Looked at between steps, where there is a limit."""
 
     def map(self, function: Callable[[int, Item], Result], items: Iterable[Item]) -> list[Result]:
         """``function(worker, item)`` of every item; ``worker`` counts from 0 and no two run at once with the same one.
@@ -50,9 +60,11 @@ class Workers:
 
         def work(item: Item) -> Result:
             worker = idle.pop()  # atomic, and never empty: the pool runs no more than this at once
+            self._at_work.add(threading.get_ident())
             try:
                 return function(worker, item)
             finally:
+                self._at_work.discard(threading.get_ident())
                 idle.append(worker)
 
         futures: list[Future[Result]] = [self._pool.submit(work, item) for item in items]
@@ -63,17 +75,28 @@ class Workers:
             self._come_to_rest(futures)
 
     def check(self) -> None:
-        """Raise in a worker whose work is no longer wanted."""
+        """Raise in a worker whose work is no longer wanted, or takes too long."""
         if self._stop:
             raise Stopped
+        if self.clock is not None:
+            self.clock.check()
 
     def _come_to_rest(self, futures: list[Future[Result]]) -> None:
         self._stop = True
+        if self.clock is not None:
+            self.clock.forgive()  # or its alarm would ring in here
         for future in futures:
             future.cancel()
-        wait(futures)
+        while wait(futures, timeout=_SECONDS_TO_REST).not_done:
+            self._end_work()
         self._stop = False
         torch.set_num_threads(self._num_threads)  # the workers' own setting is what new threads would begin with
+
+    def _end_work(self) -> None:
+        """Have `Stopped` raised in threads that do not look, inside a metric that loops, as soon as they run Python."""
+        for thread in tuple(self._at_work):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
+        self.close()  # one that had come to its end meanwhile is broken now
 
     def close(self) -> None:
         """End the threads."""

@@ -24,20 +24,16 @@ from qexplore.model import PRECISIONS, Candidates, Loader, QuantizedModel, Unpac
 from qexplore.search.control import DEFAULT_LIMITS, checked_plan
 from qexplore.search.costs import checked_costs, require_known
 from qexplore.search.description import Description
-from qexplore.search.evaluators import ENGINES, evaluators_of
+from qexplore.search.evaluators import ENGINES, checked_limit, evaluators_of
 from qexplore.search.fronts import front_fields
 from qexplore.search.further import Around, FurtherMetrics, split_metrics
 from qexplore.search.limits import TOTAL_BITS, checked_limits
 from qexplore.search.memory import Memory
 from qexplore.search.reachability import require_reachable
-from qexplore.search.requirements import checked_requirements
+from qexplore.search.requirements import checked_requirements, worst_score
 from qexplore.search.space import SearchSpace, checked_rows
 
 Objectives = NDArray[np.float64]
-
-_UNREACHABLE = 1e6
-"""How far beyond the float network's score, or how many times as far as that is from 0 where it is far, a failed
-candidate is put where the metric has no worst value."""
 
 
 class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
@@ -83,6 +79,9 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         budget_bytes: most memory for the engine's activations; None takes a quarter of what is free.
         precision: ``"full"`` measures in full float32 and deterministically, whatever torch is set to; ``"as set"`` as
             torch is set, for networks that are deployed so.
+        max_seconds_each: most seconds of one candidate by one metric; what takes longer is ended, and the candidate
+            fails. What hangs in Python is ended in the main thread of a POSIX system; elsewhere the clock is looked at
+            between batches and steps. None limits nothing.
 
     Raises:
         CalibrationError: a point has no range.
@@ -118,6 +117,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         hold_bytes: int | None = None,
         budget_bytes: int | None = None,
         precision: str = "full",
+        max_seconds_each: float | None = None,
     ) -> None:
         checked_name("`engine`", engine, ENGINES, ProblemError)
         checked_name("`precision`", precision, PRECISIONS, ProblemError)
@@ -138,7 +138,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         require_known(self.limits.costs, self.space)
         self.limits.require_reachable(self.space)
 
-        options = {"unpack": unpack, "hold_bytes": hold_bytes, "precision": precision}
+        options: dict[str, Any] = {"unpack": unpack, "hold_bytes": hold_bytes, "precision": precision}
+        options["max_seconds_each"] = checked_limit(max_seconds_each)
         evaluators = partial(evaluators_of, model, loader, engine, budget_bytes, options)
         self.direct, self.evaluator = evaluators(self.metric, divergence="auto")
         floats = self.direct.float_evaluation
@@ -378,9 +379,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         out["F"], out["G"] = self.objectives(evaluations), self.constraints(evaluations)
 
     def _worst_score(self) -> float:
-        worst = self.metric.worst
-        float_score = self.direct.float_evaluation.score
-        return float_score - self.metric.gain(_UNREACHABLE * max(1.0, abs(float_score))) if worst is None else worst
+        return worst_score(self.metric, self.direct.float_evaluation.score)
 
     def _finished(self, evaluation: Evaluation) -> Evaluation:
         """With its further scores, where the first metric is met."""

@@ -83,3 +83,15 @@ def _checked_min_accuracy(metric: Metric | WholeSetMetric, value: Any) -> float 
             f"{value!r}"
         )
     return float(value)
+
+
+_UNREACHABLE = 1e6
+
+
+def worst_score(metric: Metric | WholeSetMetric, float_score: float) -> float:
+    """What a failed candidate is taken to score: the worst of ``metric``, or far beyond the float network's score.
+
+    Where that is far from 0, many times as far.
+    """
+    worst = metric.worst
+    return float_score - metric.gain(_UNREACHABLE * max(1.0, abs(float_score))) if worst is None else worst
