@@ -25,7 +25,7 @@ from qexplore.errors import (
     StudyLockedError,
     StudyWriteError,
 )
-from qexplore.study import Store, files
+from qexplore.study import Store, files, opened_for
 from qexplore.study.database import create
 
 ROOT = Path(__file__).parents[2]
@@ -186,6 +186,13 @@ def test_two_write_only_when_both_share(study, first, second):
                 assert same((two, one)[i % 2].evaluation(record.role, (8, 0, 2), None, ""), record)
             two.write(new)
         assert same(list(one.evaluations()), [*RECORDS, *new])
+
+
+def test_who_comes_second_in_making_a_shared_study_opens_it(study, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # as it was a moment before
+
+    with opened_for(FINGERPRINT, study, share=True, on_mismatch="refuse") as store:
+        assert same(list(store.evaluations()), RECORDS)
 
 
 def test_the_lock_is_let_go_of_when_opening_fails_and_when_closed(study):

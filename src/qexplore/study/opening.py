@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
+from qexplore.errors import ExistingStudyError
 from qexplore.study.fingerprint import mismatches, require_same
 from qexplore.study.store import Store
 
@@ -27,7 +29,8 @@ def opened_for(fingerprint: Mapping[str, str], path: Path, *, share: bool, on_mi
     for number in itertools.count(1):
         file = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         if not file.exists():
-            return Store.create(file, fingerprint, share=share)
+            with contextlib.suppress(ExistingStudyError):  # another process that shares it was quicker
+                return Store.create(file, fingerprint, share=share)
         store = Store.open(file, writes=True, share=share)
         if not mismatches(store.fingerprint, fingerprint):
             return store
