@@ -9,8 +9,16 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 
+def visible(text: str) -> str:
+    """``text`` with escapes in the place of what moves a cursor, colours a terminal or turns writing around."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Collection[int] = ()) -> str:
     """``rows`` under ``header``, columns aligned: the ``numeric`` ones to the right, the others to the left."""
+    header, rows = [visible(cell) for cell in header], [[visible(cell) for cell in row] for row in rows]
     columns = list(zip(header, *rows, strict=True))
     widths = [max(len(cell) for cell in column) for column in columns]
 

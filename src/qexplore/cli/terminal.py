@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from qexplore._table import visible
+
 _ANSWERS = {"y": True, "yes": True, "n": False, "no": False}
 
 STOPPED = 1
@@ -24,8 +26,8 @@ class Terminal:
         self._is_over = False
 
     def show(self, text: str) -> None:
-        """Print ``text``."""
-        click.echo(text)
+        """Print ``text``; names in it write nothing but themselves."""
+        click.echo("\n".join(map(visible, text.split("\n"))))
 
     def ask(self, question: str, default: bool = True) -> bool:
         """The answer to ``question``."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qexplore._choices import choice_name, is_float_code, stored_bits
+from qexplore._table import visible
 
 OFF = choice_name(0)
 _LEAST_IN_DECIMALS = 0.001  # below it four decimals say little
@@ -54,7 +55,7 @@ def widths_words(row: Sequence[int], names: Sequence[str]) -> str:
     """A vector of choices in one line: each by the name of its point while there are few."""
     if len(row) > _NAMED_WIDTHS:
         return _short_widths(row)
-    return ", ".join(f"{name} {choice_name(code)}" for name, code in zip(names, row, strict=True))
+    return ", ".join(f"{visible(name)} {choice_name(code)}" for name, code in zip(names, row, strict=True))
 
 
 def choices_cells(rows: list[list[int]], room: int) -> list[str]:

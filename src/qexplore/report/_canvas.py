@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexplore._arguments import made_folder
+from qexplore._table import visible
 from qexplore.errors import ReportError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def tallness_of(num_rows: int) -> float:
 def label_rows(axes: Axes, names: Sequence[str]) -> None:
     """Name the rows 0, 1, ... of a panel, at most `MOST_ROWS` of them."""
     rows = thinned(len(names), MOST_ROWS)
-    axes.set_yticks(rows, [names[row] for row in rows], fontsize=label_size(len(rows)), parse_math=False)
+    axes.set_yticks(rows, [visible(names[row]) for row in rows], fontsize=label_size(len(rows)), parse_math=False)
 
 
 def set_large_ticks(axis: Axis, largest: float) -> None:

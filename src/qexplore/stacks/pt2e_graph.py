@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from qexplore._quiet import silenced
 from qexplore.errors import QExploreError, TraceError, WorkflowError, first_line
+from qexplore.stacks.pt2e_archive import read_archive
 
 _ATEN = torch.ops.aten
 _SWITCHES = ("training", "train")
@@ -253,12 +254,14 @@ def load(path: Path) -> fx.GraphModule:
     """Read what `save` has written.
 
     Raises:
-        WorkflowError: there is no such file, or it holds something else.
+        WorkflowError: there is no such file, or it holds something else, such as a pickle, which is not read.
     """
     if not path.is_file():
         raise WorkflowError(f"there must be a file written by a result's save(), got {str(path)!r}, which is not there")
     try:
-        return torch.export.load(path).module(check_guards=False)
+        return torch.export.load(read_archive(path)).module(check_guards=False)
+    except WorkflowError:
+        raise
     except Exception as error:
         # What a torn or foreign archive raises depends on where reading stops.
         raise WorkflowError(
