@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,14 @@ def ordinary_user():
     os.seteuid(was)
 
 
-def given_to(path: Path, rights: int) -> Path:
-    """A path whose folders can be passed by anybody, with these rights for all on itself."""
-    for folder in path.parents[:4]:
-        if folder != Path("/tmp") and folder.is_relative_to("/tmp"):
-            folder.chmod(0o755)
-    path.chmod(rights)
-    return path
+@pytest.fixture
+def for_all(study):
+    """A study in a folder that anybody may enter, which those of the tests are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(shutil.copy(study, folder))
+        path.chmod(0o666)
+        path.parent.chmod(0o755)
+        yield path
 
 
 def sqlite_file(path):
@@ -144,31 +146,59 @@ def test_the_folder_is_made_and_a_missing_one_above_it_named(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="rights as on POSIX")
-def test_a_read_only_file_can_be_read_and_says_so_when_written_to(study):
-    given_to(study, 0o444)
-    given_to(study.parent, 0o777)
+def test_a_read_only_file_can_be_read_and_says_so_when_written_to(for_all):
+    for_all.chmod(0o444)
+    for_all.parent.chmod(0o777)
 
     with ordinary_user():
         with pytest.raises(StudyWriteError, match="may only be read. Give the right to write"):
-            Store.open(study, writes=True)
-        with Store.open(study, writes=False) as store:
+            Store.open(for_all, writes=True)
+        with Store.open(for_all, writes=False) as store:
             assert same(list(store.evaluations()), RECORDS)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="rights as on POSIX")
-def test_a_study_in_a_read_only_folder_can_be_read_and_not_written(study):
-    study.with_name("study.db.lock").unlink()
-    given_to(study, 0o666)
-    given_to(study.parent, 0o555)
+def test_a_study_in_a_read_only_folder_can_be_read_and_not_written(for_all):
+    for_all.parent.chmod(0o555)
 
     with ordinary_user():
-        with Store.open(study, writes=False) as store:
+        with Store.open(for_all, writes=False) as store:
             assert same(list(store.evaluations()), RECORDS)
         with pytest.raises(StudyWriteError, match=r"Permission denied.*study.db.lock"):
-            Store.open(study, writes=True)
+            Store.open(for_all, writes=True)
         with pytest.raises(StudyWriteError, match="Permission denied"):
-            Store.create(study.with_name("new.db"), {})
-    assert [path.name for path in study.parent.iterdir()] == ["study.db"]
+            Store.create(for_all.with_name("new.db"), {})
+    assert [path.name for path in for_all.parent.iterdir()] == ["study.db"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights as on POSIX")
+def test_what_a_killed_writer_left_in_a_read_only_folder_is_not_overlooked(study, for_all):
+    with Store.open(study, writes=True) as store:
+        store.write([stored(EVALUATIONS["complete"], role="later")])
+        shutil.copy(f"{study}-wal", for_all.parent)
+    for_all.parent.chmod(0o555)
+
+    with ordinary_user(), pytest.raises(StudyWriteError, match="copy it to another one, with the files beside it"):
+        Store.open(for_all, writes=False)
+    for_all.parent.chmod(0o755)
+    with Store.open(for_all, writes=False) as store:
+        assert store.evaluation("later", (8, 0, 2), None, "") is not None
+
+
+@pytest.mark.parametrize("name", ["a b?c=d#e%41.db", "no ending", "caf\u00e9 \U0001f600.db"])
+def test_a_file_of_any_name_holds_a_study(tmp_path, name):
+    with Store.create(tmp_path / name, FINGERPRINT) as store:
+        fill(store)
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}.lock"}
+    with Store.open(tmp_path / name, writes=False) as store:
+        assert same(list(store.evaluations()), RECORDS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links as on POSIX")
+def test_another_name_of_the_file_is_no_way_past_the_lock(study, tmp_path):
+    (tmp_path / "link.db").symlink_to(study)
+    with Store.open(study, writes=True), pytest.raises(StudyLockedError):
+        Store.open(tmp_path / "link.db", writes=True)
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -25,6 +25,7 @@ Row = tuple[Any, ...]
 Given = TypeVar("Given", Row, list[Row])
 
 _PAGE = 2000  # rows read at a time: a reader never keeps a writer from tidying up
+_LASTING = ("synchronous = FULL", "fullfsync = ON")  # the second for macOS, whose fsync does not reach the disk
 _NOT_A_VALUE = (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, zlib.error)
 
 
@@ -191,7 +192,9 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None], *, share: boo
 def _make(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     connection = connect(path, "mode=rwc")
     try:
-        for statement in ("PRAGMA synchronous = FULL", "BEGIN", *STATEMENTS):
+        for setting in _LASTING:
+            connection.execute(f"PRAGMA {setting}")
+        for statement in ("BEGIN", *STATEMENTS):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -216,7 +219,7 @@ def _connection(path: Path, writes: bool, journal: str) -> sqlite3.Connection:
     try:
         check_kind(path, connection)
         # The file may come from anybody: nothing in it is run, and its pages are looked at before they are used.
-        for setting in ("trusted_schema = OFF", "cell_size_check = ON", "foreign_keys = ON", "synchronous = FULL"):
+        for setting in ("trusted_schema = OFF", "cell_size_check = ON", "foreign_keys = ON", *_LASTING):
             connection.execute(f"PRAGMA {setting}")
         if writes:
             connection.execute(f"PRAGMA journal_mode = {journal}")

@@ -53,8 +53,8 @@ class WriteLock:
 
 
 def lock_path(path: Path) -> Path:
-    """The file beside a study on which the lock lies."""
-    return path.with_name(f"{path.name}.lock")
+    """The file beside a study on which the lock lies, the same for every name that leads there."""
+    return Path(f"{path.resolve()}.lock")
 
 
 def _refusal(path: Path, share: bool, holder: str) -> str:
