@@ -26,7 +26,7 @@ _NAMES_BY_ROOM = {
     "cost": "CostTable count_macs marginal_costs",
     "errors": "QExploreError",
     "evaluation": "DirectEvaluator Evaluation LayerAnalysis analyze",
-    "exploration": "Exploration Snapshot StopExploration explore fit",
+    "exploration": "Exploration Snapshot StopExploration explore fit resume",
     "export": "ExportReport Manifest TensorRTCheck check_tensorrt export_onnx load_manifest save_manifest",
     "front": "Front FrontDifference FrontPoint FurtherMetric",
     "metrics": (
@@ -77,6 +77,7 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.exploration import StopExploration as StopExploration
     from qexplore.exploration import explore as explore
     from qexplore.exploration import fit as fit
+    from qexplore.exploration import resume as resume
     from qexplore.export import ExportReport as ExportReport
     from qexplore.export import Manifest as Manifest
     from qexplore.export import TensorRTCheck as TensorRTCheck

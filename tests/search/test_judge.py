@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import tiny_problem
+import torch
+from problems import tiny_model, tiny_network, tiny_problem
+from torch import nn
 
 import qexplore as qx
 from qexplore.evaluation import Evaluation
-from qexplore.search import judged
+from qexplore.search import is_contradicted, judged
 
 
 def measured(problem, candidate, wrong, divergence):
@@ -67,3 +69,36 @@ def test_accuracy_decides_where_no_divergence_is_told():
     whole = qx.whole_set(lambda model, loader: 0.5)
     found = qx.explore(tiny_problem(whole), max_evaluations=9, seed=1, progress=False)
     assert found.judge.startswith("accuracy: no divergence decides, ")
+
+
+@pytest.mark.parametrize(("divergences", "found"), [((0.1, 0.2), None), ((0.2, 0.1), (12, 12))])
+def test_scores_that_can_be_told_apart_say_whether_divergence_may_judge(divergences, found):
+    problem = tiny_problem(upper=8)
+    good, bad = divergences
+    known = [measured(problem, one, range(10), good) for one in ((2, 6, 5), (3, 5, 5), (4, 4, 5), (5, 3, 5))]
+    known += [measured(problem, one, range(60), bad) for one in ((6, 2, 5), (2, 5, 6), (5, 2, 6))]
+    known += [measured(problem, (8, 8, 8), range(5), 0.5)]  # of no equal's cost
+    assert is_contradicted(problem, known) == found
+    assert is_contradicted(problem, known[:6]) is None  # too few to say so
+
+
+def test_a_divergence_that_misleads_does_not_judge():
+    """Outputs that are scaled by a gain diverge, and leave every prediction as it was."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.gains = tiny_network(), nn.ModuleList(nn.ReLU() for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = self.network(x) * 30
+            for gain in self.gains:
+                logits = logits * (15 * (gain(x.mean(dim=(1, 2, 3))) - 0.45)).exp()[:, None]
+            return logits
+
+    model = tiny_model(Scaled().eval())
+    problem = tiny_problem(model=model, upper=8, min_accuracy=0.5)
+    ours = qx.explore(problem, max_evaluations=100, seed=1, progress=False, racing=False)
+    assert "pairs of about equal cost whose scores differ beyond chance contradict it" in ours.judge
+    other = qx.explore(problem, max_evaluations=100, seed=1, progress=False, racing=False, judge="accuracy")
+    assert ours.front.num_bits.tolist() == other.front.num_bits.tolist()

@@ -2,4 +2,5 @@
 
 from qexplore.exploration.fit import fit
 from qexplore.exploration.records import Exploration, Snapshot, StopExploration
+from qexplore.exploration.resuming import resume
 from qexplore.exploration.run import explore

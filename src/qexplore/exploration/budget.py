@@ -71,6 +71,7 @@ class Budget:
             "max_evaluations": self._max_evaluations,
             "max_seconds": self._max_seconds,
             "patience": self._patience,
+            "max_failures": self._max_failures,
         }
         return {name: None if value == math.inf else value for name, value in given.items()}
 

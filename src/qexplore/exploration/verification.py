@@ -14,7 +14,7 @@ from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator, mean_dif
 from qexplore.front import Front
 from qexplore.metrics import Metric
 from qexplore.model import Candidates, Loader, Unpack, reusable
-from qexplore.search import Archive, LayerwiseQuantizationProblem, intervals_of, judged
+from qexplore.search import Archive, LayerwiseQuantizationProblem, intervals_of, is_contradicted, judged
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -60,6 +60,13 @@ def chosen_by(
     if any(one.divergence is None for one in archive.members):
         return archive.members, f"accuracy: no divergence decides, {problem.evaluator.divergence_gap or _NOT_TOLD}"
     try:
+        contradicted = is_contradicted(problem, complete)
+        if contradicted is not None:
+            wrong, told = contradicted
+            return archive.members, (
+                f"accuracy: divergence does not tell which candidate is better here, {wrong} of {told} pairs of about "
+                "equal cost whose scores differ beyond chance contradict it"
+            )
         members, gave_way = judged(problem, complete)
     except KeyboardInterrupt:
         return archive.members, "accuracy: the judging was interrupted"

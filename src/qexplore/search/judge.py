@@ -13,6 +13,40 @@ from qexplore.search.problem import LayerwiseQuantizationProblem
 
 _CONFIDENCE = 0.9
 """Of the paired interval, two-sided: better by chance in one of twenty comparisons at most."""
+_ABOUT_EQUAL = 0.03
+"""Costs that differ by no more than this share of the dearest are about equal."""
+_MOST_PAIRS, _LEAST_PAIRS = 2000, 10
+"""Pairs that are looked at, evenly spread over all, and how many have to be told apart for anything to be said."""
+_MOST_CONTRADICTED = 0.1
+"""A share of pairs, twice what chance alone would contradict."""
+
+
+def is_contradicted(problem: LayerwiseQuantizationProblem, evaluations: Sequence[Evaluation]) -> tuple[int, int] | None:
+    """How often scores contradict divergence where they can: the judge must not go by what misleads.
+
+    Of two feasible candidates of about equal cost whose scores differ beyond chance, the better one should diverge less
+    from the float network. Where outputs change much without changing a prediction, such as by a gain on all logits, it
+    does not.
+
+    Returns:
+        The pairs in which it does not and all that were told apart; None where these are few, or agree well enough.
+    """
+    known = [one for one in evaluations if one.divergence is not None and problem.is_feasible(one)]
+    if len(known) < 2:
+        return None
+    costs = problem.costs_of(problem.candidates_of(known))
+    gains = problem.metric.gain(np.array([one.score for one in known]))
+    rows, others = np.triu_indices(len(known), 1)
+    near = (np.abs(costs[rows] - costs[others]) <= _ABOUT_EQUAL * costs.max(axis=0)).all(axis=1)
+    rows, others = rows[near & (gains[rows] != gains[others])], others[near & (gains[rows] != gains[others])]
+    some = np.unique(np.linspace(0, max(0, len(rows) - 1), min(len(rows), _MOST_PAIRS)).round().astype(int))
+    told = contradicted = 0
+    for row, other in zip(rows[some].tolist(), others[some].tolist(), strict=True):
+        better, worse = (row, other) if gains[row] > gains[other] else (other, row)
+        if _is_told(problem, known[better], known[worse]):
+            told += 1
+            contradicted += known[better].divergence > known[worse].divergence
+    return (contradicted, told) if told >= _LEAST_PAIRS and contradicted > _MOST_CONTRADICTED * told else None
 
 
 def judged(
