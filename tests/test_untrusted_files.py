@@ -154,12 +154,14 @@ def with_a_library(entries, payload):
     return entries | {"archive/data/aotinductor/model/model.so": b"\x7fELF"}
 
 
-def with_a_function_of_python(entries, payload):
-    def call(model):
-        nodes = model["graph_module"]["graph"]["nodes"]
-        nodes[0]["target"] = "torch.os.system"
+def calling(target):
+    def plant(entries, payload):
+        def call(model):
+            model["graph_module"]["graph"]["nodes"][0]["target"] = target
 
-    return changed(entries, "models/model.json", call)
+        return changed(entries, "models/model.json", call)
+
+    return plant
 
 
 def with_an_expression(entries, payload):
@@ -181,7 +183,10 @@ def first(config):
         with_pickled_weight,
         with_an_object,
         with_a_library,
-        with_a_function_of_python,
+        calling("torch.os.system"),
+        calling("torch.ops.load_library"),
+        calling("torch.ops.aten.from_file.default"),
+        calling("_operator.methodcaller"),
         with_an_expression,
     ],
 )

@@ -25,9 +25,10 @@ _ENTRY = re.compile(
     r"|serialized_exported_program\.json|serialized_(?:state_dict|constants|example_inputs)\.pt)"
 )
 _STORED = re.compile(r"(?:weight|tensor)_\d+")
-_OPERATOR = re.compile(r"torch\.ops\.(\w+)\.\w+(?:\.\w+)?|torch\.sym_\w+|math\.\w+|_operator\.\w+")
+_OPERATOR = re.compile(r"torch\.ops\.(\w+)\.\w+(?:\.\w+)?|torch\._?sym_\w+|math\.\w+|_operator\.\w+")
 _CALLS_BY_NAME = {"_operator.attrgetter", "_operator.methodcaller", "_operator.call", "_operator.itemgetter"}
 _NO_NAMESPACE = {"load_library", "import_module", "loaded_libraries"}
+_WRITES = "torch.ops.aten.from_file"
 _SYMBOL = re.compile(r"Symbol\('\w+'")
 _IMPORTS = re.compile(r"default_factory_module|__enum__|\\u00[2-7]")
 _BUILTINS = set(dir(builtins)) - {"True", "False", "None"}
@@ -95,7 +96,8 @@ def _is_harmless(key: str, text: str) -> bool:
     """Whether reading ``text`` runs nothing: an operator that torch looks up, an expression of sizes, a plain tree."""
     if key == "target":
         found = _OPERATOR.fullmatch(text)
-        return bool(found) and text not in _CALLS_BY_NAME and found[1] not in _NO_NAMESPACE  # type: ignore[index]
+        is_known = bool(found) and text not in _CALLS_BY_NAME and not text.startswith(_WRITES)
+        return is_known and found[1] not in _NO_NAMESPACE  # type: ignore[index]
     if key == "expr_str":
         rest = _SYMBOL.sub("Symbol(", text)
         names = set(re.findall(r"[A-Za-z_]\w*", rest))
