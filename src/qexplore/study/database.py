@@ -43,22 +43,18 @@ class Database:
 
     def __init__(self, path: Path, *, writes: bool, share: bool) -> None:
         self.path = path
-        self.notes: tuple[str, ...] = ()
         self._process, self._thread = os.getpid(), threading.RLock()
         with as_study_errors(path), ExitStack() as undo:
             check_file(path, writes=writes)
             network = network_file_system(path) if writes else None
-            if writes:
-                undo.callback(right_to_write(path, share, network).release)
+            lock = right_to_write(path, share, network) if writes else None
+            if lock:
+                undo.callback(lock.release)
             self._connection = _connection(path, writes, "DELETE" if network else "WAL")
             undo.callback(self._connection.close)
             self._check()
             self._closing = undo.pop_all()
-        if network:
-            self.notes = (
-                f"'{path}' lies on a network file system ({network}), where SQLite cannot keep a log beside the file: "
-                "writing takes longer, readers and the writer wait for each other, and only one process may write",
-            )
+        self.notes = tuple(_notes(path, network, lock))
         _OPEN.add(self)
 
     def close(self) -> None:
@@ -163,6 +159,16 @@ class Database:
                 raise damaged(self.path, f"table '{table}'", f"{count} rows are there of {last} that were written")
 
 
+def _notes(path: Path, network: str | None, lock: WriteLock | None) -> Iterator[str]:
+    if network:
+        yield (
+            f"'{path}' lies on a network file system ({network}), where SQLite cannot keep a log beside the file: "
+            f"writing takes longer, readers and the writer wait for each other, and only one process may write"
+        )
+    if lock and not lock.is_held:
+        yield f"'{path}' lies where the system has no locks: nothing keeps a second process from writing to it"
+
+
 def right_to_write(path: Path, share: bool, network: str | None) -> WriteLock:
     """The lock.
 
@@ -182,7 +188,7 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None], *, share: boo
     if os.path.lexists(path):
         raise exists(path)
     with as_study_errors(path):
-        lock = WriteLock(path, share=share)
+        lock = right_to_write(path, share, network_file_system(path))
         try:
             create_file(path, lambda temporary: _make(temporary, fill))
         finally:
