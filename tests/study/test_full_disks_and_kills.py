@@ -71,7 +71,7 @@ def test_on_a_full_disk_what_was_written_stays_and_the_store_goes_on_when_there_
 
 LIMITED = """
 import resource, sys
-from test_full_disks_and_kills import RECORDS, Store, fill, long_one, same, write_until_refused
+from test_full_disks_and_kills import Store, fill, long_one, same, write_until_refused
 with Store.create(sys.argv[1], {}) as store:
     fill(store)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
