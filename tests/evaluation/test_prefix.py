@@ -163,7 +163,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch):
     def limited(self, worker, item, **options):
         if len(self._batches[item[0]]) > 9:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        run(self, worker, item, **options)
+        return run(self, worker, item, **options)
 
     monkeypatch.setattr(Engine, "_run_batch", limited)
     assert scores(ours.evaluate(SOME)) == expected

@@ -154,6 +154,13 @@ class EvaluationSet:
         """Whether they are in memory as the network takes them, on its device."""
         return self._ready is not None
 
+    @property
+    def moves(self) -> str:
+        """What is to be said of batches that are moved to the network's device each time; empty where none are."""
+        if self.is_ready or not self.is_held:
+            return ""
+        return f", batches moved to {self.device} one by one, which has no room for all"
+
     def __len__(self) -> int:
         """Number of batches."""
         return len(self._sums)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -23,8 +22,9 @@ from qexplore.evaluation.base import Evaluation, Order, Told, untold
 from qexplore.evaluation.batches import EvaluationSet, memory_to_use
 from qexplore.evaluation.clipping import Clipping, ClippingWatch
 from qexplore.evaluation.divergence import SHARE_OF_MEMORY, Against, FloatOutputs, as_distances
-from qexplore.evaluation.samples import Batch, drawn_whole
+from qexplore.evaluation.out_of_memory import is_out_of_memory, pieces
 from qexplore.evaluation.scoring import batch_scores, complete, failed, summary, warn_of_unshifted
+from qexplore.evaluation.subset import part_of, places_of_part
 from qexplore.evaluation.time_limit import OutOfTime, TimeLimit
 from qexplore.evaluation.whole import require_rereadable, whole_score
 from qexplore.metrics import Metric, Scores, WholeSetMetric, as_metric, known_labels
@@ -97,6 +97,7 @@ class DirectEvaluator:
         self.model = model
         self.max_seconds_each = max_seconds_each
         self._clock = TimeLimit(max_seconds_each)
+        self._halves, self._num_halved = False, 0
         self.precision = precision
         self.unforced: tuple[str, ...] = ()
         """Operations of the last float evaluation that have no deterministic form where it ran, as torch calls them."""
@@ -143,11 +144,9 @@ class DirectEvaluator:
 
     @property
     def moves(self) -> str:
-        """What is to be said of batches that are moved to the network's device each time; empty where none are."""
-        data = self.data
-        if data is None or data.is_ready or not data.is_held:
-            return ""
-        return f", batches moved to {data.device} one by one, which has no room for all"
+        """What is to be said of batches that are moved to the network's device each time, or were too large once."""
+        halved = f", {self._num_halved} candidates in half batches for want of memory" if self._num_halved else ""
+        return f"{'' if self.data is None else self.data.moves}{halved}"
 
     @property
     def divergence(self) -> Metric | None:
@@ -210,7 +209,8 @@ class DirectEvaluator:
         self._require_samples()
         self.bring_up_to_date()
         try:
-            batches = self._part_at_random(num_samples)
+            total = self.float_evaluation.num_samples
+            batches = part_of(self._require_samples(), num_samples, total, self._batch_sizes, self.floats.batches)
             chosen = [(batch.inputs, batch.target) for batch in batches]
             off = [0] * len(self.model.points)
             if against_float and metric is self.divergence and all(batch.reference is not None for batch in batches):
@@ -246,10 +246,10 @@ class DirectEvaluator:
         Raises:
             EvaluationError: the evaluator's metric is one of a whole set.
         """
-        self._require_samples()
+        data, total, sizes = self._require_samples(), self.float_evaluation.num_samples, self._batch_sizes
         if self._cuts:
-            return min(num_samples, self.float_evaluation.num_samples)
-        return sum(self._batch_sizes[place] for place in self._drawn(num_samples))
+            return min(num_samples, total)
+        return sum(sizes[place] for place in places_of_part(data, num_samples, total, sizes))
 
     def _require_samples(self) -> EvaluationSet:
         data = self.data
@@ -262,23 +262,6 @@ class DirectEvaluator:
         """Whether a part of the set is cut out of its batches."""
         data = self._require_samples()
         return data.is_held and data.samples(self.float_evaluation.num_samples).can_be_cut
-
-    def _drawn(self, num_samples: int) -> Sequence[int]:
-        """Places of the whole batches that are taken for ``num_samples``."""
-        if self._require_samples().is_held:
-            return [int(place) for place in drawn_whole(self._batch_sizes, num_samples)]
-        # A set that is read anew in each pass is not held here either: batches from its beginning will do.
-        per_batch = max(1, self.float_evaluation.num_samples // len(self._batch_sizes))
-        return range(min(-(-num_samples // per_batch), len(self._batch_sizes)))
-
-    def _part_at_random(self, num_samples: int) -> list[Batch]:
-        data = self._require_samples()
-        if data.is_held:
-            samples = data.samples(self.float_evaluation.num_samples, self.floats.batches)
-            return [samples.fetched(batch) for batch in samples.part_at_random(num_samples)]
-        sizes = [self._batch_sizes[place] for place in self._drawn(num_samples)]
-        batches = zip(itertools.islice(data, len(sizes)), sizes, strict=True)
-        return [Batch(inputs, target, np.arange(size)) for (inputs, target), size in batches]
 
     def _output(self, candidate: Sequence[int], inputs: Any) -> Any:
         with self._settled(candidate):
@@ -326,7 +309,10 @@ class DirectEvaluator:
         self.clipping = watch.found()
         self.unforced = tuple(unforced)
         # A metric that passes none runs the model elsewhere, a copy of it for one.
-        self._say_not_passed(tuple(name for name in self.model.fake_quantizers if passed and name not in passed))
+        missed = tuple(name for name in self.model.fake_quantizers if passed and name not in passed)
+        if missed and missed != self.not_passed:
+            warn_of_not_passed(self.metric.name, missed)
+        self.not_passed = missed
         return self.float_evaluation
 
     def bring_up_to_date(self) -> None:
@@ -341,21 +327,30 @@ class DirectEvaluator:
             if self.floats.is_wanted and version != self.floats.version:
                 self.evaluate_float()
 
-    def _say_not_passed(self, names: tuple[str, ...]) -> None:
-        if names and names != self.not_passed:
-            warn_of_not_passed(self.metric.name, names)
-        self.not_passed = names
-
     def _evaluate_one(self, candidate: tuple[int, ...]) -> Evaluation:
+        evaluation, is_full = self._tried(candidate)
+        if not is_full or self.data is None:
+            return evaluation
+        with self.model.lock:  # only out here is the error gone, with all that its frames hold
+            self._halves = True
+            try:
+                evaluation, _ = self._tried(candidate)
+            finally:
+                self._halves = False
+        self._num_halved += evaluation.is_complete
+        return evaluation
+
+    def _tried(self, candidate: tuple[int, ...]) -> tuple[Evaluation, bool]:
+        """A measurement, and whether it failed because memory ran out."""
         start = time.perf_counter()
         try:
-            return self._measure(candidate, self.max_seconds_each)
+            return self._measure(candidate, self.max_seconds_each), False
         except OutOfTime:
-            return failed(candidate, self._clock.error, time.perf_counter() - start)
+            return failed(candidate, self._clock.error, time.perf_counter() - start), False
         except (DataError, ModelError):
             raise  # a loader that changes or a wrapper without its network spoils every candidate, not this one
         except Exception as error:
-            return failed(candidate, error, time.perf_counter() - start)
+            return failed(candidate, error, time.perf_counter() - start), is_out_of_memory(error)
 
     def _measure(self, candidate: tuple[int, ...], seconds: float | None = None) -> Evaluation:
         """Measure a candidate within ``seconds``; None gives it all it takes."""
@@ -380,7 +375,9 @@ class DirectEvaluator:
         parts: list[Tensor] = []
         apart: list[Tensor | None] = []
         changed = False
-        for place, (inputs, target) in enumerate(self._clock.watching(data)):
+        references = self.floats.batches if self._changes_inputs is not None else []
+        in_halves = self._batch_sizes if self._halves else ()
+        for inputs, target, reference in pieces(self._clock.watching(data), references, in_halves):
             if self._changes_inputs is None and not parts:  # the first batch of a float pass
                 warn_of_unshifted(metric, inputs, target)
             given = inputs if self._changes_inputs is False else cloned(inputs)
@@ -391,7 +388,7 @@ class DirectEvaluator:
             if self._changes_inputs is None:
                 self.floats.add(output, target, len(parts[-1]))
             elif self.divergence is not None:
-                apart.append(self.floats.scores(output, target, self.floats.batches[place]))
+                apart.append(self.floats.scores(output, target, reference))
         if self._changes_inputs is None:
             self._changes_inputs = changed
             self._batch_sizes = [len(part) for part in parts]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qexplore._trees import cloned, num_bytes, tensors_of
 from qexplore.errors import EvaluationError, MetricError, first_line
+from qexplore.evaluation.out_of_memory import is_out_of_memory
 from qexplore.evaluation.scoring import batch_scores
 from qexplore.metrics import (
     Distribution,
@@ -130,9 +131,9 @@ class FloatOutputs:
             if isinstance(reference, Distribution):
                 return self._in_nats(reference.divergences(output), target)
             return batch_scores(self.metric, output, None, reference)
-        except torch.OutOfMemoryError:
-            raise  # with smaller batches there may be room
         except Exception as error:
+            if is_out_of_memory(error):
+                raise  # with smaller batches there may be room
             self._give_up(first_line(error))
             return None
 

@@ -125,7 +125,7 @@ class Engine:
         self._variants = Variants(network.steps, int(self.budget_bytes * share_kept))
         self._on_cores = self._device.type == "cpu"
         self.workers: Workers = self._own_workers() if like is None else like.workers
-        self.batch_size = self._suitable_batch_size(stops)
+        self.batch_size = self.suitable_size = self._suitable_batch_size(stops)
         self._stacks_outputs = can_be_stacked(metric, network, samples, self._floats, seconds)
         self.replays: Replays | None = replays_for(
             network, self.budget_bytes if like is None else int(2 * self.budget_bytes * share_kept)
@@ -161,11 +161,15 @@ class Engine:
         """Go on with half the batch size; False when batches cannot become smaller."""
         if self.batch_size == 1 or not self._samples.can_be_cut:
             return False
-        self.batch_size //= 2
+        self.resize(self.batch_size // 2)
+        return True
+
+    def resize(self, batch_size: int) -> None:
+        """Go on with batches of another size."""
+        self.batch_size = batch_size
         if self.replays is not None:
             self.replays.close()
         self._cut()
-        return True
 
     @property
     def tells_divergence(self) -> bool:

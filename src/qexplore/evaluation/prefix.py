@@ -15,6 +15,7 @@ from qexplore.evaluation.base import Evaluation, Order, Told, untold
 from qexplore.evaluation.batches import memory_to_use
 from qexplore.evaluation.direct import SHARE_OF_WEIGHTS, DirectEvaluator
 from qexplore.evaluation.engine import Engine, Measured
+from qexplore.evaluation.out_of_memory import is_out_of_memory
 from qexplore.evaluation.parts import Parts
 from qexplore.evaluation.racing import why_not
 from qexplore.evaluation.scoring import complete, failed, summary
@@ -92,6 +93,8 @@ class PrefixEvaluator:
         parts += [f"batches of {engine.batch_size}"]
         if not engine.can_cut:
             parts[-1] = "the loader's batches"
+        elif engine.batch_size < engine.suitable_size:
+            parts[-1] += f" for want of memory, instead of {engine.suitable_size}"
         elif engine.num_batches == 1:
             parts[-1] = "all samples in one batch, so that none is left when a candidate could be stopped"
         if network.num_folded:
@@ -212,7 +215,26 @@ class PrefixEvaluator:
 
     def _measured(self, engine: Engine, rows: list[Candidate], limits: Limits, order: Order | None) -> list[Evaluation]:
         """Answers to ``rows`` by the engine; by the direct evaluator for one that raises."""
-        start, is_full, is_late = time.perf_counter(), False, False
+        answers, is_full = self._tried(engine, rows, limits, order)
+        if answers:
+            return answers
+        if len(rows) > 1:
+            return self._apart(engine, rows, limits, order)
+        size = engine.batch_size
+        while is_full and self._halve(engine):
+            answers, is_full = self._tried(engine, rows, limits, order)
+            if answers:
+                return answers
+        if engine.batch_size != size:
+            with self._lock:
+                engine.resize(size)  # smaller ones were no cure
+        return [self._directly(rows[0])]
+
+    def _tried(
+        self, engine: Engine, rows: list[Candidate], limits: Limits, order: Order | None
+    ) -> tuple[list[Evaluation], bool]:
+        """Answers to ``rows`` by the engine, none where it raises, and whether memory ran out."""
+        start = time.perf_counter()
         try:
             with (
                 self._lock,
@@ -222,18 +244,16 @@ class PrefixEvaluator:
                 engine.reorder(order)
                 result = engine.measure(np.array(rows, dtype=np.int64), limits)
         except OutOfTime:
-            is_late = True
+            late = failed(rows[0], self._clock.error, time.perf_counter() - start)
+            return [late] * (len(rows) == 1), False
         except Exception as error:
-            is_full = isinstance(error, torch.OutOfMemoryError)
-        else:
-            self._seconds = (time.perf_counter() - start) / len(rows)
-            return [self._evaluation(row, result, index, limits) for index, row in enumerate(rows)]
-        # Only out here is the error gone, with all values that its frames hold.
-        if is_late and len(rows) == 1:
-            return [failed(rows[0], self._clock.error, time.perf_counter() - start)]
+            return [], is_out_of_memory(error)  # whoever asks goes on once the error is gone, with all its frames hold
+        self._seconds = (time.perf_counter() - start) / len(rows)
+        return [self._evaluation(row, result, index, limits) for index, row in enumerate(rows)], False
+
+    def _halve(self, engine: Engine) -> bool:
         with self._lock:
-            is_smaller = is_full and engine.halve_batches()
-        return (self._measured if is_smaller else self._apart)(engine, rows, limits, order)
+            return engine.halve_batches()
 
     def _seconds_for(self, count: int) -> float | None:
         """What ``count`` candidates may take together."""
@@ -241,8 +261,6 @@ class PrefixEvaluator:
 
     def _apart(self, engine: Engine, rows: list[Candidate], limits: Limits, order: Order | None) -> list[Evaluation]:
         """Go on in two halves, until the candidate that raises is alone."""
-        if len(rows) == 1:
-            return [self._directly(rows[0])]
         half = len(rows) // 2
         first, second = (None, None) if limits is None else (limits[:half], limits[half:])
         return self._measured(engine, rows[:half], first, order) + self._measured(engine, rows[half:], second, order)
