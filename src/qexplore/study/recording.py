@@ -15,7 +15,7 @@ from qexplore.model import Candidate, Candidates
 from qexplore.study.records import Event, Part, Stored, StoredSnapshot
 from qexplore.study.store import Store
 
-_AT_ONCE = 0.5
+_AT_ONCE = 1.0
 """Seconds of work that are written together: a write waits for the disk."""
 _SLICE_SECONDS, _FIRST_SLICE, _LARGEST_SLICE = 5.0, 64, 1024
 """How long candidates on a part of the set are measured before they are written; how many at first, and at most."""
