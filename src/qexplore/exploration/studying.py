@@ -165,7 +165,7 @@ def recorded(
     with opened_for(measured_by(problem), file.path, share=file.share, on_mismatch=file.on_mismatch) as store:
         identity = settings_of(problem, settings, initial, goal)
         run, was_there = store.begin_run(identity, budget.limits, _facts(problem))
-        recorder = Recorder(store, run.id, clock)
+        recorder = Recorder(store, run.id, clock, is_shared=file.share)
         recorder.tell("resumed" if was_there else "began", "")
         recording = Recorded(problem, recorder)
         try:

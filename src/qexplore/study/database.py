@@ -94,6 +94,12 @@ class Database:
                 raise damaged(self.path, f"row {row[0]} of table '{table}'", "its checksum is that of something else")
         return cells
 
+    def candidates(self, table: str, role: Cell) -> list[bytes]:
+        """Column ``candidate`` of the rows of a role, for what is there and what is not; whole rows say the rest."""
+        with self._connected() as connection:
+            found = connection.execute(f"SELECT DISTINCT candidate FROM {table} WHERE role = ?", (role,))
+            return [candidate for (candidate,) in found]
+
     def record(self, table: str, row: Given, make: Callable[[Given], Record]) -> Record:
         """What ``make`` makes of a row, or of a page of them.
 

@@ -31,9 +31,10 @@ class Recorder:
         store: open for writing.
         run: the id of the run.
         clock: put forward by the seconds that an answer took when it was measured.
+        is_shared: whether other processes write to it too.
     """
 
-    def __init__(self, store: Store, run: int, clock: Clock) -> None:
+    def __init__(self, store: Store, run: int, clock: Clock, *, is_shared: bool = False) -> None:
         self.store = store
         self.run = run
         self.num_known = 0
@@ -45,6 +46,8 @@ class Recorder:
         self._clock = clock
         self._began = clock.now()
         self._snapshots: list[StoredSnapshot] = []
+        self._is_shared = is_shared
+        self._held: dict[tuple[str, str], set[Candidate]] = {}
 
     @property
     def seconds(self) -> float:
@@ -57,7 +60,9 @@ class Recorder:
 
     def known(self, role: str, candidate: Candidate, limit: float | None, order: str) -> Evaluation | None:
         """What the study knows of ``candidate``."""
-        stored = self.store.evaluation(role, candidate, limit, order)
+        stored = None
+        if self._may_hold("evaluations", role, candidate):
+            stored = self.store.evaluation(role, candidate, limit, order)
         if stored is None:
             return None
         self.num_known += 1
@@ -72,7 +77,9 @@ class Recorder:
 
     def known_part(self, role: str, metric: str, count: int, against_float: bool, row: Candidate) -> Scores | None:
         """Scores of a candidate on a part of the set, as far as the study knows them."""
-        part = self.store.part(role, metric, count, against_float, row)
+        part = None
+        if self._may_hold("parts", role, row):
+            part = self.store.part(role, metric, count, against_float, row)
         if part is None:
             return None
         self._clock.skip(part.seconds)
@@ -95,6 +102,18 @@ class Recorder:
     ) -> None:
         self.store.write(evaluations, parts, self._snapshots, events)
         self._snapshots = []
+        for table, written in (("evaluations", evaluations), ("parts", parts)):
+            for one in written:
+                row = one.evaluation.candidate if isinstance(one, Stored) else one.candidate
+                self._held.get((table, one.role), set()).add(row)
+
+    def _may_hold(self, table: str, role: str, row: Candidate) -> bool:
+        """Whether the study may know something of a candidate: asking it of each takes longer than a quick look."""
+        if self._is_shared:
+            return True
+        if (table, role) not in self._held:
+            self._held[table, role] = self.store.candidates(table, role)
+        return row in self._held[table, role]
 
 
 class RecordedEvaluator:

@@ -11,7 +11,7 @@ from qexplore._arguments import made_folder
 from qexplore.errors import StudyWriteError
 from qexplore.study import rows
 from qexplore.study.database import Database, append, create
-from qexplore.study.packing import pack_candidate, pack_json, pack_number, pack_text, unpack_text
+from qexplore.study.packing import pack_candidate, pack_json, pack_number, pack_text, unpack_candidate, unpack_text
 from qexplore.study.records import Columns, Event, Part, RunRecord, Stored, StoredSnapshot
 
 
@@ -125,6 +125,10 @@ class Store:
             (pack_candidate(candidate), pack_text(role), *key, *key),
         )
         return self._database.record("evaluations", found[0], rows.stored_evaluation) if found else None
+
+    def candidates(self, table: str, role: str) -> set[tuple[int, ...]]:
+        """Of whom there is something in a table, ``"evaluations"`` or ``"parts"``, under a role."""
+        return set(map(unpack_candidate, self._database.candidates(table, pack_text(role))))
 
     def part(
         self, role: str, metric: str, num_samples: int, against_float: bool, candidate: Sequence[int]
