@@ -1,8 +1,9 @@
 """What a candidate costs."""
 
+from qexplore.cost.additive import AdditiveTable
 from qexplore.cost.base import CheckedCost, Choices, Cost, SeparableCost
 from qexplore.cost.bits import MeanBits, TotalBits, WeightedBits
-from qexplore.cost.build import COST_NAMES, build_costs
+from qexplore.cost.build import ADDITIVE_NAMES, COST_NAMES, build_costs
 from qexplore.cost.memory import ActivationBytes, ModelBits, ModelBytes, PeakActivationBytes
 from qexplore.cost.moments import Moments
 from qexplore.cost.observation import Groups, Observed, count_macs, observe, unite

@@ -44,6 +44,10 @@ COST_NAMES = tuple(sorted(_NAMED))
 """Costs that can be asked for by name."""
 
 
+ADDITIVE_NAMES = ("activation_bytes", "mean_bits", "model_bits", "model_bytes", "total_bits", "weighted_bits")
+"""Those of them that are sums over points."""
+
+
 def build_costs(specs: Any, model: QuantizedModel) -> tuple[Cost, ...]:
     """The costs that ``specs`` names, for candidates of ``model``.
 

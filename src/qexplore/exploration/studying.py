@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from qexplore._arguments import checked_name, checked_switch
 from qexplore._clock import Clock
 from qexplore._random import stream
 from qexplore._version import __version__
-from qexplore.errors import StudyError
+from qexplore.cost import ADDITIVE_NAMES, AdditiveTable, Cost, SeparableCost, build_costs
+from qexplore.errors import ProblemError, StudyError
 from qexplore.evaluation import DirectEvaluator, Evaluator
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Exploration, Snapshot
+from qexplore.metrics import Metric, WholeSetMetric
 from qexplore.model import Candidates
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings, WholeFront
 from qexplore.study import Recorder, StoredSnapshot, contents_of, measured_by, opened_for
@@ -165,9 +167,10 @@ def recorded(
     with opened_for(measured_by(problem), file.path, share=file.share, on_mismatch=file.on_mismatch) as store:
         identity = settings_of(problem, settings, initial, goal)
         run, was_there = store.begin_run(identity, budget.limits, _facts(problem))
-        recorder = Recorder(store, run.id, clock, is_shared=file.share)
+        recorder = Recorder(store, run.id, clock, _measured_costs(problem), is_shared=file.share)
         recorder.tell("resumed" if was_there else "began", "")
         recording = Recorded(problem, recorder)
+        recorder.keep(recording.problem.evaluations)
         try:
             yield recording
         finally:
@@ -193,6 +196,29 @@ def settings_of(
     }
 
 
+def _measured_costs(problem: LayerwiseQuantizationProblem) -> dict[str, Cost]:
+    """Costs that no table by point and choice can tell, by the role under which they are written down."""
+    costs = {cost.name: cost for cost in (*problem.costs, *problem.limits.costs)}
+    others = [cost for cost in costs.values() if not isinstance(cost, SeparableCost)]
+    return {f"cost {cost.name} {_digest(problem, cost.cost)}": cost for cost in others}
+
+
+def _cost_tables(problem: LayerwiseQuantizationProblem) -> dict[str, Any]:
+    """What every choice adds at every point to costs that are sums: of the problem, and those that have a name."""
+    off = problem.effective(problem.space.widest)[0] == 0  # by hand, where it is no choice
+    choices = tuple(
+        codes if 0 in codes or not is_off else (*codes, 0)
+        for codes, is_off in zip(problem.space.choices, off, strict=True)
+    )
+    tables: dict[str, Any] = {}
+    for spec in (*problem.costs, *problem.limits.costs, *ADDITIVE_NAMES):
+        with suppress(ProblemError):  # one that needs a forward, or has no row for a quantizer that is off by hand
+            [cost] = build_costs([spec], problem.model)
+            if isinstance(cost, SeparableCost) and cost.name not in tables:
+                tables[cost.name] = AdditiveTable.of(cost, choices).described
+    return tables
+
+
 def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Of an object's attributes those that a file can hold."""
     return {name: value for name, value in sorted(attributes.items()) if isinstance(value, (int, float, str, bool))}
@@ -211,10 +237,25 @@ def _facts(problem: LayerwiseQuantizationProblem) -> dict[str, Any]:
         "qexplore": __version__,
         "points": [asdict(point) for point in problem.model.points],
         "choices": [list(map(int, codes)) for codes in problem.space.choices],
+        "ties": [list(group) for group in problem.space.groups],
         "costs": [cost.name for cost in problem.costs],
-        "metric": {"name": metric.name, "higher_is_better": metric.higher_is_better, "range": list(metric.range)},
+        "cost tables": _cost_tables(problem),
+        "measured costs": {cost.name: role for role, cost in _measured_costs(problem).items()},
+        "metric": {
+            "name": metric.name,
+            "higher_is_better": metric.higher_is_better,
+            "range": list(metric.range),
+            "kind": _kind(metric),
+        },
         "float_accuracy": problem.float_accuracy,
         "num_samples": problem.num_samples,
         "min_accuracy": problem.min_accuracy,
         "arithmetic": problem.direct.arithmetic,
     }
+
+
+def _kind(metric: Metric | WholeSetMetric) -> str:
+    """How scores of samples make a score, as far as two candidates are compared by them."""
+    if isinstance(metric, WholeSetMetric):
+        return "whole set"
+    return "mean" if metric.is_mean else "function of the mean"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qexplore.evaluation import Evaluation, paired_interval
 from qexplore.front import nondominated
-from qexplore.metrics import Metric
+from qexplore.metrics import Metric, Scores
 from qexplore.search.problem import LayerwiseQuantizationProblem
+
+Numbers = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 _CONFIDENCE = 0.9
 """Of the paired interval, two-sided: better by chance in one of twenty comparisons at most."""
@@ -17,93 +22,127 @@ _ABOUT_EQUAL = 0.03
 """Costs that differ by no more than this share of the dearest are about equal."""
 _MOST_PAIRS, _LEAST_PAIRS = 2000, 10
 """Pairs that are looked at, evenly spread over all, and how many have to be told apart for anything to be said."""
+_MOST_PAIRED = 2000
+"""Candidates of which all pairs are listed; of more, so many evenly spread: pairs grow by the square."""
 _MOST_CONTRADICTED = 0.1
 """A share of pairs, twice what chance alone would contradict."""
 
 
 def is_contradicted(problem: LayerwiseQuantizationProblem, evaluations: Sequence[Evaluation]) -> tuple[int, int] | None:
-    """How often scores contradict divergence where they can: the judge must not go by what misleads.
-
-    Of two feasible candidates of about equal cost whose scores differ beyond chance, the better one should diverge less
-    from the float network. Where outputs change much without changing a prediction, such as by a gain on all logits, it
-    does not.
-
-    Returns:
-        The pairs in which it does not and all that were told apart; None where these are few, or agree well enough.
-    """
-    known = [one for one in evaluations if one.divergence is not None and problem.is_feasible(one)]
-    if len(known) < 2:
-        return None
-    costs = problem.costs_of(problem.candidates_of(known))
-    gains = problem.metric.gain(np.array([one.score for one in known]))
-    rows, others = np.triu_indices(len(known), 1)
-    near = (np.abs(costs[rows] - costs[others]) <= _ABOUT_EQUAL * costs.max(axis=0)).all(axis=1)
-    rows, others = rows[near & (gains[rows] != gains[others])], others[near & (gains[rows] != gains[others])]
-    some = np.unique(np.linspace(0, max(0, len(rows) - 1), min(len(rows), _MOST_PAIRS)).round().astype(int))
-    told = contradicted = 0
-    for row, other in zip(rows[some].tolist(), others[some].tolist(), strict=True):
-        better, worse = (row, other) if gains[row] > gains[other] else (other, row)
-        if _is_told(problem, known[better], known[worse]):
-            told += 1
-            contradicted += known[better].divergence > known[worse].divergence
-    return (contradicted, told) if told >= _LEAST_PAIRS and contradicted > _MOST_CONTRADICTED * told else None
+    """As `Contest.contradictions` of the feasible ones among ``evaluations`` whose divergence is known."""
+    return _contest(problem, _known(problem, evaluations)).contradictions()
 
 
 def judged(
     problem: LayerwiseQuantizationProblem, evaluations: Sequence[Evaluation]
 ) -> tuple[list[Evaluation], list[Evaluation]]:
-    """The front by score, cost and, where scores cannot be told apart, divergence; and who gave way on it.
+    """As `Contest.members` of the feasible ones among ``evaluations`` whose divergence is known."""
+    known = _known(problem, evaluations)
+    rows, gave_way = _contest(problem, known).members()
+    return [known[row] for row in rows], [known[row] for row in gave_way]
 
-    At every cost there is one that stands: the one that diverges least from the float network among all that cost no
-    more, unless another of them scores better beyond chance, in a paired comparison on the same samples. Of those that
-    stand, the non-dominated by score and cost make up the front. The score of a search set is a step function that a
-    search climbs wherever it is high by luck; the divergence is graded, and no search has fitted it.
 
-    Args:
-        problem: what was searched.
-        evaluations: what it measured; feasible ones of which divergence and scores of samples are known take part.
+def _known(problem: LayerwiseQuantizationProblem, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    return [one for one in evaluations if one.divergence is not None and problem.is_feasible(one)]
 
-    Returns:
-        The members of the front, and those that would be on it by score and cost alone.
+
+def _contest(problem: LayerwiseQuantizationProblem, known: Sequence[Evaluation]) -> Contest:
+    metric = problem.metric if isinstance(problem.metric, Metric) else None
+    divergence = np.array([one.divergence for one in known], dtype=np.float64)
+    return Contest(problem.objectives(known), divergence, lambda row: known[row].scores, metric)
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Feasible candidates that compete for a front, as plain arrays.
+
+    Attributes:
+        objectives: what is minimised, the score turned and then each cost, shape ``[N, 1 + C]``.
+        divergence: from the float network's outputs, shape ``[N]``.
+        scores: those by sample of a row; None where there are none.
+        metric: compares them; None where none can, as for a metric of a whole set.
     """
-    known = [one for one in evaluations if one.divergence is not None and problem.is_feasible(one)]
-    if not known:
-        return [], []
-    objectives = problem.objectives(known)
-    divergence = np.array([one.divergence for one in known])
-    by_score = nondominated(objectives)
-    in_question = np.flatnonzero(nondominated(np.column_stack([objectives, divergence])))
-    standing = _standing(problem, [known[row] for row in in_question])
-    rows = in_question[standing]
-    rows = rows[nondominated(objectives[rows])]
-    members = [known[row] for row in rows]
-    equal = (objectives[:, None] == objectives[None, rows]).all(axis=2).any(axis=1)
-    return members, [known[row] for row in np.flatnonzero(by_score & ~equal)]
+
+    objectives: Numbers
+    divergence: Numbers
+    scores: Callable[[int], Scores | None]
+    metric: Metric | None
+
+    def contradictions(self) -> tuple[int, int] | None:
+        """How often scores contradict divergence where they can: the judge must not go by what misleads.
+
+        Of two candidates of about equal cost whose scores differ beyond chance, the better one should diverge less from
+        the float network. Where outputs change much without changing a prediction, such as by a gain on all logits, it
+        does not.
+
+        Returns:
+            The pairs in which it does not and all that were told apart; None where these are few, or agree well enough.
+        """
+        told = contradicted = 0
+        for row, other in self._pairs():
+            better, worse = (row, other) if self.objectives[row, 0] < self.objectives[other, 0] else (other, row)
+            if self._is_told(better, worse):
+                told += 1
+                contradicted += bool(self.divergence[better] > self.divergence[worse])
+        return (contradicted, told) if told >= _LEAST_PAIRS and contradicted > _MOST_CONTRADICTED * told else None
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        """Of about equal cost and different scores, evenly spread."""
+        places = _spread(len(self.objectives), _MOST_PAIRED)
+        rows, others = (places[one] for one in np.triu_indices(len(places), 1))
+        loss, costs = self.objectives[:, 0], self.objectives[:, 1:]
+        most = costs.max(axis=0, initial=0)
+        near = (np.abs(costs[rows] - costs[others]) <= _ABOUT_EQUAL * most).all(axis=1) & (loss[rows] != loss[others])
+        rows, others = rows[near], others[near]
+        some = _spread(len(rows), _MOST_PAIRS)
+        return list(zip(rows[some].tolist(), others[some].tolist(), strict=True))
+
+    def members(self) -> tuple[Rows, Rows]:
+        """The front by score, cost and, where scores cannot be told apart, divergence; and who gave way on it.
+
+        At every cost there is one that stands: the one that diverges least from the float network among all that cost
+        no more, unless another of them scores better beyond chance, in a paired comparison on the same samples. Of
+        those that stand, the non-dominated by score and cost make up the front. The score of a search set is a step
+        function that a search climbs wherever it is high by luck; the divergence is graded, and no search has fitted
+        it.
+
+        Returns:
+            Rows of the members of the front, and of those that would be on it by score and cost alone.
+        """
+        if not len(self.objectives):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        by_score = nondominated(self.objectives)
+        rows = self._standing(np.flatnonzero(nondominated(np.column_stack([self.objectives, self.divergence]))))
+        rows = rows[nondominated(self.objectives[rows])]
+        equal = (self.objectives[:, None] == self.objectives[None, rows]).all(axis=2).any(axis=1)
+        return rows, np.flatnonzero(by_score & ~equal)
+
+    def _standing(self, rows: Rows) -> Rows:
+        """Those of ``rows`` that stand at some cost."""
+        costs = {row: self.objectives[row, 1:] for row in rows.tolist()}
+        order = sorted(costs, key=lambda row: (self.divergence[row], *costs[row]))
+        found: dict[int, None] = {}
+        for limit in np.unique(self.objectives[rows, 1:], axis=0):
+            found[self._best([row for row in order if (costs[row] <= limit).all()])] = None
+        return np.array(list(found), dtype=np.int64)
+
+    def _best(self, rows: Sequence[int]) -> int:
+        """Of ``rows``, the least divergence first, the one that stands."""
+        best = rows[0]
+        for row in rows[1:]:
+            if self.objectives[row, 0] < self.objectives[best, 0] and self._is_told(row, best):
+                best = row
+        return best
+
+    def _is_told(self, row: int, other: int) -> bool:
+        """Whether the scores of two candidates differ beyond chance."""
+        scores, others = self.scores(row), self.scores(other)
+        if scores is None or others is None or self.metric is None:
+            return True
+        between = paired_interval(scores, others, self.metric, confidence=_CONFIDENCE)
+        return between is None or not between[0] <= 0 <= between[1]
 
 
-def _standing(problem: LayerwiseQuantizationProblem, known: Sequence[Evaluation]) -> list[int]:
-    """Places of those that stand at some cost."""
-    costs = problem.costs_of(problem.candidates_of(known))
-    order = sorted(range(len(known)), key=lambda row: (known[row].divergence, *costs[row]))
-    found: dict[int, None] = {}
-    for limit in np.unique(costs, axis=0):
-        within = [row for row in order if (costs[row] <= limit).all()]
-        found[_best(problem, known, within)] = None
-    return list(found)
-
-
-def _best(problem: LayerwiseQuantizationProblem, known: Sequence[Evaluation], rows: Sequence[int]) -> int:
-    """Of ``rows``, the least divergence first, the one that stands."""
-    best = rows[0]
-    for row in rows[1:]:
-        if problem.metric.is_better(known[row].score, known[best].score) and _is_told(problem, known[row], known[best]):
-            best = row
-    return best
-
-
-def _is_told(problem: LayerwiseQuantizationProblem, one: Evaluation, other: Evaluation) -> bool:
-    """Whether the scores of two candidates differ beyond chance."""
-    if one.scores is None or other.scores is None or not isinstance(problem.metric, Metric):
-        return True
-    between = paired_interval(one.scores, other.scores, problem.metric, confidence=_CONFIDENCE)
-    return between is None or not between[0] <= 0 <= between[1]
+def _spread(count: int, most: int) -> Rows:
+    """Up to ``most`` of ``count`` places, evenly spread."""
+    return np.unique(np.linspace(0, max(0, count - 1), min(count, most)).round().astype(np.int64))

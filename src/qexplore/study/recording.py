@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from qexplore._clock import Clock
+from qexplore.cost import Cost
 from qexplore.evaluation import Evaluation, Evaluator, Order, Told
 from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidate, Candidates
 from qexplore.study.records import Event, Part, Stored, StoredSnapshot
 from qexplore.study.store import Store
 
+SEARCH, DIRECT = "search", "direct"
+"""Roles: whose evaluations are by the evaluator that a search asks, and by the direct one; of a further metric with its
+number behind, from 1."""
 _AT_ONCE = 1.0
 """Seconds of work that are written together: a write waits for the disk."""
 _SLICE_SECONDS, _FIRST_SLICE, _LARGEST_SLICE = 5.0, 64, 1024
@@ -31,10 +37,19 @@ class Recorder:
         store: open for writing.
         run: the id of the run.
         clock: put forward by the seconds that an answer took when it was measured.
+        costs: what is written down of every candidate beside its score, by role, for what no table can tell later.
         is_shared: whether other processes write to it too.
     """
 
-    def __init__(self, store: Store, run: int, clock: Clock, *, is_shared: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        run: int,
+        clock: Clock,
+        costs: Mapping[str, Cost] | None = None,
+        *,
+        is_shared: bool = False,
+    ) -> None:
         self.store = store
         self.run = run
         self.num_known = 0
@@ -46,6 +61,8 @@ class Recorder:
         self._clock = clock
         self._began = clock.now()
         self._snapshots: list[StoredSnapshot] = []
+        self._costs = costs or {}
+        self._priced: list[Stored] = []
         self._is_shared = is_shared
         self._held: dict[tuple[str, str], set[Candidate]] = {}
 
@@ -58,16 +75,39 @@ class Recorder:
         """``evaluator``, recorded as ``role``."""
         return RecordedEvaluator(self, evaluator, role)
 
+    def keep(self, evaluations: Sequence[Evaluation]) -> None:
+        """Write down what was measured before the run began."""
+        for one in evaluations:
+            further = [
+                Evaluation(one.candidate, "failed" if math.isnan(score) else "complete", score) for score in one.further
+            ]
+            alone = [replace(one, further=()), *further]
+            roles = [SEARCH, *(f"{SEARCH} {place}" for place in range(1, len(alone)))]
+            self.price(np.array([one.candidate], dtype=np.int64))
+            self._flush([Stored(self.run, role, None, "", 0.0, each) for role, each in zip(roles, alone, strict=True)])
+
+    def price(self, candidates: Candidates) -> None:
+        """Keep the costs of candidates that the study does not know, to be written with what is measured next."""
+        for role, cost in self._costs.items():
+            rows = [row for row in map(tuple, candidates.tolist()) if self._lookup(role, row, None, "") is None]
+            prices = cost.cost(np.array(rows, dtype=np.int64)).tolist() if rows else []
+            self._priced += [
+                Stored(self.run, role, None, "", self.seconds, Evaluation(row, "complete", price))
+                for row, price in zip(rows, prices, strict=True)
+            ]
+
     def known(self, role: str, candidate: Candidate, limit: float | None, order: str) -> Evaluation | None:
         """What the study knows of ``candidate``."""
-        stored = None
-        if self._may_hold("evaluations", role, candidate):
-            stored = self.store.evaluation(role, candidate, limit, order)
+        stored = self._lookup(role, candidate, limit, order)
         if stored is None:
             return None
         self.num_known += 1
         self._clock.skip(stored.evaluation.seconds)
         return stored.evaluation
+
+    def _lookup(self, role: str, candidate: Candidate, limit: float | None, order: str) -> Stored | None:
+        is_there = self._may_hold("evaluations", role, candidate)
+        return self.store.evaluation(role, candidate, limit, order) if is_there else None
 
     def write(self, role: str, order: str, measured: Sequence[tuple[Evaluation, float | None]]) -> None:
         """Write evaluations down, each with the score it had to beat."""
@@ -100,8 +140,9 @@ class Recorder:
     def _flush(
         self, evaluations: Sequence[Stored] = (), parts: Sequence[Part] = (), events: Sequence[Event] = ()
     ) -> None:
+        evaluations = [*self._priced, *evaluations]
         self.store.write(evaluations, parts, self._snapshots, events)
-        self._snapshots = []
+        self._snapshots, self._priced = [], []
         for table, written in (("evaluations", evaluations), ("parts", parts)):
             for one in written:
                 row = one.evaluation.candidate if isinstance(one, Stored) else one.candidate
@@ -136,6 +177,8 @@ class RecordedEvaluator:
         """As `Evaluator.evaluate`; what the study does not know is measured in one call, and written in chunks."""
         self._recorder.guard()
         codes = np.asarray(candidates, dtype=np.int64)
+        if self._role == SEARCH:
+            self._recorder.price(codes)
         rows = [tuple(row) for row in codes.tolist()]
         limits = [None] * len(rows) if must_beat is None else list(map(float, must_beat))
         digest = "" if order is None or must_beat is None else _digest(order)
