@@ -48,6 +48,7 @@ _NAMES_BY_ROOM = {
         "AdditiveFront ChoicePlan LayerwiseQuantizationProblem SensitivityTable additive_front plan_choices sensitivity"
     ),
     "stacks": "PackedLinear",
+    "study": "EvaluationTable Study StudyRun merge",
     "training": "FineTuning Refinement fine_tune refine",
     "workflows": (
         "PackedLayer PackingReport QuantizationResult Settings WorkflowComparison compare_workflows load_quantized "
@@ -138,6 +139,10 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.search import plan_choices as plan_choices
     from qexplore.search import sensitivity as sensitivity
     from qexplore.stacks import PackedLinear as PackedLinear
+    from qexplore.study import EvaluationTable as EvaluationTable
+    from qexplore.study import Study as Study
+    from qexplore.study import StudyRun as StudyRun
+    from qexplore.study import merge as merge
     from qexplore.training import FineTuning as FineTuning
     from qexplore.training import Refinement as Refinement
     from qexplore.training import fine_tune as fine_tune

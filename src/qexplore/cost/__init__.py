@@ -1,7 +1,7 @@
 """What a candidate costs."""
 
 from qexplore.cost.additive import AdditiveTable
-from qexplore.cost.base import CheckedCost, Choices, Cost, SeparableCost
+from qexplore.cost.base import CheckedCost, Choices, Cost, Costs, SeparableCost
 from qexplore.cost.bits import MeanBits, TotalBits, WeightedBits
 from qexplore.cost.build import ADDITIVE_NAMES, COST_NAMES, build_costs
 from qexplore.cost.memory import ActivationBytes, ModelBits, ModelBytes, PeakActivationBytes

@@ -114,7 +114,7 @@ class Recorded(Unrecorded):
                 self._recorder.run,
                 snapshot.num_evaluations,
                 snapshot.num_passes,
-                snapshot.seconds,
+                self._recorder.seconds,  # by the clock of what was measured
                 snapshot.hypervolume,
                 snapshot.generation,
                 tuple(map(tuple, snapshot.front.num_bits.tolist())),

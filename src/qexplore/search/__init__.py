@@ -10,5 +10,5 @@ from qexplore.search.intervals import intervals_of
 from qexplore.search.judge import Contest, is_contradicted, judged
 from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.sensitivity import Lacking, SensitivityTable, sensitivity
-from qexplore.search.settings import ALGORITHMS, SearchSettings
+from qexplore.search.settings import ALGORITHMS, JUDGES, SearchSettings
 from qexplore.search.space import SearchSpace

@@ -95,16 +95,21 @@ def mismatches(old: Mapping[str, str], new: Mapping[str, str]) -> list[tuple[str
     return [(name, before, now) for name, before, now in pairs if before != now]
 
 
+def difference_lines(old: Mapping[str, str], new: Mapping[str, str], where: tuple[str, str]) -> list[str]:
+    """A line for every field that differs: both values, ``where`` they stand, and what it means."""
+    (there, here), differing = where, mismatches(old, new)
+    return [f"  {name}: {before} {there}, {now} {here} ({_meaning(name)})" for name, before, now in differing]
+
+
 def require_same(path: str | os.PathLike[str], old: Mapping[str, str], new: Mapping[str, str]) -> None:
     """Refuse to go on with the study at ``path``, measured by ``old``, where ``new`` measures now.
 
     Raises:
         StudyMismatchError: names every field that differs, both values, what it means, and the ways out.
     """
-    differing = mismatches(old, new)
-    if not differing:
+    lines = difference_lines(old, new, ("in the study", "now"))
+    if not lines:
         return
-    lines = [f"  {name}: {before} in the study, {now} now ({_meaning(name)})" for name, before, now in differing]
     raise StudyMismatchError(
         "\n".join(
             [

@@ -57,6 +57,26 @@ def lock_path(path: Path) -> Path:
     return Path(f"{path.resolve()}.lock")
 
 
+def writers(path: Path) -> str:
+    """Who writes to a study now: ``"one"`` process, ``"several"`` that share it (or one that would), or nobody: empty.
+
+    Nobody also where the system does not tell.
+    """
+    try:
+        file = open(lock_path(path), "rb", buffering=0)  # noqa: SIM115
+    except OSError:
+        return ""
+    with file:
+        for share, who in ((True, "one"), (False, "several")):
+            try:
+                _lock(file, share)
+            except BlockingIOError:
+                return who
+            except OSError:
+                return ""
+    return ""
+
+
 def _refusal(path: Path, share: bool, holder: str) -> str:
     ways = "wait until it has ended, read the study only, write to another file"
     if share:

@@ -165,10 +165,15 @@ class Store:
                 self._database.append(table, cells)
 
     def evaluations(
-        self, *, run: int | None = None, role: str | None = None, until: float | None = None
+        self,
+        *,
+        run: int | None = None,
+        role: str | None = None,
+        until: float | None = None,
+        state: str | None = None,
     ) -> Iterator[Stored]:
-        """Evaluations in the order they were written, those of one run or role, or until so many seconds, if given."""
-        for row in self._database.rows("evaluations", run=run, role=role, until=until):
+        """Evaluations in the order they were written, of one run, role or state, or until so many seconds, if given."""
+        for row in self._database.rows("evaluations", run=run, role=role, until=until, state=state):
             yield self._database.record("evaluations", row, rows.stored_evaluation)
 
     def columns(

@@ -1,0 +1,171 @@
+"""The front of what a study holds, under whatever is asked of it, without measuring."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexplore._direction import Directed
+from qexplore._fingerprint import Fingerprint
+from qexplore.front import Front, FurtherMetric, nondominated
+from qexplore.metrics import Metric, Scores
+from qexplore.search import SearchSpace, judged_rows
+from qexplore.study.asking import Measured, Moment, Question, measured
+from qexplore.study.recording import SEARCH
+from qexplore.study.records import Columns
+from qexplore.study.runs import StudyRun
+from qexplore.study.store import Store
+
+Rows = NDArray[np.int64]
+
+
+class Answer(Directed):
+    """Answers a question for fronts.
+
+    Args:
+        store: the study's.
+        columns: all that was searched.
+        runs: those that are asked.
+        question: what makes the front.
+        moment: which measurements count.
+    """
+
+    def __init__(
+        self, store: Store, columns: Columns, runs: Sequence[StudyRun], question: Question, moment: Moment
+    ) -> None:
+        self._store, self._columns, self._question, self._moment = store, columns, question, moment
+        self._run = runs[-1]
+        self.higher_is_better = bool(self._run.facts["metric"]["higher_is_better"])
+        self._further = [FurtherMetric(**one) for one in self._run.settings["further"]]
+
+    def front(self) -> Front:
+        """The front; a warning tells of candidates that might be on it if they had been measured to the end."""
+        known, direct = measured(self._store, self._columns, self._moment, len(self._further))
+        feasible = known.rows(self._are_feasible(known))
+        members, is_verified = feasible.rows(self._kept(feasible)).replaced_by(direct)
+        members = members.rows(self._are_feasible(members))
+        front = Front.from_candidates(
+            **self._fields(members),
+            min_accuracy=self._question.min_accuracy,
+            verified=bool(len(is_verified) and is_verified.all()),
+        )
+        if self._question.is_other:
+            self._tell_of_unknown(known, feasible)
+        uniform = self._uniform(known)
+        return replace(
+            front,
+            uniform=uniform if len(uniform) else None,
+            empty_because="" if len(front) else self._why_empty(known),
+        )
+
+    def _objectives(self, score: NDArray[np.float64], candidates: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.column_stack([-self.gain(score), self._question.costs_of(candidates)])
+
+    def _are_feasible(self, known: Measured) -> NDArray[np.bool_]:
+        meets: NDArray[np.bool_] = self.meets(known.score, self._question.min_accuracy)
+        for place, one in enumerate(self._further):
+            meets = meets & one.meets(known.further[:, place], one.min_accuracy)
+        return meets & self._question.are_within(known.candidates)
+
+    def _kept(self, feasible: Measured) -> Rows:
+        """Rows of the front, as the judge would have it."""
+        objectives = self._objectives(feasible.score, feasible.candidates)
+        by_score = np.flatnonzero(nondominated(objectives)) if len(objectives) else np.zeros(0, dtype=np.int64)
+        if self._question.judge == "accuracy" or np.isnan(feasible.divergence[by_score]).any() or not len(by_score):
+            return by_score
+        told = np.flatnonzero(~np.isnan(feasible.divergence))
+        scores = _Scores(self._store, feasible.candidates[told])
+        rows, _ = judged_rows(objectives[told], feasible.divergence[told], scores, _compared_by(self._run.facts))
+        return told[rows]
+
+    def _fields(self, known: Measured) -> dict[str, Any]:
+        facts = self._run.facts
+        fingerprint = self._store.fingerprint
+        names = tuple(Fingerprint.__dataclass_fields__)
+        return {
+            "num_bits": known.candidates.reshape(-1, len(facts["points"])),
+            "accuracy": known.score,
+            "costs": self._question.costs_of(known.candidates),
+            "interval": None if np.isnan(known.interval).all() else known.interval,
+            "point_names": tuple(point["name"] for point in facts["points"]),
+            "cost_names": tuple(cost.name for cost in self._question.costs),
+            "metric_name": facts["metric"]["name"],
+            "higher_is_better": self.higher_is_better,
+            "float_accuracy": facts["float_accuracy"],
+            "further": tuple(self._further),
+            "further_scores": known.further if self._further else None,
+            "arithmetic": facts["arithmetic"],
+            "fingerprint": Fingerprint(**{name: fingerprint[name] for name in names})
+            if set(names) <= set(fingerprint)
+            else None,
+        }
+
+    def _uniform(self, known: Measured) -> Front:
+        """The uniform candidates that were measured, the cheapest first."""
+        facts = self._run.facts
+        space = SearchSpace(tuple(map(tuple, facts["choices"])), tuple(map(tuple, facts["ties"])))
+        place = {row: number for number, row in enumerate(map(tuple, known.candidates.tolist()))}
+        found = [place[row] for row in map(tuple, space.uniform()[::-1].tolist()) if row in place]
+        rows = known.rows(np.array(found, dtype=np.int64))
+        return Front(**self._fields(rows), broken_limits=self._question.broken(rows.candidates))
+
+    def _tell_of_unknown(self, known: Measured, feasible: Measured) -> None:
+        """Warn of candidates whose scores are not known well enough to say that they are not on the front."""
+        snapshots = [] if self._moment.run is None else self._store.snapshots(self._moment.run)
+        rows = self._moment.rows(self._columns, snapshots) & (self._columns.state == "stopped")
+        bounds, stopped = self._columns.bound[rows], self._columns.candidates[rows]
+        lacking = np.isnan(known.further).any(axis=1)
+        candidates = np.concatenate([stopped, known.candidates[lacking]])
+        bounds = np.concatenate([bounds, known.score[lacking]])
+        may = self.meets(bounds, self._question.min_accuracy) & self._question.are_within(candidates)
+        best = set(map(tuple, known.candidates[~lacking].tolist()))
+        may &= np.array([tuple(row) not in best for row in candidates.tolist()], dtype=bool)
+        objectives = self._objectives(bounds[may], candidates[may])
+        front = self._objectives(feasible.score, feasible.candidates)
+        front = front[nondominated(front)] if len(front) else front
+        open_ = sum(not (front <= row).all(axis=1).any() for row in objectives)
+        if open_:
+            warnings.warn(
+                f"{open_} candidate{'s' if open_ > 1 else ''} of the study '{self._store.path}' might be on this "
+                "front, but were measured only as far as the run's own question needed. Explore with this question and "
+                "the same study= to know: what was measured is reused",
+                stacklevel=4,
+            )
+
+    def _why_empty(self, known: Measured) -> str:
+        missed = int((~self.meets(known.score, self._question.min_accuracy)).sum())
+        beyond = int((~self._question.are_within(known.candidates)).sum())
+        return (
+            f"The front is empty: of {len(known.score)} complete evaluations {missed} missed min_accuracy and {beyond} "
+            "went beyond a limit. Relax what is asked, or explore longer."
+        )
+
+
+class _Scores:
+    """Scores by sample of a row, looked up where they are asked for."""
+
+    def __init__(self, store: Store, candidates: NDArray[np.int64]) -> None:
+        self._store, self._candidates = store, candidates
+        self._known: dict[int, Scores | None] = {}
+
+    def __call__(self, row: int) -> Scores | None:
+        if row not in self._known:
+            stored = self._store.evaluation(SEARCH, self._candidates[row].tolist(), None, "")
+            self._known[row] = None if stored is None else stored.evaluation.scores
+        return self._known[row]
+
+
+def _compared_by(facts: Mapping[str, Any]) -> Metric | None:
+    """What tells whether scores of samples differ beyond chance; of a function of the mean, the mean itself."""
+    if facts["metric"]["kind"] == "whole set":
+        return None
+    return Metric(_never_called, name=facts["metric"]["name"], higher_is_better=facts["metric"]["higher_is_better"])
+
+
+def _never_called(output: Any, target: Any) -> Any:
+    raise AssertionError("a study measures nothing")

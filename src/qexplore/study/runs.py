@@ -1,0 +1,121 @@
+"""A run of a study as users see it: what it asked for, how far it came, how it ended."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qexplore.errors import StudyError
+from qexplore.front import Front
+from qexplore.study.locking import writers
+from qexplore.study.records import Columns, Event, RunRecord
+from qexplore.study.store import Store
+
+STATES = ("complete", "stopped", "failed")
+_TURNS = ("began", "resumed", "ended")
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRun(RunRecord):
+    """One exploration in a study.
+
+    Attributes:
+        id: its number in the file, from 1.
+        settings: what identifies it: seed, algorithm, limits, ...
+        budget: how far it may go.
+        facts: names of points and costs, the metric, ...
+        state: ``"running"``, ``"interrupted"`` or ``"ended"``.
+        stopped_by: what ended it, as `Exploration.stopped_by`; empty before.
+        seconds: since it began, without the time between.
+        num_evaluations: candidates that it measured, by ``"complete"``, ``"stopped"`` and ``"failed"``; what an earlier
+            run of the study had measured is not among them.
+        hypervolume: the largest; NaN before the first.
+    """
+
+    state: str
+    stopped_by: str
+    seconds: float
+    num_evaluations: Mapping[str, int]
+    hypervolume: float
+    _front: str = field(repr=False, default="")
+
+    @functools.cached_property
+    def front(self) -> Front | None:
+        """What it ended with, verified and with what the report set says; None before its end.
+
+        Raises:
+            FrontFileError: what was written is no front.
+        """
+        return Front.from_json(self._front) if self._front else None
+
+    @property
+    def algorithm(self) -> str:
+        """The name of its algorithm; empty where that is lost."""
+        algorithm = self.settings.get("algorithm", "")
+        return str(algorithm["name"]) if isinstance(algorithm, Mapping) else str(algorithm)
+
+    @property
+    def words(self) -> str:
+        """How it stands: "running", "interrupted", "ended by max_evaluations"."""
+        return f"ended by {self.stopped_by}" if self.state == "ended" else self.state
+
+
+def runs_of(store: Store, columns: Columns) -> tuple[StudyRun, ...]:
+    """The runs of a study, ``columns`` being all that was searched."""
+    events = store.events()
+    running = _running(store, events)
+    return tuple(_run(store, record, events, columns, record.id in running) for record in store.runs())
+
+
+def chosen(runs: Sequence[StudyRun], run: int | None) -> tuple[StudyRun, ...]:
+    """The run of that number, or all of which it is known what they are.
+
+    Raises:
+        StudyError: there is none.
+    """
+    told = tuple(one for one in runs if one.facts.get("points") and run in (None, one.id))
+    if not told:
+        numbers = ", ".join(str(one.id) for one in runs) or "none"
+        what = "must hold a run" if run is None else "`run` must be the number of a run"
+        raise StudyError(
+            f"A study that is asked: {what} that says the names of its points, got {run!r}; there are {numbers}. "
+            "Explore with study= first"
+        )
+    return told
+
+
+def _run(store: Store, record: RunRecord, events: Sequence[Event], columns: Columns, is_running: bool) -> StudyRun:
+    mine = [event for event in events if event.run == record.id]
+    turn = next((event for event in reversed(mine) if event.kind in _TURNS), None)
+    has_ended = turn is not None and turn.kind == "ended"
+    fronts = [event.text for event in mine if event.kind == "front"]
+    snapshots = store.snapshots(record.id)
+    rows = columns.run == record.id
+    ends = [0.0, *(event.at for event in mine), *(one.seconds for one in snapshots), *columns.at[rows].tolist()]
+    hypervolumes = [one.hypervolume for one in snapshots if not math.isnan(one.hypervolume)]
+    return StudyRun(
+        **vars(record),
+        state="ended" if has_ended else "running" if is_running else "interrupted",
+        stopped_by=turn.text if turn is not None and has_ended else "",
+        seconds=max(end for end in ends if not math.isnan(end)),
+        num_evaluations={state: int((columns.state[rows] == state).sum()) for state in STATES},
+        hypervolume=max(hypervolumes, default=math.nan),
+        _front=fronts[-1] if fronts and has_ended else "",
+    )
+
+
+def _running(store: Store, events: Sequence[Event]) -> set[int]:
+    """Runs that may be under way: the last that turned where one process writes, any that has not ended where many."""
+    turns = [event for event in events if event.kind in _TURNS]
+    who = writers(store.path) if turns else ""
+    if who == "one":
+        return {turns[-1].run}
+    return {event.run for event in turns} if who == "several" else set()
+
+
+def plain(settings: Mapping[str, Any]) -> str:
+    """Settings or a budget in one line, without what is not set."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None) or "none"

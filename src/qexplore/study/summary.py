@@ -1,0 +1,47 @@
+"""A study in a few lines of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from qexplore._table import text_table
+from qexplore.front import score_text
+from qexplore.study.runs import STATES, StudyRun, plain
+from qexplore.study.store import Store
+
+_HEADER = ("run", "algorithm", "seed", "budget", *STATES, "seconds", "hypervolume", "state")
+_TOLD = ("network", "weights", "ranges", "data", "precision", "device", "torch")
+
+
+def summary(store: Store, runs: Sequence[StudyRun]) -> str:
+    """The file, what was measured with, and a line for each run."""
+    told = [f"{name} {store.fingerprint[name]}" for name in _TOLD if name in store.fingerprint]
+    lines = [f"Study '{store.path}' ({store.path.stat().st_size / 1e6:.1f} MB): {', '.join(told)}"]
+    facts = next((run.facts for run in reversed(runs) if run.facts.get("points")), None)
+    if facts is not None:
+        metric, points = facts["metric"], len(facts["points"])
+        direction = "higher" if metric["higher_is_better"] else "lower"
+        lines.append(
+            f"{points} point{'s' if points > 1 else ''}; {metric['name']} ({direction} is better), float "
+            f"{score_text(facts['float_accuracy'])}, {facts['num_samples']:,} samples"
+        )
+    rows = [_row(run) for run in runs]
+    lines.append(text_table(_HEADER, rows, numeric=(0, 2, 4, 5, 6, 7, 8)) if rows else "no run has begun")
+    return "\n".join([*lines, *store.notes])
+
+
+def _row(run: StudyRun) -> tuple[str, ...]:
+    counts = (f"{run.num_evaluations[state]:,}" for state in STATES)
+    hypervolume = "" if math.isnan(run.hypervolume) else f"{run.hypervolume:.4g}"
+    seed = str(run.settings.get("seed", ""))
+    return (
+        str(run.id),
+        run.algorithm,
+        seed,
+        plain(run.budget),
+        *counts,
+        f"{run.seconds:,.1f}",
+        hypervolume,
+        run.words,
+    )
