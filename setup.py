@@ -72,6 +72,12 @@ setup(
         "text": [
             "transformers>=4.46",  # GPT-2 for the guided pipeline
         ],
+        "frames": [
+            "pandas>=2.0",  # evaluations of a study as a frame
+        ],
+        "optuna": [
+            "optuna>=3.2",  # names of objectives, for a study that is shown in optuna-dashboard
+        ],
         "demo": [
             "scikit-learn>=1.2",  # the handwritten digits
         ],

@@ -145,7 +145,7 @@ class Moment:
 
     def rows(self, columns: Columns, snapshots: Sequence[StoredSnapshot]) -> NDArray[np.bool_]:
         """Which rows count; of a run also what it took from other runs into its front, ``snapshots`` being all."""
-        mine = np.ones(len(columns), dtype=bool) if self.run is None else columns.run == self.run
+        mine: NDArray[np.bool_] = np.ones(len(columns), dtype=bool) if self.run is None else columns.run == self.run
         if self.at is not None:
             mine &= columns.at <= self.at
         if self.first is not None:
