@@ -14,7 +14,7 @@ from qexplore._direction import Directed
 from qexplore._fingerprint import Fingerprint
 from qexplore.front import Front, FurtherMetric, nondominated
 from qexplore.metrics import Metric, Scores
-from qexplore.search import SearchSpace, judged_rows
+from qexplore.search import Contest, SearchSpace
 from qexplore.study.asking import Measured, Moment, Question, measured
 from qexplore.study.recording import SEARCH
 from qexplore.study.records import Columns
@@ -80,8 +80,8 @@ class Answer(Directed):
             return by_score
         told = np.flatnonzero(~np.isnan(feasible.divergence))
         scores = _Scores(self._store, feasible.candidates[told])
-        rows, _ = judged_rows(objectives[told], feasible.divergence[told], scores, _compared_by(self._run.facts))
-        return told[rows]
+        contest = Contest(objectives[told], feasible.divergence[told], scores, _compared_by(self._run.facts))
+        return by_score if contest.contradictions() else told[contest.members()[0]]
 
     def _fields(self, known: Measured) -> dict[str, Any]:
         facts = self._run.facts
