@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from qexplore.errors import StudyError
 from qexplore.front import Front
@@ -114,8 +113,3 @@ def _running(store: Store, events: Sequence[Event]) -> set[int]:
     if who == "one":
         return {turns[-1].run}
     return {event.run for event in turns} if who == "several" else set()
-
-
-def plain(settings: Mapping[str, Any]) -> str:
-    """Settings or a budget in one line, without what is not set."""
-    return ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None) or "none"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qexplore._table import text_table
 from qexplore.front import score_text
-from qexplore.study.runs import STATES, StudyRun, plain
+from qexplore.study.runs import STATES, StudyRun
 from qexplore.study.store import Store
 
 _HEADER = ("run", "algorithm", "seed", "budget", *STATES, "seconds", "hypervolume", "state")
@@ -39,9 +40,14 @@ def _row(run: StudyRun) -> tuple[str, ...]:
         str(run.id),
         run.algorithm,
         seed,
-        plain(run.budget),
+        _limits(run.budget) or "none",
         *counts,
         f"{run.seconds:,.1f}",
         hypervolume,
         run.words,
     )
+
+
+def _limits(budget: Mapping[str, Any]) -> str:
+    names = ("max_evaluations", "max_seconds", "patience")
+    return ", ".join(f"{name} {budget[name]}" for name in names if budget.get(name) is not None)
