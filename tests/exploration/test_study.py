@@ -1,5 +1,6 @@
 """A study loses nothing: whatever stops an exploration, the same call ends with the result of one that was not."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -270,3 +271,40 @@ def test_explorations_that_are_killed_at_random_moments_lose_nothing():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 kills, nothing lost, nothing measured twice" in done.stdout
+
+
+def test_what_failed_is_not_tried_again_by_its_run_but_by_another(tmp_path):
+    left = tmp_path / "left"
+
+    def spoiled(output, target):
+        calls = int(left.read_text())
+        left.write_text(str(calls - 1))
+        if calls in (3, 2, 0):
+            raise ValueError("no")
+        return qx.top1_accuracy(output, target)
+
+    def run(calls, **more):
+        left.write_text(str(calls))
+        problem = posed(metric=qx.Metric(spoiled, "spoiled", range=(0.0, 1.0)), engine="direct")
+        study = tmp_path / "a.db"
+        return qx.explore(problem, max_evaluations=25, progress=False, study=study, max_failures=None, **more)
+
+    first = run(12, seed=1)
+    assert len(first.failures) == 3
+    again = run(-1, seed=1)
+    assert [one.candidate for one in again.failures] == [one.candidate for one in first.failures]
+    for _ in range(2):
+        other = run(-1, seed=2)
+        assert not other.failures
+    assert "0 evaluations written" in other.study
+
+
+def test_sigterm_leaves_a_study_that_goes_on(tmp_path):
+    def terminate(snapshot):
+        if snapshot.num_evaluations > 20:
+            signal.raise_signal(signal.SIGTERM)
+
+    ended = explored("racing", tmp_path / "a.db", callbacks=[terminate])
+    assert ended.stopped_by == "SIGTERM" and not ended.front.verified
+    assert "the same call goes on with it" in str(ended)
+    assert explored("racing", tmp_path / "a.db").front.to_json() == explored("racing").front.to_json()

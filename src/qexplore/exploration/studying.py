@@ -189,6 +189,7 @@ def settings_of(
         "initial": None if initial is None else initial.tolist(),
         "goal": {"name": type(goal or WholeFront()).__name__, **asdict(goal or WholeFront())},  # type: ignore[call-overload]
         "min_accuracy": problem.min_accuracy,
+        "max_seconds_each": problem.direct.max_seconds_each,
         "further": [asdict(one) for one in problem.further.described],
         "costs": {cost.name: _digest(problem, cost.cost) for cost in problem.costs},
         "limits": dict(problem.limits.by_name),

@@ -64,6 +64,7 @@ class Recorder:
         self._costs = costs or {}
         self._priced: list[Stored] = []
         self._is_shared = is_shared
+        self._again: set[tuple[str, Candidate]] = set()
         self._held: dict[tuple[str, str], set[Candidate]] = {}
 
     @property
@@ -106,13 +107,28 @@ class Recorder:
         return stored.evaluation
 
     def _lookup(self, role: str, candidate: Candidate, limit: float | None, order: str) -> Stored | None:
-        is_there = self._may_hold("evaluations", role, candidate)
-        return self.store.evaluation(role, candidate, limit, order) if is_there else None
+        if not self._may_hold("evaluations", role, candidate):
+            return None
+        stored = self.store.evaluation(role, candidate, limit, order)
+        if stored is not None and self._failed_elsewhere(stored):
+            self._again.add((role, candidate))
+            stored = self.store.evaluation(role, candidate, limit, self._own(order))
+        return None if stored is None or self._failed_elsewhere(stored) else stored
+
+    def _failed_elsewhere(self, stored: Stored) -> bool:
+        """Whether it failed in another run, which had less time or memory, or a fault that was mended."""
+        return stored.evaluation.state == "failed" and stored.run != self.run
+
+    def _own(self, order: str) -> str:
+        """Under what a candidate lies that is measured again after it failed elsewhere."""
+        return f"{order} of run {self.run}"
 
     def write(self, role: str, order: str, measured: Sequence[tuple[Evaluation, float | None]]) -> None:
         """Write evaluations down, each with the score it had to beat."""
-        at = self.seconds
-        self._flush([Stored(self.run, role, limit, order, at, one) for one, limit in measured])
+        at, again = self.seconds, self._again
+        orders = [self._own(order) if (role, one.candidate) in again else order for one, _ in measured]
+        pairs = zip(measured, orders, strict=True)
+        self._flush([Stored(self.run, role, limit, told, at, one) for (one, limit), told in pairs])
         self.num_written += len(measured)
 
     def known_part(self, role: str, metric: str, count: int, against_float: bool, row: Candidate) -> Scores | None:
