@@ -73,7 +73,7 @@ setup(
             "transformers>=4.46",  # GPT-2 for the guided pipeline
         ],
         "frames": [
-            "pandas>=2.0",  # evaluations of a study as a frame
+            "pandas>=2.0",  # fronts, tables and evaluations as frames
         ],
         "optuna": [
             "optuna>=3.2",  # names of objectives, for a study that is shown in optuna-dashboard
@@ -89,6 +89,7 @@ setup(
             "onnx>=1.17",  # exports are read and run in the tests
             "onnxruntime>=1.20",
             "onnxscript>=0.3",
+            "pandas>=2.0",  # frames are read in the tests
             "pytest>=8.2",  # --import-mode=importlib imports a module of the package once, not twice
             "pytest-xdist>=3.0",  # two cores run the tests
             "ruff>=0.9",

@@ -41,8 +41,8 @@ FLOORS = {
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
-# Plain words without imports of their own: every file may use them, those of floor 0 too.
-OPEN_TO_ALL = {"errors", "_version"}
+# Plain words that import no room but errors: every file may use them, those of floor 0 too.
+OPEN_TO_ALL = {"errors", "_optional", "_version"}
 
 # What is used in one place only: a room, or a single file.
 HOME_OF_PACKAGE = {

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexplore._choices import OFF_BITS, stored_bits
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.cost.moments import Sources, source_bits
 from qexplore.model import Candidates
 
@@ -32,7 +32,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Operations:
+class Operations(Tabular):
     """Multiply-accumulates of one forward, or the mean of several; ``print`` shows them by module.
 
     Attributes:

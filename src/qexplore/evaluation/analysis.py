@@ -6,7 +6,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qexplore._choices import FloatFormat, choice_code, choice_name
 from qexplore._random import drawn_apart
-from qexplore._table import csv_table, text_table
+from qexplore._table import Framed, Rows, csv_table, record_rows, text_table
 from qexplore.errors import EvaluationError
 from qexplore.front import write_text
 from qexplore.metrics import Noise
@@ -72,7 +72,7 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
-class LayerAnalysis:
+class LayerAnalysis(Framed):
     """What quantization does at every point; ``print`` shows it as a table.
 
     Attributes:
@@ -94,11 +94,13 @@ class LayerAnalysis:
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """CSV text, one line a point and one column a field, nan as an empty cell; also written to ``path``."""
-        header = [field.name for field in fields(LayerRecord)]
-        text = csv_table(header, map(astuple, self.points))
+        text = csv_table(*self._frame_rows())
         if path is not None:
             write_text(path, text)
         return text
+
+    def _frame_rows(self) -> Rows:
+        return record_rows(LayerRecord, self.points)
 
     def __str__(self) -> str:
         header = ("point", "num_bits", "sign", "SQNR", "accumulated", "clipped", "range used", "lowest", "highest")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from qexplore._table import Framed, Rows
 from qexplore.evaluation import Clipping, Evaluation, clipping_text
 from qexplore.front import Front, difference_text, score_text
 
@@ -40,7 +41,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Exploration:
+class Exploration(Framed):
     """The result of `explore`.
 
     Attributes:
@@ -158,6 +159,14 @@ class Exploration:
             by = f"{self.front.metric_name} {difference_text(gap, self.optimism_interval)}"
             parts.append(f"counted from float, the front looks better on the search set by {by}, mean over its points")
         return f"\nreport set: {'; '.join(parts)}"
+
+    def _frame_rows(self) -> Rows:
+        """The history: a row a snapshot."""
+        names = [field.name for field in fields(Snapshot)]
+        best = f"best_{self.front.metric_name}"
+        return [*names[1:], "num_points", best, *(f"least_{name}" for name in self.front.cost_names)], (
+            (*(getattr(one, name) for name in names[1:]), len(one.front), *one.front.best) for one in self.history
+        )
 
     @property
     def _arithmetic_line(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.export import tensorrt_numbers as numbers
 from qexplore.export import tensorrt_placement as placement
 from qexplore.export.onnx_graph import OnnxGraph, read_graph
@@ -35,7 +35,7 @@ RULES: Mapping[str, tuple[str, Rule]] = {
 
 
 @dataclass(frozen=True)
-class TensorRTCheck:
+class TensorRTCheck(Tabular):
     """What `check_tensorrt` found.
 
     Attributes:

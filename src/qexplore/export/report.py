@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.export.parity import Parity
 
 
@@ -29,7 +29,7 @@ class ExportedPoint:
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Tabular):
     """What `export_onnx` did.
 
     Attributes:

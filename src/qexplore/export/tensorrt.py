@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._choices import FloatFormat, choice_name
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.errors import ExportError
 from qexplore.export.tensorrt_numbers import INT4_BLOCKS
 from qexplore.model import CONVOLUTIONS, TRANSPOSED, QuantizedModel, WeightPoint, require_wrapped
@@ -58,7 +58,7 @@ class TensorRTPoint:
 
 
 @dataclass(frozen=True)
-class TensorRTPlan:
+class TensorRTPlan(Tabular):
     """What the points of a model are in a file for TensorRT, in the order of the model's points."""
 
     points: tuple[TensorRTPoint, ...]

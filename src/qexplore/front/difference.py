@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qexplore._choices import choice_name, stored_bits
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.errors import FrontError
 from qexplore.front.arrays import FloatArray, FrontArrays
 from qexplore.front.picking import num_dominated
@@ -59,7 +59,7 @@ class LayerDifference:
 
 
 @dataclass(frozen=True)
-class FrontDifference:
+class FrontDifference(Tabular):
     """How another front differs from a first one; ``print`` shows it. All differences are the other less the first.
 
     Attributes:

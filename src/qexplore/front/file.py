@@ -13,7 +13,7 @@ import numpy as np
 
 from qexplore._arguments import made_folder
 from qexplore._choices import choice_name, is_float_code
-from qexplore._table import csv_table
+from qexplore._table import Rows, csv_table
 from qexplore.errors import FrontError, FrontFileError, MissingFrontFileError
 from qexplore.front.arrays import FrontArrays, FurtherMetric
 
@@ -124,7 +124,12 @@ def _fields(shown: str, entries: dict[str, Any], version: int, formats: Any) -> 
 
 
 def to_csv(front: FrontArrays) -> str:
-    """Header and one line a point, comma-separated; a value that is not known is an empty cell.
+    """Header and one line a point, comma-separated; a value that is not known is an empty cell."""
+    return csv_table(*table_rows(front))
+
+
+def table_rows(front: FrontArrays) -> Rows:
+    """Names of the columns, and a row a point: scores, costs, and what stands at each quantization point.
 
     A width is a number, 0 is off, a float format is its name.
     """
@@ -143,7 +148,7 @@ def to_csv(front: FrontArrays) -> str:
         [choice_name(code) if is_float_code(code) else code for code in row] for row in front.num_bits.T.tolist()
     ]
     cells = [*columns.values(), *front.costs.T.tolist(), *choices]
-    return csv_table(names, zip(*cells, strict=True))
+    return names, zip(*cells, strict=True)
 
 
 def _check_version(shown: str, version: Any) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from qexplore._arguments import nearest_keyword
 from qexplore._choices import choice_of
+from qexplore._table import Framed, Rows
 from qexplore.errors import FrontError, FrontFileError
 from qexplore.front import checks, difference, file, picking, savings, table
 from qexplore.front.arrays import FloatArray, FrontArrays
@@ -28,7 +29,7 @@ _FIELDS = tuple(field.name for field in fields(FrontArrays))
 
 
 @dataclass(frozen=True, eq=False)
-class Front(FrontArrays):
+class Front(Framed, FrontArrays):
     """Frozen arrays of candidates with their scores and costs. An empty front (K = 0) is an answer, not an error.
 
     The constructor takes any rows, as the fields of `FrontArrays`; `from_candidates` keeps the feasible, non-dominated
@@ -324,6 +325,9 @@ class Front(FrontArrays):
             file.write_text(path, written)
         return written
 
+    def _frame_rows(self) -> Rows:
+        return file.table_rows(self)
+
     def table(self) -> str:
         """The front as an aligned text table, about 100 columns wide.
 
@@ -333,6 +337,13 @@ class Front(FrontArrays):
 
     def __str__(self) -> str:
         return self.table()
+
+    @property
+    def best(self) -> tuple[float, ...]:
+        """The best score and the least of each cost, of whatever points; NaN on an empty front."""
+        if not len(self):
+            return (math.nan,) * (1 + len(self.cost_names))
+        return float(self.accuracy[self._gain.argmax()]), *self.costs.min(axis=0).tolist()
 
     @property
     def _gain(self) -> FloatArray:

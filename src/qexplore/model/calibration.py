@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qexplore._arguments import checked_name
 from qexplore._choices import FLOAT_CODES
-from qexplore._table import text_table
+from qexplore._table import Framed, Rows, record_rows, text_table
 from qexplore.errors import CalibrationError
 from qexplore.model.left_float import LeftFloat, left_float_text
 from qexplore.quant import (
@@ -72,7 +72,7 @@ class PointRange:
 
 
 @dataclass(frozen=True)
-class CalibrationReport:
+class CalibrationReport(Framed):
     """The ranges of all points, in their order, and what was left float; ``print`` shows them as a table."""
 
     ranges: tuple[PointRange, ...]
@@ -85,6 +85,9 @@ class CalibrationReport:
     def dead_points(self) -> tuple[str, ...]:
         """Names of the points that are zero whatever their width."""
         return tuple(point.name for point in self.ranges if point.dead)
+
+    def _frame_rows(self) -> Rows:
+        return record_rows(PointRange, self.ranges)
 
     def __str__(self) -> str:
         rows = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qexplore._choices import choice_name
-from qexplore._table import text_table
+from qexplore._table import Framed, Rows, record_rows, text_table
 from qexplore.model.left_float import LeftFloat, left_float_text
 from qexplore.model.points import QuantizationPoint
 from qexplore.quant import TensorQuantizer
@@ -25,7 +25,7 @@ class PlannedPoint:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Framed):
     """What will be quantized, where and how; ``print`` shows it as a table.
 
     Attributes:
@@ -42,6 +42,11 @@ class Plan:
     points: tuple[PlannedPoint, ...]
     left_float: tuple[LeftFloat, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def _frame_rows(self) -> Rows:
+        points, rows = record_rows(QuantizationPoint, (planned.point for planned in self.points))
+        settings, values = record_rows(PlannedPoint, self.points)
+        return [*points, *settings[1:]], [(*row, *more[1:]) for row, more in zip(rows, values, strict=True)]
 
     def __str__(self) -> str:
         rows = [_row(planned) for planned in self.points]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.errors import WorkflowError
 from qexplore.model import (
     Loader,
@@ -46,7 +46,7 @@ class RecalibratedLayer:
 
 
 @dataclass(frozen=True)
-class BatchNormReport:
+class BatchNormReport(Tabular):
     """What `recalibrate_batchnorm` did; ``print`` shows it.
 
     Attributes:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.errors import CalibrationError, ModelError
 from qexplore.model import (
     TRANSPOSED,
@@ -62,7 +62,7 @@ class LayerShift:
 
 
 @dataclass(frozen=True)
-class BiasCorrectionReport:
+class BiasCorrectionReport(Tabular):
     """What `correct_biases` did; ``print`` shows it.
 
     Attributes:

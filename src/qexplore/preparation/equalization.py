@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.model import QuantizedModel, grouped, ungrouped
 from qexplore.preparation.connections import Connections, largest_difference, outputs_of
 from qexplore.preparation.folding import FoldReport, copied_network, counted, fold, replace_everywhere, require_equal
@@ -41,7 +41,7 @@ class LayerRanges:
 
 
 @dataclass(frozen=True)
-class EqualizationReport:
+class EqualizationReport(Tabular):
     """What `equalize` did; ``print`` shows it.
 
     Attributes:

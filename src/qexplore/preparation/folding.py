@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.errors import ModelError
 from qexplore.model import TRANSPOSED, is_layer, unwrap
 from qexplore.preparation.connections import Connections, check_example, largest_difference, outputs_of
@@ -23,7 +23,7 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class FoldReport:
+class FoldReport(Tabular):
     """What `fold_batchnorm` did; ``print`` shows it.
 
     Attributes:

@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
+from qexplore._table import Tabular
 from qexplore.errors import DataError
 from qexplore.model import foreign_hooks
 from qexplore.preparation.connections import Connections, check_example, outputs_of
@@ -41,7 +42,7 @@ class FoldedPair:
 
 
 @dataclass(frozen=True)
-class GraphOptimization:
+class GraphOptimization(Tabular):
     """What `optimize_graph` found and did; ``print`` shows it, tables included.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qexplore._quiet import silenced
-from qexplore._table import text_table
+from qexplore._table import Framed, Rows, record_rows, text_table
 from qexplore.errors import TraceError, first_line
 from qexplore.model import Placement, as_arguments, in_eval_mode, measuring, unwrap
 from qexplore.preparation.connections import check_example
@@ -42,7 +42,7 @@ class GraphRow:
 
 
 @dataclass(frozen=True)
-class GraphTable:
+class GraphTable(Framed):
     """One forward of a network in eval mode; ``print`` shows it with long arguments shortened.
 
     Attributes:
@@ -57,6 +57,9 @@ class GraphTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def _frame_rows(self) -> Rows:
+        return record_rows(GraphRow, self.rows)
 
     def __str__(self) -> str:
         return self.text()

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.errors import TraceError
 from qexplore.model import foreign_hooks, takes_any_arguments
 from qexplore.preparation.connections import Connections, check_example, outputs_of
@@ -18,7 +18,7 @@ from qexplore.preparation.folding import copied_network, counted, require_equal
 
 
 @dataclass(frozen=True)
-class OwnModulesReport:
+class OwnModulesReport(Tabular):
     """What `give_own_modules` did; ``print`` shows it.
 
     Attributes:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qexplore._arguments import is_whole
 from qexplore._choices import stored_bits
-from qexplore._table import text_table
+from qexplore._table import Framed, Rows, text_table
 from qexplore.errors import ProblemError
 from qexplore.front import choices_cells, cost_text
 from qexplore.model import Candidates
@@ -26,7 +26,7 @@ _CHOICES_WIDTH = 70
 
 
 @dataclass(frozen=True, eq=False)
-class AdditiveFront:
+class AdditiveFront(Framed):
     """The non-dominated candidates of an additive model, by rising cost; ``print`` shows them.
 
     Predictions, not measurements: they say which candidates are worth measuring.
@@ -50,6 +50,13 @@ class AdditiveFront:
         """The choices of least summed sensitivity at no more than ``max_cost``; None where nothing is that cheap."""
         place = int(np.searchsorted(self.cost, max_cost, side="right")) - 1
         return tuple(self.num_bits[place].tolist()) if place >= 0 else None
+
+    def _frame_rows(self) -> Rows:
+        places = range(self.num_bits.shape[1])
+        rows = zip(self.cost.tolist(), self.sensitivity.tolist(), self.num_bits.tolist(), strict=True)
+        return ["cost", "sensitivity", *(f"num_bits {place}" for place in places)], (
+            (*row[:2], *row[2]) for row in rows
+        )
 
     def __str__(self) -> str:
         """About 20 rows of many, the first and the last among them."""

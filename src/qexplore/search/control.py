@@ -9,7 +9,7 @@ from typing import Any
 
 from qexplore._arguments import is_whole
 from qexplore._choices import choice_name, is_float_code
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.cost import Groups, unite
 from qexplore.errors import ProblemError
 from qexplore.model import QuantizationPoint, QuantizedModel, require_wrapped
@@ -26,7 +26,7 @@ DEFAULT_CHOICES = range(DEFAULT_LIMITS[0], DEFAULT_LIMITS[1] + 1)
 
 
 @dataclass(frozen=True)
-class ChoicePlan:
+class ChoicePlan(Tabular):
     """The choices of every point and where they come from; ``print`` shows it.
 
     Attributes:

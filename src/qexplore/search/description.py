@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qexplore._table import Tabular
 from qexplore.cost import Bops
 from qexplore.evaluation import Clipping, clipping_text
 from qexplore.front import FurtherMetric
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Description:
+class Description(Tabular):
     """What will be searched, and how candidates are evaluated; ``print`` shows it.
 
     Attributes:

@@ -15,7 +15,7 @@ from qexplore._arguments import is_whole
 from qexplore._choices import MAX_NUM_BITS, choice_name, stored_bits
 from qexplore._clock import now
 from qexplore._progress import Progress
-from qexplore._table import csv_table, text_table
+from qexplore._table import Framed, Rows, csv_table, text_table
 from qexplore.cost import one_by_one
 from qexplore.errors import EvaluationError, MetricError, ProblemError, first_line
 from qexplore.evaluation import Evaluator, Told, usual_divergences
@@ -47,7 +47,7 @@ class Lacking(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SensitivityTable:
+class SensitivityTable(Framed):
     """What each point alone does to the output, all others in float; ``print`` shows it.
 
     Attributes:
@@ -86,7 +86,7 @@ class SensitivityTable:
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """One line a point, one column a choice; also written to ``path``."""
-        written = csv_table(("point", *map(choice_name, self._choices)), self._rows(repr))
+        written = csv_table(self._header, self._rows(repr, ""))
         if path is not None:
             write_text(path, written)
         return written
@@ -96,21 +96,28 @@ class SensitivityTable:
             "point",
             *(f"{code} bit" if 0 < code <= MAX_NUM_BITS else choice_name(code) for code in self._choices),
         )
-        table = text_table(header, self._rows("{:.3g}".format), numeric=tuple(range(1, len(header))))
+        table = text_table(header, self._rows("{:.3g}".format, ""), numeric=tuple(range(1, len(header))))
         unit = f" in {self.unit}" if self.unit else ""
         lacking = f" ({self.lacking.text})" if self.lacking else ""
         samples = f"{self.num_samples} samples{lacking}"
         return f"Sensitivity ({self.metric_name}{unit}) of one point at a time, {samples}\n{table}"
 
+    def _frame_rows(self) -> Rows:
+        return self._header, self._rows(float, math.nan)
+
+    @property
+    def _header(self) -> tuple[str, ...]:
+        return ("point", *map(choice_name, self._choices))
+
     @property
     def _choices(self) -> list[int]:
         return by_stored_bits(code for row in self.num_bits for code in row)
 
-    def _rows(self, written: Callable[[float], str]) -> list[tuple[str, ...]]:
+    def _rows(self, written: Callable[[float], Any], unknown: Any) -> list[tuple[Any, ...]]:
         rows = []
         for name, widths, values in zip(self.point_names, self.num_bits, self.values, strict=True):
             known = dict(zip(widths, values, strict=True))
-            rows.append((name, *(written(known[code]) if code in known else "" for code in self._choices)))
+            rows.append((name, *(written(known[code]) if code in known else unknown for code in self._choices)))
         return rows
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from qexplore._choices import FloatFormat
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 
 State = Literal["integers", "float", "absorbed"]
 """Stored in integers (or small floats); left float; no layer of its own any more."""
@@ -16,7 +16,7 @@ Granularity = Literal["tensor", "channel", "group"]
 
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(Tabular):
     """How numbers are stored; ``str`` says it, such as ``"int8 per channel"`` or ``"uint8 per tensor, affine"``.
 
     Attributes:

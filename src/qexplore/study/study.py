@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from qexplore._arguments import nearest_keyword
+from qexplore._table import Tabular
 from qexplore.front import Front
 from qexplore.search import SensitivityTable
 from qexplore.study.asking import AS_ASKED, Moment, Question
@@ -23,7 +24,7 @@ from qexplore.study.table import EvaluationTable
 from qexplore.study.trials import to_optuna
 
 
-class Study:
+class Study(Tabular):
     """The file of explorations with ``study=``, opened to be asked; ``print`` shows what it holds.
 
     Nothing is measured and the model is not needed; every row that an answer is from is checked. The file may grow

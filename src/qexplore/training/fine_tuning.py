@@ -16,7 +16,7 @@ from typing_extensions import Unpack as Keywords
 
 from qexplore._arguments import checked_keywords, checked_number, checked_switch
 from qexplore._direction import Directed
-from qexplore._table import text_table
+from qexplore._table import Framed, Rows, record_rows, text_table
 from qexplore.errors import EvaluationError, WorkflowError
 from qexplore.evaluation import DirectEvaluator, Evaluation, paired_interval
 from qexplore.front import difference_text, score_text
@@ -28,7 +28,7 @@ from qexplore.training.step_sizes import TrainedRanges, trained_ranges
 
 
 @dataclass(frozen=True)
-class FineTuning(Directed):
+class FineTuning(Framed, Directed):
     """What fine-tuning did; ``print`` shows it.
 
     Attributes:
@@ -75,6 +75,9 @@ class FineTuning(Directed):
         if lost <= 0 or (self.loss_interval is not None and max(map(self.gain, self.loss_interval)) >= 0):
             return None
         return float(self.gain(self.accuracy_after - self.accuracy_before) / lost)
+
+    def _frame_rows(self) -> Rows:
+        return record_rows(EpochRecord, self.epochs)
 
     def __str__(self) -> str:
         rows = [

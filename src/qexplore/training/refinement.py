@@ -13,7 +13,7 @@ import numpy as np
 from qexplore._arguments import checked_int, checked_keywords
 from qexplore._direction import Directed
 from qexplore._progress import Progress
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.errors import FrontError, WorkflowError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.front import Front, FrontPoint, cost_text, score_text
@@ -50,7 +50,7 @@ class RefinedPoint:
 
 
 @dataclass(frozen=True, eq=False)
-class Refinement:
+class Refinement(Tabular):
     """What `refine` gives; ``print`` shows it.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import Unpack as Keywords
 
 from qexplore._arguments import checked_keywords
-from qexplore._table import text_table
+from qexplore._table import Framed, Rows, record_rows, text_table
 from qexplore.errors import MetricError, QExploreError, WorkflowError, first_line
 from qexplore.front import score_text
 from qexplore.metrics import as_metric
@@ -72,7 +72,7 @@ class ComparisonRow:
 
 
 @dataclass(frozen=True)
-class WorkflowComparison:
+class WorkflowComparison(Framed):
     """All workflows that were asked for; ``print`` shows the table.
 
     Attributes:
@@ -99,6 +99,10 @@ class WorkflowComparison:
             if (row.stack, row.method) == (stack, method) and weights in (None, row.weights):
                 return row
         raise WorkflowError(f"the comparison has no row ({stack}, {method}, {weights or 'any weights'})")
+
+    def _frame_rows(self) -> Rows:
+        names, rows = record_rows(ComparisonRow, self.rows)
+        return names[:-1], [row[:-1] for row in rows]
 
     def __str__(self) -> str:
         first = ComparisonRow("float", "", "", self.accuracy_float, self.bytes_float, 1.0)

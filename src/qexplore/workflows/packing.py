@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.errors import SelectionError
 from qexplore.model import Loader, Pass, Placement, Unpack, call, foreign_hooks, in_eval_mode, measuring, unpacking
 from qexplore.predicates import PredicateLike, everything, select_modules
@@ -38,7 +38,7 @@ class PackedLayer:
 
 
 @dataclass(frozen=True)
-class PackingReport:
+class PackingReport(Tabular):
     """What `pack_linear_weights` did; ``print`` shows it.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from qexplore._arguments import made_folder
-from qexplore._table import text_table
+from qexplore._table import Tabular, text_table
 from qexplore.errors import WorkflowError
 from qexplore.front import score_text
 from qexplore.stacks import LayerStrategy, Settings, layer_table
@@ -19,7 +19,7 @@ from qexplore.workflows.measuring import Latency
 
 
 @dataclass(frozen=True)
-class WorkflowReport:
+class WorkflowReport(Tabular):
     """What quantizing did; ``print`` shows it as tables.
 
     Attributes:
@@ -84,7 +84,7 @@ class WorkflowReport:
 
 
 @dataclass(frozen=True)
-class QuantizationResult:
+class QuantizationResult(Tabular):
     """A quantized network and its report.
 
     Attributes:
