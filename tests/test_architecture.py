@@ -295,8 +295,8 @@ HIGHER = "floor 1 may not import from the higher floor 2"
         ),
         (
             "_random.py",
-            "from qexplore._optional import x",
-            ":1 imports qexplore._optional: two rooms of floor 0 may not import from each other",
+            "from qexplore._table import x",
+            ":1 imports qexplore._table: two rooms of floor 0 may not import from each other",
         ),
         ("model/hooks.py", "import qexplore", f":1 imports qexplore/__init__.py: {ROOT}"),
         ("model/hooks.py", "from qexplore import predicates", f":1 imports qexplore/__init__.py: {ROOT}"),
