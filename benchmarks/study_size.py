@@ -1,4 +1,4 @@
-"""What a study costs: time to write, to open and to read it, and its size on disk.
+"""What a study costs: time to write, to open, to read and to ask it, and its size on disk.
 
     python benchmarks/study_size.py
 
@@ -14,11 +14,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
+from qexplore.cost import AdditiveTable, TotalBits
 from qexplore.evaluation import Evaluation
-from qexplore.study import Store, Stored
+from qexplore.study import Store, Stored, Study
+
+SETTINGS = {"seed": 1, "min_accuracy": 0.85, "limits": {}, "further": [], "judge": "divergence"}
 
 
 def main() -> None:
@@ -34,11 +38,12 @@ def main() -> None:
         path = Path(folder, "study.db")
         ones = evaluations(arguments.points, arguments.samples)
         with Store.create(path, {"points": str(arguments.points)}) as store:
-            store.begin_run({"seed": 1}, {}, {})
+            store.begin_run(SETTINGS, {}, facts(arguments.points, arguments.samples))
             seconds, _ = timed(lambda: write(store, ones, arguments.evaluations))
             print(f"{arguments.evaluations} evaluations written, 1000 a transaction: {seconds:.1f} s")
         print(f"size on disk: {path.stat().st_size / 1e6:.1f} MB")
         measure_reading(path)
+        measure_asking(path)
         print(f"\n{'evaluations a write':>20s} {'median ms':>10s} {'slowest ms':>11s}")
         with Store.open(path, writes=True) as store:
             for size in (1, 8, 64):
@@ -58,6 +63,33 @@ def measure_reading(path: Path) -> None:
         print(f"one of them found: {1e3 * seconds:.2f} ms")
         seconds, count = timed(lambda: sum(1 for _ in store.evaluations()))
         print(f"all {count} as records, their scores unpacked: {seconds:.1f} s")
+
+
+def measure_asking(path: Path) -> None:
+    seconds, study = timed(lambda: Study.open(path))
+    print(f"opened to be asked: {seconds:.2f} s")
+    with study:
+        for question in ({"judge": "accuracy"}, {"judge": "divergence"}, {"first": 50_000}):
+            seconds, front = timed(lambda asked=question: study.front(**asked))
+            print(f"its front, {question}, {len(front)} points: {seconds:.2f} s")
+        print(f"its table of runs: {timed(lambda: str(study))[0]:.2f} s")
+
+
+def facts(points: int, samples: int) -> dict[str, Any]:
+    """As `explore` writes them."""
+    choices = tuple(tuple(range(2, 9)) for _ in range(points))
+    return {
+        "points": [{"name": f"layer{place}", "kind": "activation", "index": place} for place in range(points)],
+        "choices": choices,
+        "ties": [],
+        "costs": ["total_bits"],
+        "cost tables": {"total_bits": AdditiveTable.of(TotalBits(), choices).described},
+        "measured costs": {},
+        "metric": {"name": "accuracy", "higher_is_better": True, "range": [0, 1], "kind": "mean"},
+        "float_accuracy": 0.9,
+        "num_samples": samples,
+        "arithmetic": "",
+    }
 
 
 def write(store: Store, ones: Iterator[Stored], count: int, together: int = 1000) -> None:
