@@ -1,4 +1,4 @@
-"""A study in pandas and in Optuna says what it says here. Both are extras; without one its tests are skipped by name."""
+"""A study in pandas and in Optuna says what it says here. Both are extras: without one its tests are skipped."""
 
 from __future__ import annotations
 

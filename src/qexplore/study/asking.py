@@ -15,7 +15,7 @@ from qexplore.errors import StudyError
 from qexplore.search import JUDGES
 from qexplore.study.known_costs import KnownCosts
 from qexplore.study.recording import DIRECT, SEARCH
-from qexplore.study.records import Columns, StoredSnapshot
+from qexplore.study.records import Columns, StoredSnapshot, row_keys
 from qexplore.study.runs import StudyRun
 from qexplore.study.store import Store
 
@@ -153,7 +153,9 @@ class Moment:
         if self.run is None:
             return mine
         taken = {row for one in snapshots if self._holds(one) for row in one.candidates}
-        mine |= np.array([tuple(row) in taken for row in columns.candidates.tolist()], dtype=bool)
+        if taken and not mine.all():
+            keys = set(row_keys(np.array(list(taken), dtype=np.int64)))
+            mine |= np.array([key in keys for key in row_keys(columns.candidates)], dtype=bool)
         return mine
 
     def _holds(self, snapshot: StoredSnapshot) -> bool:
@@ -182,18 +184,15 @@ class Measured:
     @classmethod
     def of(cls, columns: Columns, rows: NDArray[np.bool_], further: Sequence[Columns]) -> Measured:
         """The first complete one of each candidate among ``rows``, and what further metrics say of it."""
-        chosen = np.flatnonzero(rows & (columns.state == "complete"))
-        first: dict[tuple[int, ...], int] = {}
-        for place, row in zip(chosen.tolist(), map(tuple, columns.candidates[chosen].tolist()), strict=True):
-            first.setdefault(row, place)
-        kept = np.array(list(first.values()), dtype=np.int64)
+        chosen = np.flatnonzero(rows & (columns.state == "complete"))[::-1]  # of a key twice, the later one stays
+        first = dict(zip(row_keys(columns.candidates[chosen]), chosen.tolist(), strict=True))
+        kept = np.sort(np.array(list(first.values()), dtype=np.int64))
+        candidates = columns.candidates[kept]
         scores = np.full((len(kept), len(further)), np.nan)
         for place, each in enumerate(further):
-            known = dict(zip(map(tuple, each.candidates.tolist()), each.score.tolist(), strict=True))
-            scores[:, place] = [known.get(row, np.nan) for row in first]
-        return cls(
-            columns.candidates[kept], columns.score[kept], columns.interval[kept], columns.divergence[kept], scores
-        )
+            known = dict(zip(row_keys(each.candidates), each.score.tolist(), strict=True))
+            scores[:, place] = [known.get(key, np.nan) for key in row_keys(candidates)]
+        return cls(candidates, columns.score[kept], columns.interval[kept], columns.divergence[kept], scores)
 
     def rows(self, rows: NDArray[Any]) -> Measured:
         """These rows only."""
@@ -201,8 +200,8 @@ class Measured:
 
     def replaced_by(self, others: Measured) -> tuple[Measured, NDArray[np.bool_]]:
         """With the scores of ``others`` where these know a candidate, and where they do."""
-        place = {row: number for number, row in enumerate(map(tuple, others.candidates.tolist()))}
-        found = np.array([place.get(tuple(row), -1) for row in self.candidates.tolist()], dtype=np.int64)
+        place = {key: number for number, key in enumerate(row_keys(others.candidates))}
+        found = np.array([place.get(key, -1) for key in row_keys(self.candidates)], dtype=np.int64)
         is_known = found >= 0
         names = ("score", "interval", "further")
         new = {name: getattr(self, name).copy() for name in names}

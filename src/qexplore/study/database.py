@@ -24,6 +24,7 @@ Record = TypeVar("Record")
 Row = tuple[Any, ...]
 Given = TypeVar("Given", Row, list[Row])
 
+_LIMITS = {"until": "at <=", "upto": "id <="}
 _PAGE = 2000  # rows read at a time: a reader never keeps a writer from tidying up
 _LASTING = ("synchronous = FULL", "fullfsync = ON")  # the second for macOS, whose fsync does not reach the disk
 _NOT_A_VALUE = (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, zlib.error)
@@ -67,15 +68,20 @@ class Database:
         """The rows of all `pages`."""
         return chain.from_iterable(self.pages(table, **wanted))
 
-    def pages(self, table: str, **wanted: Any) -> Iterator[list[Row]]:
+    def last(self, table: str) -> int:
+        """The id of the last row, which is the number of rows."""
+        with self._connected() as connection:
+            return int(connection.execute(f"SELECT ifnull(max(id), 0) FROM {table}").fetchone()[0])
+
+    def pages(self, table: str, *, after: int = 0, **wanted: Any) -> Iterator[list[Row]]:
         """Whole rows without their checksums, in the order they were written, many at a time.
 
-        ``wanted`` are values of columns; None for any, and ``until`` is the last ``at``.
+        ``wanted`` are values of columns; None for any. ``until`` is the last ``at``; ids come ``after`` one, ``upto`` one.
         """
         given = {name: value for name, value in wanted.items() if value is not None}
-        where = "".join(f" AND {'at <=' if name == 'until' else f'{name} ='} ?" for name in given)
+        where = "".join(f" AND {_LIMITS.get(name, f'{name} =')} ?" for name in given)
         values = [pack_text(value) if isinstance(value, str) else value for value in given.values()]
-        last = 0
+        last = after
         while page := self.select(table, f"id > ?{where} ORDER BY id LIMIT {_PAGE}", (last, *values)):
             yield page
             last = page[-1][0]

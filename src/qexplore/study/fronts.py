@@ -17,7 +17,7 @@ from qexplore.metrics import Metric, Scores
 from qexplore.search import Contest, SearchSpace
 from qexplore.study.asking import Measured, Moment, Question, measured
 from qexplore.study.recording import SEARCH
-from qexplore.study.records import Columns
+from qexplore.study.records import Columns, row_keys
 from qexplore.study.runs import StudyRun
 from qexplore.study.store import Store
 
@@ -109,8 +109,9 @@ class Answer(Directed):
         """The uniform candidates that were measured, the cheapest first."""
         facts = self._run.facts
         space = SearchSpace(tuple(map(tuple, facts["choices"])), tuple(map(tuple, facts["ties"])))
-        place = {row: number for number, row in enumerate(map(tuple, known.candidates.tolist()))}
-        found = [place[row] for row in map(tuple, space.uniform()[::-1].tolist()) if row in place]
+        wanted = row_keys(space.uniform()[::-1])
+        place = {key: number for number, key in enumerate(row_keys(known.candidates)) if key in wanted}
+        found = [place[key] for key in wanted if key in place]
         rows = known.rows(np.array(found, dtype=np.int64))
         return Front(**self._fields(rows), broken_limits=self._question.broken(rows.candidates))
 
@@ -123,8 +124,8 @@ class Answer(Directed):
         candidates = np.concatenate([stopped, known.candidates[lacking]])
         bounds = np.concatenate([bounds, known.score[lacking]])
         may = self.meets(bounds, self._question.min_accuracy) & self._question.are_within(candidates)
-        best = set(map(tuple, known.candidates[~lacking].tolist()))
-        may &= np.array([tuple(row) not in best for row in candidates.tolist()], dtype=bool)
+        told = set(row_keys(known.candidates[~lacking]))
+        may &= np.array([key not in told for key in row_keys(candidates)], dtype=bool)
         objectives = self._objectives(bounds[may], candidates[may])
         front = self._objectives(feasible.score, feasible.candidates)
         front = front[nondominated(front)] if len(front) else front

@@ -9,8 +9,8 @@ import numpy as np
 
 from qexplore.cost import AdditiveTable, Cost, Costs, build_costs
 from qexplore.errors import StudyError
-from qexplore.model import Candidate, Candidates, QuantizationPoint, QuantizedModel
-from qexplore.study.records import RunRecord
+from qexplore.model import Candidates, QuantizationPoint, QuantizedModel
+from qexplore.study.records import RunRecord, row_keys
 from qexplore.study.store import Store
 
 
@@ -28,8 +28,7 @@ class WrittenCost:
     def __init__(self, store: Store, name: str, role: str) -> None:
         self.name = name
         columns = store.columns(role=role)
-        rows = map(tuple, columns.candidates.tolist())
-        self._known: dict[Candidate, float] = dict(zip(rows, columns.score.tolist(), strict=True))
+        self._known = dict(zip(row_keys(columns.candidates), columns.score.tolist(), strict=True))
 
     def cost(self, candidates: Candidates) -> Costs:
         """Costs, shape ``[N]``, of ``candidates``, codes of shape ``[N, L]``.
@@ -37,15 +36,16 @@ class WrittenCost:
         Raises:
             StudyError: one that was measured by a run that did not ask for this cost.
         """
-        rows = [tuple(row) for row in candidates.tolist()]
-        missing = [row for row in rows if row not in self._known]
+        keys = row_keys(candidates)
+        missing = [place for place, key in enumerate(keys) if key not in self._known]
         if missing:
+            first = tuple(candidates[missing[0]].tolist())
             raise StudyError(
-                f"the cost '{self.name}' must be known for every candidate, and {len(missing)} of {len(rows)} were "
-                f"measured by runs that did not ask for it, the first {missing[0]}. Ask of one run, run=, or give the "
+                f"the cost '{self.name}' must be known for every candidate, and {len(missing)} of {len(keys)} were "
+                f"measured by runs that did not ask for it, the first {first}. Ask of one run, run=, or give the "
                 "cost itself in place of its name"
             )
-        return np.array([self._known[row] for row in rows], dtype=np.float64)
+        return np.array([self._known[key] for key in keys], dtype=np.float64)
 
 
 class KnownCosts:

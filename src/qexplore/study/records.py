@@ -147,3 +147,10 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.score)
+
+
+def row_keys(candidates: NDArray[np.int64]) -> list[bytes]:
+    """A key for each row of ``candidates [N, L]``, equal for equal ones: tuples of many rows take seconds to make."""
+    count, length = candidates.shape
+    rows = np.ascontiguousarray(candidates, dtype=np.int64)
+    return rows.view(f"V{8 * length}").ravel().tolist() if length else [b""] * count

@@ -93,13 +93,14 @@ def _run(store: Store, record: RunRecord, events: Sequence[Event], columns: Colu
     fronts = [event.text for event in mine if event.kind == "front"]
     snapshots = store.snapshots(record.id)
     rows = columns.run == record.id
-    ends = [0.0, *(event.at for event in mine), *(one.seconds for one in snapshots), *columns.at[rows].tolist()]
+    latest = columns.at[rows].max(initial=0.0) if rows.any() else 0.0
+    ends = [float(latest), *(event.at for event in mine), *(one.seconds for one in snapshots)]
     hypervolumes = [one.hypervolume for one in snapshots if not math.isnan(one.hypervolume)]
     return StudyRun(
         **vars(record),
         state="ended" if has_ended else "running" if is_running else "interrupted",
         stopped_by=turn.text if turn is not None and has_ended else "",
-        seconds=max(end for end in ends if not math.isnan(end)),
+        seconds=max([end for end in ends if not math.isnan(end)], default=0.0),
         num_evaluations={state: int((columns.state[rows] == state).sum()) for state in STATES},
         hypervolume=max(hypervolumes, default=math.nan),
         _front=fronts[-1] if fronts and has_ended else "",

@@ -183,10 +183,21 @@ class Store:
         role: str | None = "search",
         until: float | None = None,
         state: str | None = "complete",
+        after: int = 0,
+        upto: int | None = None,
     ) -> Columns:
-        """The same as arrays, without scores by sample; None for any role or state."""
-        pages = self._database.pages("evaluations", run=run, role=role, until=until, state=state)
+        """The same as arrays, without scores by sample; None for any role or state.
+
+        ``after`` so many of all evaluations, and ``upto`` so many; see `num_evaluations`.
+        """
+        wanted = {"run": run, "role": role, "until": until, "state": state, "upto": upto}
+        pages = self._database.pages("evaluations", after=after, **wanted)
         return rows.joined([self._database.record("evaluations", page, rows.evaluation_columns) for page in pages])
+
+    @property
+    def num_evaluations(self) -> int:
+        """How many there are, of any role and state."""
+        return self._database.last("evaluations")
 
     def parts(self, *, run: int | None = None, role: str | None = None) -> Iterator[Part]:
         """Parts in the order they were written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,8 @@ from qexplore.study.asking import AS_ASKED, Moment, Question
 from qexplore.study.fronts import Answer
 from qexplore.study.looks import sensitivities_of
 from qexplore.study.recording import SEARCH
-from qexplore.study.records import Stored, StoredSnapshot
+from qexplore.study.records import Columns, Stored, StoredSnapshot
+from qexplore.study.rows import joined
 from qexplore.study.runs import StudyRun, chosen, runs_of
 from qexplore.study.store import Store
 from qexplore.study.summary import summary
@@ -37,6 +39,10 @@ class Study(Tabular):
     def __init__(self, store: Store) -> None:
         self._store = store
         self.path: Path = store.path
+        self._lock = threading.Lock()
+        self._num_read = 0
+        self._known = joined([])
+        self._searched()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Study:
@@ -46,7 +52,12 @@ class Study(Tabular):
             MissingStudyError: there is no file.
             StudyFileError: it holds no study, is damaged, or was written by a newer version.
         """
-        return cls(Store.open(path, writes=False))
+        store = Store.open(path, writes=False)
+        try:
+            return cls(store)
+        except BaseException:
+            store.close()
+            raise
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
@@ -69,10 +80,20 @@ class Study(Tabular):
         """What decides a measurement, name to text: weights, points, ranges, data, metric, versions, ..."""
         return dict(self._store.fingerprint)
 
+    def _searched(self) -> Columns:
+        """All that was searched; what is written stays as it is, so that only what came since has to be read."""
+        with self._lock:
+            count = self._store.num_evaluations
+            if count > self._num_read:
+                new = self._store.columns(role=SEARCH, state=None, after=self._num_read, upto=count)
+                self._known = joined([page for page in (self._known, new) if len(page)])
+                self._num_read = count
+            return self._known
+
     @property
     def runs(self) -> tuple[StudyRun, ...]:
         """The explorations in the file, in the order they began."""
-        return runs_of(self._store, self._store.columns(role=SEARCH, state=None))
+        return runs_of(self._store, self._searched())
 
     @nearest_keyword
     def front(
@@ -110,7 +131,7 @@ class Study(Tabular):
                 said which of them is meant.
             ProblemError: a cost fails.
         """
-        columns = self._store.columns(role=SEARCH, state=None)
+        columns = self._searched()
         runs = chosen(runs_of(self._store, columns), run)
         if run is None and len(runs) == 1:
             run = runs[0].id
@@ -132,7 +153,7 @@ class Study(Tabular):
         Raises:
             StudyError: no such run.
         """
-        columns = self._store.columns(role=SEARCH, state=None)
+        columns = self._searched()
         runs = chosen(runs_of(self._store, columns), run)
         names = tuple(point["name"] for point in runs[-1].facts["points"])
         found = self._store.columns(run=run, role=role, state=state)
