@@ -76,7 +76,7 @@ class Database:
     def pages(self, table: str, *, after: int = 0, **wanted: Any) -> Iterator[list[Row]]:
         """Whole rows without their checksums, in the order they were written, many at a time.
 
-        ``wanted`` are values of columns; None for any. ``until`` is the last ``at``, ids are ``after`` one ``upto`` one.
+        ``wanted`` are values of columns; None for any. ``until`` is the last ``at``, ``after`` and ``upto`` are ids.
         """
         given = {name: value for name, value in wanted.items() if value is not None}
         where = "".join(f" AND {_LIMITS.get(name, f'{name} =')} ?" for name in given)
