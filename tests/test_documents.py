@@ -84,6 +84,30 @@ def test_code_of_the_search_page_runs(tmp_path, monkeypatch):
     assert (tmp_path / "sensitivity.png").stat().st_size > 10_000
 
 
+def test_code_of_the_study_page_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = qx.QuantizedActivationsModel(trained("small_cnn"), **wrapping("small_cnn"))
+    model.calibrate(batches(digits().calibration))
+    problem = qx.LayerwiseQuantizationProblem(model, batches(digits().search), min_accuracy=0.85)
+    qx.explore(problem, max_evaluations=8, seed=3, study="runs/elsewhere.db", progress=False)
+    namespace = {"qx": qx, "problem": problem}
+
+    with pytest.warns(UserWarning, match="might be on this front"):  # for the other costs
+        for block in python_blocks("docs/study.md"):
+            exec(compile(block, "docs/study.md", "exec"), namespace)
+
+    text = (ROOT / "docs/study.md").read_text(encoding="utf-8")
+    said = re.search(r"^```\n(run  algorithm.*?)^```", text, re.DOTALL | re.MULTILINE).group(1).splitlines()
+    printed = capsys.readouterr().out.splitlines()
+    seconds, state = said[0].index("seconds"), said[0].index("state")  # times differ, and so do versions of torch
+    assert [(line[:38], line[state:]) for line in printed[-4:]] == [(line[:38], line[state:]) for line in said]
+    assert printed[-4][:seconds] == said[0][:seconds]
+    assert "were there already; the same call goes on with it" in printed[0]
+    assert namespace["front"].verified and len(namespace["merged"].runs) == 3
+    namespace["study"].close()
+    namespace["merged"].close()
+
+
 def test_code_of_the_preparation_page_runs_and_gains():
     loaders = {"calibration_loader": batches(digits().calibration), "report_loader": batches(digits().report)}
     namespace = {"network": trained("small_cnn"), **loaders}

@@ -296,5 +296,5 @@ def test_a_forged_score_is_found_out_and_gives_no_front(tmp_path):
     connection.execute("UPDATE evaluations SET score = 1.0 WHERE state = 'complete' AND role = 'search'")
     connection.commit()
     connection.close()
-    with qx.Study.open(path) as study, pytest.raises(StudyFileError, match="checksum"):
-        study.front(judge="accuracy")
+    with pytest.raises(StudyFileError, match="checksum"):
+        qx.Study.open(path)
