@@ -179,6 +179,19 @@ def test_runs_of_one_study_are_asked_together_and_one_by_one(tmp_path):
             study.front(1, judge="dice")
 
 
+def test_a_run_prices_what_it_takes_over_and_a_cost_that_others_lack_is_refused(tmp_path):
+    path = tmp_path / "two.db"
+    explored(path, max_evaluations=15)
+    _, found = explored(path, max_evaluations=15, costs=("total_bits", "bops"))
+    with qx.Study.open(path) as study:
+        again = study.front(2, judge="divergence")
+        assert set(map(tuple, again.num_bits)) <= set(map(tuple, found.front.num_bits))
+        with pytest.raises(StudyError, match=r"one costs, got .*costs=.*run="):
+            study.front()
+        with pytest.raises(StudyError, match=r"'bops' must be known for every candidate, and \d+ of \d+ were measured"):
+            study.front(costs="bops")
+
+
 def test_a_study_is_read_while_it_is_written_and_says_that_it_runs(tmp_path):
     path, states = tmp_path / "busy.db", []
 

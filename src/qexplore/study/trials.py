@@ -123,6 +123,7 @@ class _Trials(Directed):
         one = stored.evaluation
         told = {
             "run": stored.run,
+            "role": stored.role,
             "seconds": one.seconds,
             "num_samples": one.num_samples,
             "divergence": one.divergence,
