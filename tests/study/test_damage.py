@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored import EVALUATIONS, FINGERPRINT, everything, fill, same, stored
+from stored import EVALUATIONS, FINGERPRINT, PARTS, RECORDS, everything, fill, same, stored
 
 from qexplore.errors import ExistingStudyError, MissingStudyError, StudyFileError
 from qexplore.study import Store, recover
@@ -214,3 +214,14 @@ def test_a_study_of_schema_1_loads(tmp_path):
         now = everything(store)
     assert same(before[:5], now[:5])
     assert len(now[5]) == len(before[5]) + 3
+
+
+def test_what_was_saved_is_found_again_by_its_key(tmp_path):
+    with Store.create(tmp_path / "a.db", FINGERPRINT) as store:
+        fill(store)
+    recover(tmp_path / "a.db", tmp_path / "b.db")
+    with Store.open(tmp_path / "b.db", writes=True) as store:
+        for one in RECORDS:
+            found = store.evaluation(one.role, one.evaluation.candidate, one.limit, one.order)
+            assert found is not None and same(found.evaluation, one.evaluation)
+        assert store.part(PARTS[0].role, PARTS[0].metric, 64, True, PARTS[0].candidate) is not None

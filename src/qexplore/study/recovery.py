@@ -20,6 +20,10 @@ from qexplore.study.schema import TABLES, checksum_of_read
 _FURTHER = 5000  # ids that are tried beyond the last that a scan could read
 
 
+class _Text(bytes):
+    """A cell that was text: it must be text again, for to SQLite the same bytes are another value."""
+
+
 @dataclass(frozen=True)
 class Recovery:
     """What was saved of a damaged study; its text says it.
@@ -91,6 +95,7 @@ def _whole_rows(path: Path) -> dict[str, list[Any]]:
 def _rows_by_table(path: Path, mode: str) -> dict[str, list[Any]]:
     connection = connect(path, mode)
     try:
+        connection.text_factory = _Text
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         return {table: list(_checked(table, _readable(connection, table))) for table in TABLES}
@@ -100,8 +105,17 @@ def _rows_by_table(path: Path, mode: str) -> dict[str, list[Any]]:
 
 def _checked(table: str, rows: Mapping[int, Any]) -> Iterator[Any]:
     for id in range(1, max(rows, default=0) + 1):
-        row = rows.get(id)
-        yield row if row and checksum_of_read(table, row[:-1]) == row[-1] else None
+        row = rows.get(id, ())
+        read = tuple(bytes(cell) if isinstance(cell, _Text) else cell for cell in row)
+        is_whole = bool(read) and checksum_of_read(table, read[:-1]) == read[-1]
+        yield tuple(map(_as_written, row)) if is_whole else None
+
+
+def _as_written(cell: Any) -> Any:
+    try:
+        return cell.decode() if isinstance(cell, _Text) else cell
+    except UnicodeDecodeError:  # its bytes are whole, and they were none of a text
+        return bytes(cell)
 
 
 def _readable(connection: sqlite3.Connection, table: str) -> dict[int, Any]:
