@@ -8,8 +8,8 @@ READY := $(if $(ACTIVE),active-environment,.venv/.installed)
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # What ".[dev,demo]" brings, by import name: one missing in an active environment, and it is installed there.
-NEEDED := qexplore build click hypothesis ml_dtypes mypy onnx onnxruntime onnxscript pandas pytest ruff sklearn \
-	torchao transformers xdist yaml
+NEEDED := qexplore build click hypothesis ml_dtypes mypy onnx onnxruntime onnxscript pandas plotly pytest ruff \
+	selenium sklearn torchao transformers xdist yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check format bench active-environment

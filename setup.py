@@ -38,7 +38,7 @@ setup(
     ],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"qexplore": ["py.typed"]},
+    package_data={"qexplore": ["py.typed"], "qexplore.report": ["page*.html", "page*.css", "page*.js"]},
     zip_safe=False,
     python_requires=">=3.10",
     # Lower bounds only, each for a reason; an upper bound would outlive its reason.
@@ -69,6 +69,9 @@ setup(
         "pt2e": [
             "torchao>=0.15",  # where PyTorch's export-based quantization moved
         ],
+        "report": [
+            "plotly>=6.0",  # brings plotly.js 3, for which the script of the page is written
+        ],
         "text": [
             "transformers>=4.46",  # GPT-2 for the guided pipeline
         ],
@@ -90,10 +93,12 @@ setup(
             "onnxruntime>=1.20",
             "onnxscript>=0.3",
             "pandas>=2.0",  # frames are read in the tests
+            "plotly>=6.0",  # the page of a report is written in the tests
             "pytest>=8.2",  # --import-mode=importlib imports a module of the package once, not twice
             "pytest-xdist>=3.0",  # two cores run the tests
             "ruff>=0.9",
             "scikit-learn>=1.2",  # the demo runs in the tests
+            "selenium>=4.11",  # a browser opens the page of a report; finds the driver beside the system's browser
             "setuptools>=70.1",  # makes wheels without the wheel package
             "torchao>=0.15",  # PT2E workflows; IntxWeightOnlyConfig, the outside truth for weights
             "transformers>=4.46",  # GPT-2 in the tests of the pipeline

@@ -54,6 +54,7 @@ HOME_OF_PACKAGE = {
     "torchao": "stacks",
     "transformers": "pipeline",
     "click": "cli",
+    "plotly": "report",
     "sqlite3": "study",
 }
 HOME_OF_CALL = {

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from networks import batches, digits, trained, wrapping
+from problems import search_loader, tiny_problem
 from torch import nn
 
 import qexplore as qx
@@ -70,6 +71,17 @@ def test_hand_edits_of_the_quantizer_page_run():
 
     assert float(model.activation_fake_quantizers["layer1.relu"].amax) == 4.0
     assert model.num_bits.tolist() == [8, 8, 0]
+
+
+def test_code_of_the_report_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    problem = tiny_problem(upper=8)
+    qx.explore(problem, max_evaluations=20, seed=1, progress=False, study="runs/digits.db")
+    namespace = {"qx": qx, "problem": problem, "loader": search_loader()}
+    for block in python_blocks("docs/report.md"):
+        exec(compile(block, "docs/report.md", "exec"), namespace)
+
+    assert all((tmp_path / name).stat().st_size > 1_000_000 for name in ("run.html", "both.html"))
 
 
 def test_code_of_the_search_page_runs(tmp_path, monkeypatch):

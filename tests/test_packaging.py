@@ -106,23 +106,25 @@ def test_type_checkers_are_told_the_same_public_names():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel built from a copy, as building leaves files behind, and without isolation, which would download."""
+    """A wheel of the sdist of a copy, as building leaves files behind, and without isolation, which would download."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "src", source / "src", ignore=ignore)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source))
+    python("-m", "build", "--no-isolation", "--outdir", str(folder), str(source))
     return next(folder.glob("*.whl"))
 
 
 def test_wheel_holds_the_whole_package_and_nothing_else(wheel):
     source = ROOT / "src"
-    expected = {path.relative_to(source).as_posix() for path in source.glob("qexplore/**/*.py")}
+    modules = {path.relative_to(source).as_posix() for path in source.glob("qexplore/**/*.py")}
+    parts = {path.relative_to(source).as_posix() for path in source.glob("qexplore/report/page*")} - modules
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert names == expected | {"qexplore/py.typed"}
+    assert {Path(part).suffix for part in parts} == {".html", ".css", ".js"}
+    assert names == modules | parts | {"qexplore/py.typed"}
 
 
 def test_wheel_states_its_requirements(wheel, metadata):

@@ -1,8 +1,11 @@
-"""Pictures of a front, of the search that found it, and of what quantization does layer by layer.
+"""Pictures of a front, of the search that found it, and of what quantization does layer by layer; and a page of all.
 
 Each picture is a file made in two steps: an immutable record of what is drawn, then the drawing. Matplotlib is imported
 when a picture is drawn, not before.
 """
+
+import sys
+from types import ModuleType
 
 from qexplore.report._fronts import UniformRecord
 from qexplore.report._objectives import ObjectiveRecord
@@ -17,6 +20,7 @@ from qexplore.report.layers import (
     sensitivity_record,
 )
 from qexplore.report.num_bits import NumBitsRecord, num_bits_record, plot_num_bits
+from qexplore.report.page import report
 from qexplore.report.pairs import ObjectivesRecord, PairRecord, objectives_record
 from qexplore.report.parallel_coordinates import (
     ParallelCoordinatesRecord,
@@ -24,3 +28,13 @@ from qexplore.report.parallel_coordinates import (
     plot_parallel_coordinates,
 )
 from qexplore.report.pareto_front import ParetoFrontRecord, SavingRecord, pareto_front_record, plot_pareto_front
+
+
+class _Room(ModuleType):
+    """The room is called by the name of what it does: ``qexplore.report(...)`` writes a page."""
+
+    __wrapped__ = staticmethod(report)  # whose signature it has
+    __call__ = staticmethod(report)
+
+
+sys.modules[__name__].__class__ = _Room
