@@ -24,9 +24,11 @@ FLOORS = {
         "_progress",
         "_quiet",
         "_random",
+        "_references",
         "_table",
         "_trees",
         "_version",
+        "_yaml",
     ],
     1: ["predicates", "quant", "metrics", "front", "_onnx"],
     2: ["model"],
@@ -35,7 +37,7 @@ FLOORS = {
     5: ["study"],
     6: ["exploration", "workflows", "export"],
     7: ["report"],
-    8: ["pipeline"],
+    8: ["config", "pipeline"],
     9: ["cli"],
     10: ["__main__"],  # the door to cli, nothing else
 }

@@ -24,6 +24,7 @@
     │   ├── StudyLockedError               somebody else is writing to it
     │   ├── StudyWriteError (OSError)      nothing can be written there: no room, no right to
     │   └── StudyMismatchError             measured under other conditions than those it is to go on with
+    ├── ConfigError (ValueError)       a configuration file with mistakes
     ├── WorkflowError (ValueError)         a workflow that the model, the data or the installed torch does not allow
     ├── ExportError (ValueError)           a model that cannot be written, or not so
     │   └── ManifestError                  a file that holds no widths manifest, or one of another model
@@ -33,6 +34,8 @@ Each is also the built-in exception named beside it, so code that knows nothing 
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class QExploreError(Exception):
@@ -117,6 +120,20 @@ class StudyWriteError(StudyError, OSError):
 
 class StudyMismatchError(StudyError):
     """A study that was measured under other conditions than those it is to go on with."""
+
+
+class ConfigError(QExploreError, ValueError):
+    """A configuration with mistakes; ``mistakes`` holds a sentence for each."""
+
+    mistakes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, owner: str, mistakes: Sequence[str]) -> ConfigError:
+        """The error that names all ``mistakes`` of ``owner``: one in its line, several below each other."""
+        many = f"{owner} has {len(mistakes)} mistakes:" + "".join(f"\n  {one}" for one in mistakes)
+        error = cls(f"{owner}: {mistakes[0]}" if len(mistakes) == 1 else many)
+        error.mistakes = tuple(mistakes)
+        return error
 
 
 class WorkflowError(QExploreError, ValueError):

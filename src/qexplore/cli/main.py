@@ -1,34 +1,33 @@
-"""The commands, and what they have in common: an error is one sentence, and the exit code 2."""
+"""``qexplore``: the commands."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import click
 
 from qexplore._version import __version__
+from qexplore.cli.commands import Commands
+from qexplore.cli.doctor import doctor
+from qexplore.cli.drafting import init
+from qexplore.cli.looking import diff, pick, report, show
+from qexplore.cli.measuring import analyze, export, sensitivity
 from qexplore.cli.pipeline import pipeline
-from qexplore.errors import QExploreError
+from qexplore.cli.running import explore, fit, resume
 
 
-class _Failed(click.ClickException):
-    exit_code = 2
-
-
-class _Commands(click.Group):
-    """Says what went wrong in one sentence, without a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except QExploreError as error:
-            raise _Failed(str(error)) from error
-
-
-@click.group(cls=_Commands)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="qexplore")
 def main() -> None:
-    """How few bits can a trained PyTorch network run on?"""
+    """How few bits can a trained PyTorch network run on?
+
+    \b
+    qexplore init package.module:network     write a configuration
+    qexplore explore network.yaml            search, into runs/network.db
+    qexplore show runs/network.db            look, also while it runs
+    qexplore pick runs/network.db --knee     take a point
+
+    Exit codes: 0 done, 1 a mistake that is named, 2 a wrong command line, 130 Ctrl-C, 143 SIGTERM.
+    """
 
 
-main.add_command(pipeline)
+for command in (explore, resume, fit, sensitivity, analyze, show, pick, diff, report, export, pipeline, init, doctor):
+    main.add_command(command)

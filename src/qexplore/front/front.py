@@ -328,12 +328,13 @@ class Front(Framed, FrontArrays):
     def _frame_rows(self) -> Rows:
         return file.table_rows(self)
 
-    def table(self) -> str:
+    def table(self, *, most: int | None = None) -> str:
         """The front as an aligned text table, about 100 columns wide.
 
-        "mean bits" is over quantizers that are on, unless "mean_bits" is one of the costs.
+        "mean bits" is over quantizers that are on, unless "mean_bits" is one of the costs. Of more than `most` points
+        so many are shown, evenly spaced, the first and the last among them; None shows all.
         """
-        return table.to_table(self)
+        return table.to_table(self, most)
 
     def __str__(self) -> str:
         return self.table()

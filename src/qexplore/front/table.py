@@ -46,8 +46,8 @@ def why_empty(front: FrontArrays) -> str:
     )
 
 
-def to_table(front: Front) -> str:
-    """Header and, unless the front is empty, one aligned line a point."""
+def to_table(front: Front, most: int | None = None) -> str:
+    """Header and, unless the front is empty, one aligned line a point; of more than ``most`` some, evenly spaced."""
     if not len(front):
         return f"{_header(front)}\n{why_empty(front)}"
     columns = [["#", *map(str, range(len(front)))]]
@@ -65,7 +65,15 @@ def to_table(front: Front) -> str:
     numeric = range(len(columns))
     columns.append(["num_bits", *choices_cells(front.num_bits.tolist(), room)])
     header, *rows = zip(*columns, strict=True)
-    return "\n".join([_header(front), text_table(header, rows, numeric=numeric), *_savings(front)])
+    shown = _evenly(rows, most)
+    left = [f"{len(shown)} of {len(rows):,} points are shown, evenly spaced"] * (len(shown) < len(rows))
+    return "\n".join([_header(front), text_table(header, shown, numeric=numeric), *left, *_savings(front)])
+
+
+def _evenly(rows: list[Any], most: int | None) -> list[Any]:
+    if most is None or len(rows) <= most:
+        return rows
+    return [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
 
 
 def _metrics(front: FrontArrays) -> tuple[FurtherMetric, ...]:

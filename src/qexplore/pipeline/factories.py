@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qexplore._random import isolated
+from qexplore._references import referred
 from qexplore.errors import QExploreError, WorkflowError
 from qexplore.metrics import top1_accuracy
 from qexplore.model import Loader, unpack_batch
@@ -101,33 +98,11 @@ def _is_classes(target: Any) -> bool:
 
 
 def _factory(name: str) -> Callable[[], Any]:
-    module_name, _, attribute = name.partition(":")
-    with _working_directory_first():
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise WorkflowError(f"importing '{module_name}' failed: {error}") from error
-            raise WorkflowError(
-                f"there is no module '{module_name}', neither installed nor in {Path.cwd()}: name a factory as "
-                "package.module:factory"
-            ) from error
-        except Exception as error:
-            raise WorkflowError(f"importing '{module_name}' failed: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
+    found = referred(name, WorkflowError)
     if not callable(found):
+        module_name, _, attribute = name.partition(":")
         raise WorkflowError(f"'{module_name}' has no function '{attribute}'")
     return found  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _working_directory_first() -> Iterator[None]:
-    # A console script's path begins with the folder of the script, not with the working directory.
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(Path.cwd()))
 
 
 def _call(factory: Callable[[], Any], name: str, seed: int) -> Any:

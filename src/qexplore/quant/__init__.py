@@ -14,6 +14,7 @@ from qexplore.quant.calibrators import (
 from qexplore.quant.fixed import FixedQuantizer, quantize_stacked
 from qexplore.quant.formats import IntegerGrid, check_choice, known_codes, known_widths, min_num_bits
 from qexplore.quant.histogram import Histogram
+from qexplore.quant.kernel import SWITCH, fused_kernel
 from qexplore.quant.lifting import LEAST_PLAIN
 from qexplore.quant.packing import (
     PACKED_WIDTHS,

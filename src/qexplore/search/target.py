@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qexplore._yaml import read_yaml
 from qexplore.errors import ProblemError
 from qexplore.model import QuantizedModel
 from qexplore.search.choices import Codes, choices_text, parsed_choices
@@ -19,7 +20,6 @@ from qexplore.search.selectors import KINDS_OF_WORD, PointModules
 _KEYS = ("name", "weights", "activations", "rules", "symmetric_only", "limits")
 _RULE_KEYS = ("types", "names", "kind", "choices")
 _KINDS = ("weights", "activations")
-_BOOLEAN = "tag:yaml.org,2002:bool"
 _SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}  # YAML 1.1's, for the one switch that there is
 
 
@@ -124,21 +124,11 @@ def read_target(target: str | os.PathLike[str] | Mapping[str, Any]) -> Target:
 
 
 def _load(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    class Words(yaml.SafeLoader):  # type: ignore[misc]
-        """YAML 1.2's booleans: yes, no, on and off are words, such as names of modules or a choice."""
-
-    Words.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in known if tag != _BOOLEAN]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    Words.add_implicit_resolver(_BOOLEAN, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Words)
+        content = read_yaml(path.read_text(encoding="utf-8")).content
     except (OSError, UnicodeDecodeError) as error:
         raise ProblemError(f"target file '{path}' cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise ProblemError(f"target file '{path}' is no YAML: {error}") from error
     if not isinstance(content, Mapping):
         raise ProblemError(f"target file '{path}' must hold keys ({', '.join(_KEYS)}), got {content!r}")

@@ -1,0 +1,217 @@
+"""Forms of values: what a field may hold, in words, and the nearest right spelling of what it may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qexplore._arguments import is_number, is_whole
+from qexplore._references import REFERENCE, did_you_mean
+
+Known = Callable[[], Sequence[Any]]
+
+_LONGEST = 90
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a value must be.
+
+    Attributes:
+        words: that, as it stands after "must be".
+        fits: whether a value is so.
+        known: words among which the nearest right spelling is looked for; loaded on use.
+        many: whether the field takes a sequence; one value alone is a sequence of one.
+    """
+
+    words: str
+    fits: Callable[[Any], bool]
+    known: Known = tuple
+    many: bool = False
+
+    def mistakes(self, value: Any) -> list[str]:
+        """What is wrong with ``value``, a sentence each, without the name of the field."""
+        if not self.many:
+            return [] if self.fits(value) else [f"must be {self.words}, got {shown(value)}{self._near(value)}"]
+        parts = self.shaped(value)
+        if not parts:
+            return [f"must hold at least one of {self.words}, got {shown(value)}"]
+        wrong = [part for part in parts if not self.fits(part)]
+        return [f"must hold {self.words}, got {shown(part)}{self._near(part)}" for part in wrong]
+
+    def shaped(self, value: Any) -> Any:
+        """``value`` as a `Config` holds it."""
+        if not self.many:
+            return value
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+    @property
+    def told(self) -> str:
+        """The words, for a reader who has not made a mistake."""
+        return self.words
+
+    def _near(self, value: Any) -> str:
+        known = list(self.known())
+        unknown = [word for word in _words(value) if word not in known]
+        return next(filter(None, (did_you_mean(word, known) for word in unknown)), "")
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Texts in ``value``, at any depth; of a mapping those that stand behind names."""
+    if isinstance(value, str):
+        yield value
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
+        yield from _words(part)
+
+
+def shown(value: Any) -> str:
+    """``value`` in a sentence, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 3 :]}"
+
+
+def is_reference(value: Any) -> bool:
+    """Whether ``value`` has the form ``package.module:name``."""
+    return isinstance(value, str) and REFERENCE.fullmatch(value) is not None
+
+
+def whole(low: int) -> Form:
+    """Whole numbers of at least ``low``."""
+    return Form(f"an int of at least {low}", lambda value: is_whole(value) and value >= low)
+
+
+def number(low: float | None = None, above: float | None = None) -> Form:
+    """Finite numbers from ``low`` on, or above something."""
+    kind = "a positive number" if above == 0 else "a number" + ("" if low is None else f" of at least {low:g}")
+    return Form(
+        kind,
+        lambda value: (
+            is_number(value) and (low is None or float(value) >= low) and (above is None or float(value) > above)
+        ),
+    )
+
+
+def one_of(known: Known, more: str = "", fits: Callable[[Any], bool] = lambda value: False) -> Form:
+    """One of some words, or ``more``, which ``fits``."""
+
+    def is_known(value: Any) -> bool:
+        return fits(value) or (isinstance(value, (str, bool)) and value in known())
+
+    return Listed(more, is_known, known)
+
+
+@dataclass(frozen=True)
+class Listed(Form):
+    """A form whose words name what is known."""
+
+    def mistakes(self, value: Any) -> list[str]:
+        """As those of a `Form`."""
+        return Form(f"one of {self._listed(repr)}{self.words}", self.fits, self._texts, self.many).mistakes(value)
+
+    @property
+    def told(self) -> str:
+        """The words that are known, and what else goes."""
+        return f"{self._listed(lambda one: str(one).lower() if isinstance(one, bool) else str(one))}{self.words}"
+
+    def _listed(self, shown: Callable[[Any], str]) -> str:
+        return ", ".join(map(shown, self.known()))
+
+    def _texts(self) -> list[str]:
+        return [one for one in self.known() if isinstance(one, str)]
+
+
+def _is_choice(value: Any) -> bool:
+    from qexplore._choices import MAX_NUM_BITS, choice_code, is_float_code
+
+    code = choice_code(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+    return code is not None and (0 <= code <= MAX_NUM_BITS or is_float_code(code))
+
+
+def _are_choices(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_choice, value))
+
+
+def _by_selector(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(key, str) and fits(one) for key, one in value.items())
+    )
+
+
+def _formats() -> list[str]:
+    from qexplore._choices import FLOAT_FORMATS
+
+    return ["off", *(one.name for one in FLOAT_FORMATS)]
+
+
+def cost_names() -> Sequence[str]:
+    """Costs that can be asked for by name."""
+    from qexplore.cost import COST_NAMES
+
+    return COST_NAMES
+
+
+def _algorithms() -> Sequence[str]:
+    from qexplore.search import ALGORITHMS
+
+    return ALGORITHMS
+
+
+METRICS = (
+    "negative_log_likelihood",
+    "perplexity",
+    "pixel_accuracy",
+    "squared_error",
+    "token_accuracy",
+    "top1_accuracy",
+    "top5_accuracy",
+)
+"""Metrics by name; any other number of best classes goes as well, as in ``top3_accuracy``."""
+
+_A_CHOICE = "a width up to 16, 'off', or the name of a float format such as E4M3"
+_REFERRED = "package.module:factory"
+
+TEXT = Form("text", lambda value: isinstance(value, str) and bool(value.strip()))
+PATH = Form("the path of a file", TEXT.fits)
+REFERENCE_FORM = Form(_REFERRED, is_reference)
+SELECTION = Form("class names, names or globs of modules, 'regex:...', or package.module:predicate", TEXT.fits, many=True)
+METHOD = one_of(lambda: ("max", "percentile", "mse", "entropy", "auto"))
+WEIGHT_METHOD = one_of(lambda: ("max", "percentile", "mse", "auto"))
+ASYMMETRIC = one_of(lambda: (False, True, "auto"))
+GRANULARITY = one_of(
+    lambda: ("channel", "tensor"), ", or the size of groups", lambda value: is_whole(value) and value > 0
+)
+OUTPUTS = one_of(lambda: ("tensor", "all"))
+ENGINE = one_of(lambda: ("auto", "prefix", "direct"))
+PRECISION = one_of(lambda: ("full", "as set"))
+JUDGE = one_of(lambda: ("divergence", "accuracy"))
+SWITCH = one_of(lambda: (True, False))
+ALGORITHM = one_of(_algorithms)
+METRIC = one_of(
+    lambda: METRICS,
+    f", or {_REFERRED}",
+    lambda value: is_reference(value) or (isinstance(value, str) and number_of_best(value) > 0),
+)
+COSTS = Listed(
+    f", a CSV file of a cost table, or {_REFERRED}",
+    lambda value: isinstance(value, str) and (value in cost_names() or value.endswith(".csv") or is_reference(value)),
+    cost_names,
+    many=True,
+)
+LIMITS = Form("the most of costs by name, such as {model_bytes: 65536}", _by_selector(is_number))
+CHOICE = Form(_A_CHOICE, _is_choice, _formats)
+CHOICES = Form(
+    "a list of choices ([2, 4, 8, E4M3]), or such lists by layer ({weights: [4, 8]})",
+    lambda value: _are_choices(value) or _by_selector(_are_choices)(value),
+    _formats,
+)
+PINNED = Form("a choice by layer, such as {conv1: 8}", _by_selector(_is_choice), _formats)
+TIED = Form("a list of groups of layers", lambda value: isinstance(value, (str, list, tuple)) and bool(value))
+
+
+def number_of_best(name: str) -> int:
+    """The 3 of ``"top3_accuracy"``; 0 for another name."""
+    count = name.removeprefix("top").removesuffix("_accuracy")
+    return int(count) if count.isdecimal() and name == f"top{count}_accuracy" else 0

@@ -1,0 +1,85 @@
+"""Which modules a list of words means."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from qexplore import predicates
+from qexplore._references import did_you_mean
+from qexplore.errors import QExploreError
+from qexplore.predicates import Predicate
+
+WORDS = {"leaves": predicates.leaves, "weighted": predicates.weighted, "everything": predicates.everything}
+_REGEX = "regex:"
+_SHOWN = 8
+
+
+def selection(
+    words: Sequence[str], network: nn.Module, found: Mapping[str, Any], wrong: Callable[[str], None]
+) -> Predicate | None:
+    """Modules of ``network`` that one of ``words`` means, without those that one with ``~`` in front means.
+
+    A word is one of `WORDS`, ``regex:`` with a regular expression, a reference, or a class name (base classes count), a
+    module's name or a glob over these.
+
+    Args:
+        words: as in a configuration.
+        network: whose modules.
+        found: what references among the words refer to.
+        wrong: told of every word that is none, or means no module.
+
+    Returns:
+        None where a word is wrong.
+    """
+    meant = {word: _meant(word, network, found, wrong) for word in words}
+    if None in meant.values():
+        return None
+    kept = [one for word, one in meant.items() if not word.startswith("~") and one is not None]
+    left = [one for word, one in meant.items() if word.startswith("~") and one is not None]
+    chosen = predicates.leaves if not kept else kept[0]
+    for one in kept[1:]:
+        chosen = chosen | one
+    for one in left:
+        chosen = chosen & ~one
+    return chosen
+
+
+def _meant(
+    word: str, network: nn.Module, found: Mapping[str, Any], wrong: Callable[[str], None]
+) -> Predicate | None:
+    bare = word.lstrip("~ ")
+    try:
+        predicate = predicates.as_predicate(found[word]) if word in found else _predicate(bare)
+    except QExploreError as error:
+        wrong(f"must select modules, got {word!r}: {error}")
+        return None
+    modules = dict(network.named_modules())
+    if any(predicate(name, module) for name, module in modules.items()):
+        return predicate
+    classes = Counter(_class_name(module) for module in modules.values())
+    there = ", ".join(f"{kind} ({count})" for kind, count in classes.most_common(_SHOWN))
+    near = did_you_mean(bare, [*WORDS, *modules, *classes])
+    wrong(f"must select modules, got {word!r}, which selects none{near or f': there are {there}'}")
+    return None
+
+
+def _predicate(word: str) -> Predicate:
+    if word.startswith(_REGEX):
+        return predicates.by_regex(word.removeprefix(_REGEX))
+    return WORDS.get(word) or Predicate(partial(_is_called, word), word)
+
+
+def _is_called(glob: str, name: str, module: nn.Module) -> bool:
+    classes = [one.__name__ for one in type(module).__mro__[: -len(nn.Module.__mro__)]]
+    return any(fnmatch.fnmatchcase(one, glob) for one in (name, *classes))
+
+
+def _class_name(module: nn.Module) -> str:
+    return parametrize.type_before_parametrizations(module).__name__
