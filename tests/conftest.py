@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from pretended_device import CAN_BE_MADE, pretended_device, register
+from project import own_project
 
 register()  # here, for importing a test may train a network
 
@@ -23,6 +25,14 @@ def _one_thread() -> Iterator[None]:
 def _same_weights_every_time() -> None:
     """A network that a test makes without a seed of its own is the same in every run and in any order of tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with a project of a user's own in it: ``mine.py`` and ``mine.yaml``."""
+    monkeypatch.chdir(tmp_path)
+    with own_project(tmp_path):
+        yield tmp_path
 
 
 @pytest.fixture

@@ -42,8 +42,8 @@ def read_yaml(text: str) -> Document:
     }
     Words.add_implicit_resolver(_BOOLEAN, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
     Words.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
-    loader = Words(text)
     try:
+        loader = Words(text)
         node = loader.get_single_node()
         if node is None:
             return Document(None)
@@ -51,9 +51,8 @@ def read_yaml(text: str) -> Document:
         repeated = tuple(_repeated(node, "", set()))
         return Document(loader.construct_document(node), lines, repeated)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
-    finally:
-        loader.dispose()
+        told = " ".join(str(error).split()).replace(' in "<unicode string>",', " in")
+        raise ValueError(told or type(error).__name__) from error
 
 
 def _pairs(node: Any) -> Any:

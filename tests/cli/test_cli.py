@@ -175,11 +175,11 @@ def test_each_flag_has_its_effect(arguments, absent, capsys):
         (["own_factories:example", "--linear-bits", "9"], "linear_num_bits must be an int in [2, 8], got 9"),
     ],
 )
-def test_errors_are_one_sentence_on_stderr_and_exit_code_2(arguments, sentence, capsys):
+def test_errors_are_one_sentence_on_stderr_and_exit_code_1(arguments, sentence, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["pipeline", *arguments])
     said = capsys.readouterr()
-    assert stopped.value.code == 2
+    assert stopped.value.code == 1
     assert said.err.startswith("Error: ") and sentence in said.err and said.err.count("\n") == 1
     assert "Traceback" not in said.err + said.out
 
@@ -188,11 +188,11 @@ def test_text_too_short_and_a_missing_extra_are_errors_too(capsys, tmp_path, mon
     (tmp_path / "short.txt").write_text("Hello")
     with pytest.raises(SystemExit) as stopped:
         main(["pipeline", "gpt2", "--text", str(tmp_path / "short.txt")])
-    assert stopped.value.code == 2 and "is too short: it has 5 tokens, 2,049 are needed" in capsys.readouterr().err
+    assert stopped.value.code == 1 and "is too short: it has 5 tokens, 2,049 are needed" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(SystemExit) as stopped:
         main(["pipeline", "gpt2"])
-    assert stopped.value.code == 2 and "pip install 'qexplore[text]'" in capsys.readouterr().err
+    assert stopped.value.code == 1 and "pip install 'qexplore[text]'" in capsys.readouterr().err
 
 
 def test_version_and_help_do_not_need_torch():

@@ -32,7 +32,13 @@ FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 class Commands(click.Group):
     """A group whose commands end with the exit codes of this module, and without a traceback for what users do."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **settings: Any) -> Any:
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are used."""
+        return list(self.commands)
+
+    def main(  # type: ignore[override]  # always leaves the process
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **settings: Any
+    ) -> Any:
         """Run the command line ``args``, and leave the process."""
         given = list(sys.argv[1:] if args is None else args)
         with _plain_warnings():

@@ -15,7 +15,7 @@ import click
 
 from qexplore._table import text_table
 from qexplore._version import __version__
-from qexplore.cli.options import printing
+from qexplore.cli.options import example, printing
 from qexplore.cli.output import say
 
 PURPOSES = {
@@ -27,7 +27,17 @@ PURPOSES = {
 """What an extra is for."""
 
 _FOR_DEVELOPERS = ("dev", "docs")
-_PACKAGES = ("torch", "torchvision", "pytorch-quantization", "pymoo", "moocore", "numpy", "scipy", "matplotlib", "click")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-quantization",
+    "pymoo",
+    "moocore",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "click",
+)
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*\(?(?:>=|==)?\s*([\w.]*).*extra == ['\"]([\w-]+)['\"]")
 
 
@@ -40,14 +50,10 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-@click.command()
+@click.command(short_help="Versions, devices, compilers, extras.", epilog=example("qexplore doctor --json"))
 @printing
 def doctor(as_json: bool) -> None:
-    """Show versions, devices, threads, compilers, what each extra would add, and where can be written.
-
-    \b
-    qexplore doctor --json
-    """
+    """Show versions, devices, threads, compilers, what each extra would add, and where can be written."""
     found = list(findings())
     rows = [(one.name, one.value, one.advice) for one in found]
     say(text_table(("what", "found", "to do"), rows), [one._asdict() for one in found], as_json=as_json)
@@ -142,7 +148,9 @@ def _folders() -> Iterator[Finding]:
     runs = here / "runs"
     for folder in (here, runs) if runs.exists() else (here,):
         can = os.access(folder, os.W_OK)
-        yield Finding("folder", str(folder), "can be written to" if can else "may only be read", "" if can else _ELSEWHERE)
+        yield Finding(
+            "folder", str(folder), "can be written to" if can else "may only be read", "" if can else _ELSEWHERE
+        )
 
 
 _ELSEWHERE = "work in another folder, or name files of another one with --study and --output"

@@ -6,14 +6,19 @@ from pathlib import Path
 
 import click
 
-from qexplore.cli.options import PATH, printing
+from qexplore.cli.options import PATH, example, printing
 from qexplore.cli.output import say
 from qexplore.errors import ConfigError
 
 
-@click.command()
+@click.command(
+    short_help="Write a commented configuration for a network.",
+    epilog=example("qexplore init my_project.network:trained"),
+)
 @click.argument("network")
-@click.option("-o", "--output", type=PATH, metavar="FILE", help="The file.  [default: the module's name, ending in .yaml]")
+@click.option(
+    "-o", "--output", type=PATH, metavar="FILE", help="The file.  [default: the module's name, ending in .yaml]"
+)
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @printing
 def init(network: str, output: Path | None, force: bool, as_json: bool) -> None:
@@ -21,9 +26,6 @@ def init(network: str, output: Path | None, force: bool, as_json: bool) -> None:
 
     The factory is called; what is seen of the network, and functions beside it whose names say that they give data, are
     filled in.
-
-    \b
-    qexplore init my_project.network:trained
     """
     from qexplore.config import template
     from qexplore.front import write_text

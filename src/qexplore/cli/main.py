@@ -10,24 +10,28 @@ from qexplore.cli.doctor import doctor
 from qexplore.cli.drafting import init
 from qexplore.cli.looking import diff, pick, report, show
 from qexplore.cli.measuring import analyze, export, sensitivity
+from qexplore.cli.options import example
 from qexplore.cli.pipeline import pipeline
 from qexplore.cli.running import explore, fit, resume
 
+_STEPS = example(
+    "qexplore init package.module:network     # writes module.yaml",
+    "qexplore explore module.yaml             # searches, into runs/module.db",
+    "qexplore show runs/module.db             # also while it runs",
+    "qexplore pick runs/module.db --knee --output widths.json",
+)
+_CODES = "Exit codes: 0 done, 1 a mistake that is named, 2 a wrong command line, 130 Ctrl-C, 143 SIGTERM."
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+@click.group(
+    cls=Commands,
+    epilog=f"{_STEPS}\n\n{_CODES}",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="qexplore")
 def main() -> None:
-    """How few bits can a trained PyTorch network run on?
-
-    \b
-    qexplore init package.module:network     write a configuration
-    qexplore explore network.yaml            search, into runs/network.db
-    qexplore show runs/network.db            look, also while it runs
-    qexplore pick runs/network.db --knee     take a point
-
-    Exit codes: 0 done, 1 a mistake that is named, 2 a wrong command line, 130 Ctrl-C, 143 SIGTERM.
-    """
+    """How few bits can a trained PyTorch network run on?"""
 
 
-for command in (explore, resume, fit, sensitivity, analyze, show, pick, diff, report, export, pipeline, init, doctor):
+for command in (init, explore, resume, fit, show, pick, diff, report, export, sensitivity, analyze, pipeline, doctor):
     main.add_command(command)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from qexplore.cli.options import PATH, config_flags, given, picking, printing
+from qexplore.cli.options import PATH, config_flags, example, given, picking, printing
 from qexplore.cli.output import say
 from qexplore.cli.running import config_of
 from qexplore.cli.sources import is_study, set_widths
@@ -15,7 +15,9 @@ from qexplore.cli.sources import is_study, set_widths
 _MEASURES = ("auto", "kl", "mse", "sqnr", "accuracy")
 
 
-@click.command()
+@click.command(
+    short_help="How much each point suffers alone.", epilog=example("qexplore sensitivity network.yaml --measure sqnr")
+)
 @click.argument("config", type=PATH)
 @config_flags()
 @click.option("--measure", type=click.Choice(_MEASURES), default="auto", show_default=True, help="What is measured.")
@@ -25,11 +27,7 @@ _MEASURES = ("auto", "kl", "mse", "sqnr", "accuracy")
 def sensitivity(
     config: Path, measure: str, samples: int | None, csv_path: Path | None, as_json: bool, **flags: Any
 ) -> None:
-    """Show how much each point of CONFIG suffers alone, at each choice that it may have.
-
-    \b
-    qexplore sensitivity network.yaml --measure sqnr
-    """
+    """Show how much each point of CONFIG suffers alone, at each choice that it may have."""
     from qexplore.config import calibrated, posed, read_config
     from qexplore.search import sensitivity as measured
 
@@ -40,10 +38,17 @@ def sensitivity(
     say(table, table, as_json=as_json)
 
 
-@click.command()
+@click.command(
+    short_help="SQNR and clipping at every point.",
+    epilog=example(
+        "qexplore analyze network.yaml --num-bits 4", "qexplore analyze network.yaml --widths runs/network.db --knee"
+    ),
+)
 @click.argument("config", type=PATH)
 @config_flags()
-@click.option("--widths", type=PATH, metavar="SOURCE", help="A study or front, of which a point is picked, or a file of widths.")
+@click.option(
+    "--widths", type=PATH, metavar="SOURCE", help="A study or front, of which a point is picked, or a file of widths."
+)
 @click.option("--num-bits", metavar="CHOICE", help="One choice for all points.  [default: 8]")
 @picking
 @click.option("--csv", "csv_path", type=PATH, metavar="FILE", help="Write the table there too.")
@@ -52,12 +57,7 @@ def analyze(
     config: Path, widths: Path | None, num_bits: str | None, run: int | None, accuracy: float | None,
     limits: tuple[str, ...], knee: bool, index: int | None, csv_path: Path | None, as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
-    """Show the SQNR at each point of CONFIG, alone and as errors build up, and what is clipped.
-
-    \b
-    qexplore analyze network.yaml --num-bits 4
-    qexplore analyze network.yaml --widths runs/network.db --knee
-    """
+    """Show the SQNR at each point of CONFIG, alone and as errors build up, and what is clipped."""
     from qexplore.config import calibrated, read_config
     from qexplore.evaluation import analyze as analyzed
 
@@ -77,15 +77,31 @@ def analyze(
     say(table, table, as_json=as_json)
 
 
-@click.command()
+@click.command(
+    short_help="Write an ONNX file with picked widths.",
+    epilog=example(
+        "qexplore export runs/network.db network.onnx --knee",
+        "qexplore export widths.json network.onnx --config network.yaml",
+    ),
+)
 @click.argument("source", type=PATH)
 @click.argument("output", type=PATH)
 @picking
 @click.option("--config", type=PATH, help="The configuration; without it the one beside the study.")
-@click.option("--target", type=click.Choice(["onnxruntime", "tensorrt"]), default="onnxruntime", show_default=True, help="Whose rules the file keeps to.")
+@click.option(
+    "--target",
+    type=click.Choice(["onnxruntime", "tensorrt"]),
+    default="onnxruntime",
+    show_default=True,
+    help="Whose rules the file keeps to.",
+)
 @click.option("--opset", type=int, metavar="N", help="Of the file.  [default: 21]")
-@click.option("--allow", multiple=True, metavar="POINT", help="Points or formats that may be written in float. May be repeated.")
-@click.option("--check/--no-check", default=True, help="Compare the file with the model on the report set.  [default: check]")
+@click.option(
+    "--allow", multiple=True, metavar="POINT", help="Points or formats that may be written in float. May be repeated."
+)
+@click.option(
+    "--check/--no-check", default=True, help="Compare the file with the model on the report set.  [default: check]"
+)
 @printing
 def export(
     source: Path, output: Path, config: Path | None, target: Any, opset: int | None, allow: tuple[str, ...],
@@ -94,10 +110,6 @@ def export(
     """Write OUTPUT, an ONNX file, with the widths of SOURCE: a study, a front, or a file that `pick` wrote.
 
     A widths manifest is written beside it. Needs the extra onnx.
-
-    \b
-    qexplore export runs/network.db network.onnx --knee
-    qexplore export widths.json network.onnx --config network.yaml
     """
     from qexplore.config import calibrated, read_config
     from qexplore.export import export_onnx
@@ -109,7 +121,5 @@ def export(
     told = set_widths(model, source, picks)
     loaders = read.parts.loaders
     data = loaders.get("report_loader", loaders.get("search_loader")) if check else None
-    report = export_onnx(
-        model, output, data=data, target=target, opset=opset, allow=allow, unpack=read.parts.unpack
-    )
+    report = export_onnx(model, output, data=data, target=target, opset=opset, allow=allow, unpack=read.parts.unpack)
     say(f"{told}\n{report}", report, as_json=as_json)

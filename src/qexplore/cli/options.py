@@ -16,9 +16,14 @@ BUDGET = ("max_evaluations", "max_seconds", "patience", "report_loader", "page")
 
 
 def printing(command: Command) -> Command:
-    """``--json``, as ``as_json``, and ``--debug``, which whoever catches errors looks at."""
-    command = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")(command)
-    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, errors too.")(command)
+    """``--json``, as ``as_json``, and ``--debug``."""
+    told = "One JSON document on stdout, errors too."
+    return click.option("--json", "as_json", is_flag=True, help=told)(debugging(command))
+
+
+def debugging(command: Command) -> Command:
+    """``--debug``, which whoever catches errors looks at."""
+    return click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")(command)
 
 
 def config_flags(*names: str) -> Callable[[Command], Command]:
@@ -63,3 +68,8 @@ def picking(command: Command) -> Command:
 def of_run(command: Command) -> Command:
     """``--run``, of a study with several."""
     return click.option("--run", type=int, metavar="N", help="A run of the study; all of them without it.")(command)
+
+
+def example(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])

@@ -76,7 +76,9 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def widths_of(point: FrontPoint) -> dict[str, int | str]:
     """Choices by the names of points, as a file holds them and ``model.num_bits`` takes them."""
-    return {name: choice if isinstance(choice, int) and choice else _word(choice) for name, choice in point.widths.items()}
+    return {
+        name: choice if isinstance(choice, int) and choice else _word(choice) for name, choice in point.widths.items()
+    }
 
 
 def _word(choice: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from qexplore.cli.options import debugging, example
 from qexplore.cli.terminal import Terminal
 from qexplore.pipeline import LOSSES, ORDERS, Options
 
@@ -38,7 +39,10 @@ def _answers(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command()
+@click.command(
+    short_help="Questions from a float network to a quantized one.",
+    epilog=example("qexplore pipeline resnet18 --yes --output quantized"),
+)
 @click.argument("network")
 @click.option(
     "--yes", "everything", is_flag=True, default=None, help="Yes to every question without a flag of its own."
@@ -61,6 +65,7 @@ def _answers(command: Callable[..., Any]) -> Callable[..., Any]:
 @_option("--seed", type=int, help="Of everything that is drawn.")
 @_option("--output", type=_FOLDER, metavar="DIR", help="Folder for networks, tables and the front.")
 @_option("--progress/--no-progress", help="Progress bars on stderr.  [default: on a terminal]")
+@debugging
 def pipeline(network: str, **given: Any) -> None:
     """Lead NETWORK from float to quantized, step by step.
 

@@ -9,7 +9,7 @@ import click
 
 from qexplore.cli.commands import INTERRUPTED, TERMINATED
 from qexplore.cli.drawing import write_page
-from qexplore.cli.options import BUDGET, PATH, config_flags, given, of_run, printing
+from qexplore.cli.options import BUDGET, PATH, config_flags, example, given, of_run, printing
 from qexplore.cli.output import exploration_facts, say, widths_of
 from qexplore.errors import ConfigError
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 _CODES = {"interrupt": INTERRUPTED, "SIGTERM": TERMINATED}
 
 
-@click.command()
+@click.command(
+    short_help="Search the widths that a configuration asks for.",
+    epilog=example("qexplore explore network.yaml --min-accuracy 0.9 --max-evaluations 200"),
+)
 @click.argument("config", type=PATH)
 @config_flags()
 @printing
 @click.pass_context
-def explore(ctx: click.Context, config: Path, as_json: bool, **flags: Any) -> None:
+def explore(ctx: click.Context, /, config: Path, as_json: bool, **flags: Any) -> None:
     """Search the widths that CONFIG, a YAML file, asks for.
 
     Every field of the file is a flag too, and a flag comes before the file. Everything that is measured is written to a
     study, runs/NAME.db unless the file says otherwise; the same command goes on where one was stopped.
-
-    \b
-    qexplore explore network.yaml --min-accuracy 0.9 --max-evaluations 200
     """
     from qexplore.config import calibrated, posed, read_config, search_arguments, study_of
     from qexplore.exploration import explore as explored
@@ -40,39 +40,45 @@ def explore(ctx: click.Context, config: Path, as_json: bool, **flags: Any) -> No
     read = read_config(config, given(flags))
     study = study_of(read)
     problem = posed(read, calibrated(read))
-    kept = _KeptBeside(study, read, config)
-    exploration = explored(problem, study=study, callbacks=[kept], **search_arguments(read))
+    keep = _KeepBeside(study, read, config)
+    exploration = explored(problem, study=study, callbacks=[keep], **search_arguments(read))
+    keep()
     _tell(ctx, exploration, study, read, as_json)
 
 
-@click.command()
+@click.command(
+    short_help="Go on with a study that was stopped.",
+    epilog=example("qexplore resume runs/network.db --max-evaluations 800"),
+)
 @click.argument("study", type=PATH)
 @click.option("--config", type=PATH, help="The configuration; without it the one beside the study.")
 @config_flags(*BUDGET)
 @of_run
 @printing
 @click.pass_context
-def resume(ctx: click.Context, study: Path, config: Path | None, run: int | None, as_json: bool, **flags: Any) -> None:
+def resume(
+    ctx: click.Context, /, study: Path, config: Path | None, run: int | None, as_json: bool, **flags: Any
+) -> None:
     """Go on with STUDY, to the result of a search that was never stopped.
 
     The configuration that it was begun with lies beside it, in STUDY.config.yaml; run this in the same folder, or where
     its factories can be imported.
-
-    \b
-    qexplore resume runs/network.db --max-evaluations 800
     """
     from qexplore.config import calibrated, posed, read_config, report_arguments
     from qexplore.exploration import resume as resumed
 
     said = given(flags)
     read = read_config(config_of(study, config), said)
-    limits = {name: getattr(read.config, name) if name in said else None for name in BUDGET[:3]}
+    limits: dict[str, Any] = {name: getattr(read.config, name) if name in said else None for name in BUDGET[:3]}
     problem = posed(read, calibrated(read))
     exploration = resumed(study, problem, run=run, **limits, **report_arguments(read))
     _tell(ctx, exploration, study, read, as_json)
 
 
-@click.command()
+@click.command(
+    short_help="Search one point instead of a front.",
+    epilog=example("qexplore fit network.yaml --max-drop 0.01 --output widths.json"),
+)
 @click.argument("config", type=PATH)
 @config_flags()
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the widths there, as JSON.")
@@ -82,9 +88,6 @@ def fit(config: Path, output: Path | None, as_json: bool, **flags: Any) -> None:
 
     The cheapest that reaches min_accuracy or max_drop, or the most accurate within max_total_bits; exactly one of them
     has to be said. It is written down only where a study is named.
-
-    \b
-    qexplore fit network.yaml --max-drop 0.01 --output widths.json
     """
     from qexplore.config import calibrated, problem_arguments, read_config, report_arguments
     from qexplore.exploration import fit as fitted
@@ -135,17 +138,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, f"{json.dumps(value, indent=1)}\n")
 
 
-class _KeptBeside:
-    """A callback that writes the configuration beside the study as soon as that is there, once.
+class _KeepBeside:
+    """Writes the configuration beside the study, once: at once where that is new, else as soon as it has gone on.
 
-    Not before: a study of something else, which is refused, keeps its own.
+    A study of something else, which is refused, keeps its own.
     """
 
     def __init__(self, study: Path, read: ReadConfig, config: Path) -> None:
-        self._path, self._is_written = beside(study), False
-        self._text = _as_yaml(read, study, config)
+        self._path, self._text, self._is_written = beside(study), _as_yaml(read, study, config), False
+        if not study.exists():
+            self()
 
-    def __call__(self, snapshot: Any) -> None:
+    def __call__(self, snapshot: Any = None) -> None:
         from qexplore.front import write_text
 
         if not self._is_written:
@@ -157,7 +161,9 @@ def _as_yaml(read: ReadConfig, study: Path, config: Path) -> str:
     import yaml
 
     content = yaml.safe_dump({**read.config.given, "study": str(study)}, sort_keys=False, allow_unicode=True)
-    return f"# What `qexplore explore {config.name}` was asked for, flags included; `qexplore resume` reads it.\n{content}"
+    return (
+        f"# What `qexplore explore {config.name}` was asked for, flags included; `qexplore resume` reads it.\n{content}"
+    )
 
 
 def _tell(ctx: click.Context, exploration: Exploration, study: Path, read: ReadConfig, as_json: bool) -> None:

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any
 from qexplore.config.config import SECTIONS, Config, described
 
 if TYPE_CHECKING:
-    from qexplore.config.posing import calibrated, posed, problem_arguments, report_arguments, search_arguments, study_of
-    from qexplore.config.reading import ReadConfig, read_config
     from qexplore.config.drafting import Template, template
+    from qexplore.config.posing import (
+        calibrated,
+        posed,
+        problem_arguments,
+        report_arguments,
+        search_arguments,
+        study_of,
+    )
+    from qexplore.config.reading import ReadConfig, read_config
 
 __all__ = [
     "SECTIONS",

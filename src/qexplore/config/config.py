@@ -92,7 +92,9 @@ class Config:
     engine: str = _field(forms.ENGINE, "Whether candidates share work.", "auto")
     precision: str = _field(forms.PRECISION, "Full float32, or as torch is set.", "full")
 
-    study: str | None = _field(forms.PATH, "File of the study; without one runs/NAME.db, after the name of the configuration.")
+    study: str | None = _field(
+        forms.PATH, "File of the study; without one runs/NAME.db, after the name of the configuration."
+    )
     page: str | None = _field(forms.PATH, "HTML file for the report page, written at the end.")
 
     def __post_init__(self) -> None:
@@ -139,15 +141,16 @@ def _missing(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "activations", "or `weights` must be given: class names, names or globs of modules, such as ReLU"
 
 
-def _contradictions(
-    said: Mapping[str, Any], wrong: set[str], given: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
+def _contradictions(said: Mapping[str, Any], wrong: set[str], given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What fields say against each other; those that are wrong by themselves say nothing."""
     if {"min_accuracy", "max_drop"} <= said.keys():
         yield "max_drop", "must not be given beside `min_accuracy`: it is the same, counted from the float network"
     low, high = (said.get(f"num_bits_{end}_limit", default) for end, default in (("lower", 2), ("upper", 8)))
     if wrong.isdisjoint({"num_bits_lower_limit", "num_bits_upper_limit"}) and low > high:
-        yield "num_bits_upper_limit", f"must be at least `num_bits_lower_limit`, {low}, got {high}"
+        if "num_bits_upper_limit" in said:
+            yield "num_bits_upper_limit", f"must be at least `num_bits_lower_limit`, {low}, got {high}"
+        else:
+            yield "num_bits_lower_limit", f"must be at most `num_bits_upper_limit`, {high}, got {low}"
     if "limits" not in wrong:
         yield from _unknown_limits(said.get("limits", {}), said.get("costs", ()))
     ends = ("max_evaluations", "max_seconds", "patience")

@@ -114,7 +114,9 @@ def _lines(filled: dict[str, Any], seen: str, lacking: tuple[str, ...]) -> Itera
         value = filled.get(one.name)
         hint = " Not there yet: write it." if value in lacking else ""
         yield ""
-        yield from textwrap.wrap(f"{one.text}{hint} ({one.form.told})", 110, initial_indent="# ", subsequent_indent="#   ")
+        yield from textwrap.wrap(
+            f"{one.text}{hint} ({one.form.told})", 110, initial_indent="# ", subsequent_indent="#   "
+        )
         yield f"{one.name}: {_yaml(value)}" if one.name in filled else f"# {one.name}: {_yaml(one.default)}"
 
 

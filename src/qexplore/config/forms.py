@@ -57,6 +57,10 @@ class Form:
         return next(filter(None, (did_you_mean(word, known) for word in unknown)), "")
 
 
+def _as_yaml(value: Any) -> str:
+    return repr(value).lower() if isinstance(value, bool) else repr(value)
+
+
 def _words(value: Any) -> Iterator[str]:
     """Texts in ``value``, at any depth; of a mapping those that stand behind names."""
     if isinstance(value, str):
@@ -107,12 +111,12 @@ class Listed(Form):
 
     def mistakes(self, value: Any) -> list[str]:
         """As those of a `Form`."""
-        return Form(f"one of {self._listed(repr)}{self.words}", self.fits, self._texts, self.many).mistakes(value)
+        return Form(f"one of {self._listed(_as_yaml)}{self.words}", self.fits, self._texts, self.many).mistakes(value)
 
     @property
     def told(self) -> str:
         """The words that are known, and what else goes."""
-        return f"{self._listed(lambda one: str(one).lower() if isinstance(one, bool) else str(one))}{self.words}"
+        return self._listed(_as_yaml).replace("'", "") + self.words
 
     def _listed(self, shown: Callable[[Any], str]) -> str:
         return ", ".join(map(shown, self.known()))
@@ -176,7 +180,9 @@ _REFERRED = "package.module:factory"
 TEXT = Form("text", lambda value: isinstance(value, str) and bool(value.strip()))
 PATH = Form("the path of a file", TEXT.fits)
 REFERENCE_FORM = Form(_REFERRED, is_reference)
-SELECTION = Form("class names, names or globs of modules, 'regex:...', or package.module:predicate", TEXT.fits, many=True)
+SELECTION = Form(
+    "class names, names or globs of modules, 'regex:...', or package.module:predicate", TEXT.fits, many=True
+)
 METHOD = one_of(lambda: ("max", "percentile", "mse", "entropy", "auto"))
 WEIGHT_METHOD = one_of(lambda: ("max", "percentile", "mse", "auto"))
 ASYMMETRIC = one_of(lambda: (False, True, "auto"))

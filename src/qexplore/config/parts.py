@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import qexplore.metrics as metrics
 from qexplore._random import isolated
 from qexplore._references import referred, working_directory_first
 from qexplore.config.forms import is_reference, number_of_best
 from qexplore.config.selection import selection
 from qexplore.cost import CostTable
 from qexplore.errors import ConfigError, QExploreError
-from qexplore.metrics import as_metric
+from qexplore.metrics import as_metric, topk_accuracy
 from qexplore.predicates import Predicate
 
 Note = Callable[[str, str], None]
@@ -94,6 +95,9 @@ class Parts:
         metric = self._made("metric", name) if is_reference(name) else metric_called(name)
         if metric is None:
             return None
+        if isinstance(metric, nn.Module):
+            self._fail("metric", f"must give a metric, got {name!r}, which gives {_kind(metric)}")
+            return None
         try:
             checked: Any = as_metric(metric)
         except QExploreError as error:
@@ -128,10 +132,8 @@ class Parts:
 
 def metric_called(name: str) -> Any:
     """The metric of a name that a configuration may hold."""
-    from qexplore import metrics
-
     best = number_of_best(name)
-    return metrics.topk_accuracy(best) if best > 1 else getattr(metrics, name)
+    return topk_accuracy(best) if best > 1 else getattr(metrics, name)
 
 
 def _takes_nothing(function: Any) -> bool:

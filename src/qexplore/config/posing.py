@@ -38,7 +38,7 @@ def calibrated(read: ReadConfig, *, progress: bool | None = None) -> QuantizedMo
         parts.network,
         activations=parts.activations,
         weights=parts.weights,
-        asymmetric=config.asymmetric,  # type: ignore[arg-type]
+        asymmetric=config.asymmetric,
         weight_granularity=config.weight_granularity,  # type: ignore[arg-type]
         outputs=config.outputs,  # type: ignore[arg-type]
     )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from qexplore import predicates
+import qexplore.predicates as predicates
 from qexplore._references import did_you_mean
 from qexplore.errors import QExploreError
 from qexplore.predicates import Predicate
@@ -51,9 +51,7 @@ def selection(
     return chosen
 
 
-def _meant(
-    word: str, network: nn.Module, found: Mapping[str, Any], wrong: Callable[[str], None]
-) -> Predicate | None:
+def _meant(word: str, network: nn.Module, found: Mapping[str, Any], wrong: Callable[[str], None]) -> Predicate | None:
     bare = word.lstrip("~ ")
     try:
         predicate = predicates.as_predicate(found[word]) if word in found else _predicate(bare)
