@@ -8,11 +8,11 @@ READY := $(if $(ACTIVE),active-environment,.venv/.installed)
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # What ".[dev,demo]" brings, by import name: one missing in an active environment, and it is installed there.
-NEEDED := qexplore build click hypothesis ml_dtypes mypy onnx onnxruntime onnxscript pandas plotly pytest ruff \
-	selenium sklearn torchao transformers xdist yaml
+NEEDED := qexplore build click furo hypothesis ipykernel ml_dtypes mypy myst_parser nbclient onnx onnxruntime \
+	onnxscript pandas plotly pytest ruff selenium sklearn sphinx torchao transformers xdist yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench active-environment
+.PHONY: help demo test test-slow check format bench docs active-environment
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,14 @@ bench: $(READY) ## run every benchmark; one that ends with code 2 has said what 
 		echo "== $$script"; \
 		$(RUN) "$$script" || [ $$? -eq 2 ] || exit; \
 	done
+
+# Links to elsewhere are looked at where there is a network; what is inside the guide is tested without one.
+docs: $(READY) ## build the guide into docs/_build/html, warnings as errors
+	@$(RUN) -m sphinx -q -W --keep-going -d docs/_build/trees docs docs/_build/html
+	@echo "The guide: docs/_build/html/index.html"
+	@$(RUN) -c 'import socket; socket.create_connection(("github.com", 443), 3)' 2>/dev/null \
+		&& $(RUN) -m sphinx -q -b linkcheck -d docs/_build/trees docs docs/_build/links \
+		|| echo "Links to elsewhere were not all looked at, or are broken: docs/_build/links/output.txt, if there is a network"
 
 # constraints.txt holds releases that need Python 3.11, hence the question in between.
 .venv/.installed: setup.py pyproject.toml constraints.txt

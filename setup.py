@@ -81,14 +81,23 @@ setup(
         "optuna": [
             "optuna>=3.2",  # names of objectives, for a study that is shown in optuna-dashboard
         ],
+        "docs": [
+            "sphinx>=7.3",  # the guide as pages, with every public name from its docstring
+            "myst-parser>=3.0",  # reads Markdown as it is, anchors of headings as on GitHub
+            "furo>=2024.1.29",  # the theme: maintained, dark and light, readable on a phone
+        ],
         "demo": [
             "scikit-learn>=1.2",  # the handwritten digits
         ],
         "dev": [
             "build>=1.0",
+            "furo>=2024.1.29",  # the guide is built in the slow tests
             "hypothesis>=6.80",
+            "ipykernel>=6.29",  # the notebooks run in the slow tests
             "ml_dtypes>=0.5",  # float4_e2m1fn and the float6 formats, the outside truth for ours
             "mypy>=1.10",
+            "myst-parser>=3.0",
+            "nbclient>=0.10",
             "onnx>=1.17",  # exports are read and run in the tests
             "onnxruntime>=1.20",
             "onnxscript>=0.3",
@@ -100,6 +109,7 @@ setup(
             "scikit-learn>=1.2",  # the demo runs in the tests
             "selenium>=4.11",  # a browser opens the page of a report; finds the driver beside the system's browser
             "setuptools>=70.1",  # makes wheels without the wheel package
+            "sphinx>=7.3",
             "torchao>=0.15",  # PT2E workflows; IntxWeightOnlyConfig, the outside truth for weights
             "transformers>=4.46",  # GPT-2 in the tests of the pipeline
         ],

@@ -302,7 +302,15 @@ def explore(
 
     # 3. Search; the front's points are then evaluated once more, and on the report set.
     print(f"\nSearching {arguments.evaluations} evaluations for accuracies of at least {problem.min_accuracy:.4f} ...")
-    exploration = qx.explore(problem, max_evaluations=arguments.evaluations, seed=arguments.seed, report_loader=report)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    exploration = qx.explore(
+        problem,
+        max_evaluations=arguments.evaluations,
+        seed=arguments.seed,
+        report_loader=report,
+        study=arguments.output / "study.db",  # a run that was stopped goes on from it
+        on_mismatch="new",
+    )
     gap = 100 * (exploration.optimism_gap or 0.0)
     print(
         f"{exploration.num_evaluations} candidates for the price of {exploration.num_passes:.0f} in "
@@ -312,7 +320,6 @@ def explore(
     print(exploration.front)
 
     # 4. Pictures, and the front as files.
-    arguments.output.mkdir(parents=True, exist_ok=True)
     files = {
         name: arguments.output / name
         for name in ("front.png", "num_bits.png", "hypervolume.png", "sensitivity.png", "front.json", "front.csv")

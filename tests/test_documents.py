@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from networks import batches, digits, trained, wrapping
-from problems import search_loader, tiny_problem
+from problems import search_loader, tiny_network, tiny_problem
 from torch import nn
 
 import qexplore as qx
@@ -23,12 +26,31 @@ def python_blocks(document: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_readme_example_runs_and_leaves_its_files(tmp_path, monkeypatch):
+def run(document: str, namespace: dict[str, object] | None = None) -> dict[str, object]:
+    """Run the blocks of a document one after the other, as somebody who copies them does."""
+    namespace = {} if namespace is None else namespace
+    for block in python_blocks(document):
+        exec(compile(block, document, "exec"), namespace)
+    return namespace
+
+
+def test_readme_example_runs_on_a_network_of_ones_own(tmp_path, monkeypatch):
+    mine = {f"{name}_loader": batches(getattr(digits(), name)) for name in ("calibration", "search", "report")}
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(network=tiny_network(), **mine))
     monkeypatch.chdir(tmp_path)
-    example, turn_key = python_blocks("README.md")
+
+    done = run("README.md")
+
+    assert done["front"].verified and done["model"].num_bits.tolist() == list(done["front"].knee().num_bits)
+    assert (tmp_path / "runs" / "mine.db").is_file()
+
+
+def test_code_of_the_start_page_runs_and_leaves_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example, turn_key = python_blocks("docs/start.md")
     namespace: dict[str, object] = {}
 
-    exec(compile(example, "README.md", "exec"), namespace)
+    exec(compile(example, "docs/start.md", "exec"), namespace)
 
     front = qx.Front.load("front.json")
     assert front.verified
@@ -36,13 +58,99 @@ def test_readme_example_runs_and_leaves_its_files(tmp_path, monkeypatch):
     assert namespace["model"].num_bits.tolist() == list(namespace["point"].num_bits)
     for picture in ("front.png", "num_bits.png", "hypervolume.png"):
         assert (tmp_path / picture).stat().st_size > 10_000
+    assert (tmp_path / "runs" / "digits.db").is_file()
     assert (tmp_path / "model.onnx").is_file()
     assert (tmp_path / "model.widths.json").is_file()
 
-    exec(compile(turn_key, "README.md", "exec"), namespace)
+    exec(compile(turn_key, "docs/start.md", "exec"), namespace)
 
     report = namespace["result"].report
     assert report.accuracy_after > report.accuracy_before - 0.02
+
+
+def test_code_of_the_page_on_own_networks_runs_and_shows_its_table(capsys):
+    (table,) = re.findall(r"^```text\n(.*?)^```", (ROOT / "docs/own_network.md").read_text(), re.DOTALL | re.MULTILINE)
+
+    done = run("docs/own_network.md")
+
+    printed = capsys.readouterr().out
+    assert table in printed and "['input.x', 'input.t', 'act']" in printed
+    assert done["metric"].name == done["problem"].metric.name == "within one"
+
+
+def test_errors_of_the_page_on_own_networks_are_those_that_are_raised(capsys):
+    done = run("docs/own_network.md")
+    network, triples = done["network"], done["triples"]
+    wrap = qx.QuantizedActivationsModel
+
+    def fresh(**options):
+        return wrap(done["Conditioned"](), predicates.by_type(nn.GELU), **options)
+
+    calibrated = fresh()
+    calibrated.calibrate(triples, unpack=done["unpack"])
+    pose = partial(qx.LayerwiseQuantizationProblem, unpack=done["unpack"])
+    mistakes = [
+        lambda: wrap(network, predicates.by_type(nn.Conv2d)),
+        lambda: wrap(nn.Sequential(nn.Linear(4, 4), Unused()), predicates.by_type(nn.ReLU)).calibrate(
+            [torch.ones(1, 4)]
+        ),
+        lambda: wrap(network, predicates.by_name("lstm")).calibrate(done["loader"]),
+        lambda: fresh().calibrate(triples),
+        lambda: pose(fresh(), triples, qx.top1_accuracy),
+        lambda: wrap(nn.Sequential(nn.ReLU()), predicates.leaves).calibrate([torch.full((1, 4), torch.nan)]),
+        lambda: pose(calibrated, triples, lambda output, target: 1.0),
+        lambda: pose(calibrated, triples, qx.top1_accuracy, min_accuracy=0.99),
+        lambda: wrap(calibrated.model, predicates.leaves),
+    ]
+    rows = re.findall(r"^\| ([^|]*) \| [^|]* \|$", (ROOT / "docs/own_network.md").read_text(), flags=re.MULTILINE)
+    rows = rows[rows.index("it says") + 1 :]
+    for mistake, row in zip(mistakes, rows, strict=False):
+        with pytest.raises(qx.QExploreError) as caught:
+            mistake()
+        for part in row.replace("`", "").split(" ..."):
+            assert part.strip() in str(caught.value).replace("`", ""), row
+    assert len(rows) == len(mistakes) + 1  # a point on another model: tests/front
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.never = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_code_of_the_page_on_predicates_prints_what_it_says(capsys):
+    said = re.findall(r"# (\[.*\])$", "".join(python_blocks("docs/predicates.md")), flags=re.MULTILINE)
+
+    run("docs/predicates.md")
+
+    assert capsys.readouterr().out.splitlines() == said
+
+
+def test_code_of_the_calibration_page_runs(capsys):
+    done = run("docs/calibration.md")
+    assert done["report"].method == "mse"
+    assert capsys.readouterr().out.splitlines()[-1].endswith("asymmetric")
+
+
+def test_code_of_the_page_on_clusters_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    problem = tiny_problem(upper=4, min_accuracy=0.5)
+    monkeypatch.setattr(qx, "explore", partial(shorter, qx.explore))
+    run("docs/clusters.md", {"qx": qx, "problem": problem, "report_loader": batches(digits().report)})
+    assert sorted(path.name for path in (tmp_path / "runs").glob("*.*") if path.suffix in (".db", ".json")) == [
+        "mine-1.db",
+        "mine-2.db",
+        "mine-3.db",
+        "mine.db",
+        "mine.json",
+    ]
+
+
+def shorter(explore, problem, *, max_evaluations, **options):
+    return explore(problem, max_evaluations=10, **options)
 
 
 def test_quantizer_page_prints_what_it_says(capsys):
@@ -89,9 +197,9 @@ def test_code_of_the_search_page_runs(tmp_path, monkeypatch):
     model = qx.QuantizedActivationsModel(trained("small_cnn"), **wrapping("small_cnn"))
     model.calibrate(batches(digits().calibration))
     namespace = {"qx": qx, "model": model, "loader": batches(digits().search)}
-    for block in python_blocks("docs/search.md"):
+    for block in python_blocks("docs/searching.md"):
         # So fast a network needs no more, and the page's numbers are those of a better one.
-        exec(compile(block.replace("[0.92, 0.40]", "[0.90, 0.60]"), "docs/search.md", "exec"), namespace)
+        exec(compile(block.replace("[0.92, 0.40]", "[0.90, 0.60]"), "docs/searching.md", "exec"), namespace)
     assert sum(model.num_bits) == namespace["point"].total_bits <= 100
     assert (tmp_path / "sensitivity.png").stat().st_size > 10_000
 
@@ -188,14 +296,6 @@ def test_code_of_the_workflows_page_runs(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "int8 per channel" in printed and "conv1 not selected by modules=~by_name('conv1')" in printed
     assert all(row.is_done and row.accuracy > 0.95 for row in namespace["comparison"].rows)
-
-
-@pytest.mark.parametrize("document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
-def test_links_within_the_project_lead_somewhere(document):
-    text = (ROOT / document).read_text(encoding="utf-8")
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
-    missing = [target for target in targets if not ((ROOT / document).parent / target).exists()]
-    assert not missing
 
 
 def test_code_of_the_onnx_page_runs(tmp_path, monkeypatch):

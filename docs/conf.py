@@ -1,0 +1,70 @@
+"""Sphinx settings of the guide: the pages of this folder as they are, and the public names from their docstrings."""
+
+import importlib
+from pathlib import Path
+
+import qexplore
+
+project = "qexplore"
+author = "qexplore contributors"
+copyright = "qexplore contributors, Apache License 2.0"
+version = release = qexplore.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = "qexplore"
+html_copy_source = False
+
+# The anchors of GitHub, so that a link works there and here.
+myst_heading_anchors = 4
+# `name` in a docstring is a link where there is such a name, and code where there is none.
+default_role = "py:obj"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
+napoleon_numpy_docstring = False
+napoleon_attr_annotations = False  # a type such as numpy.str_ would be read as a link
+
+linkcheck_anchors = False
+linkcheck_timeout = 20
+linkcheck_retries = 2
+
+MARK = "<!-- public names -->"
+HERE = Path(__file__).resolve().parent
+
+
+def reference() -> str:
+    """Every name of ``qexplore.__all__``, by the room that it is at home in."""
+    parts = []
+    for room, names in sorted(qexplore._NAMES_BY_ROOM.items(), key=lambda row: row[0].strip("_")):
+        if room in qexplore._ROOMS:
+            continue
+        says = (importlib.import_module(f"qexplore.{room}").__doc__ or "").strip().splitlines()[0]
+        lines = [f"## {room.strip('_')}", "", says, "", "```{eval-rst}", ".. currentmodule:: qexplore", ""]
+        for name in sorted(names.split(), key=str.lower):
+            lines += directive(name)
+        parts.append("\n".join([*lines, "```", ""]))
+    return "\n".join(parts)
+
+
+def directive(name: str) -> list[str]:
+    """How one name is documented: a class with its members, a function, or a value."""
+    value = getattr(qexplore, name)
+    if isinstance(value, type):
+        return [f".. autoclass:: {name}", "   :members:", ""]
+    return [f".. auto{'function' if callable(value) else 'data'}:: {name}", ""]
+
+
+def fill_in(app: object, docname: str, source: list[str]) -> None:
+    """Put the reference where the page asks for it."""
+    if docname == "index":  # a page that is not there yet is left out of the list
+        lines = source[0].splitlines()
+        source[0] = "\n".join(line for line in lines if not line.endswith("*") or any(HERE.glob(f"{line}.md")))
+    source[0] = source[0].replace(MARK, reference())
+
+
+def setup(app: object) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", fill_in)
