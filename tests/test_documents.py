@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import sys
 import warnings
 from functools import partial
@@ -11,12 +13,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from command_line import run
 from networks import batches, digits, trained, wrapping
 from problems import search_loader, tiny_network, tiny_problem
 from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
+from qexplore.cli import main
+from qexplore.config import described
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -313,6 +318,34 @@ def test_code_of_the_onnx_page_runs(tmp_path, monkeypatch):
 
     assert namespace["report"].num_different == 0
     assert torch.equal(other.eval()(digits().report.x), model.eval()(digits().report.x))
+
+
+def test_commands_of_the_command_line_page_lead_from_a_fresh_folder_to_an_exported_point(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    commands = re.search(r"^```bash\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE).group(1).splitlines()
+    (factory,) = python_blocks("docs/cli.md")
+    (tmp_path / "digits.py").write_text(factory, encoding="utf-8")
+
+    assert len(commands) <= 4
+    for command in commands:
+        done = run(*shlex.split(command)[1:])
+        assert done.exit_code == 0, done.output
+    sys.modules.pop("digits")
+
+    widths = json.loads((tmp_path / "widths.json").read_text())
+    assert list(widths) == ["input", "1", "4"] and (tmp_path / "digits.onnx").exists()
+    assert "0 predictions differ" in done.stdout
+
+
+def test_the_command_line_page_names_every_command_and_every_field_with_its_default():
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE))
+    for one in described():
+        default = ", ".join(one.default) if isinstance(one.default, tuple) else str(one.default).lower()
+        assert rows[one.name] == f"{one.text} | {'' if one.default in (None, '') else f'`{default}`'}"
+    assert [name for name in main.commands if f"| `{name}" not in text] == []
 
 
 def rows_of_changes():

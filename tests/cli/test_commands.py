@@ -81,7 +81,7 @@ def test_ctrl_c_before_the_search_ends_with_130_and_no_traceback(mine, monkeypat
 
     monkeypatch.setattr(project, "calibration", interrupted)
     done = run("explore", "mine.yaml")
-    assert done.exit_code == 130 and done.stderr.strip() == "Error: stopped by Ctrl-C"
+    assert done.exit_code == 130 and "Error: stopped by Ctrl-C: what a study" in done.stderr
 
 
 def test_fit_finds_one_point_and_writes_its_widths(mine):
@@ -209,9 +209,9 @@ def test_doctor_says_what_is_there_and_how_to_get_what_is_not(mine, monkeypatch)
 
 
 def test_doctor_knows_the_extras_of_the_distribution():
-    from qexplore.cli.doctor import PURPOSES, extras
+    from qexplore.cli.doctor import extras
 
-    assert set(PURPOSES) <= set(extras()) and extras()["text"] == ["transformers"] and "dev" not in extras()
+    assert extras()["text"] == ["transformers"] and "dev" not in extras()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

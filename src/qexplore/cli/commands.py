@@ -57,7 +57,7 @@ def _code(run: Any, given: Sequence[str]) -> int:
     except QExploreError as error:
         return _tell(error, str(error), given, FAILED)
     except click.Abort as error:
-        return _tell(error, "stopped by Ctrl-C", given, INTERRUPTED)
+        return _tell(error, "stopped by Ctrl-C: what a study was told is kept", given, INTERRUPTED)
 
 
 def _tell(error: BaseException, text: str, given: Sequence[str], code: int) -> int:

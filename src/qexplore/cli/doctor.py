@@ -23,6 +23,11 @@ PURPOSES = {
     "pt2e": "quantization by torch.export",
     "text": "GPT-2 in the guided pipeline",
     "demo": "the demo on handwritten digits",
+    "report": "the report page",
+    "frames": "fronts and tables as pandas frames",
+    "optuna": "studies in optuna-dashboard",
+    "tensorboard": "searches in TensorBoard",
+    "mlflow": "searches in MLflow",
 }
 """What an extra is for."""
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qexplore.cli.sources import is_study
 from qexplore.errors import ReportError
 
 
@@ -20,13 +19,5 @@ def write_page(sources: Sequence[Path], path: Path) -> Path:
     draw: Any = getattr(importlib.import_module("qexplore.report"), "report", None)
     if draw is None:
         raise ReportError("this qexplore draws no report pages: install a newer one")
-    opened = [_opened(one) for one in sources]
-    draw(opened[0] if len(opened) == 1 else opened, path=path)
+    draw(sources[0] if len(sources) == 1 else list(sources), path=path)
     return path
-
-
-def _opened(source: Path) -> Any:
-    from qexplore.front import Front
-    from qexplore.study import Study
-
-    return Study.open(source) if is_study(source) else Front.load(source)

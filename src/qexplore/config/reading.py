@@ -11,7 +11,7 @@ from typing import Any
 from qexplore._references import did_you_mean
 from qexplore._yaml import Document, read_yaml
 from qexplore.config.config import Config, described, mistakes_of
-from qexplore.config.forms import shown
+from qexplore.config.forms import CHOICE, shown
 from qexplore.config.parts import Parts
 from qexplore.errors import ConfigError
 
@@ -115,15 +115,18 @@ def _take_over(source: _Source) -> None:
         source.mistakes.append((line, f"line {line}: `{name}` stands there twice: leave one of them"))
     for name, text in source.flags.items():
         try:
-            source.values[name] = _listed(name, read_yaml(text).content)
+            source.values[name] = _parsed(name, text)
         except ValueError:
             source.values[name] = text  # its form says what is wrong
 
 
-def _listed(name: str, value: Any) -> Any:
-    """On the command line a comma parts values too."""
-    is_many = any(one.name == name and one.form.many for one in described())
-    return [part.strip() for part in value.split(",")] if is_many and isinstance(value, str) else value
+def _parsed(name: str, text: str) -> Any:
+    """What a flag says: YAML, in which a comma parts values too, and none is nothing."""
+    [form] = [one.form for one in described() if one.name == name]
+    value = read_yaml(text).content
+    if value in ("none", "None") and form is not CHOICE:  # to which none is off
+        return None
+    return [part.strip() for part in value.split(",")] if form.many and isinstance(value, str) else value
 
 
 def _defaulted(values: Mapping[str, Any]) -> dict[str, Any]:
