@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from command_line import run
+from command_line import run as run_command
 from networks import batches, digits, trained, wrapping
 from problems import search_loader, tiny_network, tiny_problem
 from torch import nn
@@ -330,7 +330,7 @@ def test_commands_of_the_command_line_page_lead_from_a_fresh_folder_to_an_export
 
     assert len(commands) <= 4
     for command in commands:
-        done = run(*shlex.split(command)[1:])
+        done = run_command(*shlex.split(command)[1:])
         assert done.exit_code == 0, done.output
     sys.modules.pop("digits")
 
