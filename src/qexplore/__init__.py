@@ -42,7 +42,7 @@ _NAMES_BY_ROOM = {
     "quant": "QuantDescriptor TensorQuantizer",
     "report": (
         "plot_analysis plot_fine_tuning plot_hypervolume plot_num_bits plot_parallel_coordinates "
-        "plot_pareto_front plot_sensitivity report"
+        "plot_pareto_front plot_sensitivity plot_timeline report"
     ),
     "search": (
         "AdditiveFront ChoicePlan LayerwiseQuantizationProblem SensitivityTable additive_front plan_choices sensitivity"
@@ -131,6 +131,7 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.report import plot_parallel_coordinates as plot_parallel_coordinates
     from qexplore.report import plot_pareto_front as plot_pareto_front
     from qexplore.report import plot_sensitivity as plot_sensitivity
+    from qexplore.report import plot_timeline as plot_timeline
     from qexplore.report import report as report
     from qexplore.search import AdditiveFront as AdditiveFront
     from qexplore.search import ChoicePlan as ChoicePlan

@@ -9,7 +9,9 @@ from types import ModuleType
 
 from qexplore.report._fronts import UniformRecord
 from qexplore.report._objectives import ObjectiveRecord
+from qexplore.report._progress import SpentRecord
 from qexplore.report.fine_tuning import FineTuningRecord, fine_tuning_record, plot_fine_tuning
+from qexplore.report.fronts import FrontLineRecord, FrontsRecord, fronts_record
 from qexplore.report.hypervolume import HypervolumeRecord, hypervolume_record, plot_hypervolume
 from qexplore.report.layers import (
     LayerAnalysisRecord,
@@ -28,6 +30,7 @@ from qexplore.report.parallel_coordinates import (
     plot_parallel_coordinates,
 )
 from qexplore.report.pareto_front import ParetoFrontRecord, SavingRecord, pareto_front_record, plot_pareto_front
+from qexplore.report.timeline import FollowedRecord, TimelineRecord, plot_timeline, timeline_record
 
 
 class _Room(ModuleType):

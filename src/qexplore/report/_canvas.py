@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qexplore._arguments import made_folder
 from qexplore._table import visible
@@ -24,6 +24,8 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 
 # Okabe and Ito's palette, told apart with every common form of colour blindness (jfly.uni-koeln.de/color, 2008).
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
+COLOURS = (BLUE, ORANGE, PURPLE, "#E69F00", "#56B4E9", "black")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 OFF_COLOUR = "#D9D9D9"
 
 _MOST_ROW_LABELS = 48  # that fit into a picture of the usual height at the smallest font size
@@ -32,6 +34,17 @@ MOST_ROWS = 240
 _LONGEST_NAME = 34
 _LONGEST_SUBTITLE = 112  # letters, in the usual size
 _LARGE = 2e4
+_OWN_WIDTH, _LEAST_SCALE, _LEAST_LABEL = 9.3, 0.58, 7.5  # inches of a panel in a picture of its own; points
+_ONE_COLUMN = 0.8  # the scale up to which a legend has one column
+_BELOW = 40  # points from a panel down to its legend, past ticks and label
+
+
+class Grid(NamedTuple):
+    """Room for several panels: the figure they are added to, the cells, and the scale of letters over all of them."""
+
+    figure: Any
+    cells: Any
+    scale: float
 
 
 def finished(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
@@ -64,23 +77,60 @@ def new_figure(tallness: float = 1.0) -> Figure:
     return figure
 
 
-def new_picture(tallness: float = 1.0) -> tuple[Figure, Axes]:
-    """A picture of one panel."""
-    figure = new_figure(tallness)
-    return figure, figure.add_subplot()
+def panel_of(ax: Axes | None, tallness: float = 1.0) -> Axes:
+    """The user's panel, or the only one of a new picture. ReportError when it is no panel of matplotlib."""
+    if ax is None:
+        return new_figure(tallness).add_subplot()
+    if not hasattr(ax, "transAxes"):
+        hint = " Give one of them." if hasattr(ax, "__len__") else " `matplotlib.pyplot.subplots()` makes one."
+        raise ReportError(f"ax: must be an Axes of matplotlib, got {type(ax).__name__}.{hint}")
+    return ax
 
 
-def set_titles(axes: Axes, title: str, subtitle: str) -> None:
-    """Write above the panel, from its left edge."""
-    axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=32 if subtitle else 12, parse_math=False)
+def grid_of(ax: Axes | None, rows: int, columns: int, tallness: float = 1.0, **options: Any) -> Grid:
+    """Room for several panels: in a new picture, or in the place of the user's panel, which itself turns empty."""
+    panel = panel_of(ax, tallness)
+    cell = panel.get_subplotspec()
+    if cell is None:
+        raise ReportError(
+            "ax: a picture of several panels needs an Axes in a grid, such as `matplotlib.pyplot.subplots()` makes, "
+            "got one that was placed by hand."
+        )
+    grid = Grid(panel.figure, cell.subgridspec(rows, columns, **options), scale_of(panel))
+    if ax is None:
+        panel.remove()
+    else:
+        panel.set_axis_off()
+    return grid
+
+
+def figure_of(place: Axes) -> Figure:
+    """The whole picture that a panel is in, where figures lie within figures."""
+    figure: Figure = place.figure.figure
+    return figure
+
+
+def scale_of(axes: Axes) -> float:
+    """Of letters: 1 in a picture of its own, less where the panel is narrower."""
+    inches = axes.get_position().width * axes.figure.bbox.width / axes.figure.dpi
+    return max(_LEAST_SCALE, min(1.0, inches / _OWN_WIDTH))
+
+
+def set_titles(axes: Axes, title: str, subtitle: str, scale: float | None = None) -> None:
+    """Write above the panel, from its left edge; in letters of that ``scale``, its own when None."""
+    scale = scale_of(axes) if scale is None else scale
+    pad = (32 if subtitle else 12) * scale
+    axes.set_title(title, loc="left", fontsize=15 * scale, fontweight="bold", pad=pad, parse_math=False)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_fontsize(max(_LEAST_LABEL, 10 * scale))
     if subtitle:
         written = axes.annotate(
             subtitle,
             (0, 1),
             xycoords="axes fraction",
-            xytext=(0, 10),
+            xytext=(0, 10 * scale),
             textcoords="offset points",
-            fontsize=12 * min(1.0, _LONGEST_SUBTITLE / len(subtitle)),
+            fontsize=12 * scale * min(1.0, _LONGEST_SUBTITLE / len(subtitle)),
             parse_math=False,
         )
         written.set_in_layout(False)
@@ -92,6 +142,23 @@ def plain_legend(of: Axes | Figure, *entries: Any, **options: Any) -> Legend:
     for text in legend.get_texts():
         text.set_parse_math(False)
     return legend
+
+
+def legend_below(axes: Axes, ncols: int, *, gap: float = _BELOW, scale: float | None = None) -> Legend:
+    """The legend under a panel, where no point can ever lie under it."""
+    from matplotlib.transforms import ScaledTranslation
+
+    scale = scale_of(axes) if scale is None else scale
+    down = ScaledTranslation(0, -gap / 72, axes.figure.dpi_scale_trans)
+    return plain_legend(
+        axes,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=axes.transAxes + down,
+        ncols=ncols if scale > _ONE_COLUMN else 1,
+        fontsize=max(_LEAST_LABEL, 10 * scale),
+        borderaxespad=0,
+    )
 
 
 def tallness_of(num_rows: int) -> float:

@@ -6,18 +6,24 @@ Shape letters: K front members, N uniform candidates.
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from qexplore._choices import is_float_code
 from qexplore.errors import ReportError
 from qexplore.front import OFF, Front, FrontPoint, score_text, uniform_labels
-from qexplore.report._canvas import GREEN, GREY
+from qexplore.report._canvas import GREEN, GREY, ORANGE, scale_of
+from qexplore.report._labels import label_points
+from qexplore.report._sources import resolved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from qexplore.exploration import Exploration
+    from qexplore.report._sources import Source
 
 Interval = tuple[float, float]
 
@@ -27,6 +33,7 @@ _UNIFORM_REACH = 0.75
 # Those that cost less or more than the front by more than this many times its width are left out too: a front from 100
 # to 120 bits beside 8-bit widths at 1,000 would be a line. A narrow front counts as wide as this share of its cost.
 _COST_REACH, _LEAST_WIDTH = 1.5, 0.25
+_LEGEND_CHARACTERS = 70  # of a column
 _MARGIN = 0.06  # of the height of the picture, above and below what is in it
 
 
@@ -55,11 +62,10 @@ class UniformRecord:
         return f"{self.label} {score_text(self.accuracy)}{broken}"
 
 
-def drawable_front(owner: str, source: Exploration | Front) -> Front:
+def drawable_front(owner: str, source: Source) -> Front:
     """The front of `source`. ReportError when it has none, or an empty one."""
-    front = source if isinstance(source, Front) else getattr(source, "front", None)
-    if not isinstance(front, Front):
-        raise ReportError(f"{owner}: needs an Exploration or a Front, got {type(source).__name__}.")
+    known = resolved(owner, source)
+    front = known if isinstance(known, Front) else known.front
     if not len(front):
         reason = (
             "no candidate met min_accuracy and the other limits"
@@ -104,14 +110,20 @@ class Shown:
         return "search set, which chose it" if self.on_report_set else "report set"
 
 
-def shown_front(owner: str, source: Exploration | Front) -> Shown:
-    """What is drawn of `source`. ReportError when it has no front, or an empty one."""
+def shown_front(owner: str, source: Source, *, on_report_set: bool = True) -> Shown:
+    """What is drawn of `source`, by its scores on the report set if these are wanted and known.
+
+    ReportError when it has no front, or an empty one.
+    """
+    source = resolved(owner, source)
     front = drawable_front(owner, source)
     uniform = front.uniform if isinstance(source, Front) else source.uniform
-    if front.is_reported and uniform is not None and uniform.is_reported and len(front.on_report_set()):
+    is_reported = front.is_reported and uniform is not None and uniform.is_reported
+    if on_report_set and is_reported and len(front.on_report_set()):
         drawn = front.on_report_set()
+        assert uniform is not None
         others = {point.num_bits: point.accuracy for point in front}
-        floats, on_report_set = front.report_float_accuracy, True
+        floats = front.report_float_accuracy
         uniform = uniform.on_report_set()
     else:
         drawn, floats, on_report_set = front, source.float_accuracy, False
@@ -191,6 +203,61 @@ def draw_references(axes: Axes, float_accuracy: float | None, min_accuracy: floa
     if min_accuracy is not None:
         label = f"min_accuracy: {score_text(min_accuracy)}"
         axes.axhline(min_accuracy, color=GREY, linestyle=":", linewidth=2, label=label)
+
+
+def draw_uniform(axes: Axes, uniform: Sequence[UniformRecord], column: int, colour: str = ORANGE) -> None:
+    """Uniform candidates over the cost in that place of theirs; those that are not shown are in the legend."""
+    if not uniform:
+        return
+    shown = [one for one in uniform if one.shown]
+    hidden = [one.text for one in uniform if not one.shown]
+    note = f" (not shown: {', '.join(hidden)})" if hidden else ""
+    # Formats of one width cost the same, so a line through them would go up and down.
+    for is_format, marker, line, label in ((False, "s", 1, "uniform widths"), (True, "^", 0, "uniform formats")):
+        drawn = [one for one in shown if one.is_format == is_format]
+        if drawn or not is_format:
+            axes.plot(
+                [one.costs[column] for one in drawn],
+                [one.accuracy for one in drawn],
+                color=colour,
+                marker=marker,
+                markersize=8,
+                linewidth=line,
+                label=label if is_format else textwrap.fill(label + note, _LEGEND_CHARACTERS),
+                zorder=3,
+            )
+    costs, accuracy = [one.costs[column] for one in shown], [one.accuracy for one in shown]
+    draw_intervals(axes, costs, accuracy, [one.interval for one in shown], colour)
+
+
+def label_uniform(
+    axes: Axes,
+    uniform: Sequence[UniformRecord],
+    column: int,
+    others: Sequence[tuple[float, float]],
+    *,
+    below: bool,
+    colour: str = ORANGE,
+) -> None:
+    """Name the uniform candidates that are shown, on the worse side of the front, where there is room."""
+    labels = [(one.costs[column], one.accuracy, one.label) for one in uniform if one.shown]
+    label_points(axes, labels, others, colour=colour, size=12 * scale_of(axes), below=below)
+
+
+def draw_intervals(
+    axes: Axes,
+    costs: Sequence[float],
+    accuracy: Sequence[float],
+    intervals: Sequence[Interval | None],
+    colour: str,
+) -> None:
+    """Bars of the intervals that are known."""
+    known = [(x, y, *ends) for x, y, ends in zip(costs, accuracy, intervals, strict=True) if ends is not None]
+    if known:
+        x, y, low, high = (np.array(column) for column in zip(*known, strict=True))
+        # An interval need not hold its score (a bootstrap's may not); a negative length is no bar.
+        lengths = np.maximum([y - low, high - y], 0)
+        axes.errorbar(x, y, yerr=lengths, fmt="none", ecolor=colour, elinewidth=1, capsize=3, alpha=0.45, zorder=2)
 
 
 def front_words(count: int, verified: bool) -> str:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from qexplore.errors import ReportError
 from qexplore.front import Front, score_text
-from qexplore.report._canvas import BLUE, GREY, ORANGE, finished, new_picture, plain_legend, set_large_ticks, set_titles
+from qexplore.report._canvas import (
+    BLUE,
+    GREY,
+    ORANGE,
+    figure_of,
+    finished,
+    legend_below,
+    panel_of,
+    set_large_ticks,
+    set_titles,
+)
 from qexplore.report._fronts import draw_references
 from qexplore.report._wording import cost_axis, cost_words
 
@@ -76,20 +86,24 @@ def fine_tuning_record(refinement: Refinement, cost: str | None = None) -> FineT
 
 
 def plot_fine_tuning(
-    refinement: Refinement, path: str | os.PathLike[str] | None = None, *, cost: str | None = None
+    refinement: Refinement,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    cost: str | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw a front before and after fine-tuning, an arrow for each point that was trained.
 
-    All scores are of the report set. `cost` names the cost to draw over, the first one when None. `path` saves the
-    picture, by its suffix as PNG, SVG or PDF. ReportError when nothing was fine-tuned or the suffix is another,
-    FrontError when there is no such cost.
+    All scores are of the report set. `cost` names the cost to draw over, the first one when None. `ax` is the panel to
+    draw in, a new picture when None. `path` saves the picture, by its suffix as PNG, SVG or PDF. ReportError when
+    nothing was fine-tuned or the suffix is another, FrontError when there is no such cost.
     """
-    return finished(draw_fine_tuning(fine_tuning_record(refinement, cost)), path)
+    return finished(draw_fine_tuning(fine_tuning_record(refinement, cost), ax), path)
 
 
-def draw_fine_tuning(record: FineTuningRecord) -> Figure:
+def draw_fine_tuning(record: FineTuningRecord, ax: Axes | None = None) -> Figure:
     """The picture of a record."""
-    figure, axes = new_picture()
+    axes = panel_of(ax)
     draw_references(axes, record.float_accuracy, min_accuracy=None)
     axes.plot(*zip(*record.before, strict=True), "o", color=ORANGE, markersize=6, alpha=0.5)
     _draw_line(axes, record.before_line, ORANGE, "s", "before fine-tuning")
@@ -106,8 +120,8 @@ def draw_fine_tuning(record: FineTuningRecord) -> Figure:
     won = f"most won at one point: {score_text(record.most_won)}" if record.most_won > 0 else ""
     set_titles(axes, title, won)
     axes.grid(alpha=0.3)
-    plain_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3)
-    return figure
+    legend_below(axes, ncols=3)
+    return figure_of(axes)
 
 
 def _draw_line(axes: Axes, points: tuple[CostAndScore, ...], colour: str, marker: str, label: str) -> None:

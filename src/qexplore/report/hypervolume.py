@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qexplore.errors import ReportError
-from qexplore.front import Front
-from qexplore.report._canvas import BLUE, finished, new_picture, set_large_ticks, set_titles
-from qexplore.report._fronts import drawable_front
+from qexplore.report._canvas import BLUE, figure_of, finished, panel_of, set_large_ticks, set_titles
+from qexplore.report._progress import progress_of
 from qexplore.report._wording import cost_words
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from qexplore.exploration import Exploration
+    from qexplore.report._sources import Source
 
 _MOST_MARKERS = 60  # on the curve
 _HEAD_ROOM = 0.05
@@ -33,50 +33,46 @@ class HypervolumeRecord:
 
 
 def plot_hypervolume(
-    exploration: Exploration,
+    exploration: Source,
     path: str | os.PathLike[str] | None = None,
     *,
     reference_point: Sequence[float] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw the hypervolume of the front over the evaluations that the search has spent.
 
-    It is measured against `reference_point` = (accuracy, cost of each), the search's own when None. `path` saves it, by
-    its suffix as PNG, SVG or PDF. ReportError when the front is empty or the suffix is another, FrontError when the
-    reference point is not 1 + C finite numbers.
+    It is measured against `reference_point` = (accuracy, cost of each), the search's own when None. `ax` is the panel
+    to draw in, a new picture when None. `path` saves it, by its suffix as PNG, SVG or PDF. ReportError when the front
+    is empty or the suffix is another, FrontError when the reference point is not 1 + C finite numbers.
     """
-    return finished(draw_hypervolume(hypervolume_record(exploration, reference_point)), path)
+    return finished(draw_hypervolume(hypervolume_record(exploration, reference_point), ax), path)
 
 
-def hypervolume_record(exploration: Exploration, reference_point: Sequence[float] | None = None) -> HypervolumeRecord:
+def hypervolume_record(exploration: Source, reference_point: Sequence[float] | None = None) -> HypervolumeRecord:
     """The record of a search's progress, measured against `reference_point` instead of the search's own if given.
 
     ReportError when its front or its history is empty, FrontError when the reference point is not 1 + C finite numbers.
     """
     owner = "plot_hypervolume"
-    if isinstance(exploration, Front):
-        raise ReportError(
-            f"{owner}: needs an Exploration, got a Front, which has no history. Give what explore returned."
-        )
-    front = drawable_front(owner, exploration)
-    history = exploration.history
-    if not history:
-        raise ReportError(f"{owner}: there is nothing to draw, the history of this exploration is empty.")
-    reference = exploration.reference_point if reference_point is None else tuple(reference_point)
-    volumes = [
-        snapshot.hypervolume if reference_point is None else snapshot.front.hypervolume(reference)
-        for snapshot in history
-    ]
+    progress = progress_of(owner, exploration)
+    front = progress.fronts[-1]
+    reference = progress.reference_point if reference_point is None else tuple(reference_point)
+    if not len(front) or reference is None:
+        raise ReportError(f"{owner}: there is nothing to draw, the search had found no point.")
+    volumes = progress.hypervolume
+    if reference_point is not None:
+        volumes = tuple(one.hypervolume(reference) for one in progress.fronts)
     return HypervolumeRecord(
         metric_name=front.metric_name,
-        num_evaluations=tuple(snapshot.num_passes for snapshot in history),
-        hypervolume=tuple(map(float, volumes)),
+        num_evaluations=progress.passes_at,
+        hypervolume=volumes,
         reference_point=tuple(zip((front.metric_name, *front.cost_names), map(float, reference), strict=True)),
     )
 
 
-def draw_hypervolume(record: HypervolumeRecord) -> Figure:
+def draw_hypervolume(record: HypervolumeRecord, ax: Axes | None = None) -> Figure:
     """The step curve of a search's progress."""
-    figure, axes = new_picture()
+    axes = panel_of(ax)
     marker = "o" if len(record.hypervolume) <= _MOST_MARKERS else ""
     axes.step(
         record.num_evaluations,
@@ -96,4 +92,4 @@ def draw_hypervolume(record: HypervolumeRecord) -> Figure:
     set_large_ticks(axes.yaxis, max(record.hypervolume))
     set_titles(axes, "Hypervolume of the front over the search", f"reference point: {reference}")
     axes.grid(alpha=0.3)
-    return figure
+    return figure_of(axes)

@@ -26,12 +26,14 @@ from qexplore.report._canvas import (
     OFF_COLOUR,
     ORANGE,
     PURPLE,
+    figure_of,
     finished,
+    grid_of,
     label_rows,
     label_size,
+    legend_below,
     luminance,
-    new_figure,
-    new_picture,
+    panel_of,
     set_titles,
     short_names,
     tallness_of,
@@ -86,22 +88,27 @@ class SensitivityRecord:
     colour_limits: Interval | None
 
 
-def plot_analysis(analysis: LayerAnalysis, path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_analysis(
+    analysis: LayerAnalysis, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None
+) -> Figure:
     """Draw what `qexplore.analyze` found: SQNR of every point, alone and accumulated, clipped values, use of the range.
 
-    `path` saves it, by its suffix as PNG, SVG or PDF. ReportError when there is no point or the suffix is another.
+    `ax` is the panel in whose place they are drawn, a new picture when None. `path` saves it, by its suffix as PNG, SVG
+    or PDF. ReportError when there is no point or the suffix is another.
     """
-    return finished(draw_analysis(layer_analysis_record(analysis)), path)
+    return finished(draw_analysis(layer_analysis_record(analysis), ax), path)
 
 
-def plot_sensitivity(table: SensitivityTable, path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_sensitivity(
+    table: SensitivityTable, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None
+) -> Figure:
     """Draw the sensitivity of every point at every width as a heat map with a logarithmic colour scale.
 
     The most sensitive point is the first row; 0 is as pale as the least positive value, and a width that a point cannot
-    have is grey. `path` saves it, by its suffix as PNG, SVG or PDF. ReportError when there is no point or the suffix is
-    another.
+    have is grey. `ax` is the panel to draw in, a new picture when None. `path` saves it, by its suffix as PNG, SVG or
+    PDF. ReportError when there is no point or the suffix is another.
     """
-    return finished(draw_sensitivity(sensitivity_record(table)), path)
+    return finished(draw_sensitivity(sensitivity_record(table), ax), path)
 
 
 def layer_analysis_record(analysis: LayerAnalysis) -> LayerAnalysisRecord:
@@ -161,10 +168,12 @@ def sensitivity_record(table: SensitivityTable) -> SensitivityRecord:
     )
 
 
-def draw_analysis(record: LayerAnalysisRecord) -> Figure:
+def draw_analysis(record: LayerAnalysisRecord, ax: Axes | None = None) -> Figure:
     """Three panels side by side with the points as rows."""
-    figure = new_figure(tallness_of(len(record.point_names)))
-    panels = figure.subplots(1, 3, sharey=True, width_ratios=(4, 1.3, 1.3))
+    grid = grid_of(ax, 1, 3, tallness_of(len(record.point_names)), width_ratios=(4, 1.3, 1.3))
+    panels: list[Axes] = []
+    for place in range(3):
+        panels.append(grid.figure.add_subplot(grid.cells[place], sharey=panels[0] if panels else None))
     _draw_sqnr(panels[0], record)
     _draw_share(panels[1], record.clipped, record.clipped_limit, PURPLE)
     _draw_share(panels[2], record.range_used, record.range_used_limit, GREY)
@@ -177,19 +186,17 @@ def draw_analysis(record: LayerAnalysisRecord) -> Figure:
     named = zip(short_names(record.point_names), record.num_bits, strict=True)
     label_rows(panels[0], [f"{name}, {choice_words(width)}" for name, width in named])
     panels[0].set_ylabel("quantization points in order")
-    figure.suptitle(
-        "Quantization error layer by layer: more dB is better", x=0.01, ha="left", fontsize=15, fontweight="bold"
-    )
-    figure.legend(loc="outside lower left", ncols=4, frameon=False)
-    return figure
+    set_titles(panels[0], "Quantization error layer by layer: more dB is better", "", grid.scale)
+    legend_below(panels[0], ncols=2, scale=grid.scale)
+    return figure_of(panels[0])
 
 
-def draw_sensitivity(record: SensitivityRecord) -> Figure:
+def draw_sensitivity(record: SensitivityRecord, ax: Axes | None = None) -> Figure:
     """The heat map of sensitivities."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
-    figure, axes = new_picture(tallness_of(len(record.point_names)))
+    axes = panel_of(ax, tallness_of(len(record.point_names)))
     low, high = record.colour_limits or (1.0, 1.0)
     scale = LogNorm(low if low < high else high / 10, high, clip=True)
     colours = colormaps["Blues"].with_extremes(bad=OFF_COLOUR)
@@ -211,9 +218,9 @@ def draw_sensitivity(record: SensitivityRecord) -> Figure:
     )
     if record.colour_limits:
         label = f"{record.metric_name} ({record.unit})" if record.unit else record.metric_name
-        bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+        bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
         bar.ax.set_ylabel(label, parse_math=False)
-    return figure
+    return figure_of(axes)
 
 
 def _draw_sqnr(axes: Axes, record: LayerAnalysisRecord) -> None:

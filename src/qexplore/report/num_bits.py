@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qexplore._choices import choice_name, is_float_code
-from qexplore.front import Front, by_stored_bits, score_text
+from qexplore.front import by_stored_bits, score_text
 from qexplore.report._canvas import (
     MOST_ROWS,
     OFF_COLOUR,
+    figure_of,
     finished,
     label_rows,
     label_size,
     luminance,
-    new_picture,
+    panel_of,
     set_titles,
     short_names,
     tallness_of,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from qexplore.exploration import Exploration
+    from qexplore.report._sources import Source
 
 Colour = tuple[float, ...]
 
@@ -70,15 +71,16 @@ class NumBitsRecord:
         return tuple(by_stored_bits(present | (set(range(min(widths), max(widths) + 1)) if widths else set())))
 
 
-def plot_num_bits(source: Exploration | Front, path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_num_bits(source: Source, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None) -> Figure:
     """Draw the width or format of every quantization point for every front member as a heat map.
 
-    `path` saves it, by its suffix as PNG, SVG or PDF. ReportError when the front is empty or the suffix is another.
+    `ax` is the panel to draw in, a new picture when None. `path` saves it, by its suffix as PNG, SVG or
+    PDF. ReportError when the front is empty or the suffix is another.
     """
-    return finished(draw_num_bits(num_bits_record(source)), path)
+    return finished(draw_num_bits(num_bits_record(source), ax), path)
 
 
-def num_bits_record(source: Exploration | Front) -> NumBitsRecord:
+def num_bits_record(source: Source) -> NumBitsRecord:
     """The record of what stands at the points of each front member. ReportError when the front is empty."""
     front = drawable_front("plot_num_bits", source)
     name = front.cost_names[0]
@@ -93,9 +95,9 @@ def num_bits_record(source: Exploration | Front) -> NumBitsRecord:
     )
 
 
-def draw_num_bits(record: NumBitsRecord) -> Figure:
+def draw_num_bits(record: NumBitsRecord, ax: Axes | None = None) -> Figure:
     """The heat map of choices: 1200 x 800 pixels, taller when there are many rows."""
-    figure, axes = new_picture(tallness_of(len(record.point_names)))
+    axes = panel_of(ax, tallness_of(len(record.point_names)))
     image = _draw_cells(axes, record)
     _write_cells(axes, record)
     label_rows(axes, short_names(record.point_names))
@@ -106,12 +108,12 @@ def draw_num_bits(record: NumBitsRecord) -> Figure:
     axes.set_xlabel(f"front members from cheap to costly: {words} | {record.metric_name}", parse_math=False)
     axes.set_ylabel("quantization points in order")
     set_titles(axes, "num_bits of each quantization point over the front", "")
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=range(len(record.levels)))
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=range(len(record.levels)))
     has_formats = any(map(is_float_code, record.levels))
     bar.set_label("num_bits (bits) and float formats" if has_formats else "num_bits (bits)")
     bar.set_ticklabels([choice_name(level) for level in record.levels])
     bar.ax.tick_params(length=0)
-    return figure
+    return figure_of(axes)
 
 
 def _draw_cells(axes: Axes, record: NumBitsRecord) -> AxesImage:

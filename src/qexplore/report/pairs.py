@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qexplore.errors import ReportError
-from qexplore.front import Front
-from qexplore.report._canvas import GREY, ORANGE, new_figure, plain_legend, set_large_ticks
+from qexplore.report._canvas import GREY, ORANGE, figure_of, grid_of, plain_legend, set_large_ticks
 from qexplore.report._fronts import (
     Interval,
     UniformRecord,
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-    from qexplore.exploration import Exploration
+    from qexplore.report._sources import Source
 
 _MOST_COSTS = 4  # whose panels are still large enough to be read
 _NARROW = 36
@@ -75,7 +74,7 @@ class ObjectivesRecord:
     set_name: str
 
 
-def objectives_record(source: Exploration | Front) -> ObjectivesRecord:
+def objectives_record(source: Source) -> ObjectivesRecord:
     """The record of a front over each pair of its objectives, beside it the uniform widths of an exploration.
 
     ReportError when the front is empty or has more costs than a picture holds.
@@ -106,36 +105,30 @@ def objectives_record(source: Exploration | Front) -> ObjectivesRecord:
     )
 
 
-def draw_objectives(record: ObjectivesRecord) -> Figure:
+def draw_objectives(record: ObjectivesRecord, ax: Axes | None = None) -> Figure:
     """A triangle of panels, costs to the right, their legend in its empty corner."""
-    figure = new_figure()
     size = len(record.objectives) - 1
-    grid = figure.add_gridspec(size, size)
+    grid = grid_of(ax, size, size)
+    figure, scale = grid.figure, grid.scale
     colours = score_colours(record.objectives[0])
     panels: dict[tuple[int, int], Axes] = {}
     for pair in record.pairs:
         above, left = panels.get((0, pair.x)), panels.get((pair.y, pair.y + 1))
-        panel = figure.add_subplot(grid[pair.y, pair.x - 1], sharex=above, sharey=left)
+        panel = figure.add_subplot(grid.cells[pair.y, pair.x - 1], sharex=above, sharey=left)
         panels[pair.y, pair.x] = panel
         _draw_pair(panel, record, pair, colours)
     for (y, x), panel in panels.items():
-        _finish_panel(panel, record, x, y)
+        _finish_panel(panel, record, x, y, scale)
     # The corner without panels is a triangle; the largest rectangle in it holds the legend.
     wide = size >= _LARGE_TRIANGLE
-    corner = figure.add_subplot(grid[2:, :2] if wide else grid[1:, 0])
-    _draw_legend(corner, panels[0, 1], LEGEND_CHARACTERS * (1 + wide) // size - 8)
+    corner = figure.add_subplot(grid.cells[2:, :2] if wide else grid.cells[1:, 0])
+    _draw_legend(corner, panels[0, 1], LEGEND_CHARACTERS * (1 + wide) // size - 8, scale)
     bar = figure.colorbar(colours, ax=list(panels.values()), fraction=0.04, pad=0.02)
     bar.ax.set_ylabel(with_direction(record.objectives[0]), parse_math=False)
     names = [one.words for one in record.objectives]
-    figure.suptitle(
-        f"{names[0]} against {', '.join(names[1:-1])} and {names[-1]}, on the {record.set_name}",
-        x=0.01,
-        ha="left",
-        fontsize=15,
-        fontweight="bold",
-        parse_math=False,
-    )
-    return figure
+    title = f"{names[0]} against {', '.join(names[1:-1])} and {names[-1]}, on the {record.set_name}"
+    panels[0, 1].set_title(title, loc="left", pad=12, fontsize=15 * scale, fontweight="bold", parse_math=False)
+    return figure_of(panels[0, 1])
 
 
 def _draw_pair(panel: Axes, record: ObjectivesRecord, pair: PairRecord, colours: ScalarMappable) -> None:
@@ -182,10 +175,10 @@ def _uniform_places(record: ObjectivesRecord, pair: PairRecord) -> list[tuple[fl
     return [(values[pair.x], values[pair.y], label) for values, label in shown]
 
 
-def _finish_panel(panel: Axes, record: ObjectivesRecord, x: int, y: int) -> None:
+def _finish_panel(panel: Axes, record: ObjectivesRecord, x: int, y: int, scale: float) -> None:
     """Limits, ticks and labels, once every panel that shares its axes is drawn."""
     horizontal, vertical = record.objectives[x], record.objectives[y]
-    size = 11 if len(record.objectives) < 4 else 9
+    size = (11 if len(record.objectives) < 4 else 9) * scale
     if y == 0:
         panel.set_ylim(record.accuracy_limits)
     else:
@@ -200,15 +193,20 @@ def _finish_panel(panel: Axes, record: ObjectivesRecord, x: int, y: int) -> None
         pair = next(one for one in record.pairs if (one.x, one.y) == (x, y))
         members = list(zip(horizontal.values, vertical.values, strict=True))
         label_points(
-            panel, _uniform_places(record, pair), members, colour=ORANGE, size=9, below=vertical.better == "higher"
+            panel,
+            _uniform_places(record, pair),
+            members,
+            colour=ORANGE,
+            size=9 * scale,
+            below=vertical.better == "higher",
         )
 
 
-def _draw_legend(corner: Axes, panel: Axes, width: int) -> None:
+def _draw_legend(corner: Axes, panel: Axes, width: int, scale: float) -> None:
     """The legend of ``panel``, in lines of so many letters."""
     corner.set_axis_off()
     handles, labels = panel.get_legend_handles_labels()
     wrapped = [textwrap.fill(label, width) for label in labels]
-    font = 10 if width > _NARROW else 9
+    font = (10 if width > _NARROW else 9) * scale
     legend = plain_legend(corner, handles, wrapped, loc="center", fontsize=font, labelspacing=0.9)
     legend.set_in_layout(False)

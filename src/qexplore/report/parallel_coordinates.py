@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qexplore.front import Front
-from qexplore.report._canvas import finished, new_picture, plain_legend, set_titles
+from qexplore.report._canvas import figure_of, finished, legend_below, panel_of, plain_legend, scale_of, set_titles
 from qexplore.report._fronts import Interval, drawable_front
 from qexplore.report._objectives import (
     LEGEND_CHARACTERS,
@@ -31,11 +30,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from qexplore.exploration import Exploration
+    from qexplore.report._sources import Source
 
 _MARGIN = 0.04  # of an axis of parallel coordinates, beyond its outermost values
 _MOST_TICKS = 6
 _MANY_LINES = 30
+_UNDER_NAMES = 52  # points from the panel to its legend, past three lines of names
 _AXIS_CHARACTERS = 100  # of the names of all axes beside each other
 
 
@@ -53,18 +53,20 @@ class ParallelCoordinatesRecord:
     knee: int
 
 
-def plot_parallel_coordinates(source: Exploration | Front, path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_parallel_coordinates(
+    source: Source, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None
+) -> Figure:
     """Draw every front member as a line across the score and all costs, better always up, coloured by its score.
 
     Further metrics that all members are known by have an axis each.
 
-    For any number of costs. `path` saves it, by its suffix as PNG, SVG or PDF. ReportError when the front is empty or
-    the suffix is another.
+    For any number of costs. `ax` is the panel to draw in, a new picture when None. `path` saves it, by its suffix
+    as PNG, SVG or PDF. ReportError when the front is empty or the suffix is another.
     """
-    return finished(draw_parallel_coordinates(parallel_coordinates_record(source)), path)
+    return finished(draw_parallel_coordinates(parallel_coordinates_record(source), ax), path)
 
 
-def parallel_coordinates_record(source: Exploration | Front) -> ParallelCoordinatesRecord:
+def parallel_coordinates_record(source: Source) -> ParallelCoordinatesRecord:
     """The record of a front as lines across its objectives. ReportError when the front is empty."""
     front = drawable_front("plot_parallel_coordinates", source)
     objectives = *objectives_of(front), *further_of(front)
@@ -88,9 +90,9 @@ def _worst_to_best(objective: ObjectiveRecord) -> Interval:
     return ends if objective.better == "higher" else ends[::-1]
 
 
-def draw_parallel_coordinates(record: ParallelCoordinatesRecord) -> Figure:
+def draw_parallel_coordinates(record: ParallelCoordinatesRecord, ax: Axes | None = None) -> Figure:
     """Lines across vertical axes."""
-    figure, axes = new_picture()
+    axes = panel_of(ax)
     colours = score_colours(record.objectives[0])
     places = range(len(record.objectives))
     faint = 0.9 if len(record.heights) <= _MANY_LINES else 0.55
@@ -108,15 +110,18 @@ def draw_parallel_coordinates(record: ParallelCoordinatesRecord) -> Figure:
     axes.set_ylim(-0.02, 1.02)
     width = _AXIS_CHARACTERS // len(places)
     names = [f"{textwrap.fill(with_unit(one), width)}\n({one.better} is better)" for one in record.objectives]
-    axes.set_xticks(places, names, fontsize=11, parse_math=False)
+    axes.set_xticks(places, names, fontsize=11 * scale_of(axes), parse_math=False)
     axes.tick_params(length=0)
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     set_titles(axes, "The front across its objectives", "a line is a member of the front; up is better on every axis")
-    plain_legend(figure, loc="outside lower center")
-    bar = figure.colorbar(colours, ax=axes, fraction=0.04, pad=0.02)
+    if ax is None:
+        plain_legend(figure_of(axes), loc="outside lower center")
+    else:
+        legend_below(axes, ncols=1, gap=_UNDER_NAMES)
+    bar = axes.figure.colorbar(colours, ax=axes, fraction=0.04, pad=0.02)
     bar.ax.set_ylabel(with_direction(record.objectives[0]), parse_math=False)
-    return figure
+    return figure_of(axes)
 
 
 def _draw_axis(axes: Axes, place: int, objective: ObjectiveRecord, limits: tuple[float, float]) -> None:

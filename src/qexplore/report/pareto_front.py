@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from qexplore.front import OFF, Front, FrontPoint, claim_words, score_text, uniform_labels
 from qexplore.report._canvas import (
     BLUE,
-    ORANGE,
     PURPLE,
+    figure_of,
     finished,
-    new_picture,
-    plain_legend,
+    legend_below,
+    panel_of,
     set_large_ticks,
     set_titles,
 )
@@ -26,14 +23,18 @@ from qexplore.report._fronts import (
     Shown,
     UniformRecord,
     by_cost,
+    draw_intervals,
     draw_references,
+    draw_uniform,
     front_words,
     known_further,
+    label_uniform,
     shown_front,
     uniform_records,
 )
-from qexplore.report._labels import label_points
+from qexplore.report._sources import are_several, resolved
 from qexplore.report._wording import amount_text, cost_amount, cost_axis, cost_words, opening_words
+from qexplore.report.fronts import draw_fronts, fronts_record
 from qexplore.report.pairs import draw_objectives, objectives_record
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from qexplore.exploration import Exploration
+    from qexplore.report._sources import Source
 
-_LEGEND_CHARACTERS = 70  # of a column
 _MOST_SAVINGS = 3  # what one line above the picture holds
 
 
@@ -95,28 +96,47 @@ class ParetoFrontRecord:
 
 
 def plot_pareto_front(
-    source: Exploration | Front, path: str | os.PathLike[str] | None = None, *, cost: str | None = None
+    source: Source | Sequence[Source],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    cost: str | None = None,
+    labels: Sequence[str] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
-    """Draw the front, and the uniform widths beside it when `source` is an exploration.
+    """Draw the front of an exploration or a study, or a front, and the uniform widths beside it where they are known.
+
+    Several of them in a list are drawn in one picture over one cost, each with its name in `labels`. Those that share a
+    label are runs of one search: drawn are what half of them attain, and from what all attain to what one does.
 
     One panel with the score over the cost; with several costs a panel for each pair of objectives, unless `cost` names
     the one to draw the score over. Uniform widths far below the front, or far off in cost, are named in the legend
-    and left off the picture. `path` saves it, by its suffix as PNG, SVG or PDF. FrontError when the front has no such
-    cost; ReportError, which is one, when it is empty or has too many costs for one picture, or when
-    the suffix is another.
+    and left off the picture. `ax` is the panel to draw in, a new picture when None; of several panels the one in whose
+    place they are drawn. `path` saves it, by its suffix as PNG, SVG or PDF. A path as `source` is that of a study, or
+    of a front where it ends in ".json".
+
+    Raises:
+        FrontError: a front has no such cost.
+        ReportError: which is one: nothing to draw, too many costs for one picture, several metrics, or labels that are
+            not one for each of several fronts; another suffix; an `ax` that is no panel.
     """
-    front = source if isinstance(source, Front) else getattr(source, "front", None)
-    if cost is None and isinstance(front, Front) and len(front.cost_names) > 1:
-        return finished(draw_objectives(objectives_record(source)), path)
-    return finished(draw_pareto_front(pareto_front_record(source, cost)), path)
+    if are_several(source):
+        return finished(draw_fronts(fronts_record(source, labels, cost), ax), path)
+    if labels is not None:
+        return finished(draw_fronts(fronts_record([source], labels, cost), ax), path)
+    source = resolved("plot_pareto_front", source)
+    front = source if isinstance(source, Front) else source.front
+    if cost is None and len(front.cost_names) > 1:
+        return finished(draw_objectives(objectives_record(source), ax), path)
+    return finished(draw_pareto_front(pareto_front_record(source, cost), ax), path)
 
 
-def pareto_front_record(source: Exploration | Front, cost: str | None = None) -> ParetoFrontRecord:
+def pareto_front_record(source: Source, cost: str | None = None) -> ParetoFrontRecord:
     """The record of a front over one cost, with the uniform widths beside it when `source` is an exploration.
 
     `cost` is the name of the cost, the first one when None. ReportError when the front is empty, FrontError when
     it has no such cost.
     """
+    source = resolved("plot_pareto_front", source)
     shown = shown_front("plot_pareto_front", source)
     front = shown.drawn
     name = front.cost_names[0] if cost is None else cost
@@ -171,16 +191,17 @@ def _place(point: FrontPoint, cost: str, on_report_set: bool) -> tuple[float, fl
     return point.costs[cost], point.accuracy if known is None else known
 
 
-def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
+def draw_pareto_front(record: ParetoFrontRecord, ax: Axes | None = None) -> Figure:
     """The picture of a front."""
-    figure, axes = new_picture()
+    axes = panel_of(ax)
     draw_references(axes, record.float_accuracy, record.min_accuracy)
-    _draw_uniform(axes, record)
+    draw_uniform(axes, record.uniform, record.column)
     _draw_front(axes, record)
     _draw_savings(axes, record)
     axes.set_ylim(record.accuracy_limits)
     axes.margins(x=0.07)
-    _label_uniform(axes, record)
+    members = list(zip(record.cost, record.accuracy, strict=True))
+    label_uniform(axes, record.uniform, record.column, members, below=record.better == "higher")
     set_large_ticks(axes.xaxis, max(record.cost))
     axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
     axes.set_ylabel(f"{record.metric_name} on the {_set_name(record)} ({record.better} is better)", parse_math=False)
@@ -190,40 +211,8 @@ def draw_pareto_front(record: ParetoFrontRecord) -> Figure:
     saved = f"{opening_words(record.cost_name)} saved {record.claim}, uniform widths: {savings}"
     set_titles(axes, title, saved if savings else "")
     axes.grid(alpha=0.3)
-    # Below the axes, where no point can ever lie under it.
-    plain_legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2)
-    return figure
-
-
-def _draw_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
-    if not record.uniform:
-        return
-    shown = [one for one in record.uniform if one.shown]
-    hidden = [one.text for one in record.uniform if not one.shown]
-    note = f" (not shown: {', '.join(hidden)})" if hidden else ""
-    # Formats of one width cost the same, so a line through them would go up and down.
-    for is_format, marker, line, label in ((False, "s", 1, "uniform widths"), (True, "^", 0, "uniform formats")):
-        drawn = [one for one in shown if one.is_format == is_format]
-        if drawn or not is_format:
-            axes.plot(
-                [one.costs[record.column] for one in drawn],
-                [one.accuracy for one in drawn],
-                color=ORANGE,
-                marker=marker,
-                markersize=8,
-                linewidth=line,
-                label=label if is_format else textwrap.fill(label + note, _LEGEND_CHARACTERS),
-                zorder=3,
-            )
-    costs, accuracy = [one.costs[record.column] for one in shown], [one.accuracy for one in shown]
-    _draw_intervals(axes, costs, accuracy, [one.interval for one in shown], ORANGE)
-
-
-def _label_uniform(axes: Axes, record: ParetoFrontRecord) -> None:
-    labels = [(one.costs[record.column], one.accuracy, one.label) for one in record.uniform if one.shown]
-    # Uniform widths lie on the worse side of the front, so that is where their labels find room.
-    others = list(zip(record.cost, record.accuracy, strict=True))
-    label_points(axes, labels, others, colour=ORANGE, size=12, below=record.better == "higher")
+    legend_below(axes, ncols=2)
+    return figure_of(axes)
 
 
 def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
@@ -238,7 +227,7 @@ def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
     if others:
         label = "front, beaten on the report set" if record.on_report_set else "front, for the sake of another cost"
         axes.plot(*zip(*others, strict=True), "o", color=BLUE, markerfacecolor="white", label=label, zorder=4)
-    _draw_intervals(axes, record.cost, record.accuracy, record.intervals, BLUE)
+    draw_intervals(axes, record.cost, record.accuracy, record.intervals, BLUE)
     _draw_other_accuracy(axes, record)
     cost, score = record.knee
     scores = [f"{name} {score_text(value)}" for name, value in ((record.metric_name, score), *record.knee_further)]
@@ -275,21 +264,6 @@ def _draw_other_accuracy(axes: Axes, record: ParetoFrontRecord) -> None:
             label=f"front on the {record.other_name}",
             zorder=4,
         )
-
-
-def _draw_intervals(
-    axes: Axes,
-    costs: Sequence[float],
-    accuracy: Sequence[float],
-    intervals: Sequence[Interval | None],
-    colour: str,
-) -> None:
-    known = [(x, y, *ends) for x, y, ends in zip(costs, accuracy, intervals, strict=True) if ends is not None]
-    if known:
-        x, y, low, high = (np.array(column) for column in zip(*known, strict=True))
-        # An interval need not hold its score (a bootstrap's may not); a negative length is no bar.
-        lengths = np.maximum([y - low, high - y], 0)
-        axes.errorbar(x, y, yerr=lengths, fmt="none", ecolor=colour, elinewidth=1, capsize=3, alpha=0.45, zorder=2)
 
 
 def _draw_savings(axes: Axes, record: ParetoFrontRecord) -> None:

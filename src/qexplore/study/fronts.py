@@ -63,6 +63,11 @@ class Answer(Directed):
             empty_because="" if len(front) else self._why_empty(known),
         )
 
+    def everything(self) -> Front:
+        """All complete evaluations, by the search's own scores, dominated and infeasible ones too."""
+        known, _ = measured(self._store, self._columns, self._moment, len(self._further))
+        return Front(**self._fields(known), min_accuracy=self._question.min_accuracy)
+
     def _objectives(self, score: NDArray[np.float64], candidates: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.column_stack([-self.gain(score), self._question.costs_of(candidates)])
 

@@ -16,6 +16,7 @@ from qexplore.search import SensitivityTable
 from qexplore.study.asking import AS_ASKED, Moment, Question
 from qexplore.study.fronts import Answer
 from qexplore.study.looks import sensitivities_of
+from qexplore.study.progress import RunProgress, progress_of
 from qexplore.study.recording import SEARCH
 from qexplore.study.records import Columns, Stored, StoredSnapshot
 from qexplore.study.rows import joined
@@ -164,6 +165,18 @@ class Study(Tabular):
     def history(self, run: int | None = None) -> tuple[StoredSnapshot, ...]:
         """The front of a run each time it grew and at the end of every generation; None for all runs."""
         return tuple(self._store.snapshots(run))
+
+    def progress(self, run: int | None = None) -> RunProgress:
+        """How a run went, the last one when None: its fronts over time, and what its time was spent on.
+
+        Raises:
+            StudyError: no such run.
+        """
+        columns = self._store.columns(role=SEARCH, state=None)
+        record = chosen(runs_of(self._store, columns), run)[-1]
+        question = Question.of(self._store, (record,), AS_ASKED, AS_ASKED, None, None)
+        answer = Answer(self._store, columns, (record,), question, Moment(record.id))
+        return progress_of(self._store, record, answer.everything())
 
     def failures(self, run: int | None = None) -> tuple[Stored, ...]:
         """What could not be measured, each with its role and its reason; None for all runs."""

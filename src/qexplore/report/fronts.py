@@ -1,0 +1,274 @@
+"""The picture of several fronts over one cost; of several seeds of one search, what they attain.
+
+Shape letters: K members of a front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+from qexplore._table import visible
+from qexplore.errors import ReportError
+from qexplore.front import Front
+from qexplore.report._canvas import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    figure_of,
+    legend_below,
+    panel_of,
+    set_large_ticks,
+    set_titles,
+)
+from qexplore.report._fronts import (
+    Interval,
+    UniformRecord,
+    draw_references,
+    draw_uniform,
+    label_uniform,
+    shown_front,
+    uniform_records,
+)
+from qexplore.report._sources import label_of, resolved
+from qexplore.report._wording import cost_axis, cost_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from qexplore.exploration import Exploration
+    from qexplore.report._sources import Source
+
+_OWNER = "plot_pareto_front"
+_PERCENTILES = (0, 50, 100)  # of runs that attain a point: any, half, all
+_MOST_MARKERS = 200
+_MOST_RIMS = 3
+
+Line = tuple[tuple[float, float], ...]
+"""(cost, score) by rising cost; from one to the next the score stays."""
+
+
+@dataclass(frozen=True)
+class FrontLineRecord:
+    """One search of the picture.
+
+    `line` is what its front attains at each cost; of several runs what half of them attain, between `best`, which at
+    least one does, and `worst`, which all do. `num_points` are those of all its fronts, `num_empty` of its runs found
+    none. `best` and `worst` are empty of a single run.
+    """
+
+    label: str
+    num_runs: int
+    num_points: int
+    num_empty: int
+    line: Line
+    best: Line
+    worst: Line
+
+    @property
+    def text(self) -> str:
+        """Of the legend."""
+        empty = f", {self.num_empty} without a point" if self.num_empty else ""
+        if self.num_runs > 1:
+            return f"{self.label}: median of {self.num_runs} runs, worst to best shaded{empty}"
+        return f"{self.label}: {_counted(self.num_points)}"
+
+
+@dataclass(frozen=True)
+class FrontsRecord:
+    """Several fronts over one cost, on the set that all of them were measured on.
+
+    `uniform` are the uniform candidates of the first that knows some, `column` is the cost's place among their costs.
+    `float_accuracy` and `min_accuracy` are those that all share, else None. `end` is the largest cost of any front.
+    """
+
+    metric_name: str
+    better: str
+    cost_name: str
+    column: int
+    set_name: str
+    lines: tuple[FrontLineRecord, ...]
+    uniform: tuple[UniformRecord, ...]
+    float_accuracy: float | None
+    min_accuracy: float | None
+    end: float
+    accuracy_limits: Interval
+
+
+def fronts_record(
+    sources: Sequence[Source], labels: Sequence[str] | None = None, cost: str | None = None
+) -> FrontsRecord:
+    """The record of several fronts; those that share a label are runs of one search.
+
+    `cost` is the name of the cost, the first one of the first front when None. ReportError when there is none, all are
+    empty, metrics differ, or labels are not one each; FrontError when one has no such cost.
+    """
+    known = [resolved(_OWNER, source) for source in sources]
+    fronts, told = [_front(source) for source in known], _labels(sources, labels)
+    filled = [source for source, front in zip(known, fronts, strict=True) if len(front)]
+    if not filled:
+        raise ReportError(f"{_OWNER}: there is nothing to draw, none of {len(fronts)} fronts has a point.")
+    _require_one_metric(fronts, told)
+    name = fronts[0].cost_names[0] if cost is None else cost
+    for front in fronts:
+        front.cost(name)  # an unknown name is refused here
+    on_report_set = all(shown_front(_OWNER, source).on_report_set for source in filled)
+    shown = [shown_front(_OWNER, source, on_report_set=on_report_set) for source in filled]
+    drawn = iter(shown)
+    groups: dict[str, list[Front | None]] = {}
+    for front, label in zip(fronts, told, strict=True):
+        groups.setdefault(label, []).append(next(drawn).drawn if len(front) else None)
+    baseline = next((one for one in shown if one.uniform is not None), shown[0])
+    limits = [uniform_records(one)[1] for one in shown]
+    return FrontsRecord(
+        metric_name=fronts[0].metric_name,
+        better=fronts[0].better,
+        cost_name=name,
+        column=baseline.drawn.cost_names.index(name),
+        set_name=shown[0].set_name,
+        lines=tuple(_line(label, runs, name) for label, runs in groups.items()),
+        uniform=uniform_records(baseline)[0],
+        float_accuracy=_shared([one.float_accuracy for one in shown]),
+        min_accuracy=_shared([one.drawn.min_accuracy for one in shown]),
+        end=max(float(front.cost(name).max()) for front in fronts if len(front)),
+        accuracy_limits=(min(low for low, _ in limits), max(high for _, high in limits)),
+    )
+
+
+def _front(source: Exploration | Front) -> Front:
+    return source if isinstance(source, Front) else source.front
+
+
+def _labels(sources: Sequence[Source], labels: Sequence[str] | None) -> list[str]:
+    """One each; made from the sources, where nobody gives them, so that each is a search of its own."""
+    if labels is not None:
+        if isinstance(labels, str) or len(labels) != len(sources) or not all(isinstance(one, str) for one in labels):
+            raise ReportError(
+                f"{_OWNER}: labels must be a text for each of {len(sources)} fronts, got {labels!r}. Fronts with the "
+                "same label are drawn as runs of one search."
+            )
+        return list(labels)
+    told: list[str] = []
+    for place, source in enumerate(sources):
+        label = label_of(source, place)
+        told.append(label if label not in told else f"{label} ({place + 1})")
+    return told
+
+
+def _require_one_metric(fronts: Sequence[Front], labels: Sequence[str]) -> None:
+    first = fronts[0].metric_name, fronts[0].better
+    for front, label in zip(fronts, labels, strict=True):
+        if (front.metric_name, front.better) != first:
+            raise ReportError(
+                f"{_OWNER}: all fronts must have one metric in one direction, got {first[0]!r} ({first[1]} is better) "
+                f"of {labels[0]!r} and {front.metric_name!r} ({front.better} is better) of {label!r}."
+            )
+
+
+def _shared(values: Sequence[float | None]) -> float | None:
+    return values[0] if len(set(values)) == 1 else None
+
+
+def _line(label: str, runs: Sequence[Front | None], cost: str) -> FrontLineRecord:
+    filled = [front for front in runs if front is not None]
+    best, half, worst = _attained(runs, cost) if filled else ((), (), ())
+    alone = len(runs) == 1
+    return FrontLineRecord(
+        label=label,
+        num_runs=len(runs),
+        num_points=sum(map(len, filled)),
+        num_empty=len(runs) - len(filled),
+        line=half,
+        best=() if alone else best,
+        worst=() if alone else worst,
+    )
+
+
+def _attained(runs: Sequence[Front | None], cost: str) -> tuple[Line, Line, Line]:
+    """What any, half and all of the runs attain: levels of the empirical attainment function (Fonseca, 2001)."""
+    known = [None if front is None else np.column_stack([front.cost(cost), front.minimised[:, 0]]) for front in runs]
+    end = np.max([points.max(axis=0) for points in known if points is not None], axis=0)
+    # A run without a point attains nothing within the picture; the function counts runs by their points.
+    points = [end[None] + 1 if one is None else one for one in known]
+    sets = np.repeat(np.arange(len(points)), [len(one) for one in points])
+    surfaces = moocore.eaf(np.concatenate(points), sets=sets, percentiles=_PERCENTILES)
+    sign = next(front for front in runs if front is not None).gain(-1.0)
+    best, half, worst = (_by_cost(surfaces[surfaces[:, 2] == level], end[0], sign) for level in _PERCENTILES)
+    return best, half, worst
+
+
+def _by_cost(surface: NDArray[np.float64], end: float, sign: float) -> Line:
+    rows = surface[surface[:, 0] <= end]
+    return tuple((cost, sign * score) for cost, score in rows[np.argsort(rows[:, 0]), :2].tolist())
+
+
+def _counted(count: int) -> str:
+    return f"{count} point{'' if count == 1 else 's'}" if count else "no point"
+
+
+def draw_fronts(record: FrontsRecord, ax: Axes | None = None) -> Figure:
+    """The picture of several fronts."""
+    axes = panel_of(ax)
+    draw_references(axes, record.float_accuracy, record.min_accuracy)
+    # Beside several fronts, grey and without intervals: there is colour enough.
+    draw_uniform(axes, [replace(one, interval=None) for one in record.uniform], record.column, GREY)
+    for place, line in enumerate(record.lines):
+        _draw_line(axes, record, line, place)
+    axes.set_ylim(record.accuracy_limits)
+    axes.margins(x=0.07)
+    members = [point for line in record.lines for point in line.line]
+    below = record.better == "higher"
+    label_uniform(axes, record.uniform, record.column, members, below=below, colour=GREY)
+    set_large_ticks(axes.xaxis, record.end)
+    axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
+    axes.set_ylabel(f"{record.metric_name} on the {record.set_name} ({record.better} is better)", parse_math=False)
+    set_titles(axes, f"{record.metric_name} against {cost_words(record.cost_name)}", "")
+    axes.grid(alpha=0.3)
+    legend_below(axes, ncols=2)
+    return figure_of(axes)
+
+
+def _draw_line(axes: Axes, record: FrontsRecord, line: FrontLineRecord, place: int) -> None:
+    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    if line.num_runs > 1 and line.best:
+        _shade(axes, record, line, colour)
+    # A line on top of another leaves a rim of it to be seen.
+    rims = min(len(record.lines) - 1 - place, _MOST_RIMS)
+    shown = line.line if line.num_runs == 1 else _extended(line.line, record.end)
+    axes.plot(
+        *(zip(*shown, strict=True) if shown else ((), ())),
+        color=colour,
+        marker=marker if len(shown) <= _MOST_MARKERS else "",
+        markersize=6 + 2.5 * rims,
+        linewidth=1.6 + 1.4 * rims,
+        linestyle=("-", "--", "-.", ":")[place // len(COLOURS) % 4],
+        drawstyle="steps-post",
+        label=visible(line.text).replace("_", "\N{NO-BREAK SPACE}_", line.text.startswith("_")),
+        zorder=5,
+    )
+
+
+def _shade(axes: Axes, record: FrontsRecord, line: FrontLineRecord, colour: str) -> None:
+    """Between what all runs attain and what one does; where not all attain anything, from the edge of the picture."""
+    edge = record.accuracy_limits[0 if record.better == "higher" else 1]
+    costs = np.unique([cost for cost, _ in (*line.best, *line.worst)] + [record.end])
+    best, worst = (_at(costs, surface, edge) for surface in (line.best, line.worst))
+    axes.fill_between(costs, worst, best, step="post", color=colour, alpha=0.18, linewidth=0, zorder=2)
+
+
+def _at(costs: NDArray[np.float64], line: Line, before: float) -> NDArray[np.float64]:
+    """Scores of a line at ``costs``."""
+    known = np.array([before, *(score for _, score in line)])
+    scores: NDArray[np.float64] = known[np.searchsorted([cost for cost, _ in line], costs, side="right")]
+    return scores
+
+
+def _extended(line: Line, end: float) -> Line:
+    """A larger budget buys what a smaller one does."""
+    return (*line, (end, line[-1][1])) if line and line[-1][0] < end else line

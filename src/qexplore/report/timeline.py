@@ -1,0 +1,188 @@
+"""The picture of where time went: what a search had found after so many seconds and passes, and what they were for."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qexplore._arguments import checked_number
+from qexplore.errors import ReportError
+from qexplore.front import Front
+from qexplore.report._canvas import (
+    BLUE,
+    COLOURS,
+    Grid,
+    figure_of,
+    finished,
+    grid_of,
+    legend_below,
+    set_large_ticks,
+    set_titles,
+)
+from qexplore.report._progress import Progress, SpentRecord, progress_of
+from qexplore.report._wording import amount_text, cost_unit, cost_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from qexplore.report._sources import Source
+
+_OWNER = "plot_timeline"
+_SHARES = (0.0, 0.33, 0.67)  # of the last front's members, from cheap to costly: whose costs are followed
+_HEAD_ROOM = 0.05
+
+
+@dataclass(frozen=True)
+class FollowedRecord:
+    """The best score at no more than `cost`, moment by moment; None before there is any."""
+
+    cost: float
+    accuracy: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class TimelineRecord:
+    """What a search had found when; a value for each moment, the search's own scores.
+
+    `spent` is what all of it was for, where known, `total_seconds` with what came after the search.
+    """
+
+    metric_name: str
+    better: str
+    cost_name: str
+    hypervolume_words: str
+    seconds: tuple[float, ...]
+    num_passes: tuple[float, ...]
+    hypervolume: tuple[float, ...]
+    followed: tuple[FollowedRecord, ...]
+    spent: tuple[SpentRecord, ...]
+    total_seconds: float
+
+
+def plot_timeline(
+    source: Source,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    at: Sequence[float] | None = None,
+    cost: str | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw what a search had found after so many seconds and so many passes, and what these were spent on.
+
+    Args:
+        source: an exploration, or a study or the path of one, whose last run is drawn; a study knows more of what was
+            spent.
+        path: saves the picture, by its suffix as PNG, SVG or PDF.
+        at: costs at which the best score is followed; None takes three from the cheap to the costly end of the front.
+        cost: the name of that cost; the first one when None.
+        ax: the panel in whose place it is drawn; a new picture when None.
+
+    Raises:
+        ReportError: nothing to draw, or a cost that is no number; another suffix; an `ax` that is no panel.
+        FrontError: there is no such cost.
+    """
+    return finished(draw_timeline(timeline_record(source, at, cost), ax), path)
+
+
+def timeline_record(source: Source, at: Sequence[float] | None = None, cost: str | None = None) -> TimelineRecord:
+    """The record of what a search had found when; see `plot_timeline`."""
+    progress = progress_of(_OWNER, source)
+    last = progress.fronts[-1]
+    name = last.cost_names[0] if cost is None else cost
+    last.cost(name)  # an unknown name is refused here
+    given = [checked_number(f"{_OWNER}: at", one, ReportError) for one in at or ()]
+    costs = _costs(last, name) if at is None else sorted(given)
+    return TimelineRecord(
+        metric_name=last.metric_name,
+        better=last.better,
+        cost_name=name,
+        hypervolume_words=" x ".join([last.metric_name, *map(cost_words, last.cost_names)]),
+        seconds=progress.seconds_at,
+        num_passes=progress.passes_at,
+        hypervolume=progress.hypervolume,
+        followed=tuple(_followed(progress, name, one) for one in costs),
+        spent=progress.spent,
+        total_seconds=progress.seconds,
+    )
+
+
+def _costs(front: Front, name: str) -> list[float]:
+    """Costs of members along the front."""
+    known = np.sort(front.cost(name))
+    return sorted({float(known[int(share * (len(known) - 1))]) for share in _SHARES}) if len(known) else []
+
+
+def _followed(progress: Progress, name: str, cost: float) -> FollowedRecord:
+    return FollowedRecord(cost, tuple(_best(front, name, cost) for front in progress.fronts))
+
+
+def _best(front: Front, name: str, cost: float) -> float | None:
+    scores = front.accuracy[front.cost(name) <= cost]
+    return None if not scores.size else float(max(scores.tolist(), key=front.gain))
+
+
+def draw_timeline(record: TimelineRecord, ax: Axes | None = None) -> Figure:
+    """Hypervolume and best scores over seconds and over passes, and bars of what was spent."""
+    grid = grid_of(ax, 3, 2, height_ratios=(4, 4, 1))
+    panels: dict[tuple[int, int], Axes] = {}
+    for column, values in enumerate((record.seconds, record.num_passes)):
+        for row in (0, 1):
+            beside, above = panels.get((row, 0)), panels.get((0, column))
+            panels[row, column] = grid.figure.add_subplot(grid.cells[row, column], sharex=above, sharey=beside)
+        _draw_hypervolume(panels[0, column], record, values)
+        _draw_followed(panels[1, column], record, values)
+    for (row, column), panel in panels.items():
+        panel.grid(alpha=0.3)
+        panel.tick_params(labelbottom=row == 1, labelleft=column == 0, labelsize=10 * grid.scale)
+    size = 10 * grid.scale
+    panels[1, 0].set_xlabel("seconds since the start (s)", fontsize=size)
+    panels[1, 1].set_xlabel("full passes over the search set", fontsize=size)
+    panels[0, 0].set_ylabel(f"hypervolume\n({record.hypervolume_words})", fontsize=size, parse_math=False)
+    label = f"best {record.metric_name}\n({record.better} is better)"
+    panels[1, 0].set_ylabel(label, fontsize=size, parse_math=False)
+    set_titles(panels[0, 0], "What the search had found when", "", grid.scale)
+    legend_below(panels[1, 0], ncols=1, gap=36 * grid.scale, scale=grid.scale)
+    for column in (0, 1):
+        _draw_spent(grid, record, column)
+    return figure_of(panels[0, 0])
+
+
+def _draw_hypervolume(axes: Axes, record: TimelineRecord, values: Sequence[float]) -> None:
+    axes.step(values, record.hypervolume, where="post", color=BLUE, linewidth=2)
+    axes.set_xlim(0, max(values) * (1 + _HEAD_ROOM) or 1)
+    axes.set_ylim(0, max(record.hypervolume) * (1 + _HEAD_ROOM) or 1)
+    set_large_ticks(axes.yaxis, max(record.hypervolume))
+
+
+def _draw_followed(axes: Axes, record: TimelineRecord, values: Sequence[float]) -> None:
+    words = cost_words(record.cost_name)
+    for place, one in enumerate(record.followed):
+        scores = [math.nan if score is None else score for score in one.accuracy]
+        label = f"{words} of at most {amount_text(one.cost)} {cost_unit(record.cost_name)}".rstrip()
+        style = ("-", "--", ":")[place % 3]
+        axes.step(values, scores, style, where="post", color=COLOURS[place % len(COLOURS)], linewidth=2, label=label)
+
+
+def _draw_spent(grid: Grid, record: TimelineRecord, column: int) -> None:
+    """One bar of what was spent, piece by piece, named in the legend."""
+    amounts = [one.num_passes if column else one.seconds for one in record.spent]
+    axes = grid.figure.add_subplot(grid.cells[2, column])
+    known = [(one.what, amount) for one, amount in zip(record.spent, amounts, strict=True) if amount]
+    total, left = sum(amount for _, amount in known), 0.0
+    for place, (what, amount) in enumerate(known):
+        colour: Any = COLOURS[place % len(COLOURS)]
+        axes.barh(0, amount, left=left, color=colour, height=0.9, label=f"{what} {amount_text(round(amount, 2))}")
+        left += amount
+    axes.set_xlim(0, total or 1)
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(labelsize=9 * grid.scale)
+    unit = "passes" if column else "seconds"
+    axes.set_title(f"{unit} spent: {amount_text(round(total, 2))}", loc="left", fontsize=10 * grid.scale)
+    legend_below(axes, ncols=2, gap=22 * grid.scale, scale=grid.scale)

@@ -1,0 +1,208 @@
+"""Several fronts in one picture, pictures in the user's own panels, and where time went."""
+
+from types import SimpleNamespace
+
+import matplotlib.figure
+import moocore
+import numpy as np
+import pytest
+from pictures import a_costly_exploration, an_exploration, assert_within
+from problems import tiny_problem
+
+import qexplore as qx
+from qexplore.errors import FrontError, ReportError
+from qexplore.front import Front
+from qexplore.report import fronts_record, hypervolume_record, timeline_record
+from qexplore.report.fronts import draw_fronts
+
+
+def front(costs, scores, **fields):
+    rows = np.full((len(costs), 1), 4)
+    return Front(num_bits=rows, accuracy=scores, costs=np.array(costs, float)[:, None], point_names=("a",), **fields)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "tiny.db"
+    return qx.explore(tiny_problem(upper=8, min_accuracy=0.85), max_evaluations=40, seed=1, study=path), path
+
+
+def test_each_front_is_a_line_with_its_label():
+    record = fronts_record([front([2, 1, 3], [0.6, 0.5, 0.55]), front([4], [0.7])], labels=["mine", "theirs"])
+    mine, theirs = record.lines
+    assert (mine.label, mine.num_points, mine.line) == ("mine", 3, ((1, 0.5), (2, 0.6)))
+    assert (theirs.text, theirs.line, theirs.best) == ("theirs: 1 point", ((4, 0.7),), ())
+
+
+def test_runs_of_one_label_are_drawn_by_what_half_of_them_attain():
+    runs = [front([1, 3], [0.5, 0.8]), front([2], [0.6]), front([1, 2], [0.4, 0.7])]
+    (line,) = fronts_record(runs, labels=["search"] * 3).lines
+    assert (line.num_runs, line.num_points) == (3, 5)
+    assert line.best == ((1, 0.5), (2, 0.7), (3, 0.8))
+    assert line.line == ((1, 0.4), (2, 0.6), (3, 0.7))
+    assert line.worst == ((2, 0.5), (3, 0.6))
+
+
+def test_attainment_is_that_of_the_empirical_attainment_function():
+    rng = np.random.default_rng(0)
+    runs = [front(np.sort(rng.random(6)), np.sort(rng.random(6))) for _ in range(5)]
+    (line,) = fronts_record(runs, labels=[""] * 5).lines
+    points = np.concatenate([np.column_stack([run.costs, -run.accuracy]) for run in runs])
+    surface = moocore.eaf(points, sets=np.repeat(range(5), 6), percentiles=[50])
+    assert sorted(line.line) == sorted((cost, -score) for cost, score in surface[:, :2].tolist())
+
+
+def test_a_run_without_a_point_attains_nothing():
+    empty = front([], [])
+    (line,) = fronts_record([front([1], [0.5]), empty, front([1], [0.6])], labels=["search"] * 3).lines
+    assert (line.best, line.line, line.worst) == (((1, 0.6),), ((1, 0.5),), ())
+    assert line.text == "search: median of 3 runs, worst to best shaded, 1 without a point"
+
+
+def test_where_lower_is_better_the_least_is_the_best():
+    runs = [front([1], [score], metric_name="loss", higher_is_better=False) for score in (0.3, 0.2, 0.4)]
+    (line,) = fronts_record(runs, labels=["search"] * 3).lines
+    assert (line.best, line.line, line.worst) == (((1, 0.2),), ((1, 0.3),), ((1, 0.4),))
+
+
+def test_searches_that_nobody_named_are_called_by_algorithm_and_seed(study):
+    exploration, path = study
+    labels = [line.label for line in fronts_record([exploration, exploration, path, exploration.front]).lines]
+    assert labels == ["nsga2, seed 1", "nsga2, seed 1 (2)", "tiny", "front 4"]
+
+
+def test_the_uniform_widths_and_the_references_that_all_share_stand_beside_them():
+    one = an_exploration()
+    record = fronts_record([one, one.front], labels=["a", "b"])
+    assert {known.label for known in record.uniform} >= {"4 bit", "8 bit"}
+    assert record.float_accuracy is None  # the second front does not know it
+    assert record.min_accuracy == 0.88
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "said"),
+    [
+        ([], {}, "none of 0 fronts has a point"),
+        ([front([], [])], {}, "none of 1 fronts has a point"),
+        ([front([1], [0.5])], {"labels": ["a", "b"]}, "labels must be a text for each of 1 fronts"),
+        ([front([1], [0.5])], {"labels": "a"}, "labels must be a text"),
+        ([front([1], [0.5]), front([1], [0.5], metric_name="loss")], {}, "one metric in one direction"),
+        ([front([1], [0.5])], {"cost": "bops"}, "bops"),
+        ([3], {}, "needs an Exploration, a Front, a Study, or the path"),
+    ],
+)
+def test_what_makes_no_picture_of_several_is_refused(sources, options, said):
+    with pytest.raises(FrontError, match=said):
+        qx.plot_pareto_front(sources, **options)
+
+
+@pytest.mark.parametrize("num_runs", [1, 12])
+def test_text_of_several_fronts_is_within_the_picture(num_runs):
+    explorations = [an_exploration(members=5 + run) for run in range(num_runs)]
+    names = [f"_a ${run}$ long name of a search that was run on a machine" for run in range(num_runs)]
+    record = fronts_record(explorations, labels=names)
+    figure = draw_fronts(record)
+    assert_within(figure)
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert sum("long name" in text for text in texts) == num_runs
+
+
+PICTURES = {
+    "pareto": lambda ax: qx.plot_pareto_front(an_exploration(), ax=ax),
+    "several": lambda ax: qx.plot_pareto_front([an_exploration().front] * 3, ax=ax),
+    "objectives": lambda ax: qx.plot_pareto_front(a_costly_exploration(), ax=ax),
+    "num_bits": lambda ax: qx.plot_num_bits(an_exploration(), ax=ax),
+    "parallel": lambda ax: qx.plot_parallel_coordinates(a_costly_exploration(), ax=ax),
+    "hypervolume": lambda ax: qx.plot_hypervolume(a_run(), ax=ax),
+    "timeline": lambda ax: qx.plot_timeline(a_run(), ax=ax),
+}
+
+
+def a_run(**fields):
+    """A search of three moments, the last of which ended it."""
+    known = front([3, 4, 6], [0.5, 0.6, 0.7])
+    history = tuple(
+        SimpleNamespace(seconds=1.0 * count, num_passes=10.0 * count, hypervolume=float(count), front=known[:count])
+        for count in (1, 2, 3)
+    )
+    return SimpleNamespace(
+        front=known,
+        history=history,
+        reference_point=(0.4, 8.0),
+        seconds=4.0,
+        num_passes=30.0,
+        num_verifications=3,
+        num_report_passes=0,
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+def test_a_picture_is_drawn_into_the_users_panel_and_beside_nothing_else(draw):
+    figure = matplotlib.figure.Figure(figsize=(10, 5), layout="constrained")
+    mine, other = figure.subplots(1, 2)
+    assert draw(mine) is figure
+    assert not other.has_data()
+    figure.draw_without_rendering()
+    assert other.get_position().width > 0.2
+
+
+def test_the_whole_picture_is_given_back_from_a_figure_within_it():
+    figure = matplotlib.figure.Figure()
+    part = figure.subfigures(1, 2)[0]
+    assert qx.plot_num_bits(an_exploration(), ax=part.subplots()) is figure
+
+
+@pytest.mark.parametrize("ax", [3, np.zeros(2)], ids=["number", "array"])
+def test_what_is_no_panel_is_refused(ax):
+    with pytest.raises(ReportError, match="ax: must be an Axes of matplotlib, got"):
+        qx.plot_num_bits(an_exploration(), ax=ax)
+
+
+def test_several_panels_need_a_place_in_a_grid():
+    figure = matplotlib.figure.Figure()
+    with pytest.raises(ReportError, match="needs an Axes in a grid"):
+        qx.plot_timeline(a_run(), ax=figure.add_axes((0, 0, 1, 1)))
+
+
+def test_the_timeline_follows_the_best_score_at_given_costs():
+    record = timeline_record(a_run(), at=[5, 2])
+    assert (record.seconds, record.num_passes, record.hypervolume) == ((1, 2, 3), (10, 20, 30), (1, 2, 3))
+    assert [(one.cost, one.accuracy) for one in record.followed] == [(2, (None,) * 3), (5, (0.5, 0.6, 0.6))]
+    assert [(one.what, one.seconds, one.num_passes) for one in record.spent] == [
+        ("search", 3, 30),
+        ("verification", 1, 3),
+    ]
+
+
+def test_a_timeline_of_a_study_tells_what_was_spent_on_what(study):
+    exploration, path = study
+    record = timeline_record(path)
+    moments = dict.fromkeys((one.num_passes, one.hypervolume) for one in exploration.history)
+    assert list(zip(record.num_passes, record.hypervolume, strict=True)) == list(moments)
+    followed = timeline_record(exploration, [one.cost for one in record.followed]).followed
+    assert [one.accuracy[-1] for one in record.followed] == [one.accuracy[-1] for one in followed]
+    spent = {one.what: one for one in record.spent}
+    assert spent["verification"].num_passes == exploration.num_verifications
+    searched = sum(
+        one.num_passes for what, one in spent.items() if what in ("sensitivity table", "looks", "evaluations")
+    )
+    assert searched == pytest.approx(exploration.num_passes)
+    assert sum(one.seconds for one in record.spent) == pytest.approx(record.total_seconds)
+
+
+def test_pictures_take_a_study_or_its_path_where_they_take_an_exploration(study, tmp_path):
+    exploration, path = study
+    with qx.Study.open(path) as opened:
+        assert hypervolume_record(opened) == hypervolume_record(path)
+        assert hypervolume_record(path).reference_point == hypervolume_record(exploration).reference_point
+        for plot in (qx.plot_pareto_front, qx.plot_num_bits, qx.plot_parallel_coordinates):
+            plot(opened)
+    exploration.front.save(tmp_path / "front.json")
+    qx.plot_pareto_front([path, tmp_path / "front.json"], tmp_path / "both.png")
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+
+
+def test_a_front_alone_has_no_timeline():
+    with pytest.raises(ReportError, match="a Front, which has no history"):
+        qx.plot_timeline(front([1], [0.5]))
