@@ -413,9 +413,9 @@ def test_a_further_metric_is_an_axis_of_parallel_coordinates_once_all_its_scores
 def test_the_room_shows_what_its_pictures_are_made_of():
     shown = set(vars(report))
     assert shown >= {name for name in qx.__all__ if name.startswith("plot_")}
-    made = {
-        name for file in pkgutil.iter_modules(report.__path__, "qexplore.report.") for name in defined_in(file.name)
-    }
+    files = [file.name for file in pkgutil.iter_modules(report.__path__, "qexplore.report.")]
+    # A page is a file, no picture: its records stay behind the room's face.
+    made = {name for file in files if "page" not in file for name in defined_in(file)}
     assert {"ParetoFrontRecord", "pareto_front_record", "UniformRecord", "layer_analysis_record"} <= made <= shown
 
 
