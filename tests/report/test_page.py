@@ -145,7 +145,7 @@ def test_runs_of_a_study_lie_side_by_side(study):
     assert first.state == "ended"
     assert set(first.candidates.kinds) == {"front", "uniform", "measured"}
     assert "front(1)[{index}]" in first.apply.python
-    assert first.apply.command == f"qexplore pick {study} --run 1 --index {{index}}"
+    assert first.apply.command == f"qexplore pick {study} --run 1 --index {{index}} --output widths.json"
     assert dict(dict(first.facts)["Measured under"])["network"] == "Tiny"
     with qx.Study.open(study) as opened:
         assert page_record(opened) == record

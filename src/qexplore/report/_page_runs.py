@@ -43,8 +43,15 @@ if TYPE_CHECKING:
     from qexplore.search import SensitivityTable
 
 _MOST_FAILURES = 200
+
+
+def pick_command(source: str) -> str:
+    """What picks a point of ``source`` on the command line."""
+    return f"qexplore pick {source} --index {{index}} --output widths.json"
+
+
 _DOWNLOADED = ApplyRecord(
-    python='qx.Front.load("front.json")[{index}].apply_to(model)', command="qexplore pick front.json --index {index}"
+    python='qx.Front.load("front.json")[{index}].apply_to(model)', command=pick_command("front.json")
 )
 _NUMBER = re.compile(r"[0-9]+")
 

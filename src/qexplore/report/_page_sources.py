@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from qexplore.errors import ReportError
 from qexplore.evaluation import LayerAnalysis
 from qexplore.front import Front
 from qexplore.report._page_record import ApplyRecord, PageRecord, RunPage
-from qexplore.report._page_runs import Known, exploration_known, run_page
+from qexplore.report._page_runs import Known, exploration_known, pick_command, run_page
 from qexplore.report._page_studies import study_runs
 from qexplore.report._wording import cost_words
 from qexplore.search import SensitivityTable
@@ -93,7 +94,7 @@ def _of_file(path: Path, label: str | None, known: Known) -> Iterator[RunPage]:
     front, shown = Front.load(path), str(path)
     apply = ApplyRecord(
         python=f"qx.Front.load({shown!r})[{{index}}].apply_to(model)",
-        command=f"qexplore pick {shown} --index {{index}}",
+        command=pick_command(shlex.quote(shown)),
     )
     yield run_page(label or path.stem, front, front.uniform, replace(known, apply=apply))
 

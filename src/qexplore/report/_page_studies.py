@@ -6,6 +6,7 @@ Shape letters: N candidates, L quantization points, C costs.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,14 @@ from qexplore.errors import StudyError
 from qexplore.front import Front
 from qexplore.report._page_front import Measured, Parts
 from qexplore.report._page_record import ApplyRecord, Facts, RunPage
-from qexplore.report._page_runs import Known, failure_records, progress_record, run_page, seconds_text
+from qexplore.report._page_runs import (
+    Known,
+    failure_records,
+    pick_command,
+    progress_record,
+    run_page,
+    seconds_text,
+)
 from qexplore.report._wording import amount_text
 from qexplore.search import SensitivityTable
 from qexplore.study import Study, StudyRun
@@ -68,7 +76,7 @@ def _apply(study: Study, run: int | None) -> ApplyRecord:
     number, option = ("", "") if run is None else (str(run), f" --run {run}")
     return ApplyRecord(
         python=f"qx.Study.open({path!r}).front({number})[{{index}}].apply_to(model)",
-        command=f"qexplore pick {path}{option} --index {{index}}",
+        command=pick_command(f"{shlex.quote(path)}{option}"),
     )
 
 

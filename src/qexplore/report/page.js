@@ -1,6 +1,13 @@
 /* The page as a whole: what is drawn when, what a reader does, and the theme. */
 
-const CHARTS = { front: drawFront, map: drawMap, parallel: drawParallel, progress: drawProgress, sensitivity: drawSensitivity, analysis: drawAnalysis };
+const CHARTS = {
+  front: drawFront,
+  map: drawMap,
+  parallel: drawParallel,
+  progress: drawProgress,
+  sensitivity: drawSensitivity,
+  analysis: drawAnalysis,
+};
 const DIRTY = new Set();
 const VISIBLE = new Set();
 const DRAWN = new Set();
@@ -34,10 +41,13 @@ function drawVisible(all = false) {
   }
 }
 
-const SEEN = new IntersectionObserver((entries) => {
-  for (const entry of entries) VISIBLE[entry.isIntersecting ? "add" : "delete"](entry.target.id);
-  drawVisible();
-}, { rootMargin: "300px" });
+const SEEN = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) VISIBLE[entry.isIntersecting ? "add" : "delete"](entry.target.id);
+    drawVisible();
+  },
+  { rootMargin: "300px" },
+);
 
 function select(row) {
   STATE.row = row;
@@ -47,18 +57,31 @@ function select(row) {
   const chosen = byId("table").querySelector("tr.chosen");
   if (chosen) chosen.classList.remove("chosen");
   byId("table").querySelector(`tr[data-row="${row}"]`)?.classList.add("chosen");
-  fill("said", row === null ? "" : `${rowName(row)}: ${figures(row).map(([name, text]) => `${name} ${text}`).join(", ")}`);
+  fill(
+    "said",
+    row === null
+      ? ""
+      : `${rowName(row)}: ${figures(row)
+          .map(([name, text]) => `${name} ${text}`)
+          .join(", ")}`,
+  );
 }
 
 /* The scores that claims are stated in, where all runs have them, else those that every run has. */
 function firstScore(one) {
   const column = one.scores[one.shown];
-  const known = DATA.runs.filter((each) => each.num_front).every((each) => each.scores.some((other) => setName(other) === setName(column)));
+  const known = DATA.runs
+    .filter((each) => each.num_front)
+    .every((each) => each.scores.some((other) => setName(other) === setName(column)));
   return known ? one.shown : 0;
 }
 
 function showRun(place, row = null) {
-  Object.assign(STATE, { run: place, cost: Math.min(STATE.cost, Math.max(0, DATA.runs[place].costs.length - 1)), score: firstScore(DATA.runs[place]) });
+  Object.assign(STATE, {
+    run: place,
+    cost: Math.min(STATE.cost, Math.max(0, DATA.runs[place].costs.length - 1)),
+    score: firstScore(DATA.runs[place]),
+  });
   Object.assign(SORT, { kind: 0, column: null, shown: PAGE_ROWS });
   STATE.row = row ?? run().knee;
   drawAll();
@@ -66,7 +89,8 @@ function showRun(place, row = null) {
 
 function drawTabs() {
   byId("runs").hidden = DATA.runs.length < 2;
-  const tab = (one, place) => button(one.name, () => showRun(place), { role: "tab", "aria-selected": String(place === STATE.run) });
+  const tab = (one, place) =>
+    button(one.name, () => showRun(place), { role: "tab", "aria-selected": String(place === STATE.run) });
   fill("runs", ...DATA.runs.map(tab));
   [...byId("runs").children].forEach((made, place) => {
     const swatch = element("span", { class: "swatch" });
@@ -78,12 +102,16 @@ function drawTabs() {
 function drawNotices() {
   const one = run();
   const states = {
-    running: "This run was under way when the page was written: what follows is what it had found by then. Write the page again for more.",
+    running:
+      "This run was under way when the page was written: what follows is what it had found by then. Write the page again for more.",
     interrupted: "This run was interrupted: what follows is what it had found by then.",
   };
   const told = [states[one.state], ...one.notices].filter((text) => text);
   fill("notices", ...told.map((text) => element("p", { class: "notice", role: "note" }, text)));
-  fill("summary", ...one.summary.map(([name, text]) => element("div", {}, element("dt", {}, name), element("dd", {}, text))));
+  fill(
+    "summary",
+    ...one.summary.map(([name, text]) => element("div", {}, element("dt", {}, name), element("dd", {}, text))),
+  );
 }
 
 function drawAxes() {
@@ -94,10 +122,34 @@ function drawAxes() {
     drawTable();
   };
   const controls = [];
-  if (one.costs.length > 1) controls.push(choose("Cost", one.costs.map((column) => column.words), STATE.cost, (place) => { STATE.cost = place; again(); }));
-  if (one.scores.length > 1) controls.push(choose("Score", one.scores.map(setName), STATE.score, (place) => { STATE.score = place; again(); }));
+  if (one.costs.length > 1)
+    controls.push(
+      choose(
+        "Cost",
+        one.costs.map((column) => column.words),
+        STATE.cost,
+        (place) => {
+          STATE.cost = place;
+          again();
+        },
+      ),
+    );
+  if (one.scores.length > 1)
+    controls.push(
+      choose("Score", one.scores.map(setName), STATE.score, (place) => {
+        STATE.score = place;
+        again();
+      }),
+    );
   if (one.candidates.kinds.includes("measured")) {
-    const box = element("input", { type: "checkbox", checked: STATE.measured, onchange: () => { STATE.measured = box.checked; redraw("front"); } });
+    const box = element("input", {
+      type: "checkbox",
+      checked: STATE.measured,
+      onchange: () => {
+        STATE.measured = box.checked;
+        redraw("front");
+      },
+    });
     controls.push(element("label", { class: "field" }, box, "other measured candidates"));
   }
   fill("axes", ...controls);
@@ -121,8 +173,22 @@ function filterOf(column) {
     if (from !== field) field.value = isOpen ? "" : Number(Number(value).toPrecision(6));
     filtered();
   };
-  const slider = element("input", { type: "range", min: low, max: high, step: "any", "aria-label": text, disabled: low === high, oninput: () => set(slider.value, slider) });
-  const field = element("input", { type: "number", step: "any", placeholder: "any", "aria-label": `${text}, as a number`, onchange: () => set(field.value, field) });
+  const slider = element("input", {
+    type: "range",
+    min: low,
+    max: high,
+    step: "any",
+    "aria-label": text,
+    disabled: low === high,
+    oninput: () => set(slider.value, slider),
+  });
+  const field = element("input", {
+    type: "number",
+    step: "any",
+    placeholder: "any",
+    "aria-label": `${text}, as a number`,
+    onchange: () => set(field.value, field),
+  });
   slider.value = STATE.limits.get(key) ?? open;
   field.value = STATE.limits.get(key) ?? "";
   return element("div", { class: "filter" }, element("span", {}, text), slider, field);
@@ -131,13 +197,26 @@ function filterOf(column) {
 function drawFilters() {
   byId("filters").closest("fieldset").hidden = !run().num_front;
   if (!run().num_front) return;
-  fill("filters", ...[score(), ...run().costs].filter((column) => column.values.slice(0, run().num_front).some((value) => value !== null)).map(filterOf));
+  fill(
+    "filters",
+    ...[score(), ...run().costs]
+      .filter((column) => column.values.slice(0, run().num_front).some((value) => value !== null))
+      .map(filterOf),
+  );
   keptText();
 }
 
 function keptText() {
   const count = steps().length;
-  const clear = STATE.limits.size ? [button("Keep all", () => { STATE.limits.clear(); drawFilters(); filtered(); })] : [];
+  const clear = STATE.limits.size
+    ? [
+        button("Keep all", () => {
+          STATE.limits.clear();
+          drawFilters();
+          filtered();
+        }),
+      ]
+    : [];
   fill("kept", `${count.toLocaleString("en-US")} of ${plural(run().num_front, "point")} kept. `, ...clear);
 }
 
@@ -146,27 +225,55 @@ function filtered() {
   const order = steps();
   SORT.shown = PAGE_ROWS;
   drawTable();
-  select(STATE.row !== null && (isKept(STATE.row) || !order.length) ? STATE.row : order[0] ?? null);
+  select(STATE.row !== null && (isKept(STATE.row) || !order.length) ? STATE.row : (order[0] ?? null));
 }
 
 function drawProgressControls() {
-  const option = (text, time) => button(text, () => { STATE.time = time; drawProgressControls(); redraw("progress"); }, { "aria-pressed": String(STATE.time === time) });
+  const option = (text, time) =>
+    button(
+      text,
+      () => {
+        STATE.time = time;
+        drawProgressControls();
+        redraw("progress");
+      },
+      { "aria-pressed": String(STATE.time === time) },
+    );
   fill("progress-controls", option("over passes", false), option("over time", true));
 }
 
 function showPanels() {
   const one = run();
   const shown = {
-    "map-panel": one.num_front, "parallel-panel": one.num_front && objectives(one).length > 2, "progress-panel": one.progress, "sensitivity-panel": one.sensitivity, "analysis-panel": one.analysis,
+    "map-panel": one.num_front,
+    "parallel-panel": one.num_front && objectives(one).length > 2,
+    "progress-panel": one.progress,
+    "sensitivity-panel": one.sensitivity,
+    "analysis-panel": one.analysis,
     "table-panel": one.candidates.kinds.length,
   };
   for (const [id, is] of Object.entries(shown)) byId(id).hidden = !is;
   byId("front").closest(".split").hidden = !one.candidates.kinds.length;
   fill("front-title", one.scores.length ? `${score().name} against ${cost().words}` : "Front");
   byId("front").setAttribute("aria-label", `Front: ${plural(one.num_front, "point")}`);
-  fill("sensitivity-help", one.sensitivity ? `${one.sensitivity.what} of each layer alone at each width, all others in float: lighter is worse.` : "");
-  fill("analysis-help", one.analysis ? "How far each quantized tensor is from the float network's: more dB is better. What is infinite is left out." : "");
-  fill("reference", one.progress ? `In units of ${one.progress.units}${one.progress.reference ? `, measured against ${one.progress.reference}` : ""}.` : "");
+  fill(
+    "sensitivity-help",
+    one.sensitivity
+      ? `${one.sensitivity.what} of each layer alone at each width, all others in float: lighter is worse.`
+      : "",
+  );
+  fill(
+    "analysis-help",
+    one.analysis
+      ? "How far each quantized tensor is from the float network's: more dB is better. What is infinite is left out."
+      : "",
+  );
+  fill(
+    "reference",
+    one.progress
+      ? `In units of ${one.progress.units}${one.progress.reference ? `, measured against ${one.progress.reference}` : ""}.`
+      : "",
+  );
 }
 
 function drawAll() {
@@ -190,7 +297,14 @@ function drawAll() {
 function onKey(event) {
   const order = steps();
   const place = order.indexOf(STATE.row);
-  const to = { ArrowLeft: place - 1, ArrowDown: place - 1, ArrowRight: place + 1, ArrowUp: place + 1, Home: 0, End: order.length - 1 }[event.key];
+  const to = {
+    ArrowLeft: place - 1,
+    ArrowDown: place - 1,
+    ArrowRight: place + 1,
+    ArrowUp: place + 1,
+    Home: 0,
+    End: order.length - 1,
+  }[event.key];
   if (to !== undefined) stepTo(to);
   else if (event.key === "Enter") byId("point").focus();
   else return;
@@ -200,7 +314,13 @@ function onKey(event) {
 /* The theme: the system's unless the reader chooses; a page opened as a file may not be allowed to remember. */
 const THEMES = ["system", "light", "dark"];
 const SYSTEM_DARK = window.matchMedia("(prefers-color-scheme: dark)");
-const remembered = () => { try { return localStorage.getItem("qexplore-theme"); } catch { return null; } };
+const remembered = () => {
+  try {
+    return localStorage.getItem("qexplore-theme");
+  } catch {
+    return null;
+  }
+};
 let theme = THEMES.includes(remembered()) ? remembered() : "system";
 
 function applyTheme(printed = false) {
@@ -212,7 +332,11 @@ function applyTheme(printed = false) {
 
 function switchTheme() {
   theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-  try { localStorage.setItem("qexplore-theme", theme); } catch { /* not allowed here */ }
+  try {
+    localStorage.setItem("qexplore-theme", theme);
+  } catch {
+    /* not allowed here */
+  }
   applyTheme();
 }
 
@@ -223,7 +347,10 @@ function begin() {
   byId("front").addEventListener("keydown", onKey);
   SYSTEM_DARK.addEventListener("change", () => applyTheme());
   PHONE.addEventListener("change", () => redraw(...DRAWN));
-  window.addEventListener("beforeprint", () => { applyTheme(true); drawVisible(true); });
+  window.addEventListener("beforeprint", () => {
+    applyTheme(true);
+    drawVisible(true);
+  });
   window.addEventListener("afterprint", () => applyTheme());
   applyTheme();
   if (!DATA.runs.length) {

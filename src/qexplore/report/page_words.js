@@ -52,7 +52,9 @@ const withUnit = (cost, value) => `${costText(value)}${cost.unit ? ` ${cost.unit
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 function short(name, most = PHONE.matches ? 16 : 36) {
-  return name.length <= most ? name : `${name.slice(0, Math.ceil(most / 3))}…${name.slice(1 - Math.floor((2 * most) / 3))}`;
+  return name.length <= most
+    ? name
+    : `${name.slice(0, Math.ceil(most / 3))}…${name.slice(1 - Math.floor((2 * most) / 3))}`;
 }
 
 /* The points, their choices, and what is known of a row of candidates. */
@@ -66,7 +68,9 @@ const isBetter = (column, a, b) => (column.higher_is_better ? a > b : a < b);
 
 function rowName(row, one = run()) {
   const label = one.candidates.labels[row];
-  return { front: label, uniform: `uniform ${label}`, measured: `measured candidate ${row - one.num_front}` }[one.candidates.kinds[row]];
+  return { front: label, uniform: `uniform ${label}`, measured: `measured candidate ${row - one.num_front}` }[
+    one.candidates.kinds[row]
+  ];
 }
 
 function widthsText(row, one = run()) {
@@ -75,7 +79,10 @@ function widthsText(row, one = run()) {
   if (codes.length <= 12) return codes.map((code, place) => `${one.point_names[place]} ${names.get(code)}`).join(", ");
   const counts = new Map();
   for (const code of codes) counts.set(code, (counts.get(code) || 0) + 1);
-  return one.choices.filter((choice) => counts.has(choice.code)).map((choice) => `${choice.name}: ${counts.get(choice.code)} layers`).join(", ");
+  return one.choices
+    .filter((choice) => counts.has(choice.code))
+    .map((choice) => `${choice.name}: ${counts.get(choice.code)} layers`)
+    .join(", ");
 }
 
 /* Rows of the front from cheap to costly by the chosen cost. */
@@ -91,7 +98,8 @@ function isKept(row, one = run()) {
     const column = one.scores.find((each) => setName(each) === name) || one.costs.find((each) => each.name === name);
     if (!column) continue;
     const value = column.values[row];
-    if (value === null || ("higher_is_better" in column && column.higher_is_better ? value < limit : value > limit)) return false;
+    if (value === null || ("higher_is_better" in column && column.higher_is_better ? value < limit : value > limit))
+      return false;
   }
   return true;
 }
@@ -106,7 +114,10 @@ function download(name, text, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-const fileName = () => run().name.replace(/[^\w.-]+/g, "-").replace(/^[-.]+|-+$/g, "") || "run";
+const fileName = () =>
+  run()
+    .name.replace(/[^\w.-]+/g, "-")
+    .replace(/^[-.]+|-+$/g, "") || "run";
 
 function copied(text) {
   const copy = button("Copy", async () => {
