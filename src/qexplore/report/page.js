@@ -141,7 +141,7 @@ function drawAxes() {
         again();
       }),
     );
-  if (one.candidates.kinds.includes("measured")) {
+  if (one.candidates.kinds.some((kind, row) => kind === "measured" && score().values[row] !== null)) {
     const box = element("input", {
       type: "checkbox",
       checked: STATE.measured,
@@ -323,11 +323,18 @@ const remembered = () => {
 };
 let theme = THEMES.includes(remembered()) ? remembered() : "system";
 
-function applyTheme(printed = false) {
-  const dark = !printed && (theme === "dark" || (theme === "system" && SYSTEM_DARK.matches));
+function applyTheme() {
+  const dark = !STATE.printing && (theme === "dark" || (theme === "system" && SYSTEM_DARK.matches));
   document.documentElement.dataset.theme = dark ? "dark" : "light";
   byId("theme").textContent = `Theme: ${theme}`;
   if (DRAWN.size) redraw(...DRAWN);
+}
+
+/* Paper is light, narrow, and holds all charts. */
+function printing(is) {
+  STATE.printing = is;
+  applyTheme();
+  if (is) drawVisible(true);
 }
 
 function switchTheme() {
@@ -347,11 +354,8 @@ function begin() {
   byId("front").addEventListener("keydown", onKey);
   SYSTEM_DARK.addEventListener("change", () => applyTheme());
   PHONE.addEventListener("change", () => redraw(...DRAWN));
-  window.addEventListener("beforeprint", () => {
-    applyTheme(true);
-    drawVisible(true);
-  });
-  window.addEventListener("afterprint", () => applyTheme());
+  window.addEventListener("beforeprint", () => printing(true));
+  window.addEventListener("afterprint", () => printing(false));
   applyTheme();
   if (!DATA.runs.length) {
     document.querySelectorAll("main .panel, main .split").forEach((panel) => (panel.hidden = true));

@@ -2,6 +2,7 @@
 
 const RUN_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
+const PAPER_WIDTH = 660; // of a chart on A4 and Letter
 const MOST_BARS = 300; // intervals beside each other that can still be read
 const VIRIDIS = [
   "#440154",
@@ -29,6 +30,7 @@ const axis = (title, more = {}) => ({
 
 function layout(more) {
   return {
+    width: STATE.printing ? PAPER_WIDTH : undefined,
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     hovermode: "closest",

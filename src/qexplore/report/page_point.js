@@ -29,7 +29,7 @@ function figures(row) {
   const float = score().float_score;
   const value = score().values[row];
   const against =
-    float === null || value === null ? [] : [["against the float network", signed(value - float, scoreText)]];
+    float === null || value === null ? [] : [["against the float network", signed(value - float, differenceText)]];
   return [...scores, ...against, ...one.costs.map((column) => [column.words, withUnit(column, column.values[row])])];
 }
 
@@ -48,7 +48,7 @@ function comparison(row, other, missing) {
     .map((point) => `${short(run().short_names[point])} ${widthAt(other, point)} → ${widthAt(row, point)}`);
   const more = differing.length > 6 ? ` and ${differing.length - 6} more` : "";
   const values = [score().values[row], score().values[other]];
-  const gained = values.includes(null) ? "" : `${score().name} ${signed(values[0] - values[1], scoreText)}, `;
+  const gained = values.includes(null) ? "" : `${score().name} ${signed(values[0] - values[1], differenceText)}, `;
   const price = `${cost().words} ${signed(cost().values[row] - cost().values[other], costText)}`;
   return element(
     "p",
@@ -155,6 +155,7 @@ function layerRow(row, point, known) {
   return {
     point,
     name: one.point_names[point],
+    short: one.short_names[point],
     width: choiceOf(code),
     others: known.others.map((other) =>
       other === null || one.candidates.num_bits[other][point] === code ? null : widthAt(other, point),
@@ -196,7 +197,7 @@ function layerCells(one, known) {
     ? barCell(
         "sense",
         (one.sensitivity ?? 0) / known.worst,
-        one.sensitivity === null ? "not known" : Number(one.sensitivity.toPrecision(3)).toString(),
+        one.sensitivity === null ? "not known" : smallText(one.sensitivity),
       )
     : null;
   const share = known.parts
@@ -205,7 +206,7 @@ function layerCells(one, known) {
   return element(
     "tr",
     {},
-    element("td", { class: "name" }, one.name),
+    element("td", { class: "name", title: one.name }, PHONE.matches ? short(one.short, 22) : one.name),
     width,
     ...others.filter((cell) => cell),
     ...[sense, share].filter((cell) => cell),

@@ -2,7 +2,7 @@
 /* The data, the state of the page, and how things are written. Data is shown as text only, never as HTML. */
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const STATE = { run: 0, row: null, cost: 0, score: 0, limits: new Map(), measured: true, time: false };
+const STATE = { run: 0, row: null, cost: 0, score: 0, limits: new Map(), measured: true, time: false, printing: false };
 const PHONE = window.matchMedia("(max-width: 560px)");
 const COARSE = window.matchMedia("(pointer: coarse)");
 
@@ -43,8 +43,14 @@ function costText(value) {
   return Math.abs(value) >= 1 ? value.toLocaleString("en-US", decimals) : String(Number(value.toPrecision(4)));
 }
 
-const signed = (value, text) => (value === 0 ? "±0" : (value > 0 ? "+" : "−") + text(Math.abs(value)));
-const shareText = (value) => (value > 0 && value < 0.001 ? "<0.1 %" : `${(100 * value).toFixed(1)} %`);
+const signed = (value, text) => (Math.abs(value) < 1e-12 ? "±0" : (value > 0 ? "+" : "−") + text(Math.abs(value)));
+/* Differences of scores, and sensitivities. */
+const differenceText = (value) => (value < 0.001 ? String(Number(value.toPrecision(3))) : value.toFixed(4));
+const smallText = (value) =>
+  value > 0 && value < 1e-4 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+
+const shareText = (value) =>
+  value === 0 ? "0 %" : value > 0 && value < 0.001 ? "<0.1 %" : `${(100 * value).toFixed(1)} %`;
 const plural = (count, word) => `${count.toLocaleString("en-US")} ${word}${count === 1 ? "" : "s"}`;
 const withUnit = (cost, value) => `${costText(value)}${cost.unit ? ` ${cost.unit}` : ""}`;
 
@@ -73,16 +79,16 @@ function rowName(row, one = run()) {
   ];
 }
 
+const bitWords = (choice) => (String(choice.code) === choice.name ? `${choice.name} bit` : choice.name);
+
 function widthsText(row, one = run()) {
   const codes = one.candidates.num_bits[row];
   const names = new Map(one.choices.map((choice) => [choice.code, choice.name]));
   if (codes.length <= 12) return codes.map((code, place) => `${one.point_names[place]} ${names.get(code)}`).join(", ");
   const counts = new Map();
   for (const code of codes) counts.set(code, (counts.get(code) || 0) + 1);
-  return one.choices
-    .filter((choice) => counts.has(choice.code))
-    .map((choice) => `${choice.name}: ${counts.get(choice.code)} layers`)
-    .join(", ");
+  const present = one.choices.filter((choice) => counts.has(choice.code));
+  return present.map((choice) => `${bitWords(choice)} × ${counts.get(choice.code)}`).join(", ");
 }
 
 /* Rows of the front from cheap to costly by the chosen cost. */
