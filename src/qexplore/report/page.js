@@ -330,6 +330,15 @@ function applyTheme() {
   if (DRAWN.size) redraw(...DRAWN);
 }
 
+/* Charts fit any width by themselves, but what they say depends on it. */
+let wasPhone = isPhone();
+function resized() {
+  if (wasPhone === isPhone()) return;
+  wasPhone = isPhone();
+  drawLayers();
+  redraw(...DRAWN);
+}
+
 /* Paper is light, narrow, and holds all charts. */
 function printing(is) {
   STATE.printing = is;
@@ -353,7 +362,7 @@ function begin() {
   byId("print").addEventListener("click", () => window.print());
   byId("front").addEventListener("keydown", onKey);
   SYSTEM_DARK.addEventListener("change", () => applyTheme());
-  PHONE.addEventListener("change", () => redraw(...DRAWN));
+  window.addEventListener("resize", resized);
   window.addEventListener("beforeprint", () => printing(true));
   window.addEventListener("afterprint", () => printing(false));
   applyTheme();
@@ -363,10 +372,13 @@ function begin() {
     return;
   }
   Object.keys(CHARTS).forEach((id) => SEEN.observe(byId(id)));
-  document.addEventListener("DOMContentLoaded", () => drawVisible());
+  document.addEventListener("DOMContentLoaded", () => {
+    drawVisible();
+    performance.mark("charts");
+  });
   drawCompare();
   showRun(0);
-  document.documentElement.dataset.ready = "yes";
+  performance.mark("words");
 }
 
 begin();

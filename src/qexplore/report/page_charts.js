@@ -48,7 +48,7 @@ function layout(more) {
   };
 }
 
-function wrapped(text, most = PHONE.matches ? 36 : 64) {
+function wrapped(text, most = isPhone() ? 36 : 64) {
   const lines = [""];
   for (const word of text.split(" ")) {
     if (lines[lines.length - 1].length + word.length > most && lines[lines.length - 1]) lines.push("");
@@ -225,7 +225,7 @@ function extent(runs) {
         price <= right + 1.5 * broad;
       if (kind === "uniform" && near) {
         x.push(price);
-        y.push(value);
+        y.push(value, ...(score(one).intervals[row] || []));
       }
     });
   }
@@ -278,11 +278,11 @@ function drawFront() {
     "front",
     traces,
     layout({
-      xaxis: axis(plain(PHONE.matches ? cost().words : cost().axis), {
+      xaxis: axis(plain(isPhone() ? cost().words : cost().axis), {
         range: limits.x,
         tickformat: largest >= 2e4 ? "~s" : "",
       }),
-      yaxis: axis(plain(PHONE.matches ? score().name : `${setName(score())} (${direction(score())})`), {
+      yaxis: axis(plain(isPhone() ? score().name : `${setName(score())} (${direction(score())})`), {
         range: limits.y,
       }),
       shapes: [

@@ -57,8 +57,8 @@ function drawMap() {
   const rows = frontByCost(one);
   const places = new Map(one.choices.map((choice, place) => [choice.code, place]));
   const cells = one.point_names.map((_, point) => rows.map((row) => places.get(one.candidates.num_bits[row][point])));
-  const few = rows.length <= (PHONE.matches ? 10 : 30);
-  const step = Math.max(1, Math.ceil(rows.length / (PHONE.matches ? 6 : 24)));
+  const few = rows.length <= (isPhone() ? 10 : 30);
+  const step = Math.max(1, Math.ceil(rows.length / (isPhone() ? 6 : 24)));
   const ticks = range(rows.length).filter((place) => few || place % step === 0);
   byId("map").style.height = rowHeight(one.point_names.length);
   const trace = {
@@ -170,7 +170,7 @@ function drawParallel() {
     line: { color: colour("quiet"), width: 1 },
     layer: "below",
   }));
-  const width = Math.max(10, Math.floor((PHONE.matches ? 44 : 120) / columns.length));
+  const width = Math.max(10, Math.floor((isPhone() ? 44 : 120) / columns.length));
   const names = columns.map((column) => wrapped(column.title.replaceAll("_", " "), width));
   draw(
     "parallel",

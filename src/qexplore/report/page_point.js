@@ -183,7 +183,7 @@ function layerRows(row) {
 
 function barCell(kind, share, text) {
   const bar = element("i");
-  bar.style.width = `${Math.max(0, Math.min(1, share)) * (PHONE.matches ? 40 : 110)}px`;
+  bar.style.width = `${Math.max(0, Math.min(1, share)) * (isPhone() ? 40 : 110)}px`;
   return element("td", {}, element("div", { class: `bar ${kind}` }, bar, element("span", {}, text)));
 }
 
@@ -206,7 +206,7 @@ function layerCells(one, known) {
   return element(
     "tr",
     {},
-    element("td", { class: "name", title: one.name }, PHONE.matches ? short(one.short, 22) : one.name),
+    element("td", { class: "name", title: one.name }, isPhone() ? short(one.short, 22) : one.name),
     width,
     ...others.filter((cell) => cell),
     ...[sense, share].filter((cell) => cell),

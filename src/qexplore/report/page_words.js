@@ -3,7 +3,7 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const STATE = { run: 0, row: null, cost: 0, score: 0, limits: new Map(), measured: true, time: false, printing: false };
-const PHONE = window.matchMedia("(max-width: 560px)");
+const isPhone = () => window.innerWidth <= 560; // as in page.css
 const COARSE = window.matchMedia("(pointer: coarse)");
 
 const byId = (id) => document.getElementById(id);
@@ -57,7 +57,7 @@ const withUnit = (cost, value) => `${costText(value)}${cost.unit ? ` ${cost.unit
 /* Plotly reads some tags in its texts: a name that holds one stays as it is. */
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
-function short(name, most = PHONE.matches ? 16 : 36) {
+function short(name, most = isPhone() ? 16 : 36) {
   return name.length <= most
     ? name
     : `${name.slice(0, Math.ceil(most / 3))}…${name.slice(1 - Math.floor((2 * most) / 3))}`;
