@@ -158,6 +158,15 @@ def test_diff_compares_a_study_with_a_front_file(explored):
     assert run("diff", explored, "front.json", "--at", "first").exit_code == 2
 
 
+def test_the_page_is_written_by_explore_and_by_report(mine):
+    pytest.importorskip("plotly")
+    facts = said("explore", "mine.yaml", "--max-evaluations", 4, "--page", "run.html")
+    assert facts["page"] == "run.html" and "<html" in (mine / "run.html").read_text(encoding="utf-8")[:400]
+    said("pick", "runs/mine.db", "--index", 0)
+    assert said("report", "runs/mine.db", "runs/mine.db", "--output", "both.html")["page"] == "both.html"
+    assert run("report", "none.db").exit_code == 1
+
+
 def test_sensitivity_and_analyze_measure_what_python_measures(explored, mine):
     table = said("sensitivity", "mine.yaml", "--measure", "sqnr", "--samples", 20, "--csv", "table.csv")
     assert table["point_names"] == ["input", "relu1", "relu2"] and table["num_samples"] == 20

@@ -125,3 +125,21 @@ def test_follow_shows_a_study_again_as_it_grows_and_ends_with_it(mine, monkeypat
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     assert run("show", "runs/mine.db", "--follow").stdout == "two points\nthree points\nfour points\n"
     assert run("show", "mine.json", "--follow").exit_code == 2
+
+
+def test_a_study_whose_runs_asked_for_different_things_shows_the_last_and_says_so(mine):
+    for least in (0.3, 0.5):
+        run("explore", "mine.yaml", "--max-evaluations", 4, "--min-accuracy", least)
+    run("fit", "mine.yaml", "--max-evaluations", 4, "--max-drop", 0.1, "--study", "runs/mine.db")
+    done = run("show", "runs/mine.db")
+    assert done.exit_code == 0 and "The front is that of run 3, the last" in done.stderr
+    for number, least in ((1, 0.3), (2, 0.5)):
+        assert f"min_accuracy {least:.4f}" in run("show", "runs/mine.db", "--run", number).stdout
+    assert said("resume", "runs/mine.db")["front"]["min_accuracy"] == 0.5  # the last that looked for a front
+
+
+def test_a_study_of_other_data_is_refused_with_the_flag_that_names_another(mine):
+    run("explore", "mine.yaml", "--max-evaluations", 4)
+    done = run("explore", "mine.yaml", "--search-loader", "mine:report")
+    assert done.exit_code == 1 and done.stderr.endswith("On the command line: --study FILE.\n")
+    assert "mine:search" in (mine / "runs/mine.db.config.yaml").read_text()

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import click
 
 from qexplore.cli.output import shown
-from qexplore.errors import ConfigError, QExploreError
+from qexplore.errors import ConfigError, QExploreError, StudyMismatchError
 
 FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -55,9 +55,14 @@ def _code(run: Any, given: Sequence[str]) -> int:
     except click.ClickException as error:
         return _tell(error, error.format_message(), given, WRONG_USAGE)
     except QExploreError as error:
-        return _tell(error, str(error), given, FAILED)
+        return _tell(error, f"{error}{_way_out(error)}", given, FAILED)
     except click.Abort as error:
         return _tell(error, "stopped by Ctrl-C: what a study was told is kept", given, INTERRUPTED)
+
+
+def _way_out(error: QExploreError) -> str:
+    """What the sentence for Python users is on the command line."""
+    return " On the command line: --study FILE." if isinstance(error, StudyMismatchError) else ""
 
 
 def _tell(error: BaseException, text: str, given: Sequence[str], code: int) -> int:

@@ -13,7 +13,7 @@ from qexplore.cli.drawing import write_page
 from qexplore.cli.options import PATH, example, of_run, picking, printing
 from qexplore.cli.output import plain, say, widths_of
 from qexplore.cli.running import config_of, write_json
-from qexplore.cli.sources import is_study, picked, read_front
+from qexplore.cli.sources import is_study, picked, read_front, study_front
 
 if TYPE_CHECKING:
     from qexplore.front import FrontPoint
@@ -67,7 +67,7 @@ def _look(source: Path, run: int | None, limit: int, *, with_facts: bool = False
     from qexplore.study import Study
 
     with Study.open(source) as study:
-        text, front = str(study), study.front(run) if study.runs else None
+        text, front = str(study), study_front(study, run) if study.runs else None
         runs = [one for one in study.runs if run in (None, one.id)]
         facts = {"study": source, "runs": [_run_facts(one) for one in runs], "front": front} if with_facts else None
     return "\n\n".join([text, *([] if front is None else [front.table(most=limit or None)])]), facts

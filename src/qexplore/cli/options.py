@@ -34,7 +34,7 @@ def config_flags(*names: str) -> Callable[[Command], Command]:
             if not names or one.name in names:
                 flag, default = f"--{one.name.replace('_', '-')}", "" if one.default in (None, "") else one.default
                 told = f"  [default: {_told(default)}]" if default != "" else ""
-                command = click.option(flag, one.name, metavar="VALUE", help=f"{one.text}{told}")(command)
+                command = click.option(flag, one.name, metavar=one.form.metavar, help=f"{one.text}{told}")(command)
         return command
 
     return decorated
@@ -67,7 +67,12 @@ def picking(command: Command) -> Command:
 
 def of_run(command: Command) -> Command:
     """``--run``, of a study with several."""
-    return click.option("--run", type=int, metavar="N", help="A run of the study; all of them without it.")(command)
+    return click.option(
+        "--run",
+        type=int,
+        metavar="N",
+        help="A run of the study; without it all that asked for the same, else the last.",
+    )(command)
 
 
 def example(*lines: str) -> str:

@@ -71,6 +71,7 @@ def resume(
     read = read_config(config_of(study, config), said)
     limits: dict[str, Any] = {name: getattr(read.config, name) if name in said else None for name in BUDGET[:3]}
     problem = posed(read, calibrated(read))
+    run = _last_search(study) if run is None else run
     exploration = resumed(study, problem, run=run, **limits, **report_arguments(read))
     _tell(ctx, exploration, study, read, as_json)
 
@@ -122,6 +123,15 @@ def config_of(study: Path, config: Path | None) -> Path:
             "command line, or moved alone. Give one with --config"
         )
     return config or kept
+
+
+def _last_search(study: Path) -> int | None:
+    """The last run that looked for a front; None where every run looked for one point."""
+    from qexplore.study import Study
+
+    with Study.open(study) as opened:
+        runs = [one.id for one in opened.runs if one.settings["goal"]["name"] == "WholeFront"]
+    return runs[-1] if runs else None
 
 
 def beside(study: Path) -> Path:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qexplore.errors import ConfigError, FrontError
+from qexplore.errors import ConfigError, FrontError, StudyError
 
 if TYPE_CHECKING:
     from qexplore.front import Front, FrontPoint
     from qexplore.model import QuantizedModel
+    from qexplore.study import Study
 
 _SQLITE = b"SQLite format 3\x00"
 _ENDINGS = (".db", ".sqlite", ".sqlite3")
@@ -40,10 +41,26 @@ def read_front(path: Path, run: int | None = None) -> Front:
 
     if is_study(path):
         with Study.open(path) as study:
-            return study.front(run)
+            return study_front(study, run)
     if run is not None:
         raise click.UsageError(f"--run is of a study, and '{path}' is none")
     return Front.load(path)
+
+
+def study_front(study: Study, run: int | None) -> Front:
+    """The front of a run or of all; of the last, which is said, where they asked for different things.
+
+    Raises:
+        StudyError: it cannot be told.
+    """
+    runs = study.runs
+    try:
+        return study.front(run)
+    except StudyError:
+        if run is not None or len(runs) < 2:
+            raise
+    click.echo(f"The front is that of run {runs[-1].id}, the last; they differ, and --run takes another.", err=True)
+    return study.front(runs[-1].id)
 
 
 def picked(front: Front, accuracy: float | None, limits: Sequence[str], knee: bool, index: int | None) -> FrontPoint:

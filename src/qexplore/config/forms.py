@@ -23,12 +23,14 @@ class Form:
         fits: whether a value is so.
         known: words among which the nearest right spelling is looked for; loaded on use.
         many: whether the field takes a sequence; one value alone is a sequence of one.
+        metavar: what stands for the value in the help of a flag.
     """
 
     words: str
     fits: Callable[[Any], bool]
     known: Known = tuple
     many: bool = False
+    metavar: str = "VALUE"
 
     def mistakes(self, value: Any) -> list[str]:
         """What is wrong with ``value``, a sentence each, without the name of the field."""
@@ -82,7 +84,7 @@ def is_reference(value: Any) -> bool:
 
 def whole(low: int) -> Form:
     """Whole numbers of at least ``low``."""
-    return Form(f"an int of at least {low}", lambda value: is_whole(value) and value >= low)
+    return Form(f"an int of at least {low}", lambda value: is_whole(value) and value >= low, metavar="N")
 
 
 def number(low: float | None = None, above: float | None = None) -> Form:
@@ -93,16 +95,24 @@ def number(low: float | None = None, above: float | None = None) -> Form:
         lambda value: (
             is_number(value) and (low is None or float(value) >= low) and (above is None or float(value) > above)
         ),
+        metavar="NUMBER",
     )
 
 
-def one_of(known: Known, more: str = "", fits: Callable[[Any], bool] = lambda value: False) -> Form:
+def one_of(
+    known: Known, more: str = "", fits: Callable[[Any], bool] = lambda value: False, metavar: str = "NAME"
+) -> Form:
     """One of some words, or ``more``, which ``fits``."""
 
     def is_known(value: Any) -> bool:
         return fits(value) or (isinstance(value, (str, bool)) and value in known())
 
-    return Listed(more, is_known, known)
+    return Listed(more, is_known, known, metavar=metavar)
+
+
+def words(*known: str | bool) -> Form:
+    """One of these."""
+    return one_of(lambda: known, metavar="|".join(map(_as_yaml, known)).replace("'", ""))
 
 
 @dataclass(frozen=True)
@@ -178,22 +188,28 @@ _A_CHOICE = "a width up to 16, 'off', or the name of a float format such as E4M3
 _REFERRED = "package.module:factory"
 
 TEXT = Form("text", lambda value: isinstance(value, str) and bool(value.strip()))
-PATH = Form("the path of a file", TEXT.fits)
-REFERENCE_FORM = Form(_REFERRED, is_reference)
+PATH = Form("the path of a file", TEXT.fits, metavar="FILE")
+REFERENCE_FORM = Form(_REFERRED, is_reference, metavar="MODULE:NAME")
 SELECTION = Form(
-    "class names, names or globs of modules, 'regex:...', or package.module:predicate", TEXT.fits, many=True
+    "class names, names or globs of modules, 'regex:...', or package.module:predicate",
+    TEXT.fits,
+    many=True,
+    metavar="NAME,...",
 )
-METHOD = one_of(lambda: ("max", "percentile", "mse", "entropy", "auto"))
-WEIGHT_METHOD = one_of(lambda: ("max", "percentile", "mse", "auto"))
-ASYMMETRIC = one_of(lambda: (False, True, "auto"))
+METHOD = words("max", "percentile", "mse", "entropy", "auto")
+WEIGHT_METHOD = words("max", "percentile", "mse", "auto")
+ASYMMETRIC = words(False, True, "auto")
 GRANULARITY = one_of(
-    lambda: ("channel", "tensor"), ", or the size of groups", lambda value: is_whole(value) and value > 0
+    lambda: ("channel", "tensor"),
+    ", or the size of groups",
+    lambda value: is_whole(value) and value > 0,
+    "channel|tensor|N",
 )
-OUTPUTS = one_of(lambda: ("tensor", "all"))
-ENGINE = one_of(lambda: ("auto", "prefix", "direct"))
-PRECISION = one_of(lambda: ("full", "as set"))
-JUDGE = one_of(lambda: ("divergence", "accuracy"))
-SWITCH = one_of(lambda: (True, False))
+OUTPUTS = words("tensor", "all")
+ENGINE = words("auto", "prefix", "direct")
+PRECISION = words("full", "as set")
+JUDGE = words("divergence", "accuracy")
+SWITCH = words(True, False)
 ALGORITHM = one_of(_algorithms)
 METRIC = one_of(
     lambda: METRICS,
@@ -205,6 +221,7 @@ COSTS = Listed(
     lambda value: isinstance(value, str) and (value in cost_names() or value.endswith(".csv") or is_reference(value)),
     cost_names,
     many=True,
+    metavar="NAME,...",
 )
 LIMITS = Form("the most of costs by name, such as {model_bytes: 65536}", _by_selector(is_number))
 CHOICE = Form(_A_CHOICE, _is_choice, _formats)

@@ -191,7 +191,7 @@ class Reporter:
             else replace(
                 self._with_scores(front.uniform, baseline), report_between=self._all_paired(baseline, baseline)
             ),
-            report_from_uniform=self._all_paired(evaluations, baseline),
+            report_from_uniform=None if front.uniform is None else self._all_paired(evaluations, baseline),
         )
         return Report(
             reported, self.num_floats + len(rows) + num_points, self._optimism_interval(evaluations, searched)
