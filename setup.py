@@ -86,6 +86,12 @@ setup(
             "myst-parser>=3.0",  # reads Markdown as it is, anchors of headings as on GitHub
             "furo>=2024.1.29",  # the theme: maintained, dark and light, readable on a phone
         ],
+        "tensorboard": [
+            "tensorboard>=2.14",  # what torch.utils.tensorboard writes with
+        ],
+        "mlflow": [
+            "mlflow-skinny>=2.10",  # tracking without a server of its own
+        ],
         "demo": [
             "scikit-learn>=1.2",  # the handwritten digits
         ],

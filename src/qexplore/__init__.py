@@ -26,7 +26,7 @@ _NAMES_BY_ROOM = {
     "cost": "CostTable count_macs marginal_costs",
     "errors": "QExploreError",
     "evaluation": "DirectEvaluator Evaluation LayerAnalysis analyze",
-    "exploration": "Exploration Snapshot StopExploration explore fit resume",
+    "exploration": "Exploration Snapshot StopExploration explore fit log_to log_to_mlflow log_to_tensorboard resume",
     "export": "ExportReport Manifest TensorRTCheck check_tensorrt export_onnx load_manifest save_manifest",
     "front": "Front FrontDifference FrontPoint FurtherMetric",
     "metrics": (
@@ -41,7 +41,7 @@ _NAMES_BY_ROOM = {
     ),
     "quant": "QuantDescriptor TensorQuantizer",
     "report": (
-        "plot_analysis plot_fine_tuning plot_hypervolume plot_num_bits plot_parallel_coordinates "
+        "LivePlot plot_analysis plot_fine_tuning plot_hypervolume plot_num_bits plot_parallel_coordinates "
         "plot_pareto_front plot_sensitivity plot_timeline report"
     ),
     "search": (
@@ -78,6 +78,9 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.exploration import StopExploration as StopExploration
     from qexplore.exploration import explore as explore
     from qexplore.exploration import fit as fit
+    from qexplore.exploration import log_to as log_to
+    from qexplore.exploration import log_to_mlflow as log_to_mlflow
+    from qexplore.exploration import log_to_tensorboard as log_to_tensorboard
     from qexplore.exploration import resume as resume
     from qexplore.export import ExportReport as ExportReport
     from qexplore.export import Manifest as Manifest
@@ -124,6 +127,7 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.preparation import remove_bias_corrections as remove_bias_corrections
     from qexplore.quant import QuantDescriptor as QuantDescriptor
     from qexplore.quant import TensorQuantizer as TensorQuantizer
+    from qexplore.report import LivePlot as LivePlot
     from qexplore.report import plot_analysis as plot_analysis
     from qexplore.report import plot_fine_tuning as plot_fine_tuning
     from qexplore.report import plot_hypervolume as plot_hypervolume

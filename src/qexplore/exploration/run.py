@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -90,7 +90,8 @@ def explore(
         unpack: for ``report_loader``, where its batches differ from the problem's.
         callbacks: called with a `Snapshot` whenever the front grows and at the end of a generation. `StopExploration`
             raised in one ends the search; any other exception passes through, and the problem remembers what it has
-            measured.
+            measured. One that is a context manager is entered before the search and left at its end, also by an error.
+            `LivePlot`, `log_to`, `log_to_tensorboard` and `log_to_mlflow` make some.
         progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
         study: path of a file in which every evaluation is written down before it is used; made where there is none.
             The same call on a study that was stopped, by whatever, goes on where it stopped and ends with the result of
@@ -141,7 +142,10 @@ def run_search(
     clock: Clock,
 ) -> Exploration:
     """As `explore`, with arguments that were checked, and a goal other than the whole front."""
-    with recorded(file, problem, settings, budget, clock, initial=initial, goal=goal) as recording:
+    with (
+        recorded(file, problem, settings, budget, clock, initial=initial, goal=goal) as recording,
+        entered(callbacks) as callbacks,
+    ):
         exploration = _searched(
             recording,
             settings,
@@ -154,6 +158,16 @@ def run_search(
             goal=goal,
         )
         return replace(exploration, study=recording.ended(exploration))
+
+
+@contextmanager
+def entered(callbacks: Sequence[Callback]) -> Iterator[list[Callback]]:
+    """The callbacks, those that are context managers entered; they are left at the end, also by an error."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(callback) if isinstance(callback, AbstractContextManager) else callback
+            for callback in callbacks
+        ]
 
 
 def _searched(

@@ -21,6 +21,7 @@ from qexplore.report.layers import (
     plot_sensitivity,
     sensitivity_record,
 )
+from qexplore.report.live import LivePlot
 from qexplore.report.num_bits import NumBitsRecord, num_bits_record, plot_num_bits
 from qexplore.report.page import report
 from qexplore.report.pairs import ObjectivesRecord, PairRecord, objectives_record

@@ -50,13 +50,14 @@ class Grid(NamedTuple):
 def finished(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
     """``figure``, also saved when there is a ``path``. ReportError when its suffix is of no picture."""
     if path is not None:
-        target = _checked_path(path)
+        target = checked_path(path)
         made_folder(target, ReportError)
         figure.savefig(target, dpi=_DPI)
     return figure
 
 
-def _checked_path(path: str | os.PathLike[str]) -> Path:
+def checked_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a picture. ReportError when its suffix is of none."""
     target = Path(path)
     if target.suffix.lower() not in _SUFFIXES:
         raise ReportError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ _HEAD_ROOM = 0.05
 
 @dataclass(frozen=True)
 class HypervolumeRecord:
-    """Hypervolume over the evaluations it took; `reference_point` names each value, as in (("accuracy", 0.88), ...)."""
+    """Hypervolume over the evaluations it took.
+
+    `reference_point` names each value, as in (("accuracy", 0.88), ...); values are NaN where they are not known.
+    """
 
     metric_name: str
     num_evaluations: tuple[float, ...]
@@ -90,6 +94,7 @@ def draw_hypervolume(record: HypervolumeRecord, ax: Axes | None = None) -> Figur
     axes.set_ylabel(f"hypervolume ({units})", parse_math=False)
     reference = ", ".join(f"{name.replace('_', ' ')} {value:,.6g}" for name, value in record.reference_point)
     set_large_ticks(axes.yaxis, max(record.hypervolume))
-    set_titles(axes, "Hypervolume of the front over the search", f"reference point: {reference}")
+    is_known = all(math.isfinite(value) for _, value in record.reference_point)
+    set_titles(axes, "Hypervolume of the front over the search", f"reference point: {reference}" if is_known else "")
     axes.grid(alpha=0.3)
     return figure_of(axes)
