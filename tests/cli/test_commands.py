@@ -203,6 +203,11 @@ def test_init_says_which_functions_have_to_be_written(mine):
     sys.modules.pop("bare")
     assert "Not there yet, write it: bare:calibration_loader\n" in done.stdout
     assert "Not there yet: write it." in (mine / "bare.yaml").read_text()
+    assert said("init", "torch.nn:ReLU", "--output", "other.yaml")["lacking"] == [
+        "data:calibration_loader",
+        "data:search_loader",
+    ]
+    (mine / "other.yaml").unlink()
     wrong = run("init", "mine:netwrok", "--output", "other.yaml")
     assert wrong.exit_code == 1 and "did you mean 'network'?" in wrong.stderr and not (mine / "other.yaml").exists()
 

@@ -36,6 +36,6 @@ def init(network: str, output: Path | None, force: bool, as_json: bool) -> None:
     draft = template(network)
     write_text(path, draft.text)
     lacking = [f"Not there yet, write it: {one}" for one in draft.lacking]
-    told = [draft.seen, *lacking, f"written: {path}", f"Go on with: qexplore explore {path}"]
+    told = [draft.seen, f"written: {path}", *lacking, f"Go on with: qexplore explore {path}"]
     facts = {"config": path, "seen": draft.seen, "lacking": draft.lacking}
     say("\n".join(told), facts, as_json=as_json)

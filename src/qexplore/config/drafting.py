@@ -8,6 +8,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -59,12 +60,18 @@ def template(network: str) -> Template:
     parts = Parts({"network": network, "metric": "top1_accuracy"}, lambda field, text: mistakes.append(text))
     if mistakes:
         raise ConfigError(f"the network {mistakes[0]}") from parts.first_error
-    module = network.partition(":")[0]
+    module = _module_for_data(network.partition(":")[0])
     filled = {"network": network, **_roles(network)} | _selection(parts.network)
     lacking = tuple(f"{module}:{role}" for role in _NEEDED if role not in filled)
     filled = {role: f"{module}:{role}" for role in _NEEDED} | filled
     seen = f"{network} gives a {_seen(parts.network, filled)}"
     return Template("\n".join(_lines(filled, seen, lacking)) + "\n", seen, lacking)
+
+
+def _module_for_data(module: str) -> str:
+    """Where functions that are not there yet are to be written: beside the factory, unless that is someone else's."""
+    file = str(getattr(sys.modules[module], "__file__", ""))
+    return module if file.startswith(str(Path.cwd())) and "site-packages" not in file else "data"
 
 
 def _roles(network: str) -> dict[str, str]:
