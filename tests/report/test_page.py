@@ -274,3 +274,4 @@ def test_page_of_2000_evaluations_of_120_layers_is_under_8_mb():
 def test_report_is_called_by_its_name_whatever_was_imported_before():
     assert qx.report is sys.modules["qexplore.report"]
     assert list(inspect.signature(qx.report).parameters)[:2] == ["source", "path"]
+    assert "Write a page to look at a front" in qx.report.__doc__

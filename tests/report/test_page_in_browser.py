@@ -6,12 +6,14 @@ import csv
 import json
 import shutil
 import time
+import types
 
 import numpy as np
 import pytest
 from problems import search_loader, tiny_model, tiny_problem
 
 import qexplore as qx
+from qexplore.study import Store
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOSTILE = '<img src="https://example.org/x" onerror="document.title=1"></script><script>document.title=2</script>'
@@ -272,3 +274,36 @@ def test_fronts_of_any_size_open(driver, tmp_path, count):
 
     assert driver.execute_script("return run().num_front") == count
     assert chosen(driver) == (front.knee().index if count else None)
+
+
+def test_study_without_a_run_opens_and_says_so(driver, tmp_path):
+    Store.create(tmp_path / "new.db", {"network": "Tiny"}).close()
+    opened(driver, qx.report(tmp_path / "new.db", tmp_path / "page.html"))
+
+    assert "no run in this study" in text(driver, "notices")
+    assert driver.find_elements("css selector", ".panel:not([hidden])") == []
+
+
+def test_formats_and_switched_off_points_are_written_as_python_takes_them(driver, tmp_path):
+    front = qx.Front(
+        num_bits=np.array([[0, 403, 8]]),
+        accuracy=np.array([0.9]),
+        costs=np.array([[50.0]]),
+        point_names=("a", '"', "c"),
+    )
+    opened(driver, qx.report(front, tmp_path / "page.html"))
+    model = types.SimpleNamespace()
+    exec(driver.execute_script("return widthsInPython(0)"), {"model": model})
+
+    assert model.num_bits == {"a": "off", '"': "E4M3", "c": 8}
+
+
+def test_paper_is_light_and_holds_every_chart(driver, page):
+    opened(driver, page, dark=True)
+    driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+    widths = driver.execute_script("return [...DRAWN].map(id => byId(id)._fullLayout.width)")
+    assert driver.execute_script("return document.documentElement.dataset.theme") == "light"
+    assert len(widths) == 6
+    assert max(widths) <= 700
+    driver.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert driver.execute_script("return document.documentElement.dataset.theme") == "dark"

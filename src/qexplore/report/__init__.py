@@ -1,9 +1,8 @@
-"""Pictures of a front, of the search that found it, and of what quantization does layer by layer; and a page of all.
+"""Pictures of a front, of the search that found it, and of what quantization does layer by layer; and a page of all."""
 
-Each picture is a file made in two steps: an immutable record of what is drawn, then the drawing. Matplotlib is imported
-when a picture is drawn, not before.
-"""
-
+# Each picture is a file made in two steps: an immutable record of what is drawn, then the drawing. Matplotlib is
+# imported when a picture is drawn, not before.
+import inspect
 import sys
 from types import ModuleType
 
@@ -42,3 +41,4 @@ class _Room(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Room
+__doc__ = f"{__doc__}\n\n{inspect.cleandoc(report.__doc__ or '')}"  # what help says of what is called

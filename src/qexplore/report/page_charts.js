@@ -155,7 +155,7 @@ function uniformTraces(one, limits, several) {
       mode: "text",
       text: labels,
       textposition: rows.map((row) => `${side} ${cost(one).values[row] > end ? "left" : "right"}`),
-      textfont: { color: shade, size: 12 },
+      textfont: { color: several ? shade : colour("changed"), size: 12 },
       hoverinfo: "skip",
       hovertemplate: undefined,
       showlegend: false,
