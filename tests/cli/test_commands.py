@@ -3,13 +3,16 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import run, said
 from networks import digits
 from problems import tiny_model
+from project import own_project
 
 import qexplore as qx
 from qexplore.cli import main
@@ -17,10 +20,23 @@ from qexplore.cli import main
 COMMANDS = list(main.commands)
 
 
+@pytest.fixture(scope="module")
+def _explored_once(tmp_path_factory):
+    """The folder ``runs`` of a finished exploration of ``mine.yaml``."""
+    folder, before = tmp_path_factory.mktemp("explored"), Path.cwd()
+    os.chdir(folder)
+    try:
+        with own_project(folder):
+            assert run("explore", "mine.yaml").exit_code == 0
+    finally:
+        os.chdir(before)
+    return folder / "runs"
+
+
 @pytest.fixture
-def explored(mine):
-    """The study of a finished exploration of ``mine.yaml``."""
-    assert run("explore", "mine.yaml").exit_code == 0
+def explored(mine, _explored_once):
+    """A study of it, beside it."""
+    shutil.copytree(_explored_once, mine / "runs")
     return "runs/mine.db"
 
 
