@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -29,6 +31,19 @@ def test_notebook_asks_a_question_on_top_and_keeps_no_outputs(path):
 def test_every_notebook_is_on_its_page():
     page = (FOLDER.parent / "notebooks.md").read_text(encoding="utf-8")
     assert NOTEBOOKS and [path.name for path in NOTEBOOKS if f"notebooks/{path.name}" not in page] == []
+
+
+def test_digits_stand_in_where_fashion_mnist_is_not_there(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    small_data = importlib.import_module("small_data")
+    monkeypatch.setattr(small_data, "FASHION_MNIST", ())
+
+    data = small_data.loaders()
+
+    assert "scikit-learn's digits, for want of Fashion-MNIST" in capsys.readouterr().out
+    images = [loader.dataset.tensors[0] for loader in data.values()]
+    assert {tuple(part.shape[1:]) for part in images} == {(1, 28, 28)}
+    assert len(torch.cat(images).unique(dim=0)) == sum(map(len, images)) <= 1797
 
 
 @pytest.mark.slow
