@@ -257,7 +257,7 @@ function drawFront() {
   const runs = comparable();
   const several = runs.length > 1;
   const one = run();
-  const shown = several ? runs : [one];
+  const shown = several ? [...runs.filter((each) => each !== one), one] : [one]; // the chosen one on top
   const limits = extent(shown);
   const traces = [
     ...measuredTraces(one),
