@@ -122,6 +122,8 @@ def set_titles(axes: Axes, title: str, subtitle: str, scale: float | None = None
     scale = scale_of(axes) if scale is None else scale
     pad = (32 if subtitle else 12) * scale
     axes.set_title(title, loc="left", fontsize=15 * scale, fontweight="bold", pad=pad, parse_math=False)
+    if scale < 1:
+        axes.tick_params(labelsize=max(_LEAST_LABEL, 10 * scale))
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_fontsize(max(_LEAST_LABEL, 10 * scale))
     if subtitle:

@@ -178,8 +178,9 @@ def draw_analysis(record: LayerAnalysisRecord, ax: Axes | None = None) -> Figure
     _draw_share(panels[1], record.clipped, record.clipped_limit, PURPLE)
     _draw_share(panels[2], record.range_used, record.range_used_limit, GREY)
     panels[2].axvline(100, color="black", linewidth=1)
-    for panel, label in zip(panels, ("SQNR (dB)", "clipped values (%)", "range used (% of amax)"), strict=True):
-        panel.set_xlabel(label)
+    for panel, label in zip(panels, ("SQNR (dB)", "clipped\nvalues (%)", "range used\n(% of amax)"), strict=True):
+        panel.set_xlabel(label, fontsize=10 * grid.scale)
+        panel.tick_params(labelsize=10 * grid.scale)
         panel.grid(axis="x", alpha=0.3)
         panel.set_axisbelow(True)
     panels[0].set_ylim(len(record.point_names) - 0.4, -0.6)

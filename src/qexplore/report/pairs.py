@@ -124,7 +124,8 @@ def draw_objectives(record: ObjectivesRecord, ax: Axes | None = None) -> Figure:
     corner = figure.add_subplot(grid.cells[2:, :2] if wide else grid.cells[1:, 0])
     _draw_legend(corner, panels[0, 1], LEGEND_CHARACTERS * (1 + wide) // size - 8, scale)
     bar = figure.colorbar(colours, ax=list(panels.values()), fraction=0.04, pad=0.02)
-    bar.ax.set_ylabel(with_direction(record.objectives[0]), parse_math=False)
+    bar.ax.set_ylabel(with_direction(record.objectives[0]), fontsize=10 * scale, parse_math=False)
+    bar.ax.tick_params(labelsize=10 * scale)
     names = [one.words for one in record.objectives]
     title = f"{names[0]} against {', '.join(names[1:-1])} and {names[-1]}, on the {record.set_name}"
     panels[0, 1].set_title(title, loc="left", pad=12, fontsize=15 * scale, fontweight="bold", parse_math=False)

@@ -147,7 +147,7 @@ def draw_timeline(record: TimelineRecord, ax: Axes | None = None) -> Figure:
     label = f"best {record.metric_name}\n({record.better} is better)"
     panels[1, 0].set_ylabel(label, fontsize=size, parse_math=False)
     set_titles(panels[0, 0], "What the search had found when", "", grid.scale)
-    legend_below(panels[1, 0], ncols=1, gap=36 * grid.scale, scale=grid.scale)
+    legend_below(panels[1, 0], ncols=1, gap=40 * max(grid.scale, 0.8), scale=grid.scale)
     for column in (0, 1):
         _draw_spent(grid, record, column)
     return figure_of(panels[0, 0])
