@@ -25,6 +25,7 @@ default_role = "py:obj"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 100
+toc_object_entries_show_parents = "hide"
 napoleon_numpy_docstring = False
 napoleon_attr_annotations = False  # a type such as numpy.str_ would be read as a link
 
@@ -36,17 +37,25 @@ MARK = "<!-- public names -->"
 
 
 def reference() -> str:
-    """Every name of ``qexplore.__all__``, by the room that it is at home in."""
-    parts = []
-    for room, names in sorted(qexplore._NAMES_BY_ROOM.items(), key=lambda row: row[0].strip("_")):
-        if room in qexplore._ROOMS:
-            continue
-        says = (importlib.import_module(f"qexplore.{room}").__doc__ or "").strip().splitlines()[0]
-        lines = [f"## {room.strip('_')}", "", says, "", "```{eval-rst}", ".. currentmodule:: qexplore", ""]
-        for name in sorted(names.split(), key=str.lower):
-            lines += directive(name)
-        parts.append("\n".join([*lines, "```", ""]))
+    """Every name of ``qexplore.__all__``, by the room that it is at home in: first as a table, then each in full."""
+    rooms = {room: sorted(names.split(), key=str.lower) for room, names in qexplore._NAMES_BY_ROOM.items()}
+    rooms = {room.strip("_"): rooms[room] for room in sorted(rooms, key=lambda room: room.strip("_"))}
+    homes = {name.strip("_"): name for name in qexplore._NAMES_BY_ROOM}
+    rows = [f"| [{room}](#{room}) | {', '.join(map(link, names))} |" for room, names in rooms.items()]
+    parts = ["\n".join(["| room | names |", "|---|---|", *rows, ""])]
+    for room, names in rooms.items():
+        if homes[room] not in qexplore._ROOMS:  # which the page has as a whole
+            says = (importlib.import_module(f"qexplore.{homes[room]}").__doc__ or "").strip().splitlines()[0]
+            lines = [line for name in names for line in directive(name)]
+            head = [f"## {room}", "", says, "", "```{eval-rst}", ".. currentmodule:: qexplore", ""]
+            parts.append("\n".join([*head, *lines, "```", ""]))
     return "\n".join(parts)
+
+
+def link(name: str) -> str:
+    """The name, leading to where it is documented."""
+    home = "qexplore.errors" if name.endswith("Error") else "qexplore"
+    return f"{{py:obj}}`{name} <{home}.{name}>`"
 
 
 def directive(name: str) -> list[str]:
