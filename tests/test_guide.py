@@ -169,6 +169,13 @@ def test_the_short_way_in_the_readme_has_ten_lines_at_most():
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
 
 
+def test_extras_of_the_start_page_are_those_of_the_package():
+    extras = re.findall(r'^        "([\w-]+)": \[', text_of("setup.py"), flags=re.MULTILINE)
+    table = text_of("docs/start.md").partition("| extra | brings | for |")[2].partition("\n\n")[0]
+    told = [name for row in table.splitlines() for name in re.findall(r"`([\w-]+)`", row.split(" | ")[0])]
+    assert sorted([*told, "dev"]) == sorted(extras)
+
+
 @pytest.mark.parametrize("script", sorted(ROOT.glob("experiments/*/run.py")), ids=lambda path: path.parent.name)
 def test_experiment_says_question_command_time_and_result(script):
     says = (script.parent / "README.md").read_text(encoding="utf-8")
