@@ -27,8 +27,8 @@ def check_file(path: Path, *, writes: bool) -> None:
     shown = f"The study '{path}'"
     try:
         size = path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise MissingStudyError(f"{shown} does not exist. Give the path of a study, or make one first") from error
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise MissingStudyError(f"{shown} does not exist. Give the path of a study, or make one first") from None
     if path.is_dir() or not _may(path, os.R_OK):
         what = "is a folder" if path.is_dir() else "may not be read"
         raise StudyFileError(f"{shown} must be a file that can be read, and it {what}. Give another path")

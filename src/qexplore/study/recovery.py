@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qexplore._arguments import made_folder
-from qexplore.errors import MissingStudyError, StudyWriteError
+from qexplore.errors import StudyFileError, StudyWriteError
 from qexplore.study.database import append, create
 from qexplore.study.faults import SQLITE_ERRORS, as_study_errors
-from qexplore.study.files import connect
+from qexplore.study.files import check_file, connect
 from qexplore.study.packing import pack_json
+from qexplore.study.pages import Text, rows_of_pages
 from qexplore.study.schema import TABLES, checksum_of_read
-
-_FURTHER = 5000  # ids that are tried beyond the last that a scan could read
-
-
-class _Text(bytes):
-    """A cell that was text: it must be text again, for to SQLite the same bytes are another value."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,9 @@ class Recovery:
 def recover(path: str | os.PathLike[str], into: str | os.PathLike[str]) -> Recovery:
     """Copy every row whose checksum is right to a new study; the damaged one is left as it is.
 
+    That is what SQLite still reads and, where it refuses, as with a file that was cut off, every row whose own pages
+    are there. How many rows lay beyond the last that is whole cannot be known, and they are not counted.
+
     Rows get new numbers, in the old order. What was lost is measured again when an exploration goes on with the new
     file; where a part of the fingerprint was lost, that is refused as a mismatch.
 
@@ -55,18 +53,16 @@ def recover(path: str | os.PathLike[str], into: str | os.PathLike[str]) -> Recov
 
     Raises:
         MissingStudyError: there is no file at ``path``.
-        StudyFileError: not even the list of its tables can be read.
+        StudyFileError: a folder, an empty file, or nothing of it can be saved.
         ExistingStudyError: there is a file at ``into``.
         StudyWriteError: ``into`` cannot be written.
     """
     source, target = Path(path), Path(into)
-    if not source.is_file():
-        raise MissingStudyError(f"The study '{source}' does not exist. Give the path of a damaged study")
-    made_folder(target, StudyWriteError)
     with as_study_errors(source):
-        rows = _whole_rows(source)
-    found = {table: [row[1:-1] for row in rows[table] if row] for table in TABLES}
-    runs = {row[0]: row[1:-1] for row in rows["runs"] if row}
+        check_file(source, writes=False)
+        rows = _rows_by_table(source)
+    found = {table: [whole[1:-1] for _, whole in sorted(rows[table].whole.items())] for table in TABLES}
+    runs = {id: row[1:-1] for id, row in rows["runs"].whole.items()}
     named = {row[0] for table in ("evaluations", "parts", "snapshots", "events") for row in found[table]}
     # A run whose row is lost keeps its place: what it measured is still true.
     found["runs"] = [runs.get(id) or _lost(id) for id in range(1, max([*runs, *named], default=0) + 1)]
@@ -75,73 +71,103 @@ def recover(path: str | os.PathLike[str], into: str | os.PathLike[str]) -> Recov
         for table in TABLES:
             append(connection, table, found[table])
 
+    made_folder(target, StudyWriteError)
     create(target, fill, share=False)
-    saved = {table: sum(row is not None for row in rows[table]) for table in TABLES}
-    return Recovery(target, saved, {table: len(rows[table]) - saved[table] for table in TABLES})
+    return Recovery(
+        target,
+        {table: len(rows[table].whole) for table in TABLES},
+        {table: rows[table].left for table in TABLES},
+    )
 
 
 def _lost(id: int) -> tuple[str, str, str]:
     return pack_json("", {"lost": id}), "{}", "{}"
 
 
-def _whole_rows(path: Path) -> dict[str, list[Any]]:
-    """Rows by table; None in the place of each that is not whole."""
-    try:
-        return _rows_by_table(path, "mode=ro")
-    except sqlite3.OperationalError:  # what lies beside it may be damaged too, or its folder only be read
-        return _rows_by_table(path, "immutable=1")
+@dataclass
+class _Rows:
+    """Of one table, by id: whole ones, and the ids of all that were come across."""
+
+    whole: dict[int, Any]
+    seen: set[int]
+
+    @property
+    def left(self) -> int:
+        return len(self.seen.union(range(1, max(self.whole, default=0) + 1))) - len(self.whole)
 
 
-def _rows_by_table(path: Path, mode: str) -> dict[str, list[Any]]:
-    connection = connect(path, mode)
-    try:
-        connection.text_factory = _Text
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        return {table: list(_checked(table, _readable(connection, table))) for table in TABLES}
-    finally:
-        connection.close()
+def _rows_by_table(path: Path) -> dict[str, _Rows]:
+    """As SQLite reads them, who knows the log beside the file; what is missing then, from the pages themselves."""
+    scans, reason = _by_sqlite(path)
+    found = {name: _Rows(dict(_whole(name, scan.rows)), {row[0] for row in scan.rows}) for name, scan in scans.items()}
+    if any(found[name].left or not scan.is_all for name, scan in scans.items()):
+        for row in rows_of_pages(path):
+            for name, rows in found.items():
+                for id, whole in _whole(name, [row]):
+                    rows.whole.setdefault(id, whole)
+    if not any(rows.whole for rows in found.values()):
+        said = f" (SQLite: {reason})" if reason else ""
+        raise StudyFileError(
+            f"Nothing of '{path}' can be saved: no row of a study that is whole was found in it{said}. It is left as "
+            f"it is; look for another copy of it"
+        )
+    return found
 
 
-def _checked(table: str, rows: Mapping[int, Any]) -> Iterator[Any]:
-    for id in range(1, max(rows, default=0) + 1):
-        row = rows.get(id, ())
-        read = tuple(bytes(cell) if isinstance(cell, _Text) else cell for cell in row)
-        is_whole = bool(read) and checksum_of_read(table, read[:-1]) == read[-1]
-        yield tuple(map(_as_written, row)) if is_whole else None
+def _whole(table: str, rows: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """Ids and rows, as they were written, of those whose checksum is right."""
+    for row in rows:
+        read = tuple(bytes(cell) if isinstance(cell, Text) else cell for cell in row)
+        if checksum_of_read(table, read[:-1]) == read[-1]:
+            yield row[0], tuple(map(_as_written, row))
 
 
 def _as_written(cell: Any) -> Any:
     try:
-        return cell.decode() if isinstance(cell, _Text) else cell
+        return cell.decode() if isinstance(cell, Text) else cell
     except UnicodeDecodeError:  # its bytes are whole, and they were none of a text
         return bytes(cell)
 
 
-def _readable(connection: sqlite3.Connection, table: str) -> dict[int, Any]:
-    """Rows by id: from the first on, from the last back, and one by one between, each as far as that goes."""
-    first = _scan(connection, table, "WHERE id > 0 ORDER BY id")
-    last = _scan(connection, table, "WHERE id > 0 ORDER BY id DESC") if not first.is_all else first
-    begin = max(first.rows, default=0) + 1
-    end = max([begin + _FURTHER, *last.rows]) if not first.is_all else begin
-    known = first.rows | last.rows
-    for id in range(begin, end):
-        if id not in known:
-            known |= _scan(connection, table, f"WHERE id = {id}").rows
-    return known
-
-
 @dataclass
 class _Scan:
-    rows: dict[int, Any]
+    rows: list[Any]
     is_all: bool
 
 
-def _scan(connection: sqlite3.Connection, table: str, which: str) -> _Scan:
-    rows: dict[int, Any] = {}
+def _by_sqlite(path: Path) -> tuple[dict[str, _Scan], str]:
+    """Tables as far as SQLite reads them, and why not even their list."""
+    reason = ""
+    for mode in ("mode=ro", "immutable=1"):  # what lies beside it may be damaged too, or its folder only be read
+        try:
+            return _tables(path, mode), ""
+        except SQLITE_ERRORS as error:
+            reason = str(error)
+    return {table: _Scan([], False) for table in TABLES}, reason
+
+
+def _tables(path: Path, mode: str) -> dict[str, _Scan]:
+    connection = connect(path, mode)
     try:
-        for row in connection.execute(f"SELECT * FROM {table} NOT INDEXED {which}"):
-            rows[row[0]] = row
+        connection.text_factory = Text
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        return {table: _table(connection, table) for table in TABLES}
+    finally:
+        connection.close()
+
+
+def _table(connection: sqlite3.Connection, table: str) -> _Scan:
+    """From the first row on and, where that ends too soon, from the last back."""
+    first = _scan(connection, table, "ASC")
+    return first if first.is_all else _Scan(first.rows + _scan(connection, table, "DESC").rows, False)
+
+
+def _scan(connection: sqlite3.Connection, table: str, order: str) -> _Scan:
+    rows: list[Any] = []
+    try:
+        for row in connection.execute(f"SELECT * FROM {table} NOT INDEXED WHERE id > 0 ORDER BY id {order}"):
+            rows.append(row)  # each for itself: what came before the error stays
     except SQLITE_ERRORS:
         return _Scan(rows, False)
     return _Scan(rows, True)
