@@ -56,9 +56,6 @@ def test_of_a_study_that_was_cut_off_is_saved_what_is_there(written, tmp_path, s
         saved = list(store.evaluations())
         assert store.fingerprint == FINGERPRINT
         assert store.runs()
-    print(
-        f"{whole} bytes, {size / whole:.1%} there: saved {len(saved)} of {len(before)}, {len(saved) / len(before):.1%}"
-    )
     # Of the pages for evaluations and their index this share is there; the first ones hold what else is in a study.
     there = (size - small) / (whole - small)
     assert len(saved) == found.saved["evaluations"] >= (there - 0.02) * len(before)
@@ -78,6 +75,20 @@ def test_rows_read_from_the_pages_are_those_that_sqlite_reads(written):
 
 def plain(cell: object) -> object:
     return bytes(cell) if isinstance(cell, bytes) else cell
+
+
+def test_of_a_file_that_was_cut_off_the_log_beside_it_is_saved_too(written, tmp_path):
+    path = Path(shutil.copy(written[0], tmp_path))
+    with Store.open(path, writes=True) as store:
+        fill(store, [stored(dataclasses.replace(EVALUATIONS["complete"], candidate=(i, 201))) for i in range(99)])
+        last = list(store.evaluations())[-99:]
+        shutil.copy(f"{path}-wal", tmp_path / "short.db-wal")  # as a killed writer leaves it
+    found = recover(cut(path, tmp_path, int(0.6 * path.stat().st_size)), tmp_path / "saved.db")
+
+    with Store.open(found.path, writes=False) as store:
+        saved = list(store.evaluations())
+    assert same(saved[-99:], last)
+    assert len(saved) + found.left["evaluations"] == len(written[1]) + 99
 
 
 def test_a_file_without_its_first_page_is_saved_too(written, tmp_path):

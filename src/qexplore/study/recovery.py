@@ -93,7 +93,8 @@ class _Rows:
 
     @property
     def left(self) -> int:
-        return len(self.seen.union(range(1, max(self.whole, default=0) + 1))) - len(self.whole)
+        known = self.seen.union(range(1, max(self.whole, default=0) + 1))
+        return len(known - self.whole.keys() - {0})  # the first id is 1: nought is read from nothing
 
 
 def _rows_by_table(path: Path) -> dict[str, _Rows]:
@@ -159,15 +160,25 @@ def _tables(path: Path, mode: str) -> dict[str, _Scan]:
 
 def _table(connection: sqlite3.Connection, table: str) -> _Scan:
     """From the first row on and, where that ends too soon, from the last back."""
-    first = _scan(connection, table, "ASC")
-    return first if first.is_all else _Scan(first.rows + _scan(connection, table, "DESC").rows, False)
+    first = _scan(connection, table, "id > ? ORDER BY id", 0)
+    if first.is_all:
+        return first
+    return _Scan(first.rows + _scan(connection, table, "id < ? ORDER BY id DESC", 2**63 - 1).rows, False)
 
 
-def _scan(connection: sqlite3.Connection, table: str, order: str) -> _Scan:
-    rows: list[Any] = []
+def _scan(connection: sqlite3.Connection, table: str, beyond: str, place: int) -> _Scan:
+    """One row at a time: SQLite's module may look at the next before it gives one, and fail at that."""
+    rows: dict[int, Any] = {}
     try:
-        for row in connection.execute(f"SELECT * FROM {table} NOT INDEXED WHERE id > 0 ORDER BY id {order}"):
-            rows.append(row)  # each for itself: what came before the error stays
+        while row := _one(connection, table, beyond, place):
+            if row[0] in rows:  # a damaged page leads back
+                return _Scan(list(rows.values()), False)
+            place = row[0]
+            rows[place] = row
     except SQLITE_ERRORS:
-        return _Scan(rows, False)
-    return _Scan(rows, True)
+        return _Scan(list(rows.values()), False)
+    return _Scan(list(rows.values()), True)
+
+
+def _one(connection: sqlite3.Connection, table: str, beyond: str, place: int) -> Any:
+    return connection.execute(f"SELECT * FROM {table} NOT INDEXED WHERE {beyond} LIMIT 1", (place,)).fetchone()
