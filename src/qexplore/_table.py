@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -25,6 +25,9 @@ class _Written(NamedTuple):
     rows: Sequence[Sequence[str]]
     numeric: Collection[int]
 
+
+_SHOWN = 5
+"""Rows at either end of a short table."""
 
 _WRITTEN: ContextVar[list[_Written] | None] = ContextVar("written", default=None)
 """Gathers the tables of a text while it is put together; None while nobody asks."""
@@ -100,6 +103,16 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numeric:
     if gathered is not None:
         gathered.append(_Written(text, header, rows, numeric))
     return text
+
+
+def short_table(
+    header: Sequence[str], count: int, row: Callable[[int], Sequence[str]], *, numeric: Collection[int] = ()
+) -> str:
+    """As `text_table`, ``row`` giving each of ``count`` rows by its place; of many the first and the last only."""
+    if count <= 2 * _SHOWN:
+        return text_table(header, [row(place) for place in range(count)], numeric=numeric)
+    first, last = ([row(place) for place in places] for places in (range(_SHOWN), range(count - _SHOWN, count)))
+    return text_table(header, [*first, ["…"] * len(header), *last], numeric=numeric)
 
 
 def _html_pieces(text: str, tables: Iterable[_Written]) -> Iterable[str]:

@@ -308,3 +308,8 @@ def test_sigterm_leaves_a_study_that_goes_on(tmp_path):
     assert ended.stopped_by == "SIGTERM" and not ended.front.verified
     assert "the same call goes on with it" in str(ended)
     assert explored("racing", tmp_path / "a.db").front.to_json() == explored("racing").front.to_json()
+
+
+def test_a_problem_in_the_place_of_the_study_is_refused(tmp_path):
+    with pytest.raises(StudyError, match=r"resume\(study, problem\), got LayerwiseQuantizationProblem, then .*Path"):
+        qx.resume(tiny_problem(), tmp_path / "a.db")

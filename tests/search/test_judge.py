@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from problems import tiny_model, tiny_network, tiny_problem
-from torch import nn
+from problems import Scaled, tiny_model, tiny_problem
 
 import qexplore as qx
 from qexplore.evaluation import Evaluation
@@ -83,21 +81,7 @@ def test_scores_that_can_be_told_apart_say_whether_divergence_may_judge(divergen
 
 
 def test_a_divergence_that_misleads_does_not_judge():
-    """Outputs that are scaled by a gain diverge, and leave every prediction as it was."""
-
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network, self.gains = tiny_network(), nn.ModuleList(nn.ReLU() for _ in range(4))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            logits = self.network(x) * 30
-            for gain in self.gains:
-                logits = logits * (15 * (gain(x.mean(dim=(1, 2, 3))) - 0.45)).exp()[:, None]
-            return logits
-
-    model = tiny_model(Scaled().eval())
-    problem = tiny_problem(model=model, upper=8, min_accuracy=0.5)
+    problem = tiny_problem(model=tiny_model(Scaled().eval()), upper=8, min_accuracy=0.5)
     ours = qx.explore(problem, max_evaluations=100, seed=1, progress=False, racing=False)
     assert "pairs of about equal cost whose scores differ beyond chance contradict it" in ours.judge
     other = qx.explore(problem, max_evaluations=100, seed=1, progress=False, racing=False, judge="accuracy")

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import SpoiledFor, every_candidate, raising, tiny_problem, true_front
+from problems import Scaled, SpoiledFor, every_candidate, raising, tiny_model, tiny_problem, true_front
 
 import qexplore as qx
 from qexplore.cost import Bops
 from qexplore.errors import MissingStudyError, ProblemError, StudyError, StudyFileError
-from qexplore.study import Store
+from qexplore.study import Store, StoredSnapshot
+from qexplore.study.runs import history_of, place_of
 
 
 def explored(path, *, seed=1, max_evaluations=40, settings=None, **options):
@@ -93,7 +94,6 @@ def test_the_front_at_an_earlier_moment_is_that_of_its_snapshot(whole):
         then = study.front(1, at=kept.seconds, judge="accuracy")
         assert then.hypervolume(found.reference_point) >= snapshot.hypervolume
     assert len(study.front(1, at=0)) <= 1
-    assert len(study.front(first=0)) == 0
 
 
 @pytest.mark.parametrize("least, limits", [(None, None), (0.9, None), (0.8, {"total_bits": 9}), (0.99, {})])
@@ -107,6 +107,84 @@ def test_another_minimum_and_another_limit_give_what_enumeration_gives(whole, le
 
     assert set(zip(front.accuracy.tolist(), front.total_bits.tolist(), strict=True)) == true_front(wanted)
     assert bool(wanted) is not bool(front.empty_because)
+
+
+@pytest.mark.parametrize("judge", ["divergence", "accuracy"])
+def test_a_limit_that_takes_dearer_points_away_leaves_the_others_as_they_are(tmp_path, judge):
+    """Divergence misleads here: with few candidates left nobody could say so, and it would judge."""
+    model = None if judge == "divergence" else tiny_model(Scaled().eval())
+    options = {"model": model, "upper": 8, "min_accuracy": 0.5}
+    _, found = explored(tmp_path / "a.db", max_evaluations=100, settings={"racing": False}, **options)
+    with qx.Study.open(tmp_path / "a.db") as study:
+        assert study.front().judge == found.judge and found.judge.startswith(judge)
+        assert f"\njudge: {found.judge}\n" in str(study.front())
+        for least in range(int(found.front.total_bits.min()), int(found.front.total_bits.max()) + 2):
+            front = study.front(1, limits={"total_bits": least})
+            wanted = found.front.total_bits <= least
+            assert front.num_bits.tolist() == found.front.num_bits[wanted].tolist()
+            assert front.judge.split(":")[0] == judge
+        assert study.front(1, judge="accuracy").judge == "accuracy"
+
+
+def test_the_history_of_a_run_is_the_way_that_it_went_last(tmp_path):
+    def moment(count, passes, generation, run=1):
+        return StoredSnapshot(run, count, passes, float(count), 0.1 * count, generation, ((count,),))
+
+    first = [moment(1, 1.0, 0), moment(5, 4.5, 1), moment(5, 4.5, 2), moment(9, 310.0, 3)]
+    second = [moment(6, 4.75, 2), moment(7, 99.0, 3)]
+    other = moment(3, 2.0, 1, run=2)
+    with Store.create(tmp_path / "a.db", {}) as store:
+        for seed in (1, 2):
+            store.begin_run({"seed": seed}, {}, {})
+        store.write(snapshots=first)
+        assert history_of(store, 1) == first
+        store.write(snapshots=[*first[:3], other, *second])  # what both ways share is not written again
+        assert history_of(store, 1) == [*first[:3], *second]
+        assert history_of(store, None) == [*first[:3], *second, other]
+    with qx.Study.open(tmp_path / "a.db") as study:
+        assert study.runs[0].hypervolume == pytest.approx(0.7)
+
+
+def test_a_run_that_took_another_way_shows_the_last_one(tmp_path):
+    path = tmp_path / "a.db"
+    for budget in (12, 60, 12):
+        _, found = explored(path, max_evaluations=budget, upper=8, min_accuracy=0.5)
+        passes = [place[0] for place in dict.fromkeys(map(place_of, found.history))]  # equal ones are kept once
+        with qx.Study.open(path) as study:
+            assert [one.num_passes for one in study.history(1)] == passes
+            assert [one.num_passes for one in study.progress(1).snapshots] == passes
+            assert study.runs[0].hypervolume == max(one.hypervolume for one in found.history)
+
+
+def test_what_is_no_answer_to_a_question_is_refused(whole):
+    _, _, study = whole
+    for ask, sentence in (
+        (lambda: study.evaluations(1, state="done"), r"`state` must be one of 'complete', 'stopped', 'failed', got"),
+        (lambda: study.evaluations(role="serch"), r"`role` must be one of 'search', 'direct', got 'serch'"),
+        (lambda: study.front(min_accuracy=92), r"`min_accuracy` .* range of the metric 'accuracy', \[0, 1\], got 92"),
+        (lambda: study.front(first=0), "`first` must be an int of at least 1, got 0"),
+        (lambda: study.front(first=-1), "`first` must be an int of at least 1, got -1"),
+        (lambda: study.front(9), "`run` must be the number of a run of the study: 1, got 9$"),
+        (lambda: study.history(9), "got 9$"),
+        (lambda: study.failures(9), "got 9$"),
+    ):
+        with pytest.raises(StudyError, match=sentence):
+            ask()
+
+
+def test_what_is_printed_is_a_short_table(whole, tmp_path):
+    _, found, study = whole
+    for told, what, count in (
+        (study.evaluations(), "evaluation", found.num_evaluations),
+        (study.history(1), "snapshot", len(study.history(1))),
+    ):
+        lines = str(told).splitlines()
+        assert repr(told) == str(told)
+        assert lines[0] == f"{count} {what}s" and lines[1].startswith("run  ") and len(lines) == 3 + 5 + 1 + 5
+        assert lines[8].split()[0] == "…"
+        assert told._repr_html_().count("<tr>") == 12
+    assert str(study.failures()) == "no failures" and str(study.evaluations(role="search")) != ""
+    assert str(study.evaluations(state="failed")) == "no evaluations"
 
 
 def test_other_costs_are_those_that_the_model_would_tell(whole):
@@ -261,6 +339,8 @@ def test_failures_are_told(tmp_path):
     with qx.Study.open(tmp_path / "bad.db") as study:
         told = {one.evaluation.candidate: one.evaluation.reason for one in study.failures()}
         assert told == {one.candidate: one.reason for one in found.failures}
+        assert str(study.failures()).splitlines()[0].startswith(f"{len(told)} failure")
+        assert "too bad" in str(study.failures())
         assert study.runs[0].num_evaluations["failed"] == len(told) > 0
 
 

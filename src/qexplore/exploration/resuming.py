@@ -56,6 +56,11 @@ def resume(
     Raises:
         StudyError: there is no study, no such run, or it was measured or asked for otherwise; names what differs.
     """
+    if not isinstance(study, (str, os.PathLike)) or not isinstance(problem, LayerwiseQuantizationProblem):
+        raise StudyError(
+            f"`resume` must be given the path of the study, then the problem, resume(study, problem), got "
+            f"{type(study).__name__}, then {type(problem).__name__}"
+        )
     with Store.open(study, writes=False) as store:
         record = _asked_for(store, run)
     given = dict(record.settings)

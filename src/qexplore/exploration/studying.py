@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ from qexplore.exploration.records import Exploration, Snapshot
 from qexplore.metrics import Metric, WholeSetMetric
 from qexplore.model import Candidates
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings, WholeFront
-from qexplore.study import Recorder, StoredSnapshot, contents_of, measured_by, opened_for
+from qexplore.study import WAY, Recorder, StoredSnapshot, contents_of, measured_by, opened_for, place_of
 
 ON_MISMATCH = ("refuse", "new")
 _PROBED = 16
@@ -129,6 +130,8 @@ class Recorded(Unrecorded):
         """Write the end down, and say what is to be said of the study."""
         recorder = self._recorder
         recorder.tell("front", exploration.front.to_json())
+        recorder.tell("judge", exploration.judge)
+        recorder.tell(WAY, json.dumps([place_of(one) for one in exploration.history]))
         recorder.tell("ended", exploration.stopped_by)
         known = f", {recorder.num_known} were there already" if recorder.num_known else ""
         told = (

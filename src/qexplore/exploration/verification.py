@@ -14,7 +14,15 @@ from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator, mean_dif
 from qexplore.front import Front
 from qexplore.metrics import Metric
 from qexplore.model import Candidates, Loader, Unpack, reusable
-from qexplore.search import Archive, LayerwiseQuantizationProblem, intervals_of, is_contradicted, judged
+from qexplore.search import (
+    Archive,
+    LayerwiseQuantizationProblem,
+    contradiction_words,
+    intervals_of,
+    is_contradicted,
+    judged,
+    judged_words,
+)
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -62,21 +70,11 @@ def chosen_by(
     try:
         contradicted = is_contradicted(problem, complete)
         if contradicted is not None:
-            wrong, told = contradicted
-            return archive.members, (
-                f"accuracy: divergence does not tell which candidate is better here, {wrong} of {told} pairs of about "
-                "equal cost whose scores differ beyond chance contradict it"
-            )
+            return archive.members, contradiction_words(*contradicted)
         members, gave_way = judged(problem, complete)
     except KeyboardInterrupt:
         return archive.members, "accuracy: the judging was interrupted"
-    if not gave_way:
-        return members, "divergence: nobody gave way"
-    score = f"points of better {problem.metric.name}" if len(gave_way) > 1 else f"point of better {problem.metric.name}"
-    return members, (
-        f"divergence: {len(gave_way)} {score} on the search set gave way to points that it cannot tell from them and "
-        "that are nearer to the float network"
-    )
+    return members, judged_words(len(gave_way), problem.metric.name)
 
 
 def why_empty(problem: LayerwiseQuantizationProblem) -> str:

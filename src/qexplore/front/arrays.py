@@ -31,6 +31,7 @@ _KINDS = (
     ("verified", bool),
     ("empty_because", str),
     ("arithmetic", str),
+    ("judge", str),
 )
 
 
@@ -88,6 +89,8 @@ class FrontArrays(Directed):
     fingerprint: Fingerprint | None = None  # of the model that it was found on; None where unknown
     # What measured it; within a process only: a file, a pickle or a copy knows it by name.
     metric: Any = field(default=None, repr=False, compare=False)
+    # What decided between points that the search set cannot tell apart, in words, as a study says it; in no file.
+    judge: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("point_names", "cost_names"):

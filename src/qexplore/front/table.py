@@ -88,7 +88,8 @@ def _header(front: FrontArrays) -> str:
     head = f"Front of {len(front)} point{'' if len(front) == 1 else 's'}: {first}{verified}"
     floats = front.report_float_accuracy
     report = [] if floats is None else [f"report set: float {score_text(floats)}, which differences are counted from"]
-    return "\n".join([head, *report, *(f"further: {words}" for words in further)])
+    judge = [f"judge: {front.judge}"] * bool(front.judge)
+    return "\n".join([head, *judge, *report, *(f"further: {words}" for words in further)])
 
 
 def _metric_words(metric: FurtherMetric) -> str:

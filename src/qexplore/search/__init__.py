@@ -7,7 +7,7 @@ from qexplore.search.choices import choices_text
 from qexplore.search.control import ChoicePlan, plan_choices
 from qexplore.search.goals import Cheapest, Goal, MostAccurate, WholeFront
 from qexplore.search.intervals import intervals_of
-from qexplore.search.judge import Contest, is_contradicted, judged
+from qexplore.search.judge import Contest, contradiction_words, is_contradicted, judged, judged_words
 from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.sensitivity import Lacking, SensitivityTable, sensitivity
 from qexplore.search.settings import ALGORITHMS, JUDGES, SearchSettings

@@ -52,6 +52,24 @@ def _contest(problem: LayerwiseQuantizationProblem, known: Sequence[Evaluation])
     return Contest(problem.objectives(known), divergence, lambda row: known[row].scores, metric)
 
 
+def contradiction_words(contradicted: int, told: int) -> str:
+    """Why scores alone decide, from what `Contest.contradictions` found."""
+    return (
+        f"accuracy: divergence does not tell which candidate is better here, {contradicted} of {told} pairs of about "
+        "equal cost whose scores differ beyond chance contradict it"
+    )
+
+
+def judged_words(num_gave_way: int, metric_name: str) -> str:
+    """That divergence decided, and how many gave way on it."""
+    if not num_gave_way:
+        return "divergence: nobody gave way"
+    return (
+        f"divergence: {num_gave_way} point{'s' if num_gave_way > 1 else ''} of better {metric_name} on the search set "
+        "gave way to points that it cannot tell from them and that are nearer to the float network"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Contest:
     """Feasible candidates that compete for a front, as plain arrays.

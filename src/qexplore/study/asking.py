@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexplore._arguments import checked_int, checked_name, checked_number
+from qexplore._arguments import checked_int, checked_name, checked_number, is_number
 from qexplore.cost import Cost
 from qexplore.errors import StudyError
 from qexplore.search import JUDGES
 from qexplore.study.known_costs import KnownCosts
 from qexplore.study.recording import DIRECT, SEARCH
 from qexplore.study.records import Columns, StoredSnapshot, row_keys
-from qexplore.study.runs import StudyRun
+from qexplore.study.runs import StudyRun, history_of
 from qexplore.study.store import Store
 
 AS_ASKED: Any = "as asked"
@@ -30,6 +30,7 @@ class Question:
     Attributes:
         min_accuracy: the worst acceptable score; None accepts all.
         limits: costs with the most of each.
+        judged_within: the same while the judge compares: of an axis, no tighter than the runs asked.
         costs: the axes beside the score.
         judge: ``"divergence"`` or ``"accuracy"``, as for `explore`.
         is_asked: whether it is left to the runs altogether.
@@ -38,6 +39,7 @@ class Question:
 
     min_accuracy: float | None
     limits: tuple[tuple[Cost, float], ...]
+    judged_within: tuple[tuple[Cost, float], ...]
     costs: tuple[Cost, ...]
     judge: str
     is_asked: bool
@@ -59,16 +61,24 @@ class Question:
         if min_accuracy is AS_ASKED:
             min_accuracy = asked["min_accuracy"]("min_accuracy=")
         elif min_accuracy is not None:
-            min_accuracy = checked_number("`min_accuracy`", min_accuracy, StudyError)
+            min_accuracy = _within_range(runs[-1].facts["metric"], min_accuracy)
+        own = _own_limits(runs)
         limits = asked["limits"]("limits=") if limits is AS_ASKED else limits or {}
         if not isinstance(limits, Mapping):
             raise StudyError(f"`limits` must map costs, or their names, to numbers, got {limits!r}")
         if costs is None:
             costs = _same([run.facts["costs"] for run in runs], "costs", "costs=")
+        axes = known.of(costs)
+        names = {cost.name for cost in axes}
+        uppers = tuple((known.of(cost)[0], _upper(cost, upper)) for cost, upper in limits.items())
+        # A limit on an axis takes the dearer points away, and leaves the others as they are: it has no say in which of
+        # them stand, as it has none in the run.
+        loosened = ((cost, max(upper, own(cost.name)) if cost.name in names else upper) for cost, upper in uppers)
         return cls(
             min_accuracy,
-            tuple((known.of(cost)[0], _upper(cost, upper)) for cost, upper in limits.items()),
-            known.of(costs),
+            uppers,
+            tuple(loosened),
+            axes,
             checked_name("`judge`", asked["judge"]("judge=") if judge is None else judge, JUDGES, StudyError),
             is_asked,
             is_other or any(run.settings["min_accuracy"] != min_accuracy for run in runs),
@@ -84,12 +94,17 @@ class Question:
         rows = [" and ".join(name for name, is_over in columns if is_over[row]) for row in range(len(candidates))]
         return np.array(rows, dtype=np.str_)
 
-    def are_within(self, candidates: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of ``candidates``, shape ``[N, L]``, keep to all limits."""
+    def are_within(self, candidates: NDArray[np.int64], *, is_judged: bool = False) -> NDArray[np.bool_]:
+        """Which of ``candidates``, shape ``[N, L]``, keep to all limits, or to those within which they are judged."""
         kept = np.ones(len(candidates), dtype=bool)
-        for cost, upper in self.limits:
+        for cost, upper in self.judged_within if is_judged else self.limits:
             kept &= cost.cost(candidates) <= upper
         return kept
+
+
+def _own_limits(runs: Sequence[StudyRun]) -> Callable[[str], float]:
+    """The loosest limit that one of ``runs`` set on a cost; infinite where one set none."""
+    return lambda name: max(run.settings["limits"].get(name, np.inf) for run in runs)
 
 
 def _agreed(runs: Sequence[StudyRun], name: str) -> Any:
@@ -104,6 +119,16 @@ def _same(values: Sequence[Any], name: str, way: str) -> Any:
             "one run, run="
         )
     return values[0]
+
+
+def _within_range(metric: Mapping[str, Any], value: Any) -> float:
+    low, high = metric["range"]
+    if not is_number(value) or not low <= float(value) <= high:
+        raise StudyError(
+            f"`min_accuracy` must be a number within the range of the metric '{metric['name']}', [{low:g}, {high:g}], "
+            f"got {value!r}"
+        )
+    return float(value)
 
 
 def _upper(cost: Any, upper: Any) -> float:
@@ -131,7 +156,7 @@ class Moment:
         if self.at is not None:
             checked_number("`at`", self.at, StudyError, low=0)
         if self.first is not None:
-            checked_int("`first`", self.first, StudyError, low=0)
+            checked_int("`first`", self.first, StudyError, low=1)
         if self.at is not None and (self.first is not None or self.run is None):
             raise StudyError(
                 f"`at` must be seconds of one run, got at={self.at!r}, first={self.first!r}, run={self.run!r}. Name "
@@ -212,7 +237,7 @@ class Measured:
 
 def measured(store: Store, columns: Columns, moment: Moment, num_further: int) -> tuple[Measured, Measured]:
     """What the search measured until ``moment``, ``columns`` being all of it; and the direct evaluator."""
-    snapshots = [] if moment.run is None else store.snapshots(moment.run)
+    snapshots = [] if moment.run is None else history_of(store, moment.run)
     further = [store.columns(role=f"{SEARCH} {place}") for place in range(1, num_further + 1)]
     searched = Measured.of(columns, moment.rows(columns, snapshots), further)
     direct = store.columns(role=DIRECT)

@@ -17,7 +17,7 @@ from qexplore.errors import StudyError
 from qexplore.study.faults import as_study_errors, damaged
 from qexplore.study.files import check_file, check_kind, connect, create_file, exists, network_file_system
 from qexplore.study.locking import WriteLock
-from qexplore.study.packing import Cell, pack_text
+from qexplore.study.packing import Cell, Read, pack_text
 from qexplore.study.schema import APPLICATION_ID, SCHEMA_VERSION, STATEMENTS, TABLES, checksum, checksum_of_read
 
 Record = TypeVar("Record")
@@ -105,6 +105,11 @@ class Database:
         with self._connected() as connection:
             found = connection.execute(f"SELECT DISTINCT candidate FROM {table} WHERE role = ?", (role,))
             return [candidate for (candidate,) in found]
+
+    def roles(self) -> list[Read]:
+        """Whose evaluations there are."""
+        with self._connected() as connection:
+            return [role for (role,) in connection.execute("SELECT DISTINCT role FROM evaluations ORDER BY role")]
 
     def record(self, table: str, row: Given, make: Callable[[Given], Record]) -> Record:
         """What ``make`` makes of a row, or of a page of them.

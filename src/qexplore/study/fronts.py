@@ -14,14 +14,17 @@ from qexplore._direction import Directed
 from qexplore._fingerprint import Fingerprint
 from qexplore.front import Front, FurtherMetric, nondominated
 from qexplore.metrics import Metric, Scores
-from qexplore.search import Contest, SearchSpace
-from qexplore.study.asking import Measured, Moment, Question, measured
+from qexplore.search import Contest, SearchSpace, contradiction_words, judged_words
+from qexplore.study.asking import AS_ASKED, Measured, Moment, Question, measured
 from qexplore.study.recording import SEARCH
 from qexplore.study.records import Columns, row_keys
-from qexplore.study.runs import StudyRun
+from qexplore.study.runs import StudyRun, history_of
 from qexplore.study.store import Store
 
 Rows = NDArray[np.int64]
+
+_ASKED = ("min_accuracy", "further", "costs", "limits", "limited")
+"""Settings of a run that say which of its candidates are feasible, and what they are compared by."""
 
 
 class Answer(Directed):
@@ -39,7 +42,7 @@ class Answer(Directed):
         self, store: Store, columns: Columns, runs: Sequence[StudyRun], question: Question, moment: Moment
     ) -> None:
         self._store, self._columns, self._question, self._moment = store, columns, question, moment
-        self._run = runs[-1]
+        self._runs, self._run = runs, runs[-1]
         self.higher_is_better = bool(self._run.facts["metric"]["higher_is_better"])
         self._further = [FurtherMetric(**one) for one in self._run.settings["further"]]
 
@@ -47,7 +50,10 @@ class Answer(Directed):
         """The front; a warning tells of candidates that might be on it if they had been measured to the end."""
         known, direct = measured(self._store, self._columns, self._moment, len(self._further))
         feasible = known.rows(self._are_feasible(known))
-        members, is_verified = feasible.rows(self._kept(feasible)).replaced_by(direct)
+        judged = known.rows(self._are_feasible(known, is_judged=True))
+        kept, judge = self._kept(judged)
+        members = judged.rows(kept)
+        members, is_verified = members.rows(self._are_feasible(members)).replaced_by(direct)
         members = members.rows(self._are_feasible(members))
         front = Front.from_candidates(
             **self._fields(members),
@@ -59,6 +65,7 @@ class Answer(Directed):
         uniform = self._uniform(known)
         return replace(
             front,
+            judge=judge if len(front) else "",
             uniform=uniform if len(uniform) else None,
             empty_because="" if len(front) else self._why_empty(known),
         )
@@ -71,22 +78,60 @@ class Answer(Directed):
     def _objectives(self, score: NDArray[np.float64], candidates: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.column_stack([-self.gain(score), self._question.costs_of(candidates)])
 
-    def _are_feasible(self, known: Measured) -> NDArray[np.bool_]:
+    def _are_feasible(self, known: Measured, *, is_judged: bool = False) -> NDArray[np.bool_]:
         meets: NDArray[np.bool_] = self.meets(known.score, self._question.min_accuracy)
         for place, one in enumerate(self._further):
             meets = meets & one.meets(known.further[:, place], one.min_accuracy)
-        return meets & self._question.are_within(known.candidates)
+        return meets & self._question.are_within(known.candidates, is_judged=is_judged)
 
-    def _kept(self, feasible: Measured) -> Rows:
-        """Rows of the front, as the judge would have it."""
+    def _kept(self, feasible: Measured) -> tuple[Rows, str]:
+        """Rows of the front, as the judge would have it, and what is said of the judge."""
+        by_score = self._by_score(feasible)
+        if self._question.judge == "accuracy":
+            return by_score, "accuracy"
+        if why := self._why_by_score() or self._unknown(feasible):
+            return by_score, why
+        told, contest = self._contest(feasible)
+        rows, gave_way = contest.members()
+        num_gave_way = int(self._question.are_within(feasible.candidates[told[gave_way]]).sum())
+        return told[rows], judged_words(num_gave_way, self._run.facts["metric"]["name"])
+
+    def _why_by_score(self) -> str:
+        """Why scores alone have to decide, by all that the runs found to be feasible; empty where divergence may.
+
+        Whatever is asked of them afterwards: a limit that takes a few dear points away must not change who judges.
+        """
+        asked = [{name: run.settings[name] for name in _ASKED} for run in self._runs]
+        together = [self._runs] if asked == asked[:1] * len(asked) else [(run,) for run in self._runs]
+        return next(filter(None, (self._own(runs)._misled() for runs in together)), "")
+
+    def _own(self, runs: Sequence[StudyRun]) -> Answer:
+        question = Question.of(self._store, runs, AS_ASKED, AS_ASKED, None, "divergence")
+        return Answer(self._store, self._columns, runs, question, Moment(runs[0].id if len(runs) == 1 else None))
+
+    def _misled(self) -> str:
+        known, _ = measured(self._store, self._columns, self._moment, len(self._further))
+        feasible = known.rows(self._are_feasible(known))
+        if why := self._unknown(feasible):
+            return why
+        contradicted = self._contest(feasible)[1].contradictions()
+        return contradiction_words(*contradicted) if contradicted else ""
+
+    def _unknown(self, feasible: Measured) -> str:
+        is_unknown = np.isnan(feasible.divergence[self._by_score(feasible)]).any()
+        return "accuracy: no divergence decides, that of some points is not known" if is_unknown else ""
+
+    def _by_score(self, feasible: Measured) -> Rows:
+        """Rows of the front by score and cost alone."""
         objectives = self._objectives(feasible.score, feasible.candidates)
-        by_score = np.flatnonzero(nondominated(objectives)) if len(objectives) else np.zeros(0, dtype=np.int64)
-        if self._question.judge == "accuracy" or np.isnan(feasible.divergence[by_score]).any() or not len(by_score):
-            return by_score
+        return np.flatnonzero(nondominated(objectives)) if len(objectives) else np.zeros(0, dtype=np.int64)
+
+    def _contest(self, feasible: Measured) -> tuple[Rows, Contest]:
+        """Of those whose divergence is known, which are these rows."""
         told = np.flatnonzero(~np.isnan(feasible.divergence))
+        objectives = self._objectives(feasible.score[told], feasible.candidates[told])
         scores = _Scores(self._store, feasible.candidates[told])
-        contest = Contest(objectives[told], feasible.divergence[told], scores, _compared_by(self._run.facts))
-        return by_score if contest.contradictions() else told[contest.members()[0]]
+        return told, Contest(objectives, feasible.divergence[told], scores, _compared_by(self._run.facts))
 
     def _fields(self, known: Measured) -> dict[str, Any]:
         facts = self._run.facts
@@ -122,7 +167,7 @@ class Answer(Directed):
 
     def _tell_of_unknown(self, known: Measured, feasible: Measured) -> None:
         """Warn of candidates whose scores are not known well enough to say that they are not on the front."""
-        snapshots = [] if self._moment.run is None else self._store.snapshots(self._moment.run)
+        snapshots = [] if self._moment.run is None else history_of(self._store, self._moment.run)
         rows = self._moment.rows(self._columns, snapshots) & (self._columns.state == "stopped")
         bounds, stopped = self._columns.bound[rows], self._columns.candidates[rows]
         lacking = np.isnan(known.further).any(axis=1)

@@ -11,7 +11,7 @@ import numpy as np
 from qexplore.front import Front
 from qexplore.study.recording import DIRECT, SEARCH
 from qexplore.study.records import StoredSnapshot
-from qexplore.study.runs import StudyRun
+from qexplore.study.runs import StudyRun, history_of
 from qexplore.study.store import Store
 
 
@@ -54,7 +54,7 @@ class RunProgress:
 
 def progress_of(store: Store, run: StudyRun, everything: Front) -> RunProgress:
     """The progress of ``run``; ``everything`` holds all that was measured completely, as a front that keeps all."""
-    snapshots = tuple(store.snapshots(run.id))
+    snapshots = tuple(history_of(store, run.id))
     rows = {candidate: row for row, candidate in enumerate(map(tuple, everything.num_bits.tolist()))}
     known = [[rows[one] for one in snapshot.candidates if one in rows] for snapshot in snapshots]
     told = [event.text for event in store.events(run.id) if event.kind == "reference point"]

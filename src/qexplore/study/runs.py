@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from qexplore.errors import StudyError
 from qexplore.front import Front
 from qexplore.study.locking import writers
-from qexplore.study.records import Columns, Event, RunRecord
+from qexplore.study.records import Columns, Event, RunRecord, StoredSnapshot
 from qexplore.study.store import Store
 
 STATES = ("complete", "stopped", "failed")
+WAY = "way"
+"""Kind of the event that says which snapshots a run had that has ended: a JSON list of their places."""
 _TURNS = ("began", "resumed", "ended")
 
 
@@ -40,6 +45,7 @@ class StudyRun(RunRecord):
     num_evaluations: Mapping[str, int]
     hypervolume: float
     _front: str = field(repr=False, default="")
+    _judge: str = field(repr=False, default="")
 
     @functools.cached_property
     def front(self) -> Front | None:
@@ -48,7 +54,7 @@ class StudyRun(RunRecord):
         Raises:
             FrontFileError: what was written is no front.
         """
-        return Front.from_json(self._front) if self._front else None
+        return replace(Front.from_json(self._front), judge=self._judge) if self._front else None
 
     @property
     def algorithm(self) -> str:
@@ -75,23 +81,63 @@ def chosen(runs: Sequence[StudyRun], run: int | None) -> tuple[StudyRun, ...]:
     Raises:
         StudyError: there is none.
     """
-    told = tuple(one for one in runs if one.facts.get("points") and run in (None, one.id))
+    told = tuple(one for one in runs if one.facts.get("points"))
+    mine = tuple(one for one in told if run in (None, one.id))
     if not told:
-        numbers = ", ".join(str(one.id) for one in runs) or "none"
-        what = "must hold a run" if run is None else "`run` must be the number of a run"
         raise StudyError(
-            f"A study that is asked: {what} that says the names of its points, got {run!r}; there are {numbers}. "
-            "Explore with study= first"
+            "A study that is asked: it must hold a run that says the names of its points, and holds none. Explore with "
+            "study= first"
         )
-    return told
+    if not mine:
+        numbers = [one.id for one in told]
+        is_row = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1))
+        known = f"{numbers[0]} to {numbers[-1]}" if is_row else ", ".join(map(str, numbers))
+        raise StudyError(f"`run` must be the number of a run of the study: {known}, got {run!r}")
+    return mine
+
+
+def history_of(store: Store, run: int | None) -> list[StoredSnapshot]:
+    """The snapshots of a run, or of one run after the other: of the way that it went last.
+
+    A run that goes on with another budget may take another way from some point on, and what both ways share is not
+    written again. The end of a run says which snapshots its way had.
+    """
+    known: dict[int, list[StoredSnapshot]] = {}
+    for one in store.snapshots(run):
+        known.setdefault(one.run, []).append(one)
+    return [one for number, found in known.items() for one in _last_way(found, store.events(number))]
+
+
+def _last_way(snapshots: Sequence[StoredSnapshot], events: Sequence[Event]) -> list[StoredSnapshot]:
+    told = [event.text for event in events if event.kind == WAY]
+    turn = _turn(events)
+    if told and turn is not None and turn.kind == "ended":
+        places = set(map(tuple, json.loads(told[-1])))
+        return sorted((one for one in snapshots if place_of(one) in places), key=place_of)
+    # On one way nothing that is counted goes back: where it does, what counted more before is of a way that was left.
+    way: list[StoredSnapshot] = []
+    for one in snapshots:
+        while way and any(map(operator.gt, place_of(way[-1]), place_of(one))):
+            way.pop()
+        way.append(one)
+    return way
+
+
+def place_of(snapshot: Any) -> tuple[float, int, int]:
+    """Where a snapshot, of a study or of an exploration, stands on its way."""
+    return snapshot.num_passes, snapshot.num_evaluations, snapshot.generation
+
+
+def _turn(events: Sequence[Event]) -> Event | None:
+    return next((event for event in reversed(events) if event.kind in _TURNS), None)
 
 
 def _run(store: Store, record: RunRecord, events: Sequence[Event], columns: Columns, is_running: bool) -> StudyRun:
     mine = [event for event in events if event.run == record.id]
-    turn = next((event for event in reversed(mine) if event.kind in _TURNS), None)
+    turn = _turn(mine)
     has_ended = turn is not None and turn.kind == "ended"
-    fronts = [event.text for event in mine if event.kind == "front"]
-    snapshots = store.snapshots(record.id)
+    fronts, judges = ([event.text for event in mine if event.kind == kind] for kind in ("front", "judge"))
+    snapshots = history_of(store, record.id)
     rows = columns.run == record.id
     latest = columns.at[rows].max(initial=0.0) if rows.any() else 0.0
     ends = [float(latest), *(event.at for event in mine), *(one.seconds for one in snapshots)]
@@ -104,6 +150,7 @@ def _run(store: Store, record: RunRecord, events: Sequence[Event], columns: Colu
         num_evaluations={state: int((columns.state[rows] == state).sum()) for state in STATES},
         hypervolume=max(hypervolumes, default=math.nan),
         _front=fronts[-1] if fronts and has_ended else "",
+        _judge=judges[-1] if judges else "",
     )
 
 

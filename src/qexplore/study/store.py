@@ -126,6 +126,10 @@ class Store:
         )
         return self._database.record("evaluations", found[0], rows.stored_evaluation) if found else None
 
+    def roles(self) -> list[str]:
+        """Under which there are evaluations."""
+        return [unpack_text(role) for role in self._database.roles()]
+
     def candidates(self, table: str, role: str) -> set[tuple[int, ...]]:
         """Of whom there is something in a table, ``"evaluations"`` or ``"parts"``, under a role."""
         return set(map(unpack_candidate, self._database.candidates(table, pack_text(role))))

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from qexplore._arguments import nearest_keyword
+from qexplore._arguments import checked_name, nearest_keyword
 from qexplore._table import Tabular
+from qexplore.errors import StudyError
 from qexplore.front import Front
 from qexplore.search import SensitivityTable
 from qexplore.study.asking import AS_ASKED, Moment, Question
 from qexplore.study.fronts import Answer
+from qexplore.study.listing import Failures, History
 from qexplore.study.looks import sensitivities_of
 from qexplore.study.progress import RunProgress, progress_of
-from qexplore.study.recording import SEARCH
-from qexplore.study.records import Columns, Stored, StoredSnapshot
+from qexplore.study.recording import DIRECT, SEARCH
+from qexplore.study.records import Columns
 from qexplore.study.rows import joined
-from qexplore.study.runs import StudyRun, chosen, runs_of
+from qexplore.study.runs import STATES, StudyRun, chosen, history_of, runs_of
 from qexplore.study.store import Store
 from qexplore.study.summary import summary
 from qexplore.study.table import EvaluationTable
@@ -112,8 +114,9 @@ class Study(Tabular):
 
         Of one run that has ended, and nothing else asked, it is the very front that the exploration gave. Scores of the
         direct evaluator stand in the place of the search's where there are any, and a front of these alone is
-        ``verified``. Where a candidate was measured only as far as its run needed, and might be on the front that is
-        asked for, a warning says so.
+        ``verified``. Its ``judge``, which ``print`` shows, says whether divergence had a say, as `Exploration.judge`;
+        that is decided by what the runs found feasible, whatever is asked. Where a candidate was measured only as far
+        as its run needed, and might be on the front that is asked for, a warning says so.
 
         Args:
             run: the number of a run; None takes what all of them measured.
@@ -125,11 +128,11 @@ class Study(Tabular):
                 "mean_bits", "model_bits", "model_bytes", "activation_bytes".
             judge: ``"divergence"`` or ``"accuracy"``, as for `explore`.
             at: so many seconds after the run began.
-            first: after so many evaluations.
+            first: after so many evaluations, at least 1.
 
         Raises:
-            StudyError: no such run, a cost that cannot be told, or runs that asked for different things where it is not
-                said which of them is meant.
+            StudyError: no such run, a cost that cannot be told, a minimum outside the metric's range, or runs that
+                asked for different things where it is not said which of them is meant.
             ProblemError: a cost fails.
         """
         columns = self._searched()
@@ -143,7 +146,7 @@ class Study(Tabular):
         return Answer(self._store, columns, runs, question, moment).front()
 
     def evaluations(self, run: int | None = None, role: str = SEARCH, state: str | None = None) -> EvaluationTable:
-        """Evaluations as arrays, in the order they were written.
+        """Evaluations as arrays, in the order they were written; ``print`` shows the first and the last.
 
         Args:
             run: those that this run measured; None for all.
@@ -152,19 +155,41 @@ class Study(Tabular):
             state: ``"complete"``, ``"stopped"`` or ``"failed"``; None for all.
 
         Raises:
-            StudyError: no such run.
+            StudyError: no such run, role or state.
         """
         columns = self._searched()
         runs = chosen(runs_of(self._store, columns), run)
+        if state is not None:
+            checked_name("`state`", state, STATES, StudyError)
+        if role not in (SEARCH, DIRECT):
+            checked_name("`role`", role, self._roles(runs), StudyError)
         names = tuple(point["name"] for point in runs[-1].facts["points"])
         found = self._store.columns(run=run, role=role, state=state)
         values = dict(vars(found))
         values["candidates"] = found.candidates.reshape(-1, len(names))
         return EvaluationTable(**values, point_names=names)
 
-    def history(self, run: int | None = None) -> tuple[StoredSnapshot, ...]:
-        """The front of a run each time it grew and at the end of every generation; None for all runs."""
-        return tuple(self._store.snapshots(run))
+    def _roles(self, runs: Sequence[StudyRun]) -> tuple[str, ...]:
+        """Whose evaluations there may be, and those that there are."""
+        numbers = range(1, 1 + max(len(run.settings["further"]) for run in runs))
+        further = (f"{role} {number}" for role in (SEARCH, DIRECT) for number in numbers)
+        return tuple(dict.fromkeys((SEARCH, DIRECT, *further, *self._store.roles())))
+
+    def history(self, run: int | None = None) -> History:
+        """The front of a run each time it grew and at the end of every generation; None for all runs, one by one.
+
+        Of a run that went another way after it was given another budget, the way that it went last. A tuple of
+        `StoredSnapshot`; ``print`` shows the first and the last.
+
+        Raises:
+            StudyError: no such run.
+        """
+        self._require(run)
+        return History(history_of(self._store, run))
+
+    def _require(self, run: int | None) -> None:
+        if run is not None:
+            chosen(self.runs, run)
 
     def progress(self, run: int | None = None) -> RunProgress:
         """How a run went, the last one when None: its fronts over time, and what its time was spent on.
@@ -178,9 +203,17 @@ class Study(Tabular):
         answer = Answer(self._store, columns, (record,), question, Moment(record.id))
         return progress_of(self._store, record, answer.everything())
 
-    def failures(self, run: int | None = None) -> tuple[Stored, ...]:
-        """What could not be measured, each with its role and its reason; None for all runs."""
-        return tuple(self._store.evaluations(run=run, state="failed"))
+    def failures(self, run: int | None = None) -> Failures:
+        """What could not be measured, each with its role and its reason; None for all runs.
+
+        A tuple: of each its ``run``, ``role``, ``at``, and ``evaluation`` with ``candidate`` and ``reason``. ``print``
+        shows the first and the last.
+
+        Raises:
+            StudyError: no such run.
+        """
+        self._require(run)
+        return Failures(self._store.evaluations(run=run, state="failed"))
 
     def sensitivities(self) -> SensitivityTable:
         """How much each point alone does to the output, from what the searches measured of it.

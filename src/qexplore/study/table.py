@@ -10,12 +10,17 @@ from numpy.typing import NDArray
 
 from qexplore._choices import choice_name, is_float_code
 from qexplore._optional import import_optional
+from qexplore._table import Tabular, short_table
+from qexplore.front import score_text
+from qexplore.study.listing import titled, widths_cell
 from qexplore.study.records import Columns
 
 
-@dataclass(frozen=True, eq=False)
-class EvaluationTable(Columns):
+@dataclass(frozen=True, eq=False, repr=False)
+class EvaluationTable(Columns, Tabular):
     """Evaluations in the order they were written, as read-only arrays; NaN where a number is not known.
+
+    ``print`` shows the first and the last.
 
     Attributes:
         candidates: codes, shape ``[N, L]``: widths, 0 is off, 403 is E4M3.
@@ -38,6 +43,25 @@ class EvaluationTable(Columns):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
+
+    def __str__(self) -> str:
+        header = ("run", "state", "score", "bound", "divergence", "samples", "seconds", "at", "num_bits")
+        return titled(len(self), "evaluation", short_table(header, len(self), self._cells, numeric=(0, *range(2, 8))))
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _cells(self, row: int) -> tuple[str, ...]:
+        numbers = (self.score[row], self.bound[row], self.divergence[row])
+        return (
+            str(self.run[row]),
+            str(self.state[row]),
+            *("-" if np.isnan(number) else score_text(number) for number in numbers),
+            f"{self.num_samples[row]:,}",
+            f"{self.seconds[row]:.3g}",
+            f"{self.at[row]:,.1f}",
+            widths_cell(self.candidates[row].tolist()),
+        )
 
     def to_frame(self) -> Any:
         """A pandas DataFrame of N rows: what is known of each, then a column for each point by its name.
