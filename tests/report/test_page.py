@@ -137,6 +137,15 @@ def test_what_limits_a_run_stands_on_top(exploration):
     assert [one.reason for one in run.failures] == ["ValueError: NaN"]
 
 
+def test_the_curve_of_a_run_that_took_another_way_never_runs_back(tmp_path):
+    for budget in (40, 12):
+        problem = tiny_problem(upper=8, min_accuracy=0.5)
+        found = qx.explore(problem, max_evaluations=budget, seed=1, progress=False, study=tmp_path / "a.db")
+    [run] = page_record(tmp_path / "a.db").runs
+    assert list(run.progress.passes) == sorted({one.num_passes for one in found.history})
+    assert dict(run.summary)["judge"] == found.judge
+
+
 def test_runs_of_a_study_lie_side_by_side(study):
     record = page_record(study)
     first, second = record.runs

@@ -60,7 +60,7 @@ def _known(study: Study, run: StudyRun, front: Front, *, is_only: bool) -> Known
     known = Known(
         state=run.state,
         notices=_notices(run, front),
-        summary=_summary(run, rows[-1][0] if rows else 0.0),
+        summary=_summary(run, front, rows[-1][0] if rows else 0.0),
         measured=_measured(study, run, front),
         parts=_parts(run),
         progress=progress_record(front, rows, unknown),
@@ -80,7 +80,7 @@ def _apply(study: Study, run: int | None) -> ApplyRecord:
     )
 
 
-def _summary(run: StudyRun, num_passes: float) -> Facts:
+def _summary(run: StudyRun, front: Front, num_passes: float) -> Facts:
     counts = ", ".join(f"{count:,} {state}" for state, count in run.num_evaluations.items() if count)
     return (
         ("algorithm", f"{run.algorithm}, seed {run.settings.get('seed')}"),
@@ -89,6 +89,7 @@ def _summary(run: StudyRun, num_passes: float) -> Facts:
         ("time", seconds_text(run.seconds)),
         ("state", run.words),
         ("hypervolume", "none" if math.isnan(run.hypervolume) else amount_text(run.hypervolume)),
+        ("judge", front.judge or "none"),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from qexplore._table import Tabular, short_table
-from qexplore.front import choices_cells, score_text
+from qexplore.front import choices_cells
 from qexplore.study.records import Stored, StoredSnapshot
 
 _ROOM = 40
@@ -55,7 +56,7 @@ def _moment(one: StoredSnapshot) -> tuple[str, ...]:
         f"{one.num_evaluations:,}",
         f"{one.num_passes:,.1f}",
         f"{one.seconds:,.1f}",
-        score_text(one.hypervolume),
+        "-" if math.isnan(one.hypervolume) else f"{one.hypervolume:.4g}",
         str(one.generation),
         str(len(one.candidates)),
     )
