@@ -2,21 +2,24 @@
 
     python benchmarks/kill.py --kills 100
 
-Each case explores in a process of its own, with a study, and is killed with SIGKILL at a random moment: while the study
-is being made, while the table is measured, in a population, in a transaction, in the verification. The same command is
-run again until one comes to its end. Then the front's file is compared with that of a run without a study and without
-kills, byte by byte; the study's rows with those of a study that nobody killed, times apart; and every evaluation that
-was acknowledged before a kill (the process says so once its write has returned) is looked for among those that were
-measured again. A row a case; exit code 1 where anything differs.
+Each case explores in a process of its own, with a study, and is killed with SIGKILL at a random moment: while the
+study is being made, while the table is measured, in a population, in a transaction, in the verification. The same
+command is run again until one comes to its end, and all of it again until there were so many kills. The front's file
+is compared with that of a run without a study and without kills, byte by byte; the study's rows with those of a study
+that nobody killed, times apart; and every evaluation that was acknowledged before a kill (the process says so once
+its write has returned) is looked for among those that were measured again. A row a case; exit code 1 where anything
+differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +35,11 @@ from pymoo.util.ref_dirs import get_reference_directions
 import qexplore as qx
 from qexplore.study import Store
 
-SLOWED = 0.004
-"""Seconds that every batch waits, so that most kills fall into the search and not into Python's start."""
+SLOWED = 0.01
+"""Seconds that every batch waits, so that an exploration takes some."""
+WINDOW = 1.5
+"""Seconds within which a process is killed once it begins to explore."""
+READY = "ready"
 
 
 class Case(NamedTuple):
@@ -129,29 +135,26 @@ def rows_of(path: Path) -> list[str]:
         return found + [repr((one.num_passes, one.hypervolume, one.candidates)) for one in store.snapshots()]
 
 
-def killed_until_done(name: str, folder: Path, kills: int, rng: random.Random) -> tuple[int, list[str], float]:
-    """Kill and start again, ``kills`` times at least, then let it end: kills, what was acknowledged, and seconds."""
-    study, front, acknowledged, done = folder / "killed.db", folder / "killed.json", list[str](), 0
-    start = time.perf_counter()
-    ahead = 6.0
+def killed_until_done(name: str, folder: Path, rng: random.Random) -> tuple[int, list[str]]:
+    """Kill and start again until one comes to its end: kills, and all that was acknowledged."""
+    study, front, acknowledged, kills = folder / "killed.db", folder / "killed.json", list[str](), 0
+    window = WINDOW
     while True:
         process = started(name, study, front)
-        try:
-            out, _ = process.communicate(timeout=None if done >= kills else rng.uniform(0.5, ahead))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, _ = process.communicate()
-            done += 1
-            acknowledged += out.splitlines()
-            continue
-        acknowledged += out.splitlines()
-        if process.returncode:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]  # told once everything is ready: what comes then is the exploration
+        killer = threading.Timer(rng.uniform(0.0, window), process.kill)
+        killer.start()
+        lines += process.stdout.readlines()
+        killer.cancel()
+        new = [line for line in lines if line.strip() != READY]
+        acknowledged += new
+        window = WINDOW if new else 1.5 * window  # or a slow machine would never come further
+        if process.wait() == 0:
+            return kills, acknowledged
+        if process.returncode != -signal.SIGKILL:
             raise SystemExit(f"{name}: the exploration ended with {process.returncode}")
-        if done >= kills:
-            return done, acknowledged, time.perf_counter() - start
-        front.unlink()  # it came to its end before its kills: the next one begins anew
-        study.unlink()
-        ahead, acknowledged, done = 0.7 * ahead, [], done
+        kills += 1
 
 
 def main() -> None:
@@ -166,25 +169,32 @@ def main() -> None:
     given = options.parse_args()
     if given.explore:
         acknowledging(given.study)
+        print(READY, flush=True)
         explored(given.explore, given.study, given.front)
         return
     rng, failed, total = random.Random(given.seed), False, 0
-    print("case                        kills  acknowledged  measured twice  front  rows of the study   seconds")
+    print("case                        kills  rounds  acknowledged  measured twice  fronts  rows of the study")
     for place, name in enumerate(given.cases):
-        kills = given.kills * (place + 1) // len(given.cases) - given.kills * place // len(given.cases)
+        wanted = given.kills * (place + 1) // len(given.cases) - given.kills * place // len(given.cases)
+        kills = rounds = count = twice = others = 0
         with tempfile.TemporaryDirectory() as path:
             folder = Path(path)
             explored(name, None, folder / "plain.json")
             explored(name, folder / "whole.db", folder / "whole.json")
-            done, acknowledged, seconds = killed_until_done(name, folder, kills, rng)
-            twice = len(acknowledged) - len(set(acknowledged))
-            fronts = {(folder / f"{kind}.json").read_bytes() for kind in ("plain", "whole", "killed")}
-            whole, found = rows_of(folder / "whole.db"), rows_of(folder / "killed.db")
-        same_front, same_rows = len(fronts) == 1, whole == found
-        failed, total = failed or bool(twice) or not same_front or not same_rows, total + done
+            whole = rows_of(folder / "whole.db")
+            while kills < wanted:
+                done, acknowledged = killed_until_done(name, folder, rng)
+                kills, rounds, count = kills + done, rounds + 1, count + len(acknowledged)
+                twice += len(acknowledged) - len(set(acknowledged))
+                fronts = {(folder / f"{kind}.json").read_bytes() for kind in ("plain", "whole", "killed")}
+                others += len(fronts) > 1
+                same_rows = whole == rows_of(folder / "killed.db")
+                failed, total = failed or bool(twice or others) or not same_rows, total + done
+                for file in folder.glob("killed*"):
+                    file.unlink()
         print(
-            f"{name:26s} {done:6d} {len(acknowledged):13d} {twice:15d}  {'same' if same_front else 'OTHER':5s}  "
-            f"{len(found):5d} {'same' if same_rows else 'OTHER':12s} {seconds:8.1f}",
+            f"{name:26s} {kills:6d} {rounds:7d} {count:13d} {twice:15d}  {f'{others} other' if others else 'same':6s} "
+            f"{len(whole):5d} {'same' if same_rows else 'OTHER'}",
             flush=True,
         )
     print(f"{total} kills{', something was lost or is other' if failed else ', nothing lost, nothing measured twice'}")

@@ -313,3 +313,46 @@ def test_sigterm_leaves_a_study_that_goes_on(tmp_path):
 def test_a_problem_in_the_place_of_the_study_is_refused(tmp_path):
     with pytest.raises(StudyError, match=r"resume\(study, problem\), got LayerwiseQuantizationProblem, then .*Path"):
         qx.resume(tiny_problem(), tmp_path / "a.db")
+
+
+def test_a_smaller_budget_leaves_the_run_as_it_was(tmp_path):
+    explored("racing", tmp_path / "a.db", max_evaluations=60)
+    before = rows_of(tmp_path / "a.db")[2]
+    less = explored("racing", tmp_path / "a.db", max_evaluations=20)
+    assert less.front.to_json() == explored("racing", max_evaluations=20).front.to_json()
+    assert "its run was asked for more before, whose history and end stay in it" in less.study
+    with Store.open(tmp_path / "a.db", writes=False) as store:
+        assert store.runs()[0].budget["max_evaluations"] == 60
+    assert rows_of(tmp_path / "a.db")[2] == before
+
+
+@pytest.mark.parametrize("spoiled", [2, 10**6])
+def test_points_that_cannot_be_measured_again_are_named_and_lost_only_if_others_can(spoiled, tmp_path):
+    """The metric raises once the search is over: at two points, or at all of them."""
+    gone = tmp_path / "gone"
+
+    def metric(output, target):
+        if gone.exists() and gone.stat().st_size < spoiled:
+            gone.write_text(gone.read_text() + "x")
+            raise OSError("gone")
+        return qx.top1_accuracy(output, target)
+
+    def explore(**more):
+        problem = posed(metric=qx.Metric(metric, "metric", range=(0.0, 1.0)), engine="direct")
+        return qx.explore(
+            problem, max_evaluations=25, seed=1, progress=False, study=tmp_path / "a.db", racing=False, **more
+        )
+
+    def spoil(snapshot):
+        if snapshot.num_passes > 24:
+            gone.touch()
+
+    found = explore(callbacks=[spoil])
+    first = found.unverified[0]
+    assert f"{first.candidate} with: " in str(found) and "gone" in first.reason
+    assert len(found.front) and found.front.verified == (spoiled == 2)
+    assert not found.failures
+    gone.unlink()
+    again = explore()
+    assert again.front.verified and not again.unverified
+    assert len(again.front) >= len(found.front)

@@ -73,6 +73,8 @@ class Exploration(Framed):
             with most of them; None where nothing was verified, or scores are not of samples.
         num_samples: of the search set; 0 under a whole-set metric.
         judge: what decided between points that the search set cannot tell apart, and how many gave way by it.
+        unverified: evaluations of points that could not be measured again, with their reasons; they are left out of the
+            front, unless none could be.
         study: where all of it was written down, and how much of it was there before; empty for nowhere.
     """
 
@@ -100,6 +102,7 @@ class Exploration(Framed):
     num_samples: int = 0
     judge: str = ""
     study: str = ""
+    unverified: tuple[Evaluation, ...] = field(default=(), repr=False)
 
     @property
     def optimism_gap(self) -> float | None:
@@ -169,6 +172,16 @@ class Exploration(Framed):
         )
 
     @property
+    def _verification_line(self) -> str:
+        if not self.unverified:
+            return ""
+        first, count = self.unverified[0], len(self.unverified)
+        points = f"{count} points" if count > 1 else "a point"
+        left = "is left out" if count == 1 else "are left out"
+        so = left if self.front.verified else "so that the front is not verified"
+        return f"\nverification: {points} could not be measured again and {so}, {first.candidate} with: {first.reason}"
+
+    @property
     def _arithmetic_line(self) -> str:
         told = f"\narithmetic: {self.front.arithmetic}" if self.front.arithmetic else ""
         if not told or self.num_moved is None:
@@ -181,7 +194,14 @@ class Exploration(Framed):
         left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
         judge = f"\njudge: {self.judge}" if self.judge else ""
         study = f"\nstudy: {self.study}" if self.study else ""
-        told = judge + self._arithmetic_line + left_out + f"\n{clipping_text(self.clipping)}".rstrip("\n") + study
+        told = (
+            judge
+            + self._arithmetic_line
+            + self._verification_line
+            + left_out
+            + f"\n{clipping_text(self.clipping)}".rstrip("\n")
+            + study
+        )
         return (
             f"{self.algorithm}, seed {self.seed}: {self.num_evaluations} candidates for {self.num_passes:.0f} full "
             f"evaluations in {self.seconds:.1f} s, stopped by {self.stopped_by}, hypervolume {hypervolume:.4g}{failed}"

@@ -16,7 +16,7 @@ from qexplore.exploration.records import Exploration
 from qexplore.exploration.state import Callback, Run
 from qexplore.exploration.studying import StudyFile, Unrecorded, recorded
 from qexplore.exploration.termination import Terminated, Termination
-from qexplore.exploration.verification import Report, Reporter, chosen_by, verify, why_empty
+from qexplore.exploration.verification import Report, Reporter, Verification, chosen_by, verify, why_empty
 from qexplore.model import Candidates, Loader, Unpack
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings
 
@@ -202,21 +202,20 @@ def _searched(
     recording.settled("reference point", run.reference_point)
     if not termination.received:
         run.require_success()
-    members, judge, num_verifications, moved = run.archive.members, "", 0, None
-    front = run.archive.front()
+    judge, verification = "", Verification(run.archive.front())
     with suppress(Terminated), termination.interrupting():
         members, judge = chosen_by(problem, settings.judge, run.archive, run.complete)
-        front, members, num_verifications, moved = verify(problem, members, progress)
+        verification = verify(problem, members, progress)
     # Whoever wants one point is told of that point; a front is held against the uniform widths.
     front = replace(
-        front,
+        verification.front,
         uniform=run.uniform if goal is None and len(run.uniform) else None,
-        empty_because="" if len(front) else why_empty(problem),
+        empty_because="" if len(verification.front) else why_empty(problem),
     )
     report = Report(front, 0 if reporter is None else reporter.num_floats)
     if reporter is not None and front.verified:  # whoever interrupted the verification wants no more of it
         with suppress(Terminated), termination.interrupting():
-            report = reporter.report_on(front, members, progress)
+            report = reporter.report_on(front, verification.members, progress)
     return Exploration(
         front=report.front,
         uniform=run.uniform if report.front.uniform is None else report.front.uniform,
@@ -226,8 +225,9 @@ def _searched(
         reference_point=run.reference_point,
         num_evaluations=run.num_evaluations,
         num_passes=budget.num_passes,
-        num_verifications=num_verifications,
-        num_moved=moved,
+        num_verifications=verification.num_points,
+        num_moved=verification.num_moved,
+        unverified=verification.failures,
         num_samples=problem.num_samples,
         num_report_passes=report.num_passes,
         optimism_interval=report.optimism_interval,

@@ -25,7 +25,7 @@ from qexplore.exploration.records import Exploration, Snapshot
 from qexplore.metrics import Metric, WholeSetMetric
 from qexplore.model import Candidates
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings, WholeFront
-from qexplore.study import WAY, Recorder, StoredSnapshot, contents_of, measured_by, opened_for, place_of
+from qexplore.study import WAY, Recorder, Store, StoredSnapshot, contents_of, measured_by, opened_for, place_of
 
 ON_MISMATCH = ("refuse", "new")
 _PROBED = 16
@@ -92,10 +92,12 @@ class Recorded(Unrecorded):
     Args:
         problem: what is searched.
         recorder: of the run.
+        is_part: whether the run has gone further, or is to; then its history and its end stay as they are.
     """
 
-    def __init__(self, problem: LayerwiseQuantizationProblem, recorder: Recorder) -> None:
+    def __init__(self, problem: LayerwiseQuantizationProblem, recorder: Recorder, *, is_part: bool = False) -> None:
         self._recorder = recorder
+        self._is_part = is_part
         super().__init__(problem.recorded_by(self.around))
         recorder.guard = self._require_same_model
         self._model = self.problem.fingerprint
@@ -110,6 +112,8 @@ class Recorded(Unrecorded):
 
     def note(self, snapshot: Snapshot) -> None:
         """Keep the front of ``snapshot``."""
+        if self._is_part:
+            return
         self._recorder.note(
             StoredSnapshot(
                 self._recorder.run,
@@ -129,15 +133,17 @@ class Recorded(Unrecorded):
     def ended(self, exploration: Exploration) -> str:
         """Write the end down, and say what is to be said of the study."""
         recorder = self._recorder
-        recorder.tell("front", exploration.front.to_json())
-        recorder.tell("judge", exploration.judge)
-        recorder.tell(WAY, json.dumps([place_of(one) for one in exploration.history]))
-        recorder.tell("ended", exploration.stopped_by)
+        if not self._is_part:
+            recorder.tell("front", exploration.front.to_json())
+            recorder.tell("judge", exploration.judge)
+            recorder.tell(WAY, json.dumps([place_of(one) for one in exploration.history]))
+            recorder.tell("ended", exploration.stopped_by)
         known = f", {recorder.num_known} were there already" if recorder.num_known else ""
         told = (
             f"{recorder.store.path}: {recorder.num_written} evaluations written{known}; the same call goes on with it"
         )
-        return "; ".join([told, *recorder.store.notes])
+        part = ["its run was asked for more before, whose history and end stay in it"] if self._is_part else []
+        return "; ".join([told, *part, *recorder.store.notes])
 
     def _require_same_model(self) -> None:
         if self.problem.fingerprint != self._model:
@@ -169,15 +175,26 @@ def recorded(
         return
     with opened_for(measured_by(problem), file.path, share=file.share, on_mismatch=file.on_mismatch) as store:
         identity = settings_of(problem, settings, initial, goal)
-        run, was_there = store.begin_run(identity, budget.limits, _facts(problem))
+        further = _further_budget(store, identity, budget)
+        run, was_there = store.begin_run(identity, budget.limits if further is None else further, _facts(problem))
         recorder = Recorder(store, run.id, clock, _measured_costs(problem), is_shared=file.share)
         recorder.tell("resumed" if was_there else "began", "")
-        recording = Recorded(problem, recorder)
+        recording = Recorded(problem, recorder, is_part=further is not None)
         recorder.keep(recording.problem.evaluations)
         try:
             yield recording
         finally:
             problem.remember(recording.problem)
+
+
+def _further_budget(store: Store, identity: Mapping[str, Any], budget: Budget) -> Mapping[str, Any] | None:
+    """The budget that the run of these settings had, if it was to go further than now; None where it was not."""
+    asked = json.loads(json.dumps(identity))
+    for run in store.runs():
+        before, now = run.budget.get("max_evaluations"), budget.limits["max_evaluations"]
+        if run.settings == asked and before is not None and now is not None and now < before:
+            return run.budget
+    return None
 
 
 def settings_of(

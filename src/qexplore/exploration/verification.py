@@ -33,30 +33,51 @@ _REPORT = "report (Ctrl-C leaves it out)"
 _UNKNOWN = (math.nan, math.nan)
 
 
+@dataclass(frozen=True)
+class Verification:
+    """What came of measuring the points of a front once more.
+
+    Attributes:
+        front: of the new measurements, marked ``verified``; the old one, not marked, where there are none.
+        members: the measurements that it is of; none of the old one.
+        num_points: how many points were measured again.
+        num_moved: the most samples of one whose scores are other ones now; None where scores are not of samples.
+        failures: of points that could not be measured again.
+    """
+
+    front: Front
+    members: Sequence[Evaluation] = ()
+    num_points: int = 0
+    num_moved: int | None = None
+    failures: tuple[Evaluation, ...] = ()
+
+
 def verify(
     problem: LayerwiseQuantizationProblem, members: Sequence[Evaluation], progress: bool | None = None
-) -> tuple[Front, Sequence[Evaluation], int, int | None]:
+) -> Verification:
     """Re-evaluate ``members`` of a front by the direct evaluators of all metrics; that replaces what was known.
 
-    Returns:
-        The front of the new measurements, marked ``verified``, the measurements that it is of, how many points were
-        measured, and the most samples of one whose scores are other ones now; None where scores are not of samples. An
-        interrupt gives the old front back, not marked, and none.
+    An interrupt gives the old front back. A point that cannot be measured again is left out; where none can be, that
+    says nothing of the points, and they stay, not verified.
     """
     candidates = problem.candidates_of(members)
-    verified, moved = Archive(problem), None
+    verified, moved, failures = Archive(problem), None, list[Evaluation]()
     known = {one.candidate: one.scores for one in members}
     try:
         with Progress(len(candidates), description=_VERIFY, unit="evaluation", shown=progress) as bar:
             for evaluation in problem.measure_directly(candidates):
+                failures += [evaluation] if evaluation.state == "failed" else []
                 verified.add(evaluation)
                 scores = known[evaluation.candidate]
                 if scores is not None and evaluation.scores is not None:
                     moved = max(moved or 0, int((~np.isclose(scores, evaluation.scores, equal_nan=True)).sum()))
                 bar.advance()
     except KeyboardInterrupt:
-        return problem.front_of(members), (), 0, None
-    return replace(verified.front(), verified=True), verified.members, len(candidates), moved
+        return Verification(problem.front_of(members))
+    if failures and len(failures) == len(candidates):
+        return Verification(problem.front_of(members), failures=tuple(failures))
+    front = replace(verified.front(), verified=True)
+    return Verification(front, verified.members, len(candidates), moved, tuple(failures))
 
 
 def chosen_by(

@@ -78,7 +78,8 @@ class Recorder:
 
     def keep(self, evaluations: Sequence[Evaluation]) -> None:
         """Write down what was measured before the run began."""
-        for one in evaluations:
+        new = [one for one in evaluations if self._lookup(SEARCH, one.candidate, None, "") is None]
+        for one in new:
             further = [
                 Evaluation(one.candidate, "failed" if math.isnan(score) else "complete", score) for score in one.further
             ]
@@ -116,8 +117,12 @@ class Recorder:
         return None if stored is None or self._failed_elsewhere(stored) else stored
 
     def _failed_elsewhere(self, stored: Stored) -> bool:
-        """Whether it failed in another run, which had less time or memory, or a fault that was mended."""
-        return stored.evaluation.state == "failed" and stored.run != self.run
+        """Whether it failed in another run, which had less time or memory, or a fault that was mended.
+
+        Or, though in this run, at the last word on a point, on which no search depends.
+        """
+        is_last_word = not stored.role.startswith(SEARCH)
+        return stored.evaluation.state == "failed" and (stored.run != self.run or is_last_word)
 
     def _own(self, order: str) -> str:
         """Under what a candidate lies that is measured again after it failed elsewhere."""
