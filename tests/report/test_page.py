@@ -138,7 +138,7 @@ def test_what_limits_a_run_stands_on_top(exploration):
 
 
 def test_the_curve_of_a_run_that_took_another_way_never_runs_back(tmp_path):
-    for budget in (40, 12):
+    for budget in (12, 40):
         problem = tiny_problem(upper=8, min_accuracy=0.5)
         found = qx.explore(problem, max_evaluations=budget, seed=1, progress=False, study=tmp_path / "a.db")
     [run] = page_record(tmp_path / "a.db").runs

@@ -128,7 +128,8 @@ class Recorded(Unrecorded):
 
     def settled(self, name: str, value: Any) -> None:
         """Write down what the search has settled, such as its reference point."""
-        self._recorder.tell(name, repr(value))
+        if not self._is_part:
+            self._recorder.tell(name, repr(value))
 
     def ended(self, exploration: Exploration) -> str:
         """Write the end down, and say what is to be said of the study."""
@@ -178,7 +179,8 @@ def recorded(
         further = _further_budget(store, identity, budget)
         run, was_there = store.begin_run(identity, budget.limits if further is None else further, _facts(problem))
         recorder = Recorder(store, run.id, clock, _measured_costs(problem), is_shared=file.share)
-        recorder.tell("resumed" if was_there else "began", "")
+        if further is None:
+            recorder.tell("resumed" if was_there else "began", "")
         recording = Recorded(problem, recorder, is_part=further is not None)
         recorder.keep(recording.problem.evaluations)
         try:

@@ -78,15 +78,18 @@ class Recorder:
 
     def keep(self, evaluations: Sequence[Evaluation]) -> None:
         """Write down what was measured before the run began."""
-        new = [one for one in evaluations if self._lookup(SEARCH, one.candidate, None, "") is None]
-        for one in new:
+        stored = list[Stored]()
+        for one in evaluations:
+            self.price(np.array([one.candidate], dtype=np.int64))
+            if self._lookup(SEARCH, one.candidate, None, "") is not None:
+                continue
             further = [
                 Evaluation(one.candidate, "failed" if math.isnan(score) else "complete", score) for score in one.further
             ]
             alone = [replace(one, further=()), *further]
             roles = [SEARCH, *(f"{SEARCH} {place}" for place in range(1, len(alone)))]
-            self.price(np.array([one.candidate], dtype=np.int64))
-            self._flush([Stored(self.run, role, None, "", 0.0, each) for role, each in zip(roles, alone, strict=True)])
+            stored += [Stored(self.run, role, None, "", 0.0, each) for role, each in zip(roles, alone, strict=True)]
+        self._flush(stored)
 
     def price(self, candidates: Candidates) -> None:
         """Keep the costs of candidates that the study does not know, to be written with what is measured next."""
