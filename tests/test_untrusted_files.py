@@ -56,7 +56,7 @@ class Silent:
 
 def by_the_command(path: Path) -> None:
     result = CliRunner().invoke(main, ["pipeline", "simplecnn", "--weights", str(path), "--no-progress"])
-    assert result.exit_code == 2 and "must hold a state dict" in result.output
+    assert result.exit_code == 1 and "must hold a state dict" in result.output
     raise WorkflowError(result.output)
 
 

@@ -320,7 +320,8 @@ def test_a_smaller_budget_leaves_the_run_as_it_was(tmp_path):
     before = rows_of(tmp_path / "a.db")[2]
     less = explored("racing", tmp_path / "a.db", max_evaluations=20)
     assert less.front.to_json() == explored("racing", max_evaluations=20).front.to_json()
-    assert "its run was asked for more before, whose history and end stay in it" in less.study
+    assert "its run had gone further before, and its history and end stay as they were" in less.study
+    assert "had gone further" in qx.resume(tmp_path / "a.db", posed(), max_seconds=0.01, progress=False).study
     with Store.open(tmp_path / "a.db", writes=False) as store:
         assert store.runs()[0].budget["max_evaluations"] == 60
     assert rows_of(tmp_path / "a.db")[2] == before

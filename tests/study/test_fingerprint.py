@@ -160,14 +160,18 @@ def test_measuring_leaves_model_and_random_state_as_they_were():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_same_built_again_in_another_process_is_the_same():
+def test_the_same_built_again_in_another_process_is_the_same(tmp_path):
+    weights = tmp_path / "weights.pt"  # trained there, under other threads, it would be another network
+    torch.save(tiny_network().state_dict(), weights)
     code = f"""
 import json, sys
 sys.path[:0] = [{str(SHARED)!r}, {str(Path(__file__).parent)!r}]
 import torch
 torch.set_num_threads(1)
 from test_fingerprint import *
-print(json.dumps(measured_by(a_problem())))
+network = tiny_network()
+network.load_state_dict(torch.load({str(weights)!r}, weights_only=True))
+print(json.dumps(measured_by(a_problem(network=network))))
 """
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -28,6 +28,8 @@ from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings, 
 from qexplore.study import WAY, Recorder, Store, StoredSnapshot, contents_of, measured_by, opened_for, place_of
 
 ON_MISMATCH = ("refuse", "new")
+_MUCH_LESS = 0.9
+"""Seconds of two calls that ask for the same are not quite the same."""
 _PROBED = 16
 """Random candidates whose costs tell one cost function from another of the same name."""
 
@@ -92,7 +94,7 @@ class Recorded(Unrecorded):
     Args:
         problem: what is searched.
         recorder: of the run.
-        is_part: whether the run has gone further, or is to; then its history and its end stay as they are.
+        is_part: whether the run has gone further before; then its history and its end stay as they are.
     """
 
     def __init__(self, problem: LayerwiseQuantizationProblem, recorder: Recorder, *, is_part: bool = False) -> None:
@@ -143,7 +145,7 @@ class Recorded(Unrecorded):
         told = (
             f"{recorder.store.path}: {recorder.num_written} evaluations written{known}; the same call goes on with it"
         )
-        part = ["its run was asked for more before, whose history and end stay in it"] if self._is_part else []
+        part = ["its run had gone further before, and its history and end stay as they were"] if self._is_part else []
         return "; ".join([told, *part, *recorder.store.notes])
 
     def _require_same_model(self) -> None:
@@ -190,12 +192,17 @@ def recorded(
 
 
 def _further_budget(store: Store, identity: Mapping[str, Any], budget: Budget) -> Mapping[str, Any] | None:
-    """The budget that the run of these settings had, if it was to go further than now; None where it was not."""
+    """The budget of the run of these settings, if it has gone further than it may now; None where it has not."""
     asked = json.loads(json.dumps(identity))
     for run in store.runs():
-        before, now = run.budget.get("max_evaluations"), budget.limits["max_evaluations"]
-        if run.settings == asked and before is not None and now is not None and now < before:
-            return run.budget
+        snapshots = store.snapshots(run.id) if run.settings == asked else []
+        for name, used in (
+            ("max_evaluations", max((one.num_passes for one in snapshots), default=0.0)),
+            ("max_seconds", _MUCH_LESS * max((one.seconds for one in snapshots), default=0.0)),
+        ):
+            now = budget.limits[name]
+            if now is not None and now < used:
+                return run.budget
     return None
 
 

@@ -41,7 +41,7 @@ def study_runs(study: Study, label: str | None, given: Known) -> Iterator[RunPag
     name = label or study.path.stem
     for run in told:
         front = study.front(run.id)
-        known = _known(study, run, front, is_only=len(told) == 1)
+        known = _known(study, run, front)
         title = name if len(told) == 1 else f"{name}, run {run.id}: {run.algorithm}, seed {run.settings.get('seed')}"
         yield run_page(title, front, front.uniform, replace(known, sensitivity=sensitivity, analysis=given.analysis))
 
@@ -53,7 +53,7 @@ def _sensitivities(study: Study, runs: list[StudyRun]) -> SensitivityTable | Non
         return None
 
 
-def _known(study: Study, run: StudyRun, front: Front, *, is_only: bool) -> Known:
+def _known(study: Study, run: StudyRun, front: Front) -> Known:
     history = [one for one in study.history(run.id) if math.isfinite(one.hypervolume)]
     rows = [(one.num_passes, one.seconds, one.hypervolume) for one in history]
     unknown = (math.nan,) * (1 + len(front.cost_names))
@@ -68,15 +68,15 @@ def _known(study: Study, run: StudyRun, front: Front, *, is_only: bool) -> Known
         facts=_facts(study, run),
     )
     # The front of a run under way has other points tomorrow: what is applied is what the page holds.
-    return replace(known, apply=_apply(study, None if is_only else run.id)) if run.state == "ended" else known
+    return replace(known, apply=_apply(study, run.id)) if run.state == "ended" else known
 
 
-def _apply(study: Study, run: int | None) -> ApplyRecord:
+def _apply(study: Study, run: int) -> ApplyRecord:
+    """Names the run, also where there is one: another may come, and the front of both has other points."""
     path = str(study.path)
-    number, option = ("", "") if run is None else (str(run), f" --run {run}")
     return ApplyRecord(
-        python=f"qx.Study.open({path!r}).front({number})[{{index}}].apply_to(model)",
-        command=pick_command(f"{shlex.quote(path)}{option}"),
+        python=f"qx.Study.open({path!r}).front({run})[{{index}}].apply_to(model)",
+        command=pick_command(f"{shlex.quote(path)} --run {run}"),
     )
 
 

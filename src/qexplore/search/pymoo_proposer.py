@@ -17,6 +17,7 @@ from pymoo.core.algorithm import Algorithm
 from pymoo.core.evaluator import Evaluator as PymooEvaluator
 from pymoo.core.termination import NoTermination
 from pymoo.problems.static import StaticProblem
+from pymoo.termination.default import DefaultTermination
 
 from qexplore._random import isolated, stream
 from qexplore.errors import ProblemError, QExploreError, first_line
@@ -52,8 +53,9 @@ class PymooProposer:
         self._guide = guide
         self._population: Any = None
         self._rng = stream(seed, "steps of pymoo")
-        # RVEA counts on an end of its own; nobody else has one unless the user gave it.
-        termination = searcher.termination or NoTermination()
+        # RVEA counts on an end of its own. What pymoo gives to others is nobody's wish: a budget is to be spent.
+        is_given = searcher.termination is not None and not isinstance(searcher.termination, DefaultTermination)
+        termination = searcher.termination if is_given else NoTermination()
         with self._stepping():
             searcher.setup(problem, termination=termination, seed=seed, verbose=False)
 
