@@ -37,8 +37,6 @@ from qexplore.study import Store
 
 SLOWED = 0.01
 """Seconds that every batch waits, so that an exploration takes some."""
-WINDOW = 1.5
-"""Seconds within which a process is killed once it begins to explore."""
 READY = "ready"
 
 
@@ -135,10 +133,10 @@ def rows_of(path: Path) -> list[str]:
         return found + [repr((one.num_passes, one.hypervolume, one.candidates)) for one in store.snapshots()]
 
 
-def killed_until_done(name: str, folder: Path, rng: random.Random) -> tuple[int, list[str]]:
+def killed_until_done(name: str, folder: Path, rng: random.Random, shortest: float) -> tuple[int, list[str]]:
     """Kill and start again until one comes to its end: kills, and all that was acknowledged."""
     study, front, acknowledged, kills = folder / "killed.db", folder / "killed.json", list[str](), 0
-    window = WINDOW
+    window = shortest
     while True:
         process = started(name, study, front)
         assert process.stdout is not None
@@ -149,7 +147,7 @@ def killed_until_done(name: str, folder: Path, rng: random.Random) -> tuple[int,
         killer.cancel()
         new = [line for line in lines if line.strip() != READY]
         acknowledged += new
-        window = WINDOW if new else 1.5 * window  # or a slow machine would never come further
+        window = shortest if new else 1.5 * window  # or a slow machine would never come further
         if process.wait() == 0:
             return kills, acknowledged
         if process.returncode != -signal.SIGKILL:
@@ -163,6 +161,7 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=100, help="of all cases together")
     options.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--window", type=float, default=1.5, help="seconds within which a search is killed")
     options.add_argument("--explore", choices=CASES, help=argparse.SUPPRESS)
     options.add_argument("--study", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--front", type=Path, help=argparse.SUPPRESS)
@@ -183,7 +182,7 @@ def main() -> None:
             explored(name, folder / "whole.db", folder / "whole.json")
             whole = rows_of(folder / "whole.db")
             while kills < wanted:
-                done, acknowledged = killed_until_done(name, folder, rng)
+                done, acknowledged = killed_until_done(name, folder, rng, given.window)
                 kills, rounds, count = kills + done, rounds + 1, count + len(acknowledged)
                 twice += len(acknowledged) - len(set(acknowledged))
                 fronts = {(folder / f"{kind}.json").read_bytes() for kind in ("plain", "whole", "killed")}
