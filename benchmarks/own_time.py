@@ -25,12 +25,14 @@ from torch import Tensor, nn
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.evaluation import Evaluation
+from qexplore.evaluation import Evaluation, Order
 from qexplore.exploration import run as exploration_run
 from qexplore.exploration.state import Run
 from qexplore.model import QuantizedModel
 from qexplore.search import Archive, LayerwiseQuantizationProblem, guide
+from qexplore.search.low_fidelity import LowFidelity
 from qexplore.search.memory import Memory
+from qexplore.search.sensitivities import Sensitivities
 from qexplore.search.surrogate import Surrogate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
@@ -44,7 +46,10 @@ PARTS = {
     "must beat": (Archive, "must_beat"),
     "hypervolume": (Archive, "hypervolume"),
     "front": (Archive, "front"),
-    "additive": (guide.Guide, "_additive"),
+    "additive": (Sensitivities, "front"),
+    "preview": (guide.Guide, "_previewed"),
+    "looks": (LowFidelity, "look"),
+    "divergences": (LowFidelity, "described"),
     "pool": (guide.Guide, "_pool"),
     "fit": (guide.Guide, "_fitted"),
     "predict": (Surrogate, "predict"),
@@ -54,7 +59,7 @@ PARTS = {
     "verify": (exploration_run, "verify"),
     "the rest": (exploration_run, "run_search"),
 }
-NUM_SAMPLES = 1024
+NUM_SAMPLES = 4096
 
 
 def main() -> None:
@@ -155,13 +160,15 @@ class Answers:
 
     description = "answered by a formula"
     early_stop = "on"
+    divergence_gap = ""
+    series = ()
 
     def __init__(self, problem: LayerwiseQuantizationProblem) -> None:
         rng = np.random.default_rng(5)
         points = problem.space.num_points
         self._metric = problem.metric
         self._shares = np.exp(rng.normal(0.0, 1.5, points)) * 40 / points
-        self._pairs = np.triu(rng.normal(0.0, 0.4, (points, points)) * (rng.random((points, points)) < 0.2), 1)
+        self._pairs = np.triu(rng.normal(0.0, 0.8, (points, points)) * (rng.random((points, points)) < 0.2), 1)
         self._margins = np.sort(rng.logistic(1.6, 0.7, NUM_SAMPLES))
         self._wear = rng.uniform(0.5, 1.5, NUM_SAMPLES)
         self.evaluate = timed(self._evaluate, "answers")
@@ -171,17 +178,21 @@ class Answers:
         roots = np.sqrt(noise)
         return np.sqrt(np.maximum(noise.sum(axis=1) + ((roots @ self._pairs) * roots).sum(axis=1), 0.0))
 
-    def _evaluate(self, candidates: np.ndarray, *, must_beat: Sequence[float] | None = None) -> Iterator[Evaluation]:
+    def _evaluate(
+        self, candidates: np.ndarray, *, must_beat: Sequence[float] | None = None, order: Order | None = None
+    ) -> Iterator[Evaluation]:
         for place, candidate in enumerate(candidates):
             row = tuple(candidate.tolist())
-            scores = (self._margins > self._damage(candidate[None])[0] * self._wear).astype(np.float32)
+            damage = float(self._damage(candidate[None])[0])
+            scores = (self._margins > damage * self._wear).astype(np.float32)
             best = 1 - np.cumsum(1 - scores)[127::128] / NUM_SAMPLES
             beaten = np.flatnonzero(best[:-1] <= (-np.inf if must_beat is None else must_beat[place]))
             if len(beaten):
                 count = 128 * int(beaten[0] + 1)
                 yield Evaluation(row, "stopped", bound=float(best[beaten[0]]), num_samples=count)
             else:
-                yield Evaluation(row, "complete", float(scores.mean()), scores, num_samples=NUM_SAMPLES)
+                score = float(scores.mean())
+                yield Evaluation(row, "complete", score, scores, divergence=damage**2, num_samples=NUM_SAMPLES)
 
     def scores_on_subset(self, candidates: np.ndarray, metric: Any, num_samples: int, **_: Any) -> np.ndarray:
         """The noise of each candidate, the same for all samples."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from problems import every_candidate, tiny_problem
 from pymoo.indicators.hv import HV
 
 import qexplore as qx
-from qexplore.evaluation import DirectEvaluator
+from qexplore.evaluation import DirectEvaluator, Evaluator
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path for folder in ("benchmarks", "experiments") for path in (ROOT / folder).rglob("*.py"))
@@ -116,3 +117,16 @@ def test_amq_predicts_what_it_knows(piece: Any) -> None:
     np.testing.assert_allclose(piece("_amq").predictor(known, scores)(known), scores, atol=1e-8)
     in_line = known[[0, 1]]  # one point never varied
     np.testing.assert_allclose(piece("_amq").predictor(in_line, scores[:2])(in_line), scores[:2], atol=1e-8)
+
+
+def test_own_time_times_what_is_there_and_answers_as_evaluators_are_asked(piece: Any) -> None:
+    own_time = piece("own_time")
+    missing = [f"{owner.__name__}.{name}" for owner, name in own_time.PARTS.values() if not hasattr(owner, name)]
+    assert missing == []
+    for name in ("scores_on_subset", "subset_size"):
+        asked = inspect.signature(getattr(Evaluator, name)).parameters
+        assert list(asked)[:2] == list(inspect.signature(getattr(own_time.Answers, name)).parameters)[:2]
+    asked = inspect.signature(Evaluator.evaluate).parameters
+    assert list(asked) == list(inspect.signature(own_time.Answers._evaluate).parameters)
+    told = [name for name, value in vars(Evaluator).items() if isinstance(value, property)]
+    assert [name for name in told if not hasattr(own_time.Answers, name)] == []
