@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from qexplore._arguments import checked_int, checked_name
 from qexplore.errors import WorkflowError
@@ -95,6 +95,29 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One call of a layer of a quantized network.
+
+    Attributes:
+        name: of its row in the strategy.
+        given: what the layer gave, in float; a tree of tensors.
+        expected: what the float layer gives on the inputs that the quantized one got.
+        ideal: what rounding alone makes of that, to the widths that the row tells, over the ranges of the data.
+    """
+
+    name: str
+    given: Any
+    expected: Any
+    ideal: Any
+
+
+Listener = Callable[[Step], None]
+
+Beside = Callable[[tuple[Any, ...], Listener], None]
+"""Runs a quantized network on positional arguments, and tells of each layer that can be held against float alone."""
+
+
+@dataclass(frozen=True)
 class Converted:
     """What a stack gives back.
 
@@ -104,6 +127,8 @@ class Converted:
         notes: what the stack changed so that the network passes, or could not do; one sentence each.
         save: writes ``model`` to a file that `load` of the same stack reads.
         script: gives a TorchScript module; None where the stack cannot.
+        beside: holds layers against float; None where the stack cannot.
+        trained: what training made of the float network's parameters and buffers, by name; empty without training.
     """
 
     model: nn.Module
@@ -111,6 +136,8 @@ class Converted:
     save: Callable[[Path], None]
     notes: tuple[str, ...] = ()
     script: Callable[[], Any] | None = None
+    beside: Beside | None = None
+    trained: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

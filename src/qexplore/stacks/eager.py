@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qexplore._quiet import quiet
 from qexplore.errors import QExploreError, WorkflowError, first_line
 from qexplore.model import first_samples
-from qexplore.stacks.base import Converted, Data, Settings
+from qexplore.stacks.base import Beside, Converted, Data, Settings
+from qexplore.stacks.beside import FloatGraph, graph_beside, modules_beside
 from qexplore.stacks.eager_building import Layout, build, structure_of
 from qexplore.stacks.eager_dynamic import convert_dynamic, dynamic_notes
-from qexplore.stacks.eager_strategy import dynamic_strategy, notes_of, strategy_of
+from qexplore.stacks.eager_graph import graph_of
+from qexplore.stacks.eager_strategy import dynamic_strategy, notes_of, row_name, stands_for, strategy_of
 from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.saving import (
@@ -30,6 +32,7 @@ from qexplore.stacks.saving import (
 )
 from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import require, using_engine
+from qexplore.stacks.trained import with_state
 
 _SAMPLES = 8
 """Of the example; what every step of the network gives on them is kept for a while."""
@@ -51,35 +54,41 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         settings = dataclasses.replace(settings, engine=engine)
         data = dataclasses.replace(data, example=first_samples(data.example, _SAMPLES))
         make = _swapped if settings.method == "dynamic" else _through_graph
-        model, structure, rows, notes = make(network, settings, data)
+        model, structure, rows, notes, beside, state = make(network, settings, data)
     return Converted(
         model,
         rows,
         save=lambda path: write_model(path, model, settings, structure=structure),
         notes=notes,
         script=lambda: _scripted(model, data.example),
+        beside=beside,
+        trained=state,
     )
 
 
-_Made = tuple[nn.Module, str, tuple[LayerStrategy, ...], tuple[str, ...]]
-"""The converted network, what its file says of its structure, its layers and notes."""
+_Made = tuple[nn.Module, str, tuple[LayerStrategy, ...], tuple[str, ...], Beside, dict[str, Tensor]]
+"""The converted network, what its file says of its structure, its layers, notes, what holds them, what it learned."""
 
 
 def _through_graph(network: nn.Module, settings: Settings, data: Data) -> _Made:
     built = build(network, settings, data.example)
     prepared = built.graph.network
+    plain = graph_of(network, data.example)
     data.show(prepared.eval(), settings.method, _freeze)
+    state = built.trained.state() if settings.method == "qat" else {}
     model = _converted(prepared, settings)
     _require_running(model, data.example)
     rows = strategy_of(network, built, model, settings, data.example)
-    return model, built.layout.to_text(), rows, notes_of(built, rows, settings)
+    float_graph = FloatGraph(plain.network.graph, (with_state(plain.network, state),), stands_for(model, built.swapped))
+    beside = graph_beside(float_graph, model, rows, settings, lambda node: row_name(node, built.swapped))
+    return model, built.layout.to_text(), rows, notes_of(built, rows, settings), beside, state
 
 
 def _swapped(network: nn.Module, settings: Settings, data: Data) -> _Made:
     model = convert_dynamic(network, settings)
     _require_running(model, data.example)
     rows = dynamic_strategy(network, model, settings, data.example)
-    return model, structure_of(model), rows, dynamic_notes(network)
+    return model, structure_of(model), rows, dynamic_notes(network), modules_beside(network, model, rows, settings), {}
 
 
 def reads(path: Path) -> bool:

@@ -19,6 +19,7 @@ from qexplore.stacks.eager_nodes import Domains, add_stubs, choose_layers, find_
 from qexplore.stacks.float_functional import Swapped, swap_functions
 from qexplore.stacks.saving import describe_arguments, other_structure
 from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require
+from qexplore.stacks.trained import Trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Built:
         fused: names that went into each layer.
         swapped: functions that modules do now.
         untrained: layers whose weights training does not round.
+        trained: where training leaves the parameters of the graph.
     """
 
     graph: EagerGraph
@@ -71,6 +73,7 @@ class Built:
     fused: dict[str, tuple[str, ...]]
     swapped: tuple[Swapped, ...]
     untrained: tuple[str, ...]
+    trained: Trained
 
 
 def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layout: Layout | None = None) -> Built:
@@ -101,6 +104,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
         raise other_structure("the file", network)
     if not layers:
         raise _nothing_to_quantize(network, settings, refused)
+    trained = Trained(graph.network)
     graph.network.train(is_qat)
     fused = fuse_layers(graph.network, [name for name, count in layers.items() if count == 1], is_qat=is_qat)
     if layout is None:
@@ -114,7 +118,8 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     untrained = [
         name for name in layers if is_qat and not hasattr(graph.network.get_submodule(name), "weight_fake_quant")
     ]
-    return Built(graph, layout, refused, fused, swapped, tuple(untrained))
+    trained.find(graph.network)
+    return Built(graph, layout, refused, fused, swapped, tuple(untrained), trained)
 
 
 def structure_of(network: nn.Module) -> str:

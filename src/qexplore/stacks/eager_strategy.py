@@ -48,6 +48,19 @@ def strategy_of(
     return tuple(rows[name] for name in built.graph.steps if name in rows)
 
 
+def row_name(node: fx.Node, swapped: Sequence[Swapped]) -> str:
+    """What the row of a node of a converted graph is called."""
+    functions = {one.name: one.node for one in swapped}
+    holder: Any = node.args[0] if node.op == "call_method" and node.args else None
+    return functions.get(str(getattr(holder, "target", "")), step_of(node))
+
+
+def stands_for(model: fx.GraphModule, swapped: Sequence[Swapped]) -> dict[str, str]:
+    """Names of the functions that modules do now, by the names of the nodes that call these."""
+    names = {node.name: row_name(node, swapped) for node in model.graph.nodes if node.op == "call_method"}
+    return {name: function for name, function in names.items() if name != function}
+
+
 def _row(
     network: nn.Module, built: Built, model: nn.Module, node: fx.Node, output: Any, settings: Settings
 ) -> LayerStrategy | None:

@@ -18,6 +18,7 @@ from qexplore.errors import QExploreError, TraceError, WorkflowError, first_line
 from qexplore.model import BY_KEYWORD, TRANSPOSED
 from qexplore.preparation import Connections, as_graph_module, reads_what_was_written, take_out_writes, trace_network
 from qexplore.stacks.base import Converted, Data, Settings
+from qexplore.stacks.beside import FloatGraph, graph_beside
 from qexplore.stacks.eager_graph import step_of
 from qexplore.stacks.fx_calls import complete_calls
 from qexplore.stacks.fx_strategy import notes_of, strategy_of
@@ -35,6 +36,7 @@ from qexplore.stacks.saving import (
 from qexplore.stacks.strategy import EMBEDDINGS, values_of
 from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require, using_engine
+from qexplore.stacks.trained import Trained, with_state
 
 _CLAMPS = (F.relu6, F.hardtanh, F.hardtanh_, torch.clamp, torch.clamp_, "clamp", "clamp_")
 
@@ -49,16 +51,24 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     with using_engine(settings.engine) as engine, quiet():
         settings = dataclasses.replace(settings, engine=engine)
         traced, connections = _traced(network, data.example)
+        trained = Trained(connections.network)
         prepared = _prepared(traced, connections, settings, data.example)
+        trained.find(prepared)
         data.show(prepared, settings.method, _freeze)
+        state = trained.state() if settings.method == "qat" else {}
         model = _converted(prepared, settings)
         rows = strategy_of(network, connections, model, _values(model, data.example), settings)
+    beside = graph_beside(
+        FloatGraph(connections.graph, (with_state(network, state), connections.network)), model, rows, settings, step_of
+    )
     return Converted(
         model,
         rows,
         save=lambda path: write_model(path, model, settings, structure=_structure(model, data.example)),
         notes=(*notes_of(connections, rows, settings), *_order_notes(model, settings)),
         script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
+        beside=beside,
+        trained=state,
     )
 
 

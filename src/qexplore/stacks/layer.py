@@ -74,6 +74,8 @@ class LayerStrategy:
         weights: None for a layer without weights, or whose weights stay float.
         activations: None where the output stays float.
         reason: why so; for a layer left float, why.
+        error: norm of the difference between what the layer gives and what the float layer gives on the same inputs,
+            over the norm of the latter, on calibration data; None where the layer cannot be held alone.
     """
 
     name: str
@@ -82,6 +84,7 @@ class LayerStrategy:
     weights: Stored | None
     activations: Stored | None
     reason: str
+    error: float | None = None
 
     @classmethod
     def present(
@@ -98,5 +101,14 @@ class LayerStrategy:
 
 def layer_table(rows: Iterable[LayerStrategy]) -> str:
     """The layers as text, a line each."""
-    cells = [(row.name, row.type, str(row.weights or "-"), str(row.activations or "-"), row.reason) for row in rows]
-    return text_table(("layer", "type", "weights", "activations", "reason"), cells)
+    header = ("layer", "type", "weights", "activations", "error", "reason")
+    cells = [
+        (row.name, row.type, str(row.weights or "-"), str(row.activations or "-"), error_text(row.error), row.reason)
+        for row in rows
+    ]
+    return text_table(header, cells, numeric=(4,))
+
+
+def error_text(error: float | None) -> str:
+    """A relative error as text; a dash where none is known."""
+    return "-" if error is None else f"{error:.4f}"

@@ -13,8 +13,9 @@ from qexplore._arguments import made_folder
 from qexplore._table import Tabular, text_table
 from qexplore.errors import WorkflowError
 from qexplore.front import score_text
-from qexplore.stacks import LayerStrategy, Settings, layer_table
+from qexplore.stacks import LayerStrategy, Settings, error_text, layer_table
 from qexplore.training import EpochRecord
+from qexplore.workflows.holding import Alarm
 from qexplore.workflows.measuring import Latency
 
 
@@ -34,6 +35,10 @@ class WorkflowReport(Tabular):
         strategy: one row per layer, read back from the quantized network.
         notes: what was changed so that the network passes, or could not be done.
         epochs: of training; none without.
+        error: norm of the difference between the quantized network's output and the float network's, over the norm of
+            the latter, on a few batches of the calibration data; over every floating tensor of the output. After
+            training it is the network with the trained weights that is meant. None where nothing can be compared.
+        alarms: layers, and the output, that are farther from float than rounding explains.
     """
 
     settings: Settings
@@ -46,6 +51,8 @@ class WorkflowReport(Tabular):
     strategy: tuple[LayerStrategy, ...]
     notes: tuple[str, ...] = ()
     epochs: tuple[EpochRecord, ...] = ()
+    error: float | None = None
+    alarms: tuple[Alarm, ...] = ()
 
     @property
     def size_ratio(self) -> float:
@@ -60,6 +67,8 @@ class WorkflowReport(Tabular):
     def __str__(self) -> str:
         parts = [self._title(), text_table(("", "float", "quantized", "ratio"), self._figures(), numeric=(1, 2, 3))]
         parts.append(layer_table(self.strategy))
+        if self.alarms:
+            parts.append("\n".join(f"! {alarm}" for alarm in self.alarms))
         if self.notes:
             parts.append("\n".join(f"- {note}" for note in self.notes))
         if self.epochs:
@@ -77,6 +86,7 @@ class WorkflowReport(Tabular):
         rows = []
         if self.accuracy_before is not None and self.accuracy_after is not None:
             rows.append((self.metric, score_text(self.accuracy_before), score_text(self.accuracy_after), ""))
+        rows.append(("error of the output", "", error_text(self.error), ""))
         rows.append(("bytes on disk", f"{self.bytes_before}", f"{self.bytes_after}", f"{self.size_ratio:.3f}"))
         latency = self.latency
         times = (f"{latency.seconds_float * 1e3:.2f}", f"{latency.seconds * 1e3:.2f}", f"{latency.ratio:.2f}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from qexplore.model import (
     arithmetic,
     call,
     first_batch,
+    first_samples,
     foreign_hooks,
     num_samples,
     unpack_batch,
@@ -30,8 +32,9 @@ from qexplore.model import (
 )
 from qexplore.predicates import as_predicate, select_modules
 from qexplore.preparation import copied_network
-from qexplore.stacks import ChosenModules, Data, Settings, StackRow, check_engine, row_for, using_engine
+from qexplore.stacks import ChosenModules, Data, Settings, StackRow, check_engine, row_for, using_engine, with_state
 from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, train
+from qexplore.workflows.holding import hold
 from qexplore.workflows.measuring import (
     bytes_on_disk,
     float_bytes_on_disk,
@@ -133,6 +136,10 @@ def run_workflow(
             progress=reporting.progress,
         )
         converted = row.home.quantize(copied, chosen, data)
+        with using_engine(chosen.engine if row.uses_engine else None), quiet():
+            loader = calibration_loader if training is None else training.loader
+            batches = shown(copied, data.example, loader, reporting)
+            held = hold(with_state(copied, converted.trained), converted, batches)
         notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
             report = WorkflowReport(
@@ -143,9 +150,11 @@ def run_workflow(
                 bytes_before=float_bytes_on_disk(copied),
                 bytes_after=bytes_on_disk(converted.save),
                 latency=measure_latency(copied, converted.model, data.example, num_samples(data.example)),
-                strategy=converted.strategy,
+                strategy=held.strategy,
                 notes=notes,
                 epochs=tuple(epochs),
+                error=held.error,
+                alarms=held.alarms,
             )
     return QuantizationResult(converted.model, report, converted.save, converted.script)
 
@@ -204,6 +213,26 @@ def example_arguments(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
     if any(isinstance(one, Tensor) and one.dim() and len(one) != 1 for one in example):
         return example
     return tuple(torch.cat([one, one]) if isinstance(one, Tensor) and one.dim() else one for one in example)
+
+
+_BATCHES, _SAMPLES = 4, 32
+"""A network is held against float on so many batches at most, of so many samples together."""
+
+
+def shown(
+    network: nn.Module, example: tuple[Any, ...], loader: Loader | None, reporting: Reporting
+) -> Iterator[tuple[Any, ...]]:
+    """Positional arguments of a few calls, from ``loader``; ``example`` where there is none."""
+    if loader is None:
+        yield first_samples(example, _SAMPLES)
+        return
+    unpack, left = unpacking(network, reporting.unpack), _SAMPLES
+    for batch in itertools.islice(loader, _BATCHES):
+        args = first_samples(example_arguments(network, unpack_batch(batch, unpack)[0]), left)
+        yield args
+        left -= num_samples(args)
+        if left < 2:
+            return
 
 
 def first_inputs(network: nn.Module, loader: Any, name: str, unpack: Unpack | None) -> Any:
