@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from contextlib import ExitStack
 
 import pytest
 
@@ -36,3 +37,33 @@ def test_everything_is_heard_again_after_an_error_in_a_silenced_block(capsys):
         logging.disable(logging.NOTSET)
     print("a line")
     assert capsys.readouterr().out == "a line\n"
+
+
+def filters():
+    return list(warnings.filters)
+
+
+@pytest.mark.parametrize("kinds", [(silenced, silenced), (quiet, silenced), (silenced, quiet)])
+def test_silenced_blocks_of_two_threads_leave_nothing_silent_whichever_ends_first(kinds, capsys):
+    before = sys.stdout, sys.stderr, logging.root.manager.disable, filters()
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(kinds[0]())
+    second.enter_context(kinds[1]())
+    first.close()
+    second.close()
+    assert (sys.stdout, sys.stderr, logging.root.manager.disable, filters()) == before
+    print("a line")
+    assert capsys.readouterr().out == "a line\n"
+
+
+def test_a_silenced_block_lets_nothing_be_warned_of_again_that_was_warned_of_once(recwarn):
+    warnings.simplefilter("default")
+
+    def say():
+        warnings.warn("once", UserWarning, stacklevel=1)
+
+    for _ in range(2):
+        say()
+        with silenced():
+            pass
+    assert [str(one.message) for one in recwarn] == ["once"]

@@ -1,6 +1,11 @@
 """Named seed streams, and random state that is given back."""
 
+import os
 import random
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -89,3 +94,42 @@ def test_an_error_while_items_are_drawn_passes_through_and_the_state_is_given_ba
     with pytest.raises(OSError, match="no disk"):
         next(items)
     assert random_state() == before
+
+
+def test_blocks_of_two_threads_draw_numbers_of_their_own_and_give_the_users_state_back():
+    def block(seed, begun):
+        with isolated(CPU, seed):
+            drawn = [draw()]
+            begun.set()
+            time.sleep(0.05)
+            return [*drawn, draw()]
+
+    before, begun = random_state(), threading.Event()
+    expected = [block(0, threading.Event()), block(1, threading.Event())]
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(block, 0, begun)
+        begun.wait(20)
+        assert [block(1, threading.Event()), first.result(20)] == expected[::-1]
+    assert random_state() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_block_of_a_thread_that_it_does_not_have():
+    begun, done = threading.Event(), threading.Event()
+
+    def block():
+        with isolated(CPU):
+            begun.set()
+            done.wait(20)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(block)
+        begun.wait(20)
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            with isolated(CPU):
+                os._exit(0)
+        done.set()
+        assert os.waitpid(child, 0)[1] == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import threading
 import zlib
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,18 +29,40 @@ def isolated(device: torch.device, seed: int = 0) -> Iterator[None]:
 
     Covers Python's, numpy's and torch's global generators (the CPU's and that of every device of ``device``'s kind, for
     a network may lie on several), so that a network that draws random numbers in eval mode answers the same for the
-    same candidate, and a data loader that draws its seed from torch leaves no trace.
+    same candidate, and a data loader that draws its seed from torch leaves no trace. There is one of each generator in
+    a process, so a block waits for those of other threads: each draws its own numbers, and the state that is given back
+    is the user's and not that of another block.
     """
-    # numpy's legacy generator is what a user's own transforms may draw from.
-    python_state, numpy_state, torch_state = _cpu_state()
-    devices = _devices_like(device)
-    on_devices = [(one, devices.module.get_rng_state(one)) for one in devices.each]
-    try:
+    with _turn, _given_back(device) as devices:
         random.seed(seed)
+        # numpy's legacy generator is what a user's own transforms may draw from.
         np.random.seed(seed)  # noqa: NPY002
         torch.default_generator.manual_seed(seed)
         _seed(devices, seed)
         yield
+
+
+_turn = threading.RLock()
+
+
+def _make_turn() -> None:
+    """In a forked process, where the thread that has the turn may not be."""
+    global _turn
+    _turn = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_make_turn)
+
+
+@contextmanager
+def _given_back(device: torch.device) -> Iterator[_Devices]:
+    """Give the random state of a block's beginning back, also after an error."""
+    python_state, numpy_state, torch_state = _cpu_state()
+    devices = _devices_like(device)
+    on_devices = [(one, devices.module.get_rng_state(one)) for one in devices.each]
+    try:
+        yield devices
     finally:
         _set_cpu_state((python_state, numpy_state, torch_state))
         for one, state in on_devices:

@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+import sys
 import threading
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pytest
 import torch
-from problems import search_loader, state_of, tiny_network, tiny_problem, weighted_model
+from problems import random_state, search_loader, state_of, tiny_network, tiny_problem, weighted_model
 from pymoo.core.problem import ElementwiseProblem
 from pymoo.parallelization.starmap import StarmapParallelization
 from torch import nn
@@ -169,3 +170,38 @@ def test_weights_are_not_taken_from_a_cache_that_others_opened():
     expected = [e.score for e in problem.measure_directly(candidates())]
     with parametrize.cached():
         assert [e.score for e in problem.measure_directly(candidates())] == expected
+
+
+class Drawing(nn.Module):
+    """The trained network, whose outputs depend on random numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny_network()
+
+    def forward(self, x):
+        return self.inner(x) + 3 * torch.rand(len(x), 10)
+
+
+@pytest.mark.parametrize("network", [tiny_network, Drawing])
+def test_explorations_in_threads_go_as_one_after_the_other_and_leave_the_random_state(network):
+    def both(run):
+        model = qx.QuantizedActivationsModel(network(), predicates.by_type(nn.ReLU))
+        model.calibrate([search_loader()[0][0]])
+        problems = [tiny_problem(model=copy.deepcopy(model), loader=search_loader(100)) for _ in range(2)]
+
+        def explored(problem, seed):
+            found = qx.explore(problem, max_evaluations=12, seed=seed)
+            history = [(one.num_evaluations, one.hypervolume) for one in found.history]
+            return found.front.num_bits.tolist(), found.front.accuracy.tolist(), found.engine, history
+
+        return run(*(lambda one=one, seed=seed: explored(one, seed) for seed, one in enumerate(problems)))
+
+    expected, before = both(lambda *functions: [function() for function in functions]), random_state()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        assert both(in_threads) == expected
+    finally:
+        sys.setswitchinterval(interval)
+    assert random_state() == before

@@ -354,8 +354,8 @@ class DirectEvaluator:
 
     def _measure(self, candidate: tuple[int, ...], seconds: float | None = None) -> Evaluation:
         """Measure a candidate within ``seconds``; None gives it all it takes."""
-        start = time.perf_counter()
         with self._settled(candidate), self._clock.around(seconds):
+            start = time.perf_counter()  # settled: other threads were waited for
             if isinstance(self.metric, WholeSetMetric):
                 score, scores, divergences = whole_score(self.metric, self.model, self.loader), None, None
             else:

@@ -29,7 +29,6 @@ from qexplore.model import (
     OneThread,
     Placement,
     QuantizedModel,
-    arithmetic,
     measuring,
     weight_store,
 )
@@ -241,6 +240,7 @@ class PrefixEvaluator:
                 measuring(engine.network.device, precision=self.direct.precision),
                 self._clock.around(self._seconds_for(len(rows))),
             ):
+                start = time.perf_counter()  # other threads were waited for
                 engine.reorder(order)
                 result = engine.measure(np.array(rows, dtype=np.int64), limits)
         except OutOfTime:
@@ -303,7 +303,8 @@ class PrefixEvaluator:
                 self._engine.close()
             self._engine, self._parts, self._why_not = None, None, ""
         try:
-            with arithmetic(self.direct.precision):
+            # Other threads are waited for out here: building is timed.
+            with measuring(Placement.of(self._model.model).device, precision=self.direct.precision):
                 self._engine = self._build()
         except CaptureError as error:
             self._why_not = str(error)

@@ -50,12 +50,7 @@ class Workers:
         if self.count == 1:
             return [function(0, item) for item in items]
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(
-                self.count,
-                thread_name_prefix="qexplore",
-                initializer=torch.set_num_threads,
-                initargs=(self._num_threads // self.count,),
-            )
+            self._pool = self._started()
         idle = list(range(self.count))
 
         def work(item: Item) -> Result:
@@ -74,6 +69,27 @@ class Workers:
         finally:
             self._come_to_rest(futures)
 
+    def _started(self) -> ThreadPoolExecutor:
+        """Threads that have their share of torch's; whatever other threads begin from now on has what this one has."""
+        all_there = threading.Barrier(self.count + 1)
+
+        def begin() -> None:
+            torch.get_num_threads()  # a thread takes what was set last when it first asks: now, and not once more
+            torch.set_num_threads(self._num_threads // self.count)  # its own, and what new threads begin with
+            all_there.wait()
+
+        pool = ThreadPoolExecutor(self.count, thread_name_prefix="qexplore", initializer=begin)
+        try:
+            for _ in range(self.count):
+                pool.submit(int)  # each begins a thread, for none is idle yet
+            all_there.wait()
+        except BaseException:
+            all_there.abort()  # an interrupt leaves none waiting
+            raise
+        finally:
+            torch.set_num_threads(self._num_threads)
+        return pool
+
     def check(self) -> None:
         """Raise in a worker whose work is no longer wanted, or takes too long."""
         if self._stop:
@@ -90,7 +106,6 @@ class Workers:
         while wait(futures, timeout=_SECONDS_TO_REST).not_done:
             self._end_work()
         self._stop = False
-        torch.set_num_threads(self._num_threads)  # the workers' own setting is what new threads would begin with
 
     def _end_work(self) -> None:
         """Have `Stopped` raised in threads that do not look, inside a metric that loops, as soon as they run Python."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import threading
-import warnings
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qexplore._quiet import Held, Row, filtered
 from qexplore._random import isolated
 
 PRECISIONS = ("full", "as set")
@@ -108,30 +107,6 @@ def arithmetic_text(precision: str, network: nn.Module, device: torch.device) ->
 
 def _is_autocast(kind: str) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-class _Hold:
-    """Settings of the process that are ours while anyone is inside: the first enters ``block``, the last leaves it."""
-
-    def __init__(self, block: Callable[[], AbstractContextManager[None]]) -> None:
-        self._block = block
-        self._lock = threading.RLock()
-        self._count = 0
-        self._entered = ExitStack()
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        with self._lock:
-            if not self._count:
-                self._entered.enter_context(self._block())
-            self._count += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._count -= 1
-                if not self._count:
-                    self._entered.close()
 
 
 Setting = tuple[str, Callable[[], Any], Callable[[Any], Any], Callable[[Any], Any]]
@@ -266,27 +241,13 @@ class _Noted:
         return bool(name) or text.startswith(_OLDER)
 
 
-@contextmanager
-def _noted_warnings() -> Iterator[None]:
-    """Names for `noting` instead of a warning each time.
-
-    The filter is put in by hand: `warnings.filterwarnings` would let all that was warned of once be warned of again.
-    """
-    row: Any = ("ignore", _Noted(), UserWarning, None, 0)
-    filters: list[Any] = warnings.filters  # type: ignore[assignment]
-    filters.insert(0, row)
-    try:
-        yield
-    finally:
-        everywhere: tuple[Any, ...] = (filters, warnings.filters)
-        for found in everywhere:  # another list inside of `warnings.catch_warnings`
-            if row in found:
-                found.remove(row)
+_NOTED: Row = ("ignore", _Noted(), UserWarning, None, 0)
+"""Names for `noting` instead of a warning each time."""
 
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    with _noted_warnings(), _set((*_ALGORITHMS, *_CUDNN)):
+    with filtered(_NOTED), _set((*_ALGORITHMS, *_CUDNN)):
         yield
 
 
@@ -296,6 +257,6 @@ def _full() -> Iterator[None]:
         yield
 
 
-_DETERMINISTIC = _Hold(_deterministic)
-_FULL = _Hold(_full)
-_PLAIN_ATTENTION = _Hold(lambda: _set(_ATTENTION))
+_DETERMINISTIC = Held(_deterministic)
+_FULL = Held(_full)
+_PLAIN_ATTENTION = Held(lambda: _set(_ATTENTION))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -28,8 +27,6 @@ from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.sensitivity import Lacking
 
 _CPU = torch.device("cpu")
-_ONE_AT_A_TIME = threading.RLock()
-"""Searches in several threads share pymoo and the global generators."""
 _MEASURES_ITSELF = "it hands out no candidates"
 _TRIED = 2
 """Generations of made-up scores that an algorithm object has to get through before anything is measured for it."""
@@ -98,12 +95,13 @@ class PymooProposer:
     def _stepping(self) -> Iterator[None]:
         """Run code of pymoo under the search's random numbers, also where it makes a generator without a seed.
 
-        Where there is a guide, all that is drawn is its own, and it measures: nothing may be held meanwhile.
+        Where there is a guide, all that is drawn is its own, and it measures: nothing may be held meanwhile. Searches
+        in other threads, which share pymoo, wait as for the global generators.
         """
         if self._guide is not None:
             yield
             return
-        with _ONE_AT_A_TIME, isolated(_CPU, int(self._rng.integers(2**31))), _seeded(self._rng):
+        with isolated(_CPU, int(self._rng.integers(2**31))), _seeded(self._rng):
             try:
                 yield
             except QExploreError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from qexplore._choices import MAX_NUM_BITS, choice_name
 from qexplore._direction import Directed
 from qexplore._optional import import_optional
+from qexplore._quiet import filtered
 from qexplore.errors import StudyError
 from qexplore.front import FurtherMetric
 from qexplore.study.asking import AS_ASKED, Question
@@ -44,8 +44,7 @@ def to_optuna(store: Store, runs: Sequence[StudyRun], storage: Any, name: str) -
             f"The storage must have no study of the name '{name}', and it has one, which is left as it is. Give "
             "another, name="
         ) from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the names alone
+    with filtered(("ignore", None, optuna.exceptions.ExperimentalWarning, None, 0)):  # of the names alone
         study.set_metric_names([metric["name"], *(cost.name for cost in question.costs)])
     for field, text in store.fingerprint.items():
         study.set_user_attr(field, text)
