@@ -12,9 +12,11 @@ from qexplore.stacks import reasons
 from qexplore.stacks.absent import NORMS, Call, with_absent
 from qexplore.stacks.base import Settings
 from qexplore.stacks.layer import LayerStrategy
+from qexplore.stacks.packed_functions import packed_of
 from qexplore.stacks.strategy import (
     MOVES_ONLY,
     describe_activations,
+    describe_tensors,
     describe_weights,
     is_left_out,
     reason_for_float,
@@ -51,9 +53,11 @@ def _row(network: nn.Module, model: nn.Module, node: fx.Node, output: Any, setti
         original = network.get_submodule(name)
         weights, kind = describe_weights(model.get_submodule(name)), type(original).__name__
     elif node.op in ("call_function", "call_method"):
-        name, kind = node.name, _name_of(node).rpartition(".")[2]
+        name, kind = node.name, _name_of(node).rpartition(".")[2].removesuffix("_dynamic")
         if kind in MOVES_ONLY or not isinstance(output, Tensor):
             return None
+        packed = packed_of(model, node)
+        weights = None if packed is None else describe_tensors([packed.unpack()[0]])
     else:
         return None
     activations = describe_activations(output)

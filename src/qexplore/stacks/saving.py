@@ -17,11 +17,13 @@ from qexplore._quiet import quiet
 from qexplore.errors import TraceError, WorkflowError
 from qexplore.predicates import Predicate
 from qexplore.stacks.base import Settings
+from qexplore.stacks.packed_functions import packed_functions, parameters_of, with_parameters
 from qexplore.stacks.torch_ao import dynamic_recurrent
 
 _FORMAT = "qexplore quantized network"
-_VERSION = 1
-_PARTS = ("state", "attributes", "recurrent")
+_VERSION = 2
+"""Version 1 had no weights of functions."""
+_PARTS = ("state", "attributes", "recurrent", "functions")
 _INTEGERS = "integers"
 _OFFSET = "offset"
 _ALIGNMENT = 8
@@ -58,7 +60,8 @@ class SavedNetwork:
 def write_model(path: Path, model: nn.Module, settings: Settings, *, structure: str) -> None:
     """Write ``model``, which torch.ao has converted with ``settings``; see `write_state`."""
     recurrent = {name: {**module.get_weight(), **module.get_bias()} for name, module in _recurrent_modules(model)}
-    write_state(path, settings, structure, _without_recurrent(model), _attributes(model), recurrent)
+    functions = {name: parameters_of(packed) for name, packed in packed_functions(model).items()}
+    write_state(path, settings, structure, _plain_state(model), _attributes(model), recurrent, functions)
 
 
 def write_state(path: Path, settings: Settings, structure: str, *parts: dict[str, Any]) -> None:
@@ -68,7 +71,8 @@ def write_state(path: Path, settings: Settings, structure: str, *parts: dict[str
         path: the file.
         settings: what was asked for; its ``modules`` are None or `ChosenModules`.
         structure: a text that the stack's ``load`` finds again, such as a fingerprint of the structure.
-        parts: tensors by name: the state, what modules keep out of it, and weights by the name of a recurrent layer.
+        parts: tensors by name: the state, what modules keep out of it, weights by the name of a recurrent layer, and
+            by that of a function's attribute.
     """
     modules = settings.modules
     assert modules is None or isinstance(modules, ChosenModules)
@@ -78,7 +82,7 @@ def write_state(path: Path, settings: Settings, structure: str, *parts: dict[str
     del plain["recalibrate"]  # done
     content = {"format": _FORMAT, "version": _VERSION, "settings": plain, "structure": structure}
     writer = _Writer()
-    content |= {name: writer.encode(part) for name, part in zip(_PARTS, (*parts, {}, {}), strict=False)}
+    content |= {name: writer.encode(part) for name, part in zip(_PARTS, (*parts, {}, {}, {}), strict=False)}
     torch.save({**content, "bytes": writer.joined()}, path)
 
 
@@ -109,7 +113,7 @@ def read_state(path: Path) -> SavedNetwork:
         _check_version(content, path)
         names = content["settings"].pop("modules")
         settings = Settings(**content["settings"], modules=None if names is None else ChosenModules(names))
-        state = {name: _decoded(content[name], content["bytes"]) for name in _PARTS}
+        state = {name: _decoded(content.get(name, {}), content["bytes"]) for name in _PARTS}
     except WorkflowError:
         raise
     except Exception as error:
@@ -135,9 +139,9 @@ def stack_of_state(path: Path) -> str:
 
 
 def _check_version(content: dict[str, Any], path: Path) -> None:
-    if content["version"] != _VERSION:
+    if content["version"] not in range(1, _VERSION + 1):
         raise WorkflowError(
-            f"'{path}' is of version {content['version']}, and this qexplore reads version {_VERSION}: update qexplore"
+            f"'{path}' is of version {content['version']}, and this qexplore reads 1 to {_VERSION}: update qexplore"
         )
 
 
@@ -178,9 +182,13 @@ def load_state(model: nn.Module, saved: SavedNetwork) -> None:
         given = saved.state["recurrent"][name]
         is_cell = type(module).__name__.endswith("Cell")
         module.set_weight_bias({"weight": given, "bias": given} if is_cell else given)
+    functions = packed_functions(model)
+    for name, packed in functions.items():
+        if name in saved.state["functions"]:  # files of version 1 have none
+            setattr(model, name, with_parameters(packed, saved.state["functions"][name]))
     state = model.state_dict()  # with the packed parameters of recurrent layers, which have just been set
-    for name in _without_recurrent(model):
-        del state[name]
+    for name in (*_plain_state(model), *functions):
+        state.pop(name, None)
     state.update(saved.state["state"])
     model.load_state_dict(state)
     for name, value in saved.state["attributes"].items():
@@ -193,7 +201,7 @@ def _recurrent_modules(model: nn.Module) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
 
 
-def _without_recurrent(model: nn.Module) -> dict[str, Any]:
+def _plain_state(model: nn.Module) -> dict[str, Any]:
     # What these hold cannot be read without trusting the file.
     return {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.ScriptObject)}
 

@@ -38,7 +38,11 @@ def describe_weights(module: nn.Module) -> Stored | None:
         group_size = module.group_size
         granularity: Granularity = "group" if group_size else "channel"
         return Stored("weights", module.num_bits, granularity, group_size=group_size, packed=True)
-    tensors = _quantized_weights(module)
+    return describe_tensors(_quantized_weights(module))
+
+
+def describe_tensors(tensors: list[Tensor]) -> Stored | None:
+    """How the weights ``tensors`` of one layer are stored; None where there are none."""
     if not tensors:
         return None
     return Stored(
