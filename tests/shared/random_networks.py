@@ -54,11 +54,11 @@ class Draft:
     dtype: str
     seed: int
 
-    def build(self) -> nn.Module:
-        """The network, in eval mode; the same for the same draft."""
+    def build(self, make: Callable[[Draft], nn.Module] | None = None) -> nn.Module:
+        """The network, in eval mode; the same for the same draft. ``make`` may know more kinds of layers."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = RandomNetwork(self)
+            network = (make or RandomNetwork)(self)
             for buffer in network.buffers():
                 if buffer.is_floating_point():  # the running statistics of a network that was trained
                     buffer.uniform_(0.5, 1.5)
@@ -94,14 +94,14 @@ class Draft:
 
 
 class RandomNetwork(nn.Module):
-    """The layers of a draft one after the other, then its head."""
+    """The layers of a draft one after the other, then its head; ``kinds`` says what its layers are, `LAYERS` if not."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, kinds: dict[str, Callable[[], nn.Module]] | None = None) -> None:
         super().__init__()
         self.head_kind, self.extra_kind, self.family = draft.head, draft.extra, draft.family
         if draft.family == "tokens":
             self.embedding = nn.Embedding(11, FEATURES)
-        kinds = layers_of(draft.family)
+        kinds = kinds or layers_of(draft.family)
         modules: list[nn.Module] = []
         for name in draft.layers:
             modules.append(modules[-1] if name == "again" and modules else kinds.get(name, nn.Identity)())
