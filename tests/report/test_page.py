@@ -21,6 +21,7 @@ from qexplore.report._page_front import Measured
 from qexplore.report._page_html import page_html, page_json
 from qexplore.report._page_runs import Known, run_page
 from qexplore.report._page_sources import page_record
+from qexplore.report._page_studies import _notices
 
 HOSTILE = "a</script><script>alert(1)</script><!--&\u2028\ud800"
 
@@ -137,6 +138,48 @@ def test_what_limits_a_run_stands_on_top(exploration):
     assert [one.reason for one in run.failures] == ["ValueError: NaN"]
 
 
+def far_from_calibration():
+    """A problem whose search set goes beyond what the ranges were calibrated on."""
+    return tiny_problem(
+        upper=6, min_accuracy=0.2, loader=[(3 * images, labels) for images, labels in search_loader(100)]
+    )
+
+
+def test_what_limits_a_run_stands_on_the_page_of_its_study_as_on_its_own(tmp_path):
+    seen = []
+    found = qx.explore(
+        far_from_calibration(),
+        max_evaluations=20,
+        seed=1,
+        progress=False,
+        report_loader=search_loader(100)[:2],
+        study=tmp_path / "a.db",
+        callbacks=[lambda _: seen or seen.extend(page_record(tmp_path / "a.db").runs)],
+    )
+    found.front.save(tmp_path / "front.json")
+    pages = [page_record(source).runs[0] for source in (found, tmp_path / "a.db", found.front, tmp_path / "front.json")]
+
+    assert pages[0].notices == pages[1].notices == found.notes
+    clipped, *_, optimism = found.notes
+    assert clipped.startswith("Clipped on the search set: ")
+    assert "looks better on the search set" in optimism
+    assert " to " in optimism, "its interval is known"
+    # A front alone knows no interval, and nothing of ranges.
+    assert pages[2].notices == pages[3].notices
+    assert pages[2].notices[-1].startswith(optimism.partition(" (")[0])
+    assert clipped in seen[0].notices, "while it runs too"
+
+
+def test_a_study_that_wrote_no_notes_down_says_what_its_front_says(study, exploration):
+    with qx.Study.open(study) as opened:
+        older = replace(opened.runs[0], notes=None)
+    told = _notices(older, replace(exploration.front, verified=False))
+    assert [told[0].split(":")[0], told[-1].split(" by ")[0]] == [
+        "The front is not verified",
+        "Counted from float, the front looks better on the search set than on the report set",
+    ]
+
+
 def test_the_curve_of_a_run_that_took_another_way_never_runs_back(tmp_path):
     for budget in (12, 40):
         problem = tiny_problem(upper=8, min_accuracy=0.5)
@@ -212,7 +255,7 @@ def test_fronts_of_no_and_of_one_point_are_shown(count):
 
     assert run.num_front == count
     assert run.knee == (0 if count else None)
-    assert run.notices == (() if count else ("Nothing was good enough.",))
+    assert run.notices[0].startswith("The front is not verified") if count else ("Nothing was good enough.",)
 
 
 def test_lower_is_better_and_several_costs_keep_their_directions_and_units():

@@ -74,7 +74,7 @@ def _look(source: Path, run: int | None, limit: int, *, with_facts: bool = False
 
 
 def _run_facts(run: Any) -> dict[str, Any]:
-    names = ("id", "state", "stopped_by", "algorithm", "seconds", "num_evaluations", "hypervolume", "budget")
+    names = ("id", "state", "stopped_by", "algorithm", "seconds", "num_evaluations", "hypervolume", "budget", "notes")
     return {name: getattr(run, name) for name in names}
 
 

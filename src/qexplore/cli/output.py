@@ -33,6 +33,7 @@ _OF_EXPLORATION = (
     "early_stop",
     "judge",
     "failure_summary",
+    "notes",
 )
 
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-
-import numpy as np
 
 from qexplore._table import Framed, Rows
 from qexplore.evaluation import Clipping, Evaluation, clipping_text
-from qexplore.front import Front, difference_text, score_text
+from qexplore.front import (
+    Front,
+    difference_text,
+    float_misses,
+    front_notes,
+    num_report_violations,
+    optimism_gap,
+)
 
 _NUMBER = re.compile(r"[0-9]+")
+
+
+def clipping_notes(found: Sequence[Clipping]) -> tuple[str, ...]:
+    """`clipping_text` as sentences."""
+    return tuple(f"{line[0].upper()}{line[1:]}." for line in clipping_text(found).splitlines())
 
 
 class StopExploration(Exception):
@@ -113,26 +124,29 @@ class Exploration(Framed):
         where the front looks better than it is; None without a report set. The search picks what does well on its own
         set, so some of it is luck; `optimism_interval` says how sure the figure is.
         """
-        change, floats = self.front.report_change, self.front.float_accuracy
-        if change is None or floats is None:
-            return None
-        gaps = self.front.gain(self.front.accuracy - floats - change)
-        known = gaps[~np.isnan(gaps)]
-        return float(known.mean()) if len(known) else None
+        return optimism_gap(self.front)
 
     @property
     def num_report_violations(self) -> int | None:
         """Points of the front that miss the minimum of some metric on the report set; None without one."""
-        accuracy, further = self.front.report_accuracy, self.front.report_further_scores
-        return None if accuracy is None else int((~self.front.meets_minima(accuracy, further)).sum())
+        return num_report_violations(self.front)
 
     @property
-    def _float_misses(self) -> str:
-        """Words for a minimum that no width is to blame for missing: the report set is that much harder."""
-        floats = self.report_float_accuracy
-        if floats is None or self.front.further or self.front.meets(np.array([floats]), self.front.min_accuracy).all():
-            return ""
-        return f" (so does the float network, with {score_text(floats)})"
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that say what limits the result, the gravest first; none where nothing does.
+
+        An early end, a front that is not verified, failures, what was left out for want of budget, what the ranges clip
+        on the search set, and what the report set says of the scores. The page of a report has them on top, of an
+        exploration as of its study.
+        """
+        told = []
+        if self.stopped_by in ("interrupt", "SIGTERM", "failures", "callback"):
+            told.append(f"The search was ended before its budget was spent: {self.stopped_by}.")
+        if self.failure_summary:
+            told.append(f"Failures: {self.failure_summary}.")
+        if self.left_out:
+            told.append(f"Left out for want of budget: {self.left_out}.")
+        return (*told, *clipping_notes(self.clipping), *front_notes(self.front, self.optimism_interval))
 
     @property
     def failure_summary(self) -> str:
@@ -156,7 +170,9 @@ class Exploration(Framed):
         minimum = "a minimum" if self.front.further else "" if least is None else f"min_accuracy {least:g}"
         parts = [f"{self.num_report_passes} passes"]
         parts += (
-            [f"{violations} of {len(self.front)} points miss {minimum} there{self._float_misses}"] if minimum else []
+            [f"{violations} of {len(self.front)} points miss {minimum} there{float_misses(self.front)}"]
+            if minimum
+            else []
         )
         if gap is not None:
             by = f"{self.front.metric_name} {difference_text(gap, self.optimism_interval)}"

@@ -21,11 +21,11 @@ from qexplore.cost import ADDITIVE_NAMES, AdditiveTable, Cost, SeparableCost, bu
 from qexplore.errors import ProblemError, StudyError
 from qexplore.evaluation import DirectEvaluator, Evaluator
 from qexplore.exploration.budget import Budget
-from qexplore.exploration.records import Exploration, Snapshot
+from qexplore.exploration.records import Exploration, Snapshot, clipping_notes
 from qexplore.metrics import Metric, WholeSetMetric
 from qexplore.model import Candidates
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings, WholeFront
-from qexplore.study import WAY, Recorder, Store, StoredSnapshot, contents_of, measured_by, opened_for, place_of
+from qexplore.study import NOTES, WAY, Recorder, Store, StoredSnapshot, contents_of, measured_by, opened_for, place_of
 
 ON_MISMATCH = ("refuse", "new")
 _MUCH_LESS = 0.9
@@ -140,6 +140,7 @@ class Recorded(Unrecorded):
             recorder.tell("front", exploration.front.to_json())
             recorder.tell("judge", exploration.judge)
             recorder.tell(WAY, json.dumps([place_of(one) for one in exploration.history]))
+            recorder.tell(NOTES, json.dumps(exploration.notes))
             recorder.tell("ended", exploration.stopped_by)
         known = f", {recorder.num_known} were there already" if recorder.num_known else ""
         told = (
@@ -183,6 +184,7 @@ def recorded(
         recorder = Recorder(store, run.id, clock, _measured_costs(problem), is_shared=file.share)
         if further is None:
             recorder.tell("resumed" if was_there else "began", "")
+            recorder.tell(NOTES, json.dumps(clipping_notes(problem.clipping)))
         recording = Recorded(problem, recorder, is_part=further is not None)
         recorder.keep(recording.problem.evaluations)
         try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qexplore._table import visible
 from qexplore.evaluation import LayerAnalysis, clipping_text
-from qexplore.front import Front, choice_words, choices_cells, cost_text, difference_text, score_text
+from qexplore.front import Front, choice_words, choices_cells, cost_text, score_text
 from qexplore.report._canvas import short_names
 from qexplore.report._page_front import (
     Measured,
@@ -124,7 +124,7 @@ def exploration_known(
     """What an exploration knows beside its front."""
     return Known(
         state="interrupted" if exploration.stopped_by in ("interrupt", "SIGTERM") else "ended",
-        notices=_notices(exploration),
+        notices=exploration.notes,
         summary=_summary(exploration),
         progress=_progress(exploration),
         sensitivity=sensitivity,
@@ -150,27 +150,6 @@ def seconds_text(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _notices(one: Exploration) -> tuple[str, ...]:
-    """What limits the run, the gravest first."""
-    told = []
-    if one.stopped_by in ("interrupt", "SIGTERM", "failures", "callback"):
-        told.append(f"The search was ended before its budget was spent: {one.stopped_by}.")
-    if len(one.front) and not one.front.verified:
-        told.append("The front is not verified: its points were not measured again by the direct evaluator.")
-    if one.failure_summary:
-        told.append(f"Failures: {one.failure_summary}.")
-    if one.left_out:
-        told.append(f"Left out for want of budget: {one.left_out}.")
-    told += [f"{line[0].upper()}{line[1:]}." for line in clipping_text(one.clipping).splitlines()]
-    violations = one.num_report_violations
-    if violations:
-        told.append(f"{violations} of {len(one.front)} points miss a minimum on the report set.")
-    if one.optimism_gap is not None:
-        gap = difference_text(one.optimism_gap, one.optimism_interval)
-        told.append(f"Counted from float, the front looks better on the search set than on the report set by {gap}.")
-    return tuple(told)
 
 
 def _facts(one: Exploration) -> tuple[tuple[str, Facts], ...]:

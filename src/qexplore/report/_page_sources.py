@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qexplore._version import __version__
 from qexplore.errors import ReportError
 from qexplore.evaluation import LayerAnalysis
-from qexplore.front import Front
+from qexplore.front import Front, front_notes
 from qexplore.report._page_record import ApplyRecord, PageRecord, RunPage
 from qexplore.report._page_runs import Known, exploration_known, pick_command, run_page
 from qexplore.report._page_studies import study_runs
@@ -75,7 +75,7 @@ def _runs(
     elif isinstance(source, Study):
         yield from study_runs(source, label, given)
     elif isinstance(source, Front):
-        yield run_page(label or "front", source, source.uniform, given)
+        yield run_page(label or "front", source, source.uniform, replace(given, notices=front_notes(source)))
     elif isinstance(getattr(source, "front", None), Front):
         name = label or f"{source.algorithm}, seed {source.seed}"
         yield run_page(name, source.front, source.uniform, exploration_known(source, sensitivity, analysis))
@@ -96,7 +96,8 @@ def _of_file(path: Path, label: str | None, known: Known) -> Iterator[RunPage]:
         python=f"qx.Front.load({shown!r})[{{index}}].apply_to(model)",
         command=pick_command(shlex.quote(shown)),
     )
-    yield run_page(label or path.stem, front, front.uniform, replace(known, apply=apply))
+    known = replace(known, apply=apply, notices=front_notes(front))
+    yield run_page(label or path.stem, front, front.uniform, known)
 
 
 def _with_own_names(runs: Sequence[RunPage]) -> Iterator[RunPage]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qexplore.cost import AdditiveTable
 from qexplore.errors import StudyError
-from qexplore.front import Front
+from qexplore.front import Front, front_notes
 from qexplore.report._page_front import Measured, Parts
 from qexplore.report._page_record import ApplyRecord, Facts, RunPage
 from qexplore.report._page_runs import (
@@ -94,11 +94,12 @@ def _summary(run: StudyRun, front: Front, num_passes: float) -> Facts:
 
 
 def _notices(run: StudyRun, front: Front) -> tuple[str, ...]:
+    """As the exploration ended with them; before, or where it wrote none down, what the study tells by itself."""
+    if run.state == "ended" and run.notes is not None:
+        return run.notes
     failed = run.num_evaluations.get("failed", 0)
     told = [f"{failed:,} candidates failed: see below."] if failed else []
-    if len(front) and not front.verified:
-        told.append("The front is not verified: its points were not all measured again by the direct evaluator.")
-    return tuple(told)
+    return (*told, *(run.notes or ()), *front_notes(front))
 
 
 def _measured(study: Study, run: StudyRun, front: Front) -> Measured | None:

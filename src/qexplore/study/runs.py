@@ -19,6 +19,8 @@ from qexplore.study.store import Store
 STATES = ("complete", "stopped", "failed")
 WAY = "way"
 """Kind of the event that says which snapshots a run had that has ended: a JSON list of their places."""
+NOTES = "notes"
+"""Kind of the event that says what limits a run, as far as it is known by then: a JSON list of sentences."""
 _TURNS = ("began", "resumed", "ended")
 
 
@@ -37,6 +39,8 @@ class StudyRun(RunRecord):
         num_evaluations: candidates that it measured, by ``"complete"``, ``"stopped"`` and ``"failed"``; what an earlier
             run of the study had measured is not among them.
         hypervolume: the largest; NaN before the first.
+        notes: what limits it, as `Exploration.notes`; before its end what is known by then: clipping. None where it was
+            written by a version that did not write them down.
     """
 
     state: str
@@ -44,6 +48,7 @@ class StudyRun(RunRecord):
     seconds: float
     num_evaluations: Mapping[str, int]
     hypervolume: float
+    notes: tuple[str, ...] | None = None
     _front: str = field(repr=False, default="")
     _judge: str = field(repr=False, default="")
 
@@ -136,7 +141,7 @@ def _run(store: Store, record: RunRecord, events: Sequence[Event], columns: Colu
     mine = [event for event in events if event.run == record.id]
     turn = _turn(mine)
     has_ended = turn is not None and turn.kind == "ended"
-    fronts, judges = ([event.text for event in mine if event.kind == kind] for kind in ("front", "judge"))
+    fronts, judges, notes = ([event.text for event in mine if event.kind == kind] for kind in ("front", "judge", NOTES))
     snapshots = history_of(store, record.id)
     rows = columns.run == record.id
     latest = columns.at[rows].max(initial=0.0) if rows.any() else 0.0
@@ -149,6 +154,7 @@ def _run(store: Store, record: RunRecord, events: Sequence[Event], columns: Colu
         seconds=max([end for end in ends if not math.isnan(end)], default=0.0),
         num_evaluations={state: int((columns.state[rows] == state).sum()) for state in STATES},
         hypervolume=max(hypervolumes, default=math.nan),
+        notes=tuple(json.loads(notes[-1])) if notes else None,
         _front=fronts[-1] if fronts and has_ended else "",
         _judge=judges[-1] if judges else "",
     )

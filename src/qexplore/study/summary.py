@@ -16,7 +16,7 @@ _TOLD = ("network", "weights", "ranges", "data", "precision", "device", "torch")
 
 
 def summary(store: Store, runs: Sequence[StudyRun]) -> str:
-    """The file, what was measured with, and a line for each run."""
+    """The file, what was measured with, a line for each run, and what limits it."""
     told = [f"{name} {store.fingerprint[name]}" for name in _TOLD if name in store.fingerprint]
     lines = [f"Study '{store.path}' ({store.path.stat().st_size / 1e6:.1f} MB): {', '.join(told)}"]
     facts = next((run.facts for run in reversed(runs) if run.facts.get("points")), None)
@@ -29,7 +29,8 @@ def summary(store: Store, runs: Sequence[StudyRun]) -> str:
         )
     rows = [_row(run) for run in runs]
     lines.append(text_table(_HEADER, rows, numeric=(0, 2, 4, 5, 6, 7, 8)) if rows else "no run has begun")
-    return "\n".join([*lines, *store.notes])
+    limits = [f"run {run.id}: {note}" for run in runs for note in run.notes or ()]
+    return "\n".join([*lines, *limits, *store.notes])
 
 
 def _row(run: StudyRun) -> tuple[str, ...]:
