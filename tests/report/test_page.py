@@ -215,7 +215,7 @@ def test_study_is_shown_while_it_runs_and_after_it_broke_off(tmp_path):
         qx.explore(tiny_problem(upper=8), max_evaluations=30, seed=1, progress=False, study=path, callbacks=[look])
 
     assert {run.state for run in seen} == {"running"}
-    assert "front.json" in seen[0].apply.command, "its points may be others by the time they are asked for"
+    assert "{file}" in seen[0].apply.command, "its points may be others by the time they are asked for"
     [run] = page_record(path).runs
     assert run.state == "interrupted"
     assert run.num_front
@@ -239,6 +239,23 @@ def test_study_without_a_run_says_so(tmp_path):
     assert record.runs == ()
     assert "no run in this study" in record.nothing
     assert "no run in this study" in page_html(record)
+
+
+def test_files_of_the_runs_of_a_page_have_names_of_their_own():
+    labels = ["a b", "a-b", "A/b", "...", "a b"]
+    runs = page_record([front_of()] * 5, labels=labels).runs
+    assert [run.file for run in runs] == ["a-b", "a-b-2", "A-b-3", "run", "a-b-2-2"]
+    assert len({run.file.casefold() for run in runs}) == 5
+    assert {run.apply.python for run in runs} == {'qx.Front.load("{file}")[{index}].apply_to(model)'}
+
+
+def test_runs_over_different_points_are_said_to_be_unlike():
+    assert page_record([front_of(), front_of(points=3)]).unlike == (
+        "Not alike: front (2) against front: 3 quantization points, not 2",
+    )
+    assert page_record([front_of(), front_of()]).unlike == ()
+    loss = front_of(points=3, metric_name="loss", higher_is_better=False)
+    assert page_record([front_of(), loss, front_of(0)]).unlike == (), "these are in no picture with the first"
 
 
 def test_front_file_names_itself_in_what_applies_its_points(tmp_path):

@@ -270,9 +270,10 @@ def test_costs_of_any_size_are_written_short():
 def test_labels_cover_neither_each_other_nor_points():
     axes = panel_of(None)
     figure = axes.figure
-    labels = [(1.0, 1.0, "E4M3"), (1.0, 1.0, "E5M2"), (1.0, 1.001, "8 bit"), (2.0, 2.0, "MXE4M3"), (2.0, 1.99, "off")]
+    places = [(1.0, 1.0, "E4M3"), (1.0, 1.0, "E5M2"), (1.0, 1.001, "8 bit"), (2.0, 2.0, "MXE4M3"), (2.0, 1.99, "off")]
+    labels = [(*place, "black") for place in places]
     axes.plot([1, 2], [1, 2], "o")
-    label_points(axes, labels, [(1.01, 0.99)], colour="black", size=12, below=True)
+    label_points(axes, labels, [(1.01, 0.99)], size=12, below=True)
     figure.canvas.draw()
     boxes = [Text.get_window_extent(text) for text in axes.texts]
 

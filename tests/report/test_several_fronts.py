@@ -1,5 +1,6 @@
 """Several fronts in one picture, pictures in the user's own panels, and where time went."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.figure
@@ -10,6 +11,7 @@ from pictures import a_costly_exploration, an_exploration, assert_within
 from problems import tiny_problem
 
 import qexplore as qx
+from qexplore._fingerprint import Fingerprint
 from qexplore.errors import FrontError, ReportError
 from qexplore.front import Front
 from qexplore.report import fronts_record, hypervolume_record, timeline_record
@@ -63,6 +65,101 @@ def test_where_lower_is_better_the_least_is_the_best():
     runs = [front([1], [score], metric_name="loss", higher_is_better=False) for score in (0.3, 0.2, 0.4)]
     (line,) = fronts_record(runs, labels=["search"] * 3).lines
     assert (line.best, line.line, line.worst) == (((1, 0.2),), ((1, 0.3),), ((1, 0.4),))
+
+
+def with_uniform(one, labels=(2, 8), **fields):
+    """The front with uniform widths beside it, of a score that goes by their width."""
+    bits = np.array(labels)[:, None]
+    known = {name: getattr(one, name) for name in ("point_names", "cost_names", "metric_name", "higher_is_better")}
+    widths = np.repeat(bits, len(one.point_names), axis=1)
+    costs = np.repeat(bits * 1.0 * len(one.point_names), len(one.cost_names), axis=1)
+    return replace(one, uniform=Front(num_bits=widths, accuracy=bits[:, 0] / 20, costs=costs, **known), **fields)
+
+
+def reported(one, **fields):
+    """The front as it is after a report set has measured it and its uniform widths."""
+    uniform = replace(one.uniform, report_accuracy=one.uniform.accuracy, report_float_accuracy=0.7)
+    return replace(one, uniform=uniform, report_float_accuracy=0.7, **fields)
+
+
+def wrapped_as(**differing):
+    same = {"network": "Net", "structure": "s", "points": "p", "weights": "w", "ranges": "r"}
+    return Fingerprint(**{**same, **differing})
+
+
+ALIKE = with_uniform(front([4, 6], [0.5, 0.6]), float_accuracy=0.7, fingerprint=wrapped_as())
+TWO_POINTS = replace(front([4, 6], [0.5, 0.6]), num_bits=np.array([[2, 2], [3, 3]]), point_names=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (ALIKE, ()),
+        (replace(ALIKE, accuracy=np.array([0.4, 0.5])), ()),
+        (front([6], [0.5]), ()),
+        (TWO_POINTS, ("Not alike: b against a: 2 quantization points, not 1",)),
+        (replace(front([4], [0.5]), point_names=("c",)), ("Not alike: b against a: other quantization points",)),
+        (
+            replace(ALIKE, float_accuracy=0.8),
+            ("Not alike: b against a: float network 0.8000 on the search set, not 0.7000",),
+        ),
+        (replace(ALIKE, fingerprint=wrapped_as(network="Other")), ("Not alike: b against a: network Other, not Net",)),
+        (replace(ALIKE, fingerprint=wrapped_as(weights="v", ranges="q")), ("Not alike: b against a: other weights",)),
+        (
+            replace(ALIKE, fingerprint=wrapped_as(ranges="q")),
+            ("Not alike: b against a: other ranges of quantizers",),
+        ),
+        (with_uniform(ALIKE, (3, 8)), ("Not alike: b against a: uniform widths 3 bit to 8 bit, not 2 bit to 8 bit",)),
+        (
+            replace(ALIKE, costs=2 * ALIKE.costs, uniform=replace(ALIKE.uniform, costs=3 * ALIKE.uniform.costs)),
+            ("another cost of that name",),
+        ),
+        (
+            reported(ALIKE, report_accuracy=ALIKE.accuracy),
+            ("On the search set, which chose the points: a not measured on a report set",),
+        ),
+    ],
+)
+def test_what_makes_fronts_unlike_is_said_on_the_picture(other, said):
+    record = fronts_record([ALIKE, other], labels=["a", "b"])
+    assert len(record.unlike) == len(said)
+    assert all(words in line for words, line in zip(said, record.unlike, strict=True))
+    written = "\n".join(text.get_text() for text in draw_fronts(record).axes[0].texts)
+    assert all(line in written for line in record.unlike)
+
+
+def test_fronts_that_are_unlike_in_one_way_share_a_line_and_many_are_counted():
+    others = [replace(ALIKE, float_accuracy=score) for score in (0.8, 0.8, 0.81, 0.82, 0.83, 0.84)]
+    record = fronts_record([ALIKE, *others], labels=list("abcdefg"))
+    assert record.unlike[0].startswith("Not alike: b, c against a")
+    assert record.unlike[3:] == ("Not alike either: 2 more",)
+
+
+def test_uniform_widths_of_each_front_are_drawn_once_where_they_are_the_same():
+    moved = replace(ALIKE, uniform=replace(ALIKE.uniform, accuracy=ALIKE.uniform.accuracy + 0.1))
+    record = fronts_record([ALIKE, with_uniform(ALIKE, (2, 4, 8)), moved], labels=["a", "b", "c"])
+    known = [(one.labels, [uniform.label for uniform in one.uniform]) for one in record.baselines]
+    assert known == [(("a", "b"), ["2 bit", "4 bit", "8 bit"]), (("c",), ["2 bit", "8 bit"])]
+    legend = [text.get_text() for text in draw_fronts(record).axes[0].get_legend().get_texts()]
+    assert any(text.startswith("uniform widths of a, b") for text in legend)
+    assert any(text.startswith("uniform widths of c") for text in legend)
+
+
+def test_points_are_counted_as_they_are_drawn():
+    told = reported(with_uniform(front([1, 2, 3], [0.5, 0.6, 0.7])), report_accuracy=np.array([0.6, 0.5, 0.7]))
+    (line,) = fronts_record([told], labels=["mine"]).lines
+    assert (line.line, line.text) == (((1, 0.6), (3, 0.7)), "mine: 2 points, 1 more beaten by these")
+
+
+def test_names_of_uniform_widths_are_not_struck_through():
+    record = fronts_record([ALIKE], labels=["a"])
+    figure = draw_fronts(record)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    level = axes.transData.transform((0, record.float_accuracy))[1]
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text().endswith(" bit")]
+    assert not [box for box in boxes if box.y0 < level < box.y1]
+    assert not [(a, b) for place, a in enumerate(boxes) for b in boxes[:place] if a.overlaps(b)]
 
 
 def test_searches_that_nobody_named_are_called_by_algorithm_and_seed(study):

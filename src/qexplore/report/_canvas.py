@@ -120,7 +120,8 @@ def scale_of(axes: Axes) -> float:
 def set_titles(axes: Axes, title: str, subtitle: str, scale: float | None = None) -> None:
     """Write above the panel, from its left edge; in letters of that ``scale``, its own when None."""
     scale = scale_of(axes) if scale is None else scale
-    pad = (32 if subtitle else 12) * scale
+    lines = subtitle.split("\n") if subtitle else []
+    pad = (12 + 20 * len(lines)) * scale
     axes.set_title(title, loc="left", fontsize=15 * scale, fontweight="bold", pad=pad, parse_math=False)
     if scale < 1:
         axes.tick_params(labelsize=max(_LEAST_LABEL, 10 * scale))
@@ -133,7 +134,7 @@ def set_titles(axes: Axes, title: str, subtitle: str, scale: float | None = None
             xycoords="axes fraction",
             xytext=(0, 10 * scale),
             textcoords="offset points",
-            fontsize=12 * scale * min(1.0, _LONGEST_SUBTITLE / len(subtitle)),
+            fontsize=12 * scale * min(1.0, _LONGEST_SUBTITLE / max(map(len, lines))),
             parse_math=False,
         )
         written.set_in_layout(False)

@@ -9,6 +9,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -205,7 +206,9 @@ def draw_references(axes: Axes, float_accuracy: float | None, min_accuracy: floa
         axes.axhline(min_accuracy, color=GREY, linestyle=":", linewidth=2, label=label)
 
 
-def draw_uniform(axes: Axes, uniform: Sequence[UniformRecord], column: int, colour: str = ORANGE) -> None:
+def draw_uniform(
+    axes: Axes, uniform: Sequence[UniformRecord], column: int, colour: str = ORANGE, whose: str = "", face: str = ""
+) -> None:
     """Uniform candidates over the cost in that place of theirs; those that are not shown are in the legend."""
     if not uniform:
         return
@@ -216,14 +219,16 @@ def draw_uniform(axes: Axes, uniform: Sequence[UniformRecord], column: int, colo
     for is_format, marker, line, label in ((False, "s", 1, "uniform widths"), (True, "^", 0, "uniform formats")):
         drawn = [one for one in shown if one.is_format == is_format]
         if drawn or not is_format:
+            named = f"{label}{whose}{'' if is_format else note}"
             axes.plot(
                 [one.costs[column] for one in drawn],
                 [one.accuracy for one in drawn],
                 color=colour,
                 marker=marker,
                 markersize=8,
+                markerfacecolor=face or colour,
                 linewidth=line,
-                label=label if is_format else textwrap.fill(label + note, _LEGEND_CHARACTERS),
+                label=textwrap.fill(named, _LEGEND_CHARACTERS),
                 zorder=3,
             )
     costs, accuracy = [one.costs[column] for one in shown], [one.accuracy for one in shown]
@@ -232,16 +237,40 @@ def draw_uniform(axes: Axes, uniform: Sequence[UniformRecord], column: int, colo
 
 def label_uniform(
     axes: Axes,
-    uniform: Sequence[UniformRecord],
+    uniform: Sequence[tuple[Sequence[UniformRecord], str]],
     column: int,
-    others: Sequence[tuple[float, float]],
+    lines: Sequence[Sequence[tuple[float, float]]],
+    levels: Sequence[float | None],
     *,
     below: bool,
-    colour: str = ORANGE,
 ) -> None:
-    """Name the uniform candidates that are shown, on the worse side of the front, where there is room."""
-    labels = [(one.costs[column], one.accuracy, one.label) for one in uniform if one.shown]
-    label_points(axes, labels, others, colour=colour, size=12 * scale_of(axes), below=below)
+    """Name the uniform candidates that are shown, each set in its colour, on the worse side of the front.
+
+    `lines` are the fronts, `levels` the lines of reference, none of which is to strike a name through.
+    """
+    labels = [
+        (one.costs[column], one.accuracy, one.label, colour) for known, colour in uniform for one in known if one.shown
+    ]
+    label_points(
+        axes,
+        labels,
+        [point for line in lines for point in line],
+        size=12 * scale_of(axes),
+        below=below,
+        lines=[*map(_corners, lines), *(_joined(known, column) for known, _ in uniform)],
+        levels=[level for level in levels if level is not None],
+    )
+
+
+def _corners(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of steps that go level to the place of the next point, and there up or down."""
+    between = [(far, y) for (_, y), (far, _) in zip(line, line[1:], strict=False)]
+    return [point for pair in zip_longest(line, between) for point in pair if point is not None]
+
+
+def _joined(uniform: Sequence[UniformRecord], column: int) -> list[tuple[float, float]]:
+    """The line through uniform widths; formats have none."""
+    return [(one.costs[column], one.accuracy) for one in uniform if one.shown and not one.is_format]
 
 
 def draw_intervals(

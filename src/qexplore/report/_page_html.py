@@ -11,7 +11,15 @@ from importlib import resources
 from qexplore._optional import import_optional
 from qexplore.report._page_record import PageRecord
 
-_SCRIPTS = ("page_words.js", "page_charts.js", "page_layers.js", "page_point.js", "page_table.js", "page.js")
+_SCRIPTS = (
+    "page_words.js",
+    "page_charts.js",
+    "page_uniform.js",
+    "page_layers.js",
+    "page_point.js",
+    "page_table.js",
+    "page.js",
+)
 _IN_SCRIPT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 """JSON stands in a script element, which ends at the first end tag, be it in a text or not."""
 

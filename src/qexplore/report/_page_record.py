@@ -102,7 +102,10 @@ class FailureRecord:
 
 @dataclass(frozen=True)
 class ApplyRecord:
-    """How a point is applied: Python and a command, in both of which {index} stands for its place on the front."""
+    """How a point is applied: Python and a command.
+
+    In both {index} stands for its place on the front, and {file} for the front as the page's button downloads it.
+    """
 
     python: str
     command: str
@@ -115,7 +118,8 @@ class RunPage:
     `state` is "running", "interrupted" or "ended", empty where nothing of the kind is known. `notices` are what a
     reader has to know before the rest. `shown` is the place in `scores` of the column that claims are stated in;
     `savings` are by the name of a cost, and `claim` says what they keep. `front` is the text that `Front.to_json`
-    gives, `by_row` names its fields with a row a point.
+    gives, `by_row` names its fields with a row a point. `file` is what names of downloaded files begin with; no other
+    run of the page has it.
     """
 
     name: str
@@ -142,13 +146,18 @@ class RunPage:
     apply: ApplyRecord
     front: str
     by_row: tuple[str, ...]
+    file: str = "front"
 
 
 @dataclass(frozen=True)
 class PageRecord:
-    """The whole page: its title, who wrote it, the runs, and why there is none, where that is so."""
+    """The whole page: its title, who wrote it, the runs, and why there is none, where that is so.
+
+    `unlike` says which runs are not of the same points, networks, sets or costs as the first, and how.
+    """
 
     title: str
     written_by: str
     runs: tuple[RunPage, ...]
     nothing: str = ""
+    unlike: tuple[str, ...] = ()

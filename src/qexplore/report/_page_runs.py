@@ -50,9 +50,7 @@ def pick_command(source: str) -> str:
     return f"qexplore pick {source} --index {{index}} --output widths.json"
 
 
-_DOWNLOADED = ApplyRecord(
-    python='qx.Front.load("front.json")[{index}].apply_to(model)', command=pick_command("front.json")
-)
+_DOWNLOADED = ApplyRecord(python='qx.Front.load("{file}")[{index}].apply_to(model)', command=pick_command("{file}"))
 _NUMBER = re.compile(r"[0-9]+")
 
 

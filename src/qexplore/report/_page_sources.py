@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from qexplore._version import __version__
 from qexplore.errors import ReportError
 from qexplore.evaluation import LayerAnalysis
 from qexplore.front import Front, front_notes
+from qexplore.report._alike import Compared, unlike_lines
 from qexplore.report._page_record import ApplyRecord, PageRecord, RunPage
 from qexplore.report._page_runs import Known, exploration_known, pick_command, run_page
 from qexplore.report._page_studies import study_runs
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     Source = Exploration | Study | Front | str | os.PathLike[str]
 
 _OWNER = "report"
+_NO_FILE = re.compile(r"[^\w.-]+", re.ASCII)
 _NOTHING = (
     "There is no run in this study yet that says what it explores. Explore with study=, and write the page again."
 )
@@ -47,7 +50,8 @@ def page_record(
         for run in _runs(one, label, sensitivity, analysis)
     ]
     named = tuple(_with_own_names(runs))
-    return PageRecord(title or _title(named), f"qexplore {__version__}", named, "" if named else _NOTHING)
+    nothing = "" if named else _NOTHING
+    return PageRecord(title or _title(named), f"qexplore {__version__}", named, nothing, _unlike(named))
 
 
 def _listed(source: Any) -> list[Any]:
@@ -101,11 +105,36 @@ def _of_file(path: Path, label: str | None, known: Known) -> Iterator[RunPage]:
 
 
 def _with_own_names(runs: Sequence[RunPage]) -> Iterator[RunPage]:
-    """Runs of one name get numbers."""
+    """Runs of one name get numbers, and so do the files that are downloaded of them."""
     taken: dict[str, int] = {}
+    files: dict[str, int] = {}
     for run in runs:
-        taken[run.name] = number = taken.get(run.name, 0) + 1
-        yield run if number == 1 else replace(run, name=f"{run.name} ({number})")
+        name = _numbered(run.name, taken, " ({})")
+        file = _numbered(_NO_FILE.sub("-", name).strip("-.") or "run", files, "-{}")
+        yield replace(run, name=name, file=file)
+
+
+def _numbered(name: str, taken: dict[str, int], form: str) -> str:
+    """``name``, with a number where it is taken; files of names that differ in capital letters alone may be one."""
+    told = name
+    while told.casefold() in taken:
+        taken[name.casefold()] += 1
+        told = name + form.format(taken[name.casefold()])
+    taken[told.casefold()] = 1
+    return told
+
+
+def _unlike(runs: Sequence[RunPage]) -> tuple[str, ...]:
+    """Of those that stand in one picture with the first: of its metric and cost."""
+    shown = [run for run in runs if run.num_front and _axes(run) == _axes(runs[0])]
+    if len(shown) < 2:
+        return ()
+    fronts = [(run.name, Front.from_json(run.front)) for run in shown]
+    return unlike_lines([Compared(name, front, front.uniform) for name, front in fronts], runs[0].costs[0].name)
+
+
+def _axes(run: RunPage) -> tuple[object, ...]:
+    return run.scores[0].name, run.scores[0].higher_is_better, run.costs[0].name
 
 
 def _title(runs: Sequence[RunPage]) -> str:

@@ -5,7 +5,9 @@ Shape letters: K members of a front.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from qexplore._table import visible
 from qexplore.errors import ReportError
 from qexplore.front import Front
+from qexplore.report._alike import Compared, unlike_lines
 from qexplore.report._canvas import (
     COLOURS,
     GREY,
@@ -49,6 +52,7 @@ _OWNER = "plot_pareto_front"
 _PERCENTILES = (0, 50, 100)  # of runs that attain a point: any, half, all
 _MOST_MARKERS = 200
 _MOST_RIMS = 3
+_LINE_CHARACTERS = 110  # above the picture
 
 Line = tuple[tuple[float, float], ...]
 """(cost, score) by rising cost; from one to the next the score stays."""
@@ -59,13 +63,15 @@ class FrontLineRecord:
     """One search of the picture.
 
     `line` is what its front attains at each cost; of several runs what half of them attain, between `best`, which at
-    least one does, and `worst`, which all do. `num_points` are those of all its fronts, `num_empty` of its runs found
-    none. `best` and `worst` are empty of a single run.
+    least one does, and `worst`, which all do. `num_points` are those of all its fronts, of which `num_beaten` are not
+    on the line of a single run: others of it beat them by what is drawn. `num_empty` of its runs found none. `best` and
+    `worst` are empty of a single run.
     """
 
     label: str
     num_runs: int
     num_points: int
+    num_beaten: int
     num_empty: int
     line: Line
     best: Line
@@ -77,28 +83,43 @@ class FrontLineRecord:
         empty = f", {self.num_empty} without a point" if self.num_empty else ""
         if self.num_runs > 1:
             return f"{self.label}: median of {self.num_runs} runs, worst to best shaded{empty}"
-        return f"{self.label}: {_counted(self.num_points)}"
+        beaten = f", {self.num_beaten} more beaten by these" if self.num_beaten else ""
+        return f"{self.label}: {_counted(self.num_points - self.num_beaten)}{beaten}"
+
+
+@dataclass(frozen=True)
+class BaselineRecord:
+    """Uniform candidates, and whose they are: the labels of the fronts that know them, all of one score and cost."""
+
+    labels: tuple[str, ...]
+    uniform: tuple[UniformRecord, ...]
 
 
 @dataclass(frozen=True)
 class FrontsRecord:
     """Several fronts over one cost, on the set that all of them were measured on.
 
-    `uniform` are the uniform candidates of the first that knows some, `column` is the cost's place among their costs.
+    `baselines` are the uniform candidates that the fronts know, once where several know the same, with the cost alone.
+    `unlike` says which fronts are not of the same points, networks, sets or costs as the first, and how.
     `float_accuracy` and `min_accuracy` are those that all share, else None. `end` is the largest cost of any front.
     """
 
     metric_name: str
     better: str
     cost_name: str
-    column: int
     set_name: str
     lines: tuple[FrontLineRecord, ...]
-    uniform: tuple[UniformRecord, ...]
+    baselines: tuple[BaselineRecord, ...]
+    unlike: tuple[str, ...]
     float_accuracy: float | None
     min_accuracy: float | None
     end: float
     accuracy_limits: Interval
+
+    @property
+    def uniform(self) -> tuple[UniformRecord, ...]:
+        """Of the first front that knows some."""
+        return self.baselines[0].uniform if self.baselines else ()
 
 
 def fronts_record(
@@ -118,27 +139,61 @@ def fronts_record(
     name = fronts[0].cost_names[0] if cost is None else cost
     for front in fronts:
         front.cost(name)  # an unknown name is refused here
-    on_report_set = all(shown_front(_OWNER, source).on_report_set for source in filled)
-    shown = [shown_front(_OWNER, source, on_report_set=on_report_set) for source in filled]
+    reported = [shown_front(_OWNER, source).on_report_set for source in filled]
+    shown = [shown_front(_OWNER, source, on_report_set=all(reported)) for source in filled]
     drawn = iter(shown)
     groups: dict[str, list[Front | None]] = {}
     for front, label in zip(fronts, told, strict=True):
         groups.setdefault(label, []).append(next(drawn).drawn if len(front) else None)
-    baseline = next((one for one in shown if one.uniform is not None), shown[0])
-    limits = [uniform_records(one)[1] for one in shown]
+    drawn_labels = [label for label, front in zip(told, fronts, strict=True) if len(front)]
+    uniform, limits = zip(*map(uniform_records, shown), strict=True)
+    unlike = unlike_lines(
+        [Compared(label, one.front, one.uniform) for label, one in zip(drawn_labels, shown, strict=True)], name
+    )
     return FrontsRecord(
         metric_name=fronts[0].metric_name,
         better=fronts[0].better,
         cost_name=name,
-        column=baseline.drawn.cost_names.index(name),
         set_name=shown[0].set_name,
         lines=tuple(_line(label, runs, name) for label, runs in groups.items()),
-        uniform=uniform_records(baseline)[0],
+        baselines=_baselines(
+            (label, [replace(known, costs=(known.costs[one.drawn.cost_names.index(name)],)) for known in records])
+            for label, one, records in zip(drawn_labels, shown, uniform, strict=True)
+        ),
+        unlike=(*unlike, *_unreported(drawn_labels, reported)),
         float_accuracy=_shared([one.float_accuracy for one in shown]),
         min_accuracy=_shared([one.drawn.min_accuracy for one in shown]),
         end=max(float(front.cost(name).max()) for front in fronts if len(front)),
         accuracy_limits=(min(low for low, _ in limits), max(high for _, high in limits)),
     )
+
+
+def _baselines(known: Iterable[tuple[str, list[UniformRecord]]]) -> tuple[BaselineRecord, ...]:
+    """Those that agree in every candidate that both have are one."""
+    found: list[tuple[dict[str, None], dict[str, UniformRecord]]] = []
+    for label, records in known:
+        mine = {one.label: one for one in records}
+        for labels, others in found:
+            if all(_agree(mine[name], others[name]) for name in mine.keys() & others.keys()):
+                labels[label] = None
+                others.update({name: one for name, one in mine.items() if name not in others or one.shown})
+                break
+        else:
+            found += [({label: None}, mine)] if mine else []
+    by_cost = [(labels, sorted(others.values(), key=lambda one: one.costs)) for labels, others in found]
+    return tuple(BaselineRecord(tuple(labels), tuple(records)) for labels, records in by_cost)
+
+
+def _agree(one: UniformRecord, other: UniformRecord) -> bool:
+    return math.isclose(one.costs[0], other.costs[0]) and math.isclose(one.accuracy, other.accuracy, abs_tol=1e-9)
+
+
+def _unreported(labels: Sequence[str], reported: Sequence[bool]) -> tuple[str, ...]:
+    """Why all are drawn on the search set, where some were measured on a report set."""
+    lacking = dict.fromkeys(label for label, is_reported in zip(labels, reported, strict=True) if not is_reported)
+    if not lacking or not any(reported):
+        return ()
+    return (f"On the search set, which chose the points: {', '.join(lacking)} not measured on a report set",)
 
 
 def _front(source: Exploration | Front) -> Front:
@@ -183,11 +238,17 @@ def _line(label: str, runs: Sequence[Front | None], cost: str) -> FrontLineRecor
         label=label,
         num_runs=len(runs),
         num_points=sum(map(len, filled)),
+        num_beaten=_num_beaten(filled[0], half, cost) if alone and filled else 0,
         num_empty=len(runs) - len(filled),
         line=half,
         best=() if alone else best,
         worst=() if alone else worst,
     )
+
+
+def _num_beaten(front: Front, line: Line, cost: str) -> int:
+    drawn = set(line)
+    return sum((point.costs[cost], point.accuracy) not in drawn for point in front)
 
 
 def _attained(runs: Sequence[Front | None], cost: str) -> tuple[Line, Line, Line]:
@@ -216,22 +277,40 @@ def draw_fronts(record: FrontsRecord, ax: Axes | None = None) -> Figure:
     """The picture of several fronts."""
     axes = panel_of(ax)
     draw_references(axes, record.float_accuracy, record.min_accuracy)
-    # Beside several fronts, grey and without intervals: there is colour enough.
-    draw_uniform(axes, [replace(one, interval=None) for one in record.uniform], record.column, GREY)
+    colours = _baseline_colours(record)
+    for baseline, colour in zip(record.baselines, colours, strict=True):
+        # Without intervals: there is colour enough beside several fronts.
+        plain = [replace(one, interval=None) for one in baseline.uniform]
+        whose = f" of {', '.join(map(visible, baseline.labels))}" if len(record.baselines) > 1 else ""
+        draw_uniform(axes, plain, 0, colour, whose, "" if colour == GREY else "white")
     for place, line in enumerate(record.lines):
         _draw_line(axes, record, line, place)
     axes.set_ylim(record.accuracy_limits)
     axes.margins(x=0.07)
-    members = [point for line in record.lines for point in line.line]
-    below = record.better == "higher"
-    label_uniform(axes, record.uniform, record.column, members, below=below, colour=GREY)
+    label_uniform(
+        axes,
+        [(one.uniform, colour) for one, colour in zip(record.baselines, colours, strict=True)],
+        0,
+        [line.line for line in record.lines],
+        (record.float_accuracy, record.min_accuracy),
+        below=record.better == "higher",
+    )
     set_large_ticks(axes.xaxis, record.end)
     axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
     axes.set_ylabel(f"{record.metric_name} on the {record.set_name} ({record.better} is better)", parse_math=False)
-    set_titles(axes, f"{record.metric_name} against {cost_words(record.cost_name)}", "")
+    unlike = "\n".join(textwrap.fill(visible(line), _LINE_CHARACTERS) for line in record.unlike)
+    set_titles(axes, f"{record.metric_name} against {cost_words(record.cost_name)}", unlike)
     axes.grid(alpha=0.3)
     legend_below(axes, ncols=2)
     return figure_of(axes)
+
+
+def _baseline_colours(record: FrontsRecord) -> list[str]:
+    """Grey where all fronts share the uniform candidates, else that of the first front that has them."""
+    if len(record.baselines) < 2:
+        return [GREY] * len(record.baselines)
+    places = {line.label: place for place, line in enumerate(record.lines)}
+    return [COLOURS[places[one.labels[0]] % len(COLOURS)] for one in record.baselines]
 
 
 def _draw_line(axes: Axes, record: FrontsRecord, line: FrontLineRecord, place: int) -> None:

@@ -110,7 +110,9 @@ function drawNotices() {
   fill("notices", ...told.map((text) => element("p", { class: "notice", role: "note" }, text)));
   fill(
     "summary",
-    ...one.summary.map(([name, text]) => element("div", {}, element("dt", {}, name), element("dd", {}, text))),
+    ...one.summary.map(([name, text]) =>
+      element("div", { class: text.length > 40 ? "long" : "" }, element("dt", {}, name), element("dd", {}, text)),
+    ),
   );
 }
 
@@ -376,6 +378,7 @@ function begin() {
     drawVisible();
     performance.mark("charts");
   });
+  fill("unlike", ...DATA.unlike.map((text) => element("p", {}, text)));
   drawCompare();
   showRun(0);
   performance.mark("words");

@@ -3,6 +3,7 @@
 const RUN_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
 const PAPER_WIDTH = 660; // of a chart on A4 and Letter
+const LEGEND_ROW = 19; // pixels of an entry, of which a phone has one in a row
 const MOST_BARS = 300; // intervals beside each other that can still be read
 const VIRIDIS = [
   "#440154",
@@ -82,12 +83,16 @@ function onLine(rows, one) {
   });
 }
 
+/* Which row of which run a mark is; what hovers over it is written when it is looked at: thousands take long. */
+const mark = (one, row, text = () => hover(row, one)) =>
+  Object.defineProperty([DATA.runs.indexOf(one), row], "text", { get: text });
+const HOVER = "%{customdata.text}<extra></extra>";
+
 const points = (rows, one, more) => ({
   x: rows.map((row) => cost(one).values[row]),
   y: rows.map((row) => score(one).values[row]),
-  customdata: rows.map((row) => [DATA.runs.indexOf(one), row]),
-  text: rows.map((row) => hover(row, one)),
-  hovertemplate: "%{text}<extra></extra>",
+  customdata: rows.map((row) => mark(one, row)),
+  hovertemplate: HOVER,
   type: "scatter",
   mode: "markers",
   ...more,
@@ -123,7 +128,6 @@ function frontTraces(one, several) {
       line: { shape: "hv", color: shade, width: 1.5 },
       hoverinfo: "skip",
       hovertemplate: undefined,
-      text: undefined,
       showlegend: false,
     }),
     points(left, one, { marker: { size, symbol: `${symbol}-open`, color: shade, opacity: 0.35 }, showlegend: false }),
@@ -135,35 +139,8 @@ function frontTraces(one, several) {
   ];
 }
 
-function uniformTraces(one, limits, several) {
-  const rows = range(one.candidates.kinds.length).filter(
-    (row) => one.candidates.kinds[row] === "uniform" && score(one).values[row] !== null,
-  );
-  if (!rows.length) return [];
-  rows.sort((a, b) => cost(one).values[a] - cost(one).values[b]);
-  const shade = colour(several ? "quiet" : "uniform");
-  const labels = rows.map((row) => `\u00a0\u00a0${plain(one.candidates.labels[row])}\u00a0\u00a0`);
-  const side = score(one).higher_is_better ? "bottom" : "top";
-  const end = limits.x[0] + 0.8 * (limits.x[1] - limits.x[0]); // beyond it a label has no room to its right
-  return [
-    points(rows, one, {
-      marker: { size: 9, symbol: several ? "square-open" : "square", color: shade },
-      name: several ? `uniform widths of ${plain(short(one.name, 24))}` : "uniform widths",
-      error_y: intervals(rows, one, `${shade}88`),
-    }),
-    points(rows, one, {
-      mode: "text",
-      text: labels,
-      textposition: rows.map((row) => `${side} ${cost(one).values[row] > end ? "left" : "right"}`),
-      textfont: { color: several ? shade : colour("changed"), size: 12 },
-      hoverinfo: "skip",
-      hovertemplate: undefined,
-      showlegend: false,
-    }),
-  ];
-}
-
-function measuredTraces(one) {
+/* Thousands of them take long to draw: at first one stands for all, so that the front is there at once. */
+function measuredTraces(one, isFirst) {
   const rows = STATE.measured
     ? range(one.candidates.kinds.length).filter(
         (row) => one.candidates.kinds[row] === "measured" && score(one).values[row] !== null,
@@ -171,7 +148,7 @@ function measuredTraces(one) {
     : [];
   if (!rows.length) return [];
   return [
-    points(rows, one, {
+    points(isFirst ? rows.slice(0, 1) : rows, one, {
       marker: { size: 4, color: colour("measured"), opacity: 0.6 },
       name: `measured, not on the front (${rows.length.toLocaleString("en-US")})`,
     }),
@@ -248,7 +225,6 @@ function knees(one) {
       name: "knee",
       hoverinfo: "skip",
       hovertemplate: undefined,
-      text: undefined,
     }),
   ];
 }
@@ -259,9 +235,11 @@ function drawFront() {
   const one = run();
   const shown = several ? [...runs.filter((each) => each !== one), one] : [one]; // the chosen one on top
   const limits = extent(shown);
+  const isFirst = !DRAWN.has("front") && !STATE.printing;
+  const beside = baselines([one, ...runs.filter((each) => each !== one)]);
   const traces = [
-    ...measuredTraces(one),
-    ...uniformTraces(one, limits, several),
+    ...measuredTraces(one, isFirst),
+    ...beside.map((each) => uniformTrace(each, beside.length, several)),
     ...(several ? [] : knees(one)),
     ...shown.flatMap((each) => frontTraces(each, several)),
     {
@@ -274,22 +252,25 @@ function drawFront() {
     },
   ];
   const largest = Math.max(...limits.x.map(Math.abs));
-  draw(
-    "front",
-    traces,
-    layout({
-      xaxis: axis(plain(isPhone() ? cost().words : cost().axis), {
-        range: limits.x,
-        tickformat: largest >= 2e4 ? "~s" : "",
-      }),
-      yaxis: axis(plain(isPhone() ? score().name : `${setName(score())} (${direction(score())})`), {
-        range: limits.y,
-      }),
-      shapes: [
-        ...reference(score().float_score, "float network", colour("float"), "dash"),
-        ...reference(score().min_score, "min_accuracy", colour("quiet"), "dot"),
-      ],
-      uirevision: `${STATE.run} ${STATE.cost} ${STATE.score}`,
+  const named = traces.filter((trace) => trace.showlegend !== false).length;
+  byId("front").style.height = isPhone() ? `${400 + LEGEND_ROW * Math.max(0, named - 3)}px` : "";
+  const laidOut = layout({
+    xaxis: axis(plain(isPhone() ? cost().words : cost().axis), {
+      range: limits.x,
+      tickformat: largest >= 2e4 ? "~s" : "",
     }),
-  );
+    yaxis: axis(plain(isPhone() ? score().name : `${setName(score())} (${direction(score())})`), {
+      range: limits.y,
+    }),
+    shapes: [
+      ...reference(score().float_score, "float network", colour("float"), "dash"),
+      ...reference(score().min_score, "min_accuracy", colour("quiet"), "dot"),
+    ],
+    uirevision: `${STATE.run} ${STATE.cost} ${STATE.score}`,
+  });
+  draw("front", traces, laidOut);
+  // Where names have room is known once the chart has its size; with the same traces a second pass is quick.
+  draw("front", traces, { ...laidOut, annotations: uniformNames(byId("front"), beside, shown) });
+  if (isFirst) setTimeout(() => redraw("front"), 50);
+  byId("unlike").hidden = !several || !DATA.unlike.length;
 }

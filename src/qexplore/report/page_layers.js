@@ -69,17 +69,16 @@ function drawMap() {
     colorscale: bands(one.choices.map((choice) => choice.colour)),
     xgap: rows.length < 100 ? 1 : 0,
     ygap: 1,
-    customdata: one.point_names.map(() => rows.map((row) => [STATE.run, row])),
-    hoverinfo: "text",
-    text:
-      rows.length * one.point_names.length > 40000
-        ? undefined
-        : one.point_names.map((name, point) =>
-            rows.map(
-              (row) =>
-                `${wrapped(name)}<br>${rowName(row, one)}: ${choiceOf(one.candidates.num_bits[row][point], one).name}`,
-            ),
-          ),
+    customdata: one.point_names.map((name, point) =>
+      rows.map((row) =>
+        mark(
+          one,
+          row,
+          () => `${wrapped(name)}<br>${rowName(row, one)}: ${choiceOf(one.candidates.num_bits[row][point], one).name}`,
+        ),
+      ),
+    ),
+    hovertemplate: HOVER,
     colorbar: colourBar("width (bits)", {
       tickvals: range(one.choices.length),
       ticktext: one.choices.map((choice) => choice.name),
@@ -137,11 +136,10 @@ function drawParallel() {
     type: "scatter",
     mode: "lines",
     showlegend: false,
-    hovertemplate: "%{text}<extra></extra>",
+    hovertemplate: HOVER,
     x: rows.flatMap(() => [...range(columns.length), null]),
     y: rows.flatMap((row) => [...crossings.map((column) => column[row]), null]),
-    customdata: rows.flatMap((row) => Array(columns.length + 1).fill([STATE.run, row])),
-    text: rows.flatMap((row) => Array(columns.length + 1).fill(hover(row, one))),
+    customdata: rows.flatMap((row) => Array(columns.length + 1).fill(mark(one, row))),
     ...more,
   });
   const chosen =

@@ -79,9 +79,10 @@ function frontOf(rows) {
 
 function applied(row) {
   if (!isFront(row)) return [element("h3", {}, "Apply it"), copied(widthsInPython(row))];
-  const filled = (text) => text.replaceAll("{index}", row);
-  const point = `${fileName()}-point-${row}.json`;
-  const needsFile = run().apply.command.includes("front.json");
+  const file = `${run().file}.json`;
+  const filled = (text) => text.replaceAll("{index}", row).replaceAll("{file}", file);
+  const point = `${run().file}-point-${row}.json`;
+  const needsFile = run().apply.command.includes("{file}");
   return [
     element("h3", {}, "Apply it in Python"),
     copied(filled(run().apply.python)),
@@ -89,8 +90,8 @@ function applied(row) {
     copied(filled(run().apply.command)),
     ...(needsFile
       ? [
-          element("p", { class: "quiet" }, "Both read front.json: "),
-          button("Download front.json", () => download("front.json", run().front, "application/json")),
+          element("p", { class: "quiet" }, `Both read ${file}: `),
+          button(`Download ${file}`, () => download(file, run().front, "application/json")),
         ]
       : []),
     element("h3", {}, "or by its widths"),

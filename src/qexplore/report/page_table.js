@@ -95,8 +95,8 @@ function drawTable() {
         drawTable();
       },
     ),
-    button("Download CSV", () => download(`${fileName()}.csv`, csvOf(rows), "text/csv")),
-    button("Download front (JSON)", () => download(`${fileName()}.json`, run().front, "application/json")),
+    button("Download CSV", () => download(`${run().file}.csv`, csvOf(rows), "text/csv")),
+    button("Download front (JSON)", () => download(`${run().file}.json`, run().front, "application/json")),
     element("span", { class: "quiet" }, plural(rows.length, "row")),
   );
   const head = element("thead", {}, element("tr", {}, ...columns.map(sortedHead)));

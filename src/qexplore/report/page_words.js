@@ -120,11 +120,6 @@ function download(name, text, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-const fileName = () =>
-  run()
-    .name.replace(/[^\w.-]+/g, "-")
-    .replace(/^[-.]+|-+$/g, "") || "run";
-
 function copied(text) {
   const copy = button("Copy", async () => {
     try {

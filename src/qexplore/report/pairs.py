@@ -195,9 +195,8 @@ def _finish_panel(panel: Axes, record: ObjectivesRecord, x: int, y: int, scale: 
         members = list(zip(horizontal.values, vertical.values, strict=True))
         label_points(
             panel,
-            _uniform_places(record, pair),
+            [(*place, ORANGE) for place in _uniform_places(record, pair)],
             members,
-            colour=ORANGE,
             size=9 * scale,
             below=vertical.better == "higher",
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from qexplore.front import OFF, Front, FrontPoint, claim_words, score_text, uniform_labels
 from qexplore.report._canvas import (
     BLUE,
+    ORANGE,
     PURPLE,
     figure_of,
     finished,
@@ -106,7 +107,9 @@ def plot_pareto_front(
     """Draw the front of an exploration or a study, or a front, and the uniform widths beside it where they are known.
 
     Several of them in a list are drawn in one picture over one cost, each with its name in `labels`. Those that share a
-    label are runs of one search: drawn are what half of them attain, and from what all attain to what one does.
+    label are runs of one search: drawn are what half of them attain, and from what all attain to what one does. What
+    makes fronts unlike the first is written above them: other quantization points, network, weights, ranges, sets,
+    uniform widths, or another cost of that name. Uniform widths are drawn of each, once where they are the same.
 
     One panel with the score over the cost; with several costs a panel for each pair of objectives, unless `cost` names
     the one to draw the score over. Uniform widths far below the front, or far off in cost, are named in the legend
@@ -201,7 +204,8 @@ def draw_pareto_front(record: ParetoFrontRecord, ax: Axes | None = None) -> Figu
     axes.set_ylim(record.accuracy_limits)
     axes.margins(x=0.07)
     members = list(zip(record.cost, record.accuracy, strict=True))
-    label_uniform(axes, record.uniform, record.column, members, below=record.better == "higher")
+    levels = record.float_accuracy, record.min_accuracy
+    label_uniform(axes, [(record.uniform, ORANGE)], record.column, [members], levels, below=record.better == "higher")
     set_large_ticks(axes.xaxis, max(record.cost))
     axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
     axes.set_ylabel(f"{record.metric_name} on the {_set_name(record)} ({record.better} is better)", parse_math=False)
