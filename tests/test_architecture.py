@@ -28,6 +28,7 @@ FLOORS = {
         "_table",
         "_trees",
         "_version",
+        "_warnings",
         "_yaml",
     ],
     1: ["predicates", "quant", "metrics", "front", "_onnx"],

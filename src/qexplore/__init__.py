@@ -23,6 +23,7 @@ from qexplore._version import __version__ as __version__
 
 _NAMES_BY_ROOM = {
     "_choices": "FloatFormat stored_bits",
+    "_warnings": "UncalibratedWarning",
     "cost": "CostTable count_macs marginal_costs",
     "errors": "QExploreError",
     "evaluation": "DirectEvaluator Evaluation LayerAnalysis analyze",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore import predicates as predicates
     from qexplore._choices import FloatFormat as FloatFormat
     from qexplore._choices import stored_bits as stored_bits
+    from qexplore._warnings import UncalibratedWarning as UncalibratedWarning
     from qexplore.cost import CostTable as CostTable
     from qexplore.cost import count_macs as count_macs
     from qexplore.cost import marginal_costs as marginal_costs

@@ -109,17 +109,102 @@ def test_a_batch_is_taken_as_forward_does(network: Any, batch: Any, expected: An
     assert len(target) == len(Y) or len(target) == 2
 
 
-@pytest.mark.parametrize("key", ["y", "label"])
-def test_a_dict_for_a_network_of_one_input_names_both_ways_to_take_it(key: str) -> None:
-    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
-    model = qx.QuantizedActivationsModel(network, predicates.by_type(nn.ReLU))
-    batch = {"x": X, key: Y}
-    with pytest.raises(DataError, match="which forward does not take") as raised:
+class Whole(nn.Module):
+    """Takes the batch itself; nothing of it is named by an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.relu = nn.Linear(4, 3), nn.ReLU()
+
+    def forward(self, batch: Any) -> Tensor:
+        tensors = [one for one in opened_values(batch) if one.is_floating_point()]
+        return self.relu(self.fc(sum(tensors)))
+
+
+def opened_values(batch: Any) -> list[Tensor]:
+    if isinstance(batch, Tensor):
+        return [batch]
+    held = batch.values() if isinstance(batch, (dict, UserDict)) else vars(batch).values()
+    return [one for value in held for one in opened_values(value)]
+
+
+class WholeAndMore(Whole):
+    def forward(self, batch: Any, **more: Any) -> Tensor:
+        return super().forward(batch)
+
+
+class TwoWholes(Whole):
+    def forward(self, left: Any, right: Any) -> Tensor:
+        return super().forward({"left": left, "right": right})
+
+
+@dataclass
+class Held:
+    image: Tensor
+    y: Tensor
+
+
+WHOLE = {
+    "labels within": (Whole, {"image": X, "labels": Y}, ["(batch,)", "batch['image']"], "batch['labels']"),
+    "labels first": (Whole, {"label": Y, "image": X}, ["(batch,)", "batch['image']"], "batch['label']"),
+    "three keys": (
+        Whole,
+        {"image": X, "bias": T, "labels": Y},
+        ["(batch,)", "({key: batch[key] for key in ['image', 'bias']},)"],
+        "batch['labels']",
+    ),
+    "labels beside a dict": (
+        Whole,
+        {"inputs": {"image": X, "bias": T}, "labels": Y},
+        ["(batch,)", "(batch['inputs'],)"],
+        "batch['labels']",
+    ),
+    "another mapping": (Whole, UserDict(image=X, target=Y), ["(batch,)", "batch['image']"], "batch['target']"),
+    "any names besides": (WholeAndMore, {"image": X, "labels": Y}, ["(batch,)", "batch['image']"], "batch['labels']"),
+    "an object": (Whole, Held(X, Y), ["(batch,)"], "batch.y"),
+    "two arguments of other names": (
+        TwoWholes,
+        {"a": X, "b": T, "labels": Y},
+        ["(batch['a'], batch['b'])"],
+        "batch['labels']",
+    ),
+}
+
+
+def offered(raised: Any) -> list[str]:
+    return re.findall(r"`unpack=lambda batch: (.*?)`", str(raised.value))
+
+
+@pytest.mark.parametrize(("network", "batch", "inputs", "target"), WHOLE.values(), ids=WHOLE)
+def test_every_line_for_a_batch_that_is_an_argument_itself_poses_the_problem(
+    network: Any, batch: Any, inputs: list[str], target: str
+) -> None:
+    model = qx.QuantizedActivationsModel(network(), predicates.by_type(nn.ReLU), quantize_input=False)
+    with pytest.raises(DataError, match="must tell inputs and target apart") as raised:
         model.calibrate([batch])
-    whole, apart = re.findall(r"`unpack=(lambda batch: .*?)`", str(raised.value))
-    assert whole == "lambda batch: ((batch,), None)"
-    model.calibrate([batch], unpack=eval(apart))
-    assert eval(apart)(batch)[1] is Y
+    assert offered(raised) == [f"({one}, {target})" for one in inputs]
+    for line in offered(raised):
+        unpack = eval(f"lambda batch: {line}")
+        model.calibrate([batch], unpack=unpack)
+        problem = qx.LayerwiseQuantizationProblem(model, [batch], qx.top1_accuracy, unpack=unpack)
+        assert 0 <= problem.float_accuracy <= 1
+
+
+def test_a_dict_whose_target_has_no_such_name_names_the_ways_to_take_it() -> None:
+    model = qx.QuantizedActivationsModel(Whole(), predicates.by_type(nn.ReLU))
+    with pytest.raises(DataError, match="where 'y' is a target in it") as raised:
+        model.calibrate([{"x": X, "y": Y}])
+    assert offered(raised) == ["((batch,), None)", "((batch,), batch['y'])", "(batch['x'], batch['y'])"]
+    with pytest.raises(DataError, match="where the dict is one argument") as raised:
+        model.calibrate([{"x": X}])
+    assert offered(raised) == ["((batch,), None)"]
+
+
+def test_a_dict_without_an_argument_that_forward_needs_is_refused() -> None:
+    model = qx.QuantizedActivationsModel(Two(), predicates.by_name(""))
+    with pytest.raises(DataError, match="has no 't', which forward needs") as raised:
+        model.calibrate([{"x": X, "labels": Y}])
+    assert offered(raised) == ["(..., batch['labels'])"]
 
 
 def test_sentences_of_several_lengths_are_a_list_of_batches() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-
+from qexplore._warnings import warn
 from qexplore.model import Placement
 
 
@@ -20,10 +19,9 @@ def way_out(placement: Placement) -> str:
 
 def warn_of_not_passed(metric_name: str, names: tuple[str, ...]) -> None:
     """Warn of the points ``names``, which measuring never passes."""
-    warnings.warn(
+    warn(
         f"measuring '{metric_name}' never passes the points {', '.join(map(repr, names))}: their widths "
         "change nothing in its scores. A metric of a whole set passes all when it calls model(x), and not a "
         "method of the network inside; leave out of the predicate what is not to be searched, or switch it off",
         RuntimeWarning,
-        stacklevel=3,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qexplore._trees import map_tensors, tensors_of
+from qexplore._warnings import warn
 from qexplore.errors import MetricError, QExploreError
 from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.interval import confidence_interval
@@ -61,11 +61,10 @@ def warn_of_unshifted(metric: Metric, inputs: Any, target: Any) -> None:
         is_dict = isinstance(inputs, Mapping)
         kept = f"{{key: batch[key] for key in {list(inputs)}}}" if is_dict else "batch[0]"
         labels = 'batch["labels"]' if is_dict else "batch[1]"
-        warnings.warn(
+        warn(
             f"the targets of '{metric.name}' are the input tokens themselves, but position t is scored against the "
             "target at t: a model of the next token needs them shifted, unpack=lambda batch: "
-            f"({kept}, torch.nn.functional.pad({labels}[:, 1:], (0, 1), value=-100))",
-            stacklevel=2,
+            f"({kept}, torch.nn.functional.pad({labels}[:, 1:], (0, 1), value=-100))"
         )
 
 

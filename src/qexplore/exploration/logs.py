@@ -6,12 +6,12 @@ import math
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from qexplore._optional import import_optional
+from qexplore._warnings import warn
 from qexplore.errors import ProblemError
 from qexplore.exploration.records import Snapshot
 from qexplore.front import Front
@@ -184,7 +184,7 @@ class _MLflow(_Tracker):
             send()
         except Exception as error:
             if not self._has_warned:
-                warnings.warn(f"log_to_mlflow: the run {self._id} lacks figures: {error}", stacklevel=2)
+                warn(f"log_to_mlflow: the run {self._id} lacks figures: {error}")
             self._has_warned = True
 
 

@@ -87,9 +87,17 @@ def _header(front: FrontArrays) -> str:
     verified = (", verified" if front.verified else ", not verified") if len(front) else ""
     head = f"Front of {len(front)} point{'' if len(front) == 1 else 's'}: {first}{verified}"
     floats = front.report_float_accuracy
-    report = [] if floats is None else [f"report set: float {score_text(floats)}, which differences are counted from"]
+    report = [] if floats is None else [_of_report(front, floats)]
+    if floats is None and front.judge and len(front) and front.uniform is None:  # nobody says so below
+        report = ["scores are of the search set, which chose the points"]
     judge = [f"judge: {front.judge}"] * bool(front.judge)
     return "\n".join([head, *judge, *report, *(f"further: {words}" for words in further)])
+
+
+def _of_report(front: FrontArrays, floats: float) -> str:
+    unknown = 0 if front.report_accuracy is None else int(np.isnan(front.report_accuracy).sum())
+    lacking = f"; {unknown} of {len(front)} points were not measured there" if unknown else ""
+    return f"report set: float {score_text(floats)}, which differences are counted from{lacking}"
 
 
 def _metric_words(metric: FurtherMetric) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from qexplore._arguments import checked_name
 from qexplore._choices import FLOAT_CODES
 from qexplore._table import Framed, Rows, record_rows, text_table
+from qexplore._warnings import warn
 from qexplore.errors import CalibrationError
 from qexplore.model.left_float import LeftFloat, left_float_text
 from qexplore.quant import (
@@ -301,11 +301,10 @@ def _without_upstreams(options: dict[str, Any]) -> dict[str, Any]:
     """What pytorch-quantization's histograms took besides is let go, and said so."""
     for name in _UPSTREAMS_OPTIONS:
         if name in options:
-            warnings.warn(
+            warn(
                 f"`{name}` tuned the search of pytorch-quantization's own histograms, which are no longer used: it "
                 "does nothing and can be left out",
                 DeprecationWarning,
-                stacklevel=2,
             )
     return {name: value for name, value in options.items() if name not in _UPSTREAMS_OPTIONS}
 

@@ -7,7 +7,6 @@ or a bound method would leave behind.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qexplore._trees import map_tensors, tensors_of
+from qexplore._warnings import warn
 from qexplore.errors import SelectionError
 from qexplore.model.input_points import INPUT, ArgumentNames, bare_name, floating_inputs, unlike, with_input
 from qexplore.model.write_back import Arguments
@@ -100,7 +100,7 @@ class InputHook(PointHook):
         inputs = floating_inputs(self._names, args, kwargs)
         why = unlike({name: inputs[name] for name in inputs if self.argument in ("", name)})
         if why:
-            warnings.warn(f"the point '{self.name}' has one range for {why}", stacklevel=2)
+            warn(f"the point '{self.name}' has one range for {why}")
 
 
 class OutputHook(PointHook):

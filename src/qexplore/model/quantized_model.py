@@ -24,7 +24,8 @@ class QuantizedModel(WrappedNetwork):
     """A float network with fake quantizers on module outputs, on its input, and on weights.
 
     Hooks and parametrizations do the work, and `detach` takes them off again. Called like the network itself. Weights
-    have their range from the start; until `calibrate` ran the other quantizers take each tensor's own maximum.
+    have their range from the start; until `calibrate` ran, or a manifest brought ranges, the other quantizers take each
+    tensor's own maximum, and the first call of the model warns of it (`qexplore.UncalibratedWarning`).
 
     Args:
         model: the float network. ``torch.compile`` and data-parallel shells are taken off.

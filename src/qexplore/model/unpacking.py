@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qexplore._trees import opened
 from qexplore.errors import DataError
+from qexplore.model.hooks import foreign_hooks
 from qexplore.model.inputs import TARGET_KEYS, Unpack, unpack_batch
 from qexplore.model.wrapped import WrappedNetwork
 
@@ -43,6 +44,7 @@ class DefaultUnpack:
         positional: how many may be given by position.
         tensors: how many of these may be tensors, as far as defaults tell: the first ones without, or with None.
         takes_any: by position, by name.
+        is_fed: whether a hook of the user's may bring arguments of its own.
     """
 
     network: str
@@ -51,6 +53,7 @@ class DefaultUnpack:
     positional: int
     tensors: int
     takes_any: tuple[bool, bool]
+    is_fed: bool
 
     @classmethod
     def of(cls, network: nn.Module) -> DefaultUnpack:
@@ -67,6 +70,7 @@ class DefaultUnpack:
             len(by_position),
             min([*others, len(by_position)]),
             (_ANY[0] in kinds, _ANY[1] in kinds),
+            bool(foreign_hooks(network)),
         )
 
     def __call__(self, batch: Any) -> tuple[Any, Any]:
@@ -97,7 +101,8 @@ class DefaultUnpack:
             if needed <= 1 < len(first) and all(isinstance(one, Tensor) for one in first):  # as images, say
                 raise self._refusal(
                     f"begins with a {type(first).__name__} of {len(first)}, which may be one argument or several",
-                    f"((batch[0],), {target})` for one, or `unpack=lambda batch: (tuple(batch[0]), {target})",
+                    f"((batch[0],), {target})` where it is one",
+                    f"(tuple(batch[0]), {target})",
                 )
             if not is_spread:
                 raise self._refusal(f"begins with a {type(first).__name__} of {len(first)}", f"(..., {target})")
@@ -107,7 +112,8 @@ class DefaultUnpack:
         if count > 2 and self.tensors > 1 and all(isinstance(one, Tensor) for one in batch[1:3]):
             raise self._refusal(
                 f"has {count} parts, of which more than the first may be inputs",
-                f"{_split(min(self.tensors, count - 1), count)}` or `unpack=lambda batch: (batch[0], batch[1])",
+                _split(min(self.tensors, count - 1), count),
+                "(batch[0], batch[1])",
             )
         return first
 
@@ -117,35 +123,66 @@ class DefaultUnpack:
         missing = [key for key in eaten if key in self.required]
         if missing:
             raise self._refusal(f"has {missing[0]!r}, which forward needs itself", f"(batch, batch[{missing[0]!r}])")
-        if not unknown:
-            return
-        known = [key for key in inputs if key in self.names]
-        target = f"batch[{(eaten or unknown)[0]!r}]"
-        line = f"({{key: batch[key] for key in {known}}}, {target})" if known else "((batch,), None)"
-        apart = [*unknown, *eaten]
-        if not known and len(apart) == 2 and len(self.required) <= 1:
-            one, other = apart
-            line += f"` where the dict is one argument, or `unpack=lambda batch: (batch[{one!r}], batch[{other!r}])"
-        raise self._refusal(f"has {', '.join(map(repr, unknown))}, which forward does not take", line)
+        lacking = [name for name in self.required if name not in inputs]
+        if unknown and not any(key in self.names for key in inputs):
+            what = f"has {', '.join(map(repr, unknown))}, which forward does not take"
+            raise self._refusal(what, *self._lines_without_names(batch, eaten))
+        if unknown:
+            known = [key for key in inputs if key in self.names]
+            line = f"({{key: batch[key] for key in {known}}}, batch[{(eaten or unknown)[0]!r}])"
+            raise self._refusal(f"has {', '.join(map(repr, unknown))}, which forward does not take", line)
+        if lacking and not self.is_fed:
+            lines = self._lines_without_names(batch, eaten) if len(self.required) == 1 else [f"(..., {_item(eaten)})"]
+            raise self._refusal(f"has no {lacking[0]!r}, which forward needs", *lines)
+
+    def _lines_without_names(self, batch: Any, eaten: Sequence[str]) -> list[str]:
+        """The lines for a dict none of whose keys is an argument: it may be one itself, or hold them in its order."""
+        apart = [key for key in batch if key not in eaten]
+        lines = []
+        if len(self.required) <= 1:
+            lines.append(f"((batch,), {_item(eaten)})` where the dict is one argument")
+            if not eaten and len(apart) > 1:
+                lines.append(f"((batch,), {_item(apart[-1:])})` where {apart[-1]!r} is a target in it")
+        target = eaten or apart[max(1, len(self.required)) :]
+        given = [key for key in apart if key not in target]
+        if eaten and len(given) > len(self.required) <= 1:
+            lines.append(f"(({{key: batch[key] for key in {given}}},), {_item(eaten)})` where it is without the target")
+        elif len(given) == max(1, len(self.required)) and len(target) <= 1 and (target or not lines):
+            lines.append(f"({self._arguments([(f'batch[{key!r}]', batch[key]) for key in given])}, {_item(target)})")
+        return lines or [f"(..., {_item(target)})"]
+
+    def _arguments(self, given: Sequence[tuple[str, Any]]) -> str:
+        """The arguments, each as it is written and what it is, as `qexplore.model.call` takes them for such."""
+        written, first = given[0]
+        by_name = isinstance(first, Mapping) and set(first) <= set(self.names)
+        if len(given) == 1 and (by_name or not isinstance(first, (Mapping, tuple, list))):
+            return written
+        return f"({''.join(f'{one}, ' for one, _ in given).removesuffix(' ' if len(given) == 1 else ', ')})"
 
     def _refuse_object(self, batch: Any) -> None:
         whole = opened(batch)
         fields = [] if whole is None else [str(key) for key in whole.keys]
         given = [name for name in fields if name in self.names]
-        if not given:
+        if not given and (not fields or len(self.required) > 1):
             return
         rest = [name for name in fields if name not in given]
-        target = next((name for name in (*TARGET_KEYS, *rest) if name in rest), None)
-        inputs = ", ".join(f"{name}=batch.{name}" for name in given)
-        raise self._refusal(
-            f"is a {type(batch).__name__}", f"(dict({inputs}), {f'batch.{target}' if target else None})"
-        )
+        likely = rest if given else rest[::-1]
+        target = next((name for name in (*TARGET_KEYS, *likely) if name in rest), None)
+        inputs = f"dict({', '.join(f'{name}=batch.{name}' for name in given)})" if given else "(batch,)"
+        raise self._refusal(f"is a {type(batch).__name__}", f"({inputs}, {f'batch.{target}' if target else None})")
 
-    def _refusal(self, what: str, line: str) -> DataError:
+    def _refusal(self, what: str, *lines: str) -> DataError:
+        """The error with each line that may be meant; one that says when has its closing mark before that."""
+        closed = [line if "` where" in line else f"{line}`" for line in lines]
         return DataError(
             f"a batch must tell inputs and target apart for forward({', '.join(self.names)}) of {self.network}, but "
-            f"this one {what}: pass `unpack=lambda batch: {line}`"
+            f"this one {what}: pass {', or '.join(f'`unpack=lambda batch: {line}' for line in closed)}"
         )
+
+
+def _item(keys: Sequence[str]) -> str | None:
+    """The first of ``keys``, taken from a batch."""
+    return f"batch[{keys[0]!r}]" if keys else None
 
 
 def _split(num_inputs: int, count: int) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from qexplore._choices import has_range
-from qexplore.errors import CalibrationError, ModelError, SelectionError
+from qexplore.errors import ModelError, SelectionError
 from qexplore.model.alone import OneThread, alone
 from qexplore.model.autocast import Autocast
 from qexplore.model.building import checked_asymmetric, initial_num_bits, quantizers_of, weight_quantizer
@@ -27,6 +27,7 @@ from qexplore.model.observation import CallCounter, activation_point, all_of
 from qexplore.model.pickling import make_picklable
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name, in_call_order
 from qexplore.model.quantizer_view import QuantizerView, module_key
+from qexplore.model.rangeless import have_been_told, require_ranges
 from qexplore.model.state import content_version, follow_saved_inputs, in_eval_mode
 from qexplore.model.weight_points import WeightPoint, weight_points
 from qexplore.model.weights import Granularity, check_granularity, float_weights, forget_cached, weight_quantizations
@@ -42,6 +43,8 @@ class WrappedNetwork(nn.Module):
     Attributes:
         lock: held by the one thread that sets or reads the model's state; `using` holds it for a block.
     """
+
+    _told_of_ranges = False  # a model that was pickled before this was asked has none of its own
 
     def __init__(
         self,
@@ -111,8 +114,10 @@ class WrappedNetwork(nn.Module):
         return self.__dict__.copy()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's own forward, tensors at the points fake-quantized."""
+        """The network's own forward, tensors at the points fake-quantized; warns once of points without a range."""
         self._attached()
+        if not (self._told_of_ranges or torch.compiler.is_compiling()):
+            self._told_of_ranges = have_been_told(self.fake_quantizers)
         return self.model(*args, **kwargs)
 
     @property
@@ -379,12 +384,7 @@ class WrappedNetwork(nn.Module):
 
     def require_calibrated(self) -> None:
         """Raise `CalibrationError`, which names them, when points have no range."""
-        missing = [name for name, quantizer in self.fake_quantizers.items() if not quantizer.is_calibrated]
-        if missing:
-            raise CalibrationError(
-                f"every point must be calibrated, but these have no `amax`: {', '.join(missing)}. Call "
-                "model.calibrate(loader) first"
-            )
+        require_ranges(self.fake_quantizers)
 
     @alone
     def version(self) -> Hashable:

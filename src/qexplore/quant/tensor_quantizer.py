@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._choices import Choice, FloatFormat, choice_of
+from qexplore._warnings import warn
 from qexplore.errors import ModelError, NumBitsError
 from qexplore.quant.affine import affine_parameters, quantize_affine
 from qexplore.quant.formats import IntegerGrid, check_choice, check_num_bits, min_num_bits
@@ -342,11 +342,10 @@ class TensorQuantizer(RangedQuantizer):
         if not bool(inputs.detach().min() < 0):
             return inputs
         if self._num_negative == 0:
-            warnings.warn(
+            warn(
                 f"point '{self.name}' was never negative during calibration and is quantized without a sign, but a "
                 "negative value has come and is clamped to 0. Calibrate on more data, or wrap with unsigned=False",
                 RuntimeWarning,
-                stacklevel=2,
             )
         self._num_negative += int((inputs.detach() < 0).sum())
         return inputs.clamp(min=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,12 +11,14 @@ from numpy.typing import NDArray
 
 from qexplore._direction import Directed
 from qexplore._fingerprint import Fingerprint
+from qexplore._warnings import warn
 from qexplore.front import Front, FurtherMetric, nondominated
 from qexplore.metrics import Metric, Scores
 from qexplore.search import Contest, SearchSpace, contradiction_words, judged_words
 from qexplore.study.asking import AS_ASKED, Measured, Moment, Question, measured
 from qexplore.study.recording import SEARCH
 from qexplore.study.records import Columns, row_keys
+from qexplore.study.reports import with_reports
 from qexplore.study.runs import StudyRun, history_of
 from qexplore.study.store import Store
 
@@ -63,12 +64,13 @@ class Answer(Directed):
         if self._question.is_other:
             self._tell_of_unknown(known, feasible)
         uniform = self._uniform(known)
-        return replace(
+        front = replace(
             front,
             judge=judge if len(front) else "",
             uniform=uniform if len(uniform) else None,
             empty_because="" if len(front) else self._why_empty(known),
         )
+        return front if self._moment.is_past else with_reports(front, self._store, self._runs)
 
     def everything(self) -> Front:
         """All complete evaluations, by the search's own scores, dominated and infeasible ones too."""
@@ -181,11 +183,10 @@ class Answer(Directed):
         front = front[nondominated(front)] if len(front) else front
         open_ = sum(not (front <= row).all(axis=1).any() for row in objectives)
         if open_:
-            warnings.warn(
+            warn(
                 f"{open_} candidate{'s' if open_ > 1 else ''} of the study '{self._store.path}' might be on this "
                 "front, but were measured only as far as the run's own question needed. Explore with this question and "
-                "the same study= to know: what was measured is reused",
-                stacklevel=4,
+                "the same study= to know: what was measured is reused"
             )
 
     def _why_empty(self, known: Measured) -> str:

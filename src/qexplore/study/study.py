@@ -114,7 +114,9 @@ class Study(Tabular):
 
         Of one run that has ended, and nothing else asked, it is the very front that the exploration gave. Scores of the
         direct evaluator stand in the place of the search's where there are any, and a front of these alone is
-        ``verified``. Its ``judge``, which ``print`` shows, says whether divergence had a say, as `Exploration.judge`;
+        ``verified``. Scores on the report set are those that the runs ended with, NaN for points that were not measured
+        there; without any, or where the runs had several report sets, all scores are those of the search set, and the
+        table says so. Its ``judge``, which ``print`` shows, says whether divergence had a say, as `Exploration.judge`;
         that is decided by what the runs found feasible, whatever is asked. Where a candidate was measured only as far
         as its run needed, and might be on the front that is asked for, a warning says so.
 
