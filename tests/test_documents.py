@@ -225,8 +225,10 @@ def test_code_of_the_study_page_runs_and_prints_what_it_says(tmp_path, monkeypat
     said = re.search(r"^```\n(run  algorithm.*?)^```", text, re.DOTALL | re.MULTILINE).group(1).splitlines()
     printed = capsys.readouterr().out.splitlines()
     seconds, state = said[0].index("seconds"), said[0].index("state")  # times differ, and so do versions of torch
-    assert [(line[:38], line[state:]) for line in printed[-4:]] == [(line[:38], line[state:]) for line in said]
-    assert printed[-4][:seconds] == said[0][:seconds]
+    first = max(number for number, line in enumerate(printed) if line.startswith("run  algorithm"))
+    table = printed[first : first + len(said)]  # below it stands what limits the runs
+    assert [(line[:38], line[state:]) for line in table] == [(line[:38], line[state:]) for line in said]
+    assert table[0][:seconds] == said[0][:seconds]
     assert "were there already; the same call goes on with it" in printed[0]
     assert namespace["front"].verified and len(namespace["merged"].runs) == 3
     namespace["study"].close()
