@@ -21,6 +21,7 @@ from qexplore.stacks.eager_graph import graph_of
 from qexplore.stacks.eager_strategy import dynamic_strategy, notes_of, row_name, stands_for, strategy_of
 from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.packed_linear import pack_converted
+from qexplore.stacks.plain import plain
 from qexplore.stacks.saving import (
     load_state,
     other_structure,
@@ -51,18 +52,21 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         SelectionError: ``settings.modules`` selects nothing.
     """
     with using_engine(settings.engine) as engine, quiet():
-        settings = dataclasses.replace(settings, engine=engine)
+        taken = plain(network)
+        network, settings = taken.network, taken.settings(dataclasses.replace(settings, engine=engine))
         data = dataclasses.replace(data, example=first_samples(data.example, _SAMPLES))
         make = _swapped if settings.method == "dynamic" else _through_graph
         model, structure, rows, notes, beside, state = make(network, settings, data)
-    return Converted(
-        model,
-        rows,
-        save=lambda path: write_model(path, model, settings, structure=structure),
-        notes=notes,
-        script=lambda: _scripted(model, data.example),
-        beside=beside,
-        trained=state,
+    return taken.named(
+        Converted(
+            model,
+            rows,
+            save=lambda path: write_model(path, model, settings, structure=structure),
+            notes=notes,
+            script=lambda: _scripted(model, data.example),
+            beside=beside,
+            trained=state,
+        )
     )
 
 
@@ -104,7 +108,7 @@ def load(path: Path, network: nn.Module) -> nn.Module:
         TraceError: ``network`` cannot be traced.
     """
     saved = read_state(path)
-    settings = saved.settings
+    settings, network = saved.settings, plain(network).network
     with using_engine(settings.engine), quiet(), rebuilding(network):
         if settings.method == "dynamic":
             model = convert_dynamic(network, settings)

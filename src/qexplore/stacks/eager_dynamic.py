@@ -57,6 +57,15 @@ def _called_by_place(network: nn.Module) -> nn.Module:
     return as_graph_module(connections) if any(isinstance(one, nn.Linear) for one in by_keyword) else network
 
 
+def read_elsewhere(network: nn.Module) -> frozenset[str]:
+    """Names of the modules whose parameters ``network`` reads by itself; none where that cannot be traced."""
+    try:
+        graph = trace_network(network).graph
+    except TraceError:
+        return frozenset()
+    return frozenset(str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr")
+
+
 def dynamic_notes(network: nn.Module) -> tuple[str, ...]:
     """What was done so that ``network`` passes."""
     encoders = sum(type(module) is nn.TransformerEncoderLayer for module in network.modules())
@@ -70,9 +79,11 @@ def dynamic_notes(network: nn.Module) -> tuple[str, ...]:
 
 def _layers(model: nn.Module, settings: Settings) -> dict[str, Any]:
     selected = select_modules(model, everything if settings.modules is None else settings.modules)
+    read = read_elsewhere(model)
     return {
         name: module
         for name, module in selected.items()
-        if type(module) in (nn.Linear, *RECURRENT)
-        and not foreign_hooks(module)  # by exact class: parametrized is another
+        if type(module) in (nn.Linear, *RECURRENT)  # by exact class: parametrized is another
+        and not foreign_hooks(module)
+        and name not in read
     }

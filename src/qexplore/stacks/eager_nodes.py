@@ -58,7 +58,7 @@ def choose_layers(
         if parametrize.type_before_parametrizations(module) not in LAYERS or not (selected is None or name in selected):
             continue
         reason = _refusal(module) or wrong_kernel(module, engine)
-        reason = reason or ("the network reads its parameters without calling it" if name in read else "")
+        reason = reason or (reasons.READ_ELSEWHERE if name in read else "")
         if reason:
             refused[name] = reason
         else:

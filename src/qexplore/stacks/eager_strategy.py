@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -15,11 +15,13 @@ from qexplore.stacks import reasons
 from qexplore.stacks.absent import ONLY_IN_TRAINING, absorbed
 from qexplore.stacks.base import Settings
 from qexplore.stacks.eager_building import Built
+from qexplore.stacks.eager_dynamic import read_elsewhere
 from qexplore.stacks.eager_graph import LAYERS, step_of
 from qexplore.stacks.float_functional import Swapped
 from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.strategy import (
     MOVES_ONLY,
+    WEIGHTED,
     describe_activations,
     describe_weights,
     is_left_out,
@@ -95,6 +97,8 @@ def _reason_for_float(network: nn.Module, built: Built, node: fx.Node, name: str
     original = _float_module(network, built, name)
     if name in built.refused:
         return built.refused[name]
+    if node.op == "call_function" and getattr(node.target, "__name__", "") in WEIGHTED:
+        return reasons.FUNCTION
     float_name = built.graph.copies.get(name, name)
     if is_left_out(float_name, original, settings):
         return reasons.NOT_SELECTED.format(modules=settings.modules)
@@ -168,12 +172,22 @@ def dynamic_strategy(
     layers = [one for one in names if not list(one.children()) or list(one.parameters(recurse=False))]
     with calls_heard_by(layers, lambda module, *_: called.setdefault(module)), torch.no_grad():
         network(*copy.deepcopy(example))
-    rows = []
+    rows, read = [], read_elsewhere(network)
     for module in called:
         name, weights = names[module], describe_weights(model.get_submodule(names[module]))
         if isinstance(module, ONLY_IN_TRAINING):
             rows.append(absorbed(name, module, ""))
             continue
-        reason = reason_for_integers(module, weights, None, settings) or reason_for_float(name, module, settings)
+        reason = reason_for_integers(module, weights, None, settings) or _reason_in_dynamic(
+            name, module, settings, read
+        )
         rows.append(LayerStrategy.present(name, type(module).__name__, weights, None, reason))
     return tuple(rows)
+
+
+def _reason_in_dynamic(name: str, module: nn.Module, settings: Settings, read: Collection[str]) -> str:
+    reason = reason_for_float(name, module, settings)
+    if reason == reasons.NO_KERNEL_HERE.format(kernel=settings.engine) and name in read:
+        return reasons.READ_ELSEWHERE
+    is_own = not type(module).__module__.startswith("torch.") and bool(list(module.parameters(recurse=False)))
+    return reasons.OWN_PARAMETERS if is_own and reason in (reasons.DYNAMIC, reasons.TAKEN_AS_A_WHOLE) else reason

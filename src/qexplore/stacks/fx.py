@@ -21,8 +21,9 @@ from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
 from qexplore.stacks.eager_graph import step_of
 from qexplore.stacks.fx_calls import complete_calls
-from qexplore.stacks.fx_strategy import notes_of, strategy_of
+from qexplore.stacks.fx_strategy import notes_of, row_name, strategy_of
 from qexplore.stacks.packed_linear import pack_converted
+from qexplore.stacks.plain import plain
 from qexplore.stacks.saving import (
     describe_arguments,
     load_state,
@@ -49,7 +50,8 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         WorkflowError: as the protocol says.
     """
     with using_engine(settings.engine) as engine, quiet():
-        settings = dataclasses.replace(settings, engine=engine)
+        taken = plain(network)
+        network, settings = taken.network, taken.settings(dataclasses.replace(settings, engine=engine))
         traced, connections = _traced(network, data.example)
         trained = Trained(connections.network)
         prepared = _prepared(traced, connections, settings, data.example)
@@ -59,16 +61,22 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         model = _converted(prepared, settings)
         rows = strategy_of(network, connections, model, _values(model, data.example), settings)
     beside = graph_beside(
-        FloatGraph(connections.graph, (with_state(network, state), connections.network)), model, rows, settings, step_of
-    )
-    return Converted(
+        FloatGraph(connections.graph, (with_state(network, state), connections.network)),
         model,
         rows,
-        save=lambda path: write_model(path, model, settings, structure=_structure(model, data.example)),
-        notes=(*notes_of(connections, rows, settings), *_order_notes(model, settings)),
-        script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
-        beside=beside,
-        trained=state,
+        settings,
+        lambda node: row_name(network, model, node),
+    )
+    return taken.named(
+        Converted(
+            model,
+            rows,
+            save=lambda path: write_model(path, model, settings, structure=_structure(model, data.example)),
+            notes=(*notes_of(connections, rows, settings), *_order_notes(model, settings)),
+            script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
+            beside=beside,
+            trained=state,
+        )
     )
 
 
@@ -88,6 +96,7 @@ def load(path: Path, network: nn.Module) -> nn.Module:
     example = zero_arguments(json.loads(saved.structure)["example"])
     # Ranges come from the file, so that nothing is calibrated or trained here.
     built_with = settings if settings.method == "dynamic" else dataclasses.replace(settings, method="static")
+    network = plain(network).network
     with using_engine(settings.engine), quiet(), rebuilding(network):
         traced, connections = _traced(network, example)
         model = _converted(_prepared(traced, connections, built_with, example), built_with)

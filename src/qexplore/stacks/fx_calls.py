@@ -13,8 +13,18 @@ _DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1
 _PER_AXIS = ("stride", "padding", "dilation")
 
 
+_SAME: dict[Any, Any] = {
+    torch.concat: torch.cat,
+    torch.concatenate: torch.cat,
+    torch.multiply: torch.mul,
+}
+"""Functions that torch.ao does not know, with the same ones under the names that it knows."""
+
+
 def complete_calls(graph: fx.Graph) -> bool:
     """Give convolutions all their arguments, and multiply out the ``alpha`` of a sum, which torch.ao would drop.
+
+    Functions get the names that torch.ao knows.
 
     Args:
         graph: changed; tensors stand in their places.
@@ -22,8 +32,15 @@ def complete_calls(graph: fx.Graph) -> bool:
     Returns:
         Whether there was something to change.
     """
-    changed = [_is_completed(node) or _is_multiplied_out(node) for node in list(graph.nodes)]
+    changed = [_is_renamed(node) or _is_completed(node) or _is_multiplied_out(node) for node in list(graph.nodes)]
     return any(changed)
+
+
+def _is_renamed(node: fx.Node) -> bool:
+    is_other = node.op == "call_function" and node.target in _SAME
+    if is_other:
+        node.target = _SAME[node.target]
+    return is_other
 
 
 def _is_completed(node: fx.Node) -> bool:

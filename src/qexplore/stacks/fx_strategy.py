@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -11,19 +12,21 @@ from qexplore.preparation import Connections
 from qexplore.stacks import reasons
 from qexplore.stacks.absent import NORMS, Call, with_absent
 from qexplore.stacks.base import Settings
+from qexplore.stacks.eager_graph import step_of
+from qexplore.stacks.exported_modules import innermost, layer_of
 from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.packed_functions import packed_of
 from qexplore.stacks.strategy import (
     MOVES_ONLY,
+    WEIGHTED,
     describe_activations,
     describe_tensors,
     describe_weights,
     is_left_out,
     reason_for_float,
     reason_for_integers,
-    reason_for_kind,
 )
-from qexplore.stacks.torch_ao import wrong_kernel
+from qexplore.stacks.torch_ao import require, wrong_kernel
 
 
 def strategy_of(
@@ -39,18 +42,25 @@ def strategy_of(
         settings: for the reasons alone.
     """
     rows: dict[str, LayerStrategy] = {}
+    own_modules = dict(network.named_modules())
     for node, value in values.items():
-        row = _row(network, model, node, value, settings)
+        row = _row(own_modules, model, node, values, settings)
         if row is not None:
             rows.setdefault(row.name, row)
-    return with_absent(rows, _calls(connections), _modules(connections))
+    return with_absent(rows, _calls(connections, rows), _modules(connections))
 
 
-def _row(network: nn.Module, model: nn.Module, node: fx.Node, output: Any, settings: Settings) -> LayerStrategy | None:
-    original, weights = None, None
+def _row(
+    modules: Mapping[str, nn.Module],
+    model: nn.Module,
+    node: fx.Node,
+    values: Mapping[fx.Node, Any],
+    settings: Settings,
+) -> LayerStrategy | None:
+    original, output = None, values[node]
     if node.op == "call_module":
         name = str(node.target)
-        original = network.get_submodule(name)
+        original = modules[name]
         weights, kind = describe_weights(model.get_submodule(name)), type(original).__name__
     elif node.op in ("call_function", "call_method"):
         name, kind = node.name, _name_of(node).rpartition(".")[2].removesuffix("_dynamic")
@@ -58,19 +68,41 @@ def _row(network: nn.Module, model: nn.Module, node: fx.Node, output: Any, setti
             return None
         packed = packed_of(model, node)
         weights = None if packed is None else describe_tensors([packed.unpack()[0]])
+        name, kind = (weights and layer_of(innermost(node), modules)) or (name, kind)
     else:
         return None
     activations = describe_activations(output)
     reason = reason_for_integers(original, weights, activations, settings)
-    reason = reason or _reason_for_float(name, original, node, settings)
+    reason = reason or _reason_for_float(name, original, node, modules, settings)
     return LayerStrategy.present(name, kind, weights, activations, reason)
 
 
-def _reason_for_float(name: str, original: nn.Module | None, node: fx.Node, settings: Settings) -> str:
-    is_last = is_left_out(name, original, settings) or settings.method == "dynamic"
-    if is_last or _is_dequantized(node) or reason_for_kind(original, settings):
-        return reason_for_float(name, original, settings)
-    return reasons.READS_FLOAT
+def row_name(network: nn.Module, model: nn.Module, node: fx.Node) -> str:
+    """What the row of a node of the converted ``model`` is called: a function with weights like its module."""
+    is_packed = node.op == "call_function" and packed_of(model, node) is not None
+    found = layer_of(innermost(node), dict(network.named_modules())) if is_packed else None
+    return found[0] if found else step_of(node)
+
+
+def _reason_for_float(
+    name: str, original: nn.Module | None, node: fx.Node, modules: Mapping[str, nn.Module], settings: Settings
+) -> str:
+    around = innermost(node)
+    if original is None and is_left_out(around, modules.get(around), settings):  # torch.ao asks a function's module
+        return reasons.NOT_SELECTED.format(modules=settings.modules)
+    own = reason_for_float(name, original, settings)
+    if own != reasons.NO_KERNEL_HERE.format(kernel=settings.engine):
+        return own
+    if (node.target if original is None else type(original)) not in _known_to_fx():
+        return reasons.NO_FORM_IN_FX
+    return own if _is_dequantized(node) else reasons.READS_FLOAT
+
+
+@functools.cache
+def _known_to_fx() -> frozenset[Any]:
+    """Classes, functions and methods of which torch.ao has an integer form for some input."""
+    patterns = [config.pattern for config in require("get_native_backend_config")().configs]
+    return frozenset(one for one in patterns if not isinstance(one, (tuple, type(None))))
 
 
 def _is_dequantized(node: fx.Node) -> bool:
@@ -82,10 +114,12 @@ def _name_of(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _calls(connections: Connections) -> Iterator[Call]:
+def _calls(connections: Connections, rows: Collection[str]) -> Iterator[Call]:
     for node in connections.graph.nodes:
         module = connections.module(node)
         name = _name_of(node) if module is None else connections.name_of(module)
+        if name in WEIGHTED and innermost(node) in rows:
+            name = innermost(node)
         source = str(node.args[0]) if node.args else ""
         yield Call(name, str(node), source, is_module=module is not None)
 
@@ -102,9 +136,9 @@ def notes_of(connections: Connections, rows: tuple[LayerStrategy, ...], settings
     folded = sum(row.state == "absorbed" and isinstance(modules.get(row.name), NORMS) for row in rows)
     if folded:
         yield f"{folded} BatchNorm layers are folded into the layers before them"
+    if not any(row.is_quantized for row in rows):
+        yield reasons.NOTHING
     if settings.method == "dynamic":
-        if not any(row.is_quantized for row in rows):
-            yield "nothing is quantized: there is no Linear or recurrent layer that was selected"
         return
     left = [row for row in rows if not row.is_quantized]
     for row in left:

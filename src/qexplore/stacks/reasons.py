@@ -19,6 +19,8 @@ ONLY_IN_TRAINING = "does nothing outside training: left out"
 FOLDED_INTO = "folded into {layer}"
 FUSED_INTO = "fused into {layer}"
 
+NOTHING = "nothing is quantized: every layer stays float, for the reason beside it"
+
 NOT_SELECTED = "not selected by modules={modules}"
 TAKEN_AS_A_WHOLE = "taken as a whole, with the layers inside it"
 ONLY_MOVES = "only moves values, which the stack does in float here"
@@ -29,6 +31,11 @@ SEVERAL_TENSORS = "it gives several tensors at once"
 PARAMETRIZED = "its parameters are parametrized"
 EMBEDDING = "an embedding looks rows up and computes nothing: left float"
 NOT_LINEAR = "packed weights are for linear layers only"
+FUNCTION = 'the stack quantizes modules, and this is a function with weights: stack="fx" quantizes it'
+OWN_CLASS = "its class computes something of its own, and the stack swaps torch's own layers only"
+OWN_PARAMETERS = 'functions read its own parameters, and the stack swaps layers only: stack="fx" quantizes F.linear'
+READ_ELSEWHERE = "the network reads its parameters without calling it"
+NO_FORM_IN_FX = "FX has no integer form of it"
 NO_KERNEL = "torch has no integer kernel for it"
 NO_KERNEL_HERE = "no integer kernel of {kernel} for it here"
 NO_DYNAMIC_KERNEL = "no integer kernel of {kernel} for it in dynamic quantization"

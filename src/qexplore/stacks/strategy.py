@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from qexplore.stacks import reasons
 from qexplore.stacks.base import Settings
@@ -16,7 +17,11 @@ from qexplore.stacks.torch_ao import RECURRENT, activation_range, dynamic_recurr
 
 _PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric)
 _FIXED_RANGE = (nn.Softmax, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid)
+_PLAIN_RECURRENT = (nn.RNN, nn.RNNCell)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+WEIGHTED = frozenset({"linear", *(f"conv{kind}{dims}d" for kind in ("", "_transpose") for dims in (1, 2, 3))})
+"""Names of functions that take weights."""
 
 _CHANGES_SHAPE = {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "unsqueeze", "squeeze", "expand"}
 _TAKES_PARTS = {"getitem", "getattr", "size", "dim", "chunk", "split", "repeat"}
@@ -111,8 +116,12 @@ def reason_for_float(name: str, module: nn.Module | None, settings: Settings) ->
         return reasons.NOT_SELECTED.format(modules=settings.modules)
     if module is not None and next(module.children(), None) is not None:
         return reasons.TAKEN_AS_A_WHOLE
+    if isinstance(module, _PLAIN_RECURRENT):
+        return reasons.NO_KERNEL
     if settings.method == "dynamic" and not isinstance(module, (nn.Linear, *RECURRENT)):
         return reasons.DYNAMIC
+    if isinstance(module, (nn.Linear, *RECURRENT)) and type(module) not in (nn.Linear, *RECURRENT):
+        return reasons.PARAMETRIZED if parametrize.is_parametrized(module) else reasons.OWN_CLASS
     own = reason_for_kind(module, settings)
     if own:
         return own

@@ -25,6 +25,7 @@ _HOMES = {
     "PrepareCustomConfig": f"{_QUANTIZATION}.fx.custom_config",
     "FloatFunctional": "torch.ao.nn.quantized",
     "QFunctional": "torch.ao.nn.quantized",
+    "get_native_backend_config": f"{_QUANTIZATION}.backend_config",
     "freeze_bn_stats": "torch.ao.nn.intrinsic.qat",
 }
 """Where a name lives that is not in `torch.ao.quantization` itself."""
