@@ -43,7 +43,7 @@ def strategy_of(
     """
     rows: dict[str, LayerStrategy] = {}
     own_modules = dict(network.named_modules())
-    for node, value in values.items():
+    for node in values:
         row = _row(own_modules, model, node, values, settings)
         if row is not None:
             rows.setdefault(row.name, row)
