@@ -97,7 +97,7 @@ def _places(graph: fx.Graph, signature: inspect.Signature) -> Iterator[fx.Node]:
 
 def _torchs_own(module: nn.Module) -> type[nn.Module] | None:
     """The class of torch's that computes what ``module`` does, whose class is another; None where there is none."""
-    kinds = type(module).__mro__
+    kinds: tuple[Any, ...] = type(module).__mro__
     place = next(place for place, kind in enumerate(kinds) if kind.__module__.startswith("torch."))
     base = kinds[place]
     if not place or not base.__module__.startswith("torch.nn.modules.") or base.forward is nn.Module.forward:
@@ -106,4 +106,5 @@ def _torchs_own(module: nn.Module) -> type[nn.Module] | None:
         return None
     known = {*dir(base), *base.__annotations__, *vars(module), *module._parameters, *module._buffers}
     changed = {name for kind in kinds[:place] for name in vars(kind)} & known - _SAYS_NOTHING
-    return None if changed else base
+    found: type[nn.Module] = base
+    return None if changed else found
