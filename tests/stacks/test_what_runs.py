@@ -126,7 +126,6 @@ NETWORKS = {
     "functional": (lambda: Functional(4, 8), ROWS),
     "functional and a layer": (lambda: nn.Sequential(Functional(4, 8), nn.ReLU(), nn.Linear(4, 4)), ROWS),
     "functional convolution": (lambda: Functional(4, 3, 3, 3, function=F.conv2d), IMAGES),
-    "weights read elsewhere": (ReadsElsewhere, ROWS),
     "own parameter": (OwnParameter, ROWS),
     "nested": (Nested, ROWS),
     "LSTM": (lambda: Recurrent(nn.LSTM), STEPS),
@@ -223,7 +222,6 @@ FLOAT = {
     ("eager", "dynamic", "subclass that computes more", "0"): "its class computes something of its own",
     ("eager", "dynamic", "functional and a layer", "0"): "functions read its own parameters",
     ("eager", "dynamic", "own parameter", ""): "functions read its own parameters",
-    ("eager", "dynamic", "weights read elsewhere", "first"): "the network reads its parameters without calling it",
     ("eager", "static", "functional and a layer", "linear"): "this is a function with weights",
     ("eager", "static", "norm first", "0"): "what it reads is float",
     ("eager", "static", "LSTM", "body"): "recurrent layers have integer kernels in dynamic quantization only",
@@ -235,6 +233,12 @@ def test_reasons_are_those_that_decided(stack, method, name, layer):
     result = quantized(method, *made(name), stack=stack)
     row = next(row for row in result.report.strategy if row.name == layer)
     assert row.state == "float" and FLOAT[stack, method, name, layer] in row.reason, row.reason
+
+
+def test_a_layer_whose_weights_are_read_elsewhere_stays_float_in_eager_dynamic():
+    result = qx.quantize_dynamic(ReadsElsewhere().eval(), ROWS, stack="eager")
+    first, last = result.report.strategy
+    assert first.reason == "the network reads its parameters without calling it" and last.is_quantized
 
 
 def test_functions_of_a_module_that_was_not_chosen_say_so():
