@@ -210,6 +210,8 @@ def test_init_writes_a_configuration_that_explore_takes(mine):
     assert facts["lacking"] == [] and said("explore", "mine.yaml", "--max-evaluations", 3)["num_passes"] <= 4
     again = run("init", "mine:network")
     assert again.exit_code == 1 and "is there already, and is left as it is" in again.stderr
+    misspelt = run("init", "mine:netwrok")
+    assert misspelt.exit_code == 1 and "did you mean 'network'?" in misspelt.stderr
     assert run("init", "mine:network", "--force").exit_code == 0
 
 
@@ -242,6 +244,17 @@ def test_doctor_knows_the_extras_of_the_distribution():
     from qexplore.cli.doctor import extras
 
     assert extras()["text"] == ["transformers"] and "dev" not in extras()
+
+
+def test_doctor_knows_every_extra_of_a_checkout_whatever_its_stale_installation_says(monkeypatch, tmp_path):
+    from qexplore.cli import doctor
+
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: ["onnx>=1.17; extra == 'onnx'"])
+    assert set(doctor.extras()) == set(doctor.PURPOSES)
+    assert doctor.extras()["onnx"] == ["onnx", "onnxruntime", "onnxscript"]
+    assert doctor.extras(tmp_path / "setup.py") == {"onnx": ["onnx"]}  # of a distribution
+    (tmp_path / "setup.py").write_text('setup(name="other", extras_require={"a": ["b>=1"]})')
+    assert doctor.extras(tmp_path / "setup.py") == {"onnx": ["onnx"]}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

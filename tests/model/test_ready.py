@@ -41,6 +41,18 @@ def test_what_is_not_wrapped_is_refused_by_the_callers_error(error: type[QExplor
         require_wrapped("this", model, error, calibrated=False)
 
 
+def test_a_network_that_has_to_do_with_a_wrapper_is_told_apart_from_a_float_one() -> None:
+    model = calibrated()
+    problem = qx.LayerwiseQuantizationProblem(model, [(X, torch.zeros(len(X), dtype=torch.long))], qx.top1_accuracy)
+    for given, way in (
+        (model.model, "got Sequential: it is the network inside of one, give the QuantizedModel itself"),
+        (nn.Sequential(model), "got Sequential: it holds a QuantizedModel, give that alone"),
+        (problem, "got LayerwiseQuantizationProblem: give its `model`, which is one"),
+    ):
+        with pytest.raises(ModelError, match=way):
+            require_wrapped("this", given)
+
+
 def test_points_without_a_range_are_named_unless_they_may_be() -> None:
     model = wrapped()
     with pytest.raises(CalibrationError, match=r"no `amax`: input, 1\. Call model\.calibrate"):

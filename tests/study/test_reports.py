@@ -111,3 +111,12 @@ def test_scores_of_two_report_sets_are_not_put_into_one_front(tmp_path):
 def test_without_uniform_widths_the_table_says_so_too(asked):
     front = replace(asked[0].front(3, min_accuracy=0.7), uniform=None)
     assert "scores are of the search set, which chose the points" in str(front)
+
+
+def test_the_size_of_a_study_counts_the_log_beside_it(tmp_path):
+    path = tmp_path / "size.db"
+    explored(path, 1, None, 6)
+    with qx.Study.open(path) as study:
+        (tmp_path / "size.db-wal").write_bytes(b"\0" * 3_000_000)
+        assert "(3." in str(study)
+        (tmp_path / "size.db-wal").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import platform
@@ -43,7 +44,8 @@ _PACKAGES = (
     "matplotlib",
     "click",
 )
-_REQUIREMENT = re.compile(r"([\w.-]+)\s*\(?(?:>=|==)?\s*([\w.]*).*extra == ['\"]([\w-]+)['\"]")
+_REQUIREMENT = re.compile(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]")
+_SETUP = Path(__file__).parents[3] / "setup.py"
 
 
 class Finding(NamedTuple):
@@ -131,21 +133,35 @@ def _extras() -> Iterator[Finding]:
         yield Finding("extra", f"extra {extra}", value, f"pip install 'qexplore[{extra}]'{purpose}" if lacking else "")
 
 
-def extras() -> dict[str, list[str]]:
-    """Packages of each extra for users, as the installed distribution says."""
-    try:
-        required = importlib.metadata.requires("qexplore") or []
-    except importlib.metadata.PackageNotFoundError:  # run from its source
-        return {}
-    found: dict[str, list[str]] = {}
-    for name, _, extra in filter(None, map(_parts, required)):
-        found.setdefault(extra, []).append(name)
+def extras(setup: Path = _SETUP) -> dict[str, list[str]]:
+    """Packages of each extra for users: as the ``setup.py`` of a checkout says, or else the distribution.
+
+    What is installed of a checkout says what there was on the day of ``pip install -e``, or nothing.
+    """
+    found = _extras_in(setup) or _extras_installed()
     return {extra: names for extra, names in found.items() if extra not in _FOR_DEVELOPERS}
 
 
-def _parts(requirement: str) -> tuple[str, ...] | None:
-    match = _REQUIREMENT.match(requirement)
-    return match.groups() if match else None
+def _extras_in(setup: Path) -> dict[str, list[str]]:
+    """Read, not run: it would make a distribution."""
+    try:
+        words = [one for one in ast.walk(ast.parse(setup.read_text("utf-8"))) if isinstance(one, ast.keyword)]
+        told = {one.arg: ast.literal_eval(one.value) for one in words if one.arg in ("name", "extras_require")}
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    required = told.get("extras_require", {}) if told.get("name") == "qexplore" else {}
+    return {extra: [re.split(r"[^\w.-]", one)[0] for one in names] for extra, names in required.items()}
+
+
+def _extras_installed() -> dict[str, list[str]]:
+    try:
+        required = importlib.metadata.requires("qexplore") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for match in filter(None, map(_REQUIREMENT.match, required)):
+        found.setdefault(match[2], []).append(match[1])
+    return found
 
 
 def _folders() -> Iterator[Finding]:

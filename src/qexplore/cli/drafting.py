@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from qexplore._references import REFERENCE, referred
 from qexplore.cli.options import PATH, example, printing
 from qexplore.cli.output import say
 from qexplore.errors import ConfigError
@@ -32,6 +33,8 @@ def init(network: str, output: Path | None, force: bool, as_json: bool) -> None:
 
     path = output or Path(f"{network.partition(':')[0].rpartition('.')[2]}.yaml")
     if path.exists() and not force:
+        if REFERENCE.fullmatch(network):
+            referred(network, ConfigError)  # a misspelt name is the mistake to be told of
         raise ConfigError(f"'{path}' is there already, and is left as it is: give another --output, or --force")
     draft = template(network)
     write_text(path, draft.text)

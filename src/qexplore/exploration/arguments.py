@@ -21,7 +21,10 @@ def check_search(problem: object, callbacks: Any) -> None:
         ProblemError: names the argument.
     """
     if not isinstance(problem, LayerwiseQuantizationProblem):
-        raise ProblemError(f"explore takes a LayerwiseQuantizationProblem, got {type(problem).__name__}")
+        raise ProblemError(
+            f"explore takes a LayerwiseQuantizationProblem, got {type(problem).__name__}: make one of a calibrated "
+            "QuantizedModel and a search set, LayerwiseQuantizationProblem(model, loader)"
+        )
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         hint = ": put it into a list" if callable(callbacks) else ""
         raise ProblemError(f"`callbacks` must be a sequence of functions of a Snapshot, got {callbacks!r}{hint}")

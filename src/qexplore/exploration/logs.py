@@ -28,7 +28,9 @@ def log_to(function: Callable[[Figures, int], object]) -> Callable[[Snapshot], N
 
     ``figures`` maps names to finite numbers: "hypervolume", "num_points" of the front, "num_evaluations", "num_passes",
     "seconds", "generation", and while the front has points "best_NAME" of the score, "least_NAME" of each cost, and
-    "knee_NAME" of all of these. ``step`` is the number of full passes, rounded; several snapshots may have the same.
+    "knee_NAME" of all of these. The front is that by scores so far: the judge looks at it when the search has ended, so
+    that the last "num_points" may be more than `explore` gives. ``step`` is the number of full passes, rounded; several
+    snapshots may have the same.
 
     Example:
         >>> import qexplore as qx

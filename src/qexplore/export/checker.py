@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qexplore._table import Tabular, text_table
+from qexplore.errors import ExportError
 from qexplore.export import tensorrt_numbers as numbers
 from qexplore.export import tensorrt_placement as placement
 from qexplore.export.onnx_graph import OnnxGraph, read_graph
@@ -81,6 +82,11 @@ def check_tensorrt(path: str | Path) -> TensorRTCheck:
         ExportError: there is no such file, or it is not valid ONNX.
         MissingPackageError: ``onnx`` is not installed.
     """
+    if not isinstance(path, (str, Path)):
+        raise ExportError(
+            f"check_tensorrt takes the path of an ONNX file, got {type(path).__name__}: write one with "
+            "export_onnx(model, path, example_input)"
+        )
     graph = read_graph(path)
     checks = dict.fromkeys(check for _, check in RULES.values())
     violations = tuple(violation for check in checks for violation in check(graph))

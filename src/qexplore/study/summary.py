@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from qexplore._table import text_table
@@ -15,10 +16,16 @@ _HEADER = ("run", "algorithm", "seed", "budget", *STATES, "seconds", "hypervolum
 _TOLD = ("network", "weights", "ranges", "data", "precision", "device", "torch")
 
 
+def _bytes(path: Path) -> int:
+    """Of the file and of the log beside it, where the newest rows lie while somebody writes."""
+    beside = Path(f"{path}-wal")
+    return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+
+
 def summary(store: Store, runs: Sequence[StudyRun]) -> str:
     """The file, what was measured with, a line for each run, and what limits it."""
     told = [f"{name} {store.fingerprint[name]}" for name in _TOLD if name in store.fingerprint]
-    lines = [f"Study '{store.path}' ({store.path.stat().st_size / 1e6:.1f} MB): {', '.join(told)}"]
+    lines = [f"Study '{store.path}' ({_bytes(store.path) / 1e6:.1f} MB): {', '.join(told)}"]
     facts = next((run.facts for run in reversed(runs) if run.facts.get("points")), None)
     if facts is not None:
         metric, points = facts["metric"], len(facts["points"])
