@@ -19,6 +19,7 @@ FLOORS = {
         "_clock",
         "_direction",
         "_fingerprint",
+        "_functions",
         "_optional",
         "_pickling",
         "_progress",

@@ -10,6 +10,8 @@ A predicate is asked with the qualified name and the module, as ``named_modules(
     ['1']
 
 Predicates combine with ``&``, ``|`` and ``~``. A plain function of one module is accepted wherever a predicate is.
+
+Of calls of functions a predicate is asked with the call's name and torch's function; see `by_function`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from qexplore._functions import function_name, is_of_torch, is_same
 from qexplore.errors import SelectionError
 
 PredicateLike = Callable[..., bool]
@@ -47,8 +50,8 @@ class Predicate:
         self._function = function
         self._description = description
 
-    def __call__(self, name: str, module: nn.Module) -> bool:
-        """The answer for ``module``, known as ``name``."""
+    def __call__(self, name: str, module: Any) -> bool:
+        """The answer for ``module``, or a function of torch, known as ``name``."""
         return bool(self._function(name, module))
 
     def __and__(self, other: PredicateLike) -> Predicate:
@@ -88,7 +91,7 @@ def _not(asked: Predicate, name: str, module: nn.Module) -> bool:
 
 
 def _of_module(function: PredicateLike, name: str, module: nn.Module) -> bool:
-    return bool(function(module))
+    return isinstance(module, nn.Module) and bool(function(module))
 
 
 def _is_of(types: tuple[type[nn.Module], ...], name: str, module: nn.Module) -> bool:
@@ -104,11 +107,15 @@ def _matches(compiled: re.Pattern[str], name: str, module: nn.Module) -> bool:
 
 
 def _is_leaf(name: str, module: nn.Module) -> bool:
-    return next(module.children(), None) is None
+    return isinstance(module, nn.Module) and next(module.children(), None) is None
 
 
 def _is_weighted(name: str, module: nn.Module) -> bool:
-    return float_reason(name, module) == ""
+    return isinstance(module, nn.Module) and float_reason(name, module) == ""
+
+
+def _is_function(functions: tuple[Any, ...], name: str, called: Any) -> bool:
+    return not isinstance(called, nn.Module) and any(is_same(called, function) for function in functions)
 
 
 def _is_any(name: str, module: nn.Module) -> bool:
@@ -183,6 +190,26 @@ def by_regex(pattern: str) -> Predicate:
     except (re.error, TypeError) as error:
         raise SelectionError(f"by_regex takes a regular expression, got {pattern!r}: {error}") from error
     return Predicate(partial(_matches, compiled), f"by_regex({pattern!r})")
+
+
+def by_function(*functions: Callable[..., Any]) -> Predicate:
+    """Calls of torch's ``functions``, for ``functions=`` of `qexplore.QuantizedModel`.
+
+    ``torch.add`` stands for ``+`` too, for ``+=``, methods such as ``x.add(y)`` and ``x.add_(y)``; ``F.relu`` for
+    ``torch.relu``; a product of matrices for all of them (``@``, ``torch.matmul``, ``torch.bmm``).
+
+    Raises:
+        SelectionError: none was given, or something that is no function of torch.
+    """
+    for given in functions or (None,):
+        if not is_of_torch(given):
+            shown = getattr(given, "__name__", repr(given))
+            hint = "outputs of modules are chosen by `activations`" if isinstance(given, (type, nn.Module)) else ""
+            raise SelectionError(
+                f"by_function takes functions of torch, got {shown}: write by_function(torch.add, F.relu); "
+                f"{hint or 'of a function of your own name those that it calls'}"
+            )
+    return Predicate(partial(_is_function, functions), f"by_function({', '.join(map(function_name, functions))})")
 
 
 leaves = Predicate(_is_leaf, "leaves")

@@ -20,7 +20,8 @@ from qexplore.evaluation.graph import build_steps
 from qexplore.evaluation.network import Network
 from qexplore.evaluation.samples import Samples
 from qexplore.evaluation.softmax import log_softmax_of_few, softmax_of_few
-from qexplore.evaluation.trace import CaptureError, trace, without_writes
+from qexplore.evaluation.trace import CaptureError, trace
+from qexplore.evaluation.written import without_writes
 from qexplore.model import call
 from qexplore.quant import FixedQuantizer
 

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 import qexplore as qx
 from qexplore import predicates
 from qexplore.evaluation.graph import build_steps
-from qexplore.evaluation.trace import CaptureError, trace, without_writes
+from qexplore.evaluation.trace import CaptureError, trace
+from qexplore.evaluation.written import without_writes
 from qexplore.metrics import as_metric
 from qexplore.model import QuantizedModel, WeightQuantization, call
 from qexplore.quant import FixedQuantizer

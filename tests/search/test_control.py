@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from controlled_networks import TiedEmbedding, small_cnn
 from hypothesis import given
 from hypothesis import strategies as st
@@ -430,3 +431,33 @@ def test_code_of_the_layer_control_page_runs_and_prints_what_it_says(tmp_path, m
     exec(compile(example, "docs/layer_control.md", "exec"), {})
 
     assert capsys.readouterr().out == printed
+
+
+def test_words_and_predicates_choose_among_inputs_of_modules_and_calls():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), Doubled(), nn.Linear(4, 2))
+    model = QuantizedModel(
+        network,
+        inputs=predicates.by_type(nn.Linear),
+        functions=predicates.by_function(torch.add, torch.mul),
+        weights=predicates.weighted,
+    )
+    model.describe(torch.randn(2, 4))
+    plan = plan_choices(
+        model,
+        choices={"inputs": (3,), "functions": (4,), predicates.by_function(torch.mul): (5,), "3.input": (6,)},
+        default=(8,),
+    )
+    chosen = dict(zip(model.fake_quantizers, plan.choices, strict=True))
+    assert chosen == {
+        "1.input": (3,),
+        "3.input": (6,),
+        "2.add": (4,),
+        "2.mul": (5,),
+        "1.weight": (8,),
+        "3.weight": (8,),
+    }
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return torch.cat([(x + x) * 2, x], 1)[:, :4]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from qexplore._trees import map_tensors, tensors_of
-from qexplore.evaluation.trace import CaptureError, described_in
+from qexplore.evaluation.trace import CaptureError
+from qexplore.evaluation.written import described_in
 
 _TOLERANCE = 1e-3
 """Largest difference, as a share of the largest output, that folding and another memory layout may make in float."""

@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 from qexplore._trees import map_tensors
 from qexplore.evaluation.layers import WeightedLayer
 from qexplore.evaluation.softmax import log_softmax_of_few, softmax_of_few
-from qexplore.evaluation.trace import Trace, described_in, itself, quantize, region_of
+from qexplore.evaluation.trace import Trace, itself, quantize, region_of
+from qexplore.evaluation.written import described_in
 from qexplore.model import WeightStore, changed_in, point_hooks, weight_quantizations
 from qexplore.quant import FixedQuantizer, TensorQuantizer, quantize_stacked
 

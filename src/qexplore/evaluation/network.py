@@ -17,7 +17,8 @@ from qexplore.evaluation.samples import Batch, Samples
 from qexplore.evaluation.series import series_of
 from qexplore.evaluation.simplify import drop_idle, fold_batchnorm, has_batchnorm, merge_clamps, merge_sums
 from qexplore.evaluation.softmax import quicken_softmax
-from qexplore.evaluation.trace import CaptureError, trace, without_writes
+from qexplore.evaluation.trace import CaptureError, trace
+from qexplore.evaluation.written import without_writes
 from qexplore.model import (
     Candidates,
     Placement,

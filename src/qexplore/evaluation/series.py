@@ -9,7 +9,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from qexplore.evaluation.trace import Trace, described_in, itself, quantize
+from qexplore.evaluation.trace import Trace, itself, quantize
+from qexplore.evaluation.written import described_in
 
 _ACTIVATIONS = (
     "relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish sigmoid logsigmoid softplus softsign tanh hardsigmoid "

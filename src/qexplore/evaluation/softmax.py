@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from qexplore.evaluation.trace import Trace, described_in, itself
+from qexplore.evaluation.trace import Trace, itself
+from qexplore.evaluation.written import described_in
 
 _FEW_CLASSES = 128
 """Rows of fewer numbers than that are not taken many numbers at once by torch's own."""

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from qexplore._trees import cloned, tensors_of
+from qexplore._trees import map_leaves, opened
 from qexplore.errors import TraceError
+from qexplore.evaluation.calls import FRAME, SETTLED, CallsLost, SettledCalls, Site, place_calls
 from qexplore.evaluation.layers import quantization_of
 from qexplore.model import (
+    ArgumentNames,
     Autocast,
     BiasCorrection,
     PathTracer,
@@ -26,10 +28,11 @@ from qexplore.model import (
     WeightQuantization,
     bound_arguments,
     comes_last,
-    float_weights,
+    entered,
     floating_tensors,
     foreign_hooks,
     point_hooks,
+    remove_frames,
     remove_point_hooks,
     takes_any_arguments,
     trace_around,
@@ -100,6 +103,8 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     _refuse_hooks(network)
     indices = {point.name: point.index for point in model.points}
     on_module = {id(module): indices[hook.name] for module, hook in point_hooks(network) if hasattr(hook, "outputs")}
+    called, read = _found_points(model, indices)
+    remove_frames(network)
     signature = inspect.signature(network.forward)
     if takes_any_arguments(signature):
         raise CaptureError(
@@ -112,8 +117,9 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     # A module with hooks of the user's own is run as a whole, hooks and all.
     hooked = [name for name, module in network.named_modules() if name and foreign_hooks(module)]
     try:
-        graph, opaque = trace_around(network, partial(_Tracer, network, on_module), fixed, hooked)
-    except TraceError as error:
+        graph, opaque = trace_around(network, partial(_Tracer, network, on_module, read), fixed, hooked)
+        _place_calls(graph, model, list(bound.values()), called)
+    except (TraceError, CallsLost) as error:
         raise CaptureError(str(error)) from error
     _quantize_ends(graph, model, on_module, bound)
     explicit = {node.args[1] for node in graph.nodes if node.target is quantize}
@@ -125,7 +131,7 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     for module, hook in point_hooks(network):
         if indices[hook.name] in explicit:
             remove_point_hooks(module)
-    unseen = {name: why for name, why in opaque.items() if not _is_torchs(network.get_submodule(name))}
+    unseen = {name: why for name, why in opaque.items() if not is_torchs(network.get_submodule(name))}
     return Trace(graph, network, hidden, weights, unseen, signature, fixed, tuple(point.name for point in model.points))
 
 
@@ -150,16 +156,60 @@ def _refuse_hooks(network: nn.Module) -> None:
             raise CaptureError(f"'{name}' carries a hook that was added after its quantizer")
 
 
-def _is_torchs(module: nn.Module) -> bool:
+def is_torchs(module: nn.Module) -> bool:
+    """Whether a module is one of torch's own."""
     return type(module).__module__.startswith("torch.nn")
 
 
-class _Tracer(PathTracer):
-    """Makes a node of every point."""
+Read = Mapping[str, Mapping[str, int]]
+"""Points on what modules read: by the module's name and the argument's, "" standing for all."""
 
-    def __init__(self, network: nn.Module, on_module: dict[int, int], opaque: Collection[str]) -> None:
+
+def _found_points(model: QuantizedModel, indices: Mapping[str, int]) -> tuple[dict[Site, int], Read]:
+    """The points on calls, by site, and on what modules read."""
+    called: dict[Site, int] = {}
+    read: dict[str, dict[str, int]] = {}
+    for point in model.found[0]:
+        for module, part in point.sites:
+            if point.kind == "function":
+                called[module, part] = indices[point.name]
+            else:
+                read.setdefault(module, {})[part] = indices[point.name]
+    return called, read
+
+
+def _place_calls(graph: fx.Graph, model: QuantizedModel, values: list[Any], called: dict[Site, int]) -> None:
+    """Put nodes for points on calls; those inside a module that is run as a whole are met there, as ever."""
+    whole = tuple(dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module"))
+    inside = {site for site in called if any(f"{site[0]}.".startswith(f"{name}.") for name in whole)}
+    for name in whole:
+        if any(f"{site[0]}.".startswith(f"{name}.") for site in inside):
+            model.calls.put_on(model.model, within=name)
+    if called.keys() == inside:
+        return
+
+    def insert(node: fx.Node, point: int) -> fx.Node:
+        with graph.inserting_after(node):
+            made = graph.call_function(quantize, (node, point))
+        made.meta["call"] = None, node.prev
+        node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
+        return made
+
+    nodes = {site: point for site, point in called.items() if site not in inside}
+    place_calls(graph, model.model, values, nodes, quantize, insert)
+
+
+class _Tracer(PathTracer):
+    """Makes a node of every point, those on calls apart."""
+
+    def __init__(self, network: nn.Module, on_module: dict[int, int], read: Read, opaque: Collection[str]) -> None:
         super().__init__(opaque)
         self._on_module = on_module
+        self._read_by = read
+        self._quantized: dict[tuple[fx.Node, int], fx.Proxy] = {}
+        self._frames = [("", 0)]
+        self._settled = [SettledCalls()]
+        self._num_frames = itertools.count(1)
         self._kind = Placement.of(network).device.type
         self._outside = Autocast.here(self._kind)
         self._holds_points = {
@@ -178,22 +228,67 @@ class _Tracer(PathTracer):
         node: fx.Node = super().create_node(*args, **kwargs)
         here = Autocast.here(self._kind)
         node.meta["autocast"] = None if here == self._outside else here
+        node.meta[FRAME], node.meta[SETTLED] = self._frames[-1], self._settled[-1].taken()
         return node
 
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        with entered(self._settled[0]):
+            graph: fx.Graph = super().trace(*args, **kwargs)
+            return graph
+
     def enter(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        if self.path[-1] in self._read_by:
+            args, kwargs = self._read(module, self._read_by[self.path[-1]], args, kwargs)
         before = next(iter(reversed(self.graph.nodes)), None)
         if self.is_leaf_module(module, self.path[-1]):
             output: Any = self.create_proxy("call_module", self.path[-1], args, kwargs)
         elif type(module) is nn.TransformerEncoder and len(args) == 1 and not kwargs:
             output = _layer_by_layer(module, args[0])
         else:
-            output = module.forward(*args, **kwargs)  # past the hooks, which would meet proxies
+            self._frames.append((self.path[-1], next(self._num_frames)))
+            self._settled.append(SettledCalls())
+            with entered(self._settled[-1]):
+                output = module.forward(*args, **kwargs)  # past the hooks, which would meet proxies
+            self._frames.pop(), self._settled.pop()
         point = self._on_module.get(id(module))
         if point is None:
             return output
         quantized = self.create_proxy("call_function", quantize, (output, point), {})
         quantized.node.meta["call"] = module, before
         return quantized
+
+    def _read(self, module: nn.Module, points: Mapping[str, int], args: Any, kwargs: dict[str, Any]) -> Any:
+        """Arguments as a module reads them whose inputs are quantized."""
+        names = ArgumentNames.of(module)
+        given = {**{names.at(place): value for place, value in enumerate(args)}, **kwargs}
+        for argument, point in points.items():
+            given = {name: self._quantized_in(name, value, argument, point) for name, value in given.items()}
+        return tuple(given[names.at(place)] for place in range(len(args))), {name: given[name] for name in kwargs}
+
+    def _quantized_in(self, name: str, value: Any, wanted: str, point: int) -> Any:
+        """``value``, which goes by ``name``, with the point on what goes by the name ``wanted`` in it."""
+        if wanted in ("", name):
+            quantized = partial(self._quantized_once, point=point, part=None)
+            return map_leaves(lambda leaf: quantized(leaf) if isinstance(leaf, fx.Proxy) else leaf, value)
+        if not wanted.startswith(f"{name}."):
+            return value
+        if isinstance(value, fx.Proxy):
+            return self._quantized_once(value, point, (name, wanted))
+        whole = opened(value)
+        if whole is None:
+            return value
+        pairs = zip(whole.keys, whole.parts, strict=True)
+        return whole.with_parts([self._quantized_in(f"{name}.{key}", part, wanted, point) for key, part in pairs])
+
+    def _quantized_once(self, proxy: fx.Proxy, point: int, part: tuple[str, str] | None) -> fx.Proxy:
+        key = proxy.node, point
+        if key not in self._quantized:
+            made = self.create_proxy("call_function", quantize, (proxy, point), {})
+            made.node.meta["call"] = None, made.node.prev
+            if part is not None:
+                made.node.meta["part"] = part
+            self._quantized[key] = made
+        return self._quantized[key]
 
 
 def _layer_by_layer(encoder: nn.TransformerEncoder, source: Any) -> Any:
@@ -255,146 +350,3 @@ def _inside_modules(
         if inside:
             hidden[name] = tuple(sorted(inside))
     return hidden, weights
-
-
-# ------------------------------------------------------------------------------------------ in-place operations
-
-
-def without_writes(traced: Trace, inputs: Any) -> Any:
-    """Rewrite operations that write into their argument, so that every value can be kept and read again.
-
-    Runs the graph once on ``inputs``, in float, and gives its output; ``node.meta["value"]`` notes what each node gave.
-
-    Raises:
-        CaptureError: an operation writes into something else than what it returns.
-    """
-    watcher = _WriteWatcher(traced)
-    with float_weights(traced.root):
-        output = watcher.run(*traced.bind(inputs))
-    order, latest = {node: place for place, node in enumerate(traced.graph.nodes)}, dict[fx.Node, fx.Node]()
-    for write in watcher.writes:
-        if write.argument is not None:
-            written = latest.get(write.argument, write.argument)
-            _give_own_memory(traced, write.node, written, is_returned=watcher.returned[write.node])
-        for source in write.names:
-            for user in list(source.users):
-                if order.get(user, -1) > order[write.node]:
-                    user.replace_input_with(source, write.node)
-            latest[source] = write.node
-    return output
-
-
-def _give_own_memory(traced: Trace, node: fx.Node, written: fx.Node, *, is_returned: bool) -> None:
-    """Let ``node`` write into a copy of ``written``, or not at all."""
-    if not is_returned:
-        raise CaptureError(f"'{node}' writes into a tensor that it does not return")
-    module = traced.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if getattr(module, "inplace", None) is True:
-        module.inplace = False  # type: ignore[union-attr]
-        return
-    with traced.graph.inserting_before(node):
-        copied = traced.graph.call_method("clone", (written,))
-    copied.meta = written.meta | {"written": True}
-    node.replace_input_with(written, copied)
-
-
-@dataclass(frozen=True)
-class _Write:
-    """A node that writes into a tensor that others have made.
-
-    Attributes:
-        node: the one that writes.
-        names: earlier nodes whose value is that very tensor.
-        argument: which of them it is given; None for a quantizer, which in a graph makes a tensor of its own.
-    """
-
-    node: fx.Node
-    names: tuple[fx.Node, ...]
-    argument: fx.Node | None = None
-
-
-class _WriteWatcher(fx.Interpreter):
-    """Runs a graph in float and notes which nodes write into an argument."""
-
-    def __init__(self, traced: Trace) -> None:
-        super().__init__(traced.root, garbage_collect_values=False, graph=traced.graph)
-        self.writes: list[_Write] = []
-        self.returned: dict[fx.Node, bool] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        given = {arg: self.env[arg] for arg in n.all_input_nodes if isinstance(self.env[arg], Tensor)}
-        before = {arg: value._version for arg, value in given.items()}
-        if n.target is quantize:
-            value: Any = self.fetch_args_kwargs_from_env(n)[0][0]
-            output: Any = cloned(value)
-            if self._is_written_back(n, value):
-                self.writes.append(_Write(n, self._names(value)))
-        else:
-            with region_of(n):
-                output = super().run_node(n)
-        for arg, value in given.items():
-            if value._version != before[arg]:
-                self.writes.append(_Write(n, self._names(value), arg))
-                self.returned[n] = output is value
-        n.meta["fresh"] = isinstance(output, Tensor) and not self._is_shared(output, n)
-        n.meta["value"] = _described(output)
-        return output
-
-    def _names(self, value: Any) -> tuple[fx.Node, ...]:
-        return tuple(node for node, known in self.env.items() if known is value)
-
-    def _is_written_back(self, node: fx.Node, value: Any) -> bool:
-        """Whether a quantizer's module has written ``value`` into its argument: what the hook then does too."""
-        module, last = node.meta.get("call", (None, None))
-        if getattr(module, "inplace", False) is True:
-            return True
-        inside = set(itertools.takewhile(lambda one: one is not last, _before(node)))
-        return any(write.node in inside and self.env.get(write.node) is value for write in self.writes)
-
-    def _is_torchs(self, node: fx.Node) -> bool:
-        """Whether only torch's own code runs; a user's may hand out a tensor that it keeps."""
-        if node.op == "call_module":
-            module = self.module.get_submodule(str(node.target))
-            return _is_torchs(module) and not foreign_hooks(module)
-        home = getattr(node.target, "__module__", None)
-        return node.op == "call_method" or home is None or home.partition(".")[0] in _TRUSTED
-
-    def _is_shared(self, output: Tensor, node: fx.Node) -> bool:
-        """Whether ``output`` lies in memory that an argument or the network itself lies in."""
-        if node.op in ("placeholder", "get_attr") or output._base is not None or not self._is_torchs(node):
-            return True
-        storage = output.untyped_storage().data_ptr()
-        given = tensors_of([self.env[arg] for arg in node.all_input_nodes])
-        own = [*self.module.parameters(), *self.module.buffers()]
-        return any(tensor.untyped_storage().data_ptr() == storage for tensor in (*given, *own))
-
-
-def _before(node: fx.Node) -> Iterator[fx.Node]:
-    while node.op != "root":
-        node = node.prev
-        yield node
-
-
-_TRUSTED = ("torch", "_operator", "operator", "builtins", "math", "qexplore")
-
-
-@dataclass(frozen=True)
-class Described:
-    """What is kept of a tensor that a node gave."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    nbytes: int
-
-
-def described_in(node: fx.Node) -> tuple[Described, ...]:
-    """The tensors in what ``node`` gave, once `without_writes` has run it."""
-    value = node.meta.get("value")
-    return (value,) if isinstance(value, Described) else tuple(value or ())
-
-
-def _described(output: Any) -> Described | tuple[Described, ...]:
-    """A tensor, or all those in what a node gave."""
-    if isinstance(output, Tensor):
-        return Described(tuple(output.shape), output.dtype, output.nbytes)
-    return tuple(Described(tuple(one.shape), one.dtype, one.nbytes) for one in tensors_of(output))

@@ -11,21 +11,24 @@ from qexplore.model.arithmetic import (
     settings,
     trained_deterministically,
 )
+from qexplore.model.attention import FUSED, additive, attention_in_parts
 from qexplore.model.autocast import Autocast
 from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias, restore_biases
 from qexplore.model.blocks import BlockRuns, Noted
 from qexplore.model.calibration import CalibrationReport, PointRange
+from qexplore.model.calls import CallNames
 from qexplore.model.examples import Example, count_samples
 from qexplore.model.fingerprint import fingerprint_of, require_same_model, structure_of, weights_of
+from qexplore.model.frames import entered
 from qexplore.model.hooks import (
     calls_heard_by,
     comes_last,
-    floating_tensors,
     foreign_hooks,
     point_hooks,
+    remove_frames,
     remove_point_hooks,
 )
-from qexplore.model.input_points import bare_name, changed_in
+from qexplore.model.input_points import ArgumentNames, bare_name, changed_in
 from qexplore.model.inputs import (
     Loader,
     Placement,
@@ -52,7 +55,8 @@ from qexplore.model.layers import (
 )
 from qexplore.model.passes import Pass, first_batch, no_batches, require_iterable, reusable
 from qexplore.model.plan import Plan, PlannedPoint
-from qexplore.model.points import Candidate, Candidates, NumBits, QuantizationPoint
+from qexplore.model.point_hook import floating_tensors
+from qexplore.model.points import Candidate, Candidates, FoundLeft, FoundPoint, NumBits, QuantizationPoint
 from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.ready import require_wrapped

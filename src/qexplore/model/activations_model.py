@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from qexplore.model.hooks import Outputs
+from qexplore.model.point_hook import Outputs
 from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.widths import DEFAULT_NUM_BITS
 from qexplore.predicates import PredicateLike

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from qexplore.model.frames import aside
 from qexplore.model.layers import TRANSPOSED, taken_apart
 from qexplore.model.weights import WeightQuantization, own_class, weight_before
 
@@ -49,6 +50,10 @@ class BiasCorrection(nn.Module):
 
     def forward(self, bias: Tensor) -> Tensor:
         """``bias``, corrected where the weight is quantized."""
+        with aside():
+            return self._read(bias)
+
+    def _read(self, bias: Tensor) -> Tensor:
         weight = self._weight
         with torch.no_grad():
             quantized = self._quantization(weight)

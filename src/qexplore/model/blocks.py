@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from qexplore._trees import cloned, leaves, tensors_of
 from qexplore.errors import ModelError
-from qexplore.model.hooks import Doors, Forward, point_hooks
+from qexplore.model.doors import Doors, Forward
+from qexplore.model.hooks import point_hooks
 from qexplore.model.inputs import call
 from qexplore.model.points import Candidate
 from qexplore.model.replaying import (

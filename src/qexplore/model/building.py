@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +14,11 @@ from qexplore._choices import choice_code
 from qexplore.errors import ModelError, NumBitsError
 from qexplore.model.weight_points import WeightPoint, calibrated_rows
 from qexplore.model.widths import DEFAULT_NUM_BITS
-from qexplore.predicates import as_predicate
+from qexplore.predicates import Predicate, as_predicate
 from qexplore.quant import TensorQuantizer
 
-IsAsymmetric = Callable[[str, nn.Module | None], Any]
-"""What the ``asymmetric`` of a module's quantizer is, given its name and itself; of the input without a module."""
+IsAsymmetric = Callable[[str, Any], Any]
+"""What the ``asymmetric`` of a quantizer is, given the name and the module or function; of the input without one."""
 
 
 def checked_asymmetric(asymmetric: Any) -> IsAsymmetric:
@@ -26,11 +28,18 @@ def checked_asymmetric(asymmetric: Any) -> IsAsymmetric:
         ModelError: neither a bool nor "auto" nor a predicate.
     """
     if isinstance(asymmetric, bool) or asymmetric == "auto":
-        return lambda name, module: asymmetric
+        return partial(_answer, asymmetric)
     if not callable(asymmetric):
         raise ModelError(f'`asymmetric` must be True, False, "auto" or a predicate, got {asymmetric!r}')
-    asked = as_predicate(asymmetric)
-    return lambda name, module: module is not None and asked(name, module)
+    return partial(_asked, as_predicate(asymmetric))
+
+
+def _answer(asymmetric: Any, name: str, subject: Any) -> Any:
+    return asymmetric
+
+
+def _asked(predicate: Predicate, name: str, subject: Any) -> bool:
+    return subject is not None and predicate(name, subject)
 
 
 def initial_num_bits(init_num_bits: Any, quant_desc: Any) -> Any:
@@ -50,14 +59,22 @@ def initial_num_bits(init_num_bits: Any, quant_desc: Any) -> Any:
     return described
 
 
-def quantizers_of(
-    modules: Mapping[str, nn.Module | None], quant_desc: Any, unsigned: Any, is_asymmetric: IsAsymmetric, num_bits: Any
-) -> dict[str, TensorQuantizer]:
-    """A quantizer for the output of each module; for the network's input, which has none."""
-    return {
-        name: _quantizer(name, quant_desc, unsigned, is_asymmetric(name, module), num_bits)
-        for name, module in modules.items()
-    }
+@dataclass(frozen=True)
+class Recipe:
+    """How quantizers of activations are made: the arguments of `qexplore.QuantizedModel`."""
+
+    quant_desc: Any
+    unsigned: Any
+    is_asymmetric: IsAsymmetric
+    num_bits: Any
+
+    def quantizers_of(self, modules: Mapping[str, nn.Module | None]) -> dict[str, TensorQuantizer]:
+        """A quantizer for the output of each module; for the network's input, which has none."""
+        return {name: self.quantizer(name, name, module) for name, module in modules.items()}
+
+    def quantizer(self, point: str, asked_by: str, subject: Any) -> TensorQuantizer:
+        """That of a ``point``; the name and the module or function are what ``asymmetric`` may be asked about."""
+        return _quantizer(point, self.quant_desc, self.unsigned, self.is_asymmetric(asked_by, subject), self.num_bits)
 
 
 def weight_quantizer(point: WeightPoint, num_bits: Any) -> TensorQuantizer:

@@ -25,10 +25,10 @@ from qexplore.model.calibration import (
     set_ranges,
 )
 from qexplore.model.examples import Examples
-from qexplore.model.hooks import floating_tensors
 from qexplore.model.inputs import Placement, first_samples
 from qexplore.model.observation import CallCounter
 from qexplore.model.passes import Pass
+from qexplore.model.point_hook import floating_tensors
 from qexplore.model.replaying import SinglePointRuns
 from qexplore.model.state import in_eval_mode
 from qexplore.model.weight_points import WeightPoint, calibrated_rows
@@ -170,6 +170,8 @@ def _collect(model: WrappedNetwork, batches: Pass | None, collector: RangeCollec
         for inputs, target in batches or ():
             survey.meet(inputs)
             model.settle(survey)
+            if example is None:
+                model.discover(inputs)
             examples.rename(collector.follow(model.activation_fake_quantizers))
             example, seen = inputs if example is None else example, CallCounter()
             output = model.watch(inputs, seen, collector, outputs)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from qexplore.model.arithmetic import measuring
-from qexplore.model.hooks import Doors, Forward
+from qexplore.model.doors import Doors, Forward
 from qexplore.model.inputs import Placement, as_arguments
 from qexplore.model.state import in_eval_mode
 

@@ -1,172 +1,27 @@
-"""The only place that registers and removes hooks.
-
-Hooks are callable objects: a deep copy of a hooked network copies them together with their quantizers, which a closure
-or a bound method would leave behind.
-"""
+"""The hooks of a wrapped network: on, off, and told from those of others."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from qexplore._trees import map_tensors, tensors_of
-from qexplore._warnings import warn
 from qexplore.errors import SelectionError
-from qexplore.model.input_points import INPUT, ArgumentNames, bare_name, floating_inputs, unlike, with_input
+from qexplore.model.argument_points import ArgumentHook, FinishReading, ReadingHook, ReadingSurvey, SurveyHook
+from qexplore.model.calls import CallHook, Calls, CallSurvey
+from qexplore.model.doors import Counted
+from qexplore.model.frames import Framed
+from qexplore.model.input_points import ArgumentNames
+from qexplore.model.point_hook import InputHook, Listener, OutputHook, Outputs, PointHook
+from qexplore.model.points import FoundPoint, Site
 from qexplore.model.write_back import Arguments
 from qexplore.quant import TensorQuantizer
 
-Outputs = Literal["tensor", "all"]
-Listener = Callable[[str, list[Tensor]], None]
-"""Called with a point's name and the floating tensors of one call that passes there."""
-
 CallListener = Callable[[nn.Module, Any, dict[str, Any], Any], None]
 """Called with a module, its positional and keyword arguments, and its output."""
-
-Forward = Callable[..., Any]
-
-Door = Callable[[nn.Module, Forward, Any, dict[str, Any]], Any]
-"""Called in a forward's place: with the module, its forward, and the positional and keyword arguments."""
-
-
-class PointHook:
-    """Puts every floating tensor that passes a point through the point's quantizer, and shows them to a listener."""
-
-    def __init__(self, name: str, quantizer: TensorQuantizer) -> None:
-        self.name = name
-        self.quantizer = quantizer
-        self.listener: Listener | None = None
-        self.quantizes = True
-        self.onlooker: Listener | None = None
-        self.num_calls = 0
-
-    def pass_through(self, tree: Any) -> Any:
-        """``tree`` with its tensors quantized, unless the listener wants full precision."""
-        if self.quantizes:
-            tree = map_tensors(self._quantize, tree)
-        return self._heard(tree)
-
-    def _heard(self, tree: Any) -> Any:
-        self.num_calls += 1
-        for told in (self.listener, self.onlooker):
-            if told is not None:
-                told(self.name, floating_tensors(tree))
-        return tree
-
-    def _quantize(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return _map_nested(self.quantizer, tensor) if tensor.is_nested else self.quantizer(tensor)
-
-
-class InputHook(PointHook):
-    """Forward pre-hook of the network: one of its floating inputs, or every one where the point is named "input"."""
-
-    def __init__(self, name: str, quantizer: TensorQuantizer, names: ArgumentNames) -> None:
-        super().__init__(name, quantizer)
-        self.argument = bare_name(name).removeprefix(INPUT).removeprefix(".")
-        self._names = names
-        self._has_compared = False
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        """What torch calls before the network's forward."""
-        self._compare(args, kwargs)
-        if not self.argument:
-            return self.pass_through((args, kwargs))
-        passed: list[Tensor] = []
-
-        def change(tensor: Tensor) -> Tensor:
-            passed.append(self._quantize(tensor) if self.quantizes else tensor)
-            return passed[-1]
-
-        changed = with_input(self._names, self.argument, args, kwargs, change)
-        if passed:
-            self._heard(passed)
-        return changed
-
-    def _compare(self, args: Any, kwargs: dict[str, Any]) -> None:
-        """Warn once where one range serves several inputs of different magnitudes."""
-        is_calibrated = getattr(self.quantizer, "is_calibrated", False)  # an export puts a function in its place
-        is_watched = self.listener is not None  # what an observed forward computes is taken for the network's own
-        if self._has_compared or is_watched or torch.compiler.is_compiling() or not is_calibrated:
-            return
-        self._has_compared = True
-        inputs = floating_inputs(self._names, args, kwargs)
-        why = unlike({name: inputs[name] for name in inputs if self.argument in ("", name)})
-        if why:
-            warn(f"the point '{self.name}' has one range for {why}")
-
-
-class OutputHook(PointHook):
-    """Forward hook of a selected module: its output tensor, or all floating tensors in it.
-
-    What a module wrote into its argument is quantized there, as others may read it there.
-    """
-
-    def __init__(self, name: str, quantizer: TensorQuantizer, outputs: Outputs) -> None:
-        super().__init__(name, quantizer)
-        self.outputs = outputs
-        self.arguments = Arguments(name)
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """What torch calls after the module's forward."""
-        if not (isinstance(output, Tensor) or self.outputs == "all") or not floating_tensors(output):
-            raise SelectionError(self._refusal(output))
-        written = self.arguments.written(module)
-        if not written:
-            return self.pass_through(output)
-
-        def quantize(tensor: Tensor) -> Tensor:
-            quantized = self._quantize(tensor) if self.quantizes else tensor
-            return self.arguments.write_back(tensor, quantized, written)
-
-        return self._heard(map_tensors(quantize, output))
-
-    def _refusal(self, output: Any) -> str:
-        wanted = "be one floating tensor" if self.outputs == "tensor" else "hold a floating tensor"
-        offer = 'wrap with outputs="all" to quantize every floating tensor in it with one quantizer, or '
-        return (
-            f"the output of '{self.name}' must {wanted}, got {_describe(output)}: "
-            f"{offer if floating_tensors(output) else ''}leave this module out of the predicate"
-        )
-
-
-def floating_tensors(tree: Any) -> list[Tensor]:
-    """The floating tensors in ``tree``, cut off from autograd; of a nested one those that it is made of."""
-    found = [tensor.detach() for tensor in tensors_of(tree) if tensor.is_floating_point()]
-    return [one for tensor in found for one in (_samples(tensor) if tensor.is_nested else [tensor])]
-
-
-def _samples(nested: Tensor) -> list[Tensor]:
-    """The tensors in a nested one, each as a batch of one sample."""
-    return [sample[None] for sample in nested.unbind()]
-
-
-def _map_nested(function: Callable[[Tensor], Tensor], nested: Any) -> Tensor:
-    """``function`` of what is in a nested tensor, nested as it was."""
-    if nested.layout == torch.strided:
-        return torch.nested.as_nested_tensor([function(sample)[0] for sample in _samples(nested)])
-    # Made of the very offsets, or torch would not add the two.
-    changed: Tensor = torch.nested.nested_tensor_from_jagged(
-        function(nested.values()), nested.offsets(), nested.lengths(), jagged_dim=nested._ragged_idx
-    )
-    return changed
-
-
-def _describe(output: Any) -> str:
-    if isinstance(output, Tensor):
-        return f"a tensor of {str(output.dtype).removeprefix('torch.')}"
-    if isinstance(output, Mapping):
-        return f"a {type(output).__name__} with the keys {', '.join(map(repr, output))}"
-    if isinstance(output, (tuple, list)):
-        return f"a {type(output).__name__} of {', '.join(type(item).__name__ for item in output) or 'nothing'}"
-    return f"a {type(output).__name__}"
 
 
 class Hooks:
@@ -175,6 +30,8 @@ class Hooks:
     def __init__(self) -> None:
         self._hooks: dict[str, tuple[PointHook, tuple[RemovableHandle, ...]]] = {}
         self._modules: dict[str, nn.Module] = {}
+        self._readings: list[tuple[nn.Module, ReadingHook, tuple[RemovableHandle, ...]]] = []
+        self._calls: Calls | None = None
 
     def add_input(self, network: nn.Module, name: str, quantizer: TensorQuantizer, names: ArgumentNames) -> None:
         """Quantize the network's floating input of this name, or all of them."""
@@ -188,6 +45,76 @@ class Hooks:
         self._hooks[name] = hook, (before, module.register_forward_hook(hook))
         self._modules[name] = module
 
+    def put_found(
+        self, network: nn.Module, points: Mapping[FoundPoint, TensorQuantizer], left: Iterable[Site], calls: Calls
+    ) -> None:
+        """Quantize what data have found, in place of what was found before.
+
+        Args:
+            network: whose modules read and call.
+            points: with their quantizers.
+            left: arguments that stay float of modules whose inputs are quantized.
+            calls: meets the calls.
+        """
+        self.take_found()
+        left = tuple(left)
+        reading: dict[str, dict[str, ArgumentHook]] = {module: {} for module, _ in left}
+        calls.hooks, self._calls = {}, calls
+        for point, quantizer in points.items():
+            if point.kind == "function":
+                ((module, call),) = point.sites
+                made = CallHook(point.name, quantizer, point.sites[0])
+                calls.hooks.setdefault(module, {})[call] = made
+                self._hooks[point.name] = made, ()
+                continue
+            read = ArgumentHook(point.name, quantizer)
+            for module, argument in point.sites:
+                reading.setdefault(module, {})[argument] = read
+            self._hooks[point.name] = read, ()
+        for name, hooks in reading.items():
+            self._add_reading(name, network.get_submodule(name), hooks, [site[1] for site in left if site[0] == name])
+        if calls.hooks:
+            calls.put_on(network)
+
+    def _add_reading(self, name: str, module: nn.Module, hooks: Mapping[str, ArgumentHook], left: list[str]) -> None:
+        hook = ReadingHook(name, hooks, left, ArgumentNames.of(module))
+        before = module.register_forward_pre_hook(hook, with_kwargs=True)
+        self._readings.append((module, hook, (before, module.register_forward_hook(FinishReading(hook)))))
+
+    def take_found(self) -> None:
+        """Leave out what data have found."""
+        for *_, handles in self._readings:
+            for handle in handles:
+                handle.remove()
+        if self._calls is not None:
+            self._calls.take_off()
+            self._calls.hooks = {}
+        self._readings, self._calls = [], None
+        found = [name for name, (hook, _) in self._hooks.items() if isinstance(hook, (ArgumentHook, CallHook))]
+        for name in found:
+            del self._hooks[name]
+
+    @contextmanager
+    def surveyed(self, network: nn.Module, reading: ReadingSurvey, calls: Calls, met: CallSurvey) -> Iterator[None]:
+        """Note in a block what modules read, and what they call; what was found before rests meanwhile."""
+        hooks, handles = [hook for hook, _ in self._hooks.values()], []
+        try:
+            for hook in hooks:
+                hook.surveyor = None if isinstance(hook, (ArgumentHook, CallHook)) else reading.made_at
+            for _, resting, _ in self._readings:
+                resting.rests = True
+            for name, module in reading.modules.items():
+                handles.append(module.register_forward_pre_hook(SurveyHook(reading, name), with_kwargs=True))
+            with calls.surveyed(network, met) if calls.wanted is not None else nullcontext():
+                yield
+        finally:
+            for hook in hooks:
+                hook.surveyor = None
+            for _, resting, _ in self._readings:
+                resting.rests = False
+            for handle in handles:
+                handle.remove()
+
     @contextmanager
     def heard_by(self, listener: Listener, *, quantized: bool) -> Iterator[None]:
         """Show tensors to ``listener`` for a block: as the quantizers leave them, or in full precision."""
@@ -195,6 +122,8 @@ class Hooks:
         try:
             for hook, *_ in before:
                 hook.listener, hook.quantizes = listener, quantized
+                if isinstance(hook, ArgumentHook):
+                    hook.begin()
             yield
         finally:
             for hook, present, quantizes in before:
@@ -221,22 +150,26 @@ class Hooks:
         Raises:
             SelectionError: a module's ``forward`` was called by name.
         """
-        counts = {name: _Counted(module) for name, module in self._modules.items()}
-        hooks = {name: hook for name, (hook, _) in self._hooks.items() if isinstance(hook, OutputHook)}
-        before = {name: hook.num_calls for name, hook in hooks.items()}
+        seen: list[tuple[str, nn.Module, OutputHook | ReadingHook]] = [
+            (name, self._modules[name], hook) for name, (hook, _) in self._hooks.items() if isinstance(hook, OutputHook)
+        ]
+        seen += [(hook.name, module, hook) for module, hook, _ in self._readings]
+        counts = {id(module): Counted(module) for _, module, _ in seen}
+        before = [hook.num_calls for *_, hook in seen]
         try:
-            for name, module in self._modules.items():
-                module.__dict__["forward"] = counts[name]
+            for _, module, _ in seen:
+                module.__dict__["forward"] = counts[id(module)]
             yield
         finally:
             for count in counts.values():
                 count.restore()
-        for name, hook in hooks.items():
-            missed = counts[name].num_calls - (hook.num_calls - before[name])
+        for (name, module, hook), began in zip(seen, before, strict=True):
+            num_calls = counts[id(module)].num_calls
+            missed = num_calls - (hook.num_calls - began)
             if missed > 0:
                 raise SelectionError(
                     f"every call of '{name}' must go through the module itself, where its quantizer sees it, but "
-                    f"{missed} of {counts[name].num_calls} went to its forward(): write `module(x)` for "
+                    f"{missed} of {num_calls} went to its forward(): write `module(x)` for "
                     f"`module.forward(x)`, or leave it out: predicate & ~predicates.by_name({name!r})"
                 )
 
@@ -248,6 +181,7 @@ class Hooks:
 
     def remove_all(self) -> None:
         """Leave no hook on the network."""
+        self.take_found()
         for name in list(self._hooks):
             self.remove(name)
 
@@ -255,29 +189,9 @@ class Hooks:
     def are_on(self) -> bool:
         """Whether every hook is still on its module; `detach` may have taken them off."""
         handles = [handle for _, both in self._hooks.values() for handle in both]
-        return all(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles)
-
-
-class _Counted:
-    """A module's forward that counts how often it is called."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._own = module.__dict__.get("forward")
-        self._forward = module.forward
-        self.num_calls = 0
-        functools.update_wrapper(self, module.forward)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Counted, and passed on."""
-        self.num_calls += 1
-        return self._forward(*args, **kwargs)
-
-    def restore(self) -> None:
-        """Give the module its forward back."""
-        self._module.__dict__.pop("forward", None)
-        if self._own is not None:
-            self._module.__dict__["forward"] = self._own
+        handles += [handle for *_, both in self._readings for handle in both]
+        meets_calls = self._calls is None or not self._calls.hooks or self._calls.are_on
+        return meets_calls and all(handle.id in (handle.hooks_dict_ref() or ()) for handle in handles)
 
 
 @contextmanager
@@ -293,50 +207,30 @@ def calls_heard_by(modules: Iterable[nn.Module], listener: CallListener) -> Iter
             handle.remove()
 
 
-class Doors:
-    """Stand in the place of the forwards of ``modules``, for a block at a time; hooks run as ever."""
-
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._held = [(module, module.__dict__.get("forward"), _Through(module)) for module in modules]
-
-    @contextmanager
-    def lead_to(self, door: Door) -> Iterator[None]:
-        """Have ``door`` called for every forward."""
-        try:
-            for module, _, through in self._held:
-                through.door = door
-                module.__dict__["forward"] = through
-            yield
-        finally:
-            for module, own, _ in self._held:
-                module.__dict__.pop("forward", None)
-                if own is not None:
-                    module.__dict__["forward"] = own
-
-
-class _Through:
-    """What is called as a module's forward."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._forward = module.forward
-        self.door: Door | None = None
-        functools.update_wrapper(self, module.forward)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        assert self.door is not None
-        return self.door(self._module, self._forward, args, kwargs)
-
-
 def point_hooks(network: nn.Module) -> list[tuple[nn.Module, PointHook]]:
     """The hooks of a wrapper on ``network``, each with the module that it is on."""
-    return [
-        (module, hook)
-        for module in network.modules()
-        for hooks in _hook_tables(module)
-        for hook in hooks.values()
-        if isinstance(hook, PointHook)
-    ]
+    return [(module, hook) for module in network.modules() for hook in _hooks_of(module)]
+
+
+def _hooks_of(module: nn.Module) -> Iterator[PointHook]:
+    """A point that several modules read is met at each."""
+    for hooks in _hook_tables(module):
+        for hook in hooks.values():
+            if isinstance(hook, PointHook):
+                yield hook
+            elif isinstance(hook, ReadingHook):
+                yield from hook.hooks.values()
+    framed = module.__dict__.get("forward")
+    if isinstance(framed, Framed) and framed.frames is not None:
+        yield from framed.frames.hooks_of(framed.name)
+
+
+def remove_frames(network: nn.Module) -> None:
+    """Leave the forwards of all modules as they were before their calls were met."""
+    for module in network.modules():
+        framed = module.__dict__.get("forward")
+        if isinstance(framed, Framed):
+            framed.take_off()
 
 
 def remove_point_hooks(module: nn.Module) -> None:
@@ -354,11 +248,11 @@ def foreign_hooks(module: nn.Module) -> list[Any]:
 
 def comes_last(module: nn.Module) -> bool:
     """Whether the wrapper's hook, if there is one, runs after every other forward hook of ``module``."""
-    own = [isinstance(hook, PointHook) for hook in module._forward_hooks.values()]
+    own = [isinstance(hook, _OWN) for hook in module._forward_hooks.values()]
     return not any(own) or own[-1]
 
 
-_OWN = (PointHook, Arguments)
+_OWN = (PointHook, Arguments, ReadingHook, FinishReading)
 
 
 def _hook_tables(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from qexplore._trees import tensors_of
 from qexplore.errors import SelectionError
-from qexplore.model.hooks import Listener
-from qexplore.model.points import QuantizationPoint
+from qexplore.model.point_hook import Listener
+from qexplore.model.points import FoundPoint, QuantizationPoint
 
 
 class CallCounter:
@@ -66,19 +66,20 @@ class CallCounter:
 
 
 def activation_point(
-    name: str, index: int, module: tuple[str, str] | None, seen: CallCounter | None
+    name: str, index: int, module: tuple[str, str] | None, seen: CallCounter | None, found: FoundPoint | None = None
 ) -> QuantizationPoint:
-    """The point of an output, given its module's name and type, or of the input, without one."""
+    """The point of an output, given its module's name and type; of the input, without one; or one that was found."""
     qualified, kind = module or ("", "")
     return QuantizationPoint(
         name,
-        "input" if module is None else "activation",
+        found.kind if found else "input" if module is None else "activation",
         index,
         kind,
         seen.shapes.get(name) if seen else None,
         seen.calls[name] if seen else None,
         seen.num_elements(name) if seen else None,
         module=qualified,
+        readers=found.readers if found else (),
     )
 
 

@@ -21,7 +21,7 @@ from qexplore.model.wrapped import WrappedNetwork
 
 
 class QuantizedModel(WrappedNetwork):
-    """A float network with fake quantizers on module outputs, on its input, and on weights.
+    """A float network with fake quantizers on module outputs and inputs, on calls of functions, and on weights.
 
     Hooks and parametrizations do the work, and `detach` takes them off again. Called like the network itself. Weights
     have their range from the start; until `calibrate` ran, or a manifest brought ranges, the other quantizers take each
@@ -32,6 +32,14 @@ class QuantizedModel(WrappedNetwork):
         activations: whose outputs; see `qexplore.predicates`. A plain function of one module will do. None for none.
         weights: whose weights, such as ``predicates.weighted``; None for none. A weight that several modules share has
             one quantizer.
+        inputs: before which modules what they read is quantized: each floating tensor has a point, ``"conv.input"``,
+            or ``"cross.input.query"`` in a module that has several. Modules that read one tensor share its point
+            (``point.readers``), and one that is at a point already has no other. Additive masks stay float. Until data
+            is seen each module has one point for all that it reads; `describe` and `calibrate` find what there is.
+        functions: which calls of torch's functions have their result quantized, such as
+            ``predicates.by_function(torch.add, torch.cat)`` or ``predicates.by_name("layer1.0.add_1")``: the module
+            that calls, the function, its number there. Operators and methods are the function that they stand for.
+            Points are there once `describe` or `calibrate` has seen data; a network whose calls then change is refused.
         unsigned: ``"auto"`` (calibration decides: unsigned where a tensor is never negative), True or False. Weights
             are signed.
         asymmetric: give integer widths a zero point: True, False, ``"auto"`` (calibration decides, where a tensor
@@ -140,6 +148,7 @@ class QuantizedModel(WrappedNetwork):
                 self._follow_network()
         quantized = [holder for point in self.weight_points for holder in point.holders]
         passed_over, notes = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
+        notes = (*notes, self.served) if self.served else notes
         name, left = type(self.model).__name__, (*self.inputs_left_float, *passed_over)
         return make_plan(name, self._predicate_text, self.points, self.fake_quantizers, left, notes)
 
@@ -151,10 +160,12 @@ class QuantizedModel(WrappedNetwork):
 
     def _look_at(self, example: Any) -> None:
         quantizers = self.activation_fake_quantizers.values()
-        if not any(quantizer.is_calibrated and not quantizer.has_fixed_amax for quantizer in quantizers):
+        is_calibrated = any(quantizer.is_calibrated and not quantizer.has_fixed_amax for quantizer in quantizers)
+        if self.is_pending or not is_calibrated:
             survey = self.survey()
             survey.meet(example)
             self.settle(survey)
+            self.discover(example)
         examples, seen = Examples(self.watch), CallCounter()
         examples.add(example, None, self.watch(example, seen), seen)
         self._note(examples, called=set(seen.calls))

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from qexplore._random import random_state
 from qexplore._trees import cloned, tensors_of
-from qexplore.model.hooks import Doors, Forward, floating_tensors, foreign_hooks, point_hooks
+from qexplore.model.doors import Doors, Forward
+from qexplore.model.hooks import foreign_hooks, point_hooks
 from qexplore.model.inputs import Placement, call
+from qexplore.model.point_hook import floating_tensors
 from qexplore.model.weights import forget_cached, weight_quantizations
 from qexplore.model.widths import widths_set
 from qexplore.model.wrapped import WrappedNetwork

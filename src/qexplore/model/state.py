@@ -83,6 +83,7 @@ def follow_saved_inputs(model: Any, state_dict: Mapping[str, Any], prefix: str, 
     keys = [name.removeprefix(start).partition(".")[0] for name in state_dict if name.startswith(start)]
     if keys:
         model.follow_inputs(key.replace("/", ".") for key in dict.fromkeys(keys))
+        model.require_found_for(key.replace("/", ".") for key in dict.fromkeys(keys))
 
 
 def _version(tensor: Tensor) -> int:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from qexplore._arguments import is_whole
 from qexplore.errors import ModelError
+from qexplore.model.frames import aside
 from qexplore.model.layers import TRANSPOSED, put_together, taken_apart
 from qexplore.model.state import in_eval_mode
 from qexplore.model.weight_store import WeightStore
@@ -127,6 +128,10 @@ class WeightQuantization(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """``weight``, fake-quantized where the point is on."""
         self.num_reads += 1
+        with aside():
+            return self._read(weight)
+
+    def _read(self, weight: Tensor) -> Tensor:
         if not (self.quantizes and self.quantizer.is_active):
             return weight
         settled = self.quantizer.settled

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,16 +14,18 @@ from qexplore._choices import has_range
 from qexplore.errors import ModelError, SelectionError
 from qexplore.model.alone import OneThread, alone
 from qexplore.model.autocast import Autocast
-from qexplore.model.building import checked_asymmetric, initial_num_bits, quantizers_of, weight_quantizer
+from qexplore.model.building import Recipe, checked_asymmetric, initial_num_bits, weight_quantizer
+from qexplore.model.calls import Calls
+from qexplore.model.data_points import DataPoints, checked_readers
 from qexplore.model.examples import Example
 from qexplore.model.fingerprint import require_same_model
 from qexplore.model.following import follow, home_of
-from qexplore.model.hooks import Hooks, Listener, Outputs, calls_heard_by
-from qexplore.model.input_points import INPUT, ArgumentNames, InputSurvey, bare_name, checked_selection, is_input_name
+from qexplore.model.hooks import Hooks, calls_heard_by
+from qexplore.model.input_points import INPUT, ArgumentNames, checked_selection
 from qexplore.model.inputs import Placement, call
-from qexplore.model.left_float import LeftFloat
 from qexplore.model.observation import CallCounter, activation_point, all_of
 from qexplore.model.pickling import make_picklable
+from qexplore.model.point_hook import Listener, Outputs
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name, in_call_order
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.rangeless import have_been_told, require_ranges
@@ -36,8 +37,10 @@ from qexplore.model.wrapping import detach, unwrap
 from qexplore.predicates import PredicateLike, as_predicate, select_modules
 from qexplore.quant import TensorQuantizer, are_dead
 
+_PREDICATES = ("activations", "inputs", "functions", "weights")
 
-class WrappedNetwork(nn.Module):
+
+class WrappedNetwork(DataPoints):
     """What `qexplore.QuantizedModel` is apart from calibrating and describing itself; its arguments and errors.
 
     Attributes:
@@ -52,6 +55,8 @@ class WrappedNetwork(nn.Module):
         activations: PredicateLike | None = None,
         weights: PredicateLike | None = None,
         *,
+        inputs: PredicateLike | None = None,
+        functions: PredicateLike | None = None,
         unsigned: Any = "auto",
         asymmetric: Any = False,
         init_num_bits: Any = DEFAULT_NUM_BITS,
@@ -69,21 +74,27 @@ class WrappedNetwork(nn.Module):
         network = unwrap(model)
         self._wanted_inputs = checked_selection(quantize_input, network)
         has_input = activations is not None if quantize_input is None else bool(quantize_input)
-        if activations is None and weights is None and not has_input:
-            raise SelectionError("nothing is to be quantized: give a predicate as `activations` or as `weights`")
+        asked = dict(zip(_PREDICATES, (activations, inputs, functions, weights), strict=True))
+        if not has_input and all(predicate is None for predicate in asked.values()):
+            raise SelectionError(
+                "nothing is to be quantized: give a predicate as `activations` or as `weights`, `inputs` or `functions`"
+            )
         selected = {} if activations is None else select_modules(network, activations)
         held = [] if weights is None else weight_points(network, weights, weight_granularity)
         # A function that was given as a predicate may be one that cannot be pickled.
-        asked = (("activations", activations), ("weights", weights))
-        self._predicate_text = ", ".join(f"{kind} {as_predicate(one)!r}" for kind, one in asked if one is not None)
+        self._predicate_text = ", ".join(
+            f"{kind} {as_predicate(one)!r}" for kind, one in asked.items() if one is not None
+        )
         named = [f"{INPUT}.{name}" for name in self._wanted_inputs or ()] or [INPUT]
         taken = [*selected, *(point.name for point in held)]
-        inputs = [free_name(name, taken) for name in named if has_input]
+        entries = [free_name(name, taken) for name in named if has_input]
         modules = {name or free_name("output", selected): module for name, module in selected.items()}
         width = initial_num_bits(init_num_bits, quant_desc)
         # Everything that can fail happens before the first hook is on.
-        passed = dict.fromkeys(inputs) | modules
-        built = quantizers_of(passed, quant_desc, unsigned, is_asymmetric, width)
+        self._recipe = Recipe(quant_desc, unsigned, is_asymmetric, width)
+        self._readers = {} if inputs is None else checked_readers(network, inputs)
+        self.calls = Calls(None if functions is None else as_predicate(functions))
+        built = self._recipe.quantizers_of(dict.fromkeys(entries) | modules)
         built |= {point.name: weight_quantizer(point, width) for point in held}
         self._keys = {name: module_key(name) for name in built}
         self._weights = {point.name: point for point in held}
@@ -101,21 +112,23 @@ class WrappedNetwork(nn.Module):
         self.model = network
         self._follow_network()
         self.training = network.training  # not train(): submodules keep flags of their own
-        for name in inputs:
+        for name in entries:
             self._hooks.add_input(network, name, built[name], ArgumentNames.of(network))
         for name, module in modules.items():
             self._hooks.add_output(module, name, built[name], outputs)
         for point in held:
             point.attach(built[point.name])
+        self._begin_found()
         self.register_load_state_dict_pre_hook(follow_saved_inputs)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         make_picklable(self.model)
-        return self.__dict__.copy()
+        return self.__dict__ | self._picklable_recipe()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own forward, tensors at the points fake-quantized; warns once of points without a range."""
         self._attached()
+        self._require_found()
         if not (self._told_of_ranges or torch.compiler.is_compiling()):
             self._told_of_ranges = have_been_told(self.fake_quantizers)
         return self.model(*args, **kwargs)
@@ -127,7 +140,7 @@ class WrappedNetwork(nn.Module):
 
     @property
     def activation_fake_quantizers(self) -> QuantizerView:
-        """Those of the inputs and of module outputs: ``"input"`` (or ``"input.x"``...) first, then module names."""
+        """Those of all but weights: ``"input"`` (or ``"input.x"``...) first."""
         keys = {name: key for name, key in self._keys.items() if name not in self._weights}
         return QuantizerView(keys, self.quantizers)
 
@@ -163,7 +176,8 @@ class WrappedNetwork(nn.Module):
         weight = self._weights.get(name)
         if weight is not None:
             return weight.as_point(index)
-        return activation_point(name, index, self._modules_of_points.get(name), self._observed)
+        found = self._found.get(name)
+        return activation_point(name, index, self._modules_of_points.get(name), self._observed, found)
 
     @property
     def call_order(self) -> tuple[int, ...]:
@@ -275,87 +289,6 @@ class WrappedNetwork(nn.Module):
         counts = zip(quantizations, before, strict=True)
         passed |= {quantization.name for quantization, count in counts if quantization.num_reads > count}
 
-    def leave_input_out(self) -> None:
-        """Take the inputs' points off, as for a network without a floating input; a calibration looks for them anew."""
-        self.set_inputs(())
-
-    @alone
-    def set_inputs(self, names: Sequence[str], first: str | None = None) -> None:
-        """Have these points for inputs: ``"input"`` for the only floating one or for all, else ``"input.x"`` for each.
-
-        A point that stays keeps its quantizer, a new one begins with the choice and the range of the first. Nothing
-        happens on a model that was wrapped with ``quantize_input=False``.
-
-        Args:
-            names: in the order of the forward's arguments; empty takes all off.
-            first: the one of ``names`` that goes on with the quantizer of ``"input"``; None takes the first.
-        """
-        old = {bare_name(name): quantizer for name, quantizer in self._input_quantizers().items()}
-        begin = next(iter(old.values()), self._dropped_input)
-        if begin is None or list(old) == list(names):
-            return
-        heir = next(iter(names), None) if first not in names else first
-        is_new = old.keys().isdisjoint(names)
-        copies = {name: begin if is_new and name == heir else copy.deepcopy(begin) for name in names}
-        self._put_inputs({name: old.get(name, copies[name]) for name in names}, begin)
-
-    def can_have_inputs(self, names: Iterable[str]) -> bool:
-        """Whether `set_inputs` can give the model these points."""
-        arguments = ArgumentNames.of(self.model)
-        takes_any = self._dropped_input is not None or bool(self._input_quantizers())
-        return takes_any and all(name == INPUT or arguments.has(name.removeprefix(f"{INPUT}.")) for name in names)
-
-    def _input_quantizers(self) -> dict[str, TensorQuantizer]:
-        others = {*self._weights, *self._modules_of_points}
-        return {name: quantizer for name, quantizer in self.fake_quantizers.items() if name not in others}
-
-    def _put_inputs(self, quantizers: Mapping[str, TensorQuantizer], dropped: TensorQuantizer | None) -> None:
-        """Take the inputs' points off and put these on; ``dropped`` is what later ones begin with if there are none."""
-        for name in self._input_quantizers():
-            self._attached().remove(name)
-            del self._keys[name]
-        others = {key: self.quantizers[key] for key in self._keys.values()}
-        named = {free_name(bare_name(name), self._keys): quantizer for name, quantizer in quantizers.items()}
-        self._keys = {name: module_key(name) for name in named} | self._keys
-        self.quantizers.clear()
-        self.quantizers.update({self._keys[name]: quantizer for name, quantizer in named.items()} | others)
-        self._dropped_input = None if named else dropped
-        for name, quantizer in named.items():
-            quantizer.name = name
-            quantizer.lie_on(Placement.of(self.model).device)
-            self._attached().add_input(self.model, name, quantizer, ArgumentNames.of(self.model))
-
-    def follow_inputs(self, points: Iterable[str]) -> None:
-        """Have those points of inputs that are among the names ``points`` of a model wrapped alike."""
-        others = self._keys.keys() - self._input_quantizers().keys()
-        self.set_inputs([bare_name(name) for name in points if name not in others and is_input_name(name)])
-
-    @property
-    def inputs_left_float(self) -> tuple[LeftFloat, ...]:
-        """The floating inputs that have no point though others may, with the reasons; as data had them last."""
-        return tuple(LeftFloat(name, why, "input") for name, why in self._left_float.items())
-
-    def survey(self) -> InputSurvey:
-        """What tells, from inputs that it is shown, which points `set_inputs` is to have."""
-        return InputSurvey(ArgumentNames.of(self.model), self._wanted_inputs)
-
-    def settle(self, survey: InputSurvey, *, to_the_end: bool = False) -> None:
-        """Have the points that ``survey`` tells, of all data where ``to_the_end``."""
-        self.set_inputs(survey.points(to_the_end=to_the_end), survey.first)
-        self._left_float = survey.left_float(to_the_end=to_the_end) if self.can_have_inputs(()) else {}
-
-    @contextmanager
-    def inputs_reconsidered(self) -> Iterator[None]:
-        """Let a block change the points of inputs; after an error they are as before."""
-        before = self._input_quantizers(), self._dropped_input, self._left_float
-        try:
-            yield
-        except BaseException:
-            if self._input_quantizers() != before[0]:
-                self._put_inputs(*before[:2])
-            self._left_float = before[2]
-            raise
-
     @alone
     def detach(self) -> nn.Module:
         """Take every quantizer off and return the float network as it was. The wrapper cannot be used afterwards."""
@@ -384,6 +317,7 @@ class WrappedNetwork(nn.Module):
 
     def require_calibrated(self) -> None:
         """Raise `CalibrationError`, which names them, when points have no range."""
+        self._require_found()
         require_ranges(self.fake_quantizers)
 
     @alone

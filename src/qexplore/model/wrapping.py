@@ -7,7 +7,7 @@ from torch import jit, nn
 from qexplore.errors import ModelError
 from qexplore.model.biases import restore_biases
 from qexplore.model.following import require_numbers
-from qexplore.model.hooks import point_hooks, remove_point_hooks
+from qexplore.model.hooks import point_hooks, remove_frames, remove_point_hooks
 from qexplore.model.weights import restore_weights, weight_quantizations
 
 _SHELLS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -48,6 +48,7 @@ def detach(network: nn.Module) -> nn.Module:
     """
     for module in network.modules():
         remove_point_hooks(module)
+    remove_frames(network)
     restore_biases(network)  # they refer to the weights' quantizers
     restore_weights(network)
     return network

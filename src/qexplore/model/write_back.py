@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import ModelError
+from qexplore.model.frames import aside
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Arguments:
         """What torch calls before the module's forward."""
         tensors = {id(tensor): tensor for tensor in tensors_of((args, kwargs)) if tensor.is_floating_point()}
         is_copied = torch.is_grad_enabled() and (self._writes or _is_declared(module))
-        handed = {key: tensor.clone() if is_copied else tensor for key, tensor in tensors.items()}
+        with aside():
+            handed = {key: tensor.clone() if is_copied else tensor for key, tensor in tensors.items()}
         self._given[threading.get_ident()] = [
             Given(tensor, handed[key], None if tensor.is_inference() else handed[key]._version)
             for key, tensor in tensors.items()

@@ -73,8 +73,9 @@ def plan_choices(
     """Which choices each point of ``model`` has.
 
     A *selector* is a predicate or a function of one module (asked with the module of the point), a glob over names of
-    points, or one of the words "weights", "activations" (with the input), "input" and "everything". A *choice* is a
-    width, "off", or a float format: its name or ``(exponent, mantissa)``. Quantizers disabled by hand stay off.
+    points, or one of the words "weights", "activations" (with the input), "input", "inputs" (of modules), "functions"
+    and "everything". A *choice* is a width, "off", or a float format: its name or ``(exponent, mantissa)``. Quantizers
+    disabled by hand stay off.
 
     Args:
         model: wrapped.

@@ -94,12 +94,18 @@ def first_last_rules(first_last: Any, model: QuantizedModel, points: PointModule
     if first_last is None:
         return []
     codes = (parsed_choice(first_last, "first_last"),)
-    inputs = [point.index for point in points.points if point.kind == "input"]
-    called = [index for index in model.call_order if points.points[index].kind == "activation"]
+    inputs = [point.index for point in points.points if point.kind == "input"] or _first_read(model, points)
+    called = [index for index in model.call_order if points.points[index].kind in ("activation", "function")]
     ends = {*inputs, *_outer_weights(model, points), *called[-1:]}
     mates = {index for group in groups if not ends.isdisjoint(group) for index in group} - ends
     text = f"first_last={choice_name(codes[0])}"
     return [Rule(text, codes, tuple(sorted(ends))), Rule(f"{text}, tied", codes, tuple(sorted(mates)))]
+
+
+def _first_read(model: QuantizedModel, points: PointModules) -> list[int]:
+    """The first of what modules read, where it is passed before anything else: the network's input in their place."""
+    order = [index for index in model.call_order if points.points[index].kind != "weight"]
+    return [index for index in order[:1] if points.points[index].kind == "argument"]
 
 
 def _outer_weights(model: QuantizedModel, points: PointModules) -> set[int]:

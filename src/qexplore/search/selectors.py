@@ -5,23 +5,28 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from qexplore._functions import function_called
 from qexplore.errors import ProblemError, SelectionError
-from qexplore.model import QuantizationPoint, QuantizedModel
+from qexplore.model import QuantizationPoint, QuantizedModel, bare_name
 from qexplore.predicates import Predicate, PredicateLike, as_predicate
 
 Selector = str | PredicateLike
 """A predicate or a function of one module, a point's name, one of `KINDS_OF_WORD`, or a glob over names."""
 
+_ACTIVATIONS = ("input", "argument", "activation", "function")
 KINDS_OF_WORD = {
     "weights": ("weight",),
-    "activations": ("input", "activation"),
+    "activations": _ACTIVATIONS,
     "input": ("input",),
-    "everything": ("input", "activation", "weight"),
+    "inputs": ("argument",),
+    "functions": ("function",),
+    "everything": (*_ACTIVATIONS, "weight"),
 }
-"""Words for points of a kind; the network's input is an activation too."""
+"""Words for points of a kind; all but weights are activations, the network's input too."""
 
 _LISTED = 40
 _NAMED = 4
@@ -34,12 +39,12 @@ class PointModules:
     Attributes:
         points: in the order of ``num_bits``.
         modules: of each point by qualified name: of an activation the one whose output it is, of a weight all that
-            hold it, of the input none.
+            hold it, of what modules read these, of the input none; of a call its function, by the call's name.
         names: of each point, its own first; a weight that several modules hold has one at each.
     """
 
     points: tuple[QuantizationPoint, ...]
-    modules: tuple[Mapping[str, nn.Module], ...]
+    modules: tuple[Mapping[str, Any], ...]
     names: tuple[tuple[str, ...], ...]
 
     @classmethod
@@ -49,11 +54,15 @@ class PointModules:
         names = {id(module): name for name, module in by_name.items()}
         holders = {point.name: [module for module, _ in point.holders] for point in model.weight_points}
 
-        def modules(point: QuantizationPoint) -> Mapping[str, nn.Module]:
+        def modules(point: QuantizationPoint) -> Mapping[str, Any]:
             if point.kind == "weight":
                 return {names[id(module)]: module for module in holders[point.name]}
             if point.kind == "input":
                 return {}
+            if point.kind == "argument":
+                return {name: by_name[name] for name in point.readers}
+            if point.kind == "function":
+                return {bare_name(point.name): function_called(bare_name(point.name))}
             name = point.module if point.module in by_name else ""  # the network's own output has a name of its own
             return {name: by_name[name]}
 

@@ -1,0 +1,58 @@
+"""Names of torch's functions: an operator, a method and what works in place are the function that they stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+_SAME = {
+    **{"multiply": "mul", "subtract": "sub", "concat": "cat", "concatenate": "cat", "clip": "clamp"},
+    **dict.fromkeys(["truediv", "true_divide", "divide"], "div"),
+    **{"absolute": "abs", "negative": "neg", "arctan": "atan", "arctanh": "atanh"},
+}
+_OPERATORS = ("add", "sub", "mul", "div", "truediv", "floordiv", "matmul", "pow", "mod", "and", "or", "xor")
+_SAME |= {f"{side}{name}": _SAME.get(name, name) for name in _OPERATORS for side in "ri"}
+_PRODUCTS = ("matmul", "mm", "bmm", "baddbmm", "addmm", "addbmm")
+"""Products of matrices: who asks for one by its function means all, for which one code calls is a matter of axes."""
+_SILENT = ("get", "set", "delete")
+"""Reading and writing an attribute."""
+
+
+def function_name(function: Any) -> str:
+    """What a function of torch is called: "add" for ``torch.add``, ``Tensor.add_``, ``+`` and ``+=``; "" for none."""
+    given = str(getattr(function, "__name__", ""))
+    bare = given.strip("_")
+    return "" if given.startswith("__") and bare in _SILENT else _SAME.get(bare, bare)
+
+
+def is_same(function: Any, asked: Any) -> bool:
+    """Whether a call of ``function`` is one of what was ``asked`` for."""
+    names = function_name(function), function_name(asked)
+    return names[0] == names[1] or set(names) <= set(_PRODUCTS)
+
+
+def is_of_torch(function: Any) -> bool:
+    """Whether torch tells of calls of ``function``: its own, methods of tensors, and Python's operators."""
+    if not callable(function) or isinstance(function, (type, torch.nn.Module)) or not function_name(function):
+        return False
+    home = getattr(function, "__module__", None) or getattr(getattr(function, "__objclass__", None), "__module__", "")
+    return str(home).partition(".")[0] in ("torch", "_operator", "operator")
+
+
+def function_called(call: str) -> Callable[..., Any]:
+    """The function of a call by its own name, such as "add_1"."""
+    return _public(re.sub(r"_\d+$", "", call.rpartition(".")[2]), None)
+
+
+def public_function(function: Any) -> Callable[..., Any]:
+    """``torch.add`` for all that goes by that name: what predicates are asked about."""
+    return _public(function_name(function), function)
+
+
+def _public(name: str, function: Any) -> Callable[..., Any]:
+    found = next((getattr(home, name) for home in (torch, F, torch.Tensor) if hasattr(home, name)), function)
+    return found  # type: ignore[no-any-return]

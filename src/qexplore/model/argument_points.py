@@ -1,0 +1,233 @@
+"""What modules read, as quantization points: found by identity in one forward, quantized before each of its readers."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qexplore._trees import map_tensors, tensors_of
+from qexplore.errors import ModelError, SelectionError
+from qexplore.model.frames import aside
+from qexplore.model.input_points import INPUT, ArgumentNames, floating_inputs, is_mask, with_input
+from qexplore.model.point_hook import PointHook
+from qexplore.model.points import FoundPoint, Site
+from qexplore.quant import TensorQuantizer
+
+
+class ArgumentHook(PointHook):
+    """One tensor that modules read: each of them gets it quantized, and a listener hears of it once."""
+
+    def __init__(self, name: str, quantizer: TensorQuantizer) -> None:
+        super().__init__(name, quantizer)
+        self._last: tuple[Any, int] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}  # a reference that dies with its tensor
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """``tensor`` as its reader gets it."""
+        read = self._quantize(tensor) if self.quantizes else tensor
+        if not self._is_known(tensor):
+            self._last = weakref.ref(tensor), _version(tensor)
+            self._heard(read)
+        return read
+
+    def begin(self) -> None:
+        """Forget what was read: a tensor may outlive a forward, as a learned query does."""
+        self._last = None
+
+    def _is_known(self, tensor: Tensor) -> bool:
+        is_told = self.listener is not None or self.onlooker is not None or self.surveyor is not None
+        if not is_told or self._last is None:
+            return False
+        reference, version = self._last
+        return reference() is tensor and version == _version(tensor)
+
+
+class ReadingHook:
+    """Forward pre-hook of a module whose inputs are quantized.
+
+    Args:
+        name: of the module.
+        hooks: the points by the arguments that they are on; of every floating one under the name "".
+        left: arguments that stay as they are.
+    """
+
+    def __init__(self, name: str, hooks: Mapping[str, ArgumentHook], left: Iterable[str], names: ArgumentNames) -> None:
+        self.name = name
+        self.hooks = dict(hooks)
+        self.num_calls = 0
+        self.rests = False
+        self._left = frozenset(left)
+        self._names = names
+        self._handed: dict[int, list[tuple[Tensor, Tensor, int]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handed": {}}  # a copy is not amid a call
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What torch calls before the module's forward."""
+        self.num_calls += 1
+        if self.rests:
+            return None
+        self._handed[threading.get_ident()] = []
+        with aside():
+            return self._read(args, kwargs)
+
+    def _read(self, args: Any, kwargs: dict[str, Any]) -> Any:
+        found = floating_inputs(self._names, args, kwargs)
+        if "" in self.hooks:
+            if not found:
+                raise SelectionError(no_number(self.name, args, kwargs))
+            return map_tensors(partial(self._handed_on, self.hooks[""]), (args, kwargs))
+        for argument in found:
+            if argument not in self.hooks and argument not in self._left:
+                raise SelectionError(
+                    f"the module '{self.name}' must be given the floating arguments that it was given when its points "
+                    f"were found, got '{argument}' too: let the first batch of the calibration be one that has it"
+                )
+            if argument in self.hooks:
+                hand_on = partial(self._handed_on, self.hooks[argument])
+                args, kwargs = with_input(self._names, argument, args, kwargs, hand_on)
+        return args, kwargs
+
+    def _handed_on(self, hook: ArgumentHook, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        read = hook.read(tensor)
+        if read is not tensor:
+            self._handed[threading.get_ident()].append((tensor, read, _version(read)))
+        return read
+
+    def finish(self, output: Any) -> Any:
+        """The output: what the module wrote into its argument, the caller finds in his own."""
+        for original, read, version in self._handed.pop(threading.get_ident(), []):
+            if _version(read) == version:
+                continue
+            if torch.is_grad_enabled() and original.requires_grad and original.is_leaf:
+                raise ModelError(
+                    f"'{self.name}' writes into its argument, a parameter, where training cannot quantize it: leave "
+                    f"the module out of `inputs`, & ~predicates.by_name({self.name!r})"
+                )
+            with aside():
+                is_result = isinstance(output, Tensor) and output.shape == original.shape
+                original.copy_(output if is_result else read)
+            output = original if is_result else output
+        return output
+
+
+class FinishReading:
+    """Forward hook beside a `ReadingHook`."""
+
+    def __init__(self, reading: ReadingHook) -> None:
+        self.reading = reading
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """What torch calls after the module's forward."""
+        return self.reading.finish(output)
+
+
+def no_number(module: str, args: Any, kwargs: dict[str, Any]) -> str:
+    """Why a module has no input that can be quantized."""
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors_of((args, kwargs))})
+    return (
+        f"a module chosen by `inputs` must be given a floating tensor, but '{module}' gets {', '.join(kinds) or 'none'}"
+        f": leave it out, & ~predicates.by_name({module!r})"
+    )
+
+
+@dataclass
+class ReadingSurvey:
+    """Which floating tensors modules read in one forward of the float network.
+
+    Attributes:
+        modules: those that are asked about, by name.
+        reads: of each argument of each the tensors that it was given, as numbers.
+        masks: arguments that are additive masks.
+        without: modules that were given no floating tensor, with the reason.
+    """
+
+    modules: Mapping[str, nn.Module]
+    reads: dict[Site, set[int]] = field(default_factory=dict)
+    masks: set[Site] = field(default_factory=set)
+    without: dict[str, str] = field(default_factory=dict)
+    _numbers: dict[int, tuple[Any, int, int]] = field(default_factory=dict)
+    _makers: dict[int, str] = field(default_factory=dict)
+    _count: int = 0
+
+    def made_at(self, point: str, tree: Any) -> None:
+        """Note that the tensors in ``tree`` are at a point."""
+        for tensor in tensors_of(tree):
+            self._makers[self._number(tensor)] = point
+
+    def read(self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Note what the module ``name`` is given."""
+        found = floating_inputs(ArgumentNames.of(module), args, kwargs)
+        if not found:
+            self.without[name] = no_number(name, args, kwargs)
+        for argument, tensors in found.items():
+            if any(map(is_mask, tensors)):
+                self.masks.add((name, argument))
+            else:
+                self.reads.setdefault((name, argument), set()).update(map(self._number, tensors))
+
+    def _number(self, tensor: Tensor) -> int:
+        """The same for a tensor as long as nothing writes into it."""
+        reference, version, number = self._numbers.get(id(tensor), (None, 0, 0))
+        if reference is None or reference() is not tensor or version != _version(tensor):
+            self._count += 1
+            number = self._count
+            self._numbers[id(tensor)] = weakref.ref(tensor), _version(tensor), number
+        return number
+
+    @property
+    def served(self) -> dict[Site, str]:
+        """Arguments whose tensors are at points already, with the names of these."""
+        makers = {site: {self._makers.get(number, "") for number in numbers} for site, numbers in self.reads.items()}
+        return {site: ", ".join(sorted(names)) for site, names in makers.items() if all(names)}
+
+    @property
+    def points(self) -> tuple[FoundPoint, ...]:
+        """One for each tensor that is read and at no point: what is read alike everywhere is one."""
+        groups: dict[frozenset[int], list[Site]] = {}
+        served = self.served
+        for site in sorted(self.reads, key=lambda one: list(self.modules).index(one[0])):
+            if site not in served:
+                groups.setdefault(frozenset(self.reads[site]), []).append(site)
+        met = {name for name, _ in (*self.reads, *self.masks)}
+        lone = [[(name, "")] for name in self.modules if name not in met and name not in self.without]
+        return tuple(FoundPoint(self._named(sites[0]), "argument", tuple(sites)) for sites in (*groups.values(), *lone))
+
+    def _named(self, site: Site) -> str:
+        module, argument = site
+        is_only = sum(name == module for name, _ in self.reads) < 2
+        return f"{module}.{INPUT}" if is_only else f"{module}.{INPUT}.{argument}"
+
+
+class SurveyHook:
+    """Forward pre-hook of a module that is asked what it reads."""
+
+    def __init__(self, survey: ReadingSurvey, name: str) -> None:
+        self._survey = survey
+        self._name = name
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """What torch calls before the module's forward."""
+        with aside():
+            self._survey.read(self._name, module, args, kwargs)
+
+
+def unseen(modules: Iterable[str]) -> tuple[FoundPoint, ...]:
+    """A point for all that each of ``modules`` reads, until data tell more."""
+    return tuple(FoundPoint(f"{name}.{INPUT}", "argument", ((name, ""),)) for name in modules)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

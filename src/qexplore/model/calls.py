@@ -1,0 +1,279 @@
+"""Calls of functions as points: ``add``, ``add_1``, ... of each module, found and quantized as they are made."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qexplore._functions import function_name, public_function
+from qexplore._trees import map_tensors
+from qexplore.errors import CalibrationError, SelectionError
+from qexplore.model.attention import FUSED, LAYER, PARTS, attention_in_parts, opened_layer
+from qexplore.model.frames import Framed, aside, calls_in
+from qexplore.model.input_points import is_mask
+from qexplore.model.point_hook import PointHook, floating_tensors
+from qexplore.model.points import Site
+from qexplore.predicates import Predicate
+from qexplore.quant import TensorQuantizer
+
+
+class CallHook(PointHook):
+    """Puts what one call gives through the point's quantizer: also where it is written into an argument."""
+
+    def __init__(self, name: str, quantizer: TensorQuantizer, site: Site) -> None:
+        super().__init__(name, quantizer)
+        self.site = site
+
+    def around(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call's result, quantized."""
+        written = written_by(function, args, kwargs)
+        if written is None:
+            return self.pass_through(function(*args, **kwargs))
+        # What is saved for gradients must not be written into a second time.
+        handed = written.clone() if torch.is_grad_enabled() else written
+        swap = partial(map_tensors, lambda tensor: handed if tensor is written else tensor)
+        quantized = self.pass_through(function(*swap(args), **swap(kwargs)))
+        with aside():
+            return written if quantized is written else written.copy_(quantized)
+
+
+def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor that a call is asked to write its result into."""
+    name = str(getattr(function, "__name__", ""))
+    is_method = name.endswith("_") and not name.endswith("__")
+    is_operator = name.startswith("__i") and name not in ("__invert__", "__index__", "__int__")
+    if isinstance(kwargs.get("out"), Tensor):
+        return kwargs["out"]  # type: ignore[no-any-return]
+    is_written = is_method or is_operator or kwargs.get("inplace") is True
+    return args[0] if is_written and args and isinstance(args[0], Tensor) else None
+
+
+@dataclass
+class CallSurvey:
+    """What one forward of the float network calls.
+
+    Args:
+        made_at: told of each selected call's site and result.
+
+    Attributes:
+        calls: of each module that makes selected calls: their names, in order, and functions.
+        left: selected calls that stay float, with the reasons.
+        seen: names of all calls, selected or not.
+    """
+
+    made_at: Callable[[Site, Any], None] = lambda site, output: None
+    calls: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left: dict[Site, str] = field(default_factory=dict)
+    seen: dict[str, None] = field(default_factory=dict)
+
+
+class Calls:
+    """The calls of a network's modules that are points.
+
+    Args:
+        wanted: asked with a call's name and torch's function; None takes the points that there are.
+
+    Attributes:
+        hooks: of each module those of its calls, in the order in which it makes them.
+        left: selected calls that stay float.
+        survey: in a survey what is noted; hooks rest meanwhile.
+    """
+
+    def __init__(self, wanted: Predicate | None) -> None:
+        self.wanted = wanted
+        self.are_wanted = wanted is not None
+        self.hooks: dict[str, dict[str, CallHook]] = {}
+        self.left: frozenset[Site] = frozenset()
+        self.survey: CallSurvey | None = None
+        self._answers: dict[Site, bool] = {}
+        self._framed: list[Framed] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        try:
+            pickle.dumps(self.wanted)
+        except Exception:  # a function of the user's own, without a name: the points that there are remain
+            return self.__dict__ | {"wanted": None, "_answers": {}}
+        return self.__dict__
+
+    def put_on(self, network: nn.Module, within: str = "") -> None:
+        """Meet every call of ``network`` from now on; those in modules of torch's that hold no other stay theirs.
+
+        Of one module in it and all that it holds, where ``within`` names one.
+        """
+        if not within:
+            self.take_off()
+        for name, module in network.named_modules():
+            is_within = f"{name}.".startswith(f"{within}." if within else "")
+            is_framed = isinstance(module.__dict__.get("forward"), Framed)
+            if is_within and not is_framed and "parametrizations" not in name.split("."):
+                self._framed.append(Framed(module, name, self if is_looked_into(module) else None))
+                self._framed[-1].put_on()
+
+    def frame(self, module: str) -> CallsFrame:
+        """As `qexplore.model.frames.Frames.frame`."""
+        return CallsFrame(self, module)
+
+    def hooks_of(self, module: str) -> Iterable[CallHook]:
+        """As `qexplore.model.frames.Frames.hooks_of`."""
+        return self.hooks.get(module, {}).values()
+
+    def take_off(self) -> None:
+        """Leave every forward as it was."""
+        for framed in self._framed:
+            framed.take_off()
+        self._framed = []
+
+    @property
+    def are_on(self) -> bool:
+        """Whether calls are met."""
+        return bool(self._framed) and all(framed.is_on for framed in self._framed)
+
+    @contextmanager
+    def surveyed(self, network: nn.Module, survey: CallSurvey) -> Iterator[None]:
+        """Note the calls of a block in ``survey``."""
+        was_on = self.are_on
+        try:
+            self.survey = survey
+            if not was_on:
+                self.put_on(network)
+            yield
+        finally:
+            self.survey = None
+            if not was_on:
+                self.take_off()
+
+    def selects(self, site: Site, function: Any) -> bool:
+        """Whether the call at ``site`` is wanted as a point."""
+        if site not in self._answers:
+            wanted = self.wanted
+            known = site[1] in self.hooks.get(site[0], {})
+            self._answers[site] = known if wanted is None else wanted(call_name(site), public_function(function))
+        return self._answers[site]
+
+
+class CallNames:
+    """Names of the calls in one run of a forward: a function's own, from the second on with a number.
+
+    Attributes:
+        given: so far.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self.given: list[str] = []
+
+    def of(self, function: Any) -> str:
+        """The name of the next call of ``function``; "" of what is no call, as reading an attribute."""
+        name = function_name(function)
+        if not name:
+            return ""
+        number = self._counts[name]
+        self._counts[name] += 1
+        self.given.append(f"{name}_{number}" if number else name)
+        return self.given[-1]
+
+
+class CallsFrame:
+    """One run of a module's forward: numbers its calls, and quantizes those that are points.
+
+    Raises:
+        SelectionError: when it ends, or on the way: the selected calls are not those that the module made before.
+    """
+
+    def __init__(self, calls: Calls, module: str) -> None:
+        self._calls = calls
+        self._module = module
+        self._names = CallNames()
+        self._made: dict[str, Any] = {}
+
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one call, in parts where these are points."""
+        if function is LAYER:  # written in Python: its calls are met one by one
+            return calls_in(opened_layer, args, kwargs)
+        own = self._names.of(function)
+        if not own:
+            return function(*args, **kwargs)
+        if function is FUSED and any(self._calls.selects((self._module, f"{own}.{p}"), f) for p, f in PARTS.items()):
+            parts = attention_in_parts(lambda part, *given: self._make(f"{own}.{part}", *given), *args, **kwargs)
+            return self._make(own, lambda: parts, (), {}, FUSED)
+        return self._make(own, function, args, kwargs)
+
+    def _make(self, call: str, function: Any, args: Any, kwargs: Any, known_as: Any = None) -> Any:
+        site = self._module, call
+        if not self._calls.selects(site, known_as or function):
+            return function(*args, **kwargs)
+        if function is torch.baddbmm and is_mask(args[0]):  # the product is the point, without the mask
+            return args[0] + self._make(call, torch.bmm, args[1:], {}, torch.baddbmm)
+        if self._calls.survey is not None:
+            return self._noted(self._calls.survey, site, function, args, kwargs, known_as or function)
+        hook = self._calls.hooks.get(self._module, {}).get(call)
+        if hook is None:
+            output = function(*args, **kwargs)
+            if floating_tensors(output) and site not in self._calls.left:
+                raise self._changed(call, "was not made before")
+            return output
+        self._require_next(call)
+        self._made[call] = function
+        if hook.listener is not None and any(map(is_mask, floating_tensors(args))):
+            raise CalibrationError(
+                f"point '{hook.name}' must see no additive mask, got one among the arguments of its call: leave it out "
+                f"of `functions`, & ~predicates.by_name({call_name(site)!r})"
+            )
+        return hook.around(function, args, kwargs)
+
+    def _noted(self, survey: CallSurvey, site: Site, function: Any, args: Any, kwargs: Any, named: Any) -> Any:
+        adds_mask = any(map(is_mask, floating_tensors((args, kwargs))))
+        output = function(*args, **kwargs)
+        if not floating_tensors(output):
+            return output
+        if adds_mask:
+            survey.left[site] = "an additive mask is among its arguments"
+            return output
+        self._made[site[1]] = named
+        survey.made_at(site, output)
+        return output
+
+    def _require_next(self, call: str) -> None:
+        expected = list(self._calls.hooks[self._module])
+        place = len(self._made)
+        if place >= len(expected) or expected[place] != call:
+            missing = expected[place] if place < len(expected) else call
+            raise self._changed(missing, "was not made in its turn")
+
+    def finish(self) -> None:
+        """Compare what was called with what was called before."""
+        survey = self._calls.survey
+        if survey is not None:
+            survey.seen |= {call_name((self._module, call)): None for call in self._names.given}
+            before = survey.calls.setdefault(self._module, self._made)
+            if list(before) != list(self._made):
+                odd = next(iter({*before} ^ {*self._made}), next(iter(self._made)))
+                raise self._changed(odd, "was not made each time")
+            return
+        for call in list(self._calls.hooks.get(self._module, {}))[len(self._made) :]:
+            raise self._changed(call, "was not made")
+
+    def _changed(self, call: str, what: str) -> SelectionError:
+        name = call_name((self._module, call))
+        return SelectionError(
+            f"a module must make the same calls of functions whenever it runs, but '{name}' {what}: leave it out of "
+            f"`functions`, & ~predicates.by_name({name!r}), or make modules of what varies"
+        )
+
+
+def call_name(site: Site) -> str:
+    """The name of a call: its module's, and its own."""
+    return ".".join(filter(None, site))
+
+
+def is_looked_into(module: nn.Module) -> bool:
+    """Whether calls in a module's forward may be points: not in one of torch's that holds no other."""
+    return not type(module).__module__.startswith("torch.nn") or next(module.children(), None) is not None

@@ -1,0 +1,266 @@
+"""Points on calls of functions and on inputs of modules, held against the same network written by hand."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from called_networks import CALLED, Residual
+from torch import nn
+from torch.nn import functional as F
+
+import qexplore as qx
+from qexplore import predicates
+from qexplore.errors import CalibrationError, ModelError, SelectionError
+
+
+def images(count, seed=0):
+    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def calibrated(name):
+    case = CALLED[name]
+    torch.manual_seed(0)
+    network = case.make().eval()
+    written = copy.deepcopy(network)
+    model = qx.QuantizedModel(network, inputs=case.inputs, functions=case.functions)
+    inputs = tuple(images(6, seed) for seed in range(case.num_inputs))
+    model.calibrate([inputs], unpack=lambda batch: (batch, None))
+    return model, written, inputs, case
+
+
+def some_widths(model):
+    count = len(model.points)
+    return [[8] * count, [3 + place % 4 for place in range(count)], [(0, 4)[place % 2] for place in range(count)]]
+
+
+class TestByHand:
+    @pytest.mark.parametrize("name", CALLED)
+    def test_equals_the_network_written_by_hand(self, name):
+        model, written, inputs, case = calibrated(name)
+        passed = set()
+
+        def quantized(point, tensor):
+            passed.add(point)
+            return model.fake_quantizers[point](tensor)
+
+        for widths in some_widths(model):
+            model.num_bits = widths
+            with torch.no_grad():
+                given, expected = model(*inputs), written.by_hand(*inputs, quantized)
+            if case.is_equal:
+                assert torch.equal(given, expected)
+            else:
+                torch.testing.assert_close(given, expected, atol=1e-4, rtol=1e-3)
+        assert passed == set(model.fake_quantizers)
+
+    @pytest.mark.parametrize("name", ["residual", "torch's attention, fused"])
+    def test_gradients_are_those_of_the_network_written_by_hand(self, name):
+        model, written, inputs, _ = calibrated(name)
+        network = model.model
+        model(*inputs).square().sum().backward()
+        written.by_hand(*inputs, lambda point, tensor: model.fake_quantizers[point](tensor)).square().sum().backward()
+        for (key, one), other in zip(network.named_parameters(), written.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-3, msg=key)
+
+    def test_float_network_is_as_it_was_once_detached(self):
+        model, written, inputs, _ = calibrated("residual")
+        network = model.detach()
+        assert torch.equal(network(*inputs), written(*inputs))
+        assert not any("forward" in vars(module) for module in network.modules())
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+    def test_copies_have_points_of_their_own(self, copied):
+        model, _, inputs, _ = calibrated("transformer")
+        other = copied(model)
+        expected = model(*inputs)
+        assert torch.equal(other(*inputs), expected)
+        other.num_bits = [2] * len(other.points)
+        assert not torch.equal(other(*inputs), expected)
+        assert torch.equal(model(*inputs), expected)
+
+
+class Shared(nn.Module):
+    """Two layers read one tensor, a third the same through a layer that hands it on, a fourth another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third, self.fourth = (nn.Linear(64, 4) for _ in range(4))
+        self.drop, self.act = nn.Dropout(), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = torch.sin(x.flatten(1))
+        total = self.first(x) + self.second(x) + self.third(self.drop(x)) + self.fourth(2 * x)
+        self.act(total)
+        return total
+
+
+class TestInputs:
+    def test_modules_that_read_one_tensor_share_its_point(self):
+        model = qx.QuantizedModel(Shared().eval(), inputs=predicates.by_type(nn.Linear))
+        assert [point.name for point in model.points] == [
+            f"{name}.input" for name in ("first", "second", "third", "fourth")
+        ]
+        plan = model.describe(images(3))
+        assert [(point.name, point.kind, point.readers) for point in model.points] == [
+            ("first.input", "argument", ("first", "second", "third")),
+            ("fourth.input", "argument", ("fourth",)),
+        ]
+        assert model.points[0].num_elements == 64
+        assert model.points[0].num_calls == 1
+        assert "first.input" in str(plan)
+
+    def test_a_tensor_that_is_at_a_point_already_has_no_other(self):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4), nn.Linear(4, 4))
+        model = qx.QuantizedModel(network, predicates.by_type(nn.ReLU), inputs=predicates.by_type(nn.Linear))
+        plan = model.describe(images(3))
+        assert list(model.fake_quantizers) == ["input", "1.input", "4.input", "2"]
+        assert "without points of their own: 3 at 2" in str(plan)
+
+    def test_what_a_module_writes_into_its_argument_is_seen_by_all(self):
+        torch.manual_seed(0)
+        network = Shared().eval()
+        float_output = network(images(3))
+        model = qx.QuantizedModel(network, inputs=predicates.by_name("act"))
+        model.calibrate([images(3)])
+        model.num_bits = [16]
+        with torch.no_grad():
+            torch.testing.assert_close(model(images(3)), float_output, atol=1e-3, rtol=1e-3)
+            assert float(model(images(3)).min()) >= 0
+
+    def test_integers_are_no_inputs_to_quantize(self):
+        network = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2))
+        model = qx.QuantizedModel(network, inputs=predicates.everything)
+        with pytest.raises(SelectionError, match=r"'0' gets int64.*by_name\('0'\)"):
+            model.calibrate([torch.tensor([[1, 2]])], unpack=lambda batch: (batch, None))
+        assert [point.name for point in model.points] == ["0.input", "1.input"]
+
+    def test_the_network_itself_is_no_reader(self):
+        with pytest.raises(SelectionError, match="quantize_input=True"):
+            qx.QuantizedModel(nn.Linear(2, 2), inputs=predicates.by_type(nn.Linear))
+
+    def test_a_forward_called_by_name_is_refused(self):
+        class ByName(Shared):
+            def forward(self, x):
+                return self.first.forward(x.flatten(1)) + self.second(x.flatten(1))
+
+        model = qx.QuantizedModel(ByName(), inputs=predicates.by_name("first", "second"))
+        with pytest.raises(SelectionError, match=r"'first' must go through the module itself"):
+            model.calibrate([images(2)])
+
+    def test_tied_points_share_a_choice(self):
+        model, *_ = calibrated("two inputs")
+        plan = qx.plan_choices(model, tied=[("mix.input.input1", "mix.input.input2")])
+        assert "mix.input.input1" in str(plan)
+
+
+class Changing(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.fc = nn.Linear(64, 4)
+
+    def forward(self, x):
+        x = self.fc(x.flatten(1))
+        many = x.shape[0] > 2
+        if self.how == "more" and many:
+            x = x + 1
+        if self.how == "fewer" and not many:
+            x = x + 1
+        x = x + 2
+        return torch.relu(x) + 3 if self.how == "order" and many else torch.relu(x + 3)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("how", "call"), [("more", "add_2"), ("fewer", "add_2"), ("order", "add_1")])
+    def test_calls_that_change_from_batch_to_batch(self, how, call):
+        functions = predicates.by_function(torch.add, torch.relu)
+        model = qx.QuantizedModel(Changing(how), functions=functions)
+        with pytest.raises(SelectionError, match=rf"'{call}' was not made"):
+            model.calibrate([images(2), images(4)])
+        assert list(model.fake_quantizers) == []
+
+    @pytest.mark.parametrize(
+        "wanted", [predicates.by_function(torch.cat), predicates.by_name("blocks.0.add_9")], ids=["function", "name"]
+    )
+    def test_what_nobody_calls(self, wanted):
+        model = qx.QuantizedModel(Residual(), functions=wanted)
+        with pytest.raises(SelectionError, match=r"selects none. There are: .*blocks\.0\.add_2"):
+            model.describe(images(2))
+
+    def test_calls_in_a_fused_kernel(self):
+        network = nn.Sequential(nn.Flatten(2), nn.LSTM(64, 4))
+        model = qx.QuantizedModel(network, functions=predicates.by_function(torch.sigmoid))
+        with pytest.raises(SelectionError, match="What LSTM compute is one kernel"):
+            model.describe(images(2))
+
+    def test_points_that_are_still_to_be_found(self):
+        model = qx.QuantizedModel(Residual(), functions=predicates.by_function(torch.add))
+        with pytest.raises(ModelError, match=r"model\.describe\(example_input\)"):
+            model(images(2))
+        with pytest.raises(ModelError, match=r"model\.describe\(example_input\)"):
+            qx.DirectEvaluator(model, [(images(2), torch.tensor([0, 1]))], qx.top1_accuracy)
+
+    @pytest.mark.parametrize("given", [nn.ReLU, nn.ReLU(), "add", len, images, None])
+    def test_what_is_no_function_of_torch(self, given):
+        with pytest.raises(SelectionError, match="by_function takes functions of torch"):
+            predicates.by_function(given)
+
+    def test_a_mask_that_comes_later(self):
+        class Masked(nn.Module):
+            def forward(self, x):
+                return x + torch.where(x > 2, -1e9, 0.0)
+
+        model = qx.QuantizedModel(Masked(), functions=predicates.by_function(torch.add))
+        with pytest.raises(CalibrationError, match="must see no additive mask"):
+            model.calibrate([torch.zeros(2, 3), torch.full((2, 3), 5.0)])
+
+
+class TestNames:
+    def test_operators_methods_and_what_works_in_place_are_one_function(self):
+        class Sums(nn.Module):
+            def forward(self, x):
+                y = x + x
+                y = 1 + y
+                y += x
+                y = y.add(x)
+                y.add_(x)
+                y = torch.add(y, x)
+                return y.mul(2) * 3 @ y.transpose(-2, -1)
+
+        model = qx.QuantizedModel(Sums(), functions=predicates.by_function(torch.add, torch.mul, torch.matmul))
+        model.describe(images(2))
+        names = ["add", *(f"add_{number}" for number in range(1, 6)), "mul", "mul_1", "matmul"]
+        assert [point.name for point in model.points] == names
+
+    def test_a_call_by_its_name_alone(self):
+        model = qx.QuantizedModel(Residual(), functions=predicates.by_name("blocks.1.add_1"))
+        model.describe(images(2))
+        assert [(point.name, point.kind, point.module) for point in model.points] == [
+            ("blocks.1.add_1", "function", "blocks.1")
+        ]
+
+    def test_layers_of_torch_keep_their_one_operation_to_themselves(self):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU())
+        model = qx.QuantizedModel(network, functions=predicates.by_function(F.relu))
+        with pytest.raises(SelectionError, match="selects none"):
+            model.describe(images(2))
+
+    def test_a_sum_with_an_additive_mask_stays_float(self):
+        class Masked(nn.Module):
+            def forward(self, x):
+                return torch.softmax(x + torch.full((8, 8), -torch.inf).triu(1), -1) + x
+
+        model = qx.QuantizedModel(Masked(), functions=predicates.by_function(torch.add))
+        plan = model.describe(images(2))
+        assert [point.name for point in model.points] == ["add_1"]
+        assert "calls left float: add (an additive mask" in str(plan)
+
+    def test_a_state_goes_to_a_model_that_has_found_its_points(self):
+        model, _, inputs, case = calibrated("transformer")
+        other = qx.QuantizedModel(case.make().eval(), inputs=case.inputs, functions=case.functions)
+        with pytest.raises(ModelError, match=r"call model\.describe\(example_input\) first"):
+            other.load_state_dict(model.state_dict())
+        other.describe(inputs)
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other(*inputs), model(*inputs))

@@ -1,0 +1,236 @@
+"""Networks whose forwards call functions, each with the same forward written by hand: ``q(name, tensor)`` at points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qexplore import predicates
+
+Q = Callable[[str, Tensor], Tensor]
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.bn(self.conv1(x))))
+        y = y + x
+        y += 0.5 * x
+        return F.relu(torch.add(y, x), inplace=True)
+
+    def by_hand(self, x: Tensor, q: Q, name: str) -> Tensor:
+        y = self.conv2(q(f"{name}.relu", F.relu(self.bn(self.conv1(x)))))
+        y = q(f"{name}.add", y + x)
+        y = q(f"{name}.add_1", y + 0.5 * x)
+        return q(f"{name}.relu_1", F.relu(q(f"{name}.add_2", y + x)))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.blocks = nn.Sequential(ResidualBlock(), ResidualBlock())
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(torch.relu(self.stem(x)))
+        return self.head(x.mean((2, 3)))
+
+    def by_hand(self, x: Tensor, q: Q) -> Tensor:
+        x = q("relu", torch.relu(self.stem(x)))
+        for place, block in enumerate(self.blocks):
+            x = block.by_hand(x, q, f"blocks.{place}")
+        return self.head(x.mean((2, 3)))
+
+
+class UNet(nn.Module):
+    """With dense connections on the way down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(1, 4, 3, padding=1)
+        self.two = nn.Conv2d(5, 4, 3, padding=1)
+        self.low = nn.Conv2d(9, 8, 3, padding=1)
+        self.up = nn.Conv2d(17, 4, 3, padding=1)
+        self.head = nn.Linear(4 * 64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = torch.cat([x, F.relu(self.one(x))], dim=1)
+        b = torch.concat((a, self.two(a).relu()), 1)
+        low = F.relu(self.low(F.max_pool2d(b, 2)))
+        wide = F.interpolate(low, scale_factor=2.0)
+        return self.head(self.up(torch.cat([wide, b], 1)).flatten(1))
+
+    def by_hand(self, x: Tensor, q: Q) -> Tensor:
+        a = q("cat", torch.cat([x, q("relu", F.relu(self.one(x)))], dim=1))
+        b = q("cat_1", torch.cat((a, q("relu_1", self.two(a).relu())), 1))
+        low = q("relu_2", F.relu(self.low(F.max_pool2d(b, 2))))
+        wide = F.interpolate(low, scale_factor=2.0)
+        return self.head(self.up(q("cat_2", torch.cat([wide, b], 1))).flatten(1))
+
+
+class WrittenAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(8, 8) for _ in range(3))
+        self.out = nn.Linear(8, 8)
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], x.shape[1], 2, 4).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+        weights = F.softmax(query @ key.transpose(-2, -1) / 2.0, dim=-1)
+        return self.out(torch.matmul(weights, value).transpose(1, 2).reshape(x.shape))
+
+    def by_hand(self, x: Tensor, q: Q, name: str) -> Tensor:
+        x = q(f"{name}.q_proj.input", x)
+        query, key, value = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+        scores = q(f"{name}.matmul", query @ key.transpose(-2, -1)) / 2.0
+        weights = q(f"{name}.softmax", F.softmax(scores, dim=-1))
+        mixed = q(f"{name}.matmul_1", torch.matmul(weights, value)).transpose(1, 2).reshape(x.shape)
+        return self.out(q(f"{name}.out.input", mixed))
+
+
+class FusedAttention(WrittenAttention):
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+
+    def by_hand(self, x: Tensor, q: Q, name: str) -> Tensor:
+        x = q(f"{name}.q_proj.input", x)
+        inside = f"{name}.scaled_dot_product_attention"
+        query, key, value = self.heads(self.q_proj(x)), self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+        scores = q(f"{inside}.matmul", query @ key.transpose(-2, -1)) * (1 / math.sqrt(4))
+        scores = scores.masked_fill(torch.ones(x.shape[1], x.shape[1]).triu(1).bool(), -math.inf)
+        weights = q(f"{inside}.softmax", F.softmax(scores, dim=-1))
+        mixed = q(f"{inside}.matmul_1", torch.matmul(weights, value)).transpose(1, 2).reshape(x.shape)
+        return self.out(q(f"{name}.out.input", mixed))
+
+
+class Encoder(nn.Module):
+    """A Transformer written out over the rows of an image."""
+
+    def __init__(self, attention: type[WrittenAttention]) -> None:
+        super().__init__()
+        self.attention = attention()
+        self.norm = nn.LayerNorm(8)
+        self.wide, self.narrow = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.squeeze(1)
+        x = x + self.attention(self.norm(x))
+        x = x + self.narrow(F.gelu(self.wide(x)))
+        return self.head(x.mean(1))
+
+    def by_hand(self, x: Tensor, q: Q) -> Tensor:
+        x = x.squeeze(1)
+        x = q("add", x + self.attention.by_hand(self.norm(x), q, "attention"))
+        x = q("add_1", x + self.narrow(q("gelu", F.gelu(self.wide(x)))))
+        return self.head(q("head.input", x.mean(1)))
+
+
+class TorchAttention(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 10)
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.squeeze(1)
+        return self.head((x + self.attention(x, x, x, **self.options)[0]).mean(1))
+
+    def by_hand(self, x: Tensor, q: Q) -> Tensor:
+        x, own = x.squeeze(1), self.attention
+        given = q("attention.input.query", x)
+        parts = F.linear(given, own.in_proj_weight, own.in_proj_bias).chunk(3, dim=-1)
+        query, key, value = (one.view(*x.shape[:2], 2, 4).transpose(1, 2) for one in parts)
+        fused = not self.options.get("need_weights", True)
+        inside = "attention.scaled_dot_product_attention." if fused else "attention."
+        first, last = ("matmul", "matmul_1") if fused else ("bmm", "bmm_1")
+        if fused:
+            scores = q(inside + first, query @ key.transpose(-2, -1)) * (1 / math.sqrt(4))
+        else:
+            scores = q(inside + first, (query * (1 / math.sqrt(4))) @ key.transpose(-2, -1))
+        weights = q(inside + "softmax", F.softmax(scores, dim=-1))
+        mixed = q(inside + last, weights @ value).transpose(1, 2).reshape(x.shape)
+        return self.head((q("add", x + own.out_proj(mixed))).mean(1))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(64, 8), nn.Linear(64, 8)
+        self.mix = nn.Bilinear(8, 8, 8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        a, b = F.relu(self.left(x.flatten(1))), torch.tanh(self.right(y.flatten(1)))
+        return self.head(self.mix(a, b) * a)
+
+    def by_hand(self, x: Tensor, y: Tensor, q: Q) -> Tensor:
+        a = F.relu(self.left(q("left.input", x.flatten(1))))
+        b = torch.tanh(self.right(q("right.input", y.flatten(1))))
+        mixed = self.mix(q("mix.input.input1", a), q("mix.input.input2", b))
+        return self.head(q("mul", mixed * a))
+
+
+class Called(NamedTuple):
+    """A network, and what is quantized in it; ``is_equal`` bit for bit, or within rounding."""
+
+    make: Callable[[], nn.Module]
+    inputs: Any = None
+    functions: Any = None
+    num_inputs: int = 1
+    is_equal: bool = True
+
+
+_LINEAR = predicates.by_type(nn.Linear)
+_PARTS = predicates.by_function(torch.matmul, F.softmax)
+_SUMS = predicates.by_function(torch.add, F.relu, torch.cat)
+CALLED = {
+    "residual": Called(Residual, functions=_SUMS),
+    "u-net": Called(UNet, functions=_SUMS),
+    "transformer": Called(
+        lambda: Encoder(WrittenAttention),
+        _LINEAR & ~predicates.by_name("wide", "narrow"),
+        _PARTS | predicates.by_function(torch.add, F.gelu),
+    ),
+    "fused attention": Called(
+        lambda: Encoder(FusedAttention),
+        _LINEAR & ~predicates.by_name("wide", "narrow"),
+        _PARTS | predicates.by_function(torch.add, F.gelu),
+        is_equal=False,
+    ),
+    "torch's attention": Called(
+        TorchAttention,
+        predicates.by_type(nn.MultiheadAttention),
+        _PARTS | predicates.by_function(torch.add),
+        is_equal=False,
+    ),
+    "torch's attention, fused": Called(
+        lambda: TorchAttention(need_weights=False),
+        predicates.by_type(nn.MultiheadAttention),
+        _PARTS | predicates.by_function(torch.add),
+        is_equal=False,
+    ),
+    "two inputs": Called(
+        TwoInputs,
+        predicates.by_type(nn.Linear, nn.Bilinear) & ~predicates.by_name("head"),
+        predicates.by_function(torch.mul),
+        num_inputs=2,
+    ),
+}
