@@ -6,6 +6,10 @@
 Both search the same images under the same floor, a given drop from the float network's accuracy on them; the rest of
 the test images is the report set. A point violates the floor when its accuracy on the report set has dropped by more
 than that from the float network's accuracy there, for the two sets differ in how hard they are.
+
+They also differ in how much quantization hurts, by chance, for every candidate alike. The first line of each set is that:
+candidates that were drawn at random, of which those count that keep the floor on the report set. What a front has beyond
+it is what choosing did.
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from _results import Results
+from _unseen import unseen
 from _workloads import Workload, named
 
 import qexplore as qx
 
 ALGORITHMS = {"nsga2": "explore", "nsga2-plain": "plain recipe"}
+DRAWN = 300
 
 
 def main() -> None:
@@ -51,6 +57,14 @@ def main() -> None:
             workload = Workload(name, num_samples)
             model = qx.QuantizedActivationsModel(copy.deepcopy(workload.network), workload.predicate, unsigned=False)
             model.calibrate(workload.calibration)
+            luck = partial(drawn, model, workload, arguments.max_drop)
+            near, far = (100 * np.array(gaps) for gaps in results.get((name, num_samples, arguments.max_drop), luck))
+            print(
+                f"{name}, {num_samples} search images, {'at random':12s} points that nobody chose: mean gap beyond the "
+                f"float network's own {near.mean():+.2f} where they drop by less than half of what they may there "
+                f"({len(near)}), {far.mean():+.2f} where by more ({len(far)})",
+                flush=True,
+            )
             for algorithm in arguments.algorithms:
                 run = partial(held_out, model, workload, algorithm, arguments)
                 of = name, num_samples, algorithm, arguments.budget, arguments.max_drop
@@ -75,6 +89,19 @@ def held_out(
     beyond = gaps - (found.float_accuracy - found.report_float_accuracy)
     violates = found.front.report_accuracy < found.report_float_accuracy - arguments.max_drop
     return list(zip(gaps.tolist(), beyond.tolist(), violates.tolist(), strict=True))
+
+
+def drawn(model: qx.QuantizedActivationsModel, workload: Workload, max_drop: float) -> tuple[list[float], list[float]]:
+    """Gaps beyond the float network's of candidates near uniform widths: those that drop little there, and much."""
+    problem = qx.LayerwiseQuantizationProblem(model, workload.search)
+    there = unseen(problem, workload.report)
+    rng = np.random.default_rng(0)
+    widths = rng.integers(3, 9, (DRAWN, 1)) + rng.integers(-1, 2, (DRAWN, problem.space.num_points))
+    widths = widths.clip(2, 8)
+    here, report = (np.array([one.score for one in of.measure(widths)]) for of in (problem, there))
+    gaps = (here - problem.float_accuracy) - (report - there.float_accuracy)
+    drops = (there.float_accuracy - report) / max_drop
+    return gaps[drops < 0.5].tolist(), gaps[(drops >= 0.5) & (drops <= 1)].tolist()
 
 
 def line(rows: list[list[tuple[float, float, bool]]]) -> str:
