@@ -7,9 +7,9 @@ Both search the same images under the same floor, a given drop from the float ne
 the test images is the report set. A point violates the floor when its accuracy on the report set has dropped by more
 than that from the float network's accuracy there, for the two sets differ in how hard they are.
 
-They also differ in how much quantization hurts, by chance, for every candidate alike. The first line of each set is that:
-candidates that were drawn at random, of which those count that keep the floor on the report set. What a front has beyond
-it is what choosing did.
+They also differ in how much quantization hurts, by chance, for every candidate alike. The first line of each set is
+that: candidates that were drawn at random and keep the floor on the report set. What a front has beyond it is what
+choosing did.
 """
 
 from __future__ import annotations
