@@ -14,7 +14,7 @@ import qexplore as qx
 from qexplore._fingerprint import Fingerprint
 from qexplore.errors import FrontError, ReportError
 from qexplore.front import Front
-from qexplore.report import fronts_record, hypervolume_record, timeline_record
+from qexplore.report import fronts_record, hypervolume_record, timeline_record, timelines_record
 from qexplore.report.fronts import draw_fronts
 
 
@@ -212,6 +212,7 @@ PICTURES = {
     "parallel": lambda ax: qx.plot_parallel_coordinates(a_costly_exploration(), ax=ax),
     "hypervolume": lambda ax: qx.plot_hypervolume(a_run(), ax=ax),
     "timeline": lambda ax: qx.plot_timeline(a_run(), ax=ax),
+    "timelines": lambda ax: qx.plot_timeline([a_run(), a_run()], labels=["a", "b"], ax=ax),
 }
 
 
@@ -298,6 +299,53 @@ def test_pictures_take_a_study_or_its_path_where_they_take_an_exploration(study,
     exploration.front.save(tmp_path / "front.json")
     qx.plot_pareto_front([path, tmp_path / "front.json"], tmp_path / "both.png")
     assert (tmp_path / "both.png").stat().st_size > 10_000
+
+
+def test_several_searches_are_drawn_over_time_against_one_reference_point():
+    wider = a_run()
+    wider.reference_point = (0.3, 10.0)
+    record = timelines_record([a_run(), wider], labels=["a", "b"], at=[5])
+    a, b = record.lines
+    assert (record.reference_point, record.at, record.unlike) == ((0.3, 10.0), (5.0,), ())
+    assert (a.label, a.seconds, a.num_passes) == ("a", (1, 2, 3), (10, 20, 30))
+    assert a.best == b.best == ((0.5, 0.6, 0.6),)
+    assert a.hypervolume == b.hypervolume == tuple(one.front.hypervolume((0.3, 10.0)) for one in a_run().history)
+    unlike = a_run()
+    unlike.history = tuple(SimpleNamespace(**{**vars(one), "front": TWO_POINTS}) for one in unlike.history)
+    figure = qx.plot_timeline([a_run(), unlike], labels=["_a", "b $x$"])
+    assert_within(figure)
+    texts = [text.get_text() for axes in figure.axes for text in (*axes.texts, *axes.findobj(lambda one: hasattr(one, "get_text")))]
+    assert "Not alike: b $x$ against _a: 2 quantization points, not 1" in texts
+    assert {"b $x$", "\N{NO-BREAK SPACE}_a"} <= set(texts)
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "said"),
+    [
+        ([], {}, "got no search"),
+        ([front([1], [0.5])], {}, "a Front, which has no history"),
+        (["run", "run"], {"labels": ["a"]}, "labels must be a text for each of 2"),
+        (["run", "loss"], {}, "plot_timeline: all fronts must have one metric"),
+        (["run", "costs"], {}, "over the same costs, got total_bits of 'a' and bops of 'b'"),
+        (["run", "run"], {"at": ["x"]}, "plot_timeline: at"),
+        (["run", "run"], {"cost": "x"}, "'x'"),
+    ],
+)
+def test_what_makes_no_picture_of_several_searches_is_refused(sources, options, said):
+    last = {
+        "run": front([1], [0.5]),
+        "loss": front([1], [0.5], metric_name="loss"),
+        "costs": front([1], [0.5], cost_names=("bops",)),
+    }
+    runs = []
+    for one in sources:
+        runs.append(a_run() if isinstance(one, str) else one)
+        if isinstance(one, str):
+            runs[-1].history = tuple(SimpleNamespace(**{**vars(step), "front": last[one]}) for step in runs[-1].history)
+            runs[-1].algorithm, runs[-1].seed = "x", 1
+    options = {"labels": ["a", "b"][: len(runs)], **options}
+    with pytest.raises(FrontError, match=said):
+        qx.plot_timeline(runs, **options)
 
 
 def test_a_front_alone_has_no_timeline():

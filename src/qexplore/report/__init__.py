@@ -10,7 +10,7 @@ from qexplore.report._fronts import UniformRecord
 from qexplore.report._objectives import ObjectiveRecord
 from qexplore.report._progress import SpentRecord
 from qexplore.report.fine_tuning import FineTuningRecord, fine_tuning_record, plot_fine_tuning
-from qexplore.report.fronts import FrontLineRecord, FrontsRecord, fronts_record
+from qexplore.report.fronts import BaselineRecord, FrontLineRecord, FrontsRecord, fronts_record
 from qexplore.report.hypervolume import HypervolumeRecord, hypervolume_record, plot_hypervolume
 from qexplore.report.layers import (
     LayerAnalysisRecord,
@@ -31,6 +31,7 @@ from qexplore.report.parallel_coordinates import (
 )
 from qexplore.report.pareto_front import ParetoFrontRecord, SavingRecord, pareto_front_record, plot_pareto_front
 from qexplore.report.timeline import FollowedRecord, TimelineRecord, plot_timeline, timeline_record
+from qexplore.report.timelines import RunLineRecord, TimelinesRecord, timelines_record
 
 
 class _Room(ModuleType):

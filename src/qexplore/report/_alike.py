@@ -6,11 +6,23 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from qexplore.errors import ReportError
 from qexplore.front import Front, cost_text, score_text, uniform_labels
 from qexplore.report._wording import cost_words
 
 _NAMED = 3
 _MEANINGS = {"structure": "other layers", "weights": "other weights", "ranges": "other ranges of quantizers"}
+
+
+def require_one_metric(owner: str, fronts: Sequence[Front], labels: Sequence[str]) -> None:
+    """ReportError unless all have one metric in one direction."""
+    first = fronts[0].metric_name, fronts[0].better
+    for front, label in zip(fronts, labels, strict=True):
+        if (front.metric_name, front.better) != first:
+            raise ReportError(
+                f"{owner}: all fronts must have one metric in one direction, got {first[0]!r} ({first[1]} is better) "
+                f"of {labels[0]!r} and {front.metric_name!r} ({front.better} is better) of {label!r}."
+            )
 
 
 class Compared(NamedTuple):

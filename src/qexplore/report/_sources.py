@@ -53,3 +53,22 @@ def label_of(source: Source, place: int) -> str:
     if isinstance(source, Front):
         return f"front {place + 1}"
     return f"{source.algorithm}, seed {source.seed}"
+
+
+def labels_of(owner: str, sources: Sequence[Source], labels: Sequence[str] | None) -> list[str]:
+    """One each; made from the sources, where nobody gives them, so that each is a search of its own.
+
+    ReportError unless ``labels`` are a text for each.
+    """
+    if labels is not None:
+        if isinstance(labels, str) or len(labels) != len(sources) or not all(isinstance(one, str) for one in labels):
+            raise ReportError(
+                f"{owner}: labels must be a text for each of {len(sources)} fronts, got {labels!r}. Fronts with the "
+                "same label are drawn as runs of one search."
+            )
+        return list(labels)
+    told: list[str] = []
+    for place, source in enumerate(sources):
+        label = label_of(source, place)
+        told.append(label if label not in told else f"{label} ({place + 1})")
+    return told

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qexplore._table import visible
 from qexplore.errors import ReportError
 from qexplore.front import Front
-from qexplore.report._alike import Compared, unlike_lines
+from qexplore.report._alike import Compared, require_one_metric, unlike_lines
 from qexplore.report._canvas import (
     COLOURS,
     GREY,
@@ -38,7 +38,7 @@ from qexplore.report._fronts import (
     shown_front,
     uniform_records,
 )
-from qexplore.report._sources import label_of, resolved
+from qexplore.report._sources import labels_of, resolved
 from qexplore.report._wording import cost_axis, cost_words
 
 if TYPE_CHECKING:
@@ -131,11 +131,11 @@ def fronts_record(
     empty, metrics differ, or labels are not one each; FrontError when one has no such cost.
     """
     known = [resolved(_OWNER, source) for source in sources]
-    fronts, told = [_front(source) for source in known], _labels(sources, labels)
+    fronts, told = [_front(source) for source in known], labels_of(_OWNER, sources, labels)
     filled = [source for source, front in zip(known, fronts, strict=True) if len(front)]
     if not filled:
         raise ReportError(f"{_OWNER}: there is nothing to draw, none of {len(fronts)} fronts has a point.")
-    _require_one_metric(fronts, told)
+    require_one_metric(_OWNER, fronts, told)
     name = fronts[0].cost_names[0] if cost is None else cost
     for front in fronts:
         front.cost(name)  # an unknown name is refused here
@@ -198,32 +198,6 @@ def _unreported(labels: Sequence[str], reported: Sequence[bool]) -> tuple[str, .
 
 def _front(source: Exploration | Front) -> Front:
     return source if isinstance(source, Front) else source.front
-
-
-def _labels(sources: Sequence[Source], labels: Sequence[str] | None) -> list[str]:
-    """One each; made from the sources, where nobody gives them, so that each is a search of its own."""
-    if labels is not None:
-        if isinstance(labels, str) or len(labels) != len(sources) or not all(isinstance(one, str) for one in labels):
-            raise ReportError(
-                f"{_OWNER}: labels must be a text for each of {len(sources)} fronts, got {labels!r}. Fronts with the "
-                "same label are drawn as runs of one search."
-            )
-        return list(labels)
-    told: list[str] = []
-    for place, source in enumerate(sources):
-        label = label_of(source, place)
-        told.append(label if label not in told else f"{label} ({place + 1})")
-    return told
-
-
-def _require_one_metric(fronts: Sequence[Front], labels: Sequence[str]) -> None:
-    first = fronts[0].metric_name, fronts[0].better
-    for front, label in zip(fronts, labels, strict=True):
-        if (front.metric_name, front.better) != first:
-            raise ReportError(
-                f"{_OWNER}: all fronts must have one metric in one direction, got {first[0]!r} ({first[1]} is better) "
-                f"of {labels[0]!r} and {front.metric_name!r} ({front.better} is better) of {label!r}."
-            )
 
 
 def _shared(values: Sequence[float | None]) -> float | None:

@@ -25,7 +25,9 @@ from qexplore.report._canvas import (
     set_titles,
 )
 from qexplore.report._progress import Progress, SpentRecord, progress_of
+from qexplore.report._sources import are_several
 from qexplore.report._wording import amount_text, cost_unit, cost_words
+from qexplore.report.timelines import best_score, draw_timelines, timelines_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,27 +68,37 @@ class TimelineRecord:
 
 
 def plot_timeline(
-    source: Source,
+    source: Source | Sequence[Source],
     path: str | os.PathLike[str] | None = None,
     *,
+    labels: Sequence[str] | None = None,
     at: Sequence[float] | None = None,
     cost: str | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Draw what a search had found after so many seconds and so many passes, and what these were spent on.
 
+    Several searches in a list are drawn in one picture, without what they were spent on; their hypervolumes are all
+    against the worst of their reference points. What makes them unlike is written above, as by `plot_pareto_front`.
+
     Args:
         source: an exploration, or a study or the path of one, whose last run is drawn; a study knows more of what was
-            spent.
+            spent. Or several of them.
         path: saves the picture, by its suffix as PNG, SVG or PDF.
-        at: costs at which the best score is followed; None takes three from the cheap to the costly end of the front.
+        labels: a name for each of several; those that share one have one colour.
+        at: costs at which the best score is followed; None takes three from the cheap to the costly end of the front,
+            of several searches the median of all their points.
         cost: the name of that cost; the first one when None.
         ax: the panel in whose place it is drawn; a new picture when None.
 
     Raises:
-        ReportError: nothing to draw, or a cost that is no number; another suffix; an `ax` that is no panel.
+        ReportError: nothing to draw, or a cost that is no number; another suffix; an `ax` that is no panel; several
+            searches of different metrics or costs; labels that are not one each.
         FrontError: there is no such cost.
     """
+    if are_several(source) or labels is not None:
+        sources = source if are_several(source) else [source]
+        return finished(draw_timelines(timelines_record(sources, labels, at, cost), ax), path)
     return finished(draw_timeline(timeline_record(source, at, cost), ax), path)
 
 
@@ -119,12 +131,7 @@ def _costs(front: Front, name: str) -> list[float]:
 
 
 def _followed(progress: Progress, name: str, cost: float) -> FollowedRecord:
-    return FollowedRecord(cost, tuple(_best(front, name, cost) for front in progress.fronts))
-
-
-def _best(front: Front, name: str, cost: float) -> float | None:
-    scores = front.accuracy[front.cost(name) <= cost]
-    return None if not scores.size else float(max(scores.tolist(), key=front.gain))
+    return FollowedRecord(cost, tuple(best_score(front, name, cost) for front in progress.fronts))
 
 
 def draw_timeline(record: TimelineRecord, ax: Axes | None = None) -> Figure:

@@ -1,0 +1,188 @@
+"""The picture of several searches over time: what each had found after so many seconds and passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qexplore._arguments import checked_number
+from qexplore._table import visible
+from qexplore.errors import ReportError
+from qexplore.front import Front
+from qexplore.report._alike import Compared, require_one_metric, unlike_lines
+from qexplore.report._canvas import COLOURS, figure_of, grid_of, legend_below, set_large_ticks, set_titles
+from qexplore.report._progress import Progress, progress_of
+from qexplore.report._sources import labels_of
+from qexplore.report._wording import amount_text, cost_unit, cost_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from qexplore.report._sources import Source
+
+_OWNER = "plot_timeline"
+_HEAD_ROOM = 0.05
+_STYLES = ("-", "--", ":")
+
+
+@dataclass(frozen=True)
+class RunLineRecord:
+    """What a search had found when: a value for each moment.
+
+    `best` are, for each cost that is followed, the best scores at no more than it, None before there is any.
+    """
+
+    label: str
+    seconds: tuple[float, ...]
+    num_passes: tuple[float, ...]
+    hypervolume: tuple[float, ...]
+    best: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class TimelinesRecord:
+    """Several searches over time; hypervolumes of all are against `reference_point`, the worst of their own.
+
+    `at` are the costs that are followed, `unlike` as in `FrontsRecord`.
+    """
+
+    metric_name: str
+    better: str
+    cost_name: str
+    hypervolume_words: str
+    reference_point: tuple[float, ...]
+    at: tuple[float, ...]
+    lines: tuple[RunLineRecord, ...]
+    unlike: tuple[str, ...]
+
+
+def timelines_record(
+    sources: Sequence[Source],
+    labels: Sequence[str] | None = None,
+    at: Sequence[float] | None = None,
+    cost: str | None = None,
+) -> TimelinesRecord:
+    """The record of several searches over time; see `plot_timeline`."""
+    if not sources:
+        raise ReportError(f"{_OWNER}: there is nothing to draw, got no search. Give what explore returned, or studies.")
+    told = labels_of(_OWNER, sources, labels)
+    runs = [progress_of(_OWNER, source) for source in sources]
+    fronts = [run.fronts[-1] for run in runs]
+    require_one_metric(_OWNER, fronts, told)
+    _require_one_space(fronts, told)
+    first = fronts[0]
+    name = first.cost_names[0] if cost is None else cost
+    first.cost(name)  # an unknown name is refused here
+    reference = _reference(first, runs)
+    costs = (
+        [_middle(fronts, name)]
+        if at is None
+        else sorted(checked_number(f"{_OWNER}: at", one, ReportError) for one in at)
+    )
+    compared = [Compared(label, front, front.uniform) for label, front in zip(told, fronts, strict=True)]
+    return TimelinesRecord(
+        metric_name=first.metric_name,
+        better=first.better,
+        cost_name=name,
+        hypervolume_words=" x ".join([first.metric_name, *map(cost_words, first.cost_names)]),
+        reference_point=reference,
+        at=tuple(costs),
+        lines=tuple(_line(label, run, name, costs, reference) for label, run in zip(told, runs, strict=True)),
+        unlike=unlike_lines(compared, name),
+    )
+
+
+def _require_one_space(fronts: Sequence[Front], labels: Sequence[str]) -> None:
+    for front, label in zip(fronts, labels, strict=True):
+        if front.cost_names != fronts[0].cost_names:
+            raise ReportError(
+                f"{_OWNER}: hypervolumes are compared over the same costs, got {', '.join(fronts[0].cost_names)} of "
+                f"{labels[0]!r} and {', '.join(front.cost_names)} of {label!r}. Draw each in a picture of its own."
+            )
+
+
+def _reference(first: Front, runs: Sequence[Progress]) -> tuple[float, ...]:
+    """The worst of the searches' own, so that every point of each counts; NaN where one is not known."""
+    known = [run.reference_point for run in runs]
+    if any(one is None or not all(map(math.isfinite, one)) for one in known):
+        return (math.nan,) * (1 + len(first.cost_names))
+    scores, *costs = zip(*(one for one in known if one is not None), strict=True)
+    return (min(scores, key=first.gain), *map(max, costs))
+
+
+def _middle(fronts: Sequence[Front], name: str) -> float:
+    """The median cost of the points of all."""
+    costs = sorted(cost for front in fronts for cost in front.cost(name).tolist())
+    return float(costs[len(costs) // 2]) if costs else math.inf
+
+
+def _line(label: str, run: Progress, name: str, costs: Sequence[float], reference: tuple[float, ...]) -> RunLineRecord:
+    known = math.isfinite(reference[0])
+    volumes = tuple(front.hypervolume(reference) for front in run.fronts) if known else run.hypervolume
+    best = tuple(tuple(best_score(front, name, cost) for front in run.fronts) for cost in costs)
+    return RunLineRecord(label, run.seconds_at, run.passes_at, volumes, best)
+
+
+def best_score(front: Front, name: str, cost: float) -> float | None:
+    """The best score at no more than `cost`; None where there is none."""
+    scores = front.accuracy[front.cost(name) <= cost]
+    return None if not scores.size else float(max(scores.tolist(), key=front.gain))
+
+
+def draw_timelines(record: TimelinesRecord, ax: Axes | None = None) -> Figure:
+    """Hypervolume and best scores of each search, over seconds and over passes."""
+    grid = grid_of(ax, 2, 2)
+    panels: dict[tuple[int, int], Axes] = {}
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        shared = {"sharex": panels.get((0, column)), "sharey": panels.get((row, 0))}
+        panels[row, column] = panel = grid.figure.add_subplot(grid.cells[row, column], **shared)
+        panel.grid(alpha=0.3)
+        panel.tick_params(labelbottom=row == 1, labelleft=column == 0, labelsize=10 * grid.scale)
+    colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(_own(record))}
+    for line in record.lines:
+        for column, values in enumerate((line.seconds, line.num_passes)):
+            panels[0, column].step(values, line.hypervolume, where="post", color=colours[line.label], linewidth=2)
+            for place, best in enumerate(line.best):
+                scores = [math.nan if score is None else score for score in best]
+                style = _STYLES[place % len(_STYLES)]
+                panels[1, column].step(values, scores, style, where="post", color=colours[line.label], linewidth=2)
+    _finish(record, panels, grid.scale)
+    _name(record, panels[1, 0], colours, grid.scale)
+    return figure_of(panels[0, 0])
+
+
+def _own(record: TimelinesRecord) -> list[str]:
+    return list(dict.fromkeys(line.label for line in record.lines))
+
+
+def _finish(record: TimelinesRecord, panels: dict[tuple[int, int], Axes], scale: float) -> None:
+    largest = max(max(line.hypervolume) for line in record.lines)
+    for column, times in enumerate(zip(*((line.seconds, line.num_passes) for line in record.lines), strict=True)):
+        panels[1, column].set_xlim(0, max(map(max, times)) * (1 + _HEAD_ROOM) or 1)
+    panels[0, 0].set_ylim(0, largest * (1 + _HEAD_ROOM) or 1)
+    set_large_ticks(panels[0, 0].yaxis, largest)
+    size = 10 * scale
+    panels[1, 0].set_xlabel("seconds since the start (s)", fontsize=size)
+    panels[1, 1].set_xlabel("full passes over the search set", fontsize=size)
+    panels[0, 0].set_ylabel(f"hypervolume\n({record.hypervolume_words})", fontsize=size, parse_math=False)
+    label = f"best {record.metric_name}\n({record.better} is better)"
+    panels[1, 0].set_ylabel(label, fontsize=size, parse_math=False)
+    set_titles(panels[0, 0], "What each search had found when", "\n".join(map(visible, record.unlike)), scale)
+
+
+def _name(record: TimelinesRecord, axes: Axes, colours: dict[str, str], scale: float) -> None:
+    """Colours are searches, and styles the costs at which the best score is followed."""
+    counts = [sum(line.label == label for line in record.lines) for label in colours]
+    for (label, colour), count in zip(colours.items(), counts, strict=True):
+        runs = f": {count} runs" if count > 1 else ""
+        text = visible(f"{label}{runs}")
+        axes.plot(
+            [], [], color=colour, linewidth=2, label=f"\N{NO-BREAK SPACE}{text}" if text.startswith("_") else text
+        )
+    for place, cost in enumerate(record.at):
+        words = f"{cost_words(record.cost_name)} of at most {amount_text(cost)} {cost_unit(record.cost_name)}".rstrip()
+        axes.plot([], [], _STYLES[place % len(_STYLES)], color="black", linewidth=2, label=words)
+    legend_below(axes, ncols=2, gap=40 * max(scale, 0.8), scale=scale)
