@@ -12,7 +12,7 @@ NEEDED := qexplore build click furo hypothesis ipykernel ml_dtypes mypy myst_par
 	onnxscript pandas plotly pytest ruff selenium sklearn sphinx torchao transformers xdist yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench docs active-environment
+.PHONY: help demo test test-slow check format bench docs pictures active-environment
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ docs: $(READY) ## build the guide into docs/_build/html, warnings as errors
 	@$(RUN) -c 'import socket; socket.create_connection(("github.com", 443), 3)' 2>/dev/null \
 		&& $(RUN) -m sphinx -q -b linkcheck -d docs/_build/trees docs docs/_build/links \
 		|| echo "Links to elsewhere were not all looked at, or are broken: docs/_build/links/output.txt, if there is a network"
+
+pictures: $(READY) ## make the pictures of README and guide anew; minutes, with a browser
+	@$(RUN) docs/pictures.py
 
 # constraints.txt holds releases that need Python 3.11, hence the question in between.
 .venv/.installed: setup.py pyproject.toml constraints.txt

@@ -1,17 +1,13 @@
 """What a page of a report costs: its size, the time to write it, and the time until a browser answers.
 
     python benchmarks/report_page.py
-    python benchmarks/report_page.py --study runs/digits.db --pictures docs/images
 
-A made-up run of 2,000 evaluations of 120 layers. With ``--pictures``, the page of a study is opened in four ways and
-photographed; that is how the pictures of the documents were made. Needs selenium, Chromium and chromedriver.
+A made-up run of 2,000 evaluations of 120 layers. Needs selenium, Chromium and chromedriver.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 import shutil
 import sys
 import tempfile
@@ -23,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 import qexplore as qx
 from qexplore.report._page_front import Measured
@@ -41,8 +36,6 @@ def main() -> None:
     options.add_argument("--evaluations", type=int, default=2000)
     options.add_argument("--layers", type=int, default=120)
     options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--study", type=Path, nargs="+", help="of which the pictures are")
-    options.add_argument("--pictures", type=Path, help="folder for them")
     arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "page.html")
@@ -52,8 +45,6 @@ def main() -> None:
         print(f"written in {time.perf_counter() - start:.2f} s, {page.stat().st_size / 1e6:.2f} MB")
         for name in ("front shown, points and table answer", "charts drawn and clickable"):
             print(f"  {name}: {' '.join(f'{one:.2f}' for one in shown_after(page, arguments.repeats)[name])} s")
-        if arguments.pictures:
-            photograph(arguments.study, arguments.pictures, Path(folder))
 
 
 def record_of(evaluations: int, layers: int) -> Any:
@@ -109,25 +100,6 @@ def shown_after(page: Path, repeats: int) -> dict[str, list[float]]:
     words, charts = zip(*rows, strict=True)
     names = "front shown, points and table answer", "charts drawn and clickable"
     return dict(zip(names, ([value / 1000 for value in times] for times in (words, charts)), strict=True))
-
-
-def photograph(studies: list[Path], folder: Path, scratch: Path) -> None:
-    """The first study as a whole, dark, and on a phone; all of them side by side."""
-    one = qx.report(studies[0], scratch / "one.html", title="ResNet-20 on handwritten digits")
-    all_of_them = qx.report(studies[-1], scratch / "all.html", title="Guided and random search side by side")
-    for name, page, size, dark in (
-        ("report-desktop", one, (1400, 1080), False),
-        ("report-dark", one, (1400, 1080), True),
-        ("report-phone", one, (PHONE[0], 1380), False),
-        ("report-runs", all_of_them, (1400, 1480), False),
-    ):
-        with browser(size, dark=dark) as driver:
-            driver.get(page.as_uri())
-            driver.execute_script("drawVisible(true)")
-            taken = driver.execute_cdp_cmd("Page.captureScreenshot", {})
-        picture = Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB")
-        picture.quantize(256).save(folder / f"{name}.png", optimize=True)
-        print(f"{folder / name}.png: {(folder / f'{name}.png').stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

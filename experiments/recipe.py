@@ -42,6 +42,7 @@ def parser(description: str, *, evaluations: int, max_drop: float = 0.05) -> arg
         default=max_drop,
         help="how much accuracy, between 0 and 1, a solution may lose against the float network",
     )
+    options.add_argument("--algorithm", default="nsga2", help="how to search, as `explore` names it")
     options.add_argument("--seed", type=int, default=1, help="seed of splits, training and search")
     options.add_argument("--output", type=Path, metavar="DIR", help="folder for the pictures and the front's files")
     options.add_argument(
@@ -307,6 +308,7 @@ def explore(
         problem,
         max_evaluations=arguments.evaluations,
         seed=arguments.seed,
+        algorithm=arguments.algorithm,
         report_loader=report,
         study=arguments.output / "study.db",  # a run that was stopped goes on from it
         on_mismatch="new",

@@ -261,6 +261,63 @@ def test_runs_lie_side_by_side_in_one_picture(driver, exploration, tmp_path):
     assert [cell.text for cell in driver.find_elements("css selector", "#compare thead th")] == ["", "guided", "random"]
 
 
+def two_fronts(tmp_path):
+    """Of other points each, without a study, at nearly the same scores as the float network."""
+    fronts = []
+    for points in (3, 5):
+        bits = np.repeat(np.arange(2, 9)[:, None], points, axis=1)
+        names = tuple(f"p{place}" for place in range(points))
+        uniform = qx.Front(
+            num_bits=bits, accuracy=np.linspace(0.89, 0.9, 7), costs=bits.sum(1)[:, None] * 1.0, point_names=names
+        )
+        costs = np.linspace(points * 2, points * 5, 6)[:, None]
+        fronts.append(
+            qx.Front(
+                num_bits=bits[:6],
+                accuracy=np.linspace(0.88, 0.901, 6),
+                costs=costs,
+                point_names=names,
+                uniform=uniform,
+                float_accuracy=0.9,
+            )
+        )
+    return qx.report(fronts, tmp_path / "two.html", labels=["a front", "a-front"])
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_names_of_uniform_widths_lie_on_nothing_with_two_fronts(driver, tmp_path, size):
+    opened(driver, two_fronts(tmp_path), size)
+    boxes = driver.execute_script(
+        "return [...document.querySelectorAll('#front .annotation-text')].map(t => t.getBoundingClientRect())"
+    )
+    level = driver.execute_script(
+        "const f = byId('front'); const a = f._fullLayout.yaxis;"
+        "return f.getBoundingClientRect().top + a._offset + a.d2p(0.9)"
+    )
+    assert len(boxes) >= 6
+    assert not [box for box in boxes if box["top"] + 2 < level < box["bottom"] - 2], "none is struck through"
+    for place, one in enumerate(boxes):
+        for other in boxes[:place]:
+            wide = min(one["right"], other["right"]) - max(one["left"], other["left"])
+            tall = min(one["bottom"], other["bottom"]) - max(one["top"], other["top"])
+            assert wide <= 2 or tall <= 2, "none lies on another"
+    assert "Not alike: a-front against a front: 5 quantization points, not 3" in text(driver, "unlike")
+    names = driver.execute_script("return byId('front').data.map(t => t.name)")
+    assert {"uniform widths of a front", "uniform widths of a-front"} <= set(names)
+
+
+def test_fronts_without_a_study_are_downloaded_under_the_names_that_their_lines_read(driver, tmp_path, monkeypatch):
+    opened(driver, two_fronts(tmp_path))
+    monkeypatch.chdir(driver.downloads)
+    for place, name in enumerate(("a-front.json", "a-front-2.json")):
+        driver.execute_script(f"showRun({place})")
+        press(driver, f"Download {name}", "#apply")
+        downloaded(driver, name)
+        line = driver.find_element("css selector", "#apply pre").text
+        point = eval(line.removesuffix(".apply_to(model)"), {"qx": qx})
+        assert len(point.num_bits) == 3 + 2 * place
+
+
 @pytest.mark.parametrize("count", [0, 1, 5000])
 def test_fronts_of_any_size_open(driver, tmp_path, count):
     rng = np.random.default_rng(0)

@@ -314,7 +314,11 @@ def test_several_searches_are_drawn_over_time_against_one_reference_point():
     unlike.history = tuple(SimpleNamespace(**{**vars(one), "front": TWO_POINTS}) for one in unlike.history)
     figure = qx.plot_timeline([a_run(), unlike], labels=["_a", "b $x$"])
     assert_within(figure)
-    texts = [text.get_text() for axes in figure.axes for text in (*axes.texts, *axes.findobj(lambda one: hasattr(one, "get_text")))]
+    texts = [
+        text.get_text()
+        for axes in figure.axes
+        for text in (*axes.texts, *axes.findobj(lambda one: hasattr(one, "get_text")))
+    ]
     assert "Not alike: b $x$ against _a: 2 quantization points, not 1" in texts
     assert {"b $x$", "\N{NO-BREAK SPACE}_a"} <= set(texts)
 

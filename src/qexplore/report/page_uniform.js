@@ -109,8 +109,10 @@ function uniformNames(chart, beside, shown) {
   const taken = takenBoxes(place, beside, shown, width);
   const down = score().higher_is_better ? 1 : -1;
   const annotations = [];
-  for (const { one, row } of beside.flatMap(({ entries }) => entries)) {
-    const [x, y] = place(cost(one).values[row], score(one).values[row]);
+  const all = beside.flatMap(({ entries }) => entries);
+  const marks = all.map(({ one, row }) => place(cost(one).values[row], score(one).values[row]));
+  for (const [at, { one, row }] of all.entries()) {
+    const [x, y] = marks[at];
     if (x < 0 || y < 0 || x > width || y > height) continue;
     const text = one.candidates.labels[row];
     const [wide, tall] = [LETTER.width * text.length + 2, LETTER.height];
@@ -121,7 +123,10 @@ function uniformNames(chart, beside, shown) {
           const dy = side * (MARK + tall / 2 + step * tall);
           const box = [x + dx - wide / 2, y + dy - tall / 2, x + dx + wide / 2, y + dy + tall / 2];
           const outside = wide * tall - shared(box, [0, 0, width, height]);
-          const covered = outside + taken.reduce((sum, other) => sum + shared(box, other), 0);
+          // Beside another mark, and without a line to its own, it would name that one.
+          const away = ([left, top]) => Math.hypot(x + dx - left, y + dy - top);
+          const astray = !step && marks.some((other) => away(other) < away([x, y])) ? MOST_COVERED * wide * tall : 0;
+          const covered = astray + outside + taken.reduce((sum, other) => sum + shared(box, other), 0);
           const isBetterPlace = best === null || (covered < best.covered && best.covered > HARDLY_COVERED * wide * tall);
           if (isBetterPlace) best = { covered, box, dx, dy, step };
         }
