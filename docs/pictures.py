@@ -2,8 +2,8 @@
 
     python docs/pictures.py     # or: make pictures
 
-Runs the demo of experiments/digits twice, guided and at random, which takes minutes. Needs what ``make test-slow`` needs:
-Chromium and its driver. The curves of the performance page are drawn by their benchmarks, which take hours.
+Runs the demo of experiments/digits twice, guided and at random, which takes minutes. Needs Chromium and its driver, as
+``make test-slow`` does. The curves of the performance page are drawn by their benchmarks, which take hours.
 """
 
 from __future__ import annotations
