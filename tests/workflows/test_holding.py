@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import qexplore as qx
+from qexplore import predicates
 
 
 class Nested(nn.Module):
@@ -45,3 +46,58 @@ def test_error_of_a_layer_is_of_the_inputs_that_it_got(stack: str) -> None:
     assert 0 < strategy["conv"].error < 0.05
     assert 0 < strategy["fc"].error < 0.05
     assert strategy["bn"].error is None
+
+
+def _images() -> list[torch.Tensor]:
+    return [torch.randn(8, 1, 8, 8) for _ in range(2)]
+
+
+@pytest.mark.parametrize("method", ["static", "qat"])
+@pytest.mark.parametrize("last", [nn.Conv2d(4, 4, 3), nn.Identity()], ids=["between", "last"])
+def test_layer_whose_kernel_is_wrong_is_left_float_and_named(method: str, last: nn.Module) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.PReLU(init=0.9), last).eval()  # torch's kernel takes half the slope
+    if method == "static":
+        report = qx.quantize_static(network, _images(), stack="fx").report
+    else:
+        batches = [(one, network(one).detach()) for one in _images()]
+        report = qx.quantize_qat(network, batches, nn.functional.mse_loss, stack="fx").report
+    row = next(row for row in report.strategy if row.name == "1")
+    assert row.state == "float"
+    assert "of the float norm away" in row.reason
+    assert any("'1' is left float" in note for note in report.notes)
+    assert report.error < 0.05
+    assert report.alarms == ()
+    assert report.strategy[0].state == "integers"
+
+
+def test_file_of_a_network_with_a_layer_left_float_gives_equal_outputs(tmp_path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.PReLU(init=0.9), nn.Conv2d(4, 4, 3)).eval()
+    images = _images()
+    result = qx.quantize_static(network, images)
+    result.save(tmp_path / "network")
+    loaded = qx.load_quantized(tmp_path / "network", network)
+    assert torch.equal(loaded(images[0]), result.model(images[0]))
+
+
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.Hardswish, nn.PReLU], ids=lambda kind: kind.__name__)
+def test_module_that_is_not_selected_stays_float_in_fx_between_integers(kind) -> None:
+    layer = kind(4) if kind is nn.LayerNorm else kind()
+    network = nn.Sequential(nn.Linear(4, 4), layer, nn.Linear(4, 4)).eval()
+    modules = ~predicates.by_name("1")
+    report = qx.quantize_static(network, [torch.randn(8, 4)], modules=modules).report
+    assert [row.state for row in report.strategy] == ["integers", "float", "integers"]
+
+
+@pytest.mark.parametrize("stack", ["fx", "eager"])
+def test_after_training_it_is_held_against_the_trained_weights(stack: str) -> None:
+    torch.manual_seed(0)
+    network, batch = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(32, 4)
+    batches = [(batch, torch.randn(32, 4))] * 20
+    options = {"optimizer": lambda parameters: torch.optim.SGD(parameters, 0.5), "stack": stack}
+    result = qx.quantize_qat(network, batches, nn.functional.mse_loss, **options)
+    with torch.no_grad():
+        far = float((result.model(batch) - network(batch)).norm() / network(batch).norm())
+    assert far > 0.3
+    assert result.report.error < 0.05

@@ -195,12 +195,14 @@ class Hooks:
 
 
 @contextmanager
-def calls_heard_by(modules: Iterable[nn.Module], listener: CallListener) -> Iterator[None]:
-    """Show ``listener`` every call of ``modules`` for a block, before other hooks see its output."""
+def calls_heard_by(
+    modules: Iterable[nn.Module], listener: CallListener, *, after_others: bool = False
+) -> Iterator[None]:
+    """Show ``listener`` every call of ``modules`` for a block, before other hooks see its output, or after them."""
     handles: list[RemovableHandle] = []
     try:
         for module in modules:
-            handles.append(module.register_forward_hook(listener, prepend=True, with_kwargs=True))
+            handles.append(module.register_forward_hook(listener, prepend=not after_others, with_kwargs=True))
         yield
     finally:
         for handle in handles:

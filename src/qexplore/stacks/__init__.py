@@ -1,6 +1,7 @@
 """The stacks that turn a float network into integers: torch.ao's eager and FX, PT2E, onnxruntime; and float8."""
 
-from qexplore.stacks.base import Converted, Data, Engine, Method, Settings, Step
+from qexplore.stacks import reasons as reasons
+from qexplore.stacks.base import Converted, Data, Engine, Method, Settings, StackFile, Step
 from qexplore.stacks.layer import LayerStrategy, Stored, error_text, layer_table
 from qexplore.stacks.packed_linear import PackedLinear, float_rows, is_packable
 from qexplore.stacks.registry import STACKS, StackRow, row_for, row_of_file

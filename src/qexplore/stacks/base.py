@@ -62,6 +62,8 @@ class Settings:
         linear_num_bits: width of the weights of Linear layers, 2 to 8; below 8 they are stored packed.
         float_format: of a stack that has formats of its own, see `qexplore.quantize_float8`; None for its default.
         recalibrate: whether such a stack measures BatchNorm statistics anew.
+        left_float: layers and functions that stay float whatever ``modules`` says, by their names in the strategy, with
+            the reason.
 
     Raises:
         WorkflowError: what no stack could do.
@@ -78,6 +80,7 @@ class Settings:
     linear_num_bits: int = 8
     float_format: str | None = None
     recalibrate: bool = True
+    left_float: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checked_name("method", self.method, get_args(Method), WorkflowError)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from qexplore.model import calls_heard_by
 from qexplore.stacks.base import Beside, Listener, Settings, Step
 from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.rounding import Rounding
-from qexplore.stacks.twins import Twin, origin, twins
+from qexplore.stacks.twins import Twin, origin
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,10 @@ class FloatGraph:
     Attributes:
         graph: its nodes have the names that the quantized graph has for them, where it can.
         owners: whose modules and tensors the graph names: the network, then what tracing made.
-        stands_for: names of its nodes by those of quantized ones, where that is known.
     """
 
     graph: fx.Graph
     owners: tuple[nn.Module, ...]
-    stands_for: Mapping[str, str] = field(default_factory=dict)
 
     def named(self, name: Any) -> Any:
         """The module or tensor ``name``.
@@ -51,6 +49,7 @@ class FloatGraph:
 def graph_beside(
     float_graph: FloatGraph,
     model: fx.GraphModule,
+    found: Mapping[fx.Node, Twin],
     rows: Iterable[LayerStrategy],
     settings: Settings,
     name_of: Callable[[fx.Node], str],
@@ -60,12 +59,12 @@ def graph_beside(
     Args:
         float_graph: of the network that was quantized.
         model: the quantized graph.
+        found: what its nodes stand for.
         rows: the strategy.
         settings: of the workflow.
         name_of: the row's name of a node of ``model``.
     """
     known = {row.name: Rounding.of(row, settings) for row in rows}
-    found = twins(model.graph, float_graph.graph, float_graph.stands_for)
 
     def beside(args: tuple[Any, ...], listener: Listener) -> None:
         _Beside(float_graph, model, found, known, name_of, listener).run(*cloned(args))
@@ -190,8 +189,22 @@ def _in_float(tree: Any) -> Any:
     return map_tensors(lambda one: one.dequantize() if one.is_quantized else one.clone(), tree)
 
 
-def modules_beside(network: nn.Module, model: nn.Module, rows: Iterable[LayerStrategy], settings: Settings) -> Beside:
-    """What runs a quantized network that has the module names of the float one, and tells of each that has a row."""
+def modules_beside(
+    network: nn.Module,
+    model: nn.Module,
+    rows: Iterable[LayerStrategy],
+    settings: Settings,
+    run: Callable[..., Any] | None = None,
+) -> Beside:
+    """What runs a quantized network that has the module names of the float one, and tells of each that has a row.
+
+    Args:
+        network: in float.
+        model: quantized.
+        rows: the strategy.
+        settings: of the workflow.
+        run: what is called with the arguments; None for ``model``.
+    """
     known = {row.name: Rounding.of(row, settings) for row in rows}
     names = {module: name for name, module in model.named_modules() if name in known}
 
@@ -199,14 +212,14 @@ def modules_beside(network: nn.Module, model: nn.Module, rows: Iterable[LayerStr
         def hear(module: nn.Module, given: Any, kwargs: Any, output: Any) -> None:
             name = names[module]
             plain, rounding = network.get_submodule(name), known[name]
-            given, kwargs = _in_float(given), _in_float(kwargs)
-            expected = plain(*cloned(given), **cloned(kwargs))
+            expected = plain(*_in_float(given), **_in_float(kwargs))
             if rounding.takes_range:
                 given, kwargs = rounding.output(given), rounding.output(kwargs)
             ideal = functional_call(plain, rounding.parameters(plain), given, kwargs)
+            ideal = rounding.output(ideal) if rounding.activations else ideal
             listener(Step(name, _in_float(output), expected, ideal))
 
-        with calls_heard_by(names, hear):
-            model(*cloned(args))
+        with calls_heard_by(names, hear, after_others=True):
+            (run or model)(*cloned(args))
 
     return beside

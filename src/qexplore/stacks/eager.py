@@ -34,6 +34,7 @@ from qexplore.stacks.saving import (
 from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import require, using_engine
 from qexplore.stacks.trained import with_state
+from qexplore.stacks.twins import twins
 
 _SAMPLES = 8
 """Of the example; what every step of the network gives on them is kept for a while."""
@@ -83,8 +84,9 @@ def _through_graph(network: nn.Module, settings: Settings, data: Data) -> _Made:
     model = _converted(prepared, settings)
     _require_running(model, data.example)
     rows = strategy_of(network, built, model, settings, data.example)
-    float_graph = FloatGraph(plain.network.graph, (with_state(plain.network, state),), stands_for(model, built.swapped))
-    beside = graph_beside(float_graph, model, rows, settings, lambda node: row_name(node, built.swapped))
+    float_graph = FloatGraph(plain.network.graph, (with_state(plain.network, state),))
+    found = twins(model.graph, float_graph.graph, stands_for(model, built.swapped))
+    beside = graph_beside(float_graph, model, found, rows, settings, lambda node: row_name(node, built.swapped))
     return model, built.layout.to_text(), rows, notes_of(built, rows, settings), beside, state
 
 

@@ -98,7 +98,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
             f'{error}. Or use stack="pt2e", which traces with torch.export, or quantize dynamically'
         ) from error
     allowed = _allowed(network, graph, settings)
-    layers, refused = choose_layers(graph.network, allowed, settings.engine)
+    layers, refused = choose_layers(graph.network, allowed, settings.engine, settings.left_float)
     structure = structure_of(graph.network)
     if layout is not None and layout.structure != structure:
         raise other_structure("the file", network)
@@ -109,7 +109,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     fused = fuse_layers(graph.network, [name for name, count in layers.items() if count == 1], is_qat=is_qat)
     if layout is None:
         require_equal(outputs_of(network, example), graph.network, example, "taking the network apart")
-        domains = find_domains(graph.network, layers, allowed, example)
+        domains = find_domains(graph.network, layers, allowed, example, settings.left_float)
         layout = Layout(layers, domains, _described(example), structure)
     add_stubs(graph.network, layout.domains)
     swapped = swap_functions(graph.network, layout.domains.integers)

@@ -86,4 +86,5 @@ def _layers(model: nn.Module, settings: Settings) -> dict[str, Any]:
         if type(module) in (nn.Linear, *RECURRENT)  # by exact class: parametrized is another
         and not foreign_hooks(module)
         and name not in read
+        and name not in settings.left_float
     }

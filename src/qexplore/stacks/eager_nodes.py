@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from qexplore._quiet import quiet
 from qexplore.model import Placement, floating_tensors, foreign_hooks, in_eval_mode, measuring
 from qexplore.preparation import module_of, only_describes
 from qexplore.stacks import reasons
-from qexplore.stacks.eager_graph import LAYERS, add_module
+from qexplore.stacks.eager_graph import LAYERS, add_module, step_of
 from qexplore.stacks.float_functional import functional_call
 from qexplore.stacks.strategy import values_of
 from qexplore.stacks.torch_ao import require, wrong_kernel
@@ -42,9 +42,14 @@ _CLOSE = 0.02
 
 
 def choose_layers(
-    network: fx.GraphModule, selected: Collection[str] | None, engine: str | None = None
+    network: fx.GraphModule,
+    selected: Collection[str] | None,
+    engine: str | None = None,
+    left_float: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, int], dict[str, str]]:
     """The layers that ``engine`` can compute in integers, among the modules named ``selected`` (None: all).
+
+    Those in ``left_float`` stay float, for the reasons in it.
 
     Returns:
         How often each chosen layer is called, and why selected layers of the same classes are not chosen, both by name
@@ -57,7 +62,7 @@ def choose_layers(
         module = network.get_submodule(name)
         if parametrize.type_before_parametrizations(module) not in LAYERS or not (selected is None or name in selected):
             continue
-        reason = _refusal(module) or wrong_kernel(module, engine)
+        reason = (left_float or {}).get(name) or _refusal(module) or wrong_kernel(module, engine)
         reason = reason or (reasons.READ_ELSEWHERE if name in read else "")
         if reason:
             refused[name] = reason
@@ -97,13 +102,17 @@ class Domains:
 
 
 def find_domains(
-    network: fx.GraphModule, layers: Collection[str], allowed: Collection[str] | None, example: tuple[Any, ...]
+    network: fx.GraphModule,
+    layers: Collection[str],
+    allowed: Collection[str] | None,
+    example: tuple[Any, ...],
+    left_float: Mapping[str, str] | None = None,
 ) -> Domains:
     """Which nodes are computed in integers when the layers named ``layers`` are.
 
     A layer has its input quantized. Everything else follows what it reads: in integers where all of that is in integers
     and torch has a kernel, which is asked of torch itself, on the example. Modules that are not ``allowed`` stay float
-    (None: all are).
+    (None: all are), and the steps in ``left_float``, for the reasons in it.
     """
     values = _values(network, example)
     integers: dict[fx.Node, None] = {}
@@ -118,7 +127,8 @@ def find_domains(
         elif any(one in integers for one in tensors) and node.op != "output" and _is_floating(values[node]):
             if allowed is not None and node.op == "call_module" and node.target not in allowed:
                 continue
-            reason = _reason_for_float(network, node, values, {**quantized, **integers})
+            reason = (left_float or {}).get(step_of(node))
+            reason = reason or _reason_for_float(network, node, values, {**quantized, **integers})
             if reason:
                 refused[node.name] = reason
                 continue

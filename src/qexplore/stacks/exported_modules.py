@@ -70,7 +70,7 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def float_modules(network: nn.Module, settings: Settings, originals: Mapping[str, str]) -> frozenset[str]:
-    """Names in ``network`` of the modules that its predicate leaves float; empty without a predicate.
+    """Names in ``network`` of the modules that its predicate leaves float, and of what stays float besides.
 
     Args:
         network: what is exported.
@@ -81,11 +81,13 @@ def float_modules(network: nn.Module, settings: Settings, originals: Mapping[str
         SelectionError: the predicate selects nothing.
     """
     if settings.modules is None:
-        return frozenset()
+        return frozenset(settings.left_float)
     select_modules(network, settings.modules)
     predicate = as_predicate(settings.modules)
     return frozenset(
-        name
-        for name, module in network.named_modules()
-        if is_layer(module) and not predicate(originals.get(name, name), module)
-    )
+        {
+            name
+            for name, module in network.named_modules()
+            if is_layer(module) and not predicate(originals.get(name, name), module)
+        }
+    ).union(settings.left_float)

@@ -21,9 +21,11 @@ from qexplore.preparation import copied_network, recalibrate_batchnorm
 from qexplore.quant import decode_floats, encode_floats
 from qexplore.stacks import reasons
 from qexplore.stacks.base import Converted, Data, Settings
+from qexplore.stacks.beside import modules_beside
 from qexplore.stacks.feeding import Feeding, feeding_of
 from qexplore.stacks.layer import LayerStrategy, Stored
 from qexplore.stacks.saving import ChosenModules, read_state, stack_of_state, write_state
+from qexplore.stacks.trained import with_state
 
 FORMATS: dict[str, tuple[str, str]] = {
     "E4M3": ("E4M3", "E4M3"),
@@ -65,6 +67,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     chosen = select_modules(
         network, weighted if settings.modules is None else weighted & as_predicate(settings.modules)
     )
+    chosen = {name: module for name, module in chosen.items() if name not in settings.left_float}
     feeding = feeding_of(network, data.example, chosen)
     format = settings.float_format or _DEFAULT
     settings = dataclasses.replace(settings, float_format=format)
@@ -76,7 +79,9 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         recalibrated = recalibrate_batchnorm(model, data.loader, **shown)
         notes += [str(recalibrated).splitlines()[0]] if recalibrated.layers else []
     rows = _strategy(model, settings, feeding)
-    return Converted(model, rows, partial(_save, model, settings, feeding), tuple(notes))
+    statistics = {name: one for name, one in model.model.named_buffers() if name in dict(network.named_buffers())}
+    beside = modules_beside(with_state(network, statistics), model.model, rows, settings, model)
+    return Converted(model, rows, partial(_save, model, settings, feeding), tuple(notes), beside=beside)
 
 
 def _wrapped(
@@ -109,7 +114,7 @@ def _strategy(model: QuantizedModel, settings: Settings, feeding: Feeding) -> tu
     for name, kind in feeding.layers:
         of_weights = _stored(model, weights[name], of="weights", granularity="channel") if name in weights else None
         output = _stored(model, name) if name in feeding.producers else None
-        reason = _reason(name, of_weights, output, settings, feeding)
+        reason = settings.left_float.get(name) or _reason(name, of_weights, output, settings, feeding)
         rows.append(LayerStrategy.present(name, kind, of_weights, output, reason))
     return tuple(rows)
 

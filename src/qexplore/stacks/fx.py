@@ -21,6 +21,7 @@ from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
 from qexplore.stacks.eager_graph import step_of
 from qexplore.stacks.fx_calls import complete_calls
+from qexplore.stacks.fx_float import leave_functions_float, stand_aside, stand_before
 from qexplore.stacks.fx_strategy import notes_of, row_name, strategy_of
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.plain import plain
@@ -34,10 +35,11 @@ from qexplore.stacks.saving import (
     write_model,
     zero_arguments,
 )
-from qexplore.stacks.strategy import EMBEDDINGS, values_of
+from qexplore.stacks.strategy import EMBEDDINGS, is_left_out, values_of
 from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require, using_engine
 from qexplore.stacks.trained import Trained, with_state
+from qexplore.stacks.twins import twins
 
 _CLAMPS = (F.relu6, F.hardtanh, F.hardtanh_, torch.clamp, torch.clamp_, "clamp", "clamp_")
 
@@ -58,15 +60,11 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         trained.find(prepared)
         data.show(prepared, settings.method, _freeze)
         state = trained.state() if settings.method == "qat" else {}
-        model = _converted(prepared, settings)
-        rows = strategy_of(network, connections, model, _values(model, data.example), settings)
-    beside = graph_beside(
-        FloatGraph(connections.graph, (with_state(network, state), connections.network)),
-        model,
-        rows,
-        settings,
-        lambda node: row_name(network, model, node),
-    )
+        model = _converted(prepared, connections, settings)
+        found = twins(model.graph, connections.graph)
+        rows = strategy_of(network, connections, model, _values(model, data.example), settings, found)
+    float_graph = FloatGraph(connections.graph, (with_state(network, state), connections.network))
+    beside = graph_beside(float_graph, model, found, rows, settings, lambda node: row_name(network, model, node, found))
     return taken.named(
         Converted(
             model,
@@ -99,7 +97,7 @@ def load(path: Path, network: nn.Module) -> nn.Module:
     network = plain(network).network
     with using_engine(settings.engine), quiet(), rebuilding(network):
         traced, connections = _traced(network, example)
-        model = _converted(_prepared(traced, connections, built_with, example), built_with)
+        model = _converted(_prepared(traced, connections, built_with, example), connections, built_with)
         if _structure(model, example) != saved.structure:
             raise other_structure(f"'{path}'", network)
         load_state(model, saved)
@@ -140,6 +138,7 @@ def _traced(network: nn.Module, example: Any) -> tuple[nn.Module, Connections]:
 def _prepared(network: nn.Module, connections: Connections, settings: Settings, example: tuple[Any, ...]) -> Any:
     custom = require("PrepareCustomConfig")().set_non_traceable_module_names(list(connections.opaque))
     mapping = _qconfig_mapping(network, settings, _hidden(connections))
+    leave_functions_float(mapping, network, connections.graph, settings.left_float)
     is_qat = settings.method == "qat"
     prepare = require("prepare_qat_fx" if is_qat else "prepare_fx")
     try:
@@ -153,8 +152,11 @@ def _prepared(network: nn.Module, connections: Connections, settings: Settings, 
         ) from error
 
 
-def _converted(prepared: Any, settings: Settings) -> fx.GraphModule:
+def _converted(prepared: Any, connections: Connections, settings: Settings) -> fx.GraphModule:
     prepared.eval()
+    steps = {step_of(node): connections.module(node) for node in connections.graph.nodes}
+    left = {name for name, module in steps.items() if is_left_out(name, module, settings)}
+    stand_before(prepared, left)
     try:
         model: fx.GraphModule = require("convert_fx")(prepared)
     except Exception as error:
@@ -162,6 +164,7 @@ def _converted(prepared: Any, settings: Settings) -> fx.GraphModule:
             f"torch.ao cannot convert the prepared network ({type(error).__name__}: {first_line(error)}): leave "
             'out the layer in question with modules=, or use stack="pt2e"'
         ) from error
+    stand_aside(model)
     if settings.engine == "qnnpack":
         _put_in_order(model)
     pack_converted(model, settings.linear_num_bits)
@@ -208,10 +211,7 @@ def _qconfig_mapping(network: nn.Module, settings: Settings, hidden: set[str]) -
         return narrow if type(module) is nn.Linear else by_type.object_type_qconfigs.get(type(module), everything)
 
     named = list(network.named_modules())
-    is_chosen = {
-        name: name not in hidden and (settings.modules is None or bool(settings.modules(name, module)))
-        for name, module in named
-    }
+    is_chosen = {name: name not in hidden and not is_left_out(name, module, settings) for name, module in named}
     mapping = by_type if is_chosen[""] else require("QConfigMapping")()
     for name, module in named[1:]:
         if not is_chosen[name]:

@@ -27,10 +27,16 @@ from qexplore.stacks.strategy import (
     reason_for_integers,
 )
 from qexplore.stacks.torch_ao import require, wrong_kernel
+from qexplore.stacks.twins import Twin
 
 
 def strategy_of(
-    network: nn.Module, connections: Connections, model: nn.Module, values: Mapping[fx.Node, Any], settings: Settings
+    network: nn.Module,
+    connections: Connections,
+    model: nn.Module,
+    values: Mapping[fx.Node, Any],
+    settings: Settings,
+    found: Mapping[fx.Node, Twin],
 ) -> tuple[LayerStrategy, ...]:
     """One row for each step of ``network``, in call order.
 
@@ -40,11 +46,12 @@ def strategy_of(
         model: the converted network.
         values: what every node of its graph gives.
         settings: for the reasons alone.
+        found: what the nodes of ``model`` stand for.
     """
     rows: dict[str, LayerStrategy] = {}
     own_modules = dict(network.named_modules())
     for node in values:
-        row = _row(own_modules, model, node, values, settings)
+        row = _row(own_modules, model, node, step_name(node, found), values, settings)
         if row is not None:
             rows.setdefault(row.name, row)
     return with_absent(rows, _calls(connections, rows), _modules(connections))
@@ -54,16 +61,16 @@ def _row(
     modules: Mapping[str, nn.Module],
     model: nn.Module,
     node: fx.Node,
+    name: str,
     values: Mapping[fx.Node, Any],
     settings: Settings,
 ) -> LayerStrategy | None:
     original, output = None, values[node]
     if node.op == "call_module":
-        name = str(node.target)
         original = modules[name]
         weights, kind = describe_weights(model.get_submodule(name)), type(original).__name__
     elif node.op in ("call_function", "call_method"):
-        name, kind = node.name, _name_of(node).rpartition(".")[2].removesuffix("_dynamic")
+        kind = _name_of(node).rpartition(".")[2].removesuffix("_dynamic")
         if kind in MOVES_ONLY or not isinstance(output, Tensor):
             return None
         packed = packed_of(model, node)
@@ -77,11 +84,16 @@ def _row(
     return LayerStrategy.present(name, kind, weights, activations, reason)
 
 
-def row_name(network: nn.Module, model: nn.Module, node: fx.Node) -> str:
+def step_name(node: fx.Node, found: Mapping[fx.Node, Twin]) -> str:
+    """The name of a converted node in the float graph: a module's, or that of the function's node."""
+    return step_of(found[node].nodes[0] if node in found else node)
+
+
+def row_name(network: nn.Module, model: nn.Module, node: fx.Node, found: Mapping[fx.Node, Twin]) -> str:
     """What the row of a node of the converted ``model`` is called: a function with weights like its module."""
     is_packed = node.op == "call_function" and packed_of(model, node) is not None
-    found = layer_of(innermost(node), dict(network.named_modules())) if is_packed else None
-    return found[0] if found else step_of(node)
+    layer = layer_of(innermost(node), dict(network.named_modules())) if is_packed else None
+    return layer[0] if layer else step_name(node, found)
 
 
 def _reason_for_float(

@@ -16,6 +16,7 @@ from qexplore._quiet import silenced
 from qexplore.errors import ExportError, WorkflowError
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
+from qexplore.stacks.onnxruntime_beside import onnx_beside
 from qexplore.stacks.onnxruntime_ranges import cannot_quantize, ranges_given, ranges_of
 from qexplore.stacks.onnxruntime_strategy import OF_GEMM, Layer, owners_of, read_strategy
 from qexplore.stacks.onnxruntime_ties import give_own_weights
@@ -59,7 +60,8 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
             onnx.save(prepared, ready)
         path = folder / "quantized.onnx"
         _write(ready, path, settings, data, calibration, excluded)
-        strategy = read_strategy(onnx.load(path).graph, owners, modules, calls_of(nodes), settings, kept_float)
+        quantized = onnx.load(path)
+        strategy = read_strategy(quantized.graph, owners, modules, calls_of(nodes), settings, kept_float)
         if not any(row.is_quantized for row in strategy):
             raise WorkflowError(_nothing_quantized(network, settings))
         model = OnnxModel(path, threads=torch.get_num_threads())
@@ -69,6 +71,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         strategy=strategy,
         save=lambda target: _save(content, target),
         notes=(_SEVEN_BITS,) if _can_overflow() else (),
+        beside=onnx_beside(prepared, quantized, owners, strategy, settings),
     )
 
 
@@ -128,9 +131,10 @@ def _package(name: str) -> Any:
 
 def _excluded(owners: dict[str, Layer], kept_float: frozenset[str], settings: Settings) -> list[str]:
     """Names of ONNX nodes that stay float. A predicate chooses modules, and a function is none."""
-    if settings.modules is None:
-        return []
-    nodes = [node for node, owner in owners.items() if not owner.is_module or owner.name in kept_float]
+    takes_functions = settings.modules is None
+    nodes = [
+        node for node, owner in owners.items() if owner.name in kept_float or not (owner.is_module or takes_functions)
+    ]
     return [*nodes, *(node + OF_GEMM for node in nodes)]
 
 

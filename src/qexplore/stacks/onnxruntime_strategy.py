@@ -196,6 +196,8 @@ def _width(integers: Any) -> int:
 
 
 def _why_float(layer: Layer, settings: Settings, kept_float: frozenset[str]) -> str:
+    if layer.name in settings.left_float:
+        return settings.left_float[layer.name]
     if layer.name in kept_float or (settings.modules is not None and not layer.is_module):
         return reasons.NOT_SELECTED.format(modules=settings.modules)
     if settings.method == "static" and layer.type in _RECURRENT:

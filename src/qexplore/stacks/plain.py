@@ -42,7 +42,12 @@ class Plain:
 
     def settings(self, settings: Settings) -> Settings:
         """The same in names of the copy."""
-        if not self.held or settings.modules is None:
+        if not self.held:
+            return settings
+        settings = dataclasses.replace(
+            settings, left_float={self._own(n): why for n, why in settings.left_float.items()}
+        )
+        if settings.modules is None:
             return settings
         names = dict(self.network.named_modules())
         chosen = [name for name in names if name and settings.modules(self.name(name), names[name])]
@@ -53,6 +58,11 @@ class Plain:
         """What the user's network calls the module ``name`` of the copy."""
         inside = self.held and (name == self.held or name.startswith(f"{self.held}."))
         return name[len(self.held) + 1 :] if inside else name
+
+    def _own(self, name: str) -> str:
+        """What the copy calls a step of the user's network."""
+        own = f"{self.held}.{name}".rstrip(".")
+        return own if own in dict(self.network.named_modules()) else name
 
     def named(self, converted: Converted) -> Converted:
         """The same in the user's names and classes."""

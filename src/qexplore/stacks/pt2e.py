@@ -16,9 +16,12 @@ from qexplore.errors import TraceError, WorkflowError
 from qexplore.preparation import give_own_modules
 from qexplore.stacks import pt2e_graph as graphs
 from qexplore.stacks.base import Converted, Data, Settings
+from qexplore.stacks.beside import FloatGraph, graph_beside
 from qexplore.stacks.exported_modules import calls_of, float_modules
 from qexplore.stacks.pt2e_quantizer import Quantizer, torchao
-from qexplore.stacks.pt2e_strategy import read_strategy
+from qexplore.stacks.pt2e_strategy import read_strategy, row_name
+from qexplore.stacks.trained import Trained, with_state
+from qexplore.stacks.twins import twins
 
 _ENGINES = ("x86", "onednn")
 
@@ -60,9 +63,14 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     with silenced():
         exported = graphs.export(own, data.example)
     calls = calls_of(exported.graph.nodes)
+    plain, trained = copy.deepcopy(exported), Trained(exported)
     prepared = _prepared(exported, own, settings, Quantizer(settings, kept_float))
+    trained.find(prepared)
+    state = {}
     if settings.method == "qat":
-        num_folded = _train(prepared, signature, data)
+        _train(prepared, signature, data)
+        state = trained.state()
+        num_folded = graphs.fold_batchnorm(prepared)
         notes += (f"{num_folded} BatchNorm folded into convolutions after training",) if num_folded else ()
     else:
         _calibrate(graphs.ExportedNetwork(prepared, signature), settings, data)
@@ -70,11 +78,16 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     strategy = read_strategy(converted, own, calls, settings, kept_float)
     if not any(row.is_quantized for row in strategy):
         raise WorkflowError(_nothing_quantized(network, settings))
+    float_graph = FloatGraph(plain.graph, (with_state(plain, state),))
+    modules = dict(own.named_modules())
+    found = twins(converted.graph, plain.graph)
     return Converted(
         model=graphs.ExportedNetwork(converted, signature),
         strategy=strategy,
         save=lambda path: graphs.save(converted, data.example, path),
         notes=notes,
+        beside=graph_beside(float_graph, converted, found, strategy, settings, lambda node: row_name(node, modules)),
+        trained=state,
     )
 
 
@@ -145,8 +158,8 @@ def _calibrate(prepared: nn.Module, settings: Settings, data: Data) -> None:
     data.calibrate(prepared)
 
 
-def _train(prepared: fx.GraphModule, signature: inspect.Signature, data: Data) -> int:
-    """Train a prepared graph, then make it ready for conversion; returns how many BatchNorm were folded."""
+def _train(prepared: fx.GraphModule, signature: inspect.Signature, data: Data) -> None:
+    """Train a prepared graph, and leave it in eval mode."""
     trainable = graphs.TrainableExport(prepared, signature)
 
     def freeze() -> None:
@@ -156,7 +169,6 @@ def _train(prepared: fx.GraphModule, signature: inspect.Signature, data: Data) -
     assert data.train is not None
     data.train(trainable, freeze)
     graphs.switch_training(prepared, False)
-    return graphs.fold_batchnorm(prepared)
 
 
 def _converted(prepared: fx.GraphModule) -> fx.GraphModule:

@@ -38,7 +38,7 @@ class Quantizer:
 
     Args:
         settings: of the workflow.
-        float_modules: names of modules that stay float.
+        float_modules: names of modules, and of functions, that stay float.
 
     Raises:
         WorkflowError: observers that torchao does not have.
@@ -67,6 +67,8 @@ class Quantizer:
         """Mark what is quantized, and how."""
         self._x86.annotate(model)
         for node in model.graph.nodes:
+            if node.name in self._float_modules:  # a function
+                node.meta.pop("quantization_annotation", None)
             if node.target in self._targets and not _is_annotated(node):
                 self._annotate(node)
         return model

@@ -82,6 +82,11 @@ def _operator(node: fx.Node) -> str:
     return str(getattr(node.target, "_opname", ""))
 
 
+def row_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    """What the row of a node is called that computes something."""
+    return _layer_of(node, modules)[0]
+
+
 def _layer_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
     return layer_of(innermost(node), modules) or (node.name, _operator(node).strip("_"))
 
@@ -169,6 +174,8 @@ def _chosen(quantizer: fx.Node) -> fx.Node | None:
 
 
 def _why_float(layer: _Layer, settings: Settings, float_modules: frozenset[str]) -> str:
+    if layer.name in settings.left_float:
+        return settings.left_float[layer.name]
     if layer.name in float_modules:
         return reasons.NOT_SELECTED.format(modules=settings.modules)
     if layer.type in ("LSTM", "GRU", "RNN"):

@@ -45,6 +45,9 @@ RECURRENT = "recurrent layers have integer kernels in dynamic quantization only"
 RECURRENT_IN_ONNX = "onnxruntime has integer kernels for recurrent layers in dynamic quantization only"
 RECURRENT_IN_PT2E = 'torchao has no integer kernel for {kind}: stack="fx" or "eager" quantizes it dynamically'
 
+OFF = "its integers were {error:.3f} of the float norm away, where rounding explains {limit:.3f}"
+SETTLED = "ranges are taken anew after training, for those that training left were too far from float"
+
 
 def in_kernel(kernel: str, weights: Stored, output: str) -> str:
     """Of a layer whose weights and input are integers; ``output`` says where its range is from, or that it is float."""

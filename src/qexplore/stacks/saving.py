@@ -79,6 +79,7 @@ def write_state(path: Path, settings: Settings, structure: str, *parts: dict[str
     plain = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     plain["modules"] = None if modules is None else sorted(modules.names)
     plain["activation_observer"] = plain["weight_observer"] = None
+    plain["left_float"] = dict(settings.left_float)
     del plain["recalibrate"]  # done
     content = {"format": _FORMAT, "version": _VERSION, "settings": plain, "structure": structure}
     writer = _Writer()

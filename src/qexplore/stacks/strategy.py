@@ -112,6 +112,8 @@ def reason_for_integers(
 
 def reason_for_float(name: str, module: nn.Module | None, settings: Settings) -> str:
     """Why the layer ``name``, ``module`` of the float network (None for a function), stays float."""
+    if name in settings.left_float:
+        return settings.left_float[name]
     if is_left_out(name, module, settings):
         return reasons.NOT_SELECTED.format(modules=settings.modules)
     if module is not None and next(module.children(), None) is not None:
@@ -131,7 +133,9 @@ def reason_for_float(name: str, module: nn.Module | None, settings: Settings) ->
 
 
 def is_left_out(name: str, module: nn.Module | None, settings: Settings) -> bool:
-    """Whether the predicate does not choose ``module``, ``name`` in the float network (None for a function)."""
+    """Whether ``module``, ``name`` in the float network (None for a function), is not among what is to be quantized."""
+    if name in settings.left_float:
+        return True
     return module is not None and settings.modules is not None and not settings.modules(name, module)
 
 

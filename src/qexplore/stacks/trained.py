@@ -45,7 +45,9 @@ def with_state(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         for name, tensor in _tensors(copied):
             if name in state:
                 tensor.copy_(state[name])
-    return copied.eval()
+    if any(one.training for one in copied.modules()):
+        copied.eval()  # what torch.export made refuses to be asked
+    return copied
 
 
 def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:

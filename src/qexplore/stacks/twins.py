@@ -24,7 +24,7 @@ class Twin:
         return self.nodes[-1]
 
 
-def twins(model: fx.Graph, graph: fx.Graph, stands_for: Mapping[str, str]) -> dict[fx.Node, Twin]:
+def twins(model: fx.Graph, graph: fx.Graph, stands_for: Mapping[str, str] | None = None) -> dict[fx.Node, Twin]:
     """The twin of each node of the quantized graph ``model`` that has one in the float ``graph``.
 
     Nodes without one only move values between float and integers.
@@ -34,6 +34,7 @@ def twins(model: fx.Graph, graph: fx.Graph, stands_for: Mapping[str, str]) -> di
         graph: the float one.
         stands_for: names of float nodes by those of quantized ones, where that is known.
     """
+    stands_for = stands_for or {}
     pairs = _Pairs(model, graph)
     named = {node.name: node for node in graph.nodes}
     for node in model.nodes:

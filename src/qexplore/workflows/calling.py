@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Set
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -97,7 +98,7 @@ def quantize_dynamic(
     settings = _settings_of("dynamic", options)
     if example_input is None:
         raise DataError("quantize_dynamic needs example_input, the inputs of one call, got None")
-    return run_workflow(network, settings, _reporting_of(options), example=example_input)
+    return _told(run_workflow(network, settings, _reporting_of(options), example=example_input))
 
 
 def quantize_static(
@@ -195,12 +196,19 @@ def quantize_qat(
         freeze_after,
     )
     example = first_inputs(network, train_loader, "train_loader", options.get("unpack"))
-    return run_workflow(network, settings, _reporting_of(options), example=example, training=training)
+    return _told(run_workflow(network, settings, _reporting_of(options), example=example, training=training))
 
 
 def _static(network: nn.Module, loader: Loader, settings: Settings, options: Any) -> QuantizationResult:
     example = first_inputs(network, loader, "calibration_loader", options.get("unpack"))
-    return run_workflow(network, settings, _reporting_of(options), example=example, calibration_loader=loader)
+    return _told(run_workflow(network, settings, _reporting_of(options), example=example, calibration_loader=loader))
+
+
+def _told(result: QuantizationResult) -> QuantizationResult:
+    """Warn of what is still off; the report says it too."""
+    if result.report.alarms:
+        warnings.warn("; ".join(map(str, result.report.alarms)), stacklevel=4)
+    return result
 
 
 def _settings_of(method: Any, options: Any) -> Settings:

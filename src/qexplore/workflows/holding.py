@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from qexplore.model import floating_tensors
-from qexplore.stacks import Converted, LayerStrategy, Step
+from qexplore.errors import QExploreError
+from qexplore.model import arithmetic, floating_tensors
+from qexplore.stacks import Converted, Data, LayerStrategy, Settings, StackFile, Step, reasons, with_state
 
 _TIMES = 3.0
+"""By how much a layer may pass what rounding to its widths makes of the numbers at hand. A right kernel rounds once
+more on its way, and calibration's range is not quite the one of these numbers: each doubles it at most."""
+
 _LEAST = 0.05
+"""What is never an alarm of a layer: half of `_OUTPUT`, and five bits of a bell-shaped signal."""
+
 _OUTPUT = 0.1
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,8 @@ class Alarm:
     limit: float
 
     def __str__(self) -> str:
-        what = f"'{self.layer}' gives" if self.layer else "the output is"
-        return f"{what} {self.error:.2f} of the float norm away, where rounding explains {self.limit:.2f}"
+        what = f"'{self.layer}'" if self.layer else "the output"
+        return f"{what} is {self.error:.3f} of the float norm away, where rounding explains {self.limit:.3f}"
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,70 @@ class Held:
         error: of the output; None where it holds no floating numbers.
         strategy: the rows, with the error of each.
         alarms: what rounding does not explain.
+        notes: what was left float for it.
     """
 
     error: float | None
     strategy: tuple[LayerStrategy, ...]
     alarms: tuple[Alarm, ...]
+    notes: tuple[str, ...] = ()
+
+
+def quantized_and_held(
+    home: StackFile,
+    network: nn.Module,
+    settings: Settings,
+    data: Data,
+    batches: Sequence[tuple[Any, ...]],
+    again: Data | None,
+) -> tuple[Settings, Converted, Held]:
+    """Quantize ``network`` and hold it; where a layer is off, quantize again with that layer in float.
+
+    Args:
+        home: the stack's file.
+        network: in float.
+        settings: what is wanted.
+        data: what the network is shown.
+        batches: what it is held on.
+        again: what it is shown when it is quantized again, after training; None for the same.
+
+    Returns:
+        The settings that were used at last, what the stack made, and how far it is away.
+    """
+    converted = home.quantize(network, settings, data)
+    network = with_state(network, converted.trained)
+    held = hold(network, converted, batches)
+    notes: tuple[str, ...] = ()
+    if again is not None and held.alarms:
+        anew = home.quantize(network, settings, again)
+        now = hold(network, anew, batches)
+        if len(now.alarms) < len(held.alarms):
+            converted, held, notes = anew, now, (reasons.SETTLED,)
+    for _ in range(_ATTEMPTS):
+        off = _to_leave_float(held, settings)
+        if not off:
+            break
+        changed = replace(settings, left_float={**settings.left_float, **off})
+        try:
+            attempt = home.quantize(network, changed, again or data)
+        except QExploreError:  # nothing would be left to quantize, say
+            break
+        now = hold(network, attempt, batches)
+        if off.keys() <= {alarm.layer for alarm in now.alarms}:
+            break  # its integers were not what was wrong
+        settings, converted, held = changed, attempt, now
+    left = (f"'{name}' is left float: {why}" for name, why in settings.left_float.items())
+    return settings, converted, replace(held, notes=(*notes, *left))
+
+
+def _to_leave_float(held: Held, settings: Settings) -> dict[str, str]:
+    """Layers in integers that are off, with the reason that their rows will tell."""
+    quantized = {row.name for row in held.strategy if row.is_quantized} - {*settings.left_float}
+    return {
+        alarm.layer: reasons.OFF.format(error=alarm.error, limit=alarm.limit)
+        for alarm in held.alarms
+        if alarm.layer in quantized
+    }
 
 
 def hold(network: nn.Module, converted: Converted, batches: Iterable[tuple[Any, ...]]) -> Held:
@@ -65,7 +131,7 @@ def hold(network: nn.Module, converted: Converted, batches: Iterable[tuple[Any, 
     def hear(step: Step) -> None:
         layers.setdefault(step.name, _Difference()).add(step.given, step.expected, step.ideal)
 
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic():
         for args in batches:
             expected = network(*args)
             whole.add(converted.model(*args), expected, expected)

@@ -32,9 +32,9 @@ from qexplore.model import (
 )
 from qexplore.predicates import as_predicate, select_modules
 from qexplore.preparation import copied_network
-from qexplore.stacks import ChosenModules, Data, Settings, StackRow, check_engine, row_for, using_engine, with_state
+from qexplore.stacks import ChosenModules, Data, Settings, StackRow, check_engine, row_for, using_engine
 from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, train
-from qexplore.workflows.holding import hold
+from qexplore.workflows.holding import quantized_and_held
 from qexplore.workflows.measuring import (
     bytes_on_disk,
     float_bytes_on_disk,
@@ -135,12 +135,12 @@ def run_workflow(
             unpack=reporting.unpack,
             progress=reporting.progress,
         )
-        converted = row.home.quantize(copied, chosen, data)
+        loader = calibration_loader if training is None else training.loader
+        batches = list(shown(copied, data.example, loader, reporting))
+        again = None if training is None else dataclasses.replace(data, train=_settling(training.loader, reporting))
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
-            loader = calibration_loader if training is None else training.loader
-            batches = shown(copied, data.example, loader, reporting)
-            held = hold(with_state(copied, converted.trained), converted, batches)
-        notes = converted.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
+            chosen, converted, held = quantized_and_held(row.home, copied, chosen, data, batches, again)
+        notes = converted.notes + held.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
             report = WorkflowReport(
                 settings=chosen,
@@ -213,6 +213,24 @@ def example_arguments(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
     if any(isinstance(one, Tensor) and one.dim() and len(one) != 1 for one in example):
         return example
     return tuple(torch.cat([one, one]) if isinstance(one, Tensor) and one.dim() else one for one in example)
+
+
+_SETTLED = 16
+"""Batches on which ranges are taken anew, where a trained network is quantized again without a layer."""
+
+
+def _settling(loader: Loader, reporting: Reporting) -> Callable[[nn.Module, Callable[[], None]], None]:
+    """What takes the place of training where it is done already: ranges are taken, weights stay."""
+
+    def settle(prepared: nn.Module, freeze: Callable[[], None]) -> None:
+        unpack = unpacking(prepared, reporting.unpack)
+        place = Placement(_CPU, torch.float32)
+        with torch.no_grad(), arithmetic():
+            for batch in itertools.islice(loader, _SETTLED):
+                call(prepared.eval(), place.copy_inputs(unpack_batch(batch, unpack)[0]))
+        freeze()
+
+    return settle
 
 
 _BATCHES, _SAMPLES = 4, 32

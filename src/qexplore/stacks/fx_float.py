@@ -1,0 +1,70 @@
+"""What FX is to leave in float, and does not compute in integers after all because its neighbours are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from qexplore.stacks.eager_graph import step_of
+
+
+def leave_functions_float(mapping: Any, network: nn.Module, graph: fx.Graph, names: Collection[str]) -> None:
+    """Tell torch.ao's ``mapping`` of QConfigs that the functions at nodes of these names stay float.
+
+    Calls of one method cannot be told apart there: all stay float where one is to.
+
+    Args:
+        mapping: changed.
+        network: what torch.ao will trace.
+        graph: of it, or of what it is the graph of.
+        names: of nodes; those of modules are passed over.
+    """
+    counts: Counter[tuple[str, Any]] = Counter()
+    for node in graph.nodes:
+        if node.op == "call_method" and node.name in names:
+            mapping.set_object_type(node.target, None)
+        if node.op != "call_function":
+            continue
+        place = ("" if isinstance(network, fx.GraphModule) else _caller(node), node.target)
+        if node.name in names:
+            mapping.set_module_name_object_type_order(*place, counts[place], None)
+        counts[place] += 1
+
+
+def _caller(node: fx.Node) -> str:
+    """Name of the module in whose forward a function is called."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def stand_before(prepared: fx.GraphModule, names: Collection[str]) -> None:
+    """Put a step that does nothing before every node that is to stay float.
+
+    torch.ao takes a module or function between a dequantized and a quantized tensor for one that is to be lowered,
+    whatever its QConfig says.
+
+    Args:
+        prepared: changed, before conversion.
+        names: of the steps that are to stay float.
+    """
+    for node in [one for one in prepared.graph.nodes if one.op.startswith("call") and step_of(one) in names]:
+        for source in node.all_input_nodes:
+            with prepared.graph.inserting_before(node):
+                node.replace_input_with(source, prepared.graph.call_function(_as_it_is, (source,)))
+    prepared.recompile()
+
+
+def stand_aside(model: fx.GraphModule) -> None:
+    """Take out what `stand_before` put in."""
+    for node in list(model.graph.nodes):
+        if node.target is _as_it_is:
+            node.replace_all_uses_with(node.args[0])
+            model.graph.erase_node(node)
+    model.recompile()
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
