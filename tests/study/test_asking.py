@@ -311,7 +311,7 @@ def test_a_run_that_was_cut_off_is_interrupted_and_has_the_front_of_what_it_wrot
 
 def test_print_is_a_table_of_runs(done):
     _, _, study = done
-    header, metric, names, _, row = str(study).splitlines()
+    header, metric, names, _, row, *_ = str(study).splitlines()
     assert f"'{study.path}'" in header and study.fingerprint["weights"] in header
     assert metric.startswith("3 points; accuracy (higher is better), float 0.9")
     assert names.split()[:3] == ["run", "algorithm", "seed"]
