@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from qexplore.cost.bits import not_observed
 from qexplore.cost.moments import Moments, Sources
 from qexplore.cost.operations import Operation, Operations
-from qexplore.cost.tape import Tape, Value, recording
+from qexplore.cost.tape import Tape, recording
+from qexplore.cost.values import Value
 from qexplore.errors import ModelError
 from qexplore.model import Example, Placement, QuantizedModel, alone, call, in_eval_mode, measuring, with_plain_weights
 
@@ -81,10 +82,13 @@ def _examples(model: QuantizedModel, cost: str) -> list[Example]:
 
 
 def _watched(model: QuantizedModel, inputs: Any, parameters: Mapping[Any, int], index: Mapping[str, int]) -> Tape:
+    readers = {point.name: point.readers for point in model.points if point.name in index}
     with measuring(Placement.of(model.model).device), recording(model.model, parameters) as tape:
 
         def mark(name: str, tensors: list[Tensor]) -> None:
-            if name in index:
+            if readers.get(name):
+                tape.mark_read(index[name], readers[name], tensors)
+            elif name in index:
                 tape.mark(index[name], tensors)
 
         output = model.listen(inputs, mark)

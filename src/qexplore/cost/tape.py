@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,65 +36,9 @@ from qexplore.cost.provenance import (
     takes_first,
     written_by,
 )
-
-Factors = tuple[str, Sources, Sources]
-"""The operation that multiplied, and where its operands come from."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where values come from.
-
-    Attributes:
-        sources: points that they come from unchanged; empty where an operation made them.
-        summands: points that were added up to them, or their sources.
-        is_constant: whether they were filled in, as zeros are: they need no bits beside others.
-    """
-
-    sources: Sources = ()
-    summands: frozenset[int] = frozenset()
-    is_constant: bool = False
-
-    @classmethod
-    def of_point(cls, point: int) -> Origin:
-        """Of a tensor at a point."""
-        return cls((point,), frozenset([point]))
-
-    @classmethod
-    def joined(cls, origins: Iterable[Origin]) -> Origin:
-        """Of values of several tensors side by side: known where all of them are, constants apart."""
-        every = list(origins)
-        varying = [origin for origin in every if not origin.is_constant]
-        is_known = all(origin.sources for origin in varying)
-        sources = {point for origin in varying for point in origin.sources} if is_known else set()
-        summands = frozenset[int]().union(*(origin.summands for origin in varying))
-        return cls(tuple(sorted(sources)), summands, is_constant=bool(every) and not varying)
-
+from qexplore.cost.values import Factors, Origin, Value
 
 _UNKNOWN, _CONSTANT = Origin(), Origin(is_constant=True)
-
-
-@dataclass(eq=False)
-class Value:
-    """What a piece of memory holds between two writes into it.
-
-    Attributes:
-        num_bytes: of the memory.
-        num_elements: how many numbers it holds.
-        origin: where they come from.
-        is_marked: whether it was seen at a point itself.
-        is_by_product: not the first result of its operation, such as the indices of a max pooling.
-        is_read: whether a later operation reads it.
-        factors: what was multiplied, number by number, to make it, until a sum makes that a product to count.
-    """
-
-    num_bytes: int
-    num_elements: int
-    origin: Origin = _UNKNOWN
-    is_marked: bool = False
-    is_by_product: bool = False
-    is_read: bool = False
-    factors: Factors | None = None
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -127,7 +71,22 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._fixed = {storage_key(tensor) for tensor in fixed} - {None}
         self._alive: dict[int, Value] = {}
         self._references: dict[int, Any] = {}
+        self._read_as: dict[int, dict[int, frozenset[str]]] = {}
+        self._values_read: list[Value] = []
         self._tracker = tracker
+
+    def mark_read(self, point: int, readers: Iterable[str], tensors: Iterable[Tensor]) -> None:
+        """Note that the modules ``readers``, by name, get ``tensors`` as they are at a point."""
+        for tensor in tensors:
+            key = storage_key(tensor)
+            if key is None:
+                continue
+            self._read_as.setdefault(key, {})[point] = frozenset(readers)
+            value = self._alive.get(key)
+            if value is not None:
+                value.is_read_elsewhere = value.is_read_elsewhere or (not value.read_at and value.is_read)
+                value.read_at.add(point)
+                self._values_read.append(value)
 
     def mark(self, point: int, tensors: Iterable[Tensor]) -> None:
         """Note that ``tensors`` pass at a point: it is what they held since they were made."""
@@ -143,6 +102,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def keep(self, output: Any) -> None:
         """Note that ``output`` is what the forward was run for."""
         self._note_reading(tensors_of(output))
+        for value in self._values_read:  # what is read at a point alone is stored as it is there
+            if len(value.read_at) == 1 and not value.is_read_elsewhere:
+                value.origin = Origin.of_point(next(iter(value.read_at)))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What torch calls for every operation."""
@@ -160,7 +122,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = operation_name(func)
         read = tensors_of((args, kwargs))
         is_fixed = self._follow_fixed(name, read, [*written_by(func, args, kwargs), *tensors_of(result)])
-        self._note_reading(read)
+        if name != "aten.detach":  # as a listener does, which sees what passes and computes nothing
+            self._note_reading(read)
         if not is_fixed:
             self._count(name, func, args, kwargs, result)
             self.weights_read.update(point for tensor in read for point in self._weights_in(tensor))
@@ -252,6 +215,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             key = storage_key(tensor)
             if key is not None and key in self._alive:
                 before = self._alive[key]
+                self._read_as.pop(key, None)
                 self._alive[key] = Value(before.num_bytes, before.num_elements, origin)
                 changed.append(tensor)
         return changed
@@ -278,7 +242,19 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             key = storage_key(tensor)
             if key is not None and key in self._alive:
-                self._alive[key].is_read = True
+                value = self._alive[key]
+                value.is_read = True
+                value.is_read_elsewhere = value.is_read_elsewhere or (
+                    bool(value.read_at) and self._read_point(key) is None
+                )
+
+    def _read_point(self, key: int) -> int | None:
+        """The point that the module which runs now reads a tensor at."""
+        points = self._read_as.get(key)
+        if not points:
+            return None
+        running = {name.partition(".")[2] for name in self._tracker.parents}
+        return next((point for point, readers in points.items() if not readers.isdisjoint(running)), None)
 
     def _sources(self, tensor: Tensor | None) -> Sources:
         return () if tensor is None else self._origin_of(tensor).sources
@@ -287,6 +263,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = storage_key(tensor)
         if key is None:
             return _UNKNOWN
+        if (point := self._read_point(key)) is not None:
+            return Origin.of_point(point)
         if key in self._alive:
             return self._alive[key].origin
         if key in self._weights:
@@ -308,6 +286,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def forget(self, key: int) -> None:
         """Note that a piece of memory is free."""
         self._alive.pop(key, None)
+        self._read_as.pop(key, None)
         self._fixed.discard(key)
         self._references.pop(key, None)
 

@@ -35,8 +35,17 @@ class _ExportedPoint:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, tensor: Tensor) -> Tensor:
+        """One operator for all modules that read ``tensor``."""
+        given, quantized = self._made.get(id(tensor), (None, tensor))
+        if given is not tensor:
+            quantized = self._operator(tensor)
+            self._made[id(tensor)] = tensor, quantized
+        return quantized
+
+    def _operator(self, tensor: Tensor) -> Tensor:
         if tensor.dtype != torch.float32:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ExportError(

@@ -14,7 +14,11 @@ from qexplore._choices import MAX_NUM_BITS, choice_code, choice_name
 from qexplore._fingerprint import Fingerprint
 from qexplore.errors import ExportError, ManifestError
 from qexplore.model import (
+    FoundLeft,
+    FoundPoint,
+    PointKind,
     QuantizedModel,
+    Site,
     alone,
     bare_name,
     fingerprint_of,
@@ -26,8 +30,8 @@ from qexplore.model import (
 from qexplore.quant import TensorQuantizer, min_num_bits
 
 FORMAT = "qexplore widths"
-VERSION = 2
-"""Version 1 had no fingerprint."""
+VERSION = 3
+"""Version 1 had no fingerprint, version 2 no points on inputs of modules and on calls."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class PointWidth:
 
     Attributes:
         name: of the point.
-        kind: ``"input"``, ``"activation"`` or ``"weight"``.
+        kind: as `qexplore.QuantizationPoint` has it.
         num_bits: a width as a number, the name of a float format, or ``"off"``.
         signed: whether the grid has negative numbers; with a zero point it has those that the range needs.
         narrow_range: whether a signed grid leaves out its least number.
@@ -47,10 +51,11 @@ class PointWidth:
         granularity: ``"tensor"``, ``"channel"``, or the length of groups.
         axis: of the weight's output channels; None for others.
         is_asymmetric: whether ``low`` and ``high`` are ends of their own.
+        sites: of a point that data have found: each module, with the argument that it reads or the call that it makes.
     """
 
     name: str
-    kind: str
+    kind: PointKind
     num_bits: int | str
     signed: bool
     narrow_range: bool
@@ -61,6 +66,7 @@ class PointWidth:
     granularity: str | int = "tensor"
     axis: int | None = None
     is_asymmetric: bool = False
+    sites: tuple[Site, ...] = ()
 
     @property
     def code(self) -> int:
@@ -82,6 +88,7 @@ class Manifest:
         weights: digest of the network's weights.
         points: in the order of ``num_bits``.
         fingerprint: of the model that it was written of, as a front has it; None from files of version 1.
+        left: arguments and calls that were asked for and have no point of their own.
     """
 
     network: str
@@ -89,6 +96,12 @@ class Manifest:
     weights: str
     points: tuple[PointWidth, ...]
     fingerprint: Fingerprint | None = None
+    left: tuple[FoundLeft, ...] = ()
+
+    @property
+    def found(self) -> tuple[FoundPoint, ...]:
+        """The points that data have found: on inputs of modules, and on calls."""
+        return tuple(FoundPoint(one.name, one.kind, one.sites) for one in self.points if one.sites)
 
     @property
     def num_bits(self) -> tuple[int, ...]:
@@ -99,9 +112,9 @@ class Manifest:
         """Give ``model`` these choices and ranges; one range serves all its widths afterwards.
 
         Args:
-            model: wrapped as the manifest's was; it need not be calibrated. It gets the input points of the manifest's
-                model, which calibration has found there: none, one for each of several inputs, or, of an old file, one
-                range for them all.
+            model: wrapped as the manifest's was; it need not be calibrated. It gets the points of the manifest's model
+                that calibration has found there: on inputs of modules, on calls, and on its own inputs: none, one for
+                each of several, or, of an old file, one range for them all.
             other_weights: allow weights that are not those of the manifest, such as fine-tuned ones.
 
         Raises:
@@ -113,6 +126,8 @@ class Manifest:
 
     def _apply(self, model: QuantizedModel) -> None:
         model.set_inputs(list(map(bare_name, self._inputs(model))))
+        if model.can_have_found(self.found, self.left):
+            model.set_found(self.found, self.left)
         for point, quantizer in zip(self.points, model.fake_quantizers.values(), strict=True):
             _set_range(quantizer, point)
         model.num_bits = self.num_bits
@@ -120,11 +135,12 @@ class Manifest:
     def _check(self, model: QuantizedModel, other_weights: bool) -> None:
         require_wrapped("Manifest.apply", model, calibrated=False)
         inputs = self._inputs(model)
+        found = self.found if model.can_have_found(self.found, self.left) else model.found[0]
         ours = [point.name for point in self.points]
-        theirs = [*inputs, *(point.name for point in model.points if point.kind != "input")]
+        theirs = model.names_with(inputs, found)
         if ours != theirs:
             raise ManifestError(f"the manifest must have the points of the model: {_difference(ours, theirs)}")
-        if self.network != type(model.model).__name__ or self.structure != structure_of(model, inputs):
+        if self.network != type(model.model).__name__ or self.structure != structure_of(model, inputs, found):
             raise ManifestError(
                 f"the manifest is of a {self.network} whose parameters or scales have other names or shapes than those "
                 f"of this {type(model.model).__name__}: wrap the same network in the same way"
@@ -158,7 +174,7 @@ def save_manifest(model: QuantizedModel, path: str | Path) -> Path:
     """
     require_wrapped("save_manifest", model)
     network, digests = type(model.model).__name__, (structure_of(model), weights_of(model))
-    manifest = Manifest(network, *digests, _points(model), fingerprint_of(model))
+    manifest = Manifest(network, *digests, _points(model), fingerprint_of(model), model.found[1])
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     try:
         Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -186,14 +202,15 @@ def load_manifest(path: str | Path) -> Manifest:
     try:
         points = tuple(_read_point(row) for row in content["points"])
         network, structure, weights = (str(content[name]) for name in ("network", "structure", "weights"))
-        return Manifest(network, structure, weights, points, Fingerprint.read(content.get("fingerprint")))
+        left = tuple(FoundLeft(**{**row, "site": _pair(row["site"])}) for row in content.get("left", ()))
+        return Manifest(network, structure, weights, points, Fingerprint.read(content.get("fingerprint")), left)
     except (KeyError, TypeError, ValueError) as error:
         raise ManifestError(f"'{path}' is a damaged widths manifest: {type(error).__name__}: {error}") from error
 
 
 def _read_point(row: dict[str, Any]) -> PointWidth:
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-    point = PointWidth(**fields)
+    point = PointWidth(**fields | {"sites": tuple(map(_pair, row.get("sites", ())))})
     if choice_code(point.num_bits) is None:
         raise ValueError(f"point '{point.name}' has no width or format {point.num_bits!r}")
     sizes = len(point.low), len(point.high), torch.Size(point.shape).numel() if point.high else 0
@@ -202,8 +219,14 @@ def _read_point(row: dict[str, Any]) -> PointWidth:
     return point
 
 
+def _pair(site: Any) -> Site:
+    module, part = site
+    return str(module), str(part)
+
+
 def _points(model: QuantizedModel) -> tuple[PointWidth, ...]:
     layouts = {point.name: point.layout for point in model.weight_points}
+    sites = {point.name: point.sites for point in model.found[0]}
     rows = []
     for point, code in zip(model.points, model.num_bits.tolist(), strict=True):
         quantizer, layout = model.fake_quantizers[point.name], layouts.get(point.name)
@@ -223,6 +246,7 @@ def _points(model: QuantizedModel) -> tuple[PointWidth, ...]:
                 "tensor" if is_one else layout.granularity,  # type: ignore[union-attr]
                 None if is_one else layout.axis,  # type: ignore[union-attr]
                 quantizer.asymmetric,
+                sites.get(point.name, ()),
             )
         )
     return tuple(rows)

@@ -56,7 +56,16 @@ from qexplore.model.layers import (
 from qexplore.model.passes import Pass, first_batch, no_batches, require_iterable, reusable
 from qexplore.model.plan import Plan, PlannedPoint
 from qexplore.model.point_hook import floating_tensors
-from qexplore.model.points import Candidate, Candidates, FoundLeft, FoundPoint, NumBits, QuantizationPoint
+from qexplore.model.points import (
+    Candidate,
+    Candidates,
+    FoundLeft,
+    FoundPoint,
+    NumBits,
+    PointKind,
+    QuantizationPoint,
+    Site,
+)
 from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.ready import require_wrapped

@@ -209,11 +209,10 @@ class DataPoints(nn.Module):
         Raises:
             ModelError: they are not of a network wrapped in this way.
         """
-        missing = [module for point in points for module, _ in point.sites if not self._can_have(point.kind, module)]
-        if missing:
+        if not self.can_have_found(points, left):
             raise ModelError(
-                f"points on inputs of modules and on calls must be those that `inputs` and `functions` ask for, got "
-                f"one of '{missing[0]}': wrap the network as theirs was"
+                "points on inputs of modules and on calls must be those that `inputs` and `functions` ask for, got "
+                f"{', '.join(point.name for point in points)}: wrap the network as theirs was"
             )
         others = {*self._keys} - {*self._found}
         named = tuple(FoundPoint(free_name(bare_name(p.name), others), p.kind, p.sites) for p in points)
@@ -221,10 +220,18 @@ class DataPoints(nn.Module):
             self._put_found(named, tuple(left))
         self.is_pending = False
 
-    def _can_have(self, kind: str, module: str) -> bool:
-        if kind == "argument":
-            return module in self._readers
-        return self.calls.are_wanted and module in dict(self.model.named_modules())
+    def can_have_found(self, points: Sequence[FoundPoint], left: Sequence[FoundLeft]) -> bool:
+        """Whether `set_found` can give the model these: where it asks for any, there are some, or others in place."""
+        asked = {"argument": bool(self._readers), "function": self.calls.are_wanted}
+        names = {name for name, _ in self.model.named_modules()}
+        fit = (asked[one.kind] and module in names for one in points for module, _ in one.sites)
+        return self._recipe is not None and all(fit) and bool(points or left or not any(asked.values()))
+
+    def names_with(self, inputs: Sequence[str], found: Sequence[FoundPoint]) -> list[str]:
+        """Names of all points, in their order, were these those that data decide."""
+        ranks = {name: self._rank(name) for name in self._keys if name not in self._found and self._rank(name)}
+        ranks |= {one.name: 1 if one.kind == "argument" else 3 for one in found} | dict.fromkeys(inputs, 0)
+        return sorted([*inputs, *(name for name in ranks if name not in inputs)], key=lambda name: ranks[name])
 
     def _put_found(
         self,

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from qexplore._fingerprint import DIGITS, Fingerprint, tensor_bytes, text_digest
 from qexplore.errors import OtherModelError
 from qexplore.model.biases import bias_corrections
+from qexplore.model.points import FoundPoint
 from qexplore.quant import TensorQuantizer
 
 if TYPE_CHECKING:
@@ -51,12 +52,17 @@ def require_same_model(model: WrappedNetwork, point: Any) -> None:
         )
 
 
-def structure_of(model: WrappedNetwork, inputs: Sequence[str] | None = None) -> str:
-    """Digest of the network's class, of its tensors' names and shapes, and of the points; with these of ``inputs``."""
+def structure_of(
+    model: WrappedNetwork, inputs: Sequence[str] | None = None, found: Sequence[FoundPoint] | None = None
+) -> str:
+    """Digest of the network's class, of its tensors' names and shapes, and of the points.
+
+    With these of ``inputs``, and these on inputs of modules and on calls; None takes those that the model has.
+    """
     digest = hashlib.sha256(type(model.model).__name__.encode())
     for named in _tensors(model.model):
         digest.update(f"{_named_shape(named)}\n".encode())
-    for line in _point_lines(model, inputs):
+    for line in _point_lines(model, inputs, found):
         digest.update(f"{line}\n".encode())
     return digest.hexdigest()
 
@@ -74,12 +80,17 @@ def _named_shape(named: tuple[str, Tensor]) -> str:
     return f"{name} {tuple(tensor.shape)}"
 
 
-def _point_lines(model: WrappedNetwork, inputs: Sequence[str] | None = None) -> Iterator[str]:
+def _point_lines(
+    model: WrappedNetwork, inputs: Sequence[str] | None = None, found: Sequence[FoundPoint] | None = None
+) -> Iterator[str]:
     if inputs is None:
         inputs = [point.name for point in model.points if point.kind == "input"]
     yield from (f"input {name} 1" for name in inputs)
-    others = (point for point in model.points if point.kind != "input")
+    others = (point for point in model.points if point.kind in ("activation", "weight"))
     yield from (f"{point.kind} {point.name} {point.num_scales}" for point in others)
+    # At the end, so that networks without any have the digests that they had before there were such points.
+    for one in model.found[0] if found is None else found:
+        yield f"{one.kind} {one.name} {one.sites}"
 
 
 def _layers(network: nn.Module) -> Iterator[str]:

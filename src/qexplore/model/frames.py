@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import CodeType
 from typing import Any, Protocol
 
 from torch import nn
@@ -111,6 +112,11 @@ class Framed:
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(self._forward)
+
+    @property
+    def __code__(self) -> CodeType:  # torch.export names the line that a forward begins at
+        code: CodeType = self._forward.__code__
+        return code
 
     def put_on(self) -> None:
         """Stand in the forward's place."""

@@ -1,0 +1,71 @@
+"""Costs of points on inputs of modules and on calls, against hand arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import qexplore as qx
+from qexplore import predicates
+from qexplore.cost import build_costs
+
+
+class Fork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(1, 2, 1, bias=False)
+        self.head = nn.Linear(32, 3, bias=False)
+
+    def forward(self, x):
+        x = torch.tanh(x)
+        return self.head((self.left(x) + self.right(x)).flatten(1))
+
+
+class Products(nn.Module):
+    def forward(self, x):
+        x = torch.tanh(x.squeeze(1))
+        return F.softmax(x @ x.transpose(1, 2), -1) @ x
+
+
+def costs_of(network, names, **points):
+    model = qx.QuantizedModel(network, **points)
+    model.describe(torch.randn(5, 1, 4, 4))
+    widths = [2 + index for index in range(len(model.points))]
+    rows = np.array([widths])
+    found = {cost.name: float(cost.cost(rows)[0]) for cost in build_costs(tuple(names), model)}
+    return found, dict(zip(model.fake_quantizers, widths, strict=True)), model
+
+
+@pytest.mark.parametrize("readers", [("left", "head"), ("left", "right", "head")])
+def test_products_know_which_modules_read_a_tensor_quantized(readers):
+    found, bits, model = costs_of(
+        Fork(),
+        ["bops", "total_bits", "activation_bytes"],
+        inputs=predicates.by_name(*readers),
+        weights=predicates.weighted,
+    )
+    right = bits["left.input"] if "right" in readers else 32
+    convolutions = 32 * bits["left.input"] * bits["left.weight"] + 32 * right * bits["right.weight"]
+    assert found["bops"] == convolutions + 96 * bits["head.input"] * bits["head.weight"]
+    assert found["total_bits"] == sum(bits.values())
+    assert found["activation_bytes"] == (16 * bits["left.input"] + 32 * bits["head.input"]) / 8
+    assert {point.name: point.num_elements for point in model.points if point.kind == "argument"} == {
+        "left.input": 16,
+        "head.input": 32,
+    }
+
+
+@pytest.mark.parametrize(("readers", "width"), [(("left", "right"), 2), (("left",), 32)])
+def test_what_is_read_at_a_point_alone_is_stored_at_its_width(readers, width):
+    found, *_ = costs_of(Fork(), ["peak_activation_bytes"], inputs=predicates.by_name(*readers))
+    # The input and its tanh, then what both convolutions give beside it, then the sum and they.
+    tanh, pair = 16 * width / 8, 2 * 32 * 4
+    assert found["peak_activation_bytes"] >= tanh + pair
+    wide, *_ = costs_of(Fork(), ["peak_activation_bytes"], weights=predicates.weighted)
+    assert wide["peak_activation_bytes"] - found["peak_activation_bytes"] == (16 * (32 - width) / 8)
+
+
+def test_products_of_calls_have_their_operands():
+    found, bits, _ = costs_of(Products(), ["bops"], functions=predicates.by_function(torch.tanh, F.softmax))
+    assert found["bops"] == 64 * bits["tanh"] * bits["tanh"] + 64 * bits["softmax"] * bits["tanh"]
