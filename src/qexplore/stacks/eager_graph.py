@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,21 @@ _MODULE_OF: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 """Modules with weights that the stack computes in integers, by their exact class."""
+
+_HOLDING_RANGE = (
+    *LAYERS,
+    *_NORMS,
+    nn.ELU,
+    nn.GroupNorm,
+    nn.Hardswish,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LayerNorm,
+    nn.LeakyReLU,
+    nn.PReLU,
+)
+"""Modules that hold the range of their output once they are converted."""
 
 _NORM_OF: dict[Any, Any] = dict(zip(LAYERS, (*_NORMS, *_NORMS, nn.BatchNorm1d), strict=True))
 
@@ -127,6 +143,39 @@ def _settle_padding(network: nn.Module) -> None:
 # -------------------------------------------------------------------------------------------------------- fusing
 
 
+def split_calls(network: fx.GraphModule, chosen: Collection[str]) -> dict[str, str]:
+    """Give every call of a module that will hold a range a module of its own; the copies share weights and statistics.
+
+    Args:
+        network: changed.
+        chosen: names of modules that may be in integers; others stay.
+
+    Returns:
+        The names of the new modules, with that of the module whose call each took.
+    """
+    first: dict[nn.Module, str] = {}
+    copies: dict[str, str] = {}
+    for node in network.graph.nodes:
+        module = module_of(network, node)
+        if not isinstance(module, _HOLDING_RANGE) or node.target not in chosen or any(True for _ in module.children()):
+            continue
+        name = first.setdefault(module, str(node.name))
+        if name != node.name:
+            shared = {id(one): one for one in (*module.parameters(), *module.buffers())}
+            original = str(node.target)
+            node.target = add_module(network, original, copy.deepcopy(module, shared))
+            copies[node.target] = original
+    network.recompile()
+    return copies
+
+
+def layers_called_once(network: fx.GraphModule) -> list[str]:
+    """Names of the layers that one node calls."""
+    calls = Counter(module_of(network, node) for node in network.graph.nodes)
+    nodes = [node for node in network.graph.nodes if calls[module_of(network, node)] == 1]
+    return [str(node.target) for node in nodes if type(module_of(network, node)) in LAYERS]
+
+
 def fuse_layers(network: fx.GraphModule, chosen: Collection[str], *, is_qat: bool) -> dict[str, tuple[str, ...]]:
     """Fuse every chosen layer with the BatchNorm and the ReLU behind it, where nothing else reads what is between.
 
@@ -141,29 +190,39 @@ def fuse_layers(network: fx.GraphModule, chosen: Collection[str], *, is_qat: boo
     Returns:
         The names that went into each fused layer, by the layer's name.
     """
-    calls = Counter(str(node.target) for node in network.graph.nodes if node.op == "call_module")
+    calls = Counter(module_of(network, node) for node in network.graph.nodes)
     fused = {}
     for node in list(network.graph.nodes):
         if node.op != "call_module" or node.target not in chosen:
             continue
-        behind = [one for one in _fusable_behind(network, node, is_qat) if calls[str(one.target)] == 1]
-        gone = _fuse(network, node, behind, is_qat)
+        gone = _fuse(network, node, _fusable_behind(network, node, calls, is_qat), is_qat)
         if gone:
             fused[str(node.target)] = gone
     network.recompile()
     return fused
 
 
-def _fusable_behind(network: fx.GraphModule, node: fx.Node, is_qat: bool) -> list[fx.Node]:
-    """The BatchNorm and the activation right behind ``node``, as far as they are there."""
+def _fusable_behind(
+    network: fx.GraphModule, node: fx.Node, calls: Mapping[nn.Module | None, int], is_qat: bool
+) -> list[fx.Node]:
+    """The BatchNorm and the activation right behind ``node``, as far as they are there; ``calls`` counts nodes."""
     behind = []
     reader = _sole_reader(node)
-    if reader is not None and _takes_norm(network, node, reader, is_qat):
+    if reader is not None and calls[module_of(network, reader)] == 1 and _takes_norm(network, node, reader, is_qat):
         behind.append(reader)
         reader = _sole_reader(reader)
-    if reader is not None and type(module_of(network, reader)) in (nn.ReLU, nn.ReLU6):
+    if reader is not None and _relu_kind(network, reader) is not None:
         behind.append(reader)
     return behind
+
+
+def _relu_kind(network: fx.GraphModule, node: fx.Node) -> type[nn.Module] | None:
+    """The class of the ReLU or ReLU6 that ``node`` is, as a module or a function; None for others."""
+    if node.op == "call_module":
+        kind: Any = type(module_of(network, node))
+    else:
+        kind = _MODULE_OF.get(node.target, (None,))[0] if node.op in ("call_function", "call_method") else None
+    return kind if kind in (nn.ReLU, nn.ReLU6) else None
 
 
 def _sole_reader(node: fx.Node) -> fx.Node | None:
@@ -184,7 +243,7 @@ def _takes_norm(network: fx.GraphModule, node: fx.Node, reader: fx.Node, is_qat:
 def _fuse(network: fx.GraphModule, node: fx.Node, behind: list[fx.Node], is_qat: bool) -> tuple[str, ...]:
     """Let the module of ``node`` do what those of ``behind`` do, as far as torch.ao can; the names that are gone."""
     fused: Any = module_of(network, node)
-    modules: list[Any] = [module_of(network, one) for one in behind]
+    modules: list[Any] = [_module_for(network, one, fused.training) for one in behind]
     kinds = [nn.ReLU if type(one) is nn.ReLU6 else type(one) for one in modules]
     gone: list[str] = []
     while modules:
@@ -197,13 +256,20 @@ def _fuse(network: fx.GraphModule, node: fx.Node, behind: list[fx.Node], is_qat:
         if keeps_relu6 and not is_qat:
             fused[-1] = nn.ReLU6()  # calibration then sees no value over 6, where the integers need none
         for one in behind[: count - keeps_relu6]:
-            gone.append(str(one.target))
+            gone.append(step_of(one))
             one.replace_all_uses_with(node)
             network.graph.erase_node(one)
-            network.delete_submodule(str(one.target))
+            if one.op == "call_module" and not any(one.target == other.target for other in network.graph.nodes):
+                network.delete_submodule(str(one.target))
         modules, kinds, behind = modules[count:], kinds[count:], behind[count:]
     network.set_submodule(str(node.target), fused)
     return tuple(gone)
+
+
+def _module_for(network: fx.GraphModule, node: fx.Node, training: bool) -> nn.Module:
+    """What ``node`` does as a module that no other node calls: an activation may be called elsewhere too."""
+    kind = _relu_kind(network, node)
+    return module_of(network, node) or nn.Identity() if kind is None else kind().train(training)
 
 
 def _fuser(*kinds: type[nn.Module]) -> Any:

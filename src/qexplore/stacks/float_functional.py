@@ -12,13 +12,18 @@ from torch import fx, nn
 
 from qexplore.preparation import module_of
 from qexplore.stacks.eager_graph import add_module
-from qexplore.stacks.torch_ao import require
+from qexplore.stacks.torch_ao import activation_range, require
 
 _METHODS: dict[Any, str] = {
     **dict.fromkeys((operator.add, torch.add, "add", "__add__", "__radd__"), "add"),
     **dict.fromkeys((operator.mul, torch.mul, torch.multiply, "mul", "multiply"), "mul"),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), "cat"),
 }
+EIGHT_BITS = 255
+"""The largest integer of an activation on an engine that reads all 8 bits."""
+
+SUMS = frozenset(function for function, method in _METHODS.items() if method != "cat")
+"""Functions and methods that add or multiply."""
 
 
 def functional_call(node: fx.Node) -> tuple[str, tuple[Any, ...]] | None:
@@ -43,6 +48,16 @@ def functional_call(node: fx.Node) -> tuple[str, tuple[Any, ...]] | None:
     if isinstance(number, (int, float)) and not isinstance(number, bool) and isinstance(tensor, fx.Node):
         return f"{method}_scalar", (tensor, float(number))
     return None
+
+
+def keeps_range(method: str, args: tuple[Any, ...], engine: str | None) -> bool:
+    """Whether a call that `functional_call` gives only moves its input's grid, to one that ``engine`` can read.
+
+    Torch's kernels for a tensor and a number change scale and zero point alone, and where those cannot say it, spread
+    the integers to all 8 bits. A product with a number that is not negative leaves the integers as they are.
+    """
+    is_product = method == "mul_scalar" and args[1] >= 0
+    return is_product or (method.endswith("_scalar") and activation_range(engine)[1] == EIGHT_BITS)
 
 
 @dataclass(frozen=True)

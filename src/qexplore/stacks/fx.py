@@ -15,13 +15,15 @@ from torch.nn import functional as F
 
 from qexplore._quiet import quiet
 from qexplore.errors import QExploreError, TraceError, WorkflowError, first_line
-from qexplore.model import BY_KEYWORD, TRANSPOSED
-from qexplore.preparation import Connections, as_graph_module, reads_what_was_written, take_out_writes, trace_network
+from qexplore.model import TRANSPOSED
+from qexplore.preparation import Connections, reads_what_was_written, trace_network
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
 from qexplore.stacks.eager_graph import step_of
 from qexplore.stacks.fx_calls import complete_calls
 from qexplore.stacks.fx_float import leave_functions_float, stand_aside, stand_before
+from qexplore.stacks.fx_preparing import fuse, own_graph, prepare
+from qexplore.stacks.fx_ranges import rejoin, separate_ranges, settle
 from qexplore.stacks.fx_strategy import notes_of, row_name, strategy_of
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.plain import plain
@@ -54,14 +56,15 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     with using_engine(settings.engine) as engine, quiet():
         taken = plain(network)
         network, settings = taken.network, taken.settings(dataclasses.replace(settings, engine=engine))
-        traced, connections = _traced(network, data.example)
+        graph, connections = _traced(network, data.example)
         trained = Trained(connections.network)
-        prepared = _prepared(traced, connections, settings, data.example)
+        prepared, copies = _prepared(graph, connections, settings, data.example)
         trained.find(prepared)
         data.show(prepared, settings.method, _freeze)
         state = trained.state() if settings.method == "qat" else {}
         model = _converted(prepared, connections, settings)
-        found = twins(model.graph, connections.graph)
+        own = {node.name: node.name for node in model.graph.nodes if node.target in copies}
+        found = twins(model.graph, connections.graph, own)
         rows = strategy_of(network, connections, model, _values(model, data.example), settings, found)
     float_graph = FloatGraph(connections.graph, (with_state(network, state), connections.network))
     beside = graph_beside(float_graph, model, found, rows, settings, lambda node: row_name(network, model, node, found))
@@ -70,7 +73,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
             model,
             rows,
             save=lambda path: write_model(path, model, settings, structure=_structure(model, data.example)),
-            notes=(*notes_of(connections, rows, settings), *_order_notes(model, settings)),
+            notes=(*notes_of(connections, copies, rows, settings), *_order_notes(model, settings)),
             script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
             beside=beside,
             trained=state,
@@ -92,12 +95,10 @@ def load(path: Path, network: nn.Module) -> nn.Module:
     saved = read_state(path)
     settings = saved.settings
     example = zero_arguments(json.loads(saved.structure)["example"])
-    # Ranges come from the file, so that nothing is calibrated or trained here.
-    built_with = settings if settings.method == "dynamic" else dataclasses.replace(settings, method="static")
     network = plain(network).network
     with using_engine(settings.engine), quiet(), rebuilding(network):
-        traced, connections = _traced(network, example)
-        model = _converted(_prepared(traced, connections, built_with, example), connections, built_with)
+        graph, connections = _traced(network, example)
+        model = _converted(_prepared(graph, connections, settings, example)[0], connections, settings)
         if _structure(model, example) != saved.structure:
             raise other_structure(f"'{path}'", network)
         load_state(model, saved)
@@ -110,50 +111,45 @@ def _structure(model: fx.GraphModule, example: tuple[Any, ...]) -> str:
     return json.dumps({"code": fingerprint, "example": describe_arguments(example)})
 
 
-def _traced(network: nn.Module, example: Any) -> tuple[nn.Module, Connections]:
-    """What torch.ao may trace: a copy of ``network``, or its graph where that had to be settled.
-
-    That is where arguments are no tensors, where tensors are given by keyword, and where a tensor is read after
-    something was written into it.
-    """
-    copied = copy.deepcopy(network)
+def _traced(network: nn.Module, example: Any) -> tuple[fx.GraphModule, Connections]:
+    """The graph of a copy of ``network`` that torch.ao may work on, and the one that nothing is done to."""
     try:
-        connections = trace_network(copied, example)
-        is_rewritten = reads_what_was_written(copied, connections.graph)
-        is_placed = any(BY_KEYWORD in node.meta for node in connections.graph.nodes)  # torch.ao knows places alone
-        is_placed |= complete_calls(connections.graph)
-        if not (connections.fixed or is_rewritten or is_placed):
-            return copied, connections
-        traced = as_graph_module(connections)
-        if is_rewritten:  # torch.ao follows edges alone, and drops an activation whose result nobody takes
-            take_out_writes(traced)
-            traced.recompile()
-        return traced, connections
+        connections = trace_network(copy.deepcopy(network), example)
+        is_rewritten = reads_what_was_written(connections.network, connections.graph)
+        complete_calls(connections.graph)
+        return own_graph(connections, is_rewritten=is_rewritten), connections
     except TraceError as error:
         raise TraceError(
             f'{error}. Or use stack="pt2e", which traces with torch.export, or stack="onnxruntime"'
         ) from error
 
 
-def _prepared(network: nn.Module, connections: Connections, settings: Settings, example: tuple[Any, ...]) -> Any:
-    custom = require("PrepareCustomConfig")().set_non_traceable_module_names(list(connections.opaque))
-    mapping = _qconfig_mapping(network, settings, _hidden(connections))
-    leave_functions_float(mapping, network, connections.graph, settings.left_float)
+def _prepared(
+    graph: fx.GraphModule, connections: Connections, settings: Settings, example: tuple[Any, ...]
+) -> tuple[Any, dict[str, str]]:
+    """``graph`` with observers or fake quantizers, and the modules that calls got of their own."""
     is_qat = settings.method == "qat"
-    prepare = require("prepare_qat_fx" if is_qat else "prepare_fx")
     try:
-        return prepare(network.train(is_qat), mapping, example, prepare_custom_config=custom)
+        chosen = _chosen(connections, settings)
+        copies = fuse(graph.train(is_qat), settings.method, [name for name, is_chosen in chosen.items() if is_chosen])
+        chosen |= {copy: chosen[name] for copy, name in copies.items()}
+        mapping = _qconfig_mapping(graph, settings, chosen)
+        leave_functions_float(mapping, graph.graph, settings.left_float)
+        prepared = prepare(graph, mapping, example, is_qat=is_qat)
+        if settings.method != "dynamic":
+            separate_ranges(prepared, str(settings.engine), qconfig_of(settings).activation)
+        return prepared, copies
     except QExploreError:
         raise
     except Exception as error:
         raise WorkflowError(
-            f"torch.ao cannot prepare {type(network).__name__} for {settings.method} quantization "
+            f"torch.ao cannot prepare {type(graph).__name__} for {settings.method} quantization "
             f'({type(error).__name__}: {error}): leave out the part in question with modules=, or use stack="pt2e"'
         ) from error
 
 
 def _converted(prepared: Any, connections: Connections, settings: Settings) -> fx.GraphModule:
-    prepared.eval()
+    rejoin(prepared.eval())
     steps = {step_of(node): connections.module(node) for node in connections.graph.nodes}
     left = {name for name, module in steps.items() if is_left_out(name, module, settings)}
     stand_before(prepared, left)
@@ -165,6 +161,7 @@ def _converted(prepared: Any, connections: Connections, settings: Settings) -> f
             'out the layer in question with modules=, or use stack="pt2e"'
         ) from error
     stand_aside(model)
+    settle(model)
     if settings.engine == "qnnpack":
         _put_in_order(model)
     pack_converted(model, settings.linear_num_bits)
@@ -195,29 +192,35 @@ def _freeze(prepared: nn.Module) -> None:
     prepared.apply(require("freeze_bn_stats"))
 
 
-def _hidden(connections: Connections) -> set[str]:
-    """Names of modules inside those that are taken as a whole; training would put fake quantizers there for good."""
+def _chosen(connections: Connections, settings: Settings) -> dict[str, bool]:
+    """Whether each module may be in integers, by name.
+
+    Those inside modules that are taken as a whole may not; training would put fake quantizers there for good.
+    """
     called = connections.calls
-    return {f"{connections.name_of(one)}.{name}" for one in called for name, _ in one.named_modules() if name}
+    hidden = {f"{connections.name_of(one)}.{name}" for one in called for name, _ in one.named_modules() if name}
+    named = connections.network.named_modules()
+    return {name: name not in hidden and not is_left_out(name, module, settings) for name, module in named}
 
 
-def _qconfig_mapping(network: nn.Module, settings: Settings, hidden: set[str]) -> Any:
+def _qconfig_mapping(graph: fx.GraphModule, settings: Settings, is_chosen: dict[str, bool]) -> Any:
     """Which QConfig is whose: by type, as torch.ao has it, and by name where the predicate or the width says so."""
     by_type = _by_type(settings)
     everything = by_type.global_qconfig
     narrow = linear_qconfig_of(settings)
+    modules = dict(graph.named_modules())
 
-    def own(module: nn.Module) -> Any:
+    def own(name: str) -> Any:
+        module = modules.get(name)
+        module = module[0] if isinstance(module, nn.Sequential) else module  # of a fused one
         return narrow if type(module) is nn.Linear else by_type.object_type_qconfigs.get(type(module), everything)
 
-    named = list(network.named_modules())
-    is_chosen = {name: name not in hidden and not is_left_out(name, module, settings) for name, module in named}
     mapping = by_type if is_chosen[""] else require("QConfigMapping")()
-    for name, module in named[1:]:
+    for name in [one for one in is_chosen if one]:
         if not is_chosen[name]:
             mapping.set_module_name(name, None)
-        elif not all(is_chosen[parent] for parent in _parents(name)) or type(module) is nn.Linear:
-            mapping.set_module_name(name, own(module))
+        elif not all(is_chosen.get(parent, True) for parent in _parents(name)) or own(name) is narrow:
+            mapping.set_module_name(name, own(name))
     return mapping
 
 

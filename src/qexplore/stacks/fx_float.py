@@ -6,20 +6,19 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from qexplore.stacks.eager_graph import step_of
 
 
-def leave_functions_float(mapping: Any, network: nn.Module, graph: fx.Graph, names: Collection[str]) -> None:
+def leave_functions_float(mapping: Any, graph: fx.Graph, names: Collection[str]) -> None:
     """Tell torch.ao's ``mapping`` of QConfigs that the functions at nodes of these names stay float.
 
     Calls of one method cannot be told apart there: all stay float where one is to.
 
     Args:
         mapping: changed.
-        network: what torch.ao will trace.
-        graph: of it, or of what it is the graph of.
+        graph: what torch.ao will observe.
         names: of nodes; those of modules are passed over.
     """
     counts: Counter[tuple[str, Any]] = Counter()
@@ -28,7 +27,7 @@ def leave_functions_float(mapping: Any, network: nn.Module, graph: fx.Graph, nam
             mapping.set_object_type(node.target, None)
         if node.op != "call_function":
             continue
-        place = ("" if isinstance(network, fx.GraphModule) else _caller(node), node.target)
+        place = _caller(node), node.target
         if node.name in names:
             mapping.set_module_name_object_type_order(*place, counts[place], None)
         counts[place] += 1

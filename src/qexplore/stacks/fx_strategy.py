@@ -14,6 +14,7 @@ from qexplore.stacks.absent import NORMS, Call, with_absent
 from qexplore.stacks.base import Settings
 from qexplore.stacks.eager_graph import step_of
 from qexplore.stacks.exported_modules import innermost, layer_of
+from qexplore.stacks.fx_ranges import APART
 from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.packed_functions import packed_of
 from qexplore.stacks.strategy import (
@@ -99,6 +100,8 @@ def row_name(network: nn.Module, model: nn.Module, node: fx.Node, found: Mapping
 def _reason_for_float(
     name: str, original: nn.Module | None, node: fx.Node, modules: Mapping[str, nn.Module], settings: Settings
 ) -> str:
+    if APART in node.meta:
+        return str(node.meta[APART])
     around = innermost(node)
     if original is None and is_left_out(around, modules.get(around), settings):  # torch.ao asks a function's module
         return reasons.NOT_SELECTED.format(modules=settings.modules)
@@ -140,9 +143,14 @@ def _modules(connections: Connections) -> dict[str, nn.Module]:
     return {connections.name_of(one): one for one in connections.calls}
 
 
-def notes_of(connections: Connections, rows: tuple[LayerStrategy, ...], settings: Settings) -> Iterator[str]:
+def notes_of(
+    connections: Connections, copies: Mapping[str, str], rows: tuple[LayerStrategy, ...], settings: Settings
+) -> Iterator[str]:
     """What was changed so that the network passes, and what could not be done."""
     modules = _modules(connections)
+    if copies:
+        shared = ", ".join(f"'{name}'" for name in dict.fromkeys(copies.values()))
+        yield f"called more than once, so every call has a range of its own, and its weights in integers: {shared}"
     for name, why in connections.opaque.items():
         yield f"'{name}' cannot be traced and is taken as a whole, in float: {why}"
     folded = sum(row.state == "absorbed" and isinstance(modules.get(row.name), NORMS) for row in rows)

@@ -4,6 +4,8 @@ from qexplore.stacks.layer import Stored
 
 RANGE = {"static": "range from calibration", "dynamic": "range from calibration", "qat": "range learned in training"}
 AT_RUN_TIME = "weights rounded once; the input's range is taken at run time"
+OWN_RANGE = "computed in float, with a range of its own: torch's kernel would give it its input's"
+SEVEN_BITS = "computed in float, and rounded in 7 bits: torch's kernel gives 8, more than those of {engine} may read"
 NO_WEIGHTS = "no weights: integers in, integers out; {range}, or its input's"
 KNOWN_RANGE = "no weights; the output's range is known"
 SOFTMAX = "output range 0 to 1 is known; between its integers torch computes it in float"

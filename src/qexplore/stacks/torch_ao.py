@@ -27,6 +27,8 @@ _HOMES = {
     "QFunctional": "torch.ao.nn.quantized",
     "get_native_backend_config": f"{_QUANTIZATION}.backend_config",
     "freeze_bn_stats": "torch.ao.nn.intrinsic.qat",
+    "BackendConfig": f"{_QUANTIZATION}.backend_config",
+    "get_native_backend_config": f"{_QUANTIZATION}.backend_config",
 }
 """Where a name lives that is not in `torch.ao.quantization` itself."""
 
@@ -36,6 +38,7 @@ _MODULES = {
     "nni": "torch.ao.nn.intrinsic",
     "nniq": "torch.ao.nn.intrinsic.quantized",
     "nniqd": "torch.ao.nn.intrinsic.quantized.dynamic",
+    "fx_prepare": f"{_QUANTIZATION}.fx.prepare",
 }
 """Short names, as torch's own code has them, of whole modules."""
 

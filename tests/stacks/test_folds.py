@@ -1,0 +1,105 @@
+"""BatchNorm and ReLU are folded only where nothing else reads what is between, whichever stack it is."""
+
+import pytest
+import torch
+from stack_runs import Made, converted, relative_error, with_statistics
+from torch import nn
+from torch.nn import functional as F
+
+
+def conv():
+    return nn.Conv2d(2, 4, 3, padding=1)
+
+
+def both(*outputs):
+    return torch.cat([one.flatten(1) for one in outputs], 1)
+
+
+def norm(channels=4):
+    return nn.BatchNorm2d(channels)
+
+
+def read(network, x, function):
+    return function(network.a(x))
+
+
+IMAGES, ROWS = (8, 2, 5, 5), (32, 8)
+FOLDS = {
+    "called twice": (lambda: Made(lambda s, x: s.n(s.a(x)) + s.a(x), a=conv(), n=norm()), IMAGES),
+    "Linear called twice": (
+        lambda: Made(lambda s, x: s.n(s.a(x)) + s.a(x), a=nn.Linear(8, 8), n=nn.BatchNorm1d(8)),
+        ROWS,
+    ),
+    "a norm for each call": (
+        lambda: Made(lambda s, x: s.n(s.a(x)) * s.m(s.a(x)), a=conv(), n=norm(), m=norm()),
+        IMAGES,
+    ),
+    "read by two norms": (
+        lambda: Made(lambda s, x: read(s, x, lambda y: s.n(y) + s.m(y)), a=conv(), n=norm(), m=norm()),
+        IMAGES,
+    ),
+    "a norm of two layers": (
+        lambda: Made(lambda s, x: s.n(s.a(x)) + s.n(s.b(x)), a=conv(), b=conv(), n=norm()),
+        IMAGES,
+    ),
+    "output is used": (lambda: Made(lambda s, x: read(s, x, lambda y: s.n(y) + y), a=conv(), n=norm()), IMAGES),
+    "output is returned": (
+        lambda: Made(lambda s, x: read(s, x, lambda y: both(s.n(y), y)), a=conv(), n=norm()),
+        IMAGES,
+    ),
+    "weight is read": (
+        lambda: Made(
+            lambda s, x: s.n(s.a(x)) + F.conv2d(x, s.a.weight, s.a.bias, padding=1),
+            a=conv(),
+            n=norm(),
+        ),
+        IMAGES,
+    ),
+    "transposed": (
+        lambda: Made(lambda s, x: s.n(s.t(s.a(x))), a=conv(), t=nn.ConvTranspose2d(4, 3, 2, stride=2), n=norm(3)),
+        IMAGES,
+    ),
+    "other axis": (
+        lambda: nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(16, 3)),
+        (16, 4, 8),
+    ),
+    "ReLU and not": (lambda: Made(lambda s, x: s.r(s.a(x)) - s.a(x), a=conv(), r=nn.ReLU()), IMAGES),
+    "relu and not": (lambda: Made(lambda s, x: F.relu(s.a(x)) + s.a(x), a=nn.Linear(8, 8)), ROWS),
+    "plain": (
+        lambda: nn.Sequential(conv(), norm(), nn.ReLU(), nn.Flatten(), nn.Linear(100, 3), nn.BatchNorm1d(3)),
+        IMAGES,
+    ),
+}
+STACKS = ["fx"]
+
+
+def network_of(kind):
+    torch.manual_seed(0)
+    make, shape = FOLDS[kind]
+    x = torch.rand(shape)
+    return with_statistics(make(), x), x
+
+
+@pytest.mark.parametrize("method", ["dynamic", "static", "qat"])
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("kind", FOLDS)
+def test_what_stands_behind_a_layer_is_folded_where_it_may(stack, method, kind):
+    network, x = network_of(kind)
+    if stack == "eager" and (method == "dynamic" or kind == "weight is read"):
+        pytest.skip("folds nothing, or has no layer to quantize")
+    assert relative_error(stack, method, network, x) < 0.06
+
+
+def test_norms_that_stay_are_layers_of_the_report():
+    network, x = network_of("output is used")
+    rows = {row.name: row.state for row in converted("fx", "static", network, x).strategy}
+    assert rows["n"] != "absorbed"
+    network, x = network_of("a norm for each call")
+    made = converted("fx", "static", network, x)
+    assert {row.name: row.state for row in made.strategy} == {
+        "a": "integers",
+        "n": "absorbed",
+        "m": "absorbed",
+        "mul_1": "integers",
+    }
+    assert any("every call has a range of its own" in note and "'a'" in note for note in made.notes)
