@@ -70,7 +70,7 @@ FOLDS = {
         IMAGES,
     ),
 }
-STACKS = ["fx"]
+STACKS = ["fx", "eager"]
 
 
 def network_of(kind):

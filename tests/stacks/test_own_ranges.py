@@ -12,7 +12,7 @@ from qexplore.stacks.torch_ao import activation_range, using_engine
 
 ENGINES = [one for one in ("x86", "fbgemm", "onednn", "qnnpack") if one in torch.backends.quantized.supported_engines]
 SEVEN = [one for one in ("x86", "fbgemm") if one in ENGINES]
-STACKS = ["fx"]
+STACKS = ["fx", "eager"]
 
 
 def joined(join):

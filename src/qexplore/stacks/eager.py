@@ -15,7 +15,7 @@ from qexplore.errors import QExploreError, WorkflowError, first_line
 from qexplore.model import first_samples
 from qexplore.stacks.base import Beside, Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside, modules_beside
-from qexplore.stacks.eager_building import Layout, build, structure_of
+from qexplore.stacks.eager_building import Layout, build, selected, structure_of
 from qexplore.stacks.eager_dynamic import convert_dynamic, dynamic_notes
 from qexplore.stacks.eager_graph import graph_of
 from qexplore.stacks.eager_strategy import dynamic_strategy, notes_of, row_name, stands_for, strategy_of
@@ -78,7 +78,7 @@ _Made = tuple[nn.Module, str, tuple[LayerStrategy, ...], tuple[str, ...], Beside
 def _through_graph(network: nn.Module, settings: Settings, data: Data) -> _Made:
     built = build(network, settings, data.example)
     prepared = built.graph.network
-    plain = graph_of(network, data.example)
+    plain = graph_of(network, data.example, selected(network, settings))
     data.show(prepared.eval(), settings.method, _freeze)
     state = built.trained.state() if settings.method == "qat" else {}
     model = _converted(prepared, settings)

@@ -92,7 +92,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     """
     is_qat = settings.method == "qat"
     try:
-        graph = graph_of(network, example)
+        graph = graph_of(network, example, selected(network, settings))
     except TraceError as error:
         raise TraceError(
             f'{error}. Or use stack="pt2e", which traces with torch.export, or quantize dynamically'
@@ -109,7 +109,9 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     fused = fuse_layers(graph.network, [name for name, count in layers.items() if count == 1], is_qat=is_qat)
     if layout is None:
         require_equal(outputs_of(network, example), graph.network, example, "taking the network apart")
-        domains = find_domains(graph.network, layers, allowed, example, settings.left_float)
+        domains = find_domains(
+            graph.network, layers, allowed, example, settings.left_float, engine=settings.engine
+        )
         layout = Layout(layers, domains, _described(example), structure)
     add_stubs(graph.network, layout.domains)
     swapped = swap_functions(graph.network, layout.domains.integers)
@@ -127,12 +129,17 @@ def structure_of(network: nn.Module) -> str:
     return hashlib.sha256(f"{getattr(network, 'code', '')}{network}".encode()).hexdigest()
 
 
+def selected(network: nn.Module, settings: Settings) -> set[str] | None:
+    """Names of the modules of ``network`` that may be in integers; None for all."""
+    return None if settings.modules is None else set(select_modules(network, settings.modules))
+
+
 def _allowed(network: nn.Module, graph: EagerGraph, settings: Settings) -> set[str] | None:
     """Names of the modules in the graph that may be in integers; None for all."""
-    if settings.modules is None:
+    chosen = selected(network, settings)
+    if chosen is None:
         return None
-    selected = set(select_modules(network, settings.modules))
-    return selected | {copy for copy, name in graph.copies.items() if name in selected} | set(graph.functions)
+    return chosen | {copy for copy, name in graph.copies.items() if name in chosen} | set(graph.functions)
 
 
 def _nothing_to_quantize(network: nn.Module, settings: Settings, refused: dict[str, str]) -> WorkflowError:

@@ -31,7 +31,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 """Modules with weights that the stack computes in integers, by their exact class."""
 
-_HOLDING_RANGE = (
+HOLDING_RANGE = (
     *LAYERS,
     *_NORMS,
     nn.ELU,
@@ -69,8 +69,8 @@ class EagerGraph:
     kept: dict[str, str]
 
 
-def graph_of(network: nn.Module, example: tuple[Any, ...]) -> EagerGraph:
-    """A copy of ``network`` as a graph in eval mode.
+def graph_of(network: nn.Module, example: tuple[Any, ...], chosen: Collection[str] | None = None) -> EagerGraph:
+    """A copy of ``network`` as a graph in eval mode, in which calls of the modules ``chosen`` (None: all) are apart.
 
     Raises:
         TraceError: the network cannot be traced.
@@ -82,13 +82,16 @@ def graph_of(network: nn.Module, example: tuple[Any, ...]) -> EagerGraph:
     take_out_writes(graph)
     functions = frozenset(_make_modules(graph))
     _settle_padding(graph)
+    names = [name for name, _ in graph.named_modules()] if chosen is None else chosen
+    split = split_calls(graph, names)
     for node in graph.graph.nodes:
         node.type = None  # annotations that are strings mean nothing in the generated code
     graph.recompile()
     nodes = [node for node in graph.graph.nodes if node.op in ("call_module", "call_function", "call_method")]
     steps = map(step_of, nodes)
-    copies = {copy: name for name, others in report.changed.items() for copy in others}
-    return EagerGraph(graph, tuple(dict.fromkeys(steps)), copies, functions, dict(report.kept))
+    copies = {copy: name for name, others in report.changed.items() for copy in others} | split
+    kept = {name: reason for name, reason in report.kept.items() if name not in split.values()}
+    return EagerGraph(graph, tuple(dict.fromkeys(steps)), copies, functions, kept)
 
 
 def step_of(node: fx.Node) -> str:
@@ -157,7 +160,7 @@ def split_calls(network: fx.GraphModule, chosen: Collection[str]) -> dict[str, s
     copies: dict[str, str] = {}
     for node in network.graph.nodes:
         module = module_of(network, node)
-        if not isinstance(module, _HOLDING_RANGE) or node.target not in chosen or any(True for _ in module.children()):
+        if not isinstance(module, HOLDING_RANGE) or node.target not in chosen or any(True for _ in module.children()):
             continue
         name = first.setdefault(module, str(node.name))
         if name != node.name:

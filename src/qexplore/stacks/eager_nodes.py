@@ -17,25 +17,10 @@ from qexplore._quiet import quiet
 from qexplore.model import Placement, floating_tensors, foreign_hooks, in_eval_mode, measuring
 from qexplore.preparation import module_of, only_describes
 from qexplore.stacks import reasons
-from qexplore.stacks.eager_graph import LAYERS, add_module, step_of
-from qexplore.stacks.float_functional import functional_call
+from qexplore.stacks.eager_graph import HOLDING_RANGE, LAYERS, add_module, step_of
+from qexplore.stacks.float_functional import EIGHT_BITS, functional_call, keeps_range
 from qexplore.stacks.strategy import values_of
-from qexplore.stacks.torch_ao import require, wrong_kernel
-
-_SWAPPED = (
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.ELU,
-    nn.GroupNorm,
-    nn.Hardswish,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-    nn.LayerNorm,
-    nn.LeakyReLU,
-    nn.PReLU,
-)
-"""Modules that conversion swaps for others which hold a range; the rest are asked what they make of integers."""
+from qexplore.stacks.torch_ao import activation_range, check_engine, require, wrong_kernel
 
 _CLOSE = 0.02
 """Largest difference, as a share of the range, that 8 bits may make to one step; more is another function."""
@@ -107,12 +92,15 @@ def find_domains(
     allowed: Collection[str] | None,
     example: tuple[Any, ...],
     left_float: Mapping[str, str] | None = None,
+    *,
+    engine: str | None = None,
 ) -> Domains:
     """Which nodes are computed in integers when the layers named ``layers`` are.
 
     A layer has its input quantized. Everything else follows what it reads: in integers where all of that is in integers
     and torch has a kernel, which is asked of torch itself, on the example. Modules that are not ``allowed`` stay float
-    (None: all are), and the steps in ``left_float``, for the reasons in it.
+    (None: all are), and the steps in ``left_float``, for the reasons in it. What gives more bits than layers of
+    ``engine`` may read is computed in float, and rounded for them.
     """
     values = _values(network, example)
     integers: dict[fx.Node, None] = {}
@@ -129,15 +117,42 @@ def find_domains(
                 continue
             reason = (left_float or {}).get(step_of(node))
             reason = reason or _reason_for_float(network, node, values, {**quantized, **integers})
-            if reason:
-                refused[node.name] = reason
+            too_wide = "" if reason else _reason_for_rounding(network, node, values, engine)
+            if too_wide:
+                quantized[node] = None
+            if reason or too_wide:
+                refused[node.name] = reason or too_wide
                 continue
             integers[node] = None
             if not _has_kernel(network, node, values, torch.channels_last):
                 contiguous.append(node.name)
-    return Domains(
-        tuple(one.name for one in integers), tuple(one.name for one in quantized), tuple(contiguous), refused
-    )
+    read = [one for one in quantized if any(user in integers for user in one.users)]
+    return Domains(tuple(one.name for one in integers), tuple(one.name for one in read), tuple(contiguous), refused)
+
+
+def _reason_for_rounding(network: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], engine: str | None) -> str:
+    """Why what ``node`` gives in integers must not reach a layer of ``engine``; empty where it may."""
+    if activation_range(engine)[1] == EIGHT_BITS or all(user.op == "output" for user in node.users):
+        return ""
+    reason = reasons.SEVEN_BITS.format(engine=check_engine(engine))
+    call = functional_call(node)
+    if call is not None:
+        return reason if call[0].endswith("_scalar") and not keeps_range(*call, engine) else ""
+    if type(module_of(network, node)) in HOLDING_RANGE:
+        return ""
+    with quiet(), torch.no_grad():
+        quantized = {one: pytree.tree_map_only(Tensor, _quantized, values[one]) for one in node.all_input_nodes}
+        given = [one for one in pytree.tree_leaves(_run(network, node, quantized, None)) if _is_quantized(one)]
+    grids = {_grid(one) for one in pytree.tree_leaves(list(quantized.values())) if _is_quantized(one)}
+    return "" if all(_grid(one) in grids for one in given) else reason
+
+
+def _is_quantized(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_quantized
+
+
+def _grid(tensor: Tensor) -> tuple[float, int]:
+    return tensor.q_scale(), tensor.q_zero_point()
 
 
 def _reason_for_float(
@@ -203,7 +218,7 @@ def _has_kernel(network: fx.GraphModule, node: fx.Node, values: dict[fx.Node, An
     if module is not None:
         if foreign_hooks(module) or not type(module).__module__.startswith("torch.nn."):
             return False
-        if type(module) in _SWAPPED and type(module) in require("get_default_static_quant_module_mappings")():
+        if type(module) in HOLDING_RANGE and type(module) in require("get_default_static_quant_module_mappings")():
             return getattr(module, "running_mean", 0) is not None
         if any(True for _ in module.parameters()):
             return False

@@ -28,7 +28,6 @@ _HOMES = {
     "get_native_backend_config": f"{_QUANTIZATION}.backend_config",
     "freeze_bn_stats": "torch.ao.nn.intrinsic.qat",
     "BackendConfig": f"{_QUANTIZATION}.backend_config",
-    "get_native_backend_config": f"{_QUANTIZATION}.backend_config",
 }
 """Where a name lives that is not in `torch.ao.quantization` itself."""
 
