@@ -13,10 +13,12 @@ from torch import fx, nn
 from qexplore._quiet import silenced
 from qexplore._random import isolated
 from qexplore.errors import TraceError, WorkflowError
-from qexplore.preparation import give_own_modules
+from qexplore.preparation import as_graph_module, give_own_modules, trace_network
+from qexplore.stacks import pt2e_folding as folding
 from qexplore.stacks import pt2e_graph as graphs
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
+from qexplore.stacks.eager_graph import split_calls
 from qexplore.stacks.exported_modules import calls_of, float_modules
 from qexplore.stacks.pt2e_quantizer import Quantizer, torchao
 from qexplore.stacks.pt2e_strategy import read_strategy, row_name
@@ -64,6 +66,8 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
         exported = graphs.export(own, data.example)
     calls = calls_of(exported.graph.nodes)
     plain, trained = copy.deepcopy(exported), Trained(exported)
+    if settings.method != "qat":
+        folding.fold(exported)
     prepared = _prepared(exported, own, settings, Quantizer(settings, kept_float))
     trained.find(prepared)
     state = {}
@@ -118,28 +122,35 @@ def _own_modules(network: nn.Module, data: Data) -> tuple[nn.Module, dict[str, s
     """A copy in which every call has its own module, as torchao's patterns ask; whose copy each new one is; a note."""
     try:
         report = give_own_modules(network, data.example)
+        own = report.network
+        graph = (
+            own if isinstance(own, fx.GraphModule) else as_graph_module(trace_network(copy.deepcopy(own), data.example))
+        )
     except TraceError:
         # torch.export takes more networks apart than torch.fx does.
         return copy.deepcopy(network), {}, ()
-    if not report.changed:
-        return report.network, {}, ()
-    if isinstance(report.network, fx.GraphModule):
-        for node in report.network.graph.nodes:
-            node.meta.pop("nn_module_stack", None)  # torch.export would believe the former names in it
     originals = {other: name for name, others in report.changed.items() for other in others}
-    note = f"every call of {', '.join(report.changed)} has a module of its own, or torchao would stop"
-    return report.network, originals, (note,)
+    originals |= split_calls(graph, [name for name, _ in graph.named_modules()])
+    if not originals:
+        return own, {}, ()
+    for node in graph.graph.nodes:
+        node.meta.pop("nn_module_stack", None)  # torch.export would believe the former names in it
+    shared = ", ".join(dict.fromkeys(originals.values()))
+    return graph, originals, (f"every call of {shared} has a module of its own, or torchao would stop",)
 
 
 def _prepared(exported: fx.GraphModule, own: nn.Module, settings: Settings, quantizer: Quantizer) -> fx.GraphModule:
     quantize_pt2e = torchao(".quantize_pt2e")
+    folding.guard(exported)
     try:
         with silenced():
             if settings.method != "qat":
-                return quantize_pt2e.prepare_pt2e(exported, quantizer)  # type: ignore[no-any-return]
-            graphs.switch_training(exported, True)
-            prepared = quantize_pt2e.prepare_qat_pt2e(exported, quantizer)
-            graphs.restore_batchnorm(prepared, own)
+                prepared = quantize_pt2e.prepare_pt2e(exported, quantizer)
+            else:
+                graphs.switch_training(exported, True)
+                prepared = quantize_pt2e.prepare_qat_pt2e(exported, quantizer)
+                graphs.restore_batchnorm(prepared, own)
+            folding.unguard(prepared)
             return prepared  # type: ignore[no-any-return]
     except (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise WorkflowError(

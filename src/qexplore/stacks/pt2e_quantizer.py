@@ -22,6 +22,14 @@ _SMALLEST_SCALE = 2**-12
 _LEFT_BEHIND = (torch.ops.aten.linear.default, torch.ops.aten.conv1d.default)
 """Operators that torchao's quantizer can annotate, but does not find where no module of their own calls them."""
 
+_OWN_RANGE = (
+    *(torch.ops.aten.cat.default, torch.ops.aten.mean.default, torch.ops.aten.mean.dim),
+    *(torch.ops.aten.avg_pool2d.default, torch.ops.aten.adaptive_avg_pool2d.default),
+)
+"""Operators whose output has another range than their inputs, or whose inputs have different ones."""
+
+_WITH_NUMBER = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+
 
 def torchao(name: str = "") -> Any:
     """The module ``name`` of torchao's PT2E part.
@@ -65,10 +73,13 @@ class Quantizer:
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Mark what is quantized, and how."""
+        _hide_numbers(model)
         self._x86.annotate(model)
         for node in model.graph.nodes:
             if node.name in self._float_modules:  # a function
                 node.meta.pop("quantization_annotation", None)
+            elif node.target in _OWN_RANGE and _is_annotated(node):
+                self._give_own_ranges(node.meta["quantization_annotation"])
             if node.target in self._targets and not _is_annotated(node):
                 self._annotate(node)
         return model
@@ -79,11 +90,27 @@ class Quantizer:
         # Both have a weight and may have a bias in the same places.
         self._x86._annotate_conv_node_helper(node, True, self._config)
 
+    def _give_own_ranges(self, annotation: Any) -> None:
+        """Let what ``annotation`` is of have a range for each tensor, where torchao has one for all."""
+        shared, own = torchao(".quantizer").SharedQuantizationSpec, self._config.input_activation
+        given = annotation.input_qspec_map
+        annotation.input_qspec_map = {one: own if isinstance(spec, shared) else spec for one, spec in given.items()}
+        if isinstance(annotation.output_qspec, shared):
+            annotation.output_qspec = self._config.output_activation
+
     def validate(self, model: fx.GraphModule) -> None:
         """Asked by torchao after `annotate`: everything was checked before."""
 
     def prepare_obs_or_fq_callback(self, model: fx.GraphModule, observers: Any) -> None:
         """Asked by torchao before it inserts observers: they stay as they are."""
+
+
+def _hide_numbers(model: fx.GraphModule) -> None:
+    """Let sums with a number be no part of a pattern: torchao's quantizer stops where it looks for a second tensor."""
+    for node in model.graph.nodes:
+        if node.target in _WITH_NUMBER and len(node.all_input_nodes) < 2:
+            node.meta.pop("source_fn_stack", None)
+            node.meta.pop("torch_fn", None)
 
 
 def _is_annotated(node: fx.Node) -> bool:
