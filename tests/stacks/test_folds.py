@@ -100,6 +100,6 @@ def test_norms_that_stay_are_layers_of_the_report():
         "a": "integers",
         "n": "absorbed",
         "m": "absorbed",
-        "mul_1": "integers",
+        "mul": "integers",
     }
     assert any("every call has a range of its own" in note and "'a'" in note for note in made.notes)

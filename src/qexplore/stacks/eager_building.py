@@ -109,9 +109,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     fused = fuse_layers(graph.network, [name for name, count in layers.items() if count == 1], is_qat=is_qat)
     if layout is None:
         require_equal(outputs_of(network, example), graph.network, example, "taking the network apart")
-        domains = find_domains(
-            graph.network, layers, allowed, example, settings.left_float, engine=settings.engine
-        )
+        domains = find_domains(graph.network, layers, allowed, example, settings.left_float, engine=settings.engine)
         layout = Layout(layers, domains, _described(example), structure)
     add_stubs(graph.network, layout.domains)
     swapped = swap_functions(graph.network, layout.domains.integers)
