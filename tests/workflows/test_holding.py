@@ -8,6 +8,8 @@ from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
+from qexplore.stacks import Converted
+from qexplore.workflows import holding
 
 
 class Nested(nn.Module):
@@ -22,19 +24,20 @@ class Nested(nn.Module):
         return {"classes": self.fc(y.mean((2, 3))), "maps": [y], "places": y.flatten(1).argmax(1)}
 
 
-def _flat(output: dict) -> torch.Tensor:
-    return torch.cat([output["classes"].flatten(), output["maps"][0].flatten()])
+def _away(given: torch.Tensor, right: torch.Tensor) -> float:
+    return float((given - right).norm() / right.norm())
 
 
 @pytest.mark.parametrize("stack", ["fx", "eager"])
 @pytest.mark.parametrize("method", ["static", "dynamic"])
-def test_report_tells_relative_error_of_all_floating_outputs(stack: str, method: str) -> None:
+def test_report_tells_relative_error_of_the_worst_floating_output(stack: str, method: str) -> None:
     network, batch = Nested().eval(), torch.randn(16, 3, 8, 8)
     quantize = qx.quantize_static if method == "static" else qx.quantize_dynamic
     result = quantize(network, [batch] if method == "static" else batch, stack=stack)
     with torch.no_grad():
-        right, given = _flat(network(batch)), _flat(result.model(batch))
-    assert result.report.error == pytest.approx(float((given - right).norm() / right.norm()), rel=1e-4)
+        right, given = network(batch), result.model(batch)
+    each = [_away(given["classes"], right["classes"]), _away(given["maps"][0], right["maps"][0])]
+    assert result.report.error == pytest.approx(max(each), rel=1e-4)
     assert 0 < result.report.error < 0.1
     assert result.report.alarms == ()
 
@@ -101,3 +104,44 @@ def test_after_training_it_is_held_against_the_trained_weights(stack: str) -> No
         far = float((result.model(batch) - network(batch)).norm() / network(batch).norm())
     assert far > 0.3
     assert result.report.error < 0.05
+
+
+class Two(nn.Module):
+    """A large output that is right and a small one that ends in dust where ``is_dust``, else in a wrong kernel."""
+
+    def __init__(self, is_dust: bool) -> None:
+        super().__init__()
+        self.conv, self.is_dust = nn.Conv2d(1, 4, 3), is_dust
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.conv(x)
+        small = y.mean((2, 3), keepdim=True).expand_as(y)
+        small = small - small.mean((2, 3), keepdim=True) if self.is_dust else torch.softmax(y.flatten(1), 1)
+        return {"large": y * 1000, "small": small}
+
+
+def test_output_of_float_dust_is_no_alarm() -> None:
+    report = qx.quantize_static(Two(True).eval(), _images()).report
+    assert report.alarms == ()
+
+
+def test_each_of_several_outputs_is_held_by_itself_and_named() -> None:
+    alarm = holding.Alarm("", 0.5, 0.1, "small")
+    assert str(alarm) == "the output 'small' is 0.500 of the float norm away, where rounding explains 0.100"
+    converted = Converted(_Off(), (), lambda path: None)
+    torch.manual_seed(0)
+    held = holding.hold(Two(False).eval(), converted, [(one,) for one in _images()])
+    assert [one.output for one in held.alarms] == ["small"]
+    assert held.error == pytest.approx(1.0)
+
+
+class _Off(Two):
+    """Its small output is nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        right = Two(False)(x)
+        return {"large": right["large"], "small": 0 * right["small"]}

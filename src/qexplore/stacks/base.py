@@ -106,12 +106,14 @@ class Step:
         given: what the layer gave, in float; a tree of tensors.
         expected: what the float layer gives on the inputs that the quantized one got.
         ideal: what rounding alone makes of that, to the widths that the row tells, over the ranges of the data.
+        read: the inputs.
     """
 
     name: str
     given: Any
     expected: Any
     ideal: Any
+    read: Any
 
 
 Listener = Callable[[Step], None]

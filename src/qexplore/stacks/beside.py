@@ -120,7 +120,8 @@ class _Beside(fx.Interpreter):
             return
         if any(one.is_quantized for one in tensors_of(output)):
             ideal = rounding.output(ideal)
-        self._listener(Step(name, _in_float(output), expected, ideal))
+        read = [one.value for one in twin.seen.values()]
+        self._listener(Step(name, _in_float(output), expected, ideal, read))
 
 
 @dataclass(frozen=True)
@@ -212,12 +213,13 @@ def modules_beside(
         def hear(module: nn.Module, given: Any, kwargs: Any, output: Any) -> None:
             name = names[module]
             plain, rounding = network.get_submodule(name), known[name]
+            read = _in_float((given, kwargs))
             expected = plain(*_in_float(given), **_in_float(kwargs))
             if rounding.takes_range:
                 given, kwargs = rounding.output(given), rounding.output(kwargs)
             ideal = functional_call(plain, rounding.parameters(plain), given, kwargs)
             ideal = rounding.output(ideal) if rounding.activations else ideal
-            listener(Step(name, _in_float(output), expected, ideal))
+            listener(Step(name, _in_float(output), expected, ideal, read))
 
         with calls_heard_by(names, hear, after_others=True):
             (run or model)(*cloned(args))

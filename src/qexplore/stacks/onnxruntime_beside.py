@@ -89,7 +89,8 @@ class _Models:
             is_rounded = rounding.activations is not None and not rounding.takes_range
             right = rounding.output(right) if is_rounded else right
             others = [expected[name + _EXPECTED] for name in names]
-            listener(Step(layer, [given[name] for name in names], others, right))
+            read = [given[name] for name in node.input if name in given]
+            listener(Step(layer, [given[name] for name in names], others, right, read))
 
 
 def _session(model: Any) -> OnnxModel:

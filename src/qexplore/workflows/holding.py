@@ -8,8 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from qexplore._choices import FloatFormat
+from qexplore._onnx import path_name
+from qexplore._trees import cloned
 from qexplore.errors import QExploreError
 from qexplore.model import arithmetic, floating_tensors
 from qexplore.stacks import Converted, Data, LayerStrategy, Settings, StackFile, Step, reasons, with_state
@@ -22,6 +26,13 @@ _LEAST = 0.05
 """What is never an alarm of a layer: half of `_OUTPUT`, and five bits of a bell-shaped signal."""
 
 _OUTPUT = 0.1
+"""How far the output may be away: a tenth, which several layers at their noise give together."""
+
+_WIDE = 7
+
+_DUST = 1e-5
+"""Of the largest magnitude that was read: float32's own rounding, a hundred times."""
+
 _ATTEMPTS = 3
 
 
@@ -33,14 +44,17 @@ class Alarm:
         layer: its name in the strategy; empty for the network's output.
         error: norm of the difference over the norm of what float gives.
         limit: what rounding explains.
+        output: which output of several: the keys or places that lead to it; empty for one alone, and for layers.
     """
 
     layer: str
     error: float
     limit: float
+    output: str = ""
 
     def __str__(self) -> str:
-        what = f"'{self.layer}'" if self.layer else "the output"
+        output = f"the output '{self.output}'" if self.output else "the output"
+        what = f"'{self.layer}'" if self.layer else output
         return f"{what} is {self.error:.3f} of the float norm away, where rounding explains {self.limit:.3f}"
 
 
@@ -49,7 +63,7 @@ class Held:
     """How far a quantized network is away.
 
     Attributes:
-        error: of the output; None where it holds no floating numbers.
+        error: of the output, the largest of several; None where it holds no floating numbers.
         strategy: the rows, with the error of each.
         alarms: what rounding does not explain.
         notes: what was left float for it.
@@ -126,50 +140,98 @@ def hold(network: nn.Module, converted: Converted, batches: Iterable[tuple[Any, 
         converted: what a stack made of it.
         batches: positional arguments of a call each.
     """
-    whole, layers = _Difference(), dict[str, _Difference]()
+    whole, layers, names = _Differences(), dict[str, _Differences](), list[str]()
 
     def hear(step: Step) -> None:
-        layers.setdefault(step.name, _Difference()).add(step.given, step.expected, step.ideal)
+        layers.setdefault(step.name, _Differences()).add(step.given, step.expected, step.ideal, step.read)
 
     with torch.no_grad(), arithmetic():
         for args in batches:
-            expected = network(*args)
-            whole.add(converted.model(*args), expected, expected)
+            expected = network(*cloned(args))
+            names = _names(expected)
+            whole.add(converted.model(*cloned(args)), expected, expected, args)
             if converted.beside is not None:
                 converted.beside(args, hear)
-    errors = {name: one.error for name, one in layers.items()}
-    strategy = tuple(replace(row, error=errors.get(row.name)) for row in converted.strategy)
-    alarms = [Alarm(name, one.error, one.limit) for name, one in layers.items() if one.error > one.limit]
-    if whole.error > _OUTPUT:
-        alarms.append(Alarm("", whole.error, _OUTPUT))
-    return Held(whole.error if whole.count else None, strategy, tuple(alarms))
+    strategy = tuple(
+        replace(row, error=layers[row.name].error if row.name in layers else None) for row in converted.strategy
+    )
+    alarms = [Alarm(name, worst.error, worst.limit) for name, one in layers.items() for worst in one.off(_LEAST)[:1]]
+    narrow = [layers[row.name].limit for row in strategy if _is_narrow(row) and row.name in layers]
+    most = max([_OUTPUT, *narrow])
+    alarms += [Alarm("", one.error, most, _at(names, one.place)) for one in whole.off(most)]
+    return Held(whole.error, strategy, tuple(alarms))
+
+
+def _is_narrow(row: LayerStrategy) -> bool:
+    """Whether weights have less than the seven bits that kernels leave them: their noise reaches the output."""
+    width = None if row.weights is None else row.weights.num_bits
+    return width is not None and (isinstance(width, FloatFormat) or width < _WIDE)
+
+
+def _names(tree: Any) -> list[str]:
+    """What leads to each floating tensor of an output; empty for an output that is one tensor."""
+    found = [path_name(path) for path, leaf in pytree.tree_flatten_with_path(tree)[0] if floating_tensors(leaf)]
+    return found if len(found) == len(floating_tensors(tree)) else []
+
+
+def _at(names: list[str], place: int) -> str:
+    return names[place] if place < len(names) else str(place)
+
+
+class _Differences:
+    """Of the floating tensors in trees, each by its place."""
+
+    def __init__(self) -> None:
+        self._each: dict[int, _Difference] = {}
+
+    def add(self, given: Any, expected: Any, ideal: Any, read: Any) -> None:
+        """Floating tensors of three trees, in order, and what was read for them."""
+        trees = zip(*map(floating_tensors, (given, expected, ideal)), strict=False)
+        tensors = (torch.nan_to_num(one, 0.0, 0.0, 0.0) for one in floating_tensors(read) if one.numel())
+        amax = max((float(one.abs().amax()) for one in tensors), default=0.0)
+        for place, (one, other, rounded) in enumerate(trees):
+            self._each.setdefault(place, _Difference(place)).add(one, other, rounded, amax)
+
+    @property
+    def error(self) -> float | None:
+        """The largest; None where there is nothing to compare."""
+        return max((one.error for one in self._each.values() if one.count), default=None)
+
+    @property
+    def limit(self) -> float:
+        """The largest."""
+        return max((one.limit for one in self._each.values()), default=0.0)
+
+    def off(self, least: float) -> list[_Difference]:
+        """Those that are farther away than rounding explains, the farthest first."""
+        found = [one for one in self._each.values() if one.error > max(one.limit, least)]
+        return sorted(found, key=lambda one: -one.error)
 
 
 class _Difference:
-    """Sums of squares over tensors, in float64."""
+    """Sums of squares of one tensor over batches, in float64."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._norm = self._away = self._noise = 0.0
+    def __init__(self, place: int) -> None:
+        self.place, self.count = place, 0
+        self._norm = self._away = self._noise = self._dust = 0.0
 
-    def add(self, given: Any, expected: Any, ideal: Any) -> None:
-        """Floating tensors of three trees, in order; where float is not finite nothing is compared."""
-        trees = zip(*map(floating_tensors, (given, expected, ideal)), strict=False)
-        for one, other, rounded in trees:
-            if one.shape != other.shape:
-                self._away = math.inf
-                continue
-            kept = torch.isfinite(other)
-            right = other[kept].double()
-            self.count += right.numel()
-            self._norm += float(right.square().sum())
-            self._away += float((one[kept] - right).square().sum())
-            self._noise += float((rounded[kept] - right).square().sum())
+    def add(self, given: Tensor, expected: Tensor, ideal: Tensor, amax: float) -> None:
+        """Where float is not finite nothing is compared; ``amax`` is the largest magnitude that was read."""
+        if given.shape != expected.shape:
+            self._away, self.count = math.inf, self.count + 1
+            return
+        kept = torch.isfinite(expected)
+        right = expected[kept].double()
+        self.count += right.numel()
+        self._norm += float(right.square().sum())
+        self._away += float((given[kept] - right).square().sum())
+        self._noise += float((ideal[kept] - right).square().sum())
+        self._dust += right.numel() * (_DUST * amax) ** 2
 
     @property
     def error(self) -> float:
-        """Relative; 0 where nothing differs, infinite where float gives zeros alone, or something is not finite."""
-        return _ratio(self._away, self._norm)
+        """Relative; 0 for what float32 rounds away, infinite where something is not finite."""
+        return 0.0 if self._away <= self._dust else _ratio(self._away, self._norm)
 
     @property
     def limit(self) -> float:

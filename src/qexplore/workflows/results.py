@@ -36,8 +36,8 @@ class WorkflowReport(Tabular):
         notes: what was changed so that the network passes, or could not be done.
         epochs: of training; none without.
         error: norm of the difference between the quantized network's output and the float network's, over the norm of
-            the latter, on a few batches of the calibration data; over every floating tensor of the output. After
-            training it is the network with the trained weights that is meant. None where nothing can be compared.
+            the latter, on a few batches of the calibration data; of several outputs the largest. After training it is
+            the network with the trained weights that is meant. None where no output holds floating numbers.
         alarms: layers, and the output, that are farther from float than rounding explains.
     """
 
