@@ -16,8 +16,8 @@ _SAME = {
 }
 _OPERATORS = ("add", "sub", "mul", "div", "truediv", "floordiv", "matmul", "pow", "mod", "and", "or", "xor")
 _SAME |= {f"{side}{name}": _SAME.get(name, name) for name in _OPERATORS for side in "ri"}
-_PRODUCTS = ("matmul", "mm", "bmm", "baddbmm", "addmm", "addbmm")
-"""Products of matrices: who asks for one by its function means all, for which one code calls is a matter of axes."""
+_PRODUCTS = ("matmul", "mm", "bmm", "baddbmm")
+"""Products of activations: who asks for one by its function means all; which of them code calls is a matter of axes."""
 _SILENT = ("get", "set", "delete")
 """Reading and writing an attribute."""
 

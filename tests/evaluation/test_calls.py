@@ -1,5 +1,7 @@
 """Points on calls of functions and on inputs of modules in the engine: what the direct evaluator measures."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -84,3 +86,71 @@ def test_calls_of_a_block_that_runs_twice_in_place_and_of_what_no_sample_changes
     engine, found = evaluations(prefix_evaluator, model)
     assert engine.description.startswith("prefix: ")
     assert found == evaluations(qx.DirectEvaluator, model)[1]
+
+
+def gpt2():
+    """A GPT-2 of two blocks, whose attention is fused, and what it gives written by hand."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=64, n_positions=16, n_embd=8, n_layer=2, n_head=2, use_cache=False, attn_implementation="sdpa"
+    )
+    torch.manual_seed(0)
+    return Tokens(transformers.GPT2LMHeadModel(config)).eval()
+
+
+class Tokens(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_ids):
+        return self.network(input_ids=input_ids).logits
+
+    def by_hand(self, input_ids, q):
+        inner = self.network.transformer
+        x = inner.wte(input_ids) + inner.wpe(torch.arange(input_ids.shape[1]))
+        x = q("network.transformer.add_1", x)
+        for place, block in enumerate(inner.h):
+            name = f"network.transformer.h.{place}"
+            inside = f"{name}.attn.scaled_dot_product_attention"
+            given = block.attn.c_attn(q(f"{name}.attn.c_attn.input", block.ln_1(x)))
+            query, key, value = (one.view(*x.shape[:2], 2, 4).transpose(1, 2) for one in given.chunk(3, -1))
+            scores = q(f"{inside}.matmul", query @ key.transpose(-2, -1)) * 0.5
+            scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), -torch.inf)
+            mixed = q(f"{inside}.matmul_1", q(f"{inside}.softmax", scores.softmax(-1)) @ value)
+            x = q(f"{name}.add", block.attn.c_proj(mixed.transpose(1, 2).reshape(x.shape)) + x)
+            wide = block.mlp.act(block.mlp.c_fc(q(f"{name}.mlp.c_fc.input", block.ln_2(x))))
+            x = q(f"{name}.add_1", x + block.mlp.c_proj(wide))
+        return self.network.lm_head(inner.ln_f(x))
+
+
+@pytest.mark.slow
+def test_gpt2_of_hugging_face_equals_the_one_written_by_hand_in_both_evaluators():
+    network = gpt2()
+    written = copy.deepcopy(network)
+    ids = torch.randint(0, 64, (8, 10), generator=torch.Generator().manual_seed(0))
+    functions = predicates.by_function(torch.add, torch.matmul, F.softmax) & ~predicates.by_name("*.act.*")
+    model = qx.QuantizedModel(network, inputs=predicates.by_name("*.c_attn", "*.c_fc"), functions=functions)
+    data = [({"input_ids": ids}, torch.zeros(8, dtype=torch.long))]
+    model.calibrate(data, unpack=lambda batch: batch)
+    rows = np.random.default_rng(0).integers(3, 9, size=(4, len(model.points)))
+    passed = set()
+
+    def quantized(name, tensor):
+        passed.add(name)
+        return model.fake_quantizers[name](tensor)
+
+    for row in rows:
+        model.num_bits = row
+        with torch.no_grad():
+            expected = written.by_hand(ids, quantized)
+            torch.testing.assert_close(model(input_ids=ids), expected, atol=1e-4, rtol=1e-3)
+    assert passed == set(model.fake_quantizers)
+    made = [one(model, data, last_token, unpack=lambda batch: batch) for one in (qx.DirectEvaluator, prefix_evaluator)]
+    assert made[1].description.startswith("prefix: ")
+    direct, engine = ([one.scores.tolist() for one in each.evaluate(rows)] for each in made)
+    assert direct == engine
+
+
+def last_token(output, target):
+    return output[:, -1].abs().mean(-1)

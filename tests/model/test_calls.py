@@ -215,6 +215,39 @@ class TestRefusals:
         with pytest.raises(CalibrationError, match="must see no additive mask"):
             model.calibrate([torch.zeros(2, 3), torch.full((2, 3), 5.0)])
 
+    @pytest.mark.parametrize("first", [0.0, -1e9], ids=["seen late", "seen at once"])
+    def test_a_mask_among_what_a_module_reads(self, first):
+        class Reader(nn.Module):
+            def forward(self, x, mask):
+                return x + mask
+
+        class Masked(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.reader = Reader()
+
+            def forward(self, x, mask):
+                return self.reader(x, mask)
+
+        model = qx.QuantizedModel(Masked(), inputs=predicates.by_name("reader"))
+        batches = [(torch.ones(2, 3), torch.tensor([0.0, last, 0.0])) for last in (first, -1e9)]
+        if first:
+            model.calibrate(batches, unpack=lambda batch: (batch, None))
+            assert list(model.fake_quantizers) == ["reader.input"]
+        else:
+            with pytest.raises(CalibrationError, match=r"'reader\.input\.mask' must see no additive mask"):
+                model.calibrate(batches, unpack=lambda batch: (batch, None))
+
+    def test_a_sum_with_a_mask_that_only_some_batches_have_stays_float(self):
+        class Masked(nn.Module):
+            def forward(self, x):
+                y = x * 2
+                return y + torch.tensor([0.0, -1e9, -1e9]) if bool(x[0, 0] > 1) else y
+
+        model = qx.QuantizedModel(Masked(), functions=predicates.by_function(torch.add, torch.mul))
+        model.calibrate([torch.zeros(2, 3), torch.full((2, 3), 5.0)])
+        assert list(model.fake_quantizers) == ["mul"]
+
 
 class TestNames:
     def test_operators_methods_and_what_works_in_place_are_one_function(self):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from called_networks import CALLED
 from networks import AWKWARD, TRAINABLE, digits
 from torch import Tensor, nn
 
@@ -187,6 +188,17 @@ def test_remembered_runs_equal_whole_ones_on_the_gallery(name: str) -> None:
     torch.manual_seed(0)
     model = wrapped(entry.build(), entry.predicate, **entry.options)
     assert_quick_equals_plain(model, lambda: digits().calibration.x[:4].clone())
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_remembered_runs_equal_whole_ones_with_points_on_calls_and_on_what_modules_read(name: str) -> None:
+    case = CALLED[name]
+    torch.manual_seed(0)
+    model = QuantizedModel(case.make(), inputs=case.inputs, functions=case.functions, weights=predicates.weighted)
+    inputs = tuple(digits().calibration.x[4 * place : 4 * place + 4] for place in range(case.num_inputs))
+    model.calibrate([inputs], unpack=lambda batch: (batch, None))
+    plain, quick = plain_outputs(model, lambda: inputs), quick_outputs(model, lambda: inputs)
+    assert all(all(map(torch.equal, *both)) for both in zip(plain, quick, strict=True))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qexplore.errors import ExportError
-from qexplore.model import bias_corrections, point_hooks, restore_biases, weight_quantizations
+from qexplore.model import aside, bias_corrections, point_hooks, restore_biases, weight_quantizations
 
 
 @torch.library.custom_op("qexplore::fake_quantize", mutates_args=())
@@ -64,8 +64,9 @@ class _ExportedWeight(nn.Module):
         self.name = name
 
     def forward(self, weight: Tensor) -> Tensor:
-        stored: Tensor = torch.ops.qexplore.stored_weight(weight, self.name)
-        return stored
+        with aside():
+            stored: Tensor = torch.ops.qexplore.stored_weight(weight, self.name)
+            return stored
 
 
 def call_operators(network: nn.Module, written: Collection[str]) -> None:

@@ -19,7 +19,7 @@ from qexplore.model.calibration import CalibrationReport, PointRange
 from qexplore.model.calls import CallNames
 from qexplore.model.examples import Example, count_samples
 from qexplore.model.fingerprint import fingerprint_of, require_same_model, structure_of, weights_of
-from qexplore.model.frames import entered
+from qexplore.model.frames import aside, entered
 from qexplore.model.hooks import (
     calls_heard_by,
     comes_last,

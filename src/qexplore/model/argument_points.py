@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._trees import map_tensors, tensors_of
-from qexplore.errors import ModelError, SelectionError
+from qexplore.errors import CalibrationError, ModelError, SelectionError
 from qexplore.model.frames import aside
 from qexplore.model.input_points import INPUT, ArgumentNames, floating_inputs, is_mask, with_input
 from qexplore.model.point_hook import PointHook
@@ -33,6 +33,12 @@ class ArgumentHook(PointHook):
 
     def read(self, tensor: Tensor) -> Tensor:
         """``tensor`` as its reader gets it."""
+        if self.listener is not None and is_mask(tensor):
+            raise CalibrationError(
+                f"point '{self.name}' must see no additive mask (0, and -inf or very negative), got one in a batch "
+                "after the first: let the first batch be one that shows it, and the argument stays float, or leave "
+                "the module out of `inputs`"
+            )
         read = self._quantize(tensor) if self.quantizes else tensor
         if not self._is_known(tensor):
             self._last = weakref.ref(tensor), _version(tensor)

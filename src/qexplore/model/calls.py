@@ -217,7 +217,8 @@ class CallsFrame:
         hook = self._calls.hooks.get(self._module, {}).get(call)
         if hook is None:
             output = function(*args, **kwargs)
-            if floating_tensors(output) and site not in self._calls.left:
+            is_left = site in self._calls.left or any(map(is_mask, floating_tensors((args, kwargs))))
+            if floating_tensors(output) and not is_left:
                 raise self._changed(call, "was not made before")
             return output
         self._require_next(call)
