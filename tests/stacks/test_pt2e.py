@@ -10,6 +10,7 @@ from networks import batches, digits, trained
 from torch import nn
 from torch.nn import functional as F
 
+import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import MissingPackageError, SelectionError, TraceError, WorkflowError
 from qexplore.model import bit_sum
@@ -268,17 +269,66 @@ def test_tensors_that_the_graph_does_not_read_are_dropped():
     assert sorted(exported.state_dict()) == ["bias", "weight"]
 
 
-def test_an_addition_in_place_is_named_among_the_reasons():
-    class Adding(nn.Module):
+class Summing(nn.Module):
+    def __init__(self, kind, operation):
+        super().__init__()
+        layer = nn.Conv2d if kind == "Conv2d" else nn.Linear
+        self.first, self.last = (layer(8, 8, 1), layer(8, 4, 1)) if kind == "Conv2d" else (layer(8, 8), layer(8, 4))
+        self.operation = operation
+
+    def forward(self, x):
+        return self.last(self.operation(self.first(x)))
+
+
+def in_place(x):
+    x += 1.0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation"),
+    [("Conv2d", lambda x: x + 5), ("Conv2d", in_place), ("Linear", lambda x: 2 - x), ("Linear", lambda x: 2 * x + 1)],
+)
+def test_numbers_are_added_behind_layers(kind, operation):
+    x = torch.randn(4, 8, 3, 3) if kind == "Conv2d" else torch.randn(16, 8)
+    result = qx.quantize_static(Summing(kind, operation).eval(), [x], stack="pt2e")
+    assert result.report.error < 0.03
+
+
+def test_layers_that_are_called_again_are_the_reason_where_they_are():
+    class Again(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.last = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)
+            self.body = nn.Conv2d(3, 3, 1)
 
         def forward(self, x):
-            x = self.first(x)
-            x += 1.0
-            return self.last(x)
+            return self.body(self.body(x).relu())
 
-    images = digits().calibration.x[:4]
-    with pytest.raises(WorkflowError, match=r"Adding: \S+\. .*an addition in place another"):
-        pt2e.quantize(Adding().eval(), Settings("static", "pt2e"), Data((images,), lambda prepared: prepared(images)))
+    with pytest.raises(WorkflowError, match=r"more than one output node: 'body' called more than once"):
+        qx.quantize_static(Again().eval(), [torch.randn(2, 3, 4, 4)], stack="pt2e")
+
+
+def test_a_batchnorm_that_stands_alone_costs_no_search_for_patterns(monkeypatch):
+    from torchao.quantization.pt2e import qat_utils
+
+    searched = []
+    monkeypatch.setattr(qat_utils, "_fold_conv_bn_qat_helper", lambda model, *_, **__: searched.append(1) or model)
+    network, x = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)).eval(), torch.randn(4, 3, 6, 6)
+    assert qx.quantize_static(network, [x], stack="pt2e").report.error < 0.03
+    loss = lambda output, _: (output**2).mean()  # noqa: E731
+    qx.quantize_qat(network, [(x, torch.zeros(4))], loss, stack="pt2e")
+    assert not searched
+
+
+def test_nn_rnn_is_sent_to_the_stack_that_has_a_kernel():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.RNN(8, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(self.body(x)[0])
+
+    report = qx.quantize_dynamic(Recurrent().eval(), torch.randn(4, 5, 8), stack="pt2e").report
+    assert [row.name for row in report.strategy] == ["body", "head"]
+    assert 'stack="onnxruntime"' in report.strategy[0].reason

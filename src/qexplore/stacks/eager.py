@@ -31,6 +31,7 @@ from qexplore.stacks.saving import (
     write_model,
     zero_arguments,
 )
+from qexplore.stacks.statistics import freeze, frozen_kept
 from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import require, using_engine
 from qexplore.stacks.trained import with_state
@@ -79,7 +80,8 @@ def _through_graph(network: nn.Module, settings: Settings, data: Data) -> _Made:
     built = build(network, settings, data.example)
     prepared = built.graph.network
     plain = graph_of(network, data.example, selected(network, settings))
-    data.show(prepared.eval(), settings.method, _freeze)
+    with frozen_kept(prepared):
+        data.show(prepared.eval(), settings.method, freeze)
     state = built.trained.state() if settings.method == "qat" else {}
     model = _converted(prepared, settings)
     _require_running(model, data.example)
@@ -121,16 +123,6 @@ def load(path: Path, network: nn.Module) -> nn.Module:
             model = _converted(build(network, settings, zero_arguments(layout.example), layout).graph.network, settings)
         load_state(model, saved)
     return model
-
-
-def _freeze(prepared: nn.Module) -> None:
-    prepared.apply(require("disable_observer"))
-    for module in prepared.modules():
-        freeze: Any = getattr(module, "freeze_bn_stats", None)
-        if freeze is not None:
-            freeze()
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 0.0  # of one that stands alone
 
 
 def _converted(prepared: nn.Module, settings: Settings) -> Any:

@@ -18,7 +18,7 @@ from qexplore.stacks.eager_building import Built
 from qexplore.stacks.eager_dynamic import read_elsewhere
 from qexplore.stacks.eager_graph import LAYERS, step_of
 from qexplore.stacks.float_functional import Swapped
-from qexplore.stacks.layer import LayerStrategy
+from qexplore.stacks.layer import LayerStrategy, listed
 from qexplore.stacks.strategy import (
     MOVES_ONLY,
     WEIGHTED,
@@ -30,8 +30,6 @@ from qexplore.stacks.strategy import (
     values_of,
 )
 from qexplore.stacks.torch_ao import RECURRENT
-
-_LISTED = 5
 
 
 def strategy_of(
@@ -129,10 +127,11 @@ def notes_of(built: Built, rows: Sequence[LayerStrategy], settings: Settings) ->
     notes = []
     originals = list(dict.fromkeys(built.graph.copies.values()))
     if originals:
-        notes.append(f"called more than once, so every call has a module of its own: {_listed(originals)}")
+        notes.append(f"called more than once, so every call has a module of its own: {listed(originals)}")
     notes += [f"'{name}' is called more than once or taken as a whole: {why}" for name, why in built.graph.kept.items()]
-    if built.swapped:
-        notes.append(f"functions that are modules now, to have a range: {_listed([one.node for one in built.swapped])}")
+    ranged = [one.node for one in built.swapped if not one.method.endswith("_scalar")]
+    if ranged:
+        notes.append(f"functions that are modules now, to have a range: {listed(ranged)}")
     own: dict[str, str | None] = {}
     for node in built.graph.network.graph.nodes:
         own.setdefault(step_of(node), built.layout.domains.reasons.get(node.name))
@@ -141,23 +140,18 @@ def notes_of(built: Built, rows: Sequence[LayerStrategy], settings: Settings) ->
         reason = own.get(row.name)
         if reason and row.state == "float" and row.name not in built.refused:
             left[reason].append(row.name)
-    notes += [f"left float: {_listed(names)} ({reason})" for reason, names in left.items()]
+    notes += [f"left float: {listed(names)} ({reason})" for reason, names in left.items()]
     notes += [f"'{name}' is left float: {reason}" for name, reason in built.refused.items()]
     if built.layout.domains.contiguous:
         notes.append(
             f"the kernel of {settings.engine} goes wrong on tensors in channels-last order, so they are put in "
-            f"contiguous order before: {_listed(built.layout.domains.contiguous)}"
+            f"contiguous order before: {listed(built.layout.domains.contiguous)}"
         )
     if built.untrained:
         notes.append(
-            f"rounded at conversion only, for torch.ao has no form of them that trains: {_listed(built.untrained)}"
+            f"rounded at conversion only, for torch.ao has no form of them that trains: {listed(built.untrained)}"
         )
     return tuple(notes)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(f"'{name}'" for name in names[:_LISTED]) + more
 
 
 # ------------------------------------------------------------------------------------------------------- dynamic

@@ -37,6 +37,7 @@ from qexplore.stacks.saving import (
     write_model,
     zero_arguments,
 )
+from qexplore.stacks.statistics import freeze, frozen_kept
 from qexplore.stacks.strategy import EMBEDDINGS, is_left_out, values_of
 from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require, using_engine
@@ -60,7 +61,8 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         trained = Trained(connections.network)
         prepared, copies = _prepared(graph, connections, settings, data.example)
         trained.find(prepared)
-        data.show(prepared, settings.method, _freeze)
+        with frozen_kept(prepared):
+            data.show(prepared, settings.method, freeze)
         state = trained.state() if settings.method == "qat" else {}
         model = _converted(prepared, connections, settings)
         own = {node.name: node.name for node in model.graph.nodes if node.target in copies}
@@ -185,11 +187,6 @@ def _clamps(model: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return isinstance(model.get_submodule(str(node.target)), (nn.Hardtanh, require("nnq").ReLU6))
     return node.op in ("call_function", "call_method") and node.target in _CLAMPS
-
-
-def _freeze(prepared: nn.Module) -> None:
-    prepared.apply(require("disable_observer"))
-    prepared.apply(require("freeze_bn_stats"))
 
 
 def _chosen(connections: Connections, settings: Settings) -> dict[str, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +11,8 @@ from qexplore._table import Tabular, text_table
 
 State = Literal["integers", "float", "absorbed"]
 """Stored in integers (or small floats); left float; no layer of its own any more."""
+
+_LISTED = 5
 
 Granularity = Literal["tensor", "channel", "group"]
 
@@ -112,3 +114,9 @@ def layer_table(rows: Iterable[LayerStrategy]) -> str:
 def error_text(error: float | None) -> str:
     """A relative error as text; a dash where none is known."""
     return "-" if error is None else f"{error:.4f}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few of ``names``, quoted, and how many more there are."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(f"'{name}'" for name in names[:_LISTED]) + more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
 from qexplore.stacks.eager_graph import split_calls
 from qexplore.stacks.exported_modules import calls_of, float_modules
-from qexplore.stacks.pt2e_quantizer import Quantizer, torchao
+from qexplore.stacks.layer import listed
+from qexplore.stacks.pt2e_quantizer import Quantizer, torchao, without_patterns
 from qexplore.stacks.pt2e_strategy import read_strategy, row_name
 from qexplore.stacks.trained import Trained, with_state
 from qexplore.stacks.twins import twins
@@ -148,16 +150,30 @@ def _prepared(exported: fx.GraphModule, own: nn.Module, settings: Settings, quan
                 prepared = quantize_pt2e.prepare_pt2e(exported, quantizer)
             else:
                 graphs.switch_training(exported, True)
-                prepared = quantize_pt2e.prepare_qat_pt2e(exported, quantizer)
+                with without_patterns(unless=graphs.norms_behind_convolutions(exported)):
+                    prepared = quantize_pt2e.prepare_qat_pt2e(exported, quantizer)
                 graphs.restore_batchnorm(prepared, own)
             folding.unguard(prepared)
             return prepared  # type: ignore[no-any-return]
     except (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise WorkflowError(
-            f"torchao cannot prepare {type(own).__name__}: {str(error).strip() or type(error).__name__}. A convolution "
-            "that is called twice is one reason, an addition in place another: give each its own, write x = x + y, "
-            'leave it out with modules=, or use stack="fx"'
+            f"torchao cannot prepare {type(own).__name__}: {_said(error)}{_seen(exported, error)}. Leave the layer in "
+            'question out with modules=, or use stack="fx"'
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """What torchao says, or where it stopped without a word."""
+    function = [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1]
+    return str(error).strip() or f"{type(error).__name__} in {function}"
+
+
+def _seen(exported: fx.GraphModule, error: Exception) -> str:
+    """What of a network makes torchao say ``error``, where that is known."""
+    if "more than one output node" not in str(error):
+        return ""
+    names = listed(graphs.called_again(exported))
+    return f": {names} called more than once, which its convolutions must not be, so give each call one of its own"
 
 
 def _calibrate(prepared: nn.Module, settings: Settings, data: Data) -> None:
@@ -183,7 +199,7 @@ def _train(prepared: fx.GraphModule, signature: inspect.Signature, data: Data) -
 
 
 def _converted(prepared: fx.GraphModule) -> fx.GraphModule:
-    with silenced(), torch.no_grad():
+    with silenced(), torch.no_grad(), without_patterns(unless=False):
         converted: fx.GraphModule = torchao(".quantize_pt2e").convert_pt2e(prepared)
         graphs.drop_unused(converted)
     return converted

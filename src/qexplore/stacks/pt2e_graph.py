@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ class TrainableExport(ExportedNetwork):
         state = (self.training, self._has_fixed_statistics)
         if self._state != state:
             switch_training(self.exported, self.training, statistics=not self._has_fixed_statistics)
+            _keep_frozen(self.exported)
             self._state = state
         return super().forward(*args, **kwargs)
 
@@ -146,6 +148,15 @@ def switch_training(exported: fx.GraphModule, training: bool, *, statistics: boo
     exported.recompile()
 
 
+def _keep_frozen(exported: fx.GraphModule) -> None:
+    """Leave every BatchNorm in eval mode whose weights are not to be trained."""
+    for node in _batchnorms(exported):
+        weight = node.args[1]
+        if isinstance(weight, fx.Node) and weight.op == "get_attr" and not _parameter(exported, weight).requires_grad:
+            node.update_arg(_switch_position(node), False)
+    exported.recompile()
+
+
 def _switch_position(node: fx.Node) -> int | None:
     if not isinstance(node.target, torch._ops.OpOverload):
         return None
@@ -172,6 +183,22 @@ def restore_batchnorm(exported: fx.GraphModule, network: nn.Module) -> None:
             if user.target is _ATEN.add.Tensor:  # of the root by which the convolution's weight is scaled
                 user.update_arg(1, module.eps)
     exported.recompile()
+
+
+def norms_behind_convolutions(exported: fx.GraphModule) -> bool:
+    """Whether a BatchNorm reads what a convolution gives."""
+    return any("conv" in str(getattr(node.args[0], "target", "")) for node in _batchnorms(exported))
+
+
+def called_again(exported: fx.GraphModule) -> list[str]:
+    """Names of the modules whose parameters several calls read."""
+    reads = Counter(
+        str(one.target).rpartition(".")[0]
+        for node in exported.graph.nodes
+        for one in {one.target: one for one in node.all_input_nodes if one.op == "get_attr"}.values()
+        if str(one.target).endswith(".weight")
+    )
+    return [name for name, count in reads.items() if count > 1]
 
 
 def fold_batchnorm(exported: fx.GraphModule) -> int:
@@ -215,9 +242,13 @@ def _fold(exported: fx.GraphModule, norm: Any) -> bool:
 
 
 def _value(exported: fx.GraphModule, node: Any) -> Tensor:
+    return _parameter(exported, node).detach()
+
+
+def _parameter(exported: fx.GraphModule, node: Any) -> Tensor:
     owner, _, name = str(node.target).rpartition(".")
     value: Tensor = getattr(exported.get_submodule(owner), name)
-    return value.detach()
+    return value
 
 
 def _constant(exported: fx.GraphModule, before: fx.Node, name: str, value: Tensor) -> fx.Node:

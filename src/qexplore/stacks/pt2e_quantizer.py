@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ _CHOICES = (
     ", ".join(f'"{name}"' for name in OBSERVERS)
     + f", an observer class of {_PACKAGE}, or a factory of one such as MinMaxObserver.with_args(...)"
 )
+_PATTERNS = ("_fuse_conv_bn_qat", "_fold_conv_bn_qat")
 _SMALLEST_SCALE = 2**-12
 _LEFT_BEHIND = (torch.ops.aten.linear.default, torch.ops.aten.conv1d.default)
 """Operators that torchao's quantizer can annotate, but does not find where no module of their own calls them."""
@@ -39,6 +42,23 @@ def torchao(name: str = "") -> Any:
     """
     with silenced():
         return import_optional(f"{_PACKAGE}{name}", extra="pt2e", purpose='the stack "pt2e"')
+
+
+@contextmanager
+def without_patterns(*, unless: bool) -> Iterator[None]:
+    """Let torchao not look for convolutions with a BatchNorm for a block, ``unless`` there are some that it must find.
+
+    It traces its patterns anew for each network with any BatchNorm, which takes a minute and more.
+    """
+    module = torchao(".quantize_pt2e")
+    known = {name: getattr(module, name) for name in _PATTERNS if hasattr(module, name) and not unless}
+    for name in known:
+        setattr(module, name, lambda model: model)
+    try:
+        yield
+    finally:
+        for name, function in known.items():
+            setattr(module, name, function)
 
 
 class Quantizer:

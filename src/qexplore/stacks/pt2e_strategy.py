@@ -15,6 +15,7 @@ from qexplore.stacks.absent import Call, with_absent
 from qexplore.stacks.base import Settings
 from qexplore.stacks.exported_modules import Found, innermost, layer_of
 from qexplore.stacks.layer import LayerStrategy, Stored
+from qexplore.stacks.torch_ao import RECURRENT
 
 _FUSED = frozenset(
     {"relu", "relu_", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "silu", "silu_", "gelu", "tanh"}
@@ -23,7 +24,7 @@ _FUSED = frozenset(
 """What the kernels of a convolution or a Linear layer do before they give integers; a Dropout does nothing there."""
 
 _NO_LAYERS = frozenset(
-    {"dropout", "dropout_", "alias", "detach", "clone", "to", "_to_copy", "copy_"}
+    {"dropout", "dropout_", "sym_size", "alias", "detach", "clone", "to", "_to_copy", "copy_"}
     | {"zeros", "ones", "full", "empty", "arange"}
 )
 
@@ -63,7 +64,10 @@ def read_strategy(
         _look_at(layers.setdefault(name, _Layer(name, kind)), node)
     for node in nodes:
         _note_kernel(node, layers, modules)
-    rows = {one.name: one.row(settings, _why_float(one, settings, float_modules)) for one in layers.values()}
+    rows = {
+        one.name: one.row(settings, _why_float(one, modules.get(one.name), settings, float_modules))
+        for one in layers.values()
+    }
     return with_absent(rows, calls, modules)
 
 
@@ -173,12 +177,14 @@ def _chosen(quantizer: fx.Node) -> fx.Node | None:
     return scale.args[0]
 
 
-def _why_float(layer: _Layer, settings: Settings, float_modules: frozenset[str]) -> str:
+def _why_float(layer: _Layer, module: nn.Module | None, settings: Settings, float_modules: frozenset[str]) -> str:
     if layer.name in settings.left_float:
         return settings.left_float[layer.name]
     if layer.name in float_modules:
         return reasons.NOT_SELECTED.format(modules=settings.modules)
-    if layer.type in ("LSTM", "GRU", "RNN"):
+    if isinstance(module, RECURRENT):
         return reasons.RECURRENT_IN_PT2E.format(kind=layer.type)
+    if isinstance(module, (nn.RNN, nn.RNNCell)):
+        return reasons.RNN_IN_PT2E
     is_dynamic = settings.method == "dynamic"
     return reasons.DYNAMIC_IN_PT2E if is_dynamic else reasons.NO_KERNEL_HERE.format(kernel="torchao")

@@ -23,6 +23,7 @@ FUSED_INTO = "fused into {layer}"
 
 NOTHING = "nothing is quantized: every layer stays float, for the reason beside it"
 
+OWN_QCONFIG = "its own qconfig is None, by which torch.ao keeps a layer float"
 NOT_SELECTED = "not selected by modules={modules}"
 TAKEN_AS_A_WHOLE = "taken as a whole, with the layers inside it"
 ONLY_MOVES = "only moves values, which the stack does in float here"
@@ -45,6 +46,7 @@ DYNAMIC = "dynamic quantization has integer kernels for Linear and recurrent lay
 DYNAMIC_IN_PT2E = "dynamic quantization of torchao has integer kernels for Linear layers only"
 RECURRENT = "recurrent layers have integer kernels in dynamic quantization only"
 RECURRENT_IN_ONNX = "onnxruntime has integer kernels for recurrent layers in dynamic quantization only"
+RNN_IN_PT2E = 'torchao has no integer kernel for it: stack="onnxruntime" quantizes it dynamically'
 RECURRENT_IN_PT2E = 'torchao has no integer kernel for {kind}: stack="fx" or "eager" quantizes it dynamically'
 
 OFF = "its integers were {error:.3f} of the float norm away, where rounding explains {limit:.3f}"

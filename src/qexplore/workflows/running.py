@@ -32,7 +32,22 @@ from qexplore.model import (
 )
 from qexplore.predicates import as_predicate, select_modules
 from qexplore.preparation import copied_network
-from qexplore.stacks import ChosenModules, Data, Settings, StackRow, check_engine, row_for, using_engine
+from qexplore.stacks import (
+    ChosenModules,
+    Data,
+    Settings,
+    StackRow,
+    check_engine,
+    drop_qconfigs,
+    frozen_norms,
+    left_out_by_qconfig,
+    listed,
+    other_qconfigs,
+    reasons,
+    refuse_quantized,
+    row_for,
+    using_engine,
+)
 from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, train
 from qexplore.workflows.holding import quantized_and_held
 from qexplore.workflows.measuring import (
@@ -125,6 +140,8 @@ def run_workflow(
     with isolated(_CPU):
         copied = float_copy(network)
         chosen = _chosen(copied, settings, row)
+        own = dict.fromkeys(left_out_by_qconfig(network), reasons.OWN_QCONFIG)
+        chosen = dataclasses.replace(chosen, left_float={**own, **chosen.left_float})
         epochs: list[EpochRecord] = []
         training = None if training is None else training.where(network)
         data = Data(
@@ -141,6 +158,7 @@ def run_workflow(
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
             chosen, converted, held = quantized_and_held(row.home, copied, chosen, data, batches, again)
         notes = converted.notes + held.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
+        notes += tuple(_notes_on(network, settings))
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
             report = WorkflowReport(
                 settings=chosen,
@@ -165,8 +183,22 @@ def _engine_note(engine: str | None) -> tuple[str, ...]:
     return (f"made for the engine {engine}: set torch.backends.quantized.engine = '{engine}' where it runs",)
 
 
+def _notes_on(network: nn.Module, settings: Settings) -> Iterator[str]:
+    """What of a float network's own settings is obeyed, or is not."""
+    others = other_qconfigs(network)
+    if others:
+        yield (
+            f"a qconfig of the network's own is not used ({listed(others)}): observers are given by "
+            "activation_observer= and weight_observer="
+        )
+    kept = frozen_norms(network) if settings.method == "qat" else {}
+    if kept:
+        yield f"statistics stay as they are, for the weights do not train (requires_grad=False): {listed([*kept])}"
+
+
 def float_copy(network: nn.Module) -> nn.Module:
-    """A copy on CPU in eval mode."""
+    """A copy on CPU in eval mode, without what torch.ao reads of a module's own ``qconfig``."""
+    refuse_quantized(network)
     copied = copied_network(network)
     hooked = next((name for name, module in copied.named_modules() if foreign_hooks(module)), None)
     if hooked is not None:
@@ -176,6 +208,7 @@ def float_copy(network: nn.Module) -> nn.Module:
     dtypes = {parameter.dtype for parameter in copied.parameters() if parameter.is_floating_point()}
     if dtypes - {torch.float32}:
         raise ModelError(f"a network must be in float32 to be quantized, got {dtypes}: call network.float() first")
+    drop_qconfigs(copied)
     return copied.cpu().eval()
 
 
