@@ -295,19 +295,6 @@ def test_numbers_are_added_behind_layers(kind, operation):
     assert result.report.error < 0.03
 
 
-def test_layers_that_are_called_again_are_the_reason_where_they_are():
-    class Again(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Conv2d(3, 3, 1)
-
-        def forward(self, x):
-            return self.body(self.body(x).relu())
-
-    with pytest.raises(WorkflowError, match=r"more than one output node: 'body' called more than once"):
-        qx.quantize_static(Again().eval(), [torch.randn(2, 3, 4, 4)], stack="pt2e")
-
-
 def test_a_batchnorm_that_stands_alone_costs_no_search_for_patterns(monkeypatch):
     from torchao.quantization.pt2e import qat_utils
 

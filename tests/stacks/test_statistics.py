@@ -43,6 +43,7 @@ def test_statistics_of_others_move(stack):
     assert any("statistics stay" in note and note.endswith("'2'") for note in result.report.notes)
 
 
+@pytest.mark.filterwarnings("ignore:.* of the float norm away")  # the batches behind were to be others
 @pytest.mark.parametrize("stack", ["fx", "eager"])
 def test_a_batchnorm_that_stands_alone_is_frozen_with_the_others(stack):
     batches = [IMAGES, *[IMAGES + 100] * 3]

@@ -21,7 +21,6 @@ from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
 from qexplore.stacks.eager_graph import split_calls
 from qexplore.stacks.exported_modules import calls_of, float_modules
-from qexplore.stacks.layer import listed
 from qexplore.stacks.pt2e_quantizer import Quantizer, torchao, without_patterns
 from qexplore.stacks.pt2e_strategy import read_strategy, row_name
 from qexplore.stacks.trained import Trained, with_state
@@ -157,7 +156,7 @@ def _prepared(exported: fx.GraphModule, own: nn.Module, settings: Settings, quan
             return prepared  # type: ignore[no-any-return]
     except (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise WorkflowError(
-            f"torchao cannot prepare {type(own).__name__}: {_said(error)}{_seen(exported, error)}. Leave the layer in "
+            f"torchao cannot prepare {type(own).__name__}: {_said(error)}. Leave the layer in "
             'question out with modules=, or use stack="fx"'
         ) from error
 
@@ -166,14 +165,6 @@ def _said(error: Exception) -> str:
     """What torchao says, or where it stopped without a word."""
     function = [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1]
     return str(error).strip() or f"{type(error).__name__} in {function}"
-
-
-def _seen(exported: fx.GraphModule, error: Exception) -> str:
-    """What of a network makes torchao say ``error``, where that is known."""
-    if "more than one output node" not in str(error):
-        return ""
-    names = listed(graphs.called_again(exported))
-    return f": {names} called more than once, which its convolutions must not be, so give each call one of its own"
 
 
 def _calibrate(prepared: nn.Module, settings: Settings, data: Data) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import io
 import zipfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -188,17 +187,6 @@ def restore_batchnorm(exported: fx.GraphModule, network: nn.Module) -> None:
 def norms_behind_convolutions(exported: fx.GraphModule) -> bool:
     """Whether a BatchNorm reads what a convolution gives."""
     return any("conv" in str(getattr(node.args[0], "target", "")) for node in _batchnorms(exported))
-
-
-def called_again(exported: fx.GraphModule) -> list[str]:
-    """Names of the modules whose parameters several calls read."""
-    reads = Counter(
-        str(one.target).rpartition(".")[0]
-        for node in exported.graph.nodes
-        for one in {one.target: one for one in node.all_input_nodes if one.op == "get_attr"}.values()
-        if str(one.target).endswith(".weight")
-    )
-    return [name for name, count in reads.items() if count > 1]
 
 
 def fold_batchnorm(exported: fx.GraphModule) -> int:
