@@ -56,6 +56,22 @@ def test_steps_are_shared_up_to_the_first_call_that_differs():
     assert not any(step.hidden for step in steps.steps)
 
 
+def encoder():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    return nn.Sequential(nn.Flatten(1, 2), layers, nn.Flatten(), nn.Linear(64, 10))
+
+
+def test_an_encoder_of_torch_is_taken_apart_layer_by_layer():
+    functions = predicates.by_function(torch.add, torch.matmul, F.softmax, F.relu)
+    inputs = predicates.by_type(nn.Linear) & ~predicates.by_name("*.out_proj")
+    model = wrapped(encoder, inputs=inputs, functions=functions)
+    engine, found = evaluations(prefix_evaluator, model)
+    hidden = [names for step in engine._engine.network.steps.steps if (names := step.hidden)]
+    assert [len(points) for points in hidden] == [7, 7]
+    assert found == evaluations(qx.DirectEvaluator, model)[1]
+
+
 class Block(nn.Module):
     def forward(self, x):
         return F.relu(x + 0.1, inplace=True) + x

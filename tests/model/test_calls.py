@@ -135,6 +135,12 @@ class TestInputs:
             model.calibrate([torch.tensor([[1, 2]])], unpack=lambda batch: (batch, None))
         assert [point.name for point in model.points] == ["0.input", "1.input"]
 
+    def test_a_module_that_is_never_called_is_named(self):
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        model = qx.QuantizedModel(layer, inputs=predicates.by_type(nn.Linear))
+        with pytest.raises(SelectionError, match=r"without calling the module.*by_name\('self_attn.out_proj'\)"):
+            model.calibrate([torch.randn(2, 5, 8)])
+
     def test_the_network_itself_is_no_reader(self):
         with pytest.raises(SelectionError, match="quantize_input=True"):
             qx.QuantizedModel(nn.Linear(2, 2), inputs=predicates.by_type(nn.Linear))

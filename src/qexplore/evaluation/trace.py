@@ -104,6 +104,7 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     indices = {point.name: point.index for point in model.points}
     on_module = {id(module): indices[hook.name] for module, hook in point_hooks(network) if hasattr(hook, "outputs")}
     called, read = _found_points(model, indices)
+    inside = _looked_into(network, {module for module, _ in called}, read)
     remove_frames(network)
     signature = inspect.signature(network.forward)
     if takes_any_arguments(signature):
@@ -117,7 +118,7 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     # A module with hooks of the user's own is run as a whole, hooks and all.
     hooked = [name for name, module in network.named_modules() if name and foreign_hooks(module)]
     try:
-        graph, opaque = trace_around(network, partial(_Tracer, network, on_module, read), fixed, hooked)
+        graph, opaque = trace_around(network, partial(_Tracer, network, on_module, read, inside), fixed, hooked)
         _place_calls(graph, model, list(bound.values()), called)
     except (TraceError, CallsLost) as error:
         raise CaptureError(str(error)) from error
@@ -178,6 +179,16 @@ def _found_points(model: QuantizedModel, indices: Mapping[str, int]) -> tuple[di
     return called, read
 
 
+def _looked_into(network: nn.Module, callers: Collection[str], readers: Collection[str]) -> set[str]:
+    """Modules, of torch's too, that have such points inside; its attention asks its tensors what no proxy can tell."""
+    found = {name for name in callers if not isinstance(network.get_submodule(name), nn.MultiheadAttention)}
+    for name in (*callers, *readers):
+        while name:
+            name = name.rpartition(".")[0]
+            found.add(name)
+    return found
+
+
 def _place_calls(graph: fx.Graph, model: QuantizedModel, values: list[Any], called: dict[Site, int]) -> None:
     """Put nodes for points on calls; those inside a module that is run as a whole are met there, as ever."""
     whole = tuple(dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module"))
@@ -202,7 +213,9 @@ def _place_calls(graph: fx.Graph, model: QuantizedModel, values: list[Any], call
 class _Tracer(PathTracer):
     """Makes a node of every point, those on calls apart."""
 
-    def __init__(self, network: nn.Module, on_module: dict[int, int], read: Read, opaque: Collection[str]) -> None:
+    def __init__(
+        self, network: nn.Module, on_module: dict[int, int], read: Read, inside: set[str], opaque: Collection[str]
+    ) -> None:
         super().__init__(opaque)
         self._on_module = on_module
         self._read_by = read
@@ -217,6 +230,7 @@ class _Tracer(PathTracer):
             for name, module in network.named_modules()
             if any(id(inner) in on_module for inner in module.modules() if inner is not module)
         }
+        self._holds_points |= inside
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self._holds_points:

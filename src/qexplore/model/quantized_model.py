@@ -153,7 +153,9 @@ class QuantizedModel(WrappedNetwork):
         return make_plan(name, self._predicate_text, self.points, self.fake_quantizers, left, notes)
 
     def _note(self, examples: Examples, called: set[str]) -> None:
-        refuse_never_called([name for name in self._modules_of_points if name not in called], self.model)
+        never = [name for name in self._modules_of_points if name not in called]
+        modules = (self._found[name].sites[0][0] if name in self._found else name for name in never)
+        refuse_never_called(list(dict.fromkeys(modules)), self.model)
         placement = Placement.of(self.model)
         found = tuple(replace(one, inputs=placement.copy_inputs(one.inputs)) for one in examples.found)
         self._observed, self._examples = examples.seen, found
