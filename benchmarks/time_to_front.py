@@ -17,6 +17,10 @@ Fronts are compared twice: by the direct evaluator on the search set, and on the
 nothing was trained, calibrated or chosen. What a search hands out after fewer passes is that of a search with this
 budget, outside the time, which finds in memory what the long one has measured. The best known front is that of all that
 was handed out or measured on any front, that of one long run included; unseen it is whichever of these fronts is best.
+
+Runs of many minutes do not see the same machine. ``--turns K`` times the ratios again, K times in turns: some
+candidates of the plain evaluator, then qexplore from nothing until it has what the other methods ended with; those are
+charged the candidates that they measured, the table on half of the images as half a candidate for each choice.
 """
 
 from __future__ import annotations
@@ -68,6 +72,7 @@ def main() -> None:
     options.add_argument("--report-batches", type=int, help="of 128 unseen images; all that are left by default")
     options.add_argument("--plain-every", type=int, default=1)
     options.add_argument("--best-evaluations", type=int, default=5000, help="candidates of the run for the best known")
+    options.add_argument("--turns", type=int, default=0, help="how often ratios are timed again, both sides in turns")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--results", type=Path, help="JSON that a rerun goes on from: what is in it is not run again")
     options.add_argument("--picture", type=Path)
@@ -82,7 +87,7 @@ def main() -> None:
             f"\n{name}: {bench.num_points} points, {arguments.samples} images, {arguments.threads} threads", flush=True
         )
         bench.run(arguments.seeds[:count])
-        for line in bench.report():
+        for line in (*bench.report(), *bench.again(arguments.turns)):
             print(line, flush=True)
         drawn[name] = bench.record()
     print(f"\n{summary(drawn)}")
@@ -172,6 +177,52 @@ class Bench:
         curve = Curve(**self.results.get(of, judged, *args))
         self.scores |= {tuple(candidate): (direct, there) for candidate, direct, there in curve.scores}
         return curve
+
+    def again(self, turns: int) -> list[str]:
+        """The ratios of each seed, from medians of plain evaluations and searches that took turns."""
+        if not turns:
+            return []
+        plain, additive = self.curves["plain"], self.curves["additive"][0]
+        lot = self.num_points * (WIDTHS[1] - WIDTHS[0]) + 1
+        paid = lot / 2 + additive.passes[-1] if additive.passes else lot / 2
+        lines = []
+        for seed, ours, recipe in zip(self.arguments.seeds, self.curves["qexplore"], plain, strict=False):
+            ends = recipe.hypervolume[-1], additive.hypervolume[-1]
+            seconds, times = [], []
+            for _ in range(turns):
+                seconds.append(self.plain_candidate(ours))
+                times.append(self.until(seed, ends))
+            each, reached = float(np.median(seconds)), np.median(times, axis=0)
+            a, b = np.array([BUDGET, paid]) * each / reached
+            lines.append(
+                f"seed {seed}, {turns} turns: plain evaluator {each:.3f} s a candidate, ours has what the recipe ends "
+                f"with after {reached[0]:.1f} s and what the additive front ends with after {reached[1]:.1f} s: "
+                f"(a) {a:.1f}, (b) {b:.1f}"
+            )
+        return lines
+
+    def plain_candidate(self, curve: Curve) -> float:
+        """Seconds that the plain evaluator takes for one candidate of a front; a mean of three."""
+        start = time.perf_counter()
+        for candidate in curve.fronts["end"][:3]:
+            self.script.correct(np.array(candidate), self.batches)
+        return (time.perf_counter() - start) / 3
+
+    def until(self, seed: int, ends: tuple[float, float]) -> list[float]:
+        """Seconds of a search from nothing until it has each of two hypervolumes; infinite where it never has."""
+        model = self.new_model()
+        start = time.perf_counter()
+        reached = [float("inf")] * len(ends)
+
+        def look(snapshot: qx.Snapshot) -> None:
+            for place, end in enumerate(ends):
+                if snapshot.hypervolume >= end:
+                    reached[place] = min(reached[place], time.perf_counter() - start)
+            if max(reached) < float("inf"):
+                raise qx.StopExploration
+
+        qx.explore(self.new_problem(model), max_evaluations=BUDGET, seed=seed, progress=False, callbacks=[look])
+        return reached
 
     # ------------------------------------------------------------------------------------------------- the methods
 
