@@ -99,7 +99,7 @@ def test_file_says_what_a_reader_needs(saved):
     model, path = saved
     content = json.loads(path.read_text())
 
-    assert (content["format"], content["version"], content["network"]) == ("qexplore widths", 2, "SmallCNN")
+    assert (content["format"], content["version"], content["network"]) == ("qexplore widths", 4, "SmallCNN")
     points = {point["name"]: point for point in content["points"]}
     assert [point["num_bits"] for point in content["points"]] == CHOICES
     assert points["conv1.weight"]["kind"] == "weight"
@@ -177,7 +177,7 @@ def damaged(path, **changes) -> None:
     ("changes", "message"),
     [
         ({"format": "pytorch"}, 'its "format" must be "qexplore widths"'),
-        ({"version": 9}, "of version 9; this qexplore reads 1 to 2"),
+        ({"version": 9}, "of version 9; this qexplore reads 1 to 4"),
         ({"points": [{"name": "relu1"}]}, "damaged"),
         ({"points": None}, "damaged"),
         ({"weights": None, "points": []}, None),
@@ -229,3 +229,54 @@ def test_what_has_no_manifest_is_refused(tmp_path):
         qx.save_manifest(wrapped(), tmp_path / "w.json")
     with pytest.raises(ExportError, match="can be written"):
         qx.save_manifest(calibrated(), tmp_path / "nowhere" / "w.json")
+
+
+# ------------------------------------------------------------------------------------------------ corrected biases
+
+
+def corrected() -> qx.QuantizedModel:
+    model = calibrated()
+    model.num_bits = [3] * 8
+    qx.correct_biases(model, batches(digits().calibration), num_batches=1)
+    return model
+
+
+@pytest.mark.parametrize("target", ["uncalibrated", "corrected on other data"])
+def test_manifest_keeps_corrected_biases(target, tmp_path):
+    model = corrected()
+    other = wrapped()
+    if target != "uncalibrated":
+        other = calibrated()
+        qx.correct_biases(other, batches(digits().report), num_batches=1)
+    qx.load_manifest(qx.save_manifest(model, tmp_path / "m.json")).apply(other)
+    x = digits().report.x
+    assert torch.equal(other.eval()(x), model.eval()(x))
+
+
+def test_manifest_of_a_model_without_corrections_takes_them_off(tmp_path):
+    model, other = calibrated(), corrected()
+    qx.load_manifest(qx.save_manifest(model, tmp_path / "m.json")).apply(other)
+    x = digits().report.x
+    assert torch.equal(other.eval()(x), model.eval()(x))
+
+
+def test_manifest_before_version_4_leaves_corrections_as_they_are(tmp_path):
+    model = corrected()
+    path = qx.save_manifest(model, tmp_path / "m.json")
+    content = json.loads(path.read_text())
+    del content["corrections"]
+    path.write_text(json.dumps(content | {"version": 3}))
+    before = model.eval()(digits().report.x)
+    qx.load_manifest(path).apply(model)
+    assert torch.equal(model(digits().report.x), before)
+
+
+@pytest.mark.parametrize("change", [{"layer": "conv9"}, {"mean_input": [1.0]}], ids=["layer", "length"])
+def test_manifest_with_corrections_that_do_not_fit_is_refused(change, tmp_path):
+    model = corrected()
+    path = qx.save_manifest(model, tmp_path / "m.json")
+    content = json.loads(path.read_text())
+    content["corrections"][0].update(change)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ManifestError, match="'conv9', which must be|damaged widths manifest.*1 numbers"):
+        qx.load_manifest(path).apply(wrapped())

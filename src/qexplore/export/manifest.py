@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from qexplore._choices import MAX_NUM_BITS, choice_code, choice_name
 from qexplore._fingerprint import Fingerprint
@@ -21,8 +22,11 @@ from qexplore.model import (
     Site,
     alone,
     bare_name,
+    bias_corrections,
+    correct_bias,
     fingerprint_of,
     require_wrapped,
+    restore_biases,
     structure_of,
     undone_on_failure,
     weights_of,
@@ -30,8 +34,8 @@ from qexplore.model import (
 from qexplore.quant import TensorQuantizer, min_num_bits
 
 FORMAT = "qexplore widths"
-VERSION = 3
-"""Version 1 had no fingerprint, version 2 no points on inputs of modules and on calls."""
+VERSION = 4
+"""Version 1 had no fingerprint, 2 no points on inputs of modules and on calls, 3 no corrections of biases."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,21 @@ class PointWidth:
 
 
 @dataclass(frozen=True)
+class CorrectedBias:
+    """A layer whose bias is corrected for its quantized weight.
+
+    Attributes:
+        layer: its qualified name in the network.
+        mean_input: what the correction was measured from, flat.
+        shape: of ``mean_input``.
+    """
+
+    layer: str
+    mean_input: tuple[float, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Choices and ranges of a model, as a widths manifest holds them.
 
@@ -89,6 +108,8 @@ class Manifest:
         points: in the order of ``num_bits``.
         fingerprint: of the model that it was written of, as a front has it; None from files of version 1.
         left: arguments and calls that were asked for and have no point of their own.
+        corrections: biases that `qexplore.correct_biases` corrected; None from files before version 4, which leave a
+            model's as they are.
     """
 
     network: str
@@ -97,6 +118,7 @@ class Manifest:
     points: tuple[PointWidth, ...]
     fingerprint: Fingerprint | None = None
     left: tuple[FoundLeft, ...] = ()
+    corrections: tuple[CorrectedBias, ...] | None = None
 
     @property
     def found(self) -> tuple[FoundPoint, ...]:
@@ -109,7 +131,7 @@ class Manifest:
         return tuple(point.code for point in self.points)
 
     def apply(self, model: QuantizedModel, *, other_weights: bool = False) -> None:
-        """Give ``model`` these choices and ranges; one range serves all its widths afterwards.
+        """Give ``model`` these choices, ranges and corrected biases; one range serves all its widths afterwards.
 
         Args:
             model: wrapped as the manifest's was; it need not be calibrated. It gets the points of the manifest's model
@@ -121,8 +143,13 @@ class Manifest:
             ManifestError: names what does not fit. The model is as it was then.
         """
         self._check(model, other_weights)
+        layers = self._corrected_layers(model)
         with model.lock, undone_on_failure(model.quantizers), model.inputs_reconsidered():
             self._apply(model)
+        if self.corrections is not None:
+            restore_biases(model.model)
+        for layer, mean_input in layers:
+            correct_bias(layer, mean_input)
 
     def _apply(self, model: QuantizedModel) -> None:
         model.set_inputs(list(map(bare_name, self._inputs(model))))
@@ -151,6 +178,22 @@ class Manifest:
                 "apply(model, other_weights=True)"
             )
 
+    def _corrected_layers(self, model: QuantizedModel) -> list[tuple[nn.Module, Tensor]]:
+        """The layers whose biases are corrected, each with the mean of its input."""
+        layers = {module for point in model.weight_points for module, _ in point.holders}
+        named = {name: module for name, module in model.model.named_modules() if module in layers}
+        found = []
+        for one in self.corrections or ():
+            module: Any = named.get(one.layer)
+            if module is None or module.bias is None:
+                raise ManifestError(
+                    f"the manifest corrects the bias of '{one.layer}', which must be a layer of the model with a "
+                    "quantized weight and a bias: wrap the same network in the same way"
+                )
+            mean = torch.tensor(one.mean_input, device=module.bias.device).reshape(one.shape)
+            found.append((module, mean))
+        return found
+
     def _inputs(self, model: QuantizedModel) -> list[str]:
         """The input points that ``model`` is to have: the manifest's, where these may take the place of its own."""
         ours = [point.name for point in self.points if point.kind == "input"]
@@ -165,7 +208,7 @@ class Manifest:
 
 @alone
 def save_manifest(model: QuantizedModel, path: str | Path) -> Path:
-    """Write the present choices and ranges of ``model`` to a JSON file.
+    """Write the present choices, ranges and corrected biases of ``model`` to a JSON file.
 
     Raises:
         ModelError: no `QuantizedModel`, or a detached one.
@@ -174,7 +217,8 @@ def save_manifest(model: QuantizedModel, path: str | Path) -> Path:
     """
     require_wrapped("save_manifest", model)
     network, digests = type(model.model).__name__, (structure_of(model), weights_of(model))
-    manifest = Manifest(network, *digests, _points(model), fingerprint_of(model), model.found[1])
+    found = _points(model), fingerprint_of(model), model.found[1], _corrections(model)
+    manifest = Manifest(network, *digests, *found)
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     try:
         Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -203,9 +247,27 @@ def load_manifest(path: str | Path) -> Manifest:
         points = tuple(_read_point(row) for row in content["points"])
         network, structure, weights = (str(content[name]) for name in ("network", "structure", "weights"))
         left = tuple(FoundLeft(**{**row, "site": _pair(row["site"])}) for row in content.get("left", ()))
-        return Manifest(network, structure, weights, points, Fingerprint.read(content.get("fingerprint")), left)
+        fingerprint, corrections = Fingerprint.read(content.get("fingerprint")), _read_corrections(content)
+        return Manifest(network, structure, weights, points, fingerprint, left, corrections)
     except (KeyError, TypeError, ValueError) as error:
         raise ManifestError(f"'{path}' is a damaged widths manifest: {type(error).__name__}: {error}") from error
+
+
+def _read_corrections(content: dict[str, Any]) -> tuple[CorrectedBias, ...] | None:
+    if content["version"] < 4:
+        return None
+    read = tuple(CorrectedBias(row["layer"], *map(tuple, (row["mean_input"], row["shape"])))
+                 for row in content["corrections"])  # fmt: skip
+    for one in read:
+        if len(one.mean_input) != torch.Size(one.shape).numel():
+            raise ValueError(f"the mean input of '{one.layer}' has {len(one.mean_input)} numbers for {one.shape}")
+    return read
+
+
+def _corrections(model: QuantizedModel) -> tuple[CorrectedBias, ...]:
+    names = {module: name for name, module in model.model.named_modules()}
+    means = [(names[layer], one.mean_input.detach().float().cpu()) for layer, one in bias_corrections(model.model)]
+    return tuple(CorrectedBias(name, tuple(mean.flatten().tolist()), tuple(mean.shape)) for name, mean in means)
 
 
 def _read_point(row: dict[str, Any]) -> PointWidth:
