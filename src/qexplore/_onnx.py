@@ -17,7 +17,7 @@ from qexplore._arguments import checked_int, checked_name
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
 from qexplore._trees import map_tensors, tensors_of
-from qexplore.errors import ExportError, MissingPackageError, QExploreError, TraceError, first_line
+from qexplore.errors import DataError, ExportError, MissingPackageError, QExploreError, TraceError, first_line
 
 Optimization = Literal["all", "extended", "basic", "off"]
 """How far onnxruntime may rewrite a graph before it runs."""
@@ -332,13 +332,33 @@ class OnnxModel(nn.Module):
 
         Returns:
             One tensor, or a tuple of those that the network gives.
+
+        Raises:
+            DataError: more or fewer tensors than the file takes, or of another size or kind.
         """
         leaves = [(path_name(path), leaf) for path, leaf in pytree.tree_flatten_with_path(kwargs)[0]]
         given = [(name, leaf) for name, leaf in leaves if isinstance(leaf, Tensor)]
         named = {name: value for name, value in given if name in self.input_names}
         others = [name for name in self.input_names if name not in named]
         rest = [*tensors_of(args), *(value for name, value in given if name not in named)]
+        if len(rest) != len(others):
+            raise DataError(
+                f"'{self.path.name}' takes the inputs {self._taken()}, got {len(given) + len(rest)} tensors"
+            )
         feed = named | dict(zip(others, rest, strict=True))
-        outputs = self._session.run(None, {name: value.detach().cpu().numpy() for name, value in feed.items()})
+        outputs = self._run({name: value.detach().cpu().numpy() for name, value in feed.items()})
         tensors = tuple(torch.from_numpy(output) for output in outputs)
         return tensors[0] if len(tensors) == 1 else tensors
+
+    def _run(self, feed: dict[str, Any]) -> list[Any]:
+        try:
+            return self._session.run(None, feed)  # type: ignore[no-any-return]
+        except Exception as error:
+            given = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in feed.items())
+            raise DataError(
+                f"'{self.path.name}' takes the inputs {self._taken()}, got {given} ({_last_cause(error)[:200]}): other "
+                "sizes than those of the example need a file of their own"
+            ) from error
+
+    def _taken(self) -> str:
+        return ", ".join(f"{one.name} {one.type} {one.shape}" for one in self._session.get_inputs())

@@ -26,6 +26,7 @@
     │   └── StudyMismatchError             measured under other conditions than those it is to go on with
     ├── ConfigError (ValueError)       a configuration file with mistakes
     ├── WorkflowError (ValueError)         a workflow that the model, the data or the installed torch does not allow
+    │   └── StackError                     a network that a stack stops at
     ├── ExportError (ValueError)           a model that cannot be written, or not so
     │   └── ManifestError                  a file that holds no widths manifest, or one of another model
     └── MissingPackageError (ImportError)  an optional package that is not installed
@@ -138,6 +139,12 @@ class ConfigError(QExploreError, ValueError):
 
 class WorkflowError(QExploreError, ValueError):
     """A workflow that the model, the data, the engine or the installed torch does not allow."""
+
+
+class StackError(WorkflowError):
+    """A network that a stack stops at while it quantizes it; ``layer`` names where, empty where that is not known."""
+
+    layer: str = ""
 
 
 class TraceError(ModelError):

@@ -217,8 +217,8 @@ def save_manifest(model: QuantizedModel, path: str | Path) -> Path:
     """
     require_wrapped("save_manifest", model)
     network, digests = type(model.model).__name__, (structure_of(model), weights_of(model))
-    found = _points(model), fingerprint_of(model), model.found[1], _corrections(model)
-    manifest = Manifest(network, *digests, *found)
+    left, corrections = model.found[1], _corrections(model)
+    manifest = Manifest(network, *digests, _points(model), fingerprint_of(model), left, corrections)
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     try:
         Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

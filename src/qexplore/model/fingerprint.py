@@ -27,7 +27,7 @@ def fingerprint_of(model: WrappedNetwork) -> Fingerprint:
     """What ``model`` is now, its widths apart; equal in another process, on another device and after saving."""
     return Fingerprint(
         network=type(model.model).__name__,
-        structure=text_digest([*_layers(model.model), *map(_named_shape, _tensors(model.model))]),
+        structure=text_digest([*_layer_lines(model.model), *map(_named_shape, _tensors(model.model))]),
         points=text_digest(_point_lines(model)),
         weights=weights_of(model)[:DIGITS],
         ranges=_ranges(model),
@@ -93,12 +93,18 @@ def _point_lines(
         yield f"{one.kind} {one.name} {one.sites}"
 
 
-def _layers(network: nn.Module) -> Iterator[str]:
-    """Every layer's class and settings, such as a stride, which change results and no tensor."""
+def layers_of(network: nn.Module) -> dict[str, str]:
+    """Every module's class and settings by its name, such as a stride, which change results and no tensor."""
+    described = {}
     for name, module in network.named_modules():
         if _PARAMETRIZATIONS not in name.split("."):
             kind: Any = parametrize.type_before_parametrizations(module)
-            yield f"{name} {kind.__name__} {_ADDRESS.sub('', module.extra_repr())}"
+            described[name] = f"{kind.__name__} {_ADDRESS.sub('', module.extra_repr())}"
+    return described
+
+
+def _layer_lines(network: nn.Module) -> Iterator[str]:
+    yield from (f"{name} {described}" for name, described in layers_of(network).items())
 
 
 def _ranges(model: WrappedNetwork) -> str:

@@ -2,7 +2,7 @@
 
 from qexplore.preparation.batchnorm import BatchNormReport, recalibrate_batchnorm
 from qexplore.preparation.bias_correction import BiasCorrectionReport, correct_biases, remove_bias_corrections
-from qexplore.preparation.connections import Connections, module_of, only_describes, outputs_of
+from qexplore.preparation.connections import Connections, check_example, module_of, only_describes, outputs_of
 from qexplore.preparation.equalization import EqualizationReport, equalize
 from qexplore.preparation.folding import (
     FoldReport,

@@ -9,6 +9,7 @@ from qexplore.stacks.packed_linear import PackedLinear, float_rows, is_packable
 from qexplore.stacks.registry import STACKS, StackRow, row_for, row_of_file
 from qexplore.stacks.saving import ChosenModules
 from qexplore.stacks.statistics import frozen_norms
+from qexplore.stacks.stopping import is_of_user, of_user, stack_error
 from qexplore.stacks.strategy import packed_strategy
 from qexplore.stacks.torch_ao import check_engine, using_engine
 from qexplore.stacks.trained import with_state

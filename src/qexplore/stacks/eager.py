@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._quiet import quiet
-from qexplore.errors import QExploreError, WorkflowError, first_line
+from qexplore.errors import DataError, WorkflowError
 from qexplore.model import first_samples
+from qexplore.preparation import check_example
 from qexplore.stacks.base import Beside, Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside, modules_beside
 from qexplore.stacks.eager_building import Layout, build, selected, structure_of
@@ -32,6 +33,7 @@ from qexplore.stacks.saving import (
     zero_arguments,
 )
 from qexplore.stacks.statistics import freeze, frozen_kept
+from qexplore.stacks.stopping import stopping
 from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import require, using_engine
 from qexplore.stacks.trained import with_state
@@ -56,20 +58,30 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     with using_engine(settings.engine) as engine, quiet():
         taken = plain(network)
         network, settings = taken.network, taken.settings(dataclasses.replace(settings, engine=engine))
-        data = dataclasses.replace(data, example=first_samples(data.example, _SAMPLES))
+        data = dataclasses.replace(data, example=_few(network, data.example))
         make = _swapped if settings.method == "dynamic" else _through_graph
         model, structure, rows, notes, beside, state = make(network, settings, data)
     return taken.named(
         Converted(
             model,
             rows,
-            save=lambda path: write_model(path, model, settings, structure=structure),
+            save=lambda path: write_model(path, model, settings, network, structure=structure),
             notes=notes,
             script=lambda: _scripted(model, data.example),
             beside=beside,
             trained=state,
         )
     )
+
+
+def _few(network: nn.Module, example: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A few samples of ``example``; all of them where the network does not run on these alone."""
+    few: tuple[Any, ...] = first_samples(example, _SAMPLES)
+    try:
+        check_example(network, few)
+    except DataError:
+        return example
+    return few
 
 
 _Made = tuple[nn.Module, str, tuple[LayerStrategy, ...], tuple[str, ...], Beside, dict[str, Tensor]]
@@ -113,7 +125,7 @@ def load(path: Path, network: nn.Module) -> nn.Module:
     """
     saved = read_state(path)
     settings, network = saved.settings, plain(network).network
-    with using_engine(settings.engine), quiet(), rebuilding(network):
+    with using_engine(settings.engine), quiet(), rebuilding(network, saved):
         if settings.method == "dynamic":
             model = convert_dynamic(network, settings)
             if structure_of(model) != saved.structure:
@@ -126,27 +138,14 @@ def load(path: Path, network: nn.Module) -> nn.Module:
 
 
 def _converted(prepared: nn.Module, settings: Settings) -> Any:
-    try:
+    with stopping("torch.ao cannot convert the prepared network", prepared):
         model = require("convert")(prepared.cpu().eval(), inplace=True)
-    except QExploreError:
-        raise
-    except Exception as error:
-        raise WorkflowError(
-            f"torch.ao cannot convert the prepared network ({type(error).__name__}: {error}): leave out the layer in "
-            'question with modules=, or use stack="fx"'
-        ) from error
     return pack_converted(model, settings.linear_num_bits)
 
 
 def _require_running(model: nn.Module, example: tuple[Any, ...]) -> None:
-    try:
-        with torch.no_grad():
-            model(*copy.deepcopy(example))
-    except Exception as error:
-        raise WorkflowError(
-            f"the converted network does not run ({first_line(error)}): leave out the part in question with modules=, "
-            'or use stack="fx"'
-        ) from error
+    with stopping("the converted network does not run", model), torch.no_grad():
+        model(*copy.deepcopy(example))
 
 
 def _scripted(model: nn.Module, example: tuple[Any, ...]) -> Any:

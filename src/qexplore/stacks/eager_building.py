@@ -7,9 +7,9 @@ import hashlib
 import json
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from qexplore.errors import TraceError, WorkflowError
+from qexplore.errors import StackError
 from qexplore.model import TRANSPOSED
 from qexplore.predicates import select_modules
 from qexplore.preparation import outputs_of, require_equal
@@ -18,6 +18,7 @@ from qexplore.stacks.eager_graph import EagerGraph, fuse_layers, graph_of
 from qexplore.stacks.eager_nodes import Domains, add_stubs, choose_layers, find_domains
 from qexplore.stacks.float_functional import Swapped, swap_functions
 from qexplore.stacks.saving import describe_arguments, other_structure
+from qexplore.stacks.stopping import stopping
 from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require
 from qexplore.stacks.trained import Trained
 
@@ -91,12 +92,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
         ModelError: the graph gives other outputs than the network, for instance because it writes into a view.
     """
     is_qat = settings.method == "qat"
-    try:
-        graph = graph_of(network, example, selected(network, settings))
-    except TraceError as error:
-        raise TraceError(
-            f'{error}. Or use stack="pt2e", which traces with torch.export, or quantize dynamically'
-        ) from error
+    graph = graph_of(network, example, selected(network, settings))
     allowed = _allowed(network, graph, settings)
     layers, refused = choose_layers(graph.network, allowed, settings.engine, settings.left_float)
     structure = structure_of(graph.network)
@@ -106,15 +102,17 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
         raise _nothing_to_quantize(network, settings, refused)
     trained = Trained(graph.network)
     graph.network.train(is_qat)
-    fused = fuse_layers(graph.network, [name for name, count in layers.items() if count == 1], is_qat=is_qat)
+    with stopping("torch.ao cannot fuse the layers of the network", graph.network):
+        fused = fuse_layers(graph.network, [name for name, count in layers.items() if count == 1], is_qat=is_qat)
     if layout is None:
         require_equal(outputs_of(network, example), graph.network, example, "taking the network apart")
         domains = find_domains(graph.network, layers, allowed, example, settings.left_float, engine=settings.engine)
-        layout = Layout(layers, domains, _described(example), structure)
+        layout = Layout(layers, domains, tuple(describe_arguments(example)), structure)
     add_stubs(graph.network, layout.domains)
     swapped = swap_functions(graph.network, layout.domains.integers)
     _configure(graph, settings, layout)
-    require("prepare_qat" if is_qat else "prepare")(graph.network, inplace=True)
+    with stopping("torch.ao cannot prepare the network", graph.network):
+        require("prepare_qat" if is_qat else "prepare")(graph.network, inplace=True)
     untrained = [
         name for name in layers if is_qat and not hasattr(graph.network.get_submodule(name), "weight_fake_quant")
     ]
@@ -140,22 +138,13 @@ def _allowed(network: nn.Module, graph: EagerGraph, settings: Settings) -> set[s
     return chosen | {copy for copy, name in graph.copies.items() if name in chosen} | set(graph.functions)
 
 
-def _nothing_to_quantize(network: nn.Module, settings: Settings, refused: dict[str, str]) -> WorkflowError:
+def _nothing_to_quantize(network: nn.Module, settings: Settings, refused: dict[str, str]) -> StackError:
     reasons = "".join(f"; '{name}' is left out: {reason}" for name, reason in list(refused.items())[:3])
     where = "" if settings.modules is None else f" among those that modules={settings.modules} selects"
-    return WorkflowError(
+    return StackError(
         f'stack="eager" needs a convolution or Linear layer{where}, and {type(network).__name__} has none that it can '
-        f"see{reasons}: select such layers, or quantize dynamically"
+        f"see{reasons}: select such layers"
     )
-
-
-def _described(example: tuple[Any, ...]) -> tuple[Any, ...]:
-    other = next((one for one in example if not isinstance(one, (Tensor, bool, int, float, str, type(None)))), None)
-    if other is not None:
-        raise WorkflowError(
-            f'stack="eager" takes tensors and plain values as arguments, got {type(other).__name__}: use stack="pt2e"'
-        )
-    return tuple(describe_arguments(example))
 
 
 def _configure(graph: EagerGraph, settings: Settings, layout: Layout) -> None:

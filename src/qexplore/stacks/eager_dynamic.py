@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from qexplore.errors import TraceError, WorkflowError
+from qexplore.errors import StackError, TraceError
 from qexplore.model import BY_KEYWORD, foreign_hooks
 from qexplore.predicates import everything, select_modules
 from qexplore.preparation import as_graph_module, trace_network
 from qexplore.stacks.base import Settings
 from qexplore.stacks.packed_linear import pack_converted
+from qexplore.stacks.stopping import stopping
 from qexplore.stacks.torch_ao import RECURRENT, linear_qconfig_of, qconfig_of, require
 
 
@@ -27,9 +28,8 @@ def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
     layers = _layers(model, settings)
     if not layers:
         where = "" if settings.modules is None else f" among those that modules={settings.modules} selects"
-        raise WorkflowError(
-            f"dynamic quantization needs a Linear, LSTM or GRU layer{where}, and {type(network).__name__} has none: "
-            "quantize statically"
+        raise StackError(
+            f"dynamic quantization needs a Linear, LSTM or GRU layer{where}, and {type(network).__name__} has none"
         )
     for module in model.modules():
         if type(module) is nn.TransformerEncoderLayer:
@@ -37,13 +37,8 @@ def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
             module.activation_relu_or_gelu = 0
     linear, recurrent = linear_qconfig_of(settings), qconfig_of(settings)
     spec = {name: linear if type(module) is nn.Linear else recurrent for name, module in layers.items()}
-    try:
+    with stopping(f"torch.ao cannot convert {type(network).__name__}", model):
         require("quantize_dynamic")(model, spec, inplace=True)
-    except Exception as error:
-        raise WorkflowError(
-            f"torch.ao cannot convert {type(network).__name__} ({type(error).__name__}: {error}): leave out the layer "
-            'in question with modules=, or use weight_granularity="tensor"'
-        ) from error
     return pack_converted(model, settings.linear_num_bits)
 
 

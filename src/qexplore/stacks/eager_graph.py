@@ -81,7 +81,7 @@ def graph_of(network: nn.Module, example: tuple[Any, ...], chosen: Collection[st
     graph = own if isinstance(own, fx.GraphModule) else as_graph_module(trace_network(own, example))
     take_out_writes(graph)
     functions = frozenset(_make_modules(graph))
-    _settle_padding(graph)
+    settle_padding(graph)
     names = [name for name, _ in graph.named_modules()] if chosen is None else chosen
     split = split_calls(graph, names)
     for node in graph.graph.nodes:
@@ -131,7 +131,7 @@ def _make_modules(network: fx.GraphModule) -> list[str]:
     return made
 
 
-def _settle_padding(network: nn.Module) -> None:
+def settle_padding(network: nn.Module) -> None:
     """Give convolutions that name their padding its numbers, where it is the same on both sides."""
     module: Any
     for module in network.modules():
@@ -236,8 +236,10 @@ def _takes_norm(network: fx.GraphModule, node: fx.Node, reader: fx.Node, is_qat:
     """Whether ``reader`` is a BatchNorm that can be fused into the layer that ``node`` calls."""
     layer: Any = module_of(network, node)
     norm: Any = module_of(network, reader)
-    if type(norm) is not _NORM_OF[type(layer)] or norm.running_mean is None or (is_qat and not norm.affine):
+    if type(norm) is not _NORM_OF[type(layer)] or norm.running_mean is None:
         return False
+    if not norm.affine and (is_qat or isinstance(layer, nn.Linear)):
+        return False  # torch.ao's functions ask for its weight
     if isinstance(layer, nn.Linear):
         return node.meta.get("dims") == 2  # else BatchNorm's channels lie on another axis
     return type(layer) in CONVOLUTIONS or (not is_qat and layer.groups == 1)

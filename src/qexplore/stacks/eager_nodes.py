@@ -19,7 +19,7 @@ from qexplore.preparation import module_of, only_describes
 from qexplore.stacks import reasons
 from qexplore.stacks.eager_graph import HOLDING_RANGE, LAYERS, add_module, step_of
 from qexplore.stacks.float_functional import EIGHT_BITS, functional_call, keeps_range
-from qexplore.stacks.strategy import values_of
+from qexplore.stacks.strategy import no_form, values_of
 from qexplore.stacks.torch_ao import activation_range, check_engine, require, wrong_kernel
 
 _CLOSE = 0.02
@@ -62,11 +62,7 @@ def _refusal(module: nn.Module) -> str:
         return reasons.PARAMETRIZED
     if foreign_hooks(module):
         return "it carries hooks, which would meet integers"
-    if getattr(module, "padding_mode", "zeros") not in ("zeros", "reflect"):
-        return f"torch has no integer kernel for padding_mode={module.padding_mode!r}"
-    if isinstance(getattr(module, "padding", 0), str):
-        return f"torch has no integer kernel for padding={module.padding!r}"
-    return ""
+    return no_form(module)
 
 
 @dataclass(frozen=True)
@@ -219,7 +215,7 @@ def _has_kernel(network: fx.GraphModule, node: fx.Node, values: dict[fx.Node, An
         if foreign_hooks(module) or not type(module).__module__.startswith("torch.nn."):
             return False
         if type(module) in HOLDING_RANGE and type(module) in require("get_default_static_quant_module_mappings")():
-            return getattr(module, "running_mean", 0) is not None
+            return not no_form(module)
         if any(True for _ in module.parameters()):
             return False
     with quiet(), torch.no_grad():

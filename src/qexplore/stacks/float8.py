@@ -159,7 +159,7 @@ def _save(model: QuantizedModel, settings: Settings, feeding: Feeding, path: Pat
         "producers": feeding.producers,
         "reads_input": feeding.reads_input,
     }
-    write_state(path, settings, json.dumps(structure), state)
+    write_state(path, settings, model.model, json.dumps(structure), state)
 
 
 def reads(path: Path) -> bool:
@@ -176,6 +176,7 @@ def load(path: Path, network: nn.Module) -> QuantizedModel:
     saved = read_state(path)
     structure, format = json.loads(saved.structure), saved.settings.float_format
     assert format is not None
+    saved.require_same(network)
     try:
         points = tuple(structure["weights"]), tuple(structure["producers"])
         model = _wrapped(network, *points, structure["reads_input"], format)

@@ -13,13 +13,13 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from qexplore._quiet import quiet
-from qexplore.errors import QExploreError, TraceError, WorkflowError, first_line
+from qexplore._quiet import quiet, silenced
+from qexplore.errors import WorkflowError, first_line
 from qexplore.model import TRANSPOSED
 from qexplore.preparation import Connections, reads_what_was_written, trace_network
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
-from qexplore.stacks.eager_graph import step_of
+from qexplore.stacks.eager_graph import settle_padding, step_of
 from qexplore.stacks.fx_calls import complete_calls
 from qexplore.stacks.fx_float import leave_functions_float, stand_aside, stand_before
 from qexplore.stacks.fx_preparing import fuse, own_graph, prepare
@@ -38,7 +38,8 @@ from qexplore.stacks.saving import (
     zero_arguments,
 )
 from qexplore.stacks.statistics import freeze, frozen_kept
-from qexplore.stacks.strategy import EMBEDDINGS, is_left_out, values_of
+from qexplore.stacks.stopping import stopping
+from qexplore.stacks.strategy import EMBEDDINGS, is_left_out, no_form, reason_for_kind, values_of
 from qexplore.stacks.torch_ao import check as check
 from qexplore.stacks.torch_ao import linear_qconfig_of, qconfig_of, require, using_engine
 from qexplore.stacks.trained import Trained, with_state
@@ -74,7 +75,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         Converted(
             model,
             rows,
-            save=lambda path: write_model(path, model, settings, structure=_structure(model, data.example)),
+            save=lambda path: write_model(path, model, settings, network, structure=_structure(model, data.example)),
             notes=(*notes_of(connections, copies, rows, settings), *_order_notes(model, settings)),
             script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
             beside=beside,
@@ -98,7 +99,7 @@ def load(path: Path, network: nn.Module) -> nn.Module:
     settings = saved.settings
     example = zero_arguments(json.loads(saved.structure)["example"])
     network = plain(network).network
-    with using_engine(settings.engine), quiet(), rebuilding(network):
+    with using_engine(settings.engine), quiet(), rebuilding(network, saved):
         graph, connections = _traced(network, example)
         model = _converted(_prepared(graph, connections, settings, example)[0], connections, settings)
         if _structure(model, example) != saved.structure:
@@ -115,15 +116,12 @@ def _structure(model: fx.GraphModule, example: tuple[Any, ...]) -> str:
 
 def _traced(network: nn.Module, example: Any) -> tuple[fx.GraphModule, Connections]:
     """The graph of a copy of ``network`` that torch.ao may work on, and the one that nothing is done to."""
-    try:
-        connections = trace_network(copy.deepcopy(network), example)
-        is_rewritten = reads_what_was_written(connections.network, connections.graph)
-        complete_calls(connections.graph)
-        return own_graph(connections, is_rewritten=is_rewritten), connections
-    except TraceError as error:
-        raise TraceError(
-            f'{error}. Or use stack="pt2e", which traces with torch.export, or stack="onnxruntime"'
-        ) from error
+    copied = copy.deepcopy(network)
+    settle_padding(copied)
+    connections = trace_network(copied, example)
+    is_rewritten = reads_what_was_written(copied, connections.graph)
+    complete_calls(connections.graph)
+    return own_graph(connections, is_rewritten=is_rewritten), connections
 
 
 def _prepared(
@@ -131,7 +129,7 @@ def _prepared(
 ) -> tuple[Any, dict[str, str]]:
     """``graph`` with observers or fake quantizers, and the modules that calls got of their own."""
     is_qat = settings.method == "qat"
-    try:
+    with stopping(f"torch.ao cannot prepare {type(graph).__name__} for {settings.method} quantization", graph):
         chosen = _chosen(connections, settings)
         copies = fuse(graph.train(is_qat), settings.method, [name for name, is_chosen in chosen.items() if is_chosen])
         chosen |= {copy: chosen[name] for copy, name in copies.items()}
@@ -141,27 +139,15 @@ def _prepared(
         if settings.method != "dynamic":
             separate_ranges(prepared, str(settings.engine), qconfig_of(settings).activation)
         return prepared, copies
-    except QExploreError:
-        raise
-    except Exception as error:
-        raise WorkflowError(
-            f"torch.ao cannot prepare {type(graph).__name__} for {settings.method} quantization "
-            f'({type(error).__name__}: {error}): leave out the part in question with modules=, or use stack="pt2e"'
-        ) from error
 
 
 def _converted(prepared: Any, connections: Connections, settings: Settings) -> fx.GraphModule:
     rejoin(prepared.eval())
     steps = {step_of(node): connections.module(node) for node in connections.graph.nodes}
-    left = {name for name, module in steps.items() if is_left_out(name, module, settings)}
+    left = {name for name, module in steps.items() if is_left_out(name, module, settings) or no_form(module)}
     stand_before(prepared, left)
-    try:
+    with stopping("torch.ao cannot convert the prepared network", prepared), silenced():
         model: fx.GraphModule = require("convert_fx")(prepared)
-    except Exception as error:
-        raise WorkflowError(
-            f"torch.ao cannot convert the prepared network ({type(error).__name__}: {first_line(error)}): leave "
-            'out the layer in question with modules=, or use stack="pt2e"'
-        ) from error
     stand_aside(model)
     settle(model)
     if settings.engine == "qnnpack":
@@ -197,7 +183,10 @@ def _chosen(connections: Connections, settings: Settings) -> dict[str, bool]:
     called = connections.calls
     hidden = {f"{connections.name_of(one)}.{name}" for one in called for name, _ in one.named_modules() if name}
     named = connections.network.named_modules()
-    return {name: name not in hidden and not is_left_out(name, module, settings) for name, module in named}
+    return {
+        name: name not in hidden and not is_left_out(name, module, settings) and not reason_for_kind(module, settings)
+        for name, module in named
+    }
 
 
 def _qconfig_mapping(graph: fx.GraphModule, settings: Settings, is_chosen: dict[str, bool]) -> Any:
@@ -252,13 +241,8 @@ def _without(kinds: tuple[type[nn.Module], ...], mapping: Any) -> Any:
 
 
 def _values(model: fx.GraphModule, example: tuple[Any, ...]) -> dict[fx.Node, Any]:
-    try:
-        return values_of(model, example)
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        raise WorkflowError(
-            f"the converted network does not run ({first_line(error)}): leave out the part in question with modules=, "
-            'or use stack="pt2e"'
-        ) from error
+    with stopping("the converted network does not run", model), silenced():
+        return values_of(model, copy.deepcopy(example))
 
 
 def _order_notes(model: fx.GraphModule, settings: Settings) -> list[str]:

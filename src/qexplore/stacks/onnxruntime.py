@@ -13,7 +13,7 @@ from torch import nn
 from qexplore._onnx import LOWEST_OPSET, OnnxModel, as_onnx, save_onnx
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
-from qexplore.errors import ExportError, WorkflowError
+from qexplore.errors import ExportError, StackError, WorkflowError
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
 from qexplore.stacks.onnxruntime_beside import onnx_beside
@@ -49,8 +49,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         nodes = list(program.exported_program.graph.nodes)
         save_onnx(program, folder / "network.onnx")
         onnx, ready = _package("onnx"), folder / "ready.onnx"
-        with silenced():
-            _package("onnxruntime.quantization").quant_pre_process(folder / "network.onnx", ready)
+        _pre_process(folder / "network.onnx", ready)
         modules = dict(network.named_modules())
         prepared = onnx.load(ready)
         owners = owners_of(prepared.graph, nodes, modules)
@@ -63,7 +62,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         quantized = onnx.load(path)
         strategy = read_strategy(quantized.graph, owners, modules, calls_of(nodes), settings, kept_float)
         if not any(row.is_quantized for row in strategy):
-            raise WorkflowError(_nothing_quantized(network, settings))
+            raise StackError(_nothing_quantized(network, settings))
         model = OnnxModel(path, threads=torch.get_num_threads())
         content = path.read_bytes()
     return Converted(
@@ -75,11 +74,27 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     )
 
 
+def _pre_process(network: Path, ready: Path) -> None:
+    """Fold and fuse what ``network`` holds, into the file ``ready``.
+
+    Shapes are inferred by onnx alone where onnxruntime's own inference stops, as it does at loops.
+    """
+    pre_process = _package("onnxruntime.quantization").quant_pre_process
+    with silenced():
+        try:
+            pre_process(network, ready)
+        except Exception:
+            try:
+                pre_process(network, ready, skip_symbolic_shape=True)
+            except Exception as error:
+                raise cannot_quantize(error) from error
+
+
 def _nothing_quantized(network: nn.Module, settings: Settings) -> str:
     chosen = "" if settings.modules is None else f" that {settings.modules} chooses"
     return (
         f'stack="onnxruntime", method="{settings.method}" finds nothing in {type(network).__name__} that it can '
-        f"quantize{chosen}: use another method, predicate or stack"
+        f"quantize{chosen}"
     )
 
 

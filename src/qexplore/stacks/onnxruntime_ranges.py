@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
 from qexplore._trees import tensors_of
-from qexplore.errors import WorkflowError, first_line
+from qexplore.errors import StackError
 from qexplore.quant import Histogram, amax_table, range_table
+from qexplore.stacks.stopping import stack_error
 
 _NUM_BITS = 8
 _OPTIONS: dict[str, dict[str, Any]] = {"Entropy": {}, "Percentile": {"percentile": 99.999}}
@@ -79,12 +80,9 @@ def ranges_given(ranges: Any) -> Iterator[None]:
         module.create_calibrator = original
 
 
-def cannot_quantize(error: Exception) -> WorkflowError:
+def cannot_quantize(error: Exception) -> StackError:
     """What to raise for an exception of onnxruntime's; they have no common base."""
-    return WorkflowError(
-        f"onnxruntime cannot quantize the network: {first_line(error)}. Leave the part in question out with modules=, "
-        'or use stack="fx" or "pt2e"'
-    )
+    return stack_error("onnxruntime cannot quantize the network", error)
 
 
 def _module(name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import traceback
 import zipfile
 from pathlib import Path
 
@@ -13,16 +12,17 @@ from torch import fx, nn
 
 from qexplore._quiet import silenced
 from qexplore._random import isolated
-from qexplore.errors import TraceError, WorkflowError
+from qexplore.errors import StackError, TraceError, WorkflowError
 from qexplore.preparation import as_graph_module, give_own_modules, trace_network
 from qexplore.stacks import pt2e_folding as folding
 from qexplore.stacks import pt2e_graph as graphs
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
-from qexplore.stacks.eager_graph import split_calls
+from qexplore.stacks.eager_graph import settle_padding, split_calls
 from qexplore.stacks.exported_modules import calls_of, float_modules
 from qexplore.stacks.pt2e_quantizer import Quantizer, torchao, without_patterns
 from qexplore.stacks.pt2e_strategy import read_strategy, row_name
+from qexplore.stacks.stopping import stopping
 from qexplore.stacks.trained import Trained, with_state
 from qexplore.stacks.twins import twins
 
@@ -61,6 +61,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
 
 def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     own, originals, notes = _own_modules(network, data)
+    settle_padding(own)
     kept_float = float_modules(own, settings, originals)
     signature = inspect.signature(network.forward)
     with silenced():
@@ -82,7 +83,7 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     converted = _converted(prepared)
     strategy = read_strategy(converted, own, calls, settings, kept_float)
     if not any(row.is_quantized for row in strategy):
-        raise WorkflowError(_nothing_quantized(network, settings))
+        raise StackError(_nothing_quantized(network, settings))
     float_graph = FloatGraph(plain.graph, (with_state(plain, state),))
     modules = dict(own.named_modules())
     found = twins(converted.graph, plain.graph)
@@ -143,28 +144,16 @@ def _own_modules(network: nn.Module, data: Data) -> tuple[nn.Module, dict[str, s
 def _prepared(exported: fx.GraphModule, own: nn.Module, settings: Settings, quantizer: Quantizer) -> fx.GraphModule:
     quantize_pt2e = torchao(".quantize_pt2e")
     folding.guard(exported)
-    try:
-        with silenced():
-            if settings.method != "qat":
-                prepared = quantize_pt2e.prepare_pt2e(exported, quantizer)
-            else:
-                graphs.switch_training(exported, True)
-                with without_patterns(unless=graphs.norms_behind_convolutions(exported)):
-                    prepared = quantize_pt2e.prepare_qat_pt2e(exported, quantizer)
-                graphs.restore_batchnorm(prepared, own)
-            folding.unguard(prepared)
-            return prepared  # type: ignore[no-any-return]
-    except (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise WorkflowError(
-            f"torchao cannot prepare {type(own).__name__}: {_said(error)}. Leave the layer in "
-            'question out with modules=, or use stack="fx"'
-        ) from error
-
-
-def _said(error: Exception) -> str:
-    """What torchao says, or where it stopped without a word."""
-    function = [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1]
-    return str(error).strip() or f"{type(error).__name__} in {function}"
+    with stopping(f"torchao cannot prepare {type(own).__name__}", own), silenced():
+        if settings.method != "qat":
+            prepared = quantize_pt2e.prepare_pt2e(exported, quantizer)
+        else:
+            graphs.switch_training(exported, True)
+            with without_patterns(unless=graphs.norms_behind_convolutions(exported)):
+                prepared = quantize_pt2e.prepare_qat_pt2e(exported, quantizer)
+            graphs.restore_batchnorm(prepared, own)
+        folding.unguard(prepared)
+        return prepared  # type: ignore[no-any-return]
 
 
 def _calibrate(prepared: nn.Module, settings: Settings, data: Data) -> None:
@@ -190,7 +179,8 @@ def _train(prepared: fx.GraphModule, signature: inspect.Signature, data: Data) -
 
 
 def _converted(prepared: fx.GraphModule) -> fx.GraphModule:
-    with silenced(), torch.no_grad(), without_patterns(unless=False):
+    doing = "torchao cannot convert the prepared network"
+    with stopping(doing, prepared), silenced(), torch.no_grad(), without_patterns(unless=False):
         converted: fx.GraphModule = torchao(".quantize_pt2e").convert_pt2e(prepared)
         graphs.drop_unused(converted)
     return converted
@@ -201,5 +191,5 @@ def _nothing_quantized(network: nn.Module, settings: Settings) -> str:
     chosen = "" if settings.modules is None else f" that {settings.modules} chooses"
     return (
         f'stack="pt2e", method="{settings.method}" quantizes {kinds}, of which {type(network).__name__} has '
-        f'none{chosen}: use stack="fx" or "eager", or another method or predicate'
+        f"none{chosen}"
     )

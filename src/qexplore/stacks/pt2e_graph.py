@@ -111,8 +111,8 @@ def _program(network: nn.Module, example: tuple[Any, ...]) -> Any:
 
     def axes(leaf: Any) -> Any:
         # What has another length than the batch, such as a mask, is taken as it comes.
-        if not isinstance(leaf, Tensor) or not leaf.dim():
-            return None
+        if not isinstance(leaf, Tensor) or not leaf.dim() or size == 1:
+            return None  # torch.export takes 1 for a constant
         return {0: torch.export.Dim.DYNAMIC if leaf.shape[0] == size else torch.export.Dim.AUTO}
 
     # Nothing of the example may be written to the file, least of all the whole set that it may be a view of.
@@ -126,8 +126,7 @@ def _program(network: nn.Module, example: tuple[Any, ...]) -> Any:
         # torch.export stops in many ways, which have no common base.
         raise TraceError(
             f"torch.export must be able to take {type(network).__name__} apart for every batch size, but stops: "
-            f"{first_line(error)} Take sizes from the input (x.shape[0]) and decisions out of forward, or use "
-            'stack="eager" or "fx"'
+            f"{first_line(error)} Take sizes from the input (x.shape[0]) and decisions out of forward"
         ) from error
 
 

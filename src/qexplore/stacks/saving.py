@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 
 from qexplore._quiet import quiet
 from qexplore.errors import TraceError, WorkflowError
+from qexplore.model import layers_of
 from qexplore.predicates import Predicate
 from qexplore.stacks.base import Settings
 from qexplore.stacks.packed_functions import packed_functions, parameters_of, with_parameters
@@ -22,8 +26,9 @@ from qexplore.stacks.torch_ao import dynamic_recurrent
 
 _FORMAT = "qexplore quantized network"
 _VERSION = 2
-"""Version 1 had no weights of functions."""
+"""Version 1 had no weights of functions, and no classes and settings of the float network's modules."""
 _PARTS = ("state", "attributes", "recurrent", "functions")
+_NAMED = 3
 _INTEGERS = "integers"
 _OFFSET = "offset"
 _ALIGNMENT = 8
@@ -50,26 +55,52 @@ class SavedNetwork:
         settings: how the network was quantized; observers are left out, for ranges are settled.
         structure: the stack's own text about the network's structure.
         state: what `load_state` gives to it.
+        layers: class and settings of each module of the float network, by name; empty from files of version 1.
     """
 
     settings: Settings
     structure: str
     state: dict[str, Any]
+    layers: dict[str, str]
+
+    def require_same(self, network: nn.Module) -> None:
+        """Refuse a float ``network`` whose modules have other classes or settings than those of the file.
+
+        Raises:
+            WorkflowError: names the first that differ.
+        """
+        here = layers_of(network) if self.layers else {}
+        others = [name for name in {**self.layers, **here} if self.layers.get(name) != here.get(name)]
+        if others:
+            differing = "; ".join(
+                f"'{name or 'the network'}' is {_shown(here.get(name))}, in the file {_shown(self.layers.get(name))}"
+                for name in others[:_NAMED]
+            )
+            raise WorkflowError(
+                f"the file is of another network than the {type(network).__name__} given: {differing}. "
+                "Load it with the network that was quantized"
+            )
 
 
-def write_model(path: Path, model: nn.Module, settings: Settings, *, structure: str) -> None:
-    """Write ``model``, which torch.ao has converted with ``settings``; see `write_state`."""
+def _shown(described: str | None) -> str:
+    kind, _, settings = (described or "not there").partition(" ")
+    return f"{kind}({settings})" if described else f"{kind} {settings}"
+
+
+def write_model(path: Path, model: nn.Module, settings: Settings, network: nn.Module, *, structure: str) -> None:
+    """Write ``model``, which torch.ao has converted with ``settings`` from ``network``; see `write_state`."""
     recurrent = {name: {**module.get_weight(), **module.get_bias()} for name, module in _recurrent_modules(model)}
     functions = {name: parameters_of(packed) for name, packed in packed_functions(model).items()}
-    write_state(path, settings, structure, _plain_state(model), _attributes(model), recurrent, functions)
+    write_state(path, settings, network, structure, _plain_state(model), _attributes(model), recurrent, functions)
 
 
-def write_state(path: Path, settings: Settings, structure: str, *parts: dict[str, Any]) -> None:
+def write_state(path: Path, settings: Settings, network: nn.Module, structure: str, *parts: dict[str, Any]) -> None:
     """Write what a quantized network is made of.
 
     Args:
         path: the file.
         settings: what was asked for; its ``modules`` are None or `ChosenModules`.
+        network: the float one, whose modules are described.
         structure: a text that the stack's ``load`` finds again, such as a fingerprint of the structure.
         parts: tensors by name: the state, what modules keep out of it, weights by the name of a recurrent layer, and
             by that of a function's attribute.
@@ -82,25 +113,50 @@ def write_state(path: Path, settings: Settings, structure: str, *parts: dict[str
     plain["left_float"] = dict(settings.left_float)
     del plain["recalibrate"]  # done
     content = {"format": _FORMAT, "version": _VERSION, "settings": plain, "structure": structure}
+    content["layers"] = _pressed(layers_of(network))
     writer = _Writer()
     content |= {name: writer.encode(part) for name, part in zip(_PARTS, (*parts, {}, {}, {}), strict=False)}
     torch.save({**content, "bytes": writer.joined()}, path)
 
 
 def describe_arguments(example: tuple[Any, ...]) -> list[Any]:
-    """Shape and dtype of tensors, other arguments themselves; plain values, for a file."""
-    return [
-        {"shape": list(one.shape), "dtype": str(one.dtype).removeprefix("torch.")} if isinstance(one, Tensor) else one
-        for one in example
-    ]
+    """Shape and dtype of tensors, other arguments themselves, inside tuples, lists and dicts too; for a file.
+
+    Raises:
+        WorkflowError: an argument that is none of these.
+    """
+    return [_described(one) for one in example]
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        return {"parts": [_described(one) for one in value], "is_tuple": isinstance(value, tuple)}
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {"named": {name: _described(one) for name, one in value.items()}}
+    if not isinstance(value, (bool, int, float, str, type(None))):
+        raise WorkflowError(
+            "arguments of a network must be tensors, numbers, texts and None, or tuples, lists and dicts of them, to "
+            f'stand in a file of the stacks "fx" and "eager", got {type(value).__name__}: wrap the network in one that '
+            "takes tensors alone"
+        )
+    return value
 
 
 def zero_arguments(described: Sequence[Any]) -> tuple[Any, ...]:
     """Arguments as `describe_arguments` tells, with tensors of zeros."""
-    return tuple(
-        torch.zeros(one["shape"], dtype=getattr(torch, one["dtype"])) if isinstance(one, dict) else one
-        for one in described
-    )
+    return tuple(map(_zero, described))
+
+
+def _zero(described: Any) -> Any:
+    if not isinstance(described, dict):
+        return described
+    if "named" in described:
+        return {name: _zero(one) for name, one in described["named"].items()}
+    if "parts" in described:
+        return (tuple if described["is_tuple"] else list)(map(_zero, described["parts"]))
+    return torch.zeros(described["shape"], dtype=getattr(torch, described["dtype"]))
 
 
 def read_state(path: Path) -> SavedNetwork:
@@ -115,11 +171,22 @@ def read_state(path: Path) -> SavedNetwork:
         names = content["settings"].pop("modules")
         settings = Settings(**content["settings"], modules=None if names is None else ChosenModules(names))
         state = {name: _decoded(content.get(name, {}), content["bytes"]) for name in _PARTS}
+        layers = _unpressed(content["layers"]) if "layers" in content else {}
     except WorkflowError:
         raise
     except Exception as error:
         raise WorkflowError(f"'{path}' is no file of a quantized network: {type(error).__name__}: {error}") from error
-    return SavedNetwork(settings, content["structure"], state)
+    return SavedNetwork(settings, content["structure"], state, layers)
+
+
+def _pressed(layers: dict[str, str]) -> str:
+    """As text that takes little room."""
+    return base64.b85encode(zlib.compress(json.dumps(layers).encode())).decode()
+
+
+def _unpressed(text: str) -> dict[str, str]:
+    layers = json.loads(zlib.decompress(base64.b85decode(text)))
+    return {str(name): str(described) for name, described in layers.items()}
 
 
 def stack_of_state(path: Path) -> str:
@@ -147,13 +214,14 @@ def _check_version(content: dict[str, Any], path: Path) -> None:
 
 
 @contextmanager
-def rebuilding(network: nn.Module) -> Iterator[None]:
+def rebuilding(network: nn.Module, saved: SavedNetwork) -> Iterator[None]:
     """Tell in a sentence what fails while a file's network is built anew from ``network``, a wrong one for instance.
 
     Raises:
-        WorkflowError: whatever failed, unless it has a sentence of its own.
+        WorkflowError: ``network`` has other modules; or whatever failed, unless it has a sentence of its own.
         TraceError: ``network`` cannot be traced.
     """
+    saved.require_same(network)
     try:
         yield
     except (TraceError, WorkflowError):

@@ -145,7 +145,22 @@ def reason_for_kind(module: nn.Module | None, settings: Settings) -> str:
         return ""
     if isinstance(module, RECURRENT):
         return reasons.RECURRENT
-    return reasons.EMBEDDING if isinstance(module, EMBEDDINGS) else wrong_kernel(module, settings.engine)
+    if isinstance(module, EMBEDDINGS):
+        return reasons.EMBEDDING
+    return no_form(module) or wrong_kernel(module, settings.engine)
+
+
+def no_form(module: Any) -> str:
+    """Why a layer whose class torch has kernels for has none as it is set; empty where it has one."""
+    if getattr(module, "padding_mode", "zeros") not in ("zeros", "reflect"):
+        return reasons.NO_KERNEL_FOR.format(setting=f"padding_mode={module.padding_mode!r}")
+    if isinstance(getattr(module, "padding", 0), str):
+        return reasons.NO_KERNEL_FOR.format(setting=f"padding={module.padding!r}")
+    is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    if is_norm and (module.weight is None or module.running_mean is None):
+        setting = "affine=False" if module.weight is None else "track_running_stats=False"
+        return reasons.NO_KERNEL_FOR.format(setting=setting)
+    return ""
 
 
 def _quantized_weights(module: Any) -> list[Tensor]:

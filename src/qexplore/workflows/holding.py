@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from qexplore._choices import FloatFormat
 from qexplore._onnx import path_name
 from qexplore._trees import cloned
-from qexplore.errors import QExploreError
+from qexplore.errors import QExploreError, StackError
 from qexplore.model import arithmetic, floating_tensors
 from qexplore.stacks import Converted, Data, LayerStrategy, Settings, StackFile, Step, reasons, with_state
 
@@ -34,6 +34,9 @@ _DUST = 1e-5
 """Of the largest magnitude that was read: float32's own rounding, a hundred times."""
 
 _ATTEMPTS = 3
+
+_STOPS = 8
+"""Layers that a stack may stop at, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def quantized_and_held(
     Returns:
         The settings that were used at last, what the stack made, and how far it is away.
     """
-    converted = home.quantize(network, settings, data)
+    settings, converted = _quantized(home, network, settings, data)
     network = with_state(network, converted.trained)
     held = hold(network, converted, batches)
     notes: tuple[str, ...] = ()
@@ -120,6 +123,27 @@ def quantized_and_held(
         settings, converted, held = changed, attempt, now
     left = (f"'{name}' is left float: {why}" for name, why in settings.left_float.items())
     return settings, converted, replace(held, notes=(*notes, *left))
+
+
+def _quantized(home: StackFile, network: nn.Module, settings: Settings, data: Data) -> tuple[Settings, Converted]:
+    """What the stack gives, with a layer in float wherever it stops at one; the settings then say so.
+
+    Raises:
+        StackError: what it stopped at first, where it gives nothing without that layer either.
+    """
+    names = {name for name, _ in network.named_modules() if name}
+    first: StackError | None = None
+    for _ in range(_STOPS):
+        try:
+            return settings, home.quantize(network, settings, data)
+        except StackError as error:
+            first = first or error
+            if error.layer not in names - {*settings.left_float}:
+                break
+            why = reasons.STOPPED.format(error=str(error).rstrip("."))
+            settings = replace(settings, left_float={**settings.left_float, error.layer: why})
+    assert first is not None
+    raise first
 
 
 def _to_leave_float(held: Held, settings: Settings) -> dict[str, str]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qexplore._quiet import quiet
 from qexplore._random import isolated
+from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import DataError, MetricError, ModelError
 from qexplore.metrics import as_metric
 from qexplore.model import (
@@ -31,7 +32,7 @@ from qexplore.model import (
     unpacking,
 )
 from qexplore.predicates import as_predicate, select_modules
-from qexplore.preparation import copied_network
+from qexplore.preparation import check_example, copied_network
 from qexplore.stacks import (
     ChosenModules,
     Data,
@@ -42,6 +43,7 @@ from qexplore.stacks import (
     frozen_norms,
     left_out_by_qconfig,
     listed,
+    of_user,
     other_qconfigs,
     reasons,
     refuse_quantized,
@@ -57,6 +59,7 @@ from qexplore.workflows.measuring import (
     measure_latency,
 )
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
+from qexplore.workflows.ways_out import with_way_out
 
 _CPU = torch.device("cpu")
 
@@ -144,19 +147,30 @@ def run_workflow(
         chosen = dataclasses.replace(chosen, left_float={**own, **chosen.left_float})
         epochs: list[EpochRecord] = []
         training = None if training is None else training.where(network)
+
+        def run_training(*given: Any) -> None:
+            assert training is not None
+            epochs[:] = training.run(reporting.unpack, *given)
+
         data = Data(
             example=example_arguments(copied, example),
-            calibrate=None if calibration_loader is None else _calibrating(calibration_loader, reporting),
-            train=None if training is None else lambda *given: epochs.extend(training.run(reporting.unpack, *given)),
+            calibrate=None if calibration_loader is None else of_user(_calibrating(calibration_loader, reporting)),
+            train=None if training is None else of_user(run_training),
             loader=calibration_loader,
             unpack=reporting.unpack,
             progress=reporting.progress,
         )
         loader = calibration_loader if training is None else training.loader
         batches = list(shown(copied, data.example, loader, reporting))
-        again = None if training is None else dataclasses.replace(data, train=_settling(training.loader, reporting))
+        again = (
+            None
+            if training is None
+            else dataclasses.replace(data, train=of_user(_settling(training.loader, reporting)))
+        )
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
-            chosen, converted, held = quantized_and_held(row.home, copied, chosen, data, batches, again)
+            chosen, converted, held = with_way_out(
+                lambda asked: quantized_and_held(row.home, copied, asked, data, batches, again), copied, chosen, data
+            )
         notes = converted.notes + held.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
         notes += tuple(_notes_on(network, settings))
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
@@ -241,11 +255,34 @@ def example_arguments(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
             )
         inputs = bound.args
     example = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    if not any(isinstance(one, Tensor) for one in example):
+    tensors = tensors_of(example)
+    if not tensors:
         raise DataError(f"inputs of a network to be quantized must hold a tensor, got {type(inputs).__name__}")
-    if any(isinstance(one, Tensor) and one.dim() and len(one) != 1 for one in example):
+    if any(one.dim() and len(one) != 1 for one in tensors):
+        return _that_runs(network, example)
+    try:
+        return _that_runs(network, map_tensors(lambda one: torch.cat([one, one]) if one.dim() else one, example))
+    except DataError:  # a network that takes one sample a call
+        return _that_runs(network, example)
+
+
+def _that_runs(network: nn.Module, example: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``example``, which ``network`` takes.
+
+    Raises:
+        DataError: it does not.
+    """
+    check_example(network, example)
+    return example
+
+
+def few_samples(network: nn.Module, example: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """The first ``count`` samples of ``example``; all of them where the network does not run on these alone."""
+    few: tuple[Any, ...] = first_samples(example, count)
+    try:
+        return _that_runs(network, few)
+    except DataError:
         return example
-    return tuple(torch.cat([one, one]) if isinstance(one, Tensor) and one.dim() else one for one in example)
 
 
 _SETTLED = 16
@@ -275,11 +312,11 @@ def shown(
 ) -> Iterator[tuple[Any, ...]]:
     """Positional arguments of a few calls, from ``loader``; ``example`` where there is none."""
     if loader is None:
-        yield first_samples(example, _SAMPLES)
+        yield few_samples(network, example, _SAMPLES)
         return
     unpack, left = unpacking(network, reporting.unpack), _SAMPLES
     for batch in itertools.islice(loader, _BATCHES):
-        args = first_samples(example_arguments(network, unpack_batch(batch, unpack)[0]), left)
+        args = few_samples(network, example_arguments(network, unpack_batch(batch, unpack)[0]), left)
         yield args
         left -= num_samples(args)
         if left < 2:
