@@ -36,6 +36,7 @@ def quantized(stack):
     ],
     ids=["pool", "slope", "eps", "kind"],
 )
+@pytest.mark.filterwarnings("ignore:.* of the float norm away")
 @pytest.mark.parametrize("stack", ["fx", "eager", "float8", "dynamic"])
 def test_network_of_other_hyperparameters_is_refused_with_the_difference(stack, change, named, tmp_path):
     result = quantized(stack)
