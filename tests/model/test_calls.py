@@ -221,6 +221,23 @@ class TestRefusals:
         with pytest.raises(CalibrationError, match="must see no additive mask"):
             model.calibrate([torch.zeros(2, 3), torch.full((2, 3), 5.0)])
 
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+    def test_calls_are_left_alone_after_an_error_in_the_midst_of_a_forward(self, error):
+        class Raising(nn.Module):
+            def forward(self, x):
+                y = x + 1
+                if bool(x[0, 0] > 5):
+                    raise error
+                return y + 2
+
+        model = qx.QuantizedModel(nn.Sequential(Raising()), functions=predicates.by_function(torch.add))
+        model.calibrate([torch.zeros(2, 3)])
+        expected = model(torch.ones(2, 3))
+        with pytest.raises(error):
+            model(torch.full((2, 3), 9.0))
+        assert torch._C._len_torch_function_stack() == 0
+        assert torch.equal(model(torch.ones(2, 3)), expected)
+
     @pytest.mark.parametrize("first", [0.0, -1e9], ids=["seen late", "seen at once"])
     def test_a_mask_among_what_a_module_reads(self, first):
         class Reader(nn.Module):
