@@ -227,6 +227,7 @@ def test_observers_of_the_users_own_set_the_ranges():
     for observer in (UpToOne, told):
         result = qx.quantize_static(trained("small_cnn"), calibration(), activation_observer=observer)
         assert result.model.conv1.scale == pytest.approx(1 / 127)
+        assert [alarm.layer for alarm in result.report.alarms]  # told, and left as the user has it
         trained_too = qx.quantize_qat(
             trained("small_cnn"), batches(digits().train)[:2], F.cross_entropy, activation_observer=observer
         )

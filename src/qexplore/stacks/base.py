@@ -82,6 +82,11 @@ class Settings:
     recalibrate: bool = True
     left_float: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def has_own_ranges(self) -> bool:
+        """Whether observers of the user's own choose ranges."""
+        return callable(self.activation_observer) or callable(self.weight_observer)
+
     def __post_init__(self) -> None:
         checked_name("method", self.method, get_args(Method), WorkflowError)
         checked_name("weight_granularity", self.weight_granularity, ("channel", "tensor"), WorkflowError)

@@ -205,8 +205,8 @@ def _static(network: nn.Module, loader: Loader, settings: Settings, options: Any
 
 
 def _told(result: QuantizationResult) -> QuantizationResult:
-    """Warn of what is still off; the report says it too."""
-    if result.report.alarms:
+    """Warn of what is still off, unless ranges are the user's; the report says it too."""
+    if result.report.alarms and not result.report.settings.has_own_ranges:
         warnings.warn("; ".join(map(str, result.report.alarms)), stacklevel=4)
     return result
 

@@ -231,5 +231,6 @@ def _row(stack: StackRow, asked: dict[str, Any], workflow: Callable[[], Quantiza
 
 
 def _note(report: WorkflowReport) -> str:
-    count = len(report.left_float)
-    return "" if not count else f"{count} step{'s' if count > 1 else ''} in float"
+    counts = {"step{s} in float": len(report.left_float), "alarm{s}": len(report.alarms)}
+    told = (f"{count} {text.format(s='s' if count > 1 else '')}" for text, count in counts.items() if count)
+    return ", ".join(told)

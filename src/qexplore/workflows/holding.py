@@ -147,7 +147,9 @@ def _quantized(home: StackFile, network: nn.Module, settings: Settings, data: Da
 
 
 def _to_leave_float(held: Held, settings: Settings) -> dict[str, str]:
-    """Layers in integers that are off, with the reason that their rows will tell."""
+    """Layers in integers that are off, with the reason that their rows will tell; none where ranges are the user's."""
+    if settings.has_own_ranges:
+        return {}
     quantized = {row.name for row in held.strategy if row.is_quantized} - {*settings.left_float}
     return {
         alarm.layer: reasons.OFF.format(error=alarm.error, limit=alarm.limit)
@@ -255,7 +257,10 @@ class _Difference:
     @property
     def error(self) -> float:
         """Relative; 0 for what float32 rounds away, infinite where something is not finite."""
-        return 0.0 if self._away <= self._dust else _ratio(self._away, self._norm)
+        if self._away <= self._dust:
+            return 0.0
+        # Where float gives nothing but its own rounding, the scale is that of what was read.
+        return _ratio(self._away, self._norm if self._norm > self._dust else self._dust / _DUST**2)
 
     @property
     def limit(self) -> float:
