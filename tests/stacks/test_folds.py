@@ -103,3 +103,18 @@ def test_norms_that_stay_are_layers_of_the_report():
         "mul": "integers",
     }
     assert any("every call has a range of its own" in note and "'a'" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("kind", ["Linear called twice", "read by two norms", "output is used", "transposed", "plain"])
+def test_exported_graphs_are_folded_by_the_same_rule(kind):
+    pytest.importorskip("torchao")
+    network, x = network_of(kind)
+    assert relative_error("pt2e", "static", network, x) < 0.03
+
+
+@pytest.mark.slow  # torchao looks for traced patterns where it trains BatchNorm
+@pytest.mark.parametrize("kind", ["a norm for each call", "weight is read"])
+def test_exported_graphs_are_trained_and_folded_by_the_same_rule(kind):
+    pytest.importorskip("torchao")
+    network, x = network_of(kind)
+    assert relative_error("pt2e", "qat", network, x) < 0.03

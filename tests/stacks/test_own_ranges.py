@@ -135,3 +135,11 @@ def test_concatenation_of_unlike_ranges_has_an_integer_kernel_and_its_name():
     assert {row.name: row.state for row in made.strategy}["cat"] == "integers"
     assert torch.ops.quantized.cat in [node.target for node in made.model.graph.nodes]
     assert operator.add not in [node.target for node in made.model.graph.nodes]
+
+
+@pytest.mark.parametrize("kind", ["cat", "plus 5", "ReLU of a sum", "pooled", "called with unlike inputs"])
+def test_tensors_of_unlike_ranges_stay_near_float_in_exported_graphs(kind):
+    pytest.importorskip("torchao")
+    torch.manual_seed(0)
+    network, x = UNLIKE[kind]().eval(), torch.rand(32, 8)
+    assert relative_error("pt2e", "qat", network, x) < 0.03
