@@ -105,6 +105,7 @@ def test_norms_that_stay_are_layers_of_the_report():
     assert any("every call has a range of its own" in note and "'a'" in note for note in made.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Linear called twice", "read by two norms", "output is used", "transposed", "plain"])
 def test_exported_graphs_are_folded_by_the_same_rule(kind):
     pytest.importorskip("torchao")

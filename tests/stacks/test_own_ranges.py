@@ -137,6 +137,7 @@ def test_concatenation_of_unlike_ranges_has_an_integer_kernel_and_its_name():
     assert operator.add not in [node.target for node in made.model.graph.nodes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cat", "plus 5", "ReLU of a sum", "pooled", "called with unlike inputs"])
 def test_tensors_of_unlike_ranges_stay_near_float_in_exported_graphs(kind):
     pytest.importorskip("torchao")

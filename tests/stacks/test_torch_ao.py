@@ -44,9 +44,9 @@ def calibration():
 
 def test_torch_without_fx_quantization_is_explained_with_what_to_use_instead(without):
     without("torch.ao.quantization.quantize_fx")
-    with pytest.raises(WorkflowError, match=r"quantize_fx\.prepare_fx.*moved to.*torchao.*stack=\"pt2e\""):
+    with pytest.raises(WorkflowError, match=r"quantize_fx\.convert_fx.*moved to.*torchao.*stack=\"pt2e\""):
         qx.quantize_static(trained("small_cnn"), calibration())
-    assert not stack.has("prepare_fx")
+    assert not stack.has("convert_fx")
 
 
 def test_torch_that_lost_one_function_is_explained(monkeypatch):

@@ -101,6 +101,7 @@ def find_domains(
     values = _values(network, example)
     integers: dict[fx.Node, None] = {}
     quantized: dict[fx.Node, None] = {}
+    rounded: set[fx.Node] = set()  # float nodes that give integers all the same
     contiguous: list[str] = []
     refused = {}
     for node in network.graph.nodes:
@@ -108,7 +109,11 @@ def find_domains(
         if node.op == "call_module" and node.target in layers:
             integers[node] = None
             quantized.update((one, None) for one in tensors if one not in integers)
-        elif any(one in integers for one in tensors) and node.op != "output" and _is_floating(values[node]):
+        elif (
+            any(one in integers or one in rounded for one in tensors)
+            and node.op != "output"
+            and _is_floating(values[node])
+        ):
             if allowed is not None and node.op == "call_module" and node.target not in allowed:
                 continue
             reason = (left_float or {}).get(step_of(node))
@@ -116,6 +121,7 @@ def find_domains(
             too_wide = "" if reason else _reason_for_rounding(network, node, values, engine)
             if too_wide:
                 quantized[node] = None
+                rounded.add(node)
             if reason or too_wide:
                 refused[node.name] = reason or too_wide
                 continue

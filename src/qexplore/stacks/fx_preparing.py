@@ -77,6 +77,7 @@ def prepare(network: fx.GraphModule, mapping: Any, example: tuple[Any, ...], *, 
         is_qat: whether it will be trained.
     """
     scopes = {node.name: _scope(node, network) for node in network.graph.nodes}
+    require("convert_fx")  # is said before anything is calibrated
     torch_prepare = require("fx_prepare").prepare  # brings what the backend's configuration needs
     backend = _backend_without_fusing()
     return torch_prepare(network, mapping, is_qat, scopes, example_inputs=example, backend_config=backend)

@@ -20,9 +20,7 @@ from qexplore.stacks.base import OBSERVERS, Engine, Settings, observer_class
 _QUANTIZATION = "torch.ao.quantization"
 _HOMES = {
     "prepare_fx": f"{_QUANTIZATION}.quantize_fx",
-    "prepare_qat_fx": f"{_QUANTIZATION}.quantize_fx",
     "convert_fx": f"{_QUANTIZATION}.quantize_fx",
-    "PrepareCustomConfig": f"{_QUANTIZATION}.fx.custom_config",
     "FloatFunctional": "torch.ao.nn.quantized",
     "QFunctional": "torch.ao.nn.quantized",
     "get_native_backend_config": f"{_QUANTIZATION}.backend_config",
