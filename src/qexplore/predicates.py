@@ -44,11 +44,20 @@ class Predicate:
     Args:
         function: called as ``function(name, module)``.
         description: how the predicate is shown, for example ``by_type(ReLU)``.
+        parts: what it lists, each of which is to be met somewhere.
     """
 
-    def __init__(self, function: Callable[[str, nn.Module], bool], description: str) -> None:
+    def __init__(
+        self, function: Callable[[str, nn.Module], bool], description: str, parts: tuple[Predicate, ...] = ()
+    ) -> None:
         self._function = function
         self._description = description
+        self._parts = parts
+
+    @property
+    def parts(self) -> tuple[Predicate, ...]:
+        """What it lists, such as each pattern of `by_name`; itself where that is one."""
+        return self._parts or (self,)
 
     def __call__(self, name: str, module: Any) -> bool:
         """The answer for ``module``, or a function of torch, known as ``name``."""
@@ -60,7 +69,7 @@ class Predicate:
 
     def __or__(self, other: PredicateLike) -> Predicate:
         right = as_predicate(other)
-        return Predicate(partial(_either, self, right), f"({self} | {right})")
+        return Predicate(partial(_either, self, right), f"({self} | {right})", (*self.parts, *right.parts))
 
     def __rand__(self, other: PredicateLike) -> Predicate:
         return as_predicate(other) & self
@@ -173,10 +182,8 @@ def by_name(*patterns: str) -> Predicate:
     for pattern in patterns or (None,):
         if not isinstance(pattern, str):
             raise SelectionError(f"by_name takes glob strings, got {pattern!r}: write by_name('layer1.*', 'fc')")
-    return Predicate(
-        partial(_is_named, patterns),
-        f"by_name({', '.join(map(repr, patterns))})",
-    )
+    parts = tuple(by_name(pattern) for pattern in patterns) if len(patterns) > 1 else ()
+    return Predicate(partial(_is_named, patterns), f"by_name({', '.join(map(repr, patterns))})", parts)
 
 
 def by_regex(pattern: str) -> Predicate:
@@ -209,7 +216,9 @@ def by_function(*functions: Callable[..., Any]) -> Predicate:
                 f"by_function takes functions of torch, got {shown}: write by_function(torch.add, F.relu); "
                 f"{hint or 'of a function of your own name those that it calls'}"
             )
-    return Predicate(partial(_is_function, functions), f"by_function({', '.join(map(function_name, functions))})")
+    parts = tuple(by_function(function) for function in functions) if len(functions) > 1 else ()
+    shown = ", ".join(map(function_name, functions))
+    return Predicate(partial(_is_function, functions), f"by_function({shown})", parts)
 
 
 leaves = Predicate(_is_leaf, "leaves")

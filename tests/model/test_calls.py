@@ -194,6 +194,11 @@ class TestRefusals:
         with pytest.raises(SelectionError, match=r"selects none. There are: .*blocks\.0\.add_2"):
             model.describe(images(2))
 
+    def test_what_nobody_calls_beside_what_is_called_is_said_in_the_plan(self):
+        wanted = predicates.by_function(torch.add, torch.cat) | predicates.by_name("blocks.0.relu", "blocks.0.add_9")
+        plan = qx.QuantizedModel(Residual(), functions=wanted).describe(images(2))
+        assert "calls that nobody makes: by_function(cat), by_name('blocks.0.add_9')" in str(plan)
+
     def test_calls_in_a_fused_kernel(self):
         network = nn.Sequential(nn.Flatten(2), nn.LSTM(64, 4))
         model = qx.QuantizedModel(network, functions=predicates.by_function(torch.sigmoid))

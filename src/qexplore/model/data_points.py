@@ -22,7 +22,7 @@ from qexplore.model.input_points import INPUT, ArgumentNames, InputSurvey, bare_
 from qexplore.model.inputs import Placement
 from qexplore.model.left_float import LeftFloat
 from qexplore.model.point_hook import Listener
-from qexplore.model.points import FoundLeft, FoundPoint, free_name
+from qexplore.model.points import FoundLeft, FoundPoint, Site, free_name
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.weight_points import WeightPoint
 from qexplore.predicates import Predicate, PredicateLike, as_predicate, select_modules
@@ -137,6 +137,12 @@ class DataPoints(nn.Module):
         return (*own, *(LeftFloat(call_name(one.site), one.reason, words[one.kind]) for one in left))
 
     @property
+    def found_notes(self) -> tuple[str, ...]:
+        """Sentences on what was asked for in vain, and on inputs of modules that are at other points already."""
+        in_vain = f"`functions` asks for calls that nobody makes: {', '.join(self._in_vain)}" if self._in_vain else ""
+        return tuple(filter(None, (in_vain, self.served)))
+
+    @property
     def served(self) -> str:
         """A sentence on the inputs of modules whose tensors are at other points already; empty without any."""
         by_point: dict[str, list[str]] = {}
@@ -170,6 +176,7 @@ class DataPoints(nn.Module):
         self._found: dict[str, FoundPoint] = {}
         self._found_left: tuple[FoundLeft, ...] = ()
         self.is_pending = self.calls.wanted is not None
+        self._in_vain: tuple[str, ...] = ()
         if self._readers:
             self._put_found(unseen(self._readers), ())
 
@@ -196,6 +203,7 @@ class DataPoints(nn.Module):
         sites = {(module, call): function for module, calls in met.calls.items() for call, function in calls.items()}
         if wanted is not None and not sites:
             raise SelectionError(_nothing_called(wanted, met, self.model))
+        self._in_vain = () if wanted is None else _in_vain(wanted, {**sites, **dict.fromkeys(met.left)})
         points = *reading.points, *(FoundPoint(call_name(site), "function", (site,)) for site in sites)
         left = [FoundLeft("argument", site, reason=_MASK) for site in sorted(reading.masks)]
         left += [FoundLeft("argument", site, point=point) for site, point in reading.served.items()]
@@ -322,6 +330,12 @@ def checked_readers(network: nn.Module, predicate: PredicateLike) -> dict[str, n
             "its own inputs are quantized by quantize_input=True"
         )
     return readers
+
+
+def _in_vain(wanted: Predicate, sites: Mapping[Site, Any]) -> tuple[str, ...]:
+    """The parts of ``wanted`` that select none of the calls."""
+    named = [(call_name(site), function_called(site[1])) for site in sites]
+    return tuple(str(part) for part in wanted.parts if not any(part(*call) for call in named))
 
 
 def _nothing_called(wanted: Predicate, met: CallSurvey, network: nn.Module) -> str:
