@@ -12,6 +12,13 @@ from project import own_project
 register()  # here, for importing a test may train a network
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Names of tests are the same in every process: an address in one stops a run in two of them."""
+    moving = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if moving:
+        raise pytest.UsageError(f"names of tests must not hold addresses, got {moving[0]!r}: give their cases `ids`")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     # The networks here are tiny: a second thread costs more than it brings, most of all on a busy machine.

@@ -15,6 +15,10 @@ X, Y = search_loader(16)[0]
 LOADER = [(X, Y)]
 
 
+def name_of(prepare):
+    return getattr(prepare, "__name__", prepare)
+
+
 def wrapped(**options):
     return qx.QuantizedModel(tiny_network(), predicates.by_type(nn.ReLU), predicates.weighted, **options)
 
@@ -40,7 +44,7 @@ def applied(model):
     return model
 
 
-@pytest.mark.parametrize("prepare", [lambda model: model, with_widths, copy.deepcopy, applied], ids=str)
+@pytest.mark.parametrize("prepare", [lambda model: model, with_widths, copy.deepcopy, applied], ids=name_of)
 def test_an_uncalibrated_model_warns_once_with_the_way_out(prepare):
     model = prepare(wrapped())
     (said,) = warned(model, lambda: model(X), lambda: model(X), lambda: model.eval()(X))
@@ -88,7 +92,7 @@ def disabled(model):
         quantizer.disable()
 
 
-@pytest.mark.parametrize("prepare", [calibrated, off, disabled, "manifest"], ids=str)
+@pytest.mark.parametrize("prepare", [calibrated, off, disabled, "manifest"], ids=name_of)
 def test_nothing_is_said_where_every_point_that_runs_has_a_range(prepare, tmp_path):
     model = wrapped()
     (by_manifest(tmp_path / "m.json") if prepare == "manifest" else prepare)(model)
