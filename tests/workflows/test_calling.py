@@ -200,7 +200,7 @@ def test_file_runs_no_code_when_it_is_read(result, tmp_path):
 
 def test_loaded_network_is_checked_against_the_file(result, tmp_path):
     result.save(tmp_path / "network.pt")
-    with pytest.raises(WorkflowError, match="another structure"):
+    with pytest.raises(WorkflowError, match=r"another network than the SharedReLU given: .the network. is SharedReLU"):
         qx.load_quantized(tmp_path / "network.pt", trained("shared_relu"))
     with pytest.raises(WorkflowError, match=r"give the float network .* load_quantized\(path, network\)"):
         qx.load_quantized(tmp_path / "network.pt")

@@ -212,7 +212,8 @@ def _notes_on(network: nn.Module, settings: Settings) -> Iterator[str]:
 
 def float_copy(network: nn.Module) -> nn.Module:
     """A copy on CPU in eval mode, without what torch.ao reads of a module's own ``qconfig``."""
-    refuse_quantized(network)
+    if isinstance(network, nn.Module):  # for another object the copy has a sentence
+        refuse_quantized(network)
     copied = copied_network(network)
     hooked = next((name for name, module in copied.named_modules() if foreign_hooks(module)), None)
     if hooked is not None:
