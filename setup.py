@@ -70,7 +70,7 @@ setup(
             "torchao>=0.15",  # where PyTorch's export-based quantization moved
         ],
         "report": [
-            "plotly>=6.0",  # brings plotly.js 3, for which the script of the page is written
+            "plotly>=6.0",  # pictures, and plotly.js 3, for which the script of the page is written
         ],
         "text": [
             "transformers>=4.46",  # GPT-2 for the guided pipeline

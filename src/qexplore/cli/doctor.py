@@ -24,7 +24,7 @@ PURPOSES = {
     "pt2e": "quantization by torch.export",
     "text": "GPT-2 in the guided pipeline",
     "demo": "the demo on handwritten digits",
-    "report": "the report page",
+    "report": "the report page, pictures with backend='plotly'",
     "frames": "fronts and tables as pandas frames",
     "optuna": "studies in optuna-dashboard",
     "tensorboard": "searches in TensorBoard",

@@ -1,11 +1,12 @@
 """Pictures of a front, of the search that found it, and of what quantization does layer by layer; and a page of all."""
 
-# Each picture is a file made in two steps: an immutable record of what is drawn, then the drawing. Matplotlib is
-# imported when a picture is drawn, not before.
+# Each picture is a file made in two steps: an immutable record of what is drawn, then the drawing; the drawings in
+# plotly are in files of their own. Matplotlib and plotly are imported when a picture is drawn, not before.
 import inspect
 import sys
 from types import ModuleType
 
+from qexplore.report import _plotly_fronts, _plotly_layers, _plotly_searches  # the drawings of the other backend
 from qexplore.report._fronts import UniformRecord
 from qexplore.report._objectives import ObjectiveRecord
 from qexplore.report._progress import SpentRecord

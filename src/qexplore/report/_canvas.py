@@ -33,7 +33,7 @@ MOST_ROWS = 240
 """Up to here a picture grows with its rows, from here on labels are left out."""
 _LONGEST_NAME = 34
 _LONGEST_SUBTITLE = 112  # letters, in the usual size
-_LARGE = 2e4
+LARGE = 2e4
 _OWN_WIDTH, _LEAST_SCALE, _LEAST_LABEL = 9.3, 0.58, 7.5  # inches of a panel in a picture of its own; points
 _ONE_COLUMN = 0.8  # the scale up to which a legend has one column
 _BELOW = 40  # points from a panel down to its legend, past ticks and label
@@ -60,9 +60,10 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     """The path of a picture. ReportError when its suffix is of none."""
     target = Path(path)
     if target.suffix.lower() not in _SUFFIXES:
+        page = " Pages, .html, are saved by pictures with backend='plotly'." if target.suffix.lower() == ".html" else ""
         raise ReportError(
             f"path: the suffix of a picture must be one of {', '.join(_SUFFIXES)}, got {target.suffix!r} in "
-            f"{str(target)!r}. Rename the file, for example to {target.with_suffix('.png').name!r}."
+            f"{str(target)!r}. Rename the file, for example to {target.with_suffix('.png').name!r}.{page}"
         )
     return target
 
@@ -180,7 +181,7 @@ def set_large_ticks(axis: Axis, largest: float) -> None:
     """Write the ticks of an axis of large numbers as 1.5 G instead of a power of ten in its corner."""
     from matplotlib.ticker import EngFormatter
 
-    if largest >= _LARGE:
+    if largest >= LARGE:
         axis.set_major_formatter(EngFormatter())
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -196,41 +196,74 @@ def known_further(point: FrontPoint) -> tuple[tuple[str, float], ...]:
     return tuple((name, score) for name, score in point.further.items() if not math.isnan(score))
 
 
-def draw_references(axes: Axes, float_accuracy: float | None, min_accuracy: float | None) -> None:
+class Reference(NamedTuple):
+    """A level line: its score, its name in a legend, and its look."""
+
+    score: float
+    name: str
+    colour: str
+    style: str
+    width: float
+
+
+def references_of(float_accuracy: float | None, min_accuracy: float | None) -> list[Reference]:
     """Level lines at the float network's score and at the minimum, where there are any."""
-    if float_accuracy is not None:
-        label = f"float network: {score_text(float_accuracy)}"
-        axes.axhline(float_accuracy, color=GREEN, linestyle="--", linewidth=1.5, label=label)
-    if min_accuracy is not None:
-        label = f"min_accuracy: {score_text(min_accuracy)}"
-        axes.axhline(min_accuracy, color=GREY, linestyle=":", linewidth=2, label=label)
+    known = (
+        (float_accuracy, "float network", GREEN, "--", 1.5),
+        (min_accuracy, "min_accuracy", GREY, ":", 2.0),
+    )
+    return [
+        Reference(score, f"{name}: {score_text(score)}", colour, style, width)
+        for score, name, colour, style, width in known
+        if score is not None
+    ]
+
+
+def draw_references(axes: Axes, float_accuracy: float | None, min_accuracy: float | None) -> None:
+    """The level lines of `references_of`."""
+    for one in references_of(float_accuracy, min_accuracy):
+        axes.axhline(one.score, color=one.colour, linestyle=one.style, linewidth=one.width, label=one.name)
+
+
+class UniformSeries(NamedTuple):
+    """Uniform candidates of one look, and their name in a legend."""
+
+    records: list[UniformRecord]
+    name: str
+    marker: str
+    line: int
+
+
+def uniform_series(uniform: Sequence[UniformRecord], whose: str = "") -> Iterator[UniformSeries]:
+    """Uniform candidates as they are drawn, widths and formats apart; those that are not shown are in the name."""
+    if not uniform:
+        return
+    hidden = [one.text for one in uniform if not one.shown]
+    note = f" (not shown: {', '.join(hidden)})" if hidden else ""
+    # Formats of one width cost the same, so a line through them would go up and down.
+    for is_format, marker, line, label in ((False, "s", 1, "uniform widths"), (True, "^", 0, "uniform formats")):
+        drawn = [one for one in uniform if one.shown and one.is_format == is_format]
+        if drawn or not is_format:
+            yield UniformSeries(drawn, f"{label}{whose}{'' if is_format else note}", marker, line)
 
 
 def draw_uniform(
     axes: Axes, uniform: Sequence[UniformRecord], column: int, colour: str = ORANGE, whose: str = "", face: str = ""
 ) -> None:
     """Uniform candidates over the cost in that place of theirs; those that are not shown are in the legend."""
-    if not uniform:
-        return
+    for series in uniform_series(uniform, whose):
+        axes.plot(
+            [one.costs[column] for one in series.records],
+            [one.accuracy for one in series.records],
+            color=colour,
+            marker=series.marker,
+            markersize=8,
+            markerfacecolor=face or colour,
+            linewidth=series.line,
+            label=textwrap.fill(series.name, _LEGEND_CHARACTERS),
+            zorder=3,
+        )
     shown = [one for one in uniform if one.shown]
-    hidden = [one.text for one in uniform if not one.shown]
-    note = f" (not shown: {', '.join(hidden)})" if hidden else ""
-    # Formats of one width cost the same, so a line through them would go up and down.
-    for is_format, marker, line, label in ((False, "s", 1, "uniform widths"), (True, "^", 0, "uniform formats")):
-        drawn = [one for one in shown if one.is_format == is_format]
-        if drawn or not is_format:
-            named = f"{label}{whose}{'' if is_format else note}"
-            axes.plot(
-                [one.costs[column] for one in drawn],
-                [one.accuracy for one in drawn],
-                color=colour,
-                marker=marker,
-                markersize=8,
-                markerfacecolor=face or colour,
-                linewidth=line,
-                label=textwrap.fill(named, _LEGEND_CHARACTERS),
-                zorder=3,
-            )
     costs, accuracy = [one.costs[column] for one in shown], [one.accuracy for one in shown]
     draw_intervals(axes, costs, accuracy, [one.interval for one in shown], colour)
 

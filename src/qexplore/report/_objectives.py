@@ -82,6 +82,11 @@ def with_direction(objective: ObjectiveRecord) -> str:
     return f"{objective.axis} ({objective.better} is better)"
 
 
+def member_text(objectives: Sequence[ObjectiveRecord], place: int) -> str:
+    """All objectives of one member, line by line."""
+    return "\n".join(f"{one.words} {_amount(one, one.values[place])}" for one in objectives)
+
+
 def knee_text(objectives: Sequence[ObjectiveRecord], knee: int) -> str:
     """The knee in a legend."""
     return f"knee: {', '.join(f'{one.words} {_amount(one, one.values[knee])}' for one in objectives)}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from qexplore._choices import is_float_code
 from qexplore.cost import COST_NAMES
 from qexplore.front import cost_text
 
@@ -52,6 +53,11 @@ def cost_unit(name: str) -> str:
     """The unit that a cost's words leave out; often none."""
     unit = _split(name)[1]
     return unit if unit in _UNITS else ""
+
+
+def choices_axis(codes: Iterable[int]) -> str:
+    """What stands at points, on an axis."""
+    return "num_bits (bits) and float formats" if any(map(is_float_code, codes)) else "num_bits (bits)"
 
 
 def tick_texts(ticks: Sequence[float]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qexplore.errors import ReportError
 from qexplore.front import Front, score_text
@@ -13,12 +13,12 @@ from qexplore.report._canvas import (
     GREY,
     ORANGE,
     figure_of,
-    finished,
     legend_below,
     panel_of,
     set_large_ticks,
     set_titles,
 )
+from qexplore.report._drawing import Backend, drawn, draws
 from qexplore.report._fronts import draw_references
 from qexplore.report._wording import cost_axis, cost_words
 
@@ -40,7 +40,8 @@ class FineTuningRecord:
 
     `before` holds every point, and `before_line` those that no other one beat; `after_line` those of the new front.
     `moves` are a fine-tuned point's cost, its score before, and its score afterwards. `float_accuracy` is None where
-    not known. `most_won` is the largest gain in score, in the metric's direction.
+    not known. `most_won` is the largest gain in score, in the metric's direction. `num_bits` are the widths of the
+    points in `before`.
     """
 
     metric_name: str
@@ -53,6 +54,28 @@ class FineTuningRecord:
     float_accuracy: float | None
     most_won: float
     accuracy_limits: tuple[float, float]
+    point_names: tuple[str, ...] = ()
+    num_bits: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Above the picture."""
+        return f"{self.metric_name} against {cost_words(self.cost_name)}, before and after fine-tuning"
+
+    @property
+    def subtitle(self) -> str:
+        """Below the title."""
+        return f"most won at one point: {score_text(self.most_won)}" if self.most_won > 0 else ""
+
+    @property
+    def score_axis(self) -> str:
+        """Beside the vertical axis."""
+        return f"{self.metric_name} on the report set ({self.better} is better)"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of both lines, in a legend."""
+        return "before fine-tuning", f"after: {_points_text(len(self.moves))} fine-tuned"
 
 
 def fine_tuning_record(refinement: Refinement, cost: str | None = None) -> FineTuningRecord:
@@ -82,6 +105,8 @@ def fine_tuning_record(refinement: Refinement, cost: str | None = None) -> FineT
         float_accuracy=before.float_accuracy,
         most_won=max(before.gain(score - score_before) for _, score_before, score in moves),
         accuracy_limits=_limits(scores),
+        point_names=before.point_names,
+        num_bits=tuple(point.num_bits for point in sorted(before, key=lambda one: (one.costs[name], one.accuracy))),
     )
 
 
@@ -91,23 +116,27 @@ def plot_fine_tuning(
     *,
     cost: str | None = None,
     ax: Axes | None = None,
-) -> Figure:
+    backend: Backend = "matplotlib",
+) -> Any:
     """Draw a front before and after fine-tuning, an arrow for each point that was trained.
 
     All scores are of the report set. `cost` names the cost to draw over, the first one when None. `ax` is the panel to
-    draw in, a new picture when None. `path` saves the picture, by its suffix as PNG, SVG or PDF. ReportError when
-    nothing was fine-tuned or the suffix is another, FrontError when there is no such cost.
+    draw in, a new picture when None. `path` saves the picture, by its suffix as PNG, SVG or PDF.
+    `backend="plotly"` gives a figure of plotly instead, to look
+    into with the mouse (extra `report`), without `ax`, and saved as HTML.
+    ReportError when nothing was fine-tuned or the suffix is another, FrontError when there is no such cost.
     """
-    return finished(draw_fine_tuning(fine_tuning_record(refinement, cost), ax), path)
+    return drawn(fine_tuning_record(refinement, cost), path, backend, ax)
 
 
+@draws(FineTuningRecord)
 def draw_fine_tuning(record: FineTuningRecord, ax: Axes | None = None) -> Figure:
     """The picture of a record."""
     axes = panel_of(ax)
     draw_references(axes, record.float_accuracy, min_accuracy=None)
     axes.plot(*zip(*record.before, strict=True), "o", color=ORANGE, markersize=6, alpha=0.5)
-    _draw_line(axes, record.before_line, ORANGE, "s", "before fine-tuning")
-    _draw_line(axes, record.after_line, BLUE, "o", f"after: {_points_text(len(record.moves))} fine-tuned")
+    _draw_line(axes, record.before_line, ORANGE, "s", record.names[0])
+    _draw_line(axes, record.after_line, BLUE, "o", record.names[1])
     for cost, before, after in record.moves:
         arrow = {"arrowstyle": "->", "color": GREY, "linewidth": 1.2, "shrinkA": 4, "shrinkB": 4}
         axes.annotate("", (cost, after), xytext=(cost, before), arrowprops=arrow, zorder=4)
@@ -115,10 +144,8 @@ def draw_fine_tuning(record: FineTuningRecord, ax: Axes | None = None) -> Figure
     axes.margins(x=0.07)
     set_large_ticks(axes.xaxis, max(cost for cost, _ in record.before))
     axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
-    axes.set_ylabel(f"{record.metric_name} on the report set ({record.better} is better)", parse_math=False)
-    title = f"{record.metric_name} against {cost_words(record.cost_name)}, before and after fine-tuning"
-    won = f"most won at one point: {score_text(record.most_won)}" if record.most_won > 0 else ""
-    set_titles(axes, title, won)
+    axes.set_ylabel(record.score_axis, parse_math=False)
+    set_titles(axes, record.title, record.subtitle)
     axes.grid(alpha=0.3)
     legend_below(axes, ncols=3)
     return figure_of(axes)

@@ -29,6 +29,7 @@ from qexplore.report._canvas import (
     set_large_ticks,
     set_titles,
 )
+from qexplore.report._drawing import draws
 from qexplore.report._fronts import (
     Interval,
     UniformRecord,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 _OWNER = "plot_pareto_front"
 _PERCENTILES = (0, 50, 100)  # of runs that attain a point: any, half, all
+LINE_STYLES = ("-", "--", "-.", ":")
 _MOST_MARKERS = 200
 _MOST_RIMS = 3
 _LINE_CHARACTERS = 110  # above the picture
@@ -65,7 +67,7 @@ class FrontLineRecord:
     `line` is what its front attains at each cost; of several runs what half of them attain, between `best`, which at
     least one does, and `worst`, which all do. `num_points` are those of all its fronts, of which `num_beaten` are not
     on the line of a single run: others of it beat them by what is drawn. `num_empty` of its runs found none. `best` and
-    `worst` are empty of a single run.
+    `worst` are empty of a single run, `num_bits`, the widths of the points on the line, of several.
     """
 
     label: str
@@ -76,6 +78,8 @@ class FrontLineRecord:
     line: Line
     best: Line
     worst: Line
+    num_bits: tuple[tuple[int, ...], ...] = ()
+    point_names: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -115,6 +119,25 @@ class FrontsRecord:
     min_accuracy: float | None
     end: float
     accuracy_limits: Interval
+
+    @property
+    def title(self) -> str:
+        """Above the picture."""
+        return f"{self.metric_name} against {cost_words(self.cost_name)}"
+
+    @property
+    def subtitle(self) -> str:
+        """Below the title: how the fronts are unlike."""
+        return "\n".join(map(visible, self.unlike))
+
+    @property
+    def score_axis(self) -> str:
+        """Beside the vertical axis."""
+        return f"{self.metric_name} on the {self.set_name} ({self.better} is better)"
+
+    def whose(self, baseline: BaselineRecord) -> str:
+        """Which fronts know these uniform candidates, where not all of them do."""
+        return f" of {', '.join(map(visible, baseline.labels))}" if len(self.baselines) > 1 else ""
 
     @property
     def uniform(self) -> tuple[UniformRecord, ...]:
@@ -217,7 +240,14 @@ def _line(label: str, runs: Sequence[Front | None], cost: str) -> FrontLineRecor
         line=half,
         best=() if alone else best,
         worst=() if alone else worst,
+        num_bits=_widths(filled[0], half, cost) if alone and filled else (),
+        point_names=filled[0].point_names if filled else (),
     )
+
+
+def _widths(front: Front, line: Line, cost: str) -> tuple[tuple[int, ...], ...]:
+    known = {(point.costs[cost], point.accuracy): point.num_bits for point in front}
+    return tuple(known[place] for place in line)
 
 
 def _num_beaten(front: Front, line: Line, cost: str) -> int:
@@ -247,16 +277,16 @@ def _counted(count: int) -> str:
     return f"{count} point{'' if count == 1 else 's'}" if count else "no point"
 
 
+@draws(FrontsRecord)
 def draw_fronts(record: FrontsRecord, ax: Axes | None = None) -> Figure:
     """The picture of several fronts."""
     axes = panel_of(ax)
     draw_references(axes, record.float_accuracy, record.min_accuracy)
-    colours = _baseline_colours(record)
+    colours = baseline_colours(record)
     for baseline, colour in zip(record.baselines, colours, strict=True):
         # Without intervals: there is colour enough beside several fronts.
         plain = [replace(one, interval=None) for one in baseline.uniform]
-        whose = f" of {', '.join(map(visible, baseline.labels))}" if len(record.baselines) > 1 else ""
-        draw_uniform(axes, plain, 0, colour, whose, "" if colour == GREY else "white")
+        draw_uniform(axes, plain, 0, colour, record.whose(baseline), "" if colour == GREY else "white")
     for place, line in enumerate(record.lines):
         _draw_line(axes, record, line, place)
     axes.set_ylim(record.accuracy_limits)
@@ -271,15 +301,15 @@ def draw_fronts(record: FrontsRecord, ax: Axes | None = None) -> Figure:
     )
     set_large_ticks(axes.xaxis, record.end)
     axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
-    axes.set_ylabel(f"{record.metric_name} on the {record.set_name} ({record.better} is better)", parse_math=False)
-    unlike = "\n".join(textwrap.fill(visible(line), _LINE_CHARACTERS) for line in record.unlike)
-    set_titles(axes, f"{record.metric_name} against {cost_words(record.cost_name)}", unlike)
+    axes.set_ylabel(record.score_axis, parse_math=False)
+    unlike = "\n".join(textwrap.fill(line, _LINE_CHARACTERS) for line in record.subtitle.split("\n"))
+    set_titles(axes, record.title, unlike)
     axes.grid(alpha=0.3)
     legend_below(axes, ncols=2)
     return figure_of(axes)
 
 
-def _baseline_colours(record: FrontsRecord) -> list[str]:
+def baseline_colours(record: FrontsRecord) -> list[str]:
     """Grey where all fronts share the uniform candidates, else that of the first front that has them."""
     if len(record.baselines) < 2:
         return [GREY] * len(record.baselines)
@@ -291,16 +321,15 @@ def _draw_line(axes: Axes, record: FrontsRecord, line: FrontLineRecord, place: i
     colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
     if line.num_runs > 1 and line.best:
         _shade(axes, record, line, colour)
-    # A line on top of another leaves a rim of it to be seen.
-    rims = min(len(record.lines) - 1 - place, _MOST_RIMS)
-    shown = line.line if line.num_runs == 1 else _extended(line.line, record.end)
+    rims = rims_of(record, place)
+    shown = shown_line(record, line)
     axes.plot(
         *(zip(*shown, strict=True) if shown else ((), ())),
         color=colour,
         marker=marker if len(shown) <= _MOST_MARKERS else "",
         markersize=6 + 2.5 * rims,
         linewidth=1.6 + 1.4 * rims,
-        linestyle=("-", "--", "-.", ":")[place // len(COLOURS) % 4],
+        linestyle=LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)],
         drawstyle="steps-post",
         label=visible(line.text).replace("_", "\N{NO-BREAK SPACE}_", line.text.startswith("_")),
         zorder=5,
@@ -309,10 +338,15 @@ def _draw_line(axes: Axes, record: FrontsRecord, line: FrontLineRecord, place: i
 
 def _shade(axes: Axes, record: FrontsRecord, line: FrontLineRecord, colour: str) -> None:
     """Between what all runs attain and what one does; where not all attain anything, from the edge of the picture."""
+    costs, worst, best = shaded(record, line)
+    axes.fill_between(costs, worst, best, step="post", color=colour, alpha=0.18, linewidth=0, zorder=2)
+
+
+def shaded(record: FrontsRecord, line: FrontLineRecord) -> tuple[NDArray[np.float64], ...]:
+    """Costs, and what all runs and what one attains at each."""
     edge = record.accuracy_limits[0 if record.better == "higher" else 1]
     costs = np.unique([cost for cost, _ in (*line.best, *line.worst)] + [record.end])
-    best, worst = (_at(costs, surface, edge) for surface in (line.best, line.worst))
-    axes.fill_between(costs, worst, best, step="post", color=colour, alpha=0.18, linewidth=0, zorder=2)
+    return costs, _at(costs, line.worst, edge), _at(costs, line.best, edge)
 
 
 def _at(costs: NDArray[np.float64], line: Line, before: float) -> NDArray[np.float64]:
@@ -322,6 +356,13 @@ def _at(costs: NDArray[np.float64], line: Line, before: float) -> NDArray[np.flo
     return scores
 
 
-def _extended(line: Line, end: float) -> Line:
-    """A larger budget buys what a smaller one does."""
-    return (*line, (end, line[-1][1])) if line and line[-1][0] < end else line
+def rims_of(record: FrontsRecord, place: int) -> int:
+    """How much wider than the last a line is: one on top of another leaves a rim of it to be seen."""
+    return min(len(record.lines) - 1 - place, _MOST_RIMS)
+
+
+def shown_line(record: FrontsRecord, line: FrontLineRecord) -> Line:
+    """A line as it is drawn; what runs attain goes to the end: a larger budget buys what a smaller one does."""
+    known = line.line
+    is_short = bool(known) and line.num_runs > 1 and known[-1][0] < record.end
+    return (*known, (record.end, known[-1][1])) if is_short else known

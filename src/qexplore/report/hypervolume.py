@@ -6,10 +6,11 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qexplore.errors import ReportError
-from qexplore.report._canvas import BLUE, figure_of, finished, panel_of, set_large_ticks, set_titles
+from qexplore.report._canvas import BLUE, figure_of, panel_of, set_large_ticks, set_titles
+from qexplore.report._drawing import Backend, drawn, draws
 from qexplore.report._progress import progress_of
 from qexplore.report._wording import cost_words
 
@@ -35,6 +36,24 @@ class HypervolumeRecord:
     hypervolume: tuple[float, ...]
     reference_point: tuple[tuple[str, float], ...]
 
+    @property
+    def title(self) -> str:
+        """Above the picture."""
+        return "Hypervolume of the front over the search"
+
+    @property
+    def subtitle(self) -> str:
+        """Below the title: the reference point, where it is known."""
+        values = ", ".join(f"{name.replace('_', ' ')} {value:,.6g}" for name, value in self.reference_point)
+        is_known = all(math.isfinite(value) for _, value in self.reference_point)
+        return f"reference point: {values}" if is_known else ""
+
+    @property
+    def axes(self) -> tuple[str, str]:
+        """Beside the horizontal and the vertical axis."""
+        units = " x ".join([self.metric_name, *(cost_words(name) for name, _ in self.reference_point[1:])])
+        return "evaluations (full passes over the search set)", f"hypervolume ({units})"
+
 
 def plot_hypervolume(
     exploration: Source,
@@ -42,14 +61,18 @@ def plot_hypervolume(
     *,
     reference_point: Sequence[float] | None = None,
     ax: Axes | None = None,
-) -> Figure:
+    backend: Backend = "matplotlib",
+) -> Any:
     """Draw the hypervolume of the front over the evaluations that the search has spent.
 
     It is measured against `reference_point` = (accuracy, cost of each), the search's own when None. `ax` is the panel
-    to draw in, a new picture when None. `path` saves it, by its suffix as PNG, SVG or PDF. ReportError when the front
-    is empty or the suffix is another, FrontError when the reference point is not 1 + C finite numbers.
+    to draw in, a new picture when None. `path` saves it, by its suffix as PNG, SVG or PDF.
+    `backend="plotly"` gives a figure of plotly instead, to look
+    into with the mouse (extra `report`), without `ax`, and saved as HTML.
+    ReportError when the front is empty or the suffix is another, FrontError when the reference point is not 1 + C
+    finite numbers.
     """
-    return finished(draw_hypervolume(hypervolume_record(exploration, reference_point), ax), path)
+    return drawn(hypervolume_record(exploration, reference_point), path, backend, ax)
 
 
 def hypervolume_record(exploration: Source, reference_point: Sequence[float] | None = None) -> HypervolumeRecord:
@@ -74,6 +97,7 @@ def hypervolume_record(exploration: Source, reference_point: Sequence[float] | N
     )
 
 
+@draws(HypervolumeRecord)
 def draw_hypervolume(record: HypervolumeRecord, ax: Axes | None = None) -> Figure:
     """The step curve of a search's progress."""
     axes = panel_of(ax)
@@ -89,12 +113,10 @@ def draw_hypervolume(record: HypervolumeRecord, ax: Axes | None = None) -> Figur
     )
     axes.set_xlim(left=0)
     axes.set_ylim(0, max(record.hypervolume) * (1 + _HEAD_ROOM) or 1)
-    axes.set_xlabel("evaluations (full passes over the search set)")
-    units = " x ".join([record.metric_name, *(cost_words(name) for name, _ in record.reference_point[1:])])
-    axes.set_ylabel(f"hypervolume ({units})", parse_math=False)
-    reference = ", ".join(f"{name.replace('_', ' ')} {value:,.6g}" for name, value in record.reference_point)
+    across, up = record.axes
+    axes.set_xlabel(across)
+    axes.set_ylabel(up, parse_math=False)
     set_large_ticks(axes.yaxis, max(record.hypervolume))
-    is_known = all(math.isfinite(value) for _, value in record.reference_point)
-    set_titles(axes, "Hypervolume of the front over the search", f"reference point: {reference}" if is_known else "")
+    set_titles(axes, record.title, record.subtitle)
     axes.grid(alpha=0.3)
     return figure_of(axes)

@@ -9,12 +9,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexplore._choices import choice_name, is_float_code
+from qexplore._choices import choice_name
 from qexplore.errors import ReportError
 from qexplore.evaluation import LayerAnalysis
 from qexplore.front import by_stored_bits, choice_words
@@ -27,7 +27,6 @@ from qexplore.report._canvas import (
     ORANGE,
     PURPLE,
     figure_of,
-    finished,
     grid_of,
     label_rows,
     label_size,
@@ -38,7 +37,9 @@ from qexplore.report._canvas import (
     short_names,
     tallness_of,
 )
+from qexplore.report._drawing import Backend, drawn, draws
 from qexplore.report._fronts import Interval
+from qexplore.report._wording import choices_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
 
     from qexplore.search import SensitivityTable
 
+ALONE, ACCUMULATED, AT_THE_EDGE = "this point alone", "all points, errors accumulated", "at the edge: infinite"
 _MARGIN = 0.05  # of an axis, beyond the outermost values
 _LEAST_CLIPPED = 0.001  # the axis of clipped shares reaches this far when less is clipped
-_MOST_TEXT_COLUMNS = 16  # what fits as numbers into cells
+MOST_TEXT_COLUMNS = 16  # what fits as numbers into cells
 _MOST_LARGE_MARKERS = 60
 
 
@@ -71,6 +73,27 @@ class LayerAnalysisRecord:
     clipped_limit: float
     range_used_limit: float
 
+    @property
+    def title(self) -> str:
+        """Above the picture."""
+        return "Quantization error layer by layer: more dB is better"
+
+    @property
+    def axes(self) -> tuple[str, str, str]:
+        """Below its panels."""
+        return "SQNR (dB)", "clipped\nvalues (%)", "range used\n(% of amax)"
+
+    @property
+    def output_text(self) -> str:
+        """Of the network's output, in a legend; empty where that is not within the picture."""
+        low, high = self.sqnr_limits
+        return f"output of the network: {self.output_sqnr:.1f} dB" if low <= self.output_sqnr <= high else ""
+
+    @property
+    def has_infinite(self) -> bool:
+        """Whether something stands at the edge of the picture."""
+        return any(map(math.isinf, (*self.sqnr, *self.sqnr_accumulated)))
+
 
 @dataclass(frozen=True)
 class SensitivityRecord:
@@ -87,28 +110,69 @@ class SensitivityRecord:
     values: tuple[tuple[float | None, ...], ...]
     colour_limits: Interval | None
 
+    @property
+    def title(self) -> str:
+        """Above the picture."""
+        return "Sensitivity of each quantization point to its width"
+
+    @property
+    def subtitle(self) -> str:
+        """Below the title."""
+        is_partial = any(value is None for row in self.values for value in row)
+        return "grey: a width that the point cannot have" if is_partial else ""
+
+    @property
+    def axes(self) -> tuple[str, str]:
+        """Beside the horizontal and the vertical axis."""
+        return choices_axis(self.num_bits), "quantization points, the most sensitive first"
+
+    @property
+    def measure(self) -> str:
+        """Beside the colours."""
+        return f"{self.metric_name} ({self.unit})" if self.unit else self.metric_name
+
+    @property
+    def scale(self) -> Interval:
+        """The ends of the colours, which have a length."""
+        low, high = self.colour_limits or (1.0, 1.0)
+        return low if low < high else high / 10, high
+
 
 def plot_analysis(
-    analysis: LayerAnalysis, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None
-) -> Figure:
+    analysis: LayerAnalysis,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    ax: Axes | None = None,
+    backend: Backend = "matplotlib",
+) -> Any:
     """Draw what `qexplore.analyze` found: SQNR of every point, alone and accumulated, clipped values, use of the range.
 
     `ax` is the panel in whose place they are drawn, a new picture when None. `path` saves it, by its suffix as PNG, SVG
-    or PDF. ReportError when there is no point or the suffix is another.
+    or PDF.
+    `backend="plotly"` gives a figure of plotly instead, to look
+    into with the mouse (extra `report`), without `ax`, and saved as HTML.
+    ReportError when there is no point or the suffix is another.
     """
-    return finished(draw_analysis(layer_analysis_record(analysis), ax), path)
+    return drawn(layer_analysis_record(analysis), path, backend, ax)
 
 
 def plot_sensitivity(
-    table: SensitivityTable, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None
-) -> Figure:
+    table: SensitivityTable,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    ax: Axes | None = None,
+    backend: Backend = "matplotlib",
+) -> Any:
     """Draw the sensitivity of every point at every width as a heat map with a logarithmic colour scale.
 
     The most sensitive point is the first row; 0 is as pale as the least positive value, and a width that a point cannot
     have is grey. `ax` is the panel to draw in, a new picture when None. `path` saves it, by its suffix as PNG, SVG or
-    PDF. ReportError when there is no point or the suffix is another.
+    PDF.
+    `backend="plotly"` gives a figure of plotly instead, to look
+    into with the mouse (extra `report`), without `ax`, and saved as HTML.
+    ReportError when there is no point or the suffix is another.
     """
-    return finished(draw_sensitivity(sensitivity_record(table), ax), path)
+    return drawn(sensitivity_record(table), path, backend, ax)
 
 
 def layer_analysis_record(analysis: LayerAnalysis) -> LayerAnalysisRecord:
@@ -168,6 +232,7 @@ def sensitivity_record(table: SensitivityTable) -> SensitivityRecord:
     )
 
 
+@draws(LayerAnalysisRecord)
 def draw_analysis(record: LayerAnalysisRecord, ax: Axes | None = None) -> Figure:
     """Three panels side by side with the points as rows."""
     grid = grid_of(ax, 1, 3, tallness_of(len(record.point_names)), width_ratios=(4, 1.3, 1.3))
@@ -178,7 +243,7 @@ def draw_analysis(record: LayerAnalysisRecord, ax: Axes | None = None) -> Figure
     _draw_share(panels[1], record.clipped, record.clipped_limit, PURPLE)
     _draw_share(panels[2], record.range_used, record.range_used_limit, GREY)
     panels[2].axvline(100, color="black", linewidth=1)
-    for panel, label in zip(panels, ("SQNR (dB)", "clipped\nvalues (%)", "range used\n(% of amax)"), strict=True):
+    for panel, label in zip(panels, record.axes, strict=True):
         panel.set_xlabel(label, fontsize=10 * grid.scale)
         panel.tick_params(labelsize=10 * grid.scale)
         panel.grid(axis="x", alpha=0.3)
@@ -187,40 +252,34 @@ def draw_analysis(record: LayerAnalysisRecord, ax: Axes | None = None) -> Figure
     named = zip(short_names(record.point_names), record.num_bits, strict=True)
     label_rows(panels[0], [f"{name}, {choice_words(width)}" for name, width in named])
     panels[0].set_ylabel("quantization points in order")
-    set_titles(panels[0], "Quantization error layer by layer: more dB is better", "", grid.scale)
+    set_titles(panels[0], record.title, "", grid.scale)
     legend_below(panels[0], ncols=2, scale=grid.scale)
     return figure_of(panels[0])
 
 
+@draws(SensitivityRecord)
 def draw_sensitivity(record: SensitivityRecord, ax: Axes | None = None) -> Figure:
     """The heat map of sensitivities."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
     axes = panel_of(ax, tallness_of(len(record.point_names)))
-    low, high = record.colour_limits or (1.0, 1.0)
-    scale = LogNorm(low if low < high else high / 10, high, clip=True)
+    scale = LogNorm(*record.scale, clip=True)
     colours = colormaps["Blues"].with_extremes(bad=OFF_COLOUR)
-    cells = _cells(record, least=low)
+    cells = cells_of(record)
     image = axes.imshow(cells, cmap=colours, norm=scale, aspect="auto")
-    if len(record.point_names) <= MOST_ROWS and len(record.num_bits) <= _MOST_TEXT_COLUMNS:
+    if len(record.point_names) <= MOST_ROWS and len(record.num_bits) <= MOST_TEXT_COLUMNS:
         shades = colours(scale(cells))
         _write_values(axes, record, shades)
     label_rows(axes, short_names(record.point_names))
     axes.set_xticks(range(len(record.num_bits)), list(map(choice_name, record.num_bits)))
-    has_formats = any(map(is_float_code, record.num_bits))
-    axes.set_xlabel("num_bits (bits) and float formats" if has_formats else "num_bits (bits)")
-    axes.set_ylabel("quantization points, the most sensitive first")
-    is_partial = any(value is None for row in record.values for value in row)
-    set_titles(
-        axes,
-        "Sensitivity of each quantization point to its width",
-        "grey: a width that the point cannot have" if is_partial else "",
-    )
+    across, up = record.axes
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    set_titles(axes, record.title, record.subtitle)
     if record.colour_limits:
-        label = f"{record.metric_name} ({record.unit})" if record.unit else record.metric_name
         bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
-        bar.ax.set_ylabel(label, parse_math=False)
+        bar.ax.set_ylabel(record.measure, parse_math=False)
     return figure_of(axes)
 
 
@@ -230,15 +289,14 @@ def _draw_sqnr(axes: Axes, record: LayerAnalysisRecord) -> None:
     size = 7 if len(rows) <= _MOST_LARGE_MARKERS else 4
     alone, accumulated = (np.clip(values, low, high) for values in (record.sqnr, record.sqnr_accumulated))
     axes.hlines(rows, accumulated, alone, color=GREY, linewidth=1, alpha=0.5)
-    series = ((alone, BLUE, "o", "this point alone"), (accumulated, ORANGE, "s", "all points, errors accumulated"))
+    series = ((alone, BLUE, "o", ALONE), (accumulated, ORANGE, "s", ACCUMULATED))
     for values, colour, marker, label in series:
         # Markers at the edge, which stand for infinity, are not to be cut in half.
         axes.plot(values, rows, marker, color=colour, markersize=size, label=label, clip_on=False, zorder=3)
-    if low <= record.output_sqnr <= high:
-        label = f"output of the network: {record.output_sqnr:.1f} dB"
-        axes.axvline(record.output_sqnr, color=GREEN, linestyle="--", linewidth=1.5, label=label)
-    if any(map(math.isinf, (*record.sqnr, *record.sqnr_accumulated))):
-        axes.plot([], [], " ", label="at the edge: infinite")
+    if record.output_text:
+        axes.axvline(record.output_sqnr, color=GREEN, linestyle="--", linewidth=1.5, label=record.output_text)
+    if record.has_infinite:
+        axes.plot([], [], " ", label=AT_THE_EDGE)
     axes.set_xlim(low, high)
 
 
@@ -248,8 +306,9 @@ def _draw_share(axes: Axes, values: Sequence[float], limit: float, colour: str) 
     axes.tick_params(axis="y", length=0, labelleft=False)
 
 
-def _cells(record: SensitivityRecord, least: float) -> NDArray[np.float64]:
+def cells_of(record: SensitivityRecord) -> NDArray[np.float64]:
     """Values for the colour scale, which knows no 0; nan where there is none."""
+    least = (record.colour_limits or (1.0, 1.0))[0]
     cells = np.array(record.values, dtype=np.float64)  # None becomes nan
     return np.where(cells <= 0, least, cells)
 

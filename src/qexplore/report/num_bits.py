@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from qexplore.report._canvas import (
     MOST_ROWS,
     OFF_COLOUR,
     figure_of,
-    finished,
     label_rows,
     label_size,
     luminance,
@@ -28,8 +27,9 @@ from qexplore.report._canvas import (
     tallness_of,
     thinned,
 )
+from qexplore.report._drawing import Backend, drawn, draws
 from qexplore.report._fronts import by_cost, drawable_front
-from qexplore.report._wording import amount_text, cost_words
+from qexplore.report._wording import amount_text, choices_axis, cost_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 Colour = tuple[float, ...]
 
-_MOST_COLUMN_LABELS = 48
+MOST_COLUMN_LABELS = 48
 # Letters that fit beside each other into the cells of a row, in points: at 7 points about 120 of them.
 _ROW_OF_LETTERS = 840
 _LEAST_TEXT = 5.5
@@ -61,6 +61,23 @@ class NumBitsRecord:
     num_bits: tuple[tuple[int, ...], ...]
 
     @property
+    def title(self) -> str:
+        """Above the picture."""
+        return "num_bits of each quantization point over the front"
+
+    @property
+    def axes(self) -> tuple[str, str]:
+        """Beside the horizontal and the vertical axis."""
+        words = f"{cost_words(self.cost_name)} | {self.metric_name}"
+        return f"front members from cheap to costly: {words}", "quantization points in order"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the K columns."""
+        pairs = zip(self.cost, self.accuracy, strict=True)
+        return tuple(f"{amount_text(cost)} | {score_text(score)}" for cost, score in pairs)
+
+    @property
     def levels(self) -> tuple[int, ...]:
         """The codes of the colour scale: widths without gaps and the formats that occur, upwards by stored bits.
 
@@ -71,13 +88,22 @@ class NumBitsRecord:
         return tuple(by_stored_bits(present | (set(range(min(widths), max(widths) + 1)) if widths else set())))
 
 
-def plot_num_bits(source: Source, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None) -> Figure:
+def plot_num_bits(
+    source: Source,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    ax: Axes | None = None,
+    backend: Backend = "matplotlib",
+) -> Any:
     """Draw the width or format of every quantization point for every front member as a heat map.
 
     `ax` is the panel to draw in, a new picture when None. `path` saves it, by its suffix as PNG, SVG or
-    PDF. ReportError when the front is empty or the suffix is another.
+    PDF.
+    `backend="plotly"` gives a figure of plotly instead, to look
+    into with the mouse (extra `report`), without `ax`, and saved as HTML.
+    ReportError when the front is empty or the suffix is another.
     """
-    return finished(draw_num_bits(num_bits_record(source), ax), path)
+    return drawn(num_bits_record(source), path, backend, ax)
 
 
 def num_bits_record(source: Source) -> NumBitsRecord:
@@ -95,22 +121,21 @@ def num_bits_record(source: Source) -> NumBitsRecord:
     )
 
 
+@draws(NumBitsRecord)
 def draw_num_bits(record: NumBitsRecord, ax: Axes | None = None) -> Figure:
     """The heat map of choices: 1200 x 800 pixels, taller when there are many rows."""
     axes = panel_of(ax, tallness_of(len(record.point_names)))
     image = _draw_cells(axes, record)
     _write_cells(axes, record)
     label_rows(axes, short_names(record.point_names))
-    columns = thinned(len(record.cost), _MOST_COLUMN_LABELS)
-    names = [f"{amount_text(record.cost[k])} | {score_text(record.accuracy[k])}" for k in columns]
-    axes.set_xticks(columns, names, rotation=90, fontsize=label_size(len(columns)))
-    words = cost_words(record.cost_name)
-    axes.set_xlabel(f"front members from cheap to costly: {words} | {record.metric_name}", parse_math=False)
-    axes.set_ylabel("quantization points in order")
-    set_titles(axes, "num_bits of each quantization point over the front", "")
+    columns = thinned(len(record.cost), MOST_COLUMN_LABELS)
+    axes.set_xticks(columns, [record.columns[k] for k in columns], rotation=90, fontsize=label_size(len(columns)))
+    across, up = record.axes
+    axes.set_xlabel(across, parse_math=False)
+    axes.set_ylabel(up)
+    set_titles(axes, record.title, "")
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=range(len(record.levels)))
-    has_formats = any(map(is_float_code, record.levels))
-    bar.set_label("num_bits (bits) and float formats" if has_formats else "num_bits (bits)")
+    bar.set_label(choices_axis(record.levels))
     bar.set_ticklabels([choice_name(level) for level in record.levels])
     bar.ax.tick_params(length=0)
     return figure_of(axes)
@@ -134,15 +159,20 @@ def _draw_cells(axes: Axes, record: NumBitsRecord) -> AxesImage:
 def _write_cells(axes: Axes, record: NumBitsRecord) -> None:
     """Write each choice into its cell, unless the cells are too small to hold it."""
     names = {level: choice_name(level) for level in record.levels}
-    rows, characters = len(record.point_names), len(record.cost) * max(3, *map(len, names.values()))
-    size = min(label_size(rows), _ROW_OF_LETTERS / characters)
-    if rows > MOST_ROWS or size < _LEAST_TEXT:
+    if not (size := text_size(record)):
         return
     colours = dict(zip(record.levels, level_colours(record.levels), strict=True))
     for row, codes in enumerate(record.num_bits):
         for column, code in enumerate(codes):
             ink = "black" if luminance(colours[code]) > 0.4 else "white"
             axes.text(column, row, names[code], ha="center", va="center", color=ink, fontsize=size)
+
+
+def text_size(record: NumBitsRecord) -> float:
+    """Of the choices in their cells, in points; 0 where the cells are too small to hold them."""
+    letters = max(3, *(len(choice_name(level)) for level in record.levels))
+    size = min(label_size(len(record.point_names)), _ROW_OF_LETTERS / (len(record.cost) * letters))
+    return size if len(record.point_names) <= MOST_ROWS and size >= _LEAST_TEXT else 0
 
 
 def level_colours(levels: Sequence[int]) -> list[Colour]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from qexplore.errors import ReportError
 from qexplore.report._canvas import GREY, ORANGE, figure_of, grid_of, plain_legend, set_large_ticks
+from qexplore.report._drawing import draws
 from qexplore.report._fronts import (
     Interval,
     UniformRecord,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _MOST_COSTS = 4  # whose panels are still large enough to be read
 _NARROW = 36
+BEST = "not beaten by another one in these two objectives"
 _LARGE_TRIANGLE = 4
 
 
@@ -59,7 +61,7 @@ class PairRecord:
 class ObjectivesRecord:
     """A front over each pair of its objectives; `knee` is the index of its knee, `accuracy_limits` are of its axis.
 
-    `further` are scores that every member is known by beside them.
+    `further` are scores that every member is known by beside them, `num_bits` the widths of each.
     """
 
     objectives: tuple[ObjectiveRecord, ...]
@@ -72,6 +74,37 @@ class ObjectivesRecord:
     min_accuracy: float | None
     accuracy_limits: Interval
     set_name: str
+    point_names: tuple[str, ...] = ()
+    num_bits: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Above the picture."""
+        names = [one.words for one in self.objectives]
+        return f"{names[0]} against {', '.join(names[1:-1])} and {names[-1]}, on the {self.set_name}"
+
+    @property
+    def front_text(self) -> str:
+        """Of the front, in a legend."""
+        return front_words(len(self.objectives[0].values), self.verified)
+
+    @property
+    def knee_text(self) -> str:
+        """Of the knee."""
+        return knee_text((*self.objectives, *self.further), self.knee)
+
+    @property
+    def uniform_text(self) -> str:
+        """Of the uniform candidates; those that are not shown are in it."""
+        hidden = [one.text for one in self.uniform if not one.shown]
+        label = "uniform widths and formats" if any(one.is_format for one in self.uniform) else "uniform widths"
+        # Blanks within an item are not to be broken when the legend is wrapped.
+        return label + (f" (not shown: {', '.join(one.replace(' ', NBSP) for one in hidden)})" if hidden else "")
+
+    def uniform_places(self, pair: PairRecord) -> list[tuple[float, float, str]]:
+        """Where the shown ones stand in a panel, and their names."""
+        shown = [((one.accuracy, *one.costs), one.label) for one in self.uniform if one.shown]
+        return [(values[pair.x], values[pair.y], label) for values, label in shown]
 
 
 def objectives_record(source: Source) -> ObjectivesRecord:
@@ -102,9 +135,12 @@ def objectives_record(source: Source) -> ObjectivesRecord:
         min_accuracy=front.min_accuracy,
         accuracy_limits=limits,
         set_name=shown.set_name,
+        point_names=front.point_names,
+        num_bits=tuple(point.num_bits for point in front),
     )
 
 
+@draws(ObjectivesRecord)
 def draw_objectives(record: ObjectivesRecord, ax: Axes | None = None) -> Figure:
     """A triangle of panels, costs to the right, their legend in its empty corner."""
     size = len(record.objectives) - 1
@@ -126,9 +162,7 @@ def draw_objectives(record: ObjectivesRecord, ax: Axes | None = None) -> Figure:
     bar = figure.colorbar(colours, ax=list(panels.values()), fraction=0.04, pad=0.02)
     bar.ax.set_ylabel(with_direction(record.objectives[0]), fontsize=10 * scale, parse_math=False)
     bar.ax.tick_params(labelsize=10 * scale)
-    names = [one.words for one in record.objectives]
-    title = f"{names[0]} against {', '.join(names[1:-1])} and {names[-1]}, on the {record.set_name}"
-    panels[0, 1].set_title(title, loc="left", pad=12, fontsize=15 * scale, fontweight="bold", parse_math=False)
+    panels[0, 1].set_title(record.title, loc="left", pad=12, fontsize=15 * scale, fontweight="bold", parse_math=False)
     return figure_of(panels[0, 1])
 
 
@@ -139,14 +173,11 @@ def _draw_pair(panel: Axes, record: ObjectivesRecord, pair: PairRecord, colours:
     if pair.y == 0:
         draw_references(panel, record.float_accuracy, record.min_accuracy)
     _draw_uniform(panel, record, pair)
-    panel.scatter(
-        x[~best], y[~best], s=22, c=scores[~best], alpha=0.8, label=front_words(len(x), record.verified), zorder=3
-    )
+    panel.scatter(x[~best], y[~best], s=22, c=scores[~best], alpha=0.8, label=record.front_text, zorder=3)
     order = np.flatnonzero(best)[np.argsort(x[best], kind="stable")]
     # A budget between two members buys the cheaper one: steps, not slopes.
     panel.plot(x[order], y[order], color=GREY, linewidth=1, drawstyle="steps-post", zorder=4)
-    label = "not beaten by another one in these two objectives"
-    panel.scatter(x[order], y[order], s=60, c=scores[order], edgecolors="black", linewidths=1.2, label=label, zorder=5)
+    panel.scatter(x[order], y[order], s=60, c=scores[order], edgecolors="black", linewidths=1.2, label=BEST, zorder=5)
     knee = x[record.knee], y[record.knee]
     panel.scatter(
         *knee,
@@ -154,7 +185,7 @@ def _draw_pair(panel: Axes, record: ObjectivesRecord, pair: PairRecord, colours:
         c="none",
         edgecolors="black",
         linewidths=1.8,
-        label=knee_text((*record.objectives, *record.further), record.knee),
+        label=record.knee_text,
         zorder=6,
     )
 
@@ -162,18 +193,9 @@ def _draw_pair(panel: Axes, record: ObjectivesRecord, pair: PairRecord, colours:
 def _draw_uniform(panel: Axes, record: ObjectivesRecord, pair: PairRecord) -> None:
     if not record.uniform:
         return
-    hidden = [one.text for one in record.uniform if not one.shown]
-    label = "uniform widths and formats" if any(one.is_format for one in record.uniform) else "uniform widths"
-    # Blanks within an item are not to be broken when the legend is wrapped.
-    label += f" (not shown: {', '.join(one.replace(' ', NBSP) for one in hidden)})" if hidden else ""
-    points = _uniform_places(record, pair)
+    points = record.uniform_places(pair)
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
-    panel.plot(xs, ys, "s", color=ORANGE, markersize=7, markerfacecolor="white", label=label, zorder=2)
-
-
-def _uniform_places(record: ObjectivesRecord, pair: PairRecord) -> list[tuple[float, float, str]]:
-    shown = [((one.accuracy, *one.costs), one.label) for one in record.uniform if one.shown]
-    return [(values[pair.x], values[pair.y], label) for values, label in shown]
+    panel.plot(xs, ys, "s", color=ORANGE, markersize=7, markerfacecolor="white", label=record.uniform_text, zorder=2)
 
 
 def _finish_panel(panel: Axes, record: ObjectivesRecord, x: int, y: int, scale: float) -> None:
@@ -195,7 +217,7 @@ def _finish_panel(panel: Axes, record: ObjectivesRecord, x: int, y: int, scale: 
         members = list(zip(horizontal.values, vertical.values, strict=True))
         label_points(
             panel,
-            [(*place, ORANGE) for place in _uniform_places(record, pair)],
+            [(*place, ORANGE) for place in record.uniform_places(pair)],
             members,
             size=9 * scale,
             below=vertical.better == "higher",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qexplore.front import OFF, Front, FrontPoint, claim_words, score_text, uniform_labels
 from qexplore.report._canvas import (
@@ -13,12 +13,12 @@ from qexplore.report._canvas import (
     ORANGE,
     PURPLE,
     figure_of,
-    finished,
     legend_below,
     panel_of,
     set_large_ticks,
     set_titles,
 )
+from qexplore.report._drawing import Backend, drawn, draws
 from qexplore.report._fronts import (
     Interval,
     Shown,
@@ -35,8 +35,8 @@ from qexplore.report._fronts import (
 )
 from qexplore.report._sources import are_several, resolved
 from qexplore.report._wording import amount_text, cost_amount, cost_axis, cost_words, opening_words
-from qexplore.report.fronts import draw_fronts, fronts_record
-from qexplore.report.pairs import draw_objectives, objectives_record
+from qexplore.report.fronts import fronts_record
+from qexplore.report.pairs import objectives_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +66,7 @@ class ParetoFrontRecord:
     `other_accuracy` are those on the other one. `claim` says what a saving keeps.
     `column` is the cost's place among those of the front. `accuracy_limits` are the lower and upper end of the vertical
     axis, `float_accuracy` and `min_accuracy` are None where not known. `knee_further` are the knee's scores by further
-    metrics.
+    metrics, `num_bits` the widths of each member.
     """
 
     metric_name: str
@@ -89,6 +89,61 @@ class ParetoFrontRecord:
     savings: tuple[SavingRecord, ...]
     claim: str
     accuracy_limits: Interval
+    point_names: tuple[str, ...] = ()
+    num_bits: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Above the picture."""
+        return f"{self.metric_name} against {cost_words(self.cost_name)}"
+
+    @property
+    def subtitle(self) -> str:
+        """Below the title: what is saved, if anything."""
+        savings = ", ".join(saving.text for saving in self.savings)
+        saved = f"{opening_words(self.cost_name)} saved {self.claim}, uniform widths: {savings}"
+        return saved if savings else ""
+
+    @property
+    def score_axis(self) -> str:
+        """Beside the vertical axis."""
+        set_name = "report set" if self.on_report_set else "search set"
+        return f"{self.metric_name} on the {set_name} ({self.better} is better)"
+
+    @property
+    def front_text(self) -> str:
+        """Of the front, in a legend."""
+        intervals = ", with 95 % intervals" if any(self.intervals) else ""
+        return f"{front_words(len(self.accuracy), self.verified)}{intervals}"
+
+    @property
+    def beaten_text(self) -> str:
+        """Of members that are not on the line."""
+        return "front, beaten on the report set" if self.on_report_set else "front, for the sake of another cost"
+
+    @property
+    def other_text(self) -> str:
+        """Of the scores on the other set."""
+        return f"front on the {self.other_name}"
+
+    @property
+    def knee_text(self) -> str:
+        """Of the knee."""
+        cost, score = self.knee
+        known = (self.metric_name, score), *self.knee_further
+        scores = ", ".join(f"{name} {score_text(value)}" for name, value in known)
+        return f"knee: {cost_amount(self.cost_name, cost)}, {scores}"
+
+    @property
+    def arrows(self) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+        """From uniform widths that are shown to the members that save, at the accuracy that is kept."""
+        shown = {(one.costs[self.column], one.accuracy) for one in self.uniform if one.shown}
+        # Level at the uniform width's accuracy, which the point at the tip reaches or passes on the search set.
+        return [
+            (saving.uniform, saving.front if self.on_report_set else (saving.front[0], saving.uniform[1]))
+            for saving in self.savings
+            if saving.uniform in shown
+        ]
 
     @property
     def report_accuracy(self) -> tuple[float | None, ...]:
@@ -103,7 +158,8 @@ def plot_pareto_front(
     cost: str | None = None,
     labels: Sequence[str] | None = None,
     ax: Axes | None = None,
-) -> Figure:
+    backend: Backend = "matplotlib",
+) -> Any:
     """Draw the front of an exploration or a study, or a front, and the uniform widths beside it where they are known.
 
     Several of them in a list are drawn in one picture over one cost, each with its name in `labels`. Those that share a
@@ -117,20 +173,24 @@ def plot_pareto_front(
     place they are drawn. `path` saves it, by its suffix as PNG, SVG or PDF. A path as `source` is that of a study, or
     of a front where it ends in ".json".
 
+    `backend="plotly"` gives a figure of plotly instead (extra `report`): the mouse shows the widths of each point, the
+    legend hides and shows, and `path` saves a page, HTML. It takes no `ax`.
+
     Raises:
         FrontError: a front has no such cost.
         ReportError: which is one: nothing to draw, too many costs for one picture, several metrics, or labels that are
-            not one for each of several fronts; another suffix; an `ax` that is no panel.
+            not one for each of several fronts; another suffix; an `ax` that is no panel, or with plotly.
+        MissingPackageError: plotly is asked for and not installed.
     """
     if are_several(source):
-        return finished(draw_fronts(fronts_record(source, labels, cost), ax), path)
+        return drawn(fronts_record(source, labels, cost), path, backend, ax)
     if labels is not None:
-        return finished(draw_fronts(fronts_record([source], labels, cost), ax), path)
+        return drawn(fronts_record([source], labels, cost), path, backend, ax)
     source = resolved("plot_pareto_front", source)
     front = source if isinstance(source, Front) else source.front
     if cost is None and len(front.cost_names) > 1:
-        return finished(draw_objectives(objectives_record(source), ax), path)
-    return finished(draw_pareto_front(pareto_front_record(source, cost), ax), path)
+        return drawn(objectives_record(source), path, backend, ax)
+    return drawn(pareto_front_record(source, cost), path, backend, ax)
 
 
 def pareto_front_record(source: Source, cost: str | None = None) -> ParetoFrontRecord:
@@ -169,6 +229,8 @@ def pareto_front_record(source: Source, cost: str | None = None) -> ParetoFrontR
         savings=_savings(source, shown, name),
         claim=claim_words(shown.front),
         accuracy_limits=limits,
+        point_names=front.point_names,
+        num_bits=tuple(point.num_bits for point in points),
     )
 
 
@@ -194,6 +256,7 @@ def _place(point: FrontPoint, cost: str, on_report_set: bool) -> tuple[float, fl
     return point.costs[cost], point.accuracy if known is None else known
 
 
+@draws(ParetoFrontRecord)
 def draw_pareto_front(record: ParetoFrontRecord, ax: Axes | None = None) -> Figure:
     """The picture of a front."""
     axes = panel_of(ax)
@@ -208,34 +271,25 @@ def draw_pareto_front(record: ParetoFrontRecord, ax: Axes | None = None) -> Figu
     label_uniform(axes, [(record.uniform, ORANGE)], record.column, [members], levels, below=record.better == "higher")
     set_large_ticks(axes.xaxis, max(record.cost))
     axes.set_xlabel(cost_axis(record.cost_name), parse_math=False)
-    axes.set_ylabel(f"{record.metric_name} on the {_set_name(record)} ({record.better} is better)", parse_math=False)
-    words = cost_words(record.cost_name)
-    title = f"{record.metric_name} against {words}"
-    savings = ", ".join(saving.text for saving in record.savings)
-    saved = f"{opening_words(record.cost_name)} saved {record.claim}, uniform widths: {savings}"
-    set_titles(axes, title, saved if savings else "")
+    axes.set_ylabel(record.score_axis, parse_math=False)
+    set_titles(axes, record.title, record.subtitle)
     axes.grid(alpha=0.3)
     legend_below(axes, ncols=2)
     return figure_of(axes)
 
 
 def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
-    label = front_words(len(record.accuracy), record.verified)
-    if any(record.intervals):
-        label += ", with 95 % intervals"
+    label = record.front_text
     points = list(zip(record.cost, record.accuracy, record.on_line, strict=True))
     best = [(cost, score) for cost, score, on_line in points if on_line]
     others = [(cost, score) for cost, score, on_line in points if not on_line]
     # A budget between two members buys the cheaper one: steps, not slopes.
     axes.plot(*zip(*best, strict=True), "o-", color=BLUE, markersize=7, drawstyle="steps-post", label=label, zorder=5)
     if others:
-        label = "front, beaten on the report set" if record.on_report_set else "front, for the sake of another cost"
+        label = record.beaten_text
         axes.plot(*zip(*others, strict=True), "o", color=BLUE, markerfacecolor="white", label=label, zorder=4)
     draw_intervals(axes, record.cost, record.accuracy, record.intervals, BLUE)
     _draw_other_accuracy(axes, record)
-    cost, score = record.knee
-    scores = [f"{name} {score_text(value)}" for name, value in ((record.metric_name, score), *record.knee_further)]
-    label = f"knee: {cost_amount(record.cost_name, cost)}, {', '.join(scores)}"
     axes.plot(
         *record.knee,
         color="black",
@@ -244,13 +298,9 @@ def _draw_front(axes: Axes, record: ParetoFrontRecord) -> None:
         markerfacecolor="none",
         markeredgewidth=1.8,
         linestyle="none",
-        label=label,
+        label=record.knee_text,
         zorder=7,
     )
-
-
-def _set_name(record: ParetoFrontRecord) -> str:
-    return "report set" if record.on_report_set else "search set"
 
 
 def _draw_other_accuracy(axes: Axes, record: ParetoFrontRecord) -> None:
@@ -265,17 +315,12 @@ def _draw_other_accuracy(axes: Axes, record: ParetoFrontRecord) -> None:
             markerfacecolor="white",
             markeredgewidth=1.5,
             linestyle="none",
-            label=f"front on the {record.other_name}",
+            label=record.other_text,
             zorder=4,
         )
 
 
 def _draw_savings(axes: Axes, record: ParetoFrontRecord) -> None:
     arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.2, "shrinkA": 6, "shrinkB": 6}
-    drawn = {(one.costs[record.column], one.accuracy) for one in record.uniform if one.shown}
-    for saving in record.savings:
-        if saving.uniform not in drawn:
-            continue
-        # Level at the uniform width's accuracy, which the point at the tip reaches or passes on the search set.
-        tip = saving.front if record.on_report_set else (saving.front[0], saving.uniform[1])
-        axes.annotate("", xy=tip, xytext=saving.uniform, arrowprops=arrow, zorder=4)
+    for start, tip in record.arrows:
+        axes.annotate("", xy=tip, xytext=start, arrowprops=arrow, zorder=4)

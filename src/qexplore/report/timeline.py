@@ -18,16 +18,16 @@ from qexplore.report._canvas import (
     COLOURS,
     Grid,
     figure_of,
-    finished,
     grid_of,
     legend_below,
     set_large_ticks,
     set_titles,
 )
+from qexplore.report._drawing import Backend, drawn, draws
 from qexplore.report._progress import Progress, SpentRecord, progress_of
 from qexplore.report._sources import are_several
-from qexplore.report._wording import amount_text, cost_unit, cost_words
-from qexplore.report.timelines import best_score, draw_timelines, timelines_record
+from qexplore.report._wording import amount_text, cost_words
+from qexplore.report.timelines import STYLES, TIMES, at_most_text, best_score, time_axes, timelines_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,6 +66,30 @@ class TimelineRecord:
     spent: tuple[SpentRecord, ...]
     total_seconds: float
 
+    @property
+    def title(self) -> str:
+        """Above the picture."""
+        return "What the search had found when"
+
+    @property
+    def axes(self) -> tuple[str, str]:
+        """Beside the vertical axes."""
+        return time_axes(self.hypervolume_words, self.metric_name, self.better)
+
+    def followed_text(self, one: FollowedRecord) -> str:
+        """Of the legend."""
+        return at_most_text(self.cost_name, one.cost)
+
+    def amounts(self, column: int) -> list[tuple[str, float]]:
+        """What was spent on what: seconds in the first column, passes in the second."""
+        spent = [(one.what, one.num_passes if column else one.seconds) for one in self.spent]
+        return [(what, amount) for what, amount in spent if amount]
+
+    def spent_title(self, column: int) -> str:
+        """Over what was spent."""
+        total = sum(amount for _, amount in self.amounts(column))
+        return f"{'passes' if column else 'seconds'} spent: {amount_text(round(total, 2))}"
+
 
 def plot_timeline(
     source: Source | Sequence[Source],
@@ -75,7 +99,8 @@ def plot_timeline(
     at: Sequence[float] | None = None,
     cost: str | None = None,
     ax: Axes | None = None,
-) -> Figure:
+    backend: Backend = "matplotlib",
+) -> Any:
     """Draw what a search had found after so many seconds and so many passes, and what these were spent on.
 
     Several searches in a list are drawn in one picture, without what they were spent on; their hypervolumes are all
@@ -90,6 +115,8 @@ def plot_timeline(
             of several searches the median of all their points.
         cost: the name of that cost; the first one when None.
         ax: the panel in whose place it is drawn; a new picture when None.
+        backend: "plotly" gives a figure of plotly instead, to look into with the mouse (extra `report`), without `ax`,
+            and saved as HTML.
 
     Raises:
         ReportError: nothing to draw, or a cost that is no number; another suffix; an `ax` that is no panel; several
@@ -98,8 +125,8 @@ def plot_timeline(
     """
     if are_several(source) or labels is not None:
         sources = source if are_several(source) else [source]
-        return finished(draw_timelines(timelines_record(sources, labels, at, cost), ax), path)
-    return finished(draw_timeline(timeline_record(source, at, cost), ax), path)
+        return drawn(timelines_record(sources, labels, at, cost), path, backend, ax)
+    return drawn(timeline_record(source, at, cost), path, backend, ax)
 
 
 def timeline_record(source: Source, at: Sequence[float] | None = None, cost: str | None = None) -> TimelineRecord:
@@ -134,6 +161,7 @@ def _followed(progress: Progress, name: str, cost: float) -> FollowedRecord:
     return FollowedRecord(cost, tuple(best_score(front, name, cost) for front in progress.fronts))
 
 
+@draws(TimelineRecord)
 def draw_timeline(record: TimelineRecord, ax: Axes | None = None) -> Figure:
     """Hypervolume and best scores over seconds and over passes, and bars of what was spent."""
     grid = grid_of(ax, 3, 2, height_ratios=(4, 4, 1))
@@ -148,12 +176,10 @@ def draw_timeline(record: TimelineRecord, ax: Axes | None = None) -> Figure:
         panel.grid(alpha=0.3)
         panel.tick_params(labelbottom=row == 1, labelleft=column == 0, labelsize=10 * grid.scale)
     size = 10 * grid.scale
-    panels[1, 0].set_xlabel("seconds since the start (s)", fontsize=size)
-    panels[1, 1].set_xlabel("full passes over the search set", fontsize=size)
-    panels[0, 0].set_ylabel(f"hypervolume\n({record.hypervolume_words})", fontsize=size, parse_math=False)
-    label = f"best {record.metric_name}\n({record.better} is better)"
-    panels[1, 0].set_ylabel(label, fontsize=size, parse_math=False)
-    set_titles(panels[0, 0], "What the search had found when", "", grid.scale)
+    for place in (0, 1):
+        panels[1, place].set_xlabel(TIMES[place], fontsize=size)
+        panels[place, 0].set_ylabel(record.axes[place], fontsize=size, parse_math=False)
+    set_titles(panels[0, 0], record.title, "", grid.scale)
     legend_below(panels[1, 0], ncols=1, gap=40 * max(grid.scale, 0.8), scale=grid.scale)
     for column in (0, 1):
         _draw_spent(grid, record, column)
@@ -168,28 +194,23 @@ def _draw_hypervolume(axes: Axes, record: TimelineRecord, values: Sequence[float
 
 
 def _draw_followed(axes: Axes, record: TimelineRecord, values: Sequence[float]) -> None:
-    words = cost_words(record.cost_name)
     for place, one in enumerate(record.followed):
         scores = [math.nan if score is None else score for score in one.accuracy]
-        label = f"{words} of at most {amount_text(one.cost)} {cost_unit(record.cost_name)}".rstrip()
-        style = ("-", "--", ":")[place % 3]
-        axes.step(values, scores, style, where="post", color=COLOURS[place % len(COLOURS)], linewidth=2, label=label)
+        style, colour = STYLES[place % len(STYLES)], COLOURS[place % len(COLOURS)]
+        axes.step(values, scores, style, where="post", color=colour, linewidth=2, label=record.followed_text(one))
 
 
 def _draw_spent(grid: Grid, record: TimelineRecord, column: int) -> None:
     """One bar of what was spent, piece by piece, named in the legend."""
-    amounts = [one.num_passes if column else one.seconds for one in record.spent]
     axes = grid.figure.add_subplot(grid.cells[2, column])
-    known = [(one.what, amount) for one, amount in zip(record.spent, amounts, strict=True) if amount]
-    total, left = sum(amount for _, amount in known), 0.0
-    for place, (what, amount) in enumerate(known):
+    left = 0.0
+    for place, (what, amount) in enumerate(record.amounts(column)):
         colour: Any = COLOURS[place % len(COLOURS)]
         axes.barh(0, amount, left=left, color=colour, height=0.9, label=f"{what} {amount_text(round(amount, 2))}")
         left += amount
-    axes.set_xlim(0, total or 1)
+    axes.set_xlim(0, left or 1)
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.tick_params(labelsize=9 * grid.scale)
-    unit = "passes" if column else "seconds"
-    axes.set_title(f"{unit} spent: {amount_text(round(total, 2))}", loc="left", fontsize=10 * grid.scale)
+    axes.set_title(record.spent_title(column), loc="left", fontsize=10 * grid.scale)
     legend_below(axes, ncols=2, gap=22 * grid.scale, scale=grid.scale)

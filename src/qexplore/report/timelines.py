@@ -13,6 +13,7 @@ from qexplore.errors import ReportError
 from qexplore.front import Front
 from qexplore.report._alike import Compared, require_one_metric, unlike_lines
 from qexplore.report._canvas import COLOURS, figure_of, grid_of, legend_below, set_large_ticks, set_titles
+from qexplore.report._drawing import draws
 from qexplore.report._progress import Progress, progress_of
 from qexplore.report._sources import labels_of
 from qexplore.report._wording import amount_text, cost_unit, cost_words
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 _OWNER = "plot_timeline"
 _HEAD_ROOM = 0.05
-_STYLES = ("-", "--", ":")
+STYLES = ("-", "--", ":")
+TIMES = "seconds since the start (s)", "full passes over the search set"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,45 @@ class TimelinesRecord:
     at: tuple[float, ...]
     lines: tuple[RunLineRecord, ...]
     unlike: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Above the picture."""
+        return "What each search had found when"
+
+    @property
+    def subtitle(self) -> str:
+        """Below the title: how the searches are unlike."""
+        return "\n".join(map(visible, self.unlike))
+
+    @property
+    def axes(self) -> tuple[str, str]:
+        """Beside the vertical axes."""
+        return time_axes(self.hypervolume_words, self.metric_name, self.better)
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """A colour for each label."""
+        return {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(self._labels)}
+
+    @property
+    def _labels(self) -> list[str]:
+        return list(dict.fromkeys(line.label for line in self.lines))
+
+    def text(self, label: str) -> str:
+        """Of the legend."""
+        count = sum(line.label == label for line in self.lines)
+        return f"{label}: {count} runs" if count > 1 else label
+
+
+def time_axes(hypervolume_words: str, metric_name: str, better: str) -> tuple[str, str]:
+    """Beside the axes of hypervolumes and of best scores."""
+    return f"hypervolume\n({hypervolume_words})", f"best {metric_name}\n({better} is better)"
+
+
+def at_most_text(cost_name: str, cost: float) -> str:
+    """The cost at which a best score is followed, in a legend."""
+    return f"{cost_words(cost_name)} of at most {amount_text(cost)} {cost_unit(cost_name)}".rstrip()
 
 
 def timelines_record(
@@ -132,6 +173,7 @@ def best_score(front: Front, name: str, cost: float) -> float | None:
     return None if not scores.size else float(max(scores.tolist(), key=front.gain))
 
 
+@draws(TimelinesRecord)
 def draw_timelines(record: TimelinesRecord, ax: Axes | None = None) -> Figure:
     """Hypervolume and best scores of each search, over seconds and over passes."""
     grid = grid_of(ax, 2, 2)
@@ -141,21 +183,17 @@ def draw_timelines(record: TimelinesRecord, ax: Axes | None = None) -> Figure:
         panels[row, column] = panel = grid.figure.add_subplot(grid.cells[row, column], **shared)
         panel.grid(alpha=0.3)
         panel.tick_params(labelbottom=row == 1, labelleft=column == 0, labelsize=10 * grid.scale)
-    colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(_own(record))}
+    colours = record.colours
     for line in record.lines:
         for column, values in enumerate((line.seconds, line.num_passes)):
             panels[0, column].step(values, line.hypervolume, where="post", color=colours[line.label], linewidth=2)
             for place, best in enumerate(line.best):
                 scores = [math.nan if score is None else score for score in best]
-                style = _STYLES[place % len(_STYLES)]
+                style = STYLES[place % len(STYLES)]
                 panels[1, column].step(values, scores, style, where="post", color=colours[line.label], linewidth=2)
     _finish(record, panels, grid.scale)
-    _name(record, panels[1, 0], colours, grid.scale)
+    _name(record, panels[1, 0], grid.scale)
     return figure_of(panels[0, 0])
-
-
-def _own(record: TimelinesRecord) -> list[str]:
-    return list(dict.fromkeys(line.label for line in record.lines))
 
 
 def _finish(record: TimelinesRecord, panels: dict[tuple[int, int], Axes], scale: float) -> None:
@@ -165,24 +203,20 @@ def _finish(record: TimelinesRecord, panels: dict[tuple[int, int], Axes], scale:
     panels[0, 0].set_ylim(0, largest * (1 + _HEAD_ROOM) or 1)
     set_large_ticks(panels[0, 0].yaxis, largest)
     size = 10 * scale
-    panels[1, 0].set_xlabel("seconds since the start (s)", fontsize=size)
-    panels[1, 1].set_xlabel("full passes over the search set", fontsize=size)
-    panels[0, 0].set_ylabel(f"hypervolume\n({record.hypervolume_words})", fontsize=size, parse_math=False)
-    label = f"best {record.metric_name}\n({record.better} is better)"
-    panels[1, 0].set_ylabel(label, fontsize=size, parse_math=False)
-    set_titles(panels[0, 0], "What each search had found when", "\n".join(map(visible, record.unlike)), scale)
+    for place in (0, 1):
+        panels[1, place].set_xlabel(TIMES[place], fontsize=size)
+        panels[place, 0].set_ylabel(record.axes[place], fontsize=size, parse_math=False)
+    set_titles(panels[0, 0], record.title, record.subtitle, scale)
 
 
-def _name(record: TimelinesRecord, axes: Axes, colours: dict[str, str], scale: float) -> None:
+def _name(record: TimelinesRecord, axes: Axes, scale: float) -> None:
     """Colours are searches, and styles the costs at which the best score is followed."""
-    counts = [sum(line.label == label for line in record.lines) for label in colours]
-    for (label, colour), count in zip(colours.items(), counts, strict=True):
-        runs = f": {count} runs" if count > 1 else ""
-        text = visible(f"{label}{runs}")
+    for label, colour in record.colours.items():
+        text = visible(record.text(label))
         axes.plot(
             [], [], color=colour, linewidth=2, label=f"\N{NO-BREAK SPACE}{text}" if text.startswith("_") else text
         )
     for place, cost in enumerate(record.at):
-        words = f"{cost_words(record.cost_name)} of at most {amount_text(cost)} {cost_unit(record.cost_name)}".rstrip()
-        axes.plot([], [], _STYLES[place % len(_STYLES)], color="black", linewidth=2, label=words)
+        words, style = at_most_text(record.cost_name, cost), STYLES[place % len(STYLES)]
+        axes.plot([], [], style, color="black", linewidth=2, label=words)
     legend_below(axes, ncols=2, gap=40 * max(scale, 0.8), scale=scale)
