@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +16,17 @@ from qexplore.errors import EvaluationError, MetricError, first_line
 from qexplore.evaluation.out_of_memory import is_out_of_memory
 from qexplore.evaluation.scoring import batch_scores
 from qexplore.metrics import (
+    FEWEST_ROWS,
     Distribution,
     Metric,
+    OfProbabilities,
+    Output,
     Scores,
     WholeSetMetric,
+    between_outputs,
+    gives_probabilities,
     kl_divergence,
+    kl_of_probabilities,
     loss,
     mean_squared_divergence,
     noise_to_signal,
@@ -74,8 +81,14 @@ class FloatOutputs:
                 '`divergence` must be a qexplore.Metric (output, float_output) -> [B], "auto" or None, got '
                 f"{asked!r}: qexplore.Metric(f, higher_is_better=False) makes one of a function"
             )
-        self._asked = asked
+        own = asked.output if isinstance(asked, Metric) else None
+        self._output: Output | None = own or getattr(scored, "output", None)
+        self._asked = replace(asked, output=None) if isinstance(asked, Metric) and own else asked
         self._scored = scored
+        self._plain: Metric | None = None  # takes what was chosen already
+        self._num_samples = 0
+        self.are_probabilities = False
+        """Whether the float network's outputs are probabilities, by their values; False where none is read."""
         self.version: Hashable = None
         """Of the network that the outputs are of; None before there are any."""
         self.metric: Metric | None = None
@@ -96,8 +109,8 @@ class FloatOutputs:
 
     def begin(self, limit: int) -> None:
         """Forget what is known; ``limit`` bytes may be kept of the pass that comes."""
-        self.version, self.metric, self.batches = None, None, []
-        self._limit, self._has_ignored = limit, False
+        self.version, self.metric, self._plain, self.batches = None, None, None, []
+        self._limit, self._num_samples, self._has_ignored, self.are_probabilities = limit, 0, False, True
         self.gap = "none was asked for" if self._asked is None else ""
         if not self.gap and not self.is_wanted:
             self.gap = f"the metric '{self._scored.name}' reads the set itself"
@@ -106,10 +119,13 @@ class FloatOutputs:
         """Take the float network's output for the next batch, of ``count`` samples."""
         if self.gap:
             return
-        if self.metric is None:
+        output, self._num_samples = self._chosen(output), self._num_samples + count
+        if self.are_probabilities and not gives_probabilities(output):
+            self._take_for_logits()
+        if self._plain is None:
             self._choose(output, target, count)
-        if self.metric is not None:
-            self.batches.append(_read(self.metric, output))
+        if self._plain is not None:
+            self.batches.append(self._read(output))
             self._limit -= num_bytes(self.batches[-1])
             self._has_ignored = self._has_ignored or self._ignores(target)
         if self._limit < 0:
@@ -118,19 +134,25 @@ class FloatOutputs:
     def finish(self, version: Hashable) -> None:
         """All batches are seen: fit to them."""
         self.version = version
-        if self.metric is not None and self.metric.fit is not None:
+        if self.gap or self._num_samples < FEWEST_ROWS:
+            self._take_for_logits()
+        if self._plain is None:
+            return
+        if self._plain.fit is not None:
             # Fitted once for all: parts of the set are then told in the same unit.
-            fitted = self.metric.fitted(self.batches)
-            self.metric = Metric(fitted.function, fitted.name, fitted.higher_is_better, fitted.range)
+            fitted = self._plain.fitted(self.batches)
+            self._plain = Metric(fitted.function, fitted.name, fitted.higher_is_better, fitted.range)
+        self.metric = self.fitting(self._plain, self._output)
 
     def scores(self, output: Any, target: Any, reference: Any) -> Tensor | None:
         """Divergences of a batch, shape ``[B]``, from what the float network gave for it; None where none is told."""
-        if self.metric is None:
+        if self._plain is None:
             return None
         try:
+            output = self._chosen(output)
             if isinstance(reference, Distribution):
                 return self._in_nats(reference.divergences(output), target)
-            return batch_scores(self.metric, output, None, reference)
+            return batch_scores(self._plain, output, None, reference)
         except Exception as error:
             if is_out_of_memory(error):
                 raise  # with smaller batches there may be room
@@ -139,8 +161,31 @@ class FloatOutputs:
 
     def read(self, output: Any) -> Any:
         """A copy of what is read of the float network's ``output``."""
-        assert self.metric is not None
-        return _read(self.metric, output)
+        return self._read(self._chosen(output))
+
+    def _read(self, output: Any) -> Any:
+        """A copy of what the divergence reads of an output: not what a language model remembers, for one."""
+        assert self._plain is not None
+        if self._plain is kl_divergence:
+            return (OfProbabilities if self.are_probabilities else Distribution).of(output)
+        if self._plain is noise_to_signal or self._plain is mean_squared_divergence:
+            return [leaf.clone() for leaf in tensors_of(output) if leaf.is_floating_point() and leaf.dim()]
+        return cloned(output)
+
+    def _chosen(self, output: Any) -> Any:
+        return output if self._output is None else self._output(output)
+
+    def fitting(self, divergence: Metric, output: Output | None) -> Metric:
+        """``divergence`` of the ``output`` that is chosen; of what is known as probabilities, without a softmax."""
+        if divergence is kl_divergence and self.are_probabilities and output == self._output:
+            divergence = kl_of_probabilities
+        return between_outputs(divergence, output)
+
+    def _take_for_logits(self) -> None:
+        """Outputs are probabilities where those of all batches are; what was read as such before is mended."""
+        if self.are_probabilities and self._plain is kl_divergence:
+            self.batches = [Distribution.of(batch.probabilities) for batch in self.batches]
+        self.are_probabilities = False
 
     @property
     def between(self) -> Metric:
@@ -169,7 +214,7 @@ class FloatOutputs:
             try:
                 found = len(batch_scores(metric, output, None, output))
                 if found == count:
-                    self.metric, self.gap = metric, ""
+                    self._plain, self.gap = metric, ""
                     return
                 self.gap = f"'{metric.name}' gives {found} numbers for {count} samples"
             except Exception as error:
@@ -182,16 +227,7 @@ class FloatOutputs:
     def _ignores(self, target: Any) -> bool:
         """Whether parts of samples do not count."""
         is_fine = isinstance(target, Tensor) and target.dim() > 1 and not target.is_floating_point()
-        return self.metric is kl_divergence and is_fine and bool((target == self._ignored).any())
+        return self._plain is kl_divergence and is_fine and bool((target == self._ignored).any())
 
     def _give_up(self, why: str) -> None:
-        self.metric, self.batches, self.gap = None, [], why
-
-
-def _read(metric: Metric, output: Any) -> Any:
-    """A copy of what ``metric`` reads of ``output``: not what a language model remembers, for one."""
-    if metric is kl_divergence:
-        return Distribution.of(output)
-    if metric is noise_to_signal or metric is mean_squared_divergence:
-        return [leaf.clone() for leaf in tensors_of(output) if leaf.is_floating_point() and leaf.dim()]
-    return cloned(output)
+        self.metric, self._plain, self.batches, self.gap = None, None, [], why

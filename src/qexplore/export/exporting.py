@@ -24,6 +24,7 @@ from qexplore.export.plan import ExportPlan, plan_export, refuse_unknown, refuse
 from qexplore.export.report import ExportedPoint, ExportReport
 from qexplore.export.tensorrt import copy_of, in_tensorrt_form
 from qexplore.export.tensorrt_file import finish_for_tensorrt, fitted_to_tensorrt
+from qexplore.metrics import Output
 from qexplore.model import (
     Loader,
     Placement,
@@ -59,6 +60,7 @@ def export_onnx(
     allow: Collection[str] = (),
     unpack: Unpack | None = None,
     progress: bool | None = None,
+    output: Any = None,
 ) -> ExportReport:
     """Write ``model`` with its present ``num_bits`` to an ONNX file, and a widths manifest beside it.
 
@@ -80,6 +82,8 @@ def export_onnx(
             for them. Weights are rounded all the same.
         unpack: ``unpack(batch) -> (inputs, target)``.
         progress: show a bar while comparing; None shows it on a terminal.
+        output: which of several outputs is compared, and holds the predictions: its place, its name, or a function of
+            all, see `Metric`. None compares all of them, and takes the one called ``logits`` for the predictions.
 
     Raises:
         ModelError: no `QuantizedModel`, or a detached one.
@@ -89,6 +93,8 @@ def export_onnx(
             rules do not allow.
         TraceError: a network that cannot be taken apart.
         DataError: ``data`` gives nothing.
+        MetricError: ``output`` is none that the network gives; or ``data`` has labels, and there are several floating
+            outputs that may be compared with them, none of which is chosen.
         MissingPackageError: onnx, onnxscript or onnxruntime is missing.
     """
     require_wrapped("export_onnx", model)
@@ -96,7 +102,8 @@ def export_onnx(
     if isinstance(allow, str):
         allow = (allow,)
     refuse_unknown(model, allow)
-    example, left_out = _checked_example(model, example_input)
+    chosen = Output.of(output)
+    example, left_out = _checked_example(model, example_input, chosen)
     opset = DEFAULT_OPSET if opset is None else opset
     check_opset(opset)
     written, plan, widened = _for_target(model, target, opset)
@@ -109,7 +116,7 @@ def export_onnx(
     compared = [written] if written is model else [written, model]
     found: tuple[Parity, ...] = ()
     if data is not None:
-        found = compare_each(compared, path, data, optimization=level, unpack=unpack, progress=progress)
+        found = compare_each(compared, path, data, optimization=level, unpack=unpack, progress=progress, output=output)
     return ExportReport(
         path=Path(path),
         manifest=manifest,
@@ -125,7 +132,7 @@ def export_onnx(
     )
 
 
-def _checked_example(model: QuantizedModel, example_input: Any) -> tuple[Any, tuple[str, ...]]:
+def _checked_example(model: QuantizedModel, example_input: Any, chosen: Output | None) -> tuple[Any, tuple[str, ...]]:
     """The example, and the outputs that it gives beside tensors."""
     example = model.example_input if example_input is None else example_input
     if example is None:
@@ -141,6 +148,8 @@ def _checked_example(model: QuantizedModel, example_input: Any) -> tuple[Any, tu
             raise ExportError(
                 f"`example_input` must be what the network takes, but it stops: {type(error).__name__}: {error}"
             ) from error
+    if chosen is not None:
+        chosen(output)
     return example, _beside_tensors(output)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from qexplore._onnx import OnnxModel, Optimization
-from qexplore._trees import tensors_of
-from qexplore.errors import DataError, ExportError
+from qexplore._trees import map_tensors, tensors_of
+from qexplore.errors import DataError, ExportError, MetricError
+from qexplore.metrics import Output, logits_of
 from qexplore.model import (
     Loader,
     Pass,
@@ -39,8 +41,9 @@ class Parity:
     Attributes:
         num_samples: that were compared.
         num_different: samples with a prediction that differs: the place of the greatest number along the classes (axis
-            1, or the last of three axes) of the first floating output, or any number of an integer output. None where
-            outputs hold no predictions: a single number a sample, or targets that are no labels.
+            1, or the last of three axes) of the one floating output, the chosen one or ``logits``, or any number of an
+            integer output. None where outputs hold no predictions: a single number a sample, targets that are no
+            labels, or, without labels, several floating outputs none of which is chosen.
         largest_difference: of two numbers in the outputs; absolute. Infinite where only one of them is finite.
         largest_output: magnitude of the model's outputs, to compare it with; NaN and infinities apart.
         num_not_finite: samples whose outputs, of the model or of the file, hold NaN or an infinity.
@@ -82,6 +85,7 @@ def compare_each(
     optimization: Optimization = "all",
     unpack: Unpack | None = None,
     progress: bool | None = None,
+    output: Any = None,
 ) -> tuple[Parity, ...]:
     """Compare the file at ``path`` with each of ``models``, which take the same inputs, in one pass over ``loader``.
 
@@ -92,6 +96,7 @@ def compare_each(
     """
     written = OnnxModel(path, optimization=optimization)
     placement = Placement.of(models[0])
+    chosen = Output.of(output)
     totals = [Parity(0, 0, 0.0, 0.0) for _ in models]
     unpack = unpacking(models[0], unpack)
     batches = Pass("`data`", loader, unpack=unpack, bar="comparing", progress=progress)
@@ -101,10 +106,10 @@ def compare_each(
         for inputs, target in batches:
             actual = tensors_of(_run(written, models[0], placement.copy_inputs(inputs)))
             for index, model in enumerate(models):
-                output = call(model, placement.copy_inputs(inputs))
-                expected = [tensor.cpu() for tensor in tensors_of(output)]
-                _require_alike(expected, actual)
-                totals[index] += _difference(expected, actual, count_samples(inputs, target, output), target)
+                given = map_tensors(Tensor.cpu, call(model, placement.copy_inputs(inputs)))
+                _require_alike(tensors_of(given), actual)
+                read = map_tensors(partial(_next, iter(actual)), given)
+                totals[index] += _difference(given, read, count_samples(inputs, target, given), target, chosen)
     return tuple(totals)
 
 
@@ -138,13 +143,19 @@ def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
     return ", ".join(map(str, shapes)) or "none"
 
 
-def _difference(expected: Sequence[Tensor], actual: Sequence[Tensor], num_samples: int, target: Any) -> Parity:
-    pairs = list(zip(expected, actual, strict=True))
+def _next(tensors: Iterator[Tensor], _: Tensor) -> Tensor:
+    return next(tensors)
+
+
+def _difference(given: Any, read: Any, num_samples: int, target: Any, chosen: Output | None = None) -> Parity:
+    if chosen is not None:
+        given, read = chosen(given), chosen(read)
+    pairs = list(zip(tensors_of(given), tensors_of(read), strict=True))
     floating = [(want.double(), got.double()) for want, got in pairs if want.is_floating_point() and want.numel()]
     decided = [(want, got) for want, got in pairs if not want.is_floating_point()]
     labels = tensors_of(target)
     if floating and not any(label.is_floating_point() for label in labels):
-        decided += _predictions(*floating[0])
+        decided += _predictions_in(given, read, has_labels=bool(labels))
     differs = torch.zeros(num_samples, dtype=torch.bool)
     broken = torch.zeros(num_samples, dtype=torch.bool)
     for want, got in decided:
@@ -173,6 +184,16 @@ def _by_sample(flags: Tensor, num_samples: int) -> Tensor:
     if flags.dim() and len(flags) == num_samples:
         return flags.reshape(num_samples, -1).any(dim=1)
     return flags.any().expand(num_samples)
+
+
+def _predictions_in(given: Any, read: Any, *, has_labels: bool) -> list[tuple[Tensor, Tensor]]:
+    """Of the logits among the outputs. Where nothing says which these are, labels cannot be held against any."""
+    try:
+        return _predictions(logits_of(given).double(), logits_of(read).double())
+    except MetricError:
+        if has_labels:
+            raise
+        return []
 
 
 def _predictions(want: Tensor, got: Tensor) -> list[tuple[Tensor, Tensor]]:

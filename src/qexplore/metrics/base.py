@@ -15,6 +15,7 @@ from torch import Tensor
 from qexplore._direction import Directed
 from qexplore._pickling import require_a_name
 from qexplore.errors import MetricError
+from qexplore.metrics.output import Output
 
 Scores = NDArray[np.float32]
 _UNBOUNDED = (-math.inf, math.inf)
@@ -86,6 +87,9 @@ class Metric(_Ranged):
             is left out of the mean. Which samples count must depend on their targets alone.
         fit: ``fit(targets) -> function``, for scores that need to have seen all targets of a set: what a sample
             contributes to a ratio of sums over the set, say. Evaluators call `fitted` before they measure.
+        output: which of several outputs of the network is judged: its place, its name, or a function of all that the
+            network gives, whose result ``function`` gets then. None gives ``function`` all; the metrics of qexplore
+            refuse several floating outputs, unless one is called ``logits``.
     """
 
     function: Callable[[Any, Any], Tensor]
@@ -93,15 +97,17 @@ class Metric(_Ranged):
     ignored: int | None = field(default=None, repr=False)
     fit: Callable[[Iterable[Any]], Callable[[Any, Any], Tensor]] | None = field(default=None, repr=False)
     sample_range: tuple[float, float] | None = field(default=None, repr=False)
+    output: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "output", Output.of(self.output))
         if self.sample_range is not None:
             self._check_range("sample_range", self.sample_range)
 
     def __call__(self, output: Any, target: Any) -> Tensor:
         """Scores of one batch, shape ``[B]``."""
-        return self.function(output, target)
+        return self.function(output if self.output is None else self.output(output), target)
 
     @property
     def is_mean(self) -> bool:
@@ -197,6 +203,23 @@ def as_metric(metric: Any) -> Metric | WholeSetMetric:
             f"a metric must be a qexplore.Metric or a function (output, target) -> scores [B], got {metric!r}"
         )
     return Metric(metric, _name_of(metric))
+
+
+def judging(metric: Metric | WholeSetMetric, output: Any, *, anew: bool = False) -> Metric | WholeSetMetric:
+    """``metric`` of the ``output`` that is chosen; None leaves it as it is. Its own choice goes first, unless ``anew``.
+
+    Raises:
+        MetricError: ``output`` is no choice, or the metric is one of a whole set.
+    """
+    chosen = Output.of(output)
+    if chosen is None:
+        return metric
+    if isinstance(metric, WholeSetMetric):
+        raise MetricError(
+            f"`output` must be left out for the metric '{metric.name}', which runs the network itself, got {chosen}: "
+            "choose inside its function"
+        )
+    return metric if metric.output is not None and not anew else replace(metric, output=chosen)
 
 
 def _name_of(function: Any) -> str:

@@ -17,11 +17,13 @@ from torch.nn import functional as F
 
 from qexplore._trees import tensors_of
 from qexplore.errors import MetricError
-from qexplore.metrics.base import loss
-from qexplore.metrics.scores import logits_of
+from qexplore.metrics.base import Metric, loss
+from qexplore.metrics.output import Output, logits_of
+from qexplore.metrics.probabilities import FEWEST_ROWS, are_probabilities, as_logits
 
 
-def _kl_divergence(output: Any, reference: Any) -> Tensor:
+def _kl_divergence(output: Any, reference: Any, known: bool = False) -> Tensor:
+    """``known`` are outputs that are probabilities; of others the reference's values say it."""
     logits, expected = logits_of(output), logits_of(reference)
     classes = _classes(logits)
     if logits.dim() < 2 or logits.shape[classes] < 2 or not logits.is_floating_point():
@@ -31,6 +33,9 @@ def _kl_divergence(output: Any, reference: Any) -> Tensor:
         )
     if logits.shape != expected.shape:
         raise _other_shapes([logits], [expected])
+    rows = expected.numel() // expected.shape[classes]
+    if known or (rows >= FEWEST_ROWS and are_probabilities(expected, classes)):
+        logits, expected = as_logits(logits), as_logits(expected)
     log_p, log_q = (F.log_softmax(tensor.float(), dim=classes) for tensor in (expected, logits))
     # A class that is masked by -inf in both has no share in the divergence.
     terms = torch.where(log_p == -math.inf, 0.0, log_p.exp() * (log_p - log_q))
@@ -46,22 +51,64 @@ class Distribution(NamedTuple):
 
     @classmethod
     def of(cls, output: Any) -> Distribution:
-        """The softmax of the logits in ``output``."""
-        logits = logits_of(output)
+        """The softmax of the logits in ``output``, or, of `OfProbabilities`, what stands there already."""
+        logits = cls.logits(logits_of(output))
         logarithms = _log_softmax(logits.float())  # as that of others, so that nothing is nothing apart from itself
         return cls(logarithms, logarithms.exp())
+
+    @staticmethod
+    def logits(found: Tensor) -> Tensor:
+        """What of ``found``, in an output, the softmax is taken of."""
+        return found
 
     def divergences(self, output: Any) -> Tensor:
         """Kullback-Leibler divergences of the softmax of ``output``, shape ``[B, ...]``: `kl_divergence` by position.
 
         What does not change from candidate to candidate is made once, here; rounding apart it is the same.
         """
-        logits = logits_of(output)
+        logits = self.logits(logits_of(output))
         if logits.shape != self.logarithms.shape:
             raise _other_shapes([logits], [self.logarithms])
         terms = self.probabilities * (self.logarithms - _log_softmax(logits.float()))
         summed: Tensor = torch.where(self.probabilities == 0, 0.0, terms).sum(dim=_classes(logits))
         return summed
+
+
+class OfProbabilities(Distribution):
+    """The same of outputs that are probabilities already, of which no softmax is taken."""
+
+    @staticmethod
+    def logits(found: Tensor) -> Tensor:
+        """Their logarithms."""
+        return as_logits(found)
+
+
+def gives_probabilities(output: Any) -> bool:
+    """Whether a network's output is probabilities of classes, shape ``[B, C, ...]`` or ``[B, T, C]``, by its values."""
+    try:
+        logits = logits_of(output)
+    except MetricError:
+        return False
+    return logits.dim() > 1 and logits.is_floating_point() and are_probabilities(logits, _classes(logits))
+
+
+def between_outputs(divergence: Metric, output: Output | None) -> Metric:
+    """``divergence`` between the parts of an output and of its reference that ``output`` chooses, or its own choice."""
+    chosen, plain = divergence.output or output, replace(divergence, output=None)
+    if chosen is None:
+        return divergence
+    fit = plain.fit and partial(_fit_to_chosen, fit=plain.fit, chosen=chosen)
+    return replace(plain, function=partial(_of_chosen, function=plain.function, chosen=chosen), fit=fit)
+
+
+def _of_chosen(output: Any, reference: Any, function: Callable[[Any, Any], Tensor], chosen: Output) -> Tensor:
+    return function(chosen(output), chosen(reference))
+
+
+def _fit_to_chosen(
+    references: Iterable[Any], fit: Callable[[Iterable[Any]], Callable[[Any, Any], Tensor]], chosen: Output
+) -> Callable[[Any, Any], Tensor]:
+    return partial(_of_chosen, function=fit(map(chosen, references)), chosen=chosen)
 
 
 _FEW_CLASSES = 128
@@ -194,9 +241,13 @@ def _fit_to_signal(references: Iterable[Any]) -> Callable[[Any, Any], Tensor]:
 kl_divergence = loss(_kl_divergence, "KL divergence")
 """Kullback-Leibler divergence of the softmax from the reference's, in nats, mean over tokens or pixels.
 
-Outputs: logits ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``; of several outputs the first, or ``logits``. A softmax of
-what has passed a softmax already is nearly flat: leave the network's own out.
+Outputs: logits ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``; of several floating outputs the one called ``logits``, or
+the one that ``output`` chooses. Where no number of the reference is negative and each of its rows sums to 1, outputs
+are probabilities already, and no softmax is taken of them once more; of fewer than four rows it is not told.
 """
+
+kl_of_probabilities = loss(partial(_kl_divergence, known=True), "KL divergence of outputs that are probabilities")
+"""The same where all outputs are known to be probabilities."""
 
 mean_squared_divergence = loss(_mean_squared, "mean squared error")
 """Mean squared difference over all floating outputs, each in the unit that it has."""

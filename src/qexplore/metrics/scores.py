@@ -1,9 +1,9 @@
 """Metrics that come with the package.
 
 Classification metrics take logits or probabilities, shape ``[B, C, ...]`` with two classes or more (or an object with
-``logits``, or a tuple whose first item they are). A sample whose output holds NaN scores NaN, so its candidate is
-reported as failed instead of counting as merely wrong. A sample all of whose labels are ignored scores `NOT_COUNTED`
-and is left out of the mean; any other label that is no class is refused.
+``logits``, or a container whose one floating tensor they are; of several one is chosen by ``output``). A sample whose
+output holds NaN scores NaN, so its candidate is reported as failed instead of counting as merely wrong. A sample all of
+whose labels are ignored scores `NOT_COUNTED` and is left out of the mean; any other label that is no class is refused.
 
 All of them are means over samples, in which a long sample weighs as much as a short one. `over_labels` makes of each
 the mean over all labels of the set.
@@ -27,6 +27,8 @@ from torch.nn import functional as F
 from qexplore._arguments import checked_int
 from qexplore.errors import MetricError
 from qexplore.metrics.base import NOT_COUNTED, Metric, loss
+from qexplore.metrics.output import logits_of
+from qexplore.metrics.probabilities import FEWEST_ROWS, are_probabilities
 
 IGNORED_TOKEN = -100
 """Target of tokens and samples that do not count, as in ``torch.nn.functional.cross_entropy``."""
@@ -49,26 +51,6 @@ def known_labels() -> Iterator[None]:
         yield
     finally:
         _labels_are_known.reset(before)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The tensor of logits in a network's output.
-
-    Raises:
-        MetricError: none of the forms named above.
-    """
-    if isinstance(output, Tensor):
-        return output
-    if hasattr(output, "logits"):
-        return output.logits  # type: ignore[no-any-return]
-    if isinstance(output, dict) and "logits" in output:
-        return output["logits"]  # type: ignore[no-any-return]
-    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        return output[0]
-    raise MetricError(
-        f"the output must be a tensor, hold `logits`, or be a tuple that begins with a tensor, got "
-        f"{type(output).__name__}: write a qexplore.Metric of your own for it"
-    )
 
 
 def _shaped(output: Any, least: int, metric: str, form: str) -> Tensor:
@@ -178,12 +160,23 @@ Pixels with the target 255 do not count, nor does a sample that has no others.
 def _negative_log_likelihood(output: Any, target: Any) -> Tensor:
     logits = _shaped(output, 2, "negative log-likelihood", "[B, C] or [B, T, C]")
     target = _checked_labels(target, logits, -1, IGNORED_TOKEN, "negative log-likelihood")
+    _refuse_probabilities(logits)
     flat = F.cross_entropy(
         logits.flatten(0, -2).float(), target.flatten(), reduction="none", ignore_index=IGNORED_TOKEN
     )
     losses: Tensor = flat.view(logits.shape[0], -1).sum(dim=1)
     counted = (target != IGNORED_TOKEN).reshape(logits.shape[0], -1)
     return _finished(losses / counted.sum(dim=1).clamp(min=1), logits, counted)
+
+
+def _refuse_probabilities(logits: Tensor) -> None:
+    rows = logits.numel() // logits.shape[-1]
+    if not _labels_are_known.get() and rows >= FEWEST_ROWS and are_probabilities(logits, axis=-1):
+        raise MetricError(
+            "negative log-likelihood and perplexity need logits, got outputs that are probabilities, of which a "
+            "softmax would be taken once more: pass output=, a function that gives the logarithm of them, such as "
+            "lambda output: output.clamp(min=1e-7).log()"
+        )
 
 
 negative_log_likelihood = loss(_negative_log_likelihood, "negative log-likelihood", ignored=IGNORED_TOKEN)
@@ -250,11 +243,12 @@ def over_labels(metric: Metric) -> Metric:
         raise MetricError(
             f"over_labels takes a metric of labels such as qexplore.perplexity, with `ignored`, got {metric!r}"
         )
+    inner = replace(metric, output=None)  # chosen once, by the metric that is given back
     return replace(
         metric,
-        function=partial(_fitted_to_batch, metric=metric),
+        function=partial(_fitted_to_batch, metric=inner),
         name=f"{metric.name} over labels",
-        fit=partial(_fit_to_labels, metric=metric),
+        fit=partial(_fit_to_labels, metric=inner),
         sample_range=(0.0, math.inf) if metric.best_sample == 0 and not metric.higher_is_better else None,
     )
 

@@ -37,6 +37,7 @@ class Description(Tabular):
         arithmetic: what it is measured in: ``"full float32, deterministic"``, or the settings of torch that it follows,
             and the operations that may differ from run to run.
         divergence: what tells how far a candidate's outputs are from the float network's, or why nothing does.
+        output: which of several outputs of the network is judged; empty where none was chosen.
     """
 
     plan: Plan
@@ -53,6 +54,7 @@ class Description(Tabular):
     clipping: tuple[Clipping, ...] = ()
     arithmetic: str = ""
     divergence: str = ""
+    output: str = ""
 
     @classmethod
     def of(cls, problem: LayerwiseQuantizationProblem) -> Description:
@@ -74,6 +76,7 @@ class Description(Tabular):
             problem.clipping,
             direct.arithmetic,
             f"none: {evaluator.divergence_gap}" if told is None or evaluator.divergence_gap else told.name,
+            str(getattr(problem.metric, "output", None) or ""),
         )
 
     def __str__(self) -> str:
@@ -85,8 +88,10 @@ class Description(Tabular):
         lacking = "".join(f"{name} lacks something: {gap}\n" for name, gap in self.gaps.items())
         told = f"\ndivergence from the float network: {self.divergence}" if self.divergence else ""
         arithmetic = f"\narithmetic: {self.arithmetic}" if self.arithmetic else ""
+        judged = f" of output {self.output}" if self.output else ""
         return (
-            f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name} against {', '.join(self.costs)}\n"
+            f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name}{judged} against "
+            f"{', '.join(self.costs)}\n"
             f"required: {required or 'nothing'}\n{lacking}{idle}{clipped}"
             f"engine: {self.engine}\nearly stop: {self.early_stop}{told}{arithmetic}"
         )

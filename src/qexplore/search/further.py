@@ -13,7 +13,7 @@ import numpy as np
 from qexplore.errors import EvaluationError, ProblemError
 from qexplore.evaluation import DirectEvaluator, Evaluation, Evaluator
 from qexplore.front import FurtherMetric
-from qexplore.metrics import Metric, WholeSetMetric, as_metric
+from qexplore.metrics import Metric, WholeSetMetric, as_metric, judging
 from qexplore.model import Candidate
 from qexplore.search.requirements import Requirements, checked_requirements
 
@@ -130,7 +130,7 @@ class _Measure:
         return next(evaluator.evaluate(np.array([candidate], dtype=np.int64)))
 
 
-def split_metrics(metric: Any, min_accuracy: Any, max_drop: Any) -> list[Asked]:
+def split_metrics(metric: Any, min_accuracy: Any, max_drop: Any, output: Any = None) -> list[Asked]:
     """Each metric with its minimum and its drop: one, or as many as the user gave.
 
     Raises:
@@ -138,7 +138,7 @@ def split_metrics(metric: Any, min_accuracy: Any, max_drop: Any) -> list[Asked]:
         MetricError: no metric.
     """
     if not isinstance(metric, (list, tuple)):
-        return [(as_metric(metric), min_accuracy, max_drop)]
+        return [(judging(as_metric(metric), output), min_accuracy, max_drop)]
     if not metric:
         raise ProblemError("`metric` must hold one metric at least, got an empty sequence")
     columns = []
@@ -155,4 +155,5 @@ def split_metrics(metric: Any, min_accuracy: Any, max_drop: Any) -> list[Asked]:
                 f"the metric '{as_metric(one).name}' needs min_accuracy or max_drop: those after the first only have "
                 "to reach theirs"
             )
-    return [(as_metric(one), least, drop) for one, least, drop in zip(metric, *columns, strict=True)]
+    triples = zip(metric, *columns, strict=True)
+    return [(judging(as_metric(one), output), least, drop) for one, least, drop in triples]

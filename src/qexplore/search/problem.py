@@ -75,13 +75,13 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         unpack: ``unpack(batch) -> (inputs, target)`` where batches are not ``(x, y, ...)`` or dicts.
         engine: ``"auto"`` shares work between candidates where the network can be taken apart into steps, and says in
             `describe` why it cannot be; ``"prefix"`` insists on it; ``"direct"`` runs the hooked network for each.
-        hold_bytes: how much of the search set may be held in memory; None takes a quarter of what is free.
-        budget_bytes: most memory for the engine's activations; None takes a quarter of what is free.
-        precision: ``"full"`` measures in full float32 and deterministically, whatever torch is set to; ``"as set"`` as
-            torch is set, for networks that are deployed so.
+        hold_bytes, budget_bytes: how much memory the search set and the engine's activations may take; None takes a
+            quarter of what is free.
+        precision: ``"full"`` measures in full float32 and deterministically; ``"as set"`` as torch is set.
         max_seconds_each: most seconds of one candidate by one metric; what takes longer is ended, and the candidate
             fails. What hangs in Python is ended in the main thread of a POSIX system; elsewhere the clock is looked at
             between batches and steps. None limits nothing.
+        output: which output is judged, by metrics without one of their own and by divergences: see `Metric`.
 
     Raises:
         CalibrationError: a point has no range.
@@ -89,7 +89,7 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
             one; a ``min_accuracy`` outside the metric's range, or above what the widest candidate reaches; fewer bits
             than the narrowest candidate needs.
         DataError: the loader is empty or gives other samples in each pass.
-        MetricError: the metric does not give one finite score per sample.
+        MetricError: not one finite score per sample; no ``output`` though there are several, or one that is not there.
         EvaluationError: the network or the metric raises.
     """
 
@@ -118,13 +118,14 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         budget_bytes: int | None = None,
         precision: str = "full",
         max_seconds_each: float | None = None,
+        output: Any = None,
     ) -> None:
         checked_name("`engine`", engine, ENGINES, ProblemError)
         checked_name("`precision`", precision, PRECISIONS, ProblemError)
         require_wrapped("a problem", model, ProblemError)
         self.model = model
         self.unpack = unpack
-        asked = split_metrics(metric, min_accuracy, max_drop)
+        asked = split_metrics(metric, min_accuracy, max_drop, output)
         if len(asked) > 1:
             loader = reusable(loader)
         self.metric, min_accuracy, max_drop = asked[0]

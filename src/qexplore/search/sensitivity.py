@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +21,15 @@ from qexplore.cost import one_by_one
 from qexplore.errors import EvaluationError, MetricError, ProblemError, first_line
 from qexplore.evaluation import Evaluator, Told, usual_divergences
 from qexplore.front import by_stored_bits, write_text
-from qexplore.metrics import Metric, as_metric, kl_divergence, loss, mean_squared_divergence, noise_to_signal
+from qexplore.metrics import (
+    Metric,
+    as_metric,
+    judging,
+    kl_divergence,
+    loss,
+    mean_squared_divergence,
+    noise_to_signal,
+)
 from qexplore.model import Candidates
 from qexplore.search.choices import parsed_choice
 from qexplore.search.looks import looked_at
@@ -135,24 +144,27 @@ def sensitivity(
     *,
     num_samples: int | None = None,
     progress: bool | None = None,
+    output: Any = None,
 ) -> SensitivityTable:
     """Measure every point at every choice that it may have, all other points in float.
 
     Args:
         problem: says which points and choices, and holds the data.
-        metric: ``"kl"``, divergence of the softmax from the float network's, of several outputs the first; ``"mse"``,
-            mean squared difference of the outputs; ``"sqnr"``, noise power over signal power of the outputs on all
-            samples, the reciprocal of the SQNR, of several outputs the mean over them; ``"auto"``, ``"kl"`` where
-            targets are class indices and outputs logits, else ``"sqnr"``; ``"accuracy"``, how much worse the problem's
-            own metric is than the float network's; or a function ``(output, float_output) -> [B]`` whose scores are
-            larger where the outputs differ more.
+        metric: ``"kl"``, divergence of the softmax from the float network's, or, where outputs are probabilities
+            already, of these themselves, as ``metric_name`` says; ``"mse"``, mean squared difference of the outputs;
+            ``"sqnr"``, noise power over signal power of the outputs on all samples, the reciprocal of the SQNR, of
+            several outputs the mean over them; ``"auto"``, ``"kl"`` where targets are class indices and outputs logits,
+            else ``"sqnr"``; ``"accuracy"``, how much worse the problem's own metric is than the float network's; or a
+            function ``(output, float_output) -> [B]`` whose scores are larger where the outputs differ more.
         num_samples: samples drawn at random; None takes 256, or all of them for ``"accuracy"``, which
             small sets say little about.
         progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
+        output: which of several outputs is judged, see `Metric`; None takes the choice of the problem's metric.
 
     Raises:
         ProblemError: ``problem`` is none, an unknown metric, or ``num_samples`` that is no positive int.
-        MetricError: the metric cannot be had from the network's outputs.
+        MetricError: the metric cannot be had from the network's outputs: ``"kl"`` of several, none of them chosen or
+            called ``logits``.
         EvaluationError: the problem's metric is one of a whole set, which allows ``"accuracy"`` only.
     """
     if not isinstance(problem, LayerwiseQuantizationProblem):
@@ -162,7 +174,13 @@ def sensitivity(
         )
     if num_samples is not None and (not is_whole(num_samples) or num_samples < 1):
         raise ProblemError(f"`num_samples` must be a positive int or None, got {num_samples!r}")
-    return _table(problem, metric, problem.space.choices, num_samples, progress)
+    return _table(_judging(problem, output), metric, problem.space.choices, num_samples, progress)
+
+
+def _judging(problem: LayerwiseQuantizationProblem, output: Any) -> LayerwiseQuantizationProblem:
+    judged = copy.deepcopy(problem)  # shares network and data
+    judged.metric = judging(problem.metric, output, anew=True)
+    return judged
 
 
 def _table(
@@ -184,6 +202,7 @@ def _table(
             name = f"loss of {problem.metric.name}"
             values, count = _losses(problem, candidates, num_samples, bar.advance)
         else:
+            divergence = problem.direct.floats.fitting(divergence, getattr(problem.metric, "output", None))
             size = num_samples or _DEFAULT_SAMPLES
             options: dict[str, Any] = {"directly": directly, "against_float": True, "told": bar.advance}
             scores = looked_at(lambda rows: problem.scores_on_subset(rows, divergence, size, **options), candidates)

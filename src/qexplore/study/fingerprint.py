@@ -139,6 +139,8 @@ def _metric_text(metric: Metric | WholeSetMetric) -> str:
     better = "higher" if metric.higher_is_better else "lower"
     kind = "of the whole set, " if isinstance(metric, WholeSetMetric) else ""
     text = f"{metric.name} ({kind}{better} is better, from {low:g} to {high:g})"
+    if isinstance(metric, Metric) and metric.output is not None:
+        text += f", of output {metric.output}"
     ignored = getattr(metric, "ignored", None)
     return text if ignored is None else f"{text}, label {ignored} ignored"
 
@@ -146,7 +148,8 @@ def _metric_text(metric: Metric | WholeSetMetric) -> str:
 def _functions(metric: Metric | WholeSetMetric) -> tuple[Any, ...]:
     if isinstance(metric, WholeSetMetric):
         return (metric.function,)
-    return metric.function, metric.of_mean, metric.fit, metric.sample_range
+    chosen = () if metric.output is None else (metric.output.chosen,)
+    return metric.function, metric.of_mean, metric.fit, metric.sample_range, *chosen
 
 
 def _engine(evaluator: Any) -> dict[str, str]:

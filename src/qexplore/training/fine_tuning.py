@@ -20,7 +20,7 @@ from qexplore._table import Framed, Rows, record_rows, text_table
 from qexplore.errors import EvaluationError, WorkflowError
 from qexplore.evaluation import DirectEvaluator, Evaluation, paired_interval
 from qexplore.front import difference_text, score_text
-from qexplore.metrics import Metric, WholeSetMetric, as_metric, metric_named, top1_accuracy
+from qexplore.metrics import Metric, Output, WholeSetMetric, as_metric, judging, metric_named, top1_accuracy
 from qexplore.model import Loader, QuantizedModel, Unpack, alone, noting, require_wrapped
 from qexplore.training.loop import best_epoch, check_share, made_optimizer, on_device, train
 from qexplore.training.options import EpochRecord, Loss, MakeOptimizer, TrainingKeywords, TrainingOptions, check_loss
@@ -125,6 +125,7 @@ def fine_tune(
     metric: Any = None,
     unpack: Unpack | None = None,
     progress: bool | None = None,
+    output: Any = None,
     **training: Keywords[TrainingKeywords],
 ) -> FineTuning:
     """Set a point's widths and train the model with them: quantization-aware training.
@@ -154,6 +155,8 @@ def fine_tune(
             widths that are of no front, top-1 accuracy.
         unpack: ``unpack(batch) -> (inputs, target)``, for all loaders.
         progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
+        output: which of several outputs of the network ``loss`` gets, and a metric without a choice of its own; see
+            `Metric`. None gives the loss all.
         training: ``epochs`` (2), ``learning_rate``, ``optimizer``, ``device``, ``seed``, ``on_epoch`` and
             ``deterministic``, as `qexplore.training.TrainingOptions` says. The report set is measured where the model
             is.
@@ -174,7 +177,9 @@ def fine_tune(
     check_share(freeze_batchnorm_after)
     _check_steps(learn_step_sizes, step_learning_rate, options.optimizer)
     is_measured = validation_loader is not None or report_loader is not None
-    measure = metric_for("fine_tune", metric, point, is_needed=is_measured)
+    measure = judging(metric_for("fine_tune", metric, point, is_needed=is_measured), output)
+    chosen = Output.of(output)
+    judged_loss = loss if chosen is None else partial(_loss_of_output, loss, chosen)
     reporter = None if report_loader is None else DirectEvaluator(model, report_loader, measure, unpack=unpack)
     start = time.perf_counter()
     if point is not None:
@@ -203,7 +208,7 @@ def fine_tune(
             train(
                 model,
                 train_loader,
-                loss,
+                judged_loss,
                 replace(options, optimizer=make, learning_rate=None, on_epoch=note),
                 decay=options.optimizer is None,
                 unpack=unpack,
@@ -249,6 +254,10 @@ def metric_for(owner: str, metric: Any, source: Any, *, is_needed: bool = True) 
             "metric=, as it was given to the problem"
         )
     return replace(top1_accuracy, name=name) if known is None else known  # then it measures nothing
+
+
+def _loss_of_output(loss: Loss, chosen: Output, output: Any, target: Any) -> Any:
+    return loss(chosen(output), target)
 
 
 def _interval(before: Evaluation, reporter: DirectEvaluator) -> tuple[float, float] | None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from qexplore._arguments import is_number
 from qexplore._random import isolated
-from qexplore.errors import DataError, WorkflowError, first_line
+from qexplore.errors import DataError, QExploreError, WorkflowError, first_line
+from qexplore.metrics import floating_outputs, outputs_text
 from qexplore.model import (
     Loader,
     Pass,
@@ -191,8 +192,14 @@ class _Stepper:
         try:
             return self._loss(output, target)
         except Exception as error:
-            if target is not None:
+            if target is not None and (isinstance(error, QExploreError) or len(floating_outputs(output)) < 2):
                 raise
+            if target is not None:
+                raise WorkflowError(
+                    "the network must give one output, or `output` must say which the loss gets, got "
+                    f"{outputs_text(floating_outputs(output))}, at which it stops ({type(error).__name__}: "
+                    f"{first_line(error)}): pass output= with its place or its name"
+                ) from error
             raise WorkflowError(
                 "the training batches hold no target, and the loss cannot do without "
                 f"({type(error).__name__}: {first_line(error)}): give batches (inputs, target), or unpack=, a function "

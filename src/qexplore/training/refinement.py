@@ -17,6 +17,7 @@ from qexplore._table import Tabular, text_table
 from qexplore.errors import FrontError, WorkflowError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.front import Front, FrontPoint, cost_text, score_text
+from qexplore.metrics import judging
 from qexplore.model import Loader, QuantizedModel, Unpack, alone, require_same_model, require_wrapped
 from qexplore.training.fine_tuning import FineTuning, fine_tune, measured, metric_for
 from qexplore.training.loop import copied_state
@@ -162,7 +163,7 @@ def refine(
     checked_keywords(refine, fine_tuning, TrainingKeywords, beside=beside)
     require_wrapped("refine", model, WorkflowError)
     check_loss(loss)
-    measure = metric_for("refine", metric, front)
+    measure = judging(metric_for("refine", metric, front), fine_tuning.get("output"))
     _check_front(front, model, measure)
     chosen = _chosen(front, measure, count, below, cost)
     state, widths = copied_state(model, "cpu"), model.num_bits
