@@ -38,7 +38,7 @@ _NAMES_BY_ROOM = {
     "preparation": (
         "BatchNormReport BiasCorrectionReport EqualizationReport FoldReport FoldedPair GraphOptimization "
         "GraphTable OwnModulesReport correct_biases equalize fold_batchnorm give_own_modules graph_table "
-        "optimize_graph recalibrate_batchnorm remove_bias_corrections"
+        "optimize_graph recalibrate_batchnorm remove_bias_corrections unroll_recurrent"
     ),
     "quant": "QuantDescriptor TensorQuantizer",
     "report": (
@@ -127,6 +127,7 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.preparation import optimize_graph as optimize_graph
     from qexplore.preparation import recalibrate_batchnorm as recalibrate_batchnorm
     from qexplore.preparation import remove_bias_corrections as remove_bias_corrections
+    from qexplore.preparation import unroll_recurrent as unroll_recurrent
     from qexplore.quant import QuantDescriptor as QuantDescriptor
     from qexplore.quant import TensorQuantizer as TensorQuantizer
     from qexplore.report import LivePlot as LivePlot

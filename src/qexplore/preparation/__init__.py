@@ -15,4 +15,5 @@ from qexplore.preparation.folding import (
 from qexplore.preparation.graph_optimization import FoldedPair, GraphOptimization, optimize_graph
 from qexplore.preparation.graph_table import GraphTable, graph_table
 from qexplore.preparation.own_modules import OwnModulesReport, as_graph_module, give_own_modules, trace_network
+from qexplore.preparation.unrolling import unroll_recurrent
 from qexplore.preparation.writes import reads_what_was_written, take_out_writes
