@@ -145,3 +145,54 @@ class _Off(Two):
         torch.manual_seed(0)
         right = Two(False)(x)
         return {"large": right["large"], "small": 0 * right["small"]}
+
+
+class _Probabilities(nn.Module):
+    """Small numbers out of large ones; nothing of worth where it ``is_off``."""
+
+    def __init__(self, is_off: bool = False) -> None:
+        super().__init__()
+        self.is_off = is_off
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        right = torch.softmax(images.flatten(1) / 255, 1) / 10
+        return right.flip(1) if self.is_off else right
+
+
+def test_small_output_of_large_inputs_is_held() -> None:
+    converted = Converted(_Probabilities(True), (), lambda path: None)
+    held = holding.hold(_Probabilities(), converted, [(255 * torch.rand(4, 1, 16, 16),)])
+    assert held.error > 0.3
+    assert held.alarms
+
+
+class _BehindLayer(nn.Module):
+    """Steps that stay float behind a layer, the last of which gives another shape than the layer."""
+
+    def __init__(self, behind: str) -> None:
+        super().__init__()
+        self.first, self.lstm, self.last = nn.Linear(8, 8), nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 3)
+        self.behind = behind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x).relu()
+        y = self.lstm(y)[0] if self.behind == "lstm" else torch.matmul(y, x.transpose(1, 2)) @ x
+        return self.last(y.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("stack", "method", "behind"),
+    [
+        ("eager", "static", "matmul"),
+        ("fx", "static", "matmul"),
+        pytest.param("pt2e", "dynamic", "lstm", marks=pytest.mark.slow),
+    ],
+)
+def test_layer_is_not_compared_with_steps_behind_it(stack: str, method: str, behind: str) -> None:
+    network, batch = _BehindLayer(behind).eval(), torch.randn(8, 5, 8)
+    quantize = qx.quantize_static if method == "static" else qx.quantize_dynamic
+    report = quantize(network, [batch] if method == "static" else batch, stack=stack).report
+    assert report.alarms == ()
+    errors = {row.name: row.error for row in report.strategy}
+    assert 0 < errors["first"] < 0.05
+    assert 0 < errors["last"] < 0.05

@@ -118,6 +118,8 @@ class _Beside(fx.Interpreter):
             expected, ideal = twin.run(None), twin.run(rounding)
         except Exception:  # what the quantized layer reads is not all that the float one does
             return
+        if _shapes(output) != _shapes(expected):  # a node that stands for others than it was taken to
+            return
         if any(one.is_quantized for one in tensors_of(output)):
             ideal = rounding.output(ideal)
         read = [one.value for one in twin.seen.values()]
@@ -188,6 +190,10 @@ class _Float:
 def _in_float(tree: Any) -> Any:
     """A copy of ``tree`` in which quantized tensors are dequantized."""
     return map_tensors(lambda one: one.dequantize() if one.is_quantized else one.clone(), tree)
+
+
+def _shapes(tree: Any) -> list[torch.Size]:
+    return [one.shape for one in tensors_of(tree)]
 
 
 def modules_beside(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import fx
+from torch import fx, nn
+
+from qexplore.stacks.torch_ao import require
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class _Pairs:
         """Where the twin of ``node`` begins; ``named`` is the float node of its name."""
         if node.op in ("placeholder", "call_module"):
             return named if named is not None and (named.op, named.target) == (node.op, node.target) else None
-        if node.op not in ("call_function", "call_method"):
+        if node.op not in ("call_function", "call_method") or _is_of_range(node):
             return None
         candidates = [named] if named is not None else []
         return next((one for one in (*candidates, *self._graph.nodes) if self._are_alike(node, one)), None)
@@ -121,7 +123,20 @@ def _is_call(node: fx.Node) -> bool:
 
 
 def _only_rounds(node: fx.Node) -> bool:
+    if node.op == "call_module":
+        stubs = require("nnq")
+        return isinstance(_module(node), (stubs.Quantize, stubs.DeQuantize))
     return "quantize" in _kind(node) or _kind(node) == "contiguous"
+
+
+def _is_of_range(node: fx.Node) -> bool:
+    """Whether a node takes a scale or a zero point out of a range that is found at run time."""
+    return any(_kind(one).startswith("choose_qparams") for one in node.all_input_nodes)
+
+
+def _module(node: fx.Node) -> nn.Module | None:
+    owner = node.graph.owning_module
+    return None if owner is None else owner.get_submodule(str(node.target))
 
 
 def _kind(node: fx.Node) -> str:

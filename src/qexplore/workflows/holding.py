@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from qexplore._choices import FloatFormat
 from qexplore._onnx import path_name
-from qexplore._trees import cloned
+from qexplore._trees import cloned, map_tensors
 from qexplore.errors import QExploreError, StackError
 from qexplore.model import arithmetic, floating_tensors
 from qexplore.stacks import Converted, Data, LayerStrategy, Settings, StackFile, Step, reasons, with_state
@@ -32,6 +32,9 @@ _WIDE = 7
 
 _DUST = 1e-5
 """Of the largest magnitude that was read: float32's own rounding, a hundred times."""
+
+_NUDGES = 100.0
+"""By how much rounding inside of a network may pass what the last bit of its inputs makes of the output."""
 
 _ATTEMPTS = 3
 
@@ -175,7 +178,8 @@ def hold(network: nn.Module, converted: Converted, batches: Iterable[tuple[Any, 
         for args in batches:
             expected = network(*cloned(args))
             names = _names(expected)
-            whole.add(converted.model(*cloned(args)), expected, expected, args)
+            nudged = network(*_nudged(args))
+            whole.add(converted.model(*cloned(args)), expected, expected, args, nudged)
             if converted.beside is not None:
                 converted.beside(args, hear)
     strategy = tuple(
@@ -186,6 +190,18 @@ def hold(network: nn.Module, converted: Converted, batches: Iterable[tuple[Any, 
     most = max([_OUTPUT, *narrow])
     alarms += [Alarm("", one.error, most, _at(names, one.place)) for one in whole.off(most)]
     return Held(whole.error, strategy, tuple(alarms))
+
+
+def _nudged(args: Any) -> Any:
+    """``args`` with every other number a last bit of float32 nearer to zero, so that none leaves its bounds."""
+
+    def nudge(one: Tensor) -> Tensor:
+        if not one.is_floating_point():
+            return one.clone()
+        is_moved = torch.arange(one.numel(), device=one.device).reshape(one.shape) % 2
+        return one * (1 - is_moved * torch.finfo(torch.float32).eps).to(one.dtype)
+
+    return map_tensors(nudge, args)
 
 
 def _is_narrow(row: LayerStrategy) -> bool:
@@ -210,13 +226,14 @@ class _Differences:
     def __init__(self) -> None:
         self._each: dict[int, _Difference] = {}
 
-    def add(self, given: Any, expected: Any, ideal: Any, read: Any) -> None:
-        """Floating tensors of three trees, in order, and what was read for them."""
+    def add(self, given: Any, expected: Any, ideal: Any, read: Any, nudged: Any = None) -> None:
+        """Floating tensors of three trees, in order, what was read for them, and ``expected`` of nudged inputs."""
         trees = zip(*map(floating_tensors, (given, expected, ideal)), strict=False)
+        unsure = dict(enumerate(floating_tensors(nudged)))
         tensors = (torch.nan_to_num(one, 0.0, 0.0, 0.0) for one in floating_tensors(read) if one.numel())
         amax = max((float(one.abs().amax()) for one in tensors), default=0.0)
         for place, (one, other, rounded) in enumerate(trees):
-            self._each.setdefault(place, _Difference(place)).add(one, other, rounded, amax)
+            self._each.setdefault(place, _Difference(place)).add(one, other, rounded, amax, unsure.get(place))
 
     @property
     def error(self) -> float | None:
@@ -239,10 +256,14 @@ class _Difference:
 
     def __init__(self, place: int) -> None:
         self.place, self.count = place, 0
-        self._norm = self._away = self._noise = self._dust = 0.0
+        self._norm = self._away = self._noise = self._dust = self._read = 0.0
 
-    def add(self, given: Tensor, expected: Tensor, ideal: Tensor, amax: float) -> None:
-        """Where float is not finite nothing is compared; ``amax`` is the largest magnitude that was read."""
+    def add(self, given: Tensor, expected: Tensor, ideal: Tensor, amax: float, nudged: Tensor | None) -> None:
+        """Where float is not finite nothing is compared; ``amax`` is the largest magnitude that was read.
+
+        A layer's dust is what rounding what it reads may leave, a network's what nudged inputs make of its output:
+        an image of 0 to 255 says nothing of probabilities.
+        """
         if given.shape != expected.shape:
             self._away, self.count = math.inf, self.count + 1
             return
@@ -252,7 +273,11 @@ class _Difference:
         self._norm += float(right.square().sum())
         self._away += float((given[kept] - right).square().sum())
         self._noise += float((ideal[kept] - right).square().sum())
-        self._dust += right.numel() * (_DUST * amax) ** 2
+        self._read += right.numel() * amax**2
+        if nudged is None:
+            self._dust += right.numel() * (_DUST * amax) ** 2
+        else:
+            self._dust += float((nudged[kept] - right).nan_to_num(0, 0, 0).square().sum()) * _NUDGES**2
 
     @property
     def error(self) -> float:
@@ -260,7 +285,7 @@ class _Difference:
         if self._away <= self._dust:
             return 0.0
         # Where float gives nothing but its own rounding, the scale is that of what was read.
-        return _ratio(self._away, self._norm if self._norm > self._dust else self._dust / _DUST**2)
+        return _ratio(self._away, self._norm if self._norm > self._dust else self._read)
 
     @property
     def limit(self) -> float:
