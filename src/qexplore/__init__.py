@@ -34,7 +34,7 @@ _NAMES_BY_ROOM = {
         "Metric negative_log_likelihood over_labels perplexity pixel_accuracy squared_error token_accuracy "
         "top1_accuracy topk_accuracy whole_set"
     ),
-    "model": "CalibrationReport Plan QuantizationPoint QuantizedActivationsModel QuantizedModel detach",
+    "model": "CalibrationReport Plan QuantizationPoint QuantizedActivationsModel QuantizedModel Scheme detach scheme",
     "preparation": (
         "BatchNormReport BiasCorrectionReport EqualizationReport FoldReport FoldedPair GraphOptimization "
         "GraphTable OwnModulesReport correct_biases equalize fold_batchnorm give_own_modules graph_table "
@@ -110,7 +110,9 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.model import QuantizationPoint as QuantizationPoint
     from qexplore.model import QuantizedActivationsModel as QuantizedActivationsModel
     from qexplore.model import QuantizedModel as QuantizedModel
+    from qexplore.model import Scheme as Scheme
     from qexplore.model import detach as detach
+    from qexplore.model import scheme as scheme
     from qexplore.preparation import BatchNormReport as BatchNormReport
     from qexplore.preparation import BiasCorrectionReport as BiasCorrectionReport
     from qexplore.preparation import EqualizationReport as EqualizationReport

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +19,34 @@ _OPERATORS = ("add", "sub", "mul", "div", "truediv", "floordiv", "matmul", "pow"
 _SAME |= {f"{side}{name}": _SAME.get(name, name) for name in _OPERATORS for side in "ri"}
 _PRODUCTS = ("matmul", "mm", "bmm", "baddbmm")
 """Products of activations: who asks for one by its function means all; which of them code calls is a matter of axes."""
+_OPERAND = "input"
 _SILENT = ("get", "set", "delete")
 """Reading and writing an attribute."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a call of a function is given, as predicates are asked about it.
+
+    Attributes:
+        of: the function that is called.
+    """
+
+    of: Any
+
+    @property
+    def __name__(self) -> str:
+        return f"operand of {function_name(self.of)}"
+
+
+def operand_name(place: int) -> str:
+    """The name of a call's operand: "input" for the first tensor, "input_1" for the second."""
+    return f"{_OPERAND}_{place}" if place else _OPERAND
+
+
+def is_operand(call: str) -> bool:
+    """Whether the name of a point on a call is an operand's, as in "add_1.input"."""
+    return re.search(rf"\.{_OPERAND}(_\d+)?$", call) is not None
 
 
 def function_name(function: Any) -> str:
@@ -43,8 +70,10 @@ def is_of_torch(function: Any) -> bool:
     return str(home).partition(".")[0] in ("torch", "_operator", "operator")
 
 
-def function_called(call: str) -> Callable[..., Any]:
-    """The function of a call by its own name, such as "add_1"."""
+def function_called(call: str) -> Any:
+    """The function of a call by its own name, such as "add_1"; of "add_1.input" that operand's."""
+    if is_operand(call):
+        return Operand(function_called(call.rpartition(".")[0]))
     return _public(re.sub(r"_\d+$", "", call.rpartition(".")[2]), None)
 
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qexplore._functions import function_name, is_of_torch, is_same
+from qexplore._functions import Operand, function_name, is_of_torch, is_same
 from qexplore.errors import SelectionError
 
 PredicateLike = Callable[..., bool]
@@ -45,11 +45,15 @@ class Predicate:
         function: called as ``function(name, module)``.
         description: how the predicate is shown, for example ``by_type(ReLU)``.
         parts: what it lists, each of which is to be met somewhere.
+        about: what it is made of; where one of these is, it is asked about what calls are given, too.
     """
 
+    is_about_operands = False
+
     def __init__(
-        self, function: Callable[[str, nn.Module], bool], description: str, parts: tuple[Predicate, ...] = ()
+        self, function: Callable[..., bool], description: str, parts: tuple[Predicate, ...] = (), *about: Predicate
     ) -> None:
+        self.is_about_operands = any(one.is_about_operands for one in about)
         self._function = function
         self._description = description
         self._parts = parts
@@ -65,11 +69,11 @@ class Predicate:
 
     def __and__(self, other: PredicateLike) -> Predicate:
         right = as_predicate(other)
-        return Predicate(partial(_both, self, right), f"({self} & {right})")
+        return Predicate(partial(_both, self, right), f"({self} & {right})", (), self, right)
 
     def __or__(self, other: PredicateLike) -> Predicate:
         right = as_predicate(other)
-        return Predicate(partial(_either, self, right), f"({self} | {right})", (*self.parts, *right.parts))
+        return Predicate(partial(_either, self, right), f"({self} | {right})", (*self.parts, *right.parts), self, right)
 
     def __rand__(self, other: PredicateLike) -> Predicate:
         return as_predicate(other) & self
@@ -78,15 +82,13 @@ class Predicate:
         return as_predicate(other) | self
 
     def __invert__(self) -> Predicate:
-        return Predicate(partial(_not, self), f"~{self}")
+        return Predicate(partial(_not, self), f"~{self}", (), self)
 
     def __repr__(self) -> str:
         return self._description
 
 
 # Functions of the module, where lambdas would do, so that predicates pickle.
-
-
 def _both(left: Predicate, right: Predicate, name: str, module: nn.Module) -> bool:
     return left(name, module) and right(name, module)
 
@@ -125,6 +127,10 @@ def _is_weighted(name: str, module: nn.Module) -> bool:
 
 def _is_function(functions: tuple[Any, ...], name: str, called: Any) -> bool:
     return not isinstance(called, nn.Module) and any(is_same(called, function) for function in functions)
+
+
+def _is_operand(functions: tuple[Any, ...], name: str, called: Any) -> bool:
+    return isinstance(called, Operand) and any(is_same(called.of, function) for function in functions)
 
 
 def _is_any(name: str, module: nn.Module) -> bool:
@@ -208,17 +214,37 @@ def by_function(*functions: Callable[..., Any]) -> Predicate:
     Raises:
         SelectionError: none was given, or something that is no function of torch.
     """
+    _require_functions("by_function", functions)
+    parts = tuple(by_function(function) for function in functions) if len(functions) > 1 else ()
+    return Predicate(
+        partial(_is_function, functions), f"by_function({', '.join(map(function_name, functions))})", parts
+    )
+
+
+def by_operand(*functions: Callable[..., Any]) -> Predicate:
+    """What calls of torch's ``functions`` are given, for ``functions=`` of `qexplore.QuantizedModel`.
+
+    Each floating tensor has a point for this call: ``"layer1.0.add.input"``, ``"layer1.0.add.input_1"``.
+
+    Raises:
+        SelectionError: none was given, or something that is no function of torch.
+    """
+    _require_functions("by_operand", functions)
+    parts = tuple(by_operand(function) for function in functions) if len(functions) > 1 else ()
+    asked = Predicate(partial(_is_operand, functions), f"by_operand({', '.join(map(function_name, functions))})", parts)
+    asked.is_about_operands = True
+    return asked
+
+
+def _require_functions(owner: str, functions: tuple[Any, ...]) -> None:
     for given in functions or (None,):
         if not is_of_torch(given):
             shown = getattr(given, "__name__", repr(given))
-            hint = "outputs of modules are chosen by `activations`" if isinstance(given, (type, nn.Module)) else ""
-            raise SelectionError(
-                f"by_function takes functions of torch, got {shown}: write by_function(torch.add, F.relu); "
-                f"{hint or 'of a function of your own name those that it calls'}"
+            is_module = isinstance(given, (type, nn.Module))
+            hint = (
+                "modules are chosen by other arguments" if is_module else "of one of your own name those that it calls"
             )
-    parts = tuple(by_function(function) for function in functions) if len(functions) > 1 else ()
-    shown = ", ".join(map(function_name, functions))
-    return Predicate(partial(_is_function, functions), f"by_function({shown})", parts)
+            raise SelectionError(f"{owner} takes functions of torch, got {shown}: write {owner}(torch.add); {hint}")
 
 
 leaves = Predicate(_is_leaf, "leaves")

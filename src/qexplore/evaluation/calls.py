@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from qexplore._functions import operand_name
 from qexplore._trees import leaves
-from qexplore.model import FUSED, CallNames, additive, attention_in_parts, entered, float_weights
+from qexplore.model import FUSED, CallNames, additive, attention_in_parts, entered, float_weights, operands_of
 
 Site = tuple[str, str]
-Insert = Callable[[fx.Node, int], fx.Node]
-"""Puts the quantizer of a point behind a node."""
+Insert = Callable[..., fx.Node]
+"""``insert(node, point, reader=None)`` puts the quantizer of a point behind a node, for all or one that read it."""
 
 FRAME = "frame"
 """In ``node.meta``: the module whose forward has made the node, by name, and which run of it."""
@@ -55,14 +56,21 @@ def place_calls(
         own = {call: point for (module, call), point in points.items() if module == frame[0]}
         for call in own:
             if call.partition(".")[0] not in calls.nodes:
-                raise CallsLost(
-                    f"the call '{'.'.join(filter(None, (frame[0], call)))}' is no node of the traced network"
-                )
+                raise _lost(frame[0], call)
         for call, node in calls.nodes.items():
-            parts = {name.rpartition(".")[2]: point for name, point in own.items() if name.startswith(f"{call}.")}
-            made = _in_parts(graph, node, parts, calls.is_bool.get(call, False), insert) if parts else node
+            parts = {name.removeprefix(f"{call}."): point for name, point in own.items() if name.startswith(f"{call}.")}
+            is_bool, given = calls.is_bool.get(call), calls.operands[call]
+            for name, point in parts.items() if is_bool is None else ():
+                if name not in given:
+                    raise _lost(frame[0], f"{call}.{name}")
+                insert(given[name], point, node)
+            made = _in_parts(graph, node, parts, is_bool, insert) if parts and is_bool is not None else node
             if call in own:
                 insert(made, own[call])
+
+
+def _lost(module: str, call: str) -> CallsLost:
+    return CallsLost(f"the call '{'.'.join(filter(None, (module, call)))}' is no node of the traced network")
 
 
 @dataclass
@@ -93,15 +101,19 @@ class _Frame:
     """One run of a module's forward: the node of each of its calls."""
 
     node: Callable[[], fx.Node]
+    maker: Callable[[Tensor], fx.Node | None]
     names: CallNames = field(default_factory=CallNames)
     nodes: dict[str, fx.Node] = field(default_factory=dict)
     is_bool: dict[str, bool] = field(default_factory=dict)
+    operands: dict[str, dict[str, fx.Node]] = field(default_factory=dict)
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """As `qexplore.model.frames.Frame`."""
         own = self.names.of(function)
         if own:
             self.nodes[own] = self.node()
+            made = {name: self.maker(tensor) for name, tensor in operands_of(args, kwargs).items()}
+            self.operands[own] = {name: node for name, node in made.items() if node is not None}
         if function is FUSED:
             mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
             self.is_bool[own] = isinstance(mask, Tensor) and mask.dtype == torch.bool
@@ -123,7 +135,7 @@ class _Reader(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run one node; what a module calls is its own."""
         self._node = n
-        frame = self.frames.setdefault(n.meta[FRAME], _Frame(lambda: self._node))
+        frame = self.frames.setdefault(n.meta[FRAME], _Frame(lambda: self._node, self._maker))
         for function in n.meta[SETTLED]:
             frame.names.of(function)
         if n.target is self._quantizer:
@@ -133,6 +145,10 @@ class _Reader(fx.Interpreter):
         with entered(frame):
             return super().run_node(n)
 
+    def _maker(self, tensor: Tensor) -> fx.Node | None:
+        """Whose result ``tensor`` is, among what the present node reads."""
+        return next((node for node in self._node.all_input_nodes if self.env.get(node) is tensor), None)
+
 
 def _in_parts(graph: fx.Graph, node: fx.Node, points: Mapping[str, int], is_bool: bool, insert: Insert) -> fx.Node:
     """Attention's parts in the place of ``node``, with the quantizers of ``points`` behind them; gives the last one."""
@@ -141,6 +157,10 @@ def _in_parts(graph: fx.Graph, node: fx.Node, points: Mapping[str, int], is_bool
 
     def run(part: str, function: Any, args: Any, kwargs: Any) -> Any:
         made = function(*args, **kwargs)
+        for place, operand in enumerate(args):
+            point = points.get(f"{part}.{operand_name(place)}")
+            if point is not None:
+                insert(operand.node, point, made.node)
         return proxied(insert(made.node, points[part])) if part in points else made
 
     with graph.inserting_before(node):

@@ -199,10 +199,13 @@ def _place_calls(graph: fx.Graph, model: QuantizedModel, values: list[Any], call
     if called.keys() == inside:
         return
 
-    def insert(node: fx.Node, point: int) -> fx.Node:
-        with graph.inserting_after(node):
+    def insert(node: fx.Node, point: int, reader: fx.Node | None = None) -> fx.Node:
+        with graph.inserting_after(node) if reader is None else graph.inserting_before(reader):
             made = graph.call_function(quantize, (node, point))
-        made.meta["call"] = None, node.prev
+        made.meta["call"] = None, (node if reader is None else made).prev
+        if reader is not None:
+            reader.replace_input_with(node, made)
+            return made
         node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
         return made
 

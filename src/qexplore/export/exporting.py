@@ -19,6 +19,7 @@ from qexplore.errors import ExportError
 from qexplore.export.custom_operators import call_operators
 from qexplore.export.manifest import save_manifest
 from qexplore.export.nodes import translations
+from qexplore.export.operands import float_operands
 from qexplore.export.parity import Parity, compare_each
 from qexplore.export.plan import ExportPlan, plan_export, refuse_unknown, refuse_unwritable
 from qexplore.export.report import ExportedPoint, ExportReport
@@ -129,6 +130,7 @@ def export_onnx(
         parity=found[0] if found else None,
         parity_with_given=found[1] if len(found) > 1 else None,
         left_out=left_out,
+        float_operands=float_operands(path),
     )
 
 

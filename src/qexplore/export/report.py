@@ -46,6 +46,8 @@ class ExportReport(Tabular):
         parity_with_given: what the same comparison with the model as it was given found, for a file that is written
             from a changed copy: what the change does, too. None without data, and where nothing is changed.
         left_out: outputs of the network that are no tensors, which a file cannot hold.
+        float_operands: a sentence for every operand of a product that is in float in the file, and of a sum beside one
+            in integers: points could have them in integers, as ``QuantizedModel(network, scheme=...)`` does.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class ExportReport(Tabular):
     parity: Parity | None = None
     parity_with_given: Parity | None = None
     left_out: tuple[str, ...] = ()
+    float_operands: tuple[str, ...] = ()
 
     @property
     def num_points(self) -> int:
@@ -89,8 +92,16 @@ class ExportReport(Tabular):
         lines += [f"could not be represented: {sentence}" for sentence in self.not_represented]
         lines += [f"widened: {sentence}" for sentence in self.widened]
         lines += [f"left out, for it is no tensor: {output}" for output in self.left_out]
+        lines += self._in_float()
         lines += [*self._comparisons(), f"widths and ranges: {self.manifest}"]
         return "\n".join(lines)
+
+    def _in_float(self) -> list[str]:
+        if not self.float_operands:
+            return ["every operand of products is in integers, and of sums with one that is"] if self.num_points else []
+        more = len(self.float_operands) - _SHOWN
+        shown = self.float_operands[:_SHOWN]
+        return [f"in float: {one}" for one in shown] + ([f"in float: {more} more operands"] if more > 0 else [])
 
     def _comparisons(self) -> list[str]:
         is_for_tensorrt = self.target == "tensorrt"
@@ -102,6 +113,9 @@ class ExportReport(Tabular):
         model = "the model as changed for TensorRT" if is_for_tensorrt else "the model"
         return [f"compared with {model} on {self.parity}", *lines]
 
+
+_SHOWN = 4
+"""Operands that are listed before it is said how many more there are."""
 
 _TENSORRT_ONLY = (
     "the file is for TensorRT: do not judge it in onnxruntime with its optimizer on, which computes other numbers for "

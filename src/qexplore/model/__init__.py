@@ -16,7 +16,7 @@ from qexplore.model.autocast import Autocast
 from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias, restore_biases
 from qexplore.model.blocks import BlockRuns, Noted
 from qexplore.model.calibration import CalibrationReport, PointRange
-from qexplore.model.calls import CallNames
+from qexplore.model.calls import CallNames, operands_of
 from qexplore.model.examples import Example, count_samples
 from qexplore.model.fingerprint import fingerprint_of, layers_of, require_same_model, structure_of, weights_of
 from qexplore.model.frames import aside, entered
@@ -69,6 +69,7 @@ from qexplore.model.points import (
 from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.ready import require_wrapped
+from qexplore.model.schemes import Scheme, scheme
 from qexplore.model.state import bit_sum, content_version, in_eval_mode, undone_on_failure
 from qexplore.model.tracing import PathTracer, bound_arguments, takes_any_arguments, trace_around, without_tensors
 from qexplore.model.unpacking import unpacking

@@ -184,6 +184,12 @@ class ReadingSurvey:
             else:
                 self.reads.setdefault((name, argument), set()).update(map(self._number, tensors))
 
+    def point_of(self, module: str, tensor: Tensor) -> str:
+        """The point that ``tensor`` is at already, where ``module`` computes with it; "" for none."""
+        number = self._number(tensor)
+        own = (site for site, numbers in self.reads.items() if site[0] == module and number in numbers)
+        return self._makers.get(number, "") or next((f"{module}.{INPUT}" for _ in own), "")
+
     def _number(self, tensor: Tensor) -> int:
         """The same for a tensor as long as nothing writes into it."""
         reference, version, number = self._numbers.get(id(tensor), (None, 0, 0))

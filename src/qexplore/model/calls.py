@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from qexplore._functions import function_name, public_function
-from qexplore._trees import map_tensors
+from qexplore._functions import Operand, function_name, operand_name, public_function
+from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import CalibrationError, SelectionError
 from qexplore.model.attention import FUSED, LAYER, PARTS, attention_in_parts, opened_layer
 from qexplore.model.frames import Framed, aside, calls_in
@@ -45,6 +46,26 @@ class CallHook(PointHook):
             return written if quantized is written else written.copy_(quantized)
 
 
+LAYERS = ("linear", "bilinear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)))
+"""Functions whose parameters are weights and biases, which are no operands to choose here."""
+
+
+class OperandHook(CallHook):
+    """Quantizes what one call is given; others read the tensor as it was."""
+
+    def read(self, tensor: Tensor, is_written: bool) -> Tensor:
+        """``tensor`` as the call gets it; one of its own where somebody listens, or the call writes into it."""
+        is_own = is_written or not self.quantizes
+        with aside():
+            return self.pass_through(tensor.clone() if is_own else tensor)  # type: ignore[no-any-return]
+
+
+def operands_of(args: Any, kwargs: Any) -> dict[str, Tensor]:
+    """The tensors that a call is given, each once, by the names of its operands."""
+    distinct = {id(tensor): tensor for tensor in tensors_of((args, kwargs)) if isinstance(tensor, Tensor)}
+    return {operand_name(place): tensor for place, tensor in enumerate(distinct.values())}
+
+
 def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The tensor that a call is asked to write its result into."""
     name = str(getattr(function, "__name__", ""))
@@ -62,16 +83,20 @@ class CallSurvey:
 
     Args:
         made_at: told of each selected call's site and result.
+        point_of: gives the point that an operand is at already, of the module that calls and the tensor; "" for none.
 
     Attributes:
         calls: of each module that makes selected calls: their names, in order, and functions.
         left: selected calls that stay float, with the reasons.
+        served: selected operands that are at points already, with the names of these.
         seen: names of all calls, selected or not.
     """
 
     made_at: Callable[[Site, Any], None] = lambda site, output: None
+    point_of: Callable[[str, Tensor], str] = lambda module, tensor: ""
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     left: dict[Site, str] = field(default_factory=dict)
+    served: dict[Site, str] = field(default_factory=dict)
     seen: dict[str, None] = field(default_factory=dict)
 
 
@@ -87,12 +112,15 @@ class Calls:
         survey: in a survey what is noted; hooks rest meanwhile.
     """
 
+    asks_for_operands = False  # a model that was pickled before there were any has no answer of its own
+
     def __init__(self, wanted: Predicate | None) -> None:
         self.wanted = wanted
         self.are_wanted = wanted is not None
         self.hooks: dict[str, dict[str, CallHook]] = {}
         self.left: frozenset[Site] = frozenset()
         self.survey: CallSurvey | None = None
+        self.asks_for_operands = wanted is not None and wanted.is_about_operands
         self._answers: dict[Site, bool] = {}
         self._framed: list[Framed] = []
 
@@ -201,17 +229,76 @@ class CallsFrame:
         own = self._names.of(function)
         if not own:
             return function(*args, **kwargs)
-        if function is FUSED and any(self._calls.selects((self._module, f"{own}.{p}"), f) for p, f in PARTS.items()):
+        if function is FUSED and self._opens(own):
             parts = attention_in_parts(lambda part, *given: self._make(f"{own}.{part}", *given), *args, **kwargs)
             return self._make(own, lambda: parts, (), {}, FUSED)
         return self._make(own, function, args, kwargs)
 
+    def _opens(self, attention: str) -> bool:
+        """Whether a part of fused attention is a point, or what a part is given."""
+        parts = {f"{attention}.{part}": function for part, function in PARTS.items()}
+        asked = [*parts.items(), *((f"{part}.{operand_name(0)}", Operand(parts[part])) for part in parts)]
+        return any(self._calls.selects((self._module, call), function) for call, function in asked)
+
     def _make(self, call: str, function: Any, args: Any, kwargs: Any, known_as: Any = None) -> Any:
+        """Make one call, given its operands quantized where these are points."""
+        read = self._operands(call, function, args, kwargs)
+        if not read:
+            return self._made_with(call, function, args, kwargs, known_as)
+        swap = partial(map_tensors, lambda tensor: read.get(id(tensor), tensor))
+        output = self._made_with(call, function, swap(args), swap(kwargs), known_as)
+        written = written_by(function, args, kwargs)
+        if written is None or id(written) not in read:
+            return output
+        with aside():
+            return written.copy_(output)
+
+    def _operands(self, call: str, function: Any, args: Any, kwargs: Any) -> dict[int, Tensor]:
+        """What the call gets in the place of tensors that it is given, by their identities."""
+        if not self._calls.asks_for_operands:
+            return {}
+        read: dict[int, Tensor] = {}
+        written = written_by(function, args, kwargs)
+        for name, tensor in operands_of(args, kwargs).items():
+            site = self._module, f"{call}.{name}"
+            if not self._calls.selects(site, Operand(function)) or not tensor.is_floating_point():
+                continue
+            hook = self._calls.hooks.get(self._module, {}).get(site[1])
+            if self._calls.survey is not None:
+                self._note_operand(self._calls.survey, site, function, tensor)
+            elif isinstance(hook, OperandHook):
+                self._require_next(site[1])
+                self._made[site[1]] = function
+                self._refuse_mask(hook, site, [tensor])
+                read[id(tensor)] = hook.read(tensor, tensor is written and torch.is_grad_enabled())
+            elif site not in self._calls.left and not is_mask(tensor):
+                raise self._changed(site[1], "was not made before")
+        return read
+
+    def _note_operand(self, survey: CallSurvey, site: Site, function: Any, tensor: Tensor) -> None:
+        point = survey.point_of(self._module, tensor)
+        if is_mask(tensor):
+            survey.left[site] = "an additive mask"
+        elif isinstance(tensor, nn.Parameter):
+            survey.left[site] = "" if function_name(function) in LAYERS else "a parameter"
+        elif point:
+            survey.served[site] = point
+        else:
+            self._made[site[1]] = Operand(function)
+
+    def _refuse_mask(self, hook: CallHook, site: Site, given: Any) -> None:
+        if hook.listener is not None and any(map(is_mask, floating_tensors(given))):
+            raise CalibrationError(
+                f"point '{hook.name}' must see no additive mask, got one among the arguments of its call: leave it out "
+                f"of `functions`, & ~predicates.by_name({call_name(site)!r})"
+            )
+
+    def _made_with(self, call: str, function: Any, args: Any, kwargs: Any, known_as: Any = None) -> Any:
         site = self._module, call
         if not self._calls.selects(site, known_as or function):
             return function(*args, **kwargs)
         if function is torch.baddbmm and is_mask(args[0]):  # the product is the point, without the mask
-            return args[0] + self._make(call, torch.bmm, args[1:], {}, torch.baddbmm)
+            return args[0] + self._made_with(call, torch.bmm, args[1:], {}, torch.baddbmm)
         if self._calls.survey is not None:
             return self._noted(self._calls.survey, site, function, args, kwargs, known_as or function)
         hook = self._calls.hooks.get(self._module, {}).get(call)
@@ -223,11 +310,7 @@ class CallsFrame:
             return output
         self._require_next(call)
         self._made[call] = function
-        if hook.listener is not None and any(map(is_mask, floating_tensors(args))):
-            raise CalibrationError(
-                f"point '{hook.name}' must see no additive mask, got one among the arguments of its call: leave it out "
-                f"of `functions`, & ~predicates.by_name({call_name(site)!r})"
-            )
+        self._refuse_mask(hook, site, args)
         return hook.around(function, args, kwargs)
 
     def _noted(self, survey: CallSurvey, site: Site, function: Any, args: Any, kwargs: Any, named: Any) -> Any:
@@ -277,4 +360,6 @@ def call_name(site: Site) -> str:
 
 def is_looked_into(module: nn.Module) -> bool:
     """Whether calls in a module's forward may be points: not in one of torch's that holds no other."""
-    return not type(module).__module__.startswith("torch.nn") or next(module.children(), None) is not None
+    kind = parametrize.type_before_parametrizations(module)
+    own = [child for child in module.children() if not isinstance(child, nn.ModuleDict) or kind is type(module)]
+    return not kind.__module__.startswith("torch.nn") or bool(own)

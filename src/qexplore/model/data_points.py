@@ -24,10 +24,12 @@ from qexplore.model.left_float import LeftFloat
 from qexplore.model.point_hook import Listener
 from qexplore.model.points import FoundLeft, FoundPoint, Site, free_name
 from qexplore.model.quantizer_view import QuantizerView, module_key
+from qexplore.model.schemes import Scheme
 from qexplore.model.weight_points import WeightPoint
 from qexplore.predicates import Predicate, PredicateLike, as_predicate, select_modules
 from qexplore.quant import TensorQuantizer
 
+_NEVER = "never called"
 _MASK = "an additive mask: 0 and very negative"
 _LISTED = 40
 
@@ -45,6 +47,7 @@ class DataPoints(nn.Module):
     _left_float: dict[str, str]
     _recipe: Recipe | None
     _readers: dict[str, nn.Module]
+    scheme: Scheme | None
     calls: Calls
     """What meets the calls of functions, where these are asked for."""
     is_pending: bool
@@ -148,7 +151,8 @@ class DataPoints(nn.Module):
         by_point: dict[str, list[str]] = {}
         for one in self._found_left:
             if one.point:
-                by_point.setdefault(one.point, []).append(one.site[0])
+                name = one.site[0] if one.kind == "argument" else call_name(one.site)
+                by_point.setdefault(one.point, []).append(name)
         listed = "; ".join(f"{', '.join(dict.fromkeys(names))} at {point}" for point, names in by_point.items())
         return f"inputs quantized where they are made, without points of their own: {listed}" if listed else ""
 
@@ -195,20 +199,37 @@ class DataPoints(nn.Module):
         if self._recipe is None or not (self._readers or wanted):
             return
         reading = ReadingSurvey(self._readers)
-        met = CallSurvey(lambda site, output: reading.made_at(call_name(site), output))
+        met = CallSurvey(lambda site, output: reading.made_at(call_name(site), output), reading.point_of)
         with self._attached().surveyed(self.model, reading, self.calls, met):
             self.listen(inputs, lambda name, tensors: None)
         for why in reading.without.values():
             raise SelectionError(why)
         sites = {(module, call): function for module, calls in met.calls.items() for call, function in calls.items()}
-        if wanted is not None and not sites:
+        if wanted is not None and not sites and self.scheme is None:
             raise SelectionError(_nothing_called(wanted, met, self.model))
-        self._in_vain = () if wanted is None else _in_vain(wanted, {**sites, **dict.fromkeys(met.left)})
+        self._in_vain = (
+            ()
+            if wanted is None or self.scheme
+            else _in_vain(wanted, {**sites, **dict.fromkeys([*met.left, *met.served])})
+        )
         points = *reading.points, *(FoundPoint(call_name(site), "function", (site,)) for site in sites)
         left = [FoundLeft("argument", site, reason=_MASK) for site in sorted(reading.masks)]
         left += [FoundLeft("argument", site, point=point) for site, point in reading.served.items()]
         left += [FoundLeft("function", site, reason=why) for site, why in met.left.items()]
+        left += [FoundLeft("function", site, point=point) for site, point in met.served.items()]
+        if self.scheme is not None:  # it chooses by kind, and nobody has asked for this module
+            lone = [point for point in points if point.kind == "argument" and not point.sites[0][1]]
+            left += [FoundLeft("argument", point.sites[0], reason=_NEVER) for point in lone]
+            points = tuple(point for point in points if point not in lone)
+            self._require_some(points)
         self.set_found(points, left)
+
+    def _require_some(self, points: Sequence[FoundPoint]) -> None:
+        if not points and len(self._keys) == len(self._found):
+            raise SelectionError(
+                f"the scheme '{self.scheme and self.scheme.name}' must find something to quantize, but "
+                f"{type(self.model).__name__} has no layers and makes no calls that it names: choose by predicates"
+            )
 
     @alone
     def set_found(self, points: Sequence[FoundPoint], left: Sequence[FoundLeft]) -> None:
@@ -233,7 +254,8 @@ class DataPoints(nn.Module):
         asked = {"argument": bool(self._readers), "function": self.calls.are_wanted}
         names = {name for name, _ in self.model.named_modules()}
         fit = (asked[one.kind] and module in names for one in points for module, _ in one.sites)
-        return self._recipe is not None and all(fit) and bool(points or left or not any(asked.values()))
+        are_there = bool(points or left or self.scheme or not any(asked.values()))
+        return self._recipe is not None and all(fit) and are_there
 
     def names_with(self, inputs: Sequence[str], found: Sequence[FoundPoint]) -> list[str]:
         """Names of all points, in their order, were these those that data decide."""

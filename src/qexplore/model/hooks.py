@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from qexplore._functions import is_operand
 from qexplore.errors import SelectionError
 from qexplore.model.argument_points import ArgumentHook, FinishReading, ReadingHook, ReadingSurvey, SurveyHook
-from qexplore.model.calls import CallHook, Calls, CallSurvey
+from qexplore.model.calls import CallHook, Calls, CallSurvey, OperandHook
 from qexplore.model.doors import Counted
 from qexplore.model.frames import Framed
 from qexplore.model.input_points import ArgumentNames
@@ -63,7 +64,8 @@ class Hooks:
         for point, quantizer in points.items():
             if point.kind == "function":
                 ((module, call),) = point.sites
-                made = CallHook(point.name, quantizer, point.sites[0])
+                kind = OperandHook if is_operand(call) else CallHook
+                made = kind(point.name, quantizer, point.sites[0])
                 calls.hooks.setdefault(module, {})[call] = made
                 self._hooks[point.name] = made, ()
                 continue

@@ -58,6 +58,10 @@ class QuantizedModel(WrappedNetwork):
             Names of arguments, such as ``["x"]``, take these alone, and their points are there from the start.
         outputs: ``"tensor"`` refuses modules that return anything but one tensor; ``"all"`` quantizes every floating
             tensor of a tuple, list, dict, dataclass or other object with the module's one quantizer.
+        scheme: what a runtime quantizes, in the place of the four predicates: ``"tensorrt"``, ``"onnxruntime"``,
+            ``"xnnpack"``, ``"all-int8"``, or what `qexplore.scheme` gives, changed at will. Of ``unsigned``,
+            ``asymmetric``, ``weight_granularity`` and ``quantize_input`` it decides those that are left alone. Layers
+            that data never reach stay float, and so does what it names and the network has not.
 
     Raises:
         SelectionError: a predicate selects nothing, or a module without a weight; nothing is to be quantized.

@@ -29,6 +29,7 @@ from qexplore.model.point_hook import Listener, Outputs
 from qexplore.model.points import Candidates, NumBits, QuantizationPoint, free_name, in_call_order
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.rangeless import have_been_told, require_ranges
+from qexplore.model.schemes import Options, Scheme, checked_scheme
 from qexplore.model.state import content_version, follow_saved_inputs, in_eval_mode
 from qexplore.model.weight_points import WeightPoint, weight_points
 from qexplore.model.weights import Granularity, check_granularity, float_weights, forget_cached, weight_quantizations
@@ -44,9 +45,11 @@ class WrappedNetwork(DataPoints):
     """What `qexplore.QuantizedModel` is apart from calibrating and describing itself; its arguments and errors.
 
     Attributes:
+        scheme: what it was wrapped by; None where predicates were given.
         lock: held by the one thread that sets or reads the model's state; `using` holds it for a block.
     """
 
+    scheme: Scheme | None = None
     _told_of_ranges = False  # a model that was pickled before this was asked has none of its own
 
     def __init__(
@@ -64,26 +67,32 @@ class WrappedNetwork(DataPoints):
         weight_granularity: Granularity = "channel",
         quantize_input: bool | Sequence[str] | None = None,
         outputs: Outputs = "tensor",
+        scheme: Scheme | str | None = None,
     ) -> None:
         super().__init__()
         self.lock = OneThread()
         if outputs not in ("tensor", "all"):
             raise ModelError(f'`outputs` must be "tensor" or "all", got {outputs!r}')
         check_granularity(weight_granularity)
-        is_asymmetric = checked_asymmetric(asymmetric)
         network = unwrap(model)
+        asked = dict(zip(_PREDICATES, (activations, inputs, functions, weights), strict=True))
+        self.scheme = checked_scheme(scheme, asked)
+        given = Options(asked, unsigned, asymmetric, weight_granularity, quantize_input).under(self.scheme, network)
+        activations, inputs, functions, weights = (given.asked[kind] for kind in _PREDICATES)
+        weight_granularity, quantize_input = given.granularity, given.quantize_input
+        is_asymmetric = checked_asymmetric(given.asymmetric)
         self._wanted_inputs = checked_selection(quantize_input, network)
         has_input = activations is not None if quantize_input is None else bool(quantize_input)
-        asked = dict(zip(_PREDICATES, (activations, inputs, functions, weights), strict=True))
-        if not has_input and all(predicate is None for predicate in asked.values()):
+        if not has_input and all(predicate is None for predicate in given.asked.values()):
             raise SelectionError(
                 "nothing is to be quantized: give a predicate as `activations` or as `weights`, `inputs` or `functions`"
             )
         selected = {} if activations is None else select_modules(network, activations)
         held = [] if weights is None else weight_points(network, weights, weight_granularity)
         # A function that was given as a predicate may be one that cannot be pickled.
-        self._predicate_text = ", ".join(
-            f"{kind} {as_predicate(one)!r}" for kind, one in asked.items() if one is not None
+        self._predicate_text = (
+            ", ".join(f"{kind} {as_predicate(one)!r}" for kind, one in asked.items() if one is not None)
+            or f"scheme '{self.scheme and self.scheme.name}'"
         )
         named = [f"{INPUT}.{name}" for name in self._wanted_inputs or ()] or [INPUT]
         taken = [*selected, *(point.name for point in held)]
@@ -91,7 +100,7 @@ class WrappedNetwork(DataPoints):
         modules = {name or free_name("output", selected): module for name, module in selected.items()}
         width = initial_num_bits(init_num_bits, quant_desc)
         # Everything that can fail happens before the first hook is on.
-        self._recipe = Recipe(quant_desc, unsigned, is_asymmetric, width)
+        self._recipe = Recipe(quant_desc, given.unsigned, is_asymmetric, width)
         self._readers = {} if inputs is None else checked_readers(network, inputs)
         self.calls = Calls(None if functions is None else as_predicate(functions))
         built = self._recipe.quantizers_of(dict.fromkeys(entries) | modules)

@@ -1,0 +1,151 @@
+"""Schemes: what a runtime quantizes, as predicates that one can print and change; points that follow from them."""
+
+import dataclasses
+
+import pytest
+import torch
+from called_networks import CALLED
+from torch import nn
+from torch.nn import functional as F
+
+import qexplore as qx
+from qexplore import predicates
+from qexplore.cost import observe
+from qexplore.errors import SelectionError
+
+SCHEMES = ("all-int8", "tensorrt", "onnxruntime", "xnnpack")
+
+
+def seen(network, scheme, *inputs, **options):
+    torch.manual_seed(0)
+    model = qx.QuantizedModel(network.eval(), scheme=scheme, **options)
+    model.calibrate([inputs or (torch.randn(4, 1, 8, 8),)], weight_method="max", unpack=lambda batch: (batch, None))
+    return model
+
+
+def names(model):
+    return [point.name for point in model.points if point.kind != "weight"]
+
+
+def operands_in_float(model):
+    """Of products in one forward: the module and the operation, once for each operand that is at no point.
+
+    What a bilinear layer multiplies with its second input is a product itself, inside its kernel.
+    """
+    made = [one for one in observe(model).operations.operations if one.name != "aten._trilinear"]
+    return [(one.module, one.name) for one in made for sources in one.operands if not sources]
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_every_operand_of_a_product_is_at_a_point_under_all_int8(name):
+    inputs = [torch.randn(4, 1, 8, 8) for _ in range(CALLED[name].num_inputs)]
+    model = seen(CALLED[name].make(), "all-int8", *inputs)
+    assert operands_in_float(model) == []
+    assert model.inputs_left_float == ()
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = torch.tanh(x)
+        y = self.conv2(self.relu(self.conv1(x)))
+        y += x
+        return self.relu(y)
+
+
+def test_operands_of_a_sum_are_quantized_for_it_alone_as_by_hand():
+    model = seen(Block(), None, functions=predicates.by_operand(torch.add))
+    assert names(model) == ["add.input", "add.input_1"]
+    model.num_bits = [3, 4]
+    x = torch.randn(4, 1, 8, 8)
+    network, (left, right) = model.model, model.fake_quantizers.values()
+    y = torch.tanh(x)
+    with torch.no_grad():
+        expected = F.relu(
+            left(
+                F.conv2d(
+                    F.relu(F.conv2d(y, network.conv1.weight, network.conv1.bias, padding=1)),
+                    network.conv2.weight,
+                    network.conv2.bias,
+                    padding=1,
+                )
+            )
+            + right(y)
+        )
+        assert torch.equal(model(x), expected)
+    model(x).sum().backward()
+    assert network.conv1.weight.grad.isfinite().all()
+
+
+def test_scheme_refuses_predicates_beside_it_and_says_how_to_change_it():
+    with pytest.raises(SelectionError, match=r"without `weights`.*dataclasses\.replace"):
+        qx.QuantizedModel(Block(), scheme="tensorrt", weights=predicates.weighted)
+
+
+@pytest.mark.parametrize("ask", [qx.scheme, lambda name: qx.QuantizedModel(Block(), scheme=name)])
+def test_unknown_scheme_is_refused_with_those_that_there_are(ask):
+    with pytest.raises(SelectionError, match="'tensorrt', 'onnxruntime', 'xnnpack', got 'openvino'"):
+        ask("openvino")
+
+
+def test_what_is_no_scheme_is_refused():
+    with pytest.raises(SelectionError, match="name of one or what qx.scheme gives, got 8"):
+        qx.QuantizedModel(Block(), scheme=8)
+
+
+class Idle(nn.Module):
+    def forward(self, x):
+        return torch.tanh(x)
+
+
+def test_network_with_nothing_for_a_scheme_is_refused():
+    with pytest.raises(SelectionError, match="'tensorrt' must find something"):
+        seen(Idle(), "tensorrt")
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_scheme_prints_and_can_be_changed(name):
+    scheme = qx.scheme(name)
+    assert f"scheme '{name}'" in str(scheme) and "by_operand(linear" in str(scheme)
+    changed = dataclasses.replace(scheme, functions=None, inputs=predicates.by_name("conv2"))
+    assert names(seen(Block(), changed)) == ["conv2.input"]
+    assert not predicates.by_operand(torch.add)("add", torch.add)
+
+
+def test_layer_that_data_never_reach_stays_float_under_a_scheme_and_is_named():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    network[1].unused = nn.Linear(2, 2)
+    model = seen(network, "all-int8")
+    assert [(one.name, one.reason) for one in model.inputs_left_float] == [("1.unused", "never called")]
+
+
+def test_network_of_one_layer_has_its_input_quantized():
+    assert names(seen(nn.Conv2d(1, 2, 3), "tensorrt")) == ["input"]
+
+
+def test_own_arguments_win_over_a_scheme():
+    model = seen(Block(), "xnnpack", asymmetric="auto", weight_granularity="tensor")
+    assert model.points[-1].num_scales == 1
+    assert seen(Block(), "xnnpack").points[-1].num_scales == 1
+
+
+class MaskedSum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(8))
+
+    def forward(self, x):
+        mask = torch.zeros(8, 8).masked_fill(torch.ones(8, 8).triu(1).bool(), -torch.inf)
+        x = x.squeeze(1) + self.place
+        return F.softmax(x @ x.transpose(1, 2) + mask, -1) @ x
+
+
+def test_masks_and_parameters_stay_float_and_are_named():
+    model = seen(MaskedSum(), "all-int8")
+    left = {one.name: one.reason for one in model.inputs_left_float}
+    assert left == {"add.input_1": "a parameter", "add_1.input_1": "an additive mask"}
+    assert "add.input" in names(model) and operands_in_float(model) == []
