@@ -27,6 +27,7 @@ FLOORS = {
         "_random",
         "_references",
         "_table",
+        "_sizes",
         "_trees",
         "_version",
         "_warnings",

@@ -16,11 +16,15 @@ from torch.utils import _pytree as pytree
 from qexplore._arguments import checked_int, checked_name
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
+from qexplore._sizes import Sizes, path_name, settled_sizes
 from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import DataError, ExportError, MissingPackageError, QExploreError, TraceError, first_line
 
 Optimization = Literal["all", "extended", "basic", "off"]
 """How far onnxruntime may rewrite a graph before it runs."""
+
+SETTLED = "qexplore.settled"
+"""Under this key files hold the conditions on sizes that `as_onnx` found, a line each."""
 
 LOWEST_OPSET = 18
 """What torch writes without converting it afterwards, which may fail without a word."""
@@ -28,6 +32,7 @@ LOWEST_OPSET = 18
 _LEVELS = {"off": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
 OPTIMIZATIONS = tuple(_LEVELS)
 _ERRORS_ONLY = 3
+_OTHER_SIZES = "the network decides by a size, which the example settled; others need a file of their own"
 _UNKNOWN_CLASS = re.compile(r"Unsupported input type (<class '[^']+'>)|Found (<class '[^']+'>) in output")
 _UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
 
@@ -66,8 +71,11 @@ def as_onnx(
         torch.backends.mha.set_fastpath_enabled(False)
         with silenced(), torch.no_grad():
             exported = _take_apart(network, args, kwargs)
+            settled = settled_sizes(network, exported, args, kwargs)
             names = _tensors_alone(exported)
             program = _translate(exported, opset, custom_translations)
+            if settled:
+                program.model.metadata_props[SETTLED] = "\n".join(settled)
             _name_outputs(program.model, names)
             return program
     finally:
@@ -225,11 +233,6 @@ def _tensors_alone(exported: Any) -> list[str]:
     return [name for name in names if name is not None]
 
 
-def path_name(path: Sequence[Any]) -> str:
-    """The name of a tensor in nested arguments or outputs, as torch names inputs: "state_0" for ``state[0]``."""
-    return "_".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
-
-
 def _name_outputs(model: Any, names: Sequence[str]) -> None:
     """Give outputs their names in the dict that the network returns."""
     outputs = list(model.graph.outputs)
@@ -323,6 +326,8 @@ class OnnxModel(nn.Module):
         except Exception as error:
             # Its exceptions have no common base.
             raise ExportError(f"onnxruntime cannot run '{path}': {_last_cause(error)}") from error
+        settled = self._session.get_modelmeta().custom_metadata_map.get(SETTLED, "")
+        self._sizes = Sizes({}, tuple(settled.splitlines()))
         self.path = Path(path)
         self.input_names: tuple[str, ...] = tuple(one.name for one in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(one.name for one in self._session.get_outputs())
@@ -346,9 +351,17 @@ class OnnxModel(nn.Module):
                 f"'{self.path.name}' takes the inputs {self._taken()}, got {len(given) + len(rest)} tensors"
             )
         feed = named | dict(zip(others, rest, strict=True))
+        refusal = self._sizes.refusal({name: tuple(value.shape) for name, value in feed.items()})
+        if refusal:
+            raise DataError(f"'{self.path.name}' {refusal}: {_OTHER_SIZES}")
         outputs = self._run({name: value.detach().cpu().numpy() for name, value in feed.items()})
         tensors = tuple(torch.from_numpy(output) for output in outputs)
         return tensors[0] if len(tensors) == 1 else tensors
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """On sizes that the file leaves open, such as ``"x.shape[0] != 1"``; other calls are refused."""
+        return self._sizes.shown
 
     def _run(self, feed: dict[str, Any]) -> list[Any]:
         try:

@@ -263,7 +263,7 @@ def test_missing_package_is_named_with_the_command(monkeypatch):
 
 
 def test_tensors_that_the_graph_does_not_read_are_dropped():
-    exported = pt2e_graph.export(nn.Linear(4, 2).eval(), (torch.ones(2, 4),))
+    exported, _ = pt2e_graph.export(nn.Linear(4, 2).eval(), (torch.ones(2, 4),))
     exported.register_buffer("left", torch.ones(3))
     pt2e_graph.drop_unused(exported)
     assert sorted(exported.state_dict()) == ["bias", "weight"]

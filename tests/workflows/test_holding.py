@@ -196,3 +196,28 @@ def test_layer_is_not_compared_with_steps_behind_it(stack: str, method: str, beh
     errors = {row.name: row.error for row in report.strategy}
     assert 0 < errors["first"] < 0.05
     assert 0 < errors["last"] < 0.05
+
+
+FUNCTIONS_BEHIND = {
+    "conv2d": lambda x, w: F.conv2d(x, w.reshape(4, 4, 1, 1)),
+    "linear": lambda x, w: F.linear(x.flatten(1)[:, :4], w),
+    "matmul": lambda x, w: torch.matmul(x.flatten(1)[:, :4], w),
+}
+
+
+class FunctionBehind(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.a, self.w, self.function = nn.Conv2d(3, 4, 3), nn.Parameter(torch.randn(4, 4)), function
+
+    def forward(self, x):
+        return self.function(torch.relu(self.a(x)), self.w)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS_BEHIND)
+def test_a_layer_in_front_of_a_function_that_stays_float_is_held_alone(name):
+    torch.manual_seed(0)
+    network = FunctionBehind(FUNCTIONS_BEHIND[name]).eval()
+    result = qx.quantize_static(network, [(torch.randn(4, 3, 8, 8), None)], stack="eager")
+    row = next(row for row in result.report.strategy if row.name == "a")
+    assert row.is_quantized and row.error < 0.1 and not result.report.alarms

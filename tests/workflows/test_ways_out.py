@@ -98,7 +98,6 @@ def floating(output):
     return output[0] if isinstance(output, tuple) else output
 
 
-@pytest.mark.filterwarnings("ignore:'a' is inf of the float norm away")  # the eager stack's float function behind it
 @pytest.mark.parametrize("stack", ["fx", "eager"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_that_work_by_hand_are_quantized_and_come_back(name, stack, tmp_path):

@@ -12,9 +12,10 @@ from torch.utils import _pytree as pytree
 
 from qexplore._arguments import checked_name, nearest_keyword
 from qexplore._choices import choice_name
-from qexplore._onnx import Optimization, as_onnx, check_opset, path_name, save_onnx
+from qexplore._onnx import Optimization, as_onnx, check_opset, save_onnx
 from qexplore._optional import import_optional
 from qexplore._random import isolated
+from qexplore._sizes import path_name
 from qexplore.errors import ExportError
 from qexplore.export.custom_operators import call_operators
 from qexplore.export.manifest import save_manifest

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from qexplore._onnx import LOWEST_OPSET, OnnxModel, as_onnx, save_onnx
+from qexplore._onnx import LOWEST_OPSET, SETTLED, OnnxModel, as_onnx, save_onnx
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
 from qexplore.errors import ExportError, StackError, WorkflowError
+from qexplore.stacks import reasons
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
 from qexplore.stacks.onnxruntime_beside import onnx_beside
@@ -60,6 +61,10 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         path = folder / "quantized.onnx"
         _write(ready, path, settings, data, calibration, excluded)
         quantized = onnx.load(path)
+        settled = program.model.metadata_props.get(SETTLED, "")
+        if settled:  # onnxruntime's quantizer loses it
+            onnx.helper.set_model_props(quantized, {SETTLED: settled})
+            onnx.save(quantized, path)
         strategy = read_strategy(quantized.graph, owners, modules, calls_of(nodes), settings, kept_float)
         if not any(row.is_quantized for row in strategy):
             raise StackError(_nothing_quantized(network, settings))
@@ -69,7 +74,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         model=model,
         strategy=strategy,
         save=lambda target: _save(content, target),
-        notes=(_SEVEN_BITS,) if _can_overflow() else (),
+        notes=(*((_SEVEN_BITS,) if _can_overflow() else ()), *(reasons.SETTLED_SIZE.format(condition=one) for one in model.conditions)),
         beside=onnx_beside(prepared, quantized, owners, strategy, settings),
     )
 

@@ -16,6 +16,7 @@ from qexplore.errors import StackError, TraceError, WorkflowError
 from qexplore.preparation import as_graph_module, give_own_modules, trace_network
 from qexplore.stacks import pt2e_folding as folding
 from qexplore.stacks import pt2e_graph as graphs
+from qexplore.stacks import reasons
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
 from qexplore.stacks.eager_graph import settle_padding, split_calls
@@ -65,7 +66,8 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     kept_float = float_modules(own, settings, originals)
     signature = inspect.signature(network.forward)
     with silenced():
-        exported = graphs.export(own, data.example)
+        exported, sizes = graphs.export(own, data.example)
+    notes += tuple(reasons.SETTLED_SIZE.format(condition=one) for one in sizes.shown)
     calls = calls_of(exported.graph.nodes)
     plain, trained = copy.deepcopy(exported), Trained(exported)
     if settings.method != "qat":
@@ -74,12 +76,12 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     trained.find(prepared)
     state = {}
     if settings.method == "qat":
-        _train(prepared, signature, data)
+        _train(graphs.TrainableExport(prepared, signature, sizes), data)
         state = trained.state()
         num_folded = graphs.fold_batchnorm(prepared)
         notes += (f"{num_folded} BatchNorm folded into convolutions after training",) if num_folded else ()
     else:
-        _calibrate(graphs.ExportedNetwork(prepared, signature), settings, data)
+        _calibrate(graphs.ExportedNetwork(prepared, signature, sizes), settings, data)
     converted = _converted(prepared)
     strategy = read_strategy(converted, own, calls, settings, kept_float)
     if not any(row.is_quantized for row in strategy):
@@ -88,9 +90,9 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     modules = dict(own.named_modules())
     found = twins(converted.graph, plain.graph)
     return Converted(
-        model=graphs.ExportedNetwork(converted, signature),
+        model=graphs.ExportedNetwork(converted, signature, sizes),
         strategy=strategy,
-        save=lambda path: graphs.save(converted, data.example, path),
+        save=lambda path: graphs.save(converted, data.example, sizes, path),
         notes=notes,
         beside=graph_beside(float_graph, converted, found, strategy, settings, lambda node: row_name(node, modules)),
         trained=state,
@@ -117,7 +119,8 @@ def load(path: Path, network: nn.Module | None) -> nn.Module:
     torchao()  # brings the operators that the file names
     with silenced():
         signature = None if network is None else inspect.signature(network.forward)
-        return graphs.ExportedNetwork(graphs.load(path), signature)
+        exported, sizes = graphs.load(path)
+        return graphs.ExportedNetwork(exported, signature, sizes)
 
 
 def _own_modules(network: nn.Module, data: Data) -> tuple[nn.Module, dict[str, str], tuple[str, ...]]:
@@ -165,9 +168,9 @@ def _calibrate(prepared: nn.Module, settings: Settings, data: Data) -> None:
     data.calibrate(prepared)
 
 
-def _train(prepared: fx.GraphModule, signature: inspect.Signature, data: Data) -> None:
+def _train(trainable: graphs.TrainableExport, data: Data) -> None:
     """Train a prepared graph, and leave it in eval mode."""
-    trainable = graphs.TrainableExport(prepared, signature)
+    prepared = trainable.exported
 
     def freeze() -> None:
         prepared.apply(torchao().disable_observer)

@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qexplore._quiet import silenced
-from qexplore.errors import QExploreError, TraceError, WorkflowError, first_line
+from qexplore._sizes import Sizes, settled_sizes, shapes_of
+from qexplore.errors import DataError, QExploreError, TraceError, WorkflowError, first_line
 from qexplore.stacks.pt2e_archive import read_archive
 
 _ATEN = torch.ops.aten
@@ -28,13 +29,15 @@ class ExportedNetwork(nn.Module):
         exported: the graph.
         signature: of the network's ``forward``, so that arguments can be given by keyword and have their defaults; None
             takes them by place alone.
+        sizes: that it takes.
     """
 
-    def __init__(self, exported: fx.GraphModule, signature: inspect.Signature | None) -> None:
+    def __init__(self, exported: fx.GraphModule, signature: inspect.Signature | None, sizes: Sizes) -> None:
         super().__init__()
         self.exported = exported
         self.training = False
         self._signature = signature
+        self._sizes = sizes
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph.
@@ -42,12 +45,14 @@ class ExportedNetwork(nn.Module):
         Raises:
             TypeError: the network's ``forward`` does not take these arguments.
             WorkflowError: an argument that is no tensor has another value than when the graph was taken.
+            DataError: a tensor of a size that the graph was not taken for.
         """
         if self._signature is not None and (kwargs or len(args) < self._num_taken):
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
             args = bound.args[: max(self._num_taken, len(args))]
         self._require_settled(args)
+        self._require_sizes(args)
         return self.exported(*args)
 
     def _require_settled(self, args: tuple[Any, ...]) -> None:
@@ -59,6 +64,15 @@ class ExportedNetwork(nn.Module):
                     f"'{node.target}' must be {settled!r}, which torch.export settled, got {given!r}: quantize the "
                     "network anew with an example that has it"
                 )
+
+    def _require_sizes(self, args: tuple[Any, ...]) -> None:
+        codegen: Any = self.exported.graph._codegen
+        refusal = self._sizes.refusal(shapes_of(codegen.pytree_info.orig_args, args))
+        if refusal:
+            raise DataError(
+                f"the graph that torch.export took {refusal}: it is the network for sizes of its example alone, the "
+                "batch apart; quantize the network anew with an example of this size"
+            )
 
     @property
     def _num_taken(self) -> int:
@@ -78,8 +92,8 @@ class TrainableExport(ExportedNetwork):
     torchao's own switch also puts torch's defaults in the place of every Dropout's p and every BatchNorm's eps.
     """
 
-    def __init__(self, exported: fx.GraphModule, signature: inspect.Signature | None) -> None:
-        super().__init__(exported, signature)
+    def __init__(self, exported: fx.GraphModule, signature: inspect.Signature | None, sizes: Sizes) -> None:
+        super().__init__(exported, signature, sizes)
         self._state: tuple[bool, bool] | None = None
         self._has_fixed_statistics = False
 
@@ -97,13 +111,15 @@ class TrainableExport(ExportedNetwork):
         self._has_fixed_statistics = True
 
 
-def export(network: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:
-    """The graph of ``network``, which is in eval mode, for every batch size.
+def export(network: nn.Module, example: tuple[Any, ...]) -> tuple[fx.GraphModule, Sizes]:
+    """The graph of ``network``, which is in eval mode, for every batch size, and the sizes that it takes.
 
     Raises:
         TraceError: ``torch.export`` stops, or the network settles on one batch size.
     """
-    return _program(network, example).module(check_guards=False)  # type: ignore[no-any-return]
+    program = _program(network, example)
+    exported = program.module(check_guards=False)
+    return exported, Sizes.of(exported, settled_sizes(network, program, example))
 
 
 def _program(network: nn.Module, example: tuple[Any, ...]) -> Any:
@@ -254,21 +270,22 @@ def drop_unused(exported: fx.GraphModule) -> None:
             delattr(exported.get_submodule(owner), attribute)
 
 
-def save(exported: fx.GraphModule, example: tuple[Any, ...], path: Path) -> None:
-    """Write a graph as a compressed archive that ``torch.export.load`` reads."""
+def save(exported: fx.GraphModule, example: tuple[Any, ...], sizes: Sizes, path: Path) -> None:
+    """Write a graph as a compressed archive that ``torch.export.load`` reads, with the conditions on its sizes."""
     plain = io.BytesIO()
     with silenced():
         program = _program(exported, example)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # lines and folders of this machine
         program.example_inputs = None
+        program._guards_code = [*dict.fromkeys((*program._guards_code, *sizes.conditions))]
         torch.export.save(program, plain)
     with zipfile.ZipFile(plain) as read, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as write:
         for entry in read.infolist():
             write.writestr(entry.filename, read.read(entry))
 
 
-def load(path: Path) -> fx.GraphModule:
+def load(path: Path) -> tuple[fx.GraphModule, Sizes]:
     """Read what `save` has written.
 
     Raises:
@@ -277,7 +294,9 @@ def load(path: Path) -> fx.GraphModule:
     if not path.is_file():
         raise WorkflowError(f"there must be a file written by a result's save(), got {str(path)!r}, which is not there")
     try:
-        return torch.export.load(read_archive(path)).module(check_guards=False)
+        program = torch.export.load(read_archive(path))
+        exported = program.module(check_guards=False)
+        return exported, Sizes.of(exported, program._guards_code)
     except WorkflowError:
         raise
     except Exception as error:

@@ -54,6 +54,11 @@ RECURRENT_IN_PT2E = 'torchao has no integer kernel for {kind}: stack="fx" or "ea
 OFF = "its integers were {error:.3f} of the float norm away, where rounding explains {limit:.3f}"
 SETTLED = "ranges are taken anew after training, for those that training left were too far from float"
 
+SETTLED_SIZE = (
+    "forward decides by a size, which the example settled: the result is the network where {condition}, and refuses "
+    "other calls"
+)
+
 
 def in_kernel(kernel: str, weights: Stored, output: str) -> str:
     """Of a layer whose weights and input are integers; ``output`` says where its range is from, or that it is float."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from qexplore._choices import FloatFormat
-from qexplore._onnx import path_name
+from qexplore._sizes import path_name
 from qexplore._trees import cloned, map_tensors
 from qexplore.errors import QExploreError, StackError
 from qexplore.model import arithmetic, floating_tensors
