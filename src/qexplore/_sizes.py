@@ -1,4 +1,4 @@
-"""Sizes that an exported graph takes: its example settled the others, and every branch of ``forward`` that reads one."""
+"""Sizes that an exported graph takes: its example settled the others, and branches of ``forward`` that read one."""
 
 from __future__ import annotations
 

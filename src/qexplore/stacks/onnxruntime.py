@@ -74,7 +74,10 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         model=model,
         strategy=strategy,
         save=lambda target: _save(content, target),
-        notes=(*((_SEVEN_BITS,) if _can_overflow() else ()), *(reasons.SETTLED_SIZE.format(condition=one) for one in model.conditions)),
+        notes=(
+            *((_SEVEN_BITS,) if _can_overflow() else ()),
+            *(reasons.SETTLED_SIZE.format(condition=one) for one in model.conditions),
+        ),
         beside=onnx_beside(prepared, quantized, owners, strategy, settings),
     )
 

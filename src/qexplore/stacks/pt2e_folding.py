@@ -37,10 +37,10 @@ def fold(exported: fx.GraphModule) -> None:
 
 
 def guard(exported: fx.GraphModule) -> None:
-    """Part every BatchNorm from a layer that others read too, so that torchao does not find them together."""
+    """Part a BatchNorm from the layer it reads where torchao must not find them together: training would stop there."""
     for norm in [node for node in exported.graph.nodes if node.target is _ATEN.batch_norm.default]:
         layer = norm.args[0]
-        if layer.target in _LAYERS and len(layer.users) > 1:
+        if layer.target in _LAYERS and (len(layer.users) > 1 or not _can_train_together(layer, norm)):
             with exported.graph.inserting_before(norm):
                 parted = exported.graph.call_function(_ATEN.alias.default, (layer,))
             parted.meta = {"val": layer.meta["val"], _GUARD: True}  # without telling whose operator it is
@@ -56,6 +56,16 @@ def unguard(exported: fx.GraphModule) -> None:
     exported.recompile()
 
 
+def _can_train_together(layer: Any, norm: Any) -> bool:
+    """Whether torchao's pair for training is right: it reads all tensors of a BatchNorm, and knows no groups here."""
+    is_whole = all(one is not None for one in norm.args[1:5])
+    return is_whole and not (layer.target in _TRANSPOSED and _groups(layer) != 1)
+
+
+def _groups(transposed: Any) -> int:
+    return transposed.args[6] if len(transposed.args) > 6 else 1
+
+
 def _may_fold(norm: fx.Node) -> bool:
     layer: Any = norm.args[0]
     if layer.target not in _LAYERS or len(layer.users) > 1 or norm.args[5]:
@@ -64,7 +74,7 @@ def _may_fold(norm: fx.Node) -> bool:
         return False
     if layer.target is _ATEN.linear.default:
         return bool(layer.meta["val"].dim() == 2)  # else BatchNorm's channels lie on another axis
-    return layer.target not in _TRANSPOSED or len(layer.args) < 7 or layer.args[6] == 1
+    return layer.target not in _TRANSPOSED or _groups(layer) == 1
 
 
 def _is_constant(node: Any) -> bool:

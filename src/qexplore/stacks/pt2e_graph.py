@@ -156,10 +156,15 @@ def switch_training(exported: fx.GraphModule, training: bool, *, statistics: boo
     """
     for node in exported.graph.nodes:
         position = _switch_position(node)
-        if position is not None:
+        if position is not None and not _has_no_statistics(node):
             is_fixed = node.target is _ATEN.batch_norm.default and not statistics
             node.update_arg(position, training and not is_fixed)
     exported.recompile()
+
+
+def _has_no_statistics(node: fx.Node) -> bool:
+    """Whether ``node`` is a BatchNorm that takes those of each batch in every mode."""
+    return node.target is _ATEN.batch_norm.default and node.args[3] is None
 
 
 def _keep_frozen(exported: fx.GraphModule) -> None:
@@ -188,6 +193,8 @@ def restore_batchnorm(exported: fx.GraphModule, network: nn.Module) -> None:
     modules = dict(network.named_modules())
     for node in _batchnorms(exported):
         variance = node.args[4]
+        if variance is None:
+            continue
         module = modules.get(str(variance.target).rpartition(".")[0])
         if module is None:
             continue

@@ -51,13 +51,18 @@ def layer_at(error: BaseException, *networks: nn.Module) -> str:
     Its frames hold it: a node of a graph, or the module itself.
     """
     all_named = (named for network in networks for named in network.named_modules())
-    modules = {name: module for name, module in all_named if name and _OBSERVES not in name}
+    modules = {name: module for name, module in all_named if name and _OBSERVES not in name and not _is_graph(module)}
     names = {id(module): name for name, module in modules.items()}
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         found = next((name for value in _held(frame) if (name := _name(value, names)) in modules), "")
         if found:
             return found
     return ""
+
+
+def _is_graph(module: nn.Module) -> bool:
+    """Whether ``module`` is what a stack has made of the network, in a wrapper of ours."""
+    return isinstance(module, fx.GraphModule)
 
 
 def _held(frame: FrameType) -> list[Any]:
