@@ -115,7 +115,7 @@ def _open_axes(exported: fx.GraphModule, network: nn.Module, args: Any, kwargs: 
     for index, ((path, leaf), place) in enumerate(zip(leaves, places, strict=True)):
         for axis, size in enumerate(getattr(place.meta.get("val"), "shape", ())):
             if not isinstance(size, int) and str(size).isidentifier():
-                name = f"L['{path[0].key}']{pytree.keystr(tuple(path[1:]))}.size()[{axis}]"
+                name = f"L{pytree.keystr(tuple(path))}.size()[{axis}]"
                 found.setdefault(str(size), []).append(_Axis(index, axis, leaf.shape[axis], name))
     return list(found.values())
 
