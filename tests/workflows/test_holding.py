@@ -75,6 +75,44 @@ def test_layer_whose_kernel_is_wrong_is_left_float_and_named(method: str, last: 
     assert report.strategy[0].state == "integers"
 
 
+class Branches(nn.Module):
+    """Layers that torch's kernel is right for behind PReLUs, of which it takes a wrong slope."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        kinds = [(nn.Conv2d(4, 4, 3, padding=1), nn.PReLU(init=-1.5)) for _ in range(depth)]
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), *(one for pair in kinds for one in pair))
+        self.left, self.right, self.head = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(8, 5)
+        for layer in (
+            self.body[0],
+            *self.body[1::2],
+            self.left,
+            self.right,
+        ):  # sums, which wrong slopes drive out of their ranges
+            nn.init.uniform_(layer.weight, -0.1, 0.3)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.head(torch.cat([self.left(x), self.right(x)], 1).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["static", "qat"])
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_layer_that_is_off_for_its_inputs_alone_is_integers_in_the_end(method: str, depth: int) -> None:
+    torch.manual_seed(0)
+    network = Branches(depth).eval()
+    if method == "static":
+        report = qx.quantize_static(network, _images(), stack="fx").report
+    else:
+        batches = [(one, network(one).detach()) for one in _images()]
+        report = qx.quantize_qat(network, batches, nn.functional.mse_loss, stack="fx").report
+    assert {row.type for row in report.strategy if row.state == "float"} == {"PReLU"}
+    assert {"left", "right", "cat", "head"} <= {row.name for row in report.strategy if row.state == "integers"}
+    assert report.alarms == ()
+    assert report.error < 0.1
+
+
 def test_file_of_a_network_with_a_layer_left_float_gives_equal_outputs(tmp_path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.PReLU(init=0.9), nn.Conv2d(4, 4, 3)).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,8 @@ _DUST = 1e-5
 _NUDGES = 100.0
 """By how much rounding inside of a network may pass what the last bit of its inputs makes of the output."""
 
-_ATTEMPTS = 3
+_ATTEMPTS, _OF_ITS_KIND = 8, 6
+"""How often what is off is left float; the first of these times the cause alone."""
 
 _STOPS = 8
 """Layers that a stack may stop at, one after the other."""
@@ -91,6 +92,8 @@ def quantized_and_held(
 ) -> tuple[Settings, Converted, Held]:
     """Quantize ``network`` and hold it; where a layer is off, quantize again with that layer in float.
 
+    A layer that was off because of those before it alone is integers in the end.
+
     Args:
         home: the stack's file.
         network: in float.
@@ -111,19 +114,22 @@ def quantized_and_held(
         now = hold(network, anew, batches)
         if len(now.alarms) < len(held.alarms):
             converted, held, notes = anew, now, (reasons.SETTLED,)
-    for _ in range(_ATTEMPTS):
-        off = _to_leave_float(held, settings)
+    cleared = set[str]()  # whose integers were not what was wrong
+    for turn in range(_ATTEMPTS):
+        off = _to_leave_float(held, settings, turn, cleared)
         if not off:
             break
         changed = replace(settings, left_float={**settings.left_float, **off})
         try:
             attempt = home.quantize(network, changed, again or data)
         except QExploreError:  # nothing would be left to quantize, say
-            break
+            cleared |= off.keys()
+            continue
         now = hold(network, attempt, batches)
         if off.keys() <= {alarm.layer for alarm in now.alarms}:
-            break  # its integers were not what was wrong
-        settings, converted, held = changed, attempt, now
+            cleared |= off.keys()
+        else:
+            settings, converted, held = changed, attempt, now
     left = (f"'{name}' is left float: {why}" for name, why in settings.left_float.items())
     return settings, converted, replace(held, notes=(*notes, *left))
 
@@ -149,16 +155,20 @@ def _quantized(home: StackFile, network: nn.Module, settings: Settings, data: Da
     raise first
 
 
-def _to_leave_float(held: Held, settings: Settings) -> dict[str, str]:
-    """Layers in integers that are off, with the reason that their rows will tell; none where ranges are the user's."""
+def _to_leave_float(held: Held, settings: Settings, turn: int, cleared: Set[str]) -> dict[str, str]:
+    """Layers in integers that are off, with the reason that their rows will tell; none where ranges are the user's.
+
+    What reads wrong numbers may be off for these alone, as its range was taken from right ones. So at first it is only
+    the one that is called first, then all of its kind, as a wrong kernel is wrong wherever it is called, at last all.
+    """
     if settings.has_own_ranges:
         return {}
-    quantized = {row.name for row in held.strategy if row.is_quantized} - {*settings.left_float}
-    return {
-        alarm.layer: reasons.OFF.format(error=alarm.error, limit=alarm.limit)
-        for alarm in held.alarms
-        if alarm.layer in quantized
-    }
+    alarms = {alarm.layer: alarm for alarm in held.alarms}
+    known = {*settings.left_float, *cleared}
+    off = [row for row in held.strategy if row.is_quantized and row.name in alarms and row.name not in known]
+    if turn < _OF_ITS_KIND:
+        off = [row for row in off if row is off[0] or (turn and row.type == off[0].type)]
+    return {row.name: reasons.OFF.format(error=alarms[row.name].error, limit=alarms[row.name].limit) for row in off}
 
 
 def hold(network: nn.Module, converted: Converted, batches: Iterable[tuple[Any, ...]]) -> Held:
