@@ -37,3 +37,14 @@ def test_operands_that_no_point_quantizes_are_named_in_the_report(tmp_path):
     assert "has its weight in float" in report.float_operands[0]
     assert "has its operand 1 in float" in report.float_operands[1]
     assert "in float: Gemm" in str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "googlenet"])
+def test_classifier_of_torchvision_has_no_operand_in_float_in_its_file_for_tensorrt(name, tmp_path):
+    models = pytest.importorskip("torchvision.models")
+    options = {"init_weights": False} if name == "googlenet" else {}
+    network, images = getattr(models, name)(weights=None, **options), torch.randn(2, 3, 64, 64)
+    report = written(network, tmp_path, images, scheme="tensorrt", target="tensorrt")
+    assert report.float_operands == ()
+    assert qx.check_tensorrt(tmp_path / "m.onnx").is_valid

@@ -149,3 +149,32 @@ def test_masks_and_parameters_stay_float_and_are_named():
     left = {one.name: one.reason for one in model.inputs_left_float}
     assert left == {"add.input_1": "a parameter", "add_1.input_1": "an additive mask"}
     assert "add.input" in names(model) and operands_in_float(model) == []
+
+
+class Product(nn.Module):
+    def forward(self, x):
+        x = torch.tanh(x.squeeze(1))
+        return torch.bmm(x, x.transpose(1, 2)) + x @ x
+
+
+def test_operands_of_products_are_quantized_as_by_hand_and_one_tensor_once():
+    model = seen(Product(), None, functions=predicates.by_operand(torch.matmul))
+    assert names(model) == ["bmm.input", "bmm.input_1", "matmul.input"]
+    model.num_bits = [3, 4, 5]
+    x = torch.randn(4, 1, 8, 8)
+    y = torch.tanh(x.squeeze(1))
+    left, right, both = model.fake_quantizers.values()
+    assert torch.equal(model(x), torch.bmm(left(y), right(y.transpose(1, 2))) + both(y) @ both(y))
+
+
+def test_names_alone_select_calls_and_not_what_these_are_given():
+    asked = predicates.by_name("bmm*") | predicates.by_function(torch.add)
+    assert names(seen(Product(), None, functions=asked)) == ["bmm", "add"]
+    asked = predicates.by_operand(torch.matmul) & ~predicates.by_name("bmm.input_1")
+    assert names(seen(Product(), None, functions=asked)) == ["bmm.input", "matmul.input"]
+
+
+def test_call_inside_a_layer_with_a_quantized_weight_is_none_of_the_networks():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(SelectionError, match="selects none"):
+        seen(network, None, functions=predicates.by_function(F.linear), weights=predicates.weighted)

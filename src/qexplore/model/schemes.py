@@ -27,7 +27,8 @@ _LAYER_CALLS = by_operand(
     *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
 )
 _PRODUCTS = _LAYER_CALLS | by_operand(torch.matmul, torch.einsum, torch.addmm, torch.addbmm, torch.mv, torch.dot)
-_AVERAGE_CALLS = by_operand(torch.mean, F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d)
+_POOLING_CALLS = by_operand(F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d)
+_AVERAGE_CALLS = _POOLING_CALLS | by_operand(torch.mean)
 _SUMS = by_operand(torch.add, torch.sub)
 
 
@@ -94,15 +95,15 @@ _SCHEMES: Mapping[str, Scheme] = {
     "onnxruntime": Scheme(
         "onnxruntime",
         inputs=(_LAYERS & ~by_type(nn.RNNBase, nn.RNNCellBase, nn.Bilinear)) | _AVERAGES,
-        functions=_PRODUCTS | _AVERAGE_CALLS | by_operand(torch.add, torch.mul, torch.cat),
+        functions=_PRODUCTS | _POOLING_CALLS | by_operand(torch.add, torch.mul, torch.cat),
         weights=weighted & ~by_type(nn.RNNBase, nn.RNNCellBase, nn.Bilinear),
         asymmetric="auto",
         sources=("https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html",),
     ),
     "xnnpack": Scheme(
         "xnnpack",
-        inputs=(_LAYERS & ~by_type(nn.RNNBase, nn.RNNCellBase, nn.Bilinear)) | _AVERAGES,
-        functions=_LAYER_CALLS | _AVERAGE_CALLS | by_operand(torch.add, torch.sub, torch.mul, torch.cat),
+        inputs=(_LAYERS & ~by_type(nn.RNNBase, nn.RNNCellBase, nn.Bilinear)) | by_type(nn.AdaptiveAvgPool2d),
+        functions=_LAYER_CALLS | by_operand(F.adaptive_avg_pool2d, torch.add, torch.mul, torch.cat),
         weights=weighted & ~by_type(nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.Embedding, nn.EmbeddingBag),
         unsigned=False,
         asymmetric=True,
