@@ -145,7 +145,9 @@ def test_pick_takes_the_point_that_the_front_gives(explored, flags, expected):
         front = study.front()
     front.save("front.json")
     for source in (explored, "front.json"):
-        assert said("pick", source, *flags)["point"]["index"] == expected(front).index
+        point = said("pick", source, *flags)["point"]
+        assert point["index"] == expected(front).index
+        assert said("pick", source, "--point", point["key"])["point"] == point
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,8 @@ def test_pick_takes_the_point_that_the_front_gives(explored, flags, expected):
         (["--accuracy", 1], 1, "no point meets min_accuracy=1.0; the best that this front offers is"),
         (["--index", 99], 1, "no point 99, this front has the points 0 to "),
         (["--run", 7, "--knee"], 1, "7"),
+        (["--point", "0123"], 1, "no point of this front has the key '0123'"),
+        (["--point", "0123", "--knee"], 2, "pick a point by"),
     ],
 )
 def test_what_cannot_be_picked_is_said_with_what_can(explored, flags, code, sentence):

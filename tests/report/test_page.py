@@ -196,11 +196,28 @@ def test_runs_of_a_study_lie_side_by_side(study):
     assert (first.name, second.name) == ("digits, run 1: random, seed 1", "digits, run 2: random, seed 2")
     assert first.state == "ended"
     assert set(first.candidates.kinds) == {"front", "uniform", "measured"}
-    assert "front(1)[{index}]" in first.apply.python
-    assert first.apply.command == f"qexplore pick {study} --run 1 --index {{index}} --output widths.json"
+    assert "front(1).find('{key}')" in first.apply.python
+    assert first.apply.command == f"qexplore pick {study} --run 1 --point {{key}} --output widths.json"
     assert dict(dict(first.facts)["Measured under"])["network"] == "Tiny"
     with qx.Study.open(study) as opened:
         assert page_record(opened) == record
+
+
+def test_lines_of_a_page_mean_the_same_point_after_the_run_went_on(tmp_path):
+    path, problem = tmp_path / "a.db", tiny_problem(upper=8)
+    before = qx.explore(problem, max_evaluations=12, seed=1, progress=False, study=path).front
+    [run] = page_record(path).runs
+    after = qx.resume(path, tiny_problem(upper=8), max_evaluations=60, progress=False).front
+    now = {point.num_bits for point in after}
+    assert any(one.num_bits != other.num_bits for one, other in zip(before, after, strict=False)), "places have changed"
+    assert {point.num_bits in now for point in before} == {True, False}
+    for point, key in zip(before, run.apply.keys, strict=True):
+        line = run.apply.python.format(key=key).removesuffix(".apply_to(model)")
+        if point.num_bits in now:
+            assert eval(line, {"qx": qx}).num_bits == point.num_bits
+        else:
+            with pytest.raises(qx.errors.FrontError, match=f"no point of this front has the key '{key}'.*Pick anew"):
+                eval(line, {"qx": qx})
 
 
 def test_study_is_shown_while_it_runs_and_after_it_broke_off(tmp_path):
@@ -262,7 +279,7 @@ def test_front_file_names_itself_in_what_applies_its_points(tmp_path):
     front_of().save(tmp_path / "front.json")
     [run] = page_record(tmp_path / "front.json").runs
 
-    line = run.apply.python.format(index=2)
+    line = run.apply.python.format(key=run.apply.keys[2])
     assert eval(line.removesuffix(".apply_to(model)"), {"qx": qx}) == qx.Front.load(tmp_path / "front.json")[2]
 
 

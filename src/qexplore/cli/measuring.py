@@ -55,7 +55,8 @@ def sensitivity(
 @printing
 def analyze(
     config: Path, widths: Path | None, num_bits: str | None, run: int | None, accuracy: float | None,
-    limits: tuple[str, ...], knee: bool, index: int | None, csv_path: Path | None, as_json: bool, **flags: Any,
+    limits: tuple[str, ...], knee: bool, index: int | None, point: str | None, csv_path: Path | None, as_json: bool,
+    **flags: Any,
 ) -> None:  # fmt: skip
     """Show the SQNR at each point of CONFIG, alone and as errors build up, and what is clipped."""
     from qexplore.config import calibrated, read_config
@@ -68,7 +69,7 @@ def analyze(
     if num_bits is not None:
         model.num_bits = [int(num_bits) if num_bits.isdecimal() else num_bits] * len(model.points)
     if widths is not None:
-        picks = {"run": run, "accuracy": accuracy, "limits": limits, "knee": knee, "index": index}
+        picks = {"run": run, "accuracy": accuracy, "limits": limits, "knee": knee, "index": index, "point": point}
         set_widths(model, widths, picks)
     loaders = read.parts.loaders
     table = analyzed(model, loaders.get("report_loader", loaders["search_loader"]), unpack=read.parts.unpack)

@@ -59,6 +59,7 @@ def picking(command: Command) -> Command:
         ),
         click.option("--knee", is_flag=True, help="The point from which more accuracy begins to cost much."),
         click.option("--index", type=int, metavar="N", help="The point of that number."),
+        click.option("--point", metavar="KEY", help="The point of that key, which it keeps when the search goes on."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)

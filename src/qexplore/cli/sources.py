@@ -63,18 +63,27 @@ def study_front(study: Study, run: int | None) -> Front:
     return study.front(runs[-1].id)
 
 
-def picked(front: Front, accuracy: float | None, limits: Sequence[str], knee: bool, index: int | None) -> FrontPoint:
+def picked(
+    front: Front,
+    accuracy: float | None,
+    limits: Sequence[str],
+    knee: bool,
+    index: int | None,
+    point: str | None,
+) -> FrontPoint:
     """The point that the flags of `qexplore.cli.options.picking` mean.
 
     Raises:
         UsageError: no flag, or several that do not go together.
         FrontError: there is no such point.
     """
-    asked = [accuracy is not None or bool(limits), knee, index is not None]
+    asked = [accuracy is not None or bool(limits), knee, index is not None, point is not None]
     if sum(asked) != 1:
-        raise click.UsageError("pick a point by --accuracy, --cost or both, or by --knee, or by --index")
+        raise click.UsageError("pick a point by --accuracy, --cost or both, or by --knee, or by --index, or by --point")
     if knee:
         return front.knee()
+    if point is not None:
+        return front.find(point)
     if index is not None:
         try:
             return front[index]

@@ -90,6 +90,10 @@ class Front(Framed, FrontArrays):
             report_further=self._further(self.report_further_scores, row),
         )
 
+    def find(self, key: str) -> FrontPoint:
+        """The point of that `FrontPoint.key`, at whatever place; FrontError when this front has no such point."""
+        return self[picking.row_of(key, [point.key for point in self])]
+
     @property
     def total_bits(self) -> FloatArray:
         """Total bits [K], read-only. FrontError when "total_bits" is none of the costs."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import moocore
 import numpy as np
 import numpy.typing as npt
+
+from qexplore.errors import FrontError
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -22,6 +26,17 @@ def num_dominated(minimised: FloatArray, others: FloatArray) -> int:
     """How many rows of ``minimised``, [K, M], some row of ``others``, [J, M], beats."""
     beside = (np.vstack([others, row]) for row in minimised)
     return sum(not moocore.is_nondominated(rows, keep_weakly=True)[-1] for rows in beside)
+
+
+def row_of(key: str, keys: Sequence[str]) -> int:
+    """The place of ``key``; FrontError where it has none."""
+    if key not in keys:
+        raise FrontError(
+            f"Front.find: no point of this front has the key {key!r}. The front is another than the one that the key was "
+            "taken from, such as before its search went on. Pick anew, by knee(), cheapest() or most_accurate(), or set "
+            "that point by its widths: model.num_bits = {...}, as a report's page shows them."
+        )
+    return keys.index(key)
 
 
 def cheapest_row(gain: FloatArray, costs: FloatArray, column: int, names: IntArray) -> int:

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qexplore._choices import Choice
-from qexplore._fingerprint import Fingerprint
+from qexplore._fingerprint import Fingerprint, text_digest
 from qexplore.errors import FrontError
 from qexplore.front import checks
 from qexplore.front.words import bracketed, cost_text, difference_text, score_text, widths_words
+
+
+_KEY_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,12 @@ class FrontPoint:
         """Total bits of this point. FrontError when "total_bits" is none of the costs."""
         checks.require_total_bits("FrontPoint.total_bits", tuple(self.costs))
         return self.costs["total_bits"]
+
+    @property
+    def key(self) -> str:
+        """Short digest of the widths by point name: the same point has it on every front, whatever its place there."""
+        named = zip(self.widths, self.num_bits, strict=True)
+        return text_digest(f"{name} {code}" for name, code in named)[:_KEY_DIGITS]
 
     def apply_to(self, model: Any, *, other_model: bool = False) -> None:
         """Give ``model``, wrapped, the widths of this point: ``model.num_bits = point``.

@@ -104,11 +104,13 @@ class FailureRecord:
 class ApplyRecord:
     """How a point is applied: Python and a command.
 
-    In both {index} stands for its place on the front, and {file} for the front as the page's button downloads it.
+    In both {index} stands for its place on the front, {key} for its key among `keys`, one for each place, which stays
+    true when the run goes on, and {file} for the front as the page's button downloads it.
     """
 
     python: str
     command: str
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -45,12 +45,19 @@ if TYPE_CHECKING:
 _MOST_FAILURES = 200
 
 
-def pick_command(source: str) -> str:
-    """What picks a point of ``source`` on the command line."""
-    return f"qexplore pick {source} --index {{index}} --output widths.json"
+def apply_lines(python: str, source: str, front: Front) -> ApplyRecord:
+    """By key: the run goes on, or the file is written anew, and then another point has the place of this one."""
+    return ApplyRecord(
+        python=f"{python}.find('{{key}}').apply_to(model)",
+        command=f"qexplore pick {source} --point {{key}} --output widths.json",
+        keys=tuple(point.key for point in front),
+    )
 
 
-_DOWNLOADED = ApplyRecord(python='qx.Front.load("{file}")[{index}].apply_to(model)', command=pick_command("{file}"))
+_DOWNLOADED = ApplyRecord(
+    python='qx.Front.load("{file}")[{index}].apply_to(model)',
+    command="qexplore pick {file} --index {index} --output widths.json",
+)
 _NUMBER = re.compile(r"[0-9]+")
 
 

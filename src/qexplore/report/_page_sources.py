@@ -15,8 +15,8 @@ from qexplore.errors import ReportError
 from qexplore.evaluation import LayerAnalysis
 from qexplore.front import Front, front_notes
 from qexplore.report._alike import Compared, unlike_lines
-from qexplore.report._page_record import ApplyRecord, PageRecord, RunPage
-from qexplore.report._page_runs import Known, exploration_known, pick_command, run_page
+from qexplore.report._page_record import PageRecord, RunPage
+from qexplore.report._page_runs import Known, apply_lines, exploration_known, run_page
 from qexplore.report._page_studies import study_runs
 from qexplore.report._wording import cost_words
 from qexplore.search import SensitivityTable
@@ -96,10 +96,7 @@ def _of_file(path: Path, label: str | None, known: Known) -> Iterator[RunPage]:
             yield from study_runs(study, label, known)
         return
     front, shown = Front.load(path), str(path)
-    apply = ApplyRecord(
-        python=f"qx.Front.load({shown!r})[{{index}}].apply_to(model)",
-        command=pick_command(shlex.quote(shown)),
-    )
+    apply = apply_lines(f"qx.Front.load({shown!r})", shlex.quote(shown), front)
     known = replace(known, apply=apply, notices=front_notes(front))
     yield run_page(label or path.stem, front, front.uniform, known)
 

@@ -21,8 +21,8 @@ from qexplore.report._page_front import Measured, Parts
 from qexplore.report._page_record import ApplyRecord, Facts, RunPage
 from qexplore.report._page_runs import (
     Known,
+    apply_lines,
     failure_records,
-    pick_command,
     progress_record,
     run_page,
     seconds_text,
@@ -68,16 +68,13 @@ def _known(study: Study, run: StudyRun, front: Front) -> Known:
         facts=_facts(study, run),
     )
     # The front of a run under way has other points tomorrow: what is applied is what the page holds.
-    return replace(known, apply=_apply(study, run.id)) if run.state == "ended" else known
+    return replace(known, apply=_apply(study, run.id, front)) if run.state == "ended" else known
 
 
-def _apply(study: Study, run: int) -> ApplyRecord:
+def _apply(study: Study, run: int, front: Front) -> ApplyRecord:
     """Names the run, also where there is one: another may come, and the front of both has other points."""
     path = str(study.path)
-    return ApplyRecord(
-        python=f"qx.Study.open({path!r}).front({run})[{{index}}].apply_to(model)",
-        command=pick_command(f"{shlex.quote(path)} --run {run}"),
-    )
+    return apply_lines(f"qx.Study.open({path!r}).front({run})", f"{shlex.quote(path)} --run {run}", front)
 
 
 def _summary(run: StudyRun, front: Front, num_passes: float) -> Facts:

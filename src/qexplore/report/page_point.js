@@ -80,7 +80,7 @@ function frontOf(rows) {
 function applied(row) {
   if (!isFront(row)) return [element("h3", {}, "Apply it"), copied(widthsInPython(row))];
   const file = `${run().file}.json`;
-  const filled = (text) => text.replaceAll("{index}", row).replaceAll("{file}", file);
+  const filled = (text) => text.replaceAll("{index}", row).replaceAll("{key}", run().apply.keys[row]).replaceAll("{file}", file);
   const point = `${run().file}-point-${row}.json`;
   const needsFile = run().apply.command.includes("{file}");
   return [
