@@ -14,7 +14,7 @@ from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.errors import CalibrationError, ExportError, ManifestError, ModelError
+from qexplore.errors import CalibrationError, ExportError, ManifestError, ModelError, OtherModelError
 from qexplore.model import fingerprint_of
 
 CHOICES = [7, 12, "E4M3", "off", 5, 3, "MXE2M1", 16]
@@ -53,6 +53,39 @@ def test_manifest_gives_an_uncalibrated_model_the_same_outputs(saved):
             model.fake_quantizers[name].unsigned,
             model.fake_quantizers[name].asymmetric,
         )
+
+
+@pytest.mark.parametrize("options", [{}, {"inputs": predicates.by_type(nn.Linear)}, {"asymmetric": True}])
+def test_a_point_of_a_study_goes_to_a_model_by_its_manifest_and_others_say_what_is_missing(options, tmp_path):
+    model = calibrated(**options)
+    problem = qx.LayerwiseQuantizationProblem(model, batches(digits().search), qx.top1_accuracy)
+    list(problem.measure([[width] * problem.space.num_points for width in (4, 5, 6, 7)]))
+    first, *others = problem.front()
+    assert others
+    first.apply_to(model)
+    path, other = qx.save_manifest(model, tmp_path / "point.json"), wrapped(**options)
+    with pytest.raises(OtherModelError, match=r"this one is not calibrated.*range\. .*calibrate\(.*load_manifest"):
+        first.apply_to(other)
+
+    qx.load_manifest(path).apply(other)
+    first.apply_to(other)
+
+    assert torch.equal(other.eval()(digits().report.x), model.eval()(digits().report.x))
+    with pytest.raises(OtherModelError, match="those of a manifest of another point.*Calibrate as before"):
+        others[0].apply_to(other)
+    other.fake_quantizers[next(iter(other.fake_quantizers))].amax = 0.1
+    with pytest.raises(OtherModelError, match="differs in ranges"):
+        first.apply_to(other)
+
+
+def test_what_else_differs_is_said_of_a_model_that_is_not_calibrated(tmp_path):
+    model, other = calibrated(), wrapped()
+    problem = qx.LayerwiseQuantizationProblem(model, batches(digits().search), qx.top1_accuracy)
+    list(problem.measure([[4] * problem.space.num_points]))
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1)
+    with pytest.raises(OtherModelError, match="not calibrated.*, and differs in weights"):
+        problem.front()[0].apply_to(other)
 
 
 def of_tokens(seed: int = 0) -> qx.QuantizedModel:

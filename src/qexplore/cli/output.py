@@ -59,7 +59,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, Front):
         return json.loads(value.to_json())
     if isinstance(value, FrontPoint):
-        return {one: plain(part) for one, part in _fields(value).items()} | {"widths": widths_of(value), "key": value.key}
+        return {one: plain(part) for one, part in _fields(value).items()} | {
+            "widths": widths_of(value),
+            "key": value.key,
+        }
     if isinstance(value, (FloatFormat, PurePath)):
         return str(value)
     if is_dataclass(value):

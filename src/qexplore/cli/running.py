@@ -120,7 +120,8 @@ def config_of(study: Path, config: Path | None) -> Path:
     if config is None and study.exists() and not kept.exists():
         raise ConfigError(
             f"the study '{study}' has no configuration beside it ('{kept}'): it was begun elsewhere than on the "
-            "command line, or moved alone. Give one with --config"
+            "command line, or moved alone. Give one with --config, or do it in Python, where the network is: "
+            "qx.resume; or point.apply_to(model), then qx.save_manifest or qx.export_onnx"
         )
     return config or kept
 

@@ -15,6 +15,7 @@ from qexplore._choices import MAX_NUM_BITS, choice_code, choice_name
 from qexplore._fingerprint import Fingerprint
 from qexplore.errors import ExportError, ManifestError
 from qexplore.model import (
+    Brought,
     FoundLeft,
     FoundPoint,
     PointKind,
@@ -150,6 +151,7 @@ class Manifest:
             restore_biases(model.model)
         for layer, mean_input in layers:
             correct_bias(layer, mean_input)
+        model.brought = Brought(self.fingerprint, self.num_bits, fingerprint_of(model))
 
     def _apply(self, model: QuantizedModel) -> None:
         model.set_inputs(list(map(bare_name, self._inputs(model))))

@@ -32,9 +32,9 @@ def row_of(key: str, keys: Sequence[str]) -> int:
     """The place of ``key``; FrontError where it has none."""
     if key not in keys:
         raise FrontError(
-            f"Front.find: no point of this front has the key {key!r}. The front is another than the one that the key was "
-            "taken from, such as before its search went on. Pick anew, by knee(), cheapest() or most_accurate(), or set "
-            "that point by its widths: model.num_bits = {...}, as a report's page shows them."
+            f"Front.find: no point of this front has the key {key!r}. The front is another than the one that the key "
+            "was taken from, such as before its search went on. Pick anew, by knee(), cheapest() or most_accurate(), "
+            "or set that point by its widths: model.num_bits = {...}, as a report's page shows them."
         )
     return keys.index(key)
 

@@ -12,7 +12,6 @@ from qexplore.errors import FrontError
 from qexplore.front import checks
 from qexplore.front.words import bracketed, cost_text, difference_text, score_text, widths_words
 
-
 _KEY_DIGITS = 12
 
 

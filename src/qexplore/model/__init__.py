@@ -18,7 +18,7 @@ from qexplore.model.blocks import BlockRuns, Noted
 from qexplore.model.calibration import CalibrationReport, PointRange
 from qexplore.model.calls import CallNames, operands_of
 from qexplore.model.examples import Example, count_samples
-from qexplore.model.fingerprint import fingerprint_of, layers_of, require_same_model, structure_of, weights_of
+from qexplore.model.fingerprint import Brought, fingerprint_of, layers_of, require_same_model, structure_of, weights_of
 from qexplore.model.frames import aside, entered
 from qexplore.model.hooks import (
     calls_heard_by,

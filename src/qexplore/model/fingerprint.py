@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -21,6 +22,25 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _PARAMETRIZATIONS = "parametrizations"
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a manifest made of a model.
+
+    Attributes:
+        found_on: the model that the manifest was written of; None where that is not known.
+        num_bits: its choices, at which both have the same ranges.
+        here: the model right after it.
+    """
+
+    found_on: Fingerprint | None
+    num_bits: tuple[int, ...]
+    here: Fingerprint
+
+    def stands_for(self, found: Fingerprint, here: Fingerprint) -> bool:
+        """Whether a model that is ``here`` now is as the manifest left it, and that was of the one of ``found``."""
+        return (self.found_on, self.here, found.weights) == (found, here, here.weights)
 
 
 def fingerprint_of(model: WrappedNetwork) -> Fingerprint:
@@ -43,7 +63,26 @@ def require_same_model(model: WrappedNetwork, point: Any) -> None:
     found = getattr(point, "found_on", None)
     if not isinstance(found, Fingerprint):
         return
-    differs = found.difference_text(fingerprint_of(model))
+    here = fingerprint_of(model)
+    if model.is_pending or not all(one.is_calibrated for one in model.fake_quantizers.values()):
+        # Points that data find, and ranges, are not there to be compared yet.
+        differs = replace(found, points=here.points, ranges=here.ranges).difference_text(here)
+        raise OtherModelError(
+            "a point of a front must be given to the model that it was found on, but this one is not calibrated: it "
+            f"has points without a range{differs and ', and differs in ' + differs}. Calibrate as before, "
+            "model.calibrate(loader), or bring ranges and widths with qexplore.load_manifest(path).apply(model)"
+        )
+    differs = found.difference_text(here)
+    brought = model.brought
+    if differs and brought is not None and brought.stands_for(found, here):
+        if tuple(point.num_bits) == brought.num_bits:
+            return
+        raise OtherModelError(
+            "a point of a front must be given to a model with its ranges, got one with those of a manifest of another "
+            "point: a manifest brings the ranges at its own widths alone. Calibrate as before, by "
+            "model.calibrate(loader), to take others; or point.apply_to(model, other_model=True), where scores need "
+            "not hold"
+        )
     if differs:
         raise OtherModelError(
             f"a point of a front must be given to the model that it was found on, got one that differs in {differs}. "

@@ -18,7 +18,7 @@ from qexplore.model.building import Recipe, checked_asymmetric, initial_num_bits
 from qexplore.model.calls import Calls
 from qexplore.model.data_points import DataPoints, checked_readers
 from qexplore.model.examples import Example
-from qexplore.model.fingerprint import require_same_model
+from qexplore.model.fingerprint import Brought, require_same_model
 from qexplore.model.following import follow, home_of
 from qexplore.model.hooks import Hooks, calls_heard_by
 from qexplore.model.input_points import INPUT, ArgumentNames, checked_selection
@@ -46,10 +46,12 @@ class WrappedNetwork(DataPoints):
 
     Attributes:
         scheme: what it was wrapped by; None where predicates were given.
+        brought: what a manifest made of it; None before one was applied.
         lock: held by the one thread that sets or reads the model's state; `using` holds it for a block.
     """
 
     scheme: Scheme | None = None
+    brought: Brought | None = None
     _told_of_ranges = False  # a model that was pickled before this was asked has none of its own
 
     def __init__(
