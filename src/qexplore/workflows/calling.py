@@ -89,7 +89,7 @@ def quantize_dynamic(
         TraceError: the network cannot be taken apart into a graph.
         ModelError: the network is wrapped (call ``detach()``), carries hooks, or cannot be copied.
         SelectionError: ``modules`` selects nothing.
-        DataError: an empty loader, or inputs that the network does not take.
+        DataError: an empty loader, inputs that the network does not take, or a batch with NaN or an infinity.
         MetricError: ``report_loader`` without ``metric``, or the other way round.
         MissingPackageError: the stack's package is not installed.
         TypeError: a keyword that is none of these.

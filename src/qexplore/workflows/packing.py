@@ -16,6 +16,7 @@ from qexplore.predicates import PredicateLike, everything, select_modules
 from qexplore.preparation import copied_network, counted, replace_everywhere
 from qexplore.quant import check_group_size, check_packed_width
 from qexplore.stacks import LayerStrategy, PackedLinear, float_rows, is_packable, packed_strategy
+from qexplore.workflows.finite import finite
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def pack_linear_weights(
         NumBitsError: a width or group size that cannot be packed.
         WorkflowError: a weight that is not finite.
         ModelError: a network that is wrapped, or cannot be copied.
-        DataError: ``calibration_loader`` is empty or cannot be unpacked.
+        DataError: ``calibration_loader`` is empty, cannot be unpacked, or holds NaN or an infinity.
     """
     check_packed_width(num_bits)
     check_group_size(group_size)
@@ -147,7 +148,12 @@ def _calibrate(network: nn.Module, loader: Loader, unpack: Unpack | None, progre
     packed = [module for module in network.modules() if isinstance(module, PackedLinear)]
     placement, unpack = Placement.of(network), unpacking(network, unpack)
     batches = Pass(
-        "the calibration loader", loader, unpack=unpack, placement=placement, bar="calibrating", progress=progress
+        "the calibration loader",
+        finite("calibration_loader", loader, unpack),
+        unpack=unpack,
+        placement=placement,
+        bar="calibrating",
+        progress=progress,
     )
     for module in packed:
         module.start_observing()

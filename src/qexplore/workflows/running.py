@@ -51,6 +51,7 @@ from qexplore.stacks import (
     using_engine,
 )
 from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, train
+from qexplore.workflows.finite import finite, require_finite
 from qexplore.workflows.holding import quantized_and_held
 from qexplore.workflows.measuring import (
     bytes_on_disk,
@@ -147,6 +148,10 @@ def run_workflow(
         chosen = dataclasses.replace(chosen, left_float={**own, **chosen.left_float})
         epochs: list[EpochRecord] = []
         training = None if training is None else training.where(network)
+        unpack = unpacking(copied, reporting.unpack)
+        calibration_loader = finite("calibration_loader", calibration_loader, unpack)
+        if training is not None:
+            training = dataclasses.replace(training, loader=finite("train_loader", training.loader, unpack))
 
         def run_training(*given: Any) -> None:
             assert training is not None
@@ -162,6 +167,7 @@ def run_workflow(
         )
         loader = calibration_loader if training is None else training.loader
         batches = list(shown(copied, data.example, loader, reporting))
+        require_finite("example_input", data.example)
         again = (
             None
             if training is None
