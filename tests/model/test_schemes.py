@@ -178,3 +178,21 @@ def test_call_inside_a_layer_with_a_quantized_weight_is_none_of_the_networks():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(SelectionError, match="selects none"):
         seen(network, None, functions=predicates.by_function(F.linear), weights=predicates.weighted)
+
+
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(8, 2))
+        self.register_buffer("rows", torch.arange(8))
+
+    def forward(self, x):
+        return x @ x + self.bias[self.rows].mean(1).unsqueeze(0)
+
+
+def test_table_made_of_parameters_alone_stays_float_in_a_sum_and_is_named():
+    model = seen(Table(), None, functions=predicates.by_operand(torch.add))
+    assert names(model) == ["add.input"]
+    assert [(one.name, one.reason) for one in model.inputs_left_float] == [
+        ("add.input_1", "computed of parameters and buffers alone")
+    ]

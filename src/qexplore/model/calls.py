@@ -50,6 +50,10 @@ LAYERS = ("linear", "bilinear", *(f"conv{kind}{n}d" for kind in ("", "_transpose
 """Functions whose parameters are weights and biases, which are no operands to choose here."""
 
 
+SUMS = ("add", "sub", "mul", "cat", "stack")
+"""Functions whose constants, as biases, are no operands to choose."""
+
+
 class OperandHook(CallHook):
     """Quantizes what one call is given; others read the tensor as it was."""
 
@@ -90,6 +94,7 @@ class CallSurvey:
         left: selected calls that stay float, with the reasons.
         served: selected operands that are at points already, with the names of these.
         seen: names of all calls, selected or not.
+        fixed: buffers, and what is made of these and of parameters alone, by identity.
     """
 
     made_at: Callable[[Site, Any], None] = lambda site, output: None
@@ -98,6 +103,17 @@ class CallSurvey:
     left: dict[Site, str] = field(default_factory=dict)
     served: dict[Site, str] = field(default_factory=dict)
     seen: dict[str, None] = field(default_factory=dict)
+    fixed: dict[int, Tensor] = field(default_factory=dict)
+
+    def follow(self, args: Any, kwargs: Any, output: Any) -> None:
+        """Note what a call has made of parameters and buffers alone."""
+        given = tensors_of((args, kwargs))
+        if given and all(map(self.is_fixed, given)):
+            self.fixed |= {id(tensor): tensor for tensor in tensors_of(output)}
+
+    def is_fixed(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is the same for every sample."""
+        return isinstance(tensor, nn.Parameter) or id(tensor) in self.fixed
 
 
 class Calls:
@@ -224,6 +240,12 @@ class CallsFrame:
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one call, in parts where these are points."""
+        output = self._call(function, args, kwargs)
+        if self._calls.survey is not None:
+            self._calls.survey.follow(args, kwargs, output)
+        return output
+
+    def _call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if function is LAYER:  # written in Python: its calls are met one by one
             return calls_in(opened_layer, args, kwargs)
         own = self._names.of(function)
@@ -281,6 +303,8 @@ class CallsFrame:
             survey.left[site] = "an additive mask"
         elif isinstance(tensor, nn.Parameter):
             survey.left[site] = "" if function_name(function) in LAYERS else "a parameter"
+        elif survey.is_fixed(tensor) and function_name(function) in SUMS:
+            survey.left[site] = "computed of parameters and buffers alone"
         elif point:
             survey.served[site] = point
         else:

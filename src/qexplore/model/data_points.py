@@ -200,6 +200,7 @@ class DataPoints(nn.Module):
             return
         reading = ReadingSurvey(self._readers)
         met = CallSurvey(lambda site, output: reading.made_at(call_name(site), output), reading.point_of)
+        met.fixed = {id(buffer): buffer for buffer in self.model.buffers()}
         with self._attached().surveyed(self.model, reading, self.calls, met):
             self.listen(inputs, lambda name, tensors: None)
         for why in reading.without.values():
