@@ -106,7 +106,7 @@ def test_saved_networks_come_back_bit_for_bit(tmp_path, name):
 def test_a_file_of_another_network_is_refused(tmp_path):
     settings = Settings("static", "eager")
     eager.quantize(trained("small_cnn"), settings, digits_data()).save(tmp_path / "network.pt")
-    with pytest.raises(WorkflowError, match="SharedReLU has another structure"):
+    with pytest.raises(WorkflowError, match="of another network than the SharedReLU given"):
         eager.load(tmp_path / "network.pt", trained("shared_relu"))
 
 

@@ -65,10 +65,10 @@ def test_table_has_a_dash_for_what_is_float():
         LayerStrategy.present("gelu", "GELU", None, None, "why"),
     ]
     assert layer_table(rows).splitlines() == [
-        "layer  type    weights           activations               reason",
-        "-----  ------  ----------------  ------------------------  ------",
-        "conv   Conv2d  int8 per channel  uint8 per tensor, affine  so",
-        "gelu   GELU    -                 -                         why",
+        "layer  type    weights           activations               error  reason",
+        "-----  ------  ----------------  ------------------------  -----  ------",
+        "conv   Conv2d  int8 per channel  uint8 per tensor, affine      -  so",
+        "gelu   GELU    -                 -                             -  why",
     ]
 
 

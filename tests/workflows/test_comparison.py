@@ -84,7 +84,8 @@ def test_stack_that_stops_in_an_unexpected_way_is_a_row_too(monkeypatch):
 
     monkeypatch.setattr(fx, "quantize", stop)
     comparison = compare(trained("small_cnn"), stacks=["fx", "eager"], methods=["dynamic"])
-    assert [row.note for row in comparison.rows if row.stack == "fx"] == ["not done: RuntimeError: kernel on fire"] * 2
+    notes = [row.note for row in comparison.rows if row.stack == "fx"]
+    assert len(notes) == 2 and all("not done" in note and "RuntimeError: kernel on fire" in note for note in notes)
     assert all(row.is_done for row in comparison.rows if row.stack == "eager")
 
 

@@ -133,7 +133,7 @@ def test_each_of_several_inputs_has_its_range_in_the_strategy_and_in_the_file(tm
 
 def test_file_of_another_network_is_refused(tmp_path):
     quantized().save(tmp_path / "network.pt")
-    with pytest.raises(WorkflowError, match="another network than ResNet20"):
+    with pytest.raises(WorkflowError, match="another network than the ResNet20 given"):
         qx.load_quantized(tmp_path / "network.pt", trained("resnet20"))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import CalibrationError, ModelError, SelectionError
@@ -33,7 +34,7 @@ class ArgumentHook(PointHook):
 
     def read(self, tensor: Tensor) -> Tensor:
         """``tensor`` as its reader gets it."""
-        if self.listener is not None and is_mask(tensor):
+        if self.listener is not None and _shows_a_mask(tensor):
             raise CalibrationError(
                 f"point '{self.name}' must see no additive mask (0, and -inf or very negative), got one in a batch "
                 "after the first: let the first batch be one that shows it, and the argument stays float, or leave "
@@ -55,6 +56,12 @@ class ArgumentHook(PointHook):
             return False
         reference, version = self._last
         return reference() is tensor and version == _version(tensor)
+
+
+def _shows_a_mask(tensor: Tensor) -> bool:
+    """Whether it is a mask, asked so that whoever follows the network's operations sees no reading of it."""
+    with _disable_current_modes():
+        return is_mask(tensor)
 
 
 class ReadingHook:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Set
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -13,6 +12,7 @@ from typing_extensions import Unpack as Keywords
 
 from qexplore._arguments import checked_keywords
 from qexplore._random import isolated
+from qexplore._warnings import warn
 from qexplore.errors import DataError, WorkflowError
 from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
@@ -207,7 +207,7 @@ def _static(network: nn.Module, loader: Loader, settings: Settings, options: Any
 def _told(result: QuantizationResult) -> QuantizationResult:
     """Warn of what is still off, unless ranges are the user's; the report says it too."""
     if result.report.alarms and not result.report.settings.has_own_ranges:
-        warnings.warn("; ".join(map(str, result.report.alarms)), stacklevel=4)
+        warn("; ".join(map(str, result.report.alarms)))
     return result
 
 
