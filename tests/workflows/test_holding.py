@@ -260,3 +260,25 @@ def test_a_layer_in_front_of_a_function_that_stays_float_is_held_alone(name):
     result = qx.quantize_static(network, [(torch.randn(4, 3, 8, 8), None)], stack="eager")
     row = next(row for row in result.report.strategy if row.name == "a")
     assert row.is_quantized and row.error < 0.1 and not result.report.alarms
+
+
+@pytest.mark.parametrize(
+    "clamp",
+    [nn.ReLU6(), nn.ReLU6(inplace=True), nn.Hardtanh(0, 2), F.relu_],
+    ids=["relu6", "written", "hardtanh", "function"],
+)
+def test_a_layer_in_front_of_a_clamp_is_held_by_what_the_clamp_leaves(clamp):
+    class Clamped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3)
+            self.clamp = clamp
+
+        def forward(self, x):
+            x = self.conv(x)
+            self.clamp(x)
+            return self.last(self.clamp(x))
+
+    result = qx.quantize_static(Clamped().eval(), [torch.randn(8, 1, 8, 8)])
+    assert not result.report.alarms
+    assert next(row.error for row in result.report.strategy if row.name == "conv") < 0.05

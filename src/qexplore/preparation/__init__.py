@@ -16,4 +16,4 @@ from qexplore.preparation.graph_optimization import FoldedPair, GraphOptimizatio
 from qexplore.preparation.graph_table import GraphTable, graph_table
 from qexplore.preparation.own_modules import OwnModulesReport, as_graph_module, give_own_modules, trace_network
 from qexplore.preparation.unrolling import unroll_recurrent
-from qexplore.preparation.writes import reads_what_was_written, take_out_writes
+from qexplore.preparation.writes import read_past_writes, reads_what_was_written, take_out_writes

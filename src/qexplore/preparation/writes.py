@@ -20,12 +20,10 @@ def take_out_writes(network: fx.GraphModule) -> None:
     Args:
         network: changed; its code is to be made anew with ``recompile()``.
     """
+    read_past_writes(network, network.graph)
     for node in network.graph.nodes:
         if not _writes(network, node):
             continue
-        written = node.args[0]
-        for user in _later_readers(node):
-            user.replace_input_with(written, node)
         if node.op == "call_module":
             network.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
         elif node.op == "call_method":
@@ -33,6 +31,14 @@ def take_out_writes(network: fx.GraphModule) -> None:
         else:
             node.target = _without_write(node.target) or node.target
             node.kwargs = {name: value for name, value in node.kwargs.items() if name != "inplace"}
+
+
+def read_past_writes(network: nn.Module, graph: fx.Graph) -> None:
+    """Let what reads a tensor after a write into it read what the write gives, in ``graph`` of ``network``."""
+    for node in graph.nodes:
+        if _writes(network, node):
+            for user in _later_readers(node):
+                user.replace_input_with(node.args[0], node)
 
 
 def reads_what_was_written(network: nn.Module, graph: fx.Graph) -> bool:

@@ -16,7 +16,10 @@ from qexplore.model import calls_heard_by
 from qexplore.stacks.base import Beside, Listener, Settings, Step
 from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.rounding import Rounding
-from qexplore.stacks.twins import Twin, origin
+from qexplore.stacks.twins import Twin, kind_of, origin
+
+_CLAMPS = (nn.ReLU, nn.Hardtanh)
+_CLAMPING = ("relu", "relu6", "hardtanh", "clamp")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class FloatGraph:
 
     graph: fx.Graph
     owners: tuple[nn.Module, ...]
+
+    def clamps(self, node: fx.Node) -> bool:
+        """Whether ``node`` keeps values within bounds, and changes no others."""
+        if node.op == "call_module":
+            return isinstance(self.named(node.target), _CLAMPS)
+        return node.op in ("call_function", "call_method") and kind_of(node) in _CLAMPING
 
     def named(self, name: Any) -> Any:
         """The module or tensor ``name``.
@@ -96,7 +105,7 @@ class _Beside(fx.Interpreter):
         output = super().run_node(n)
         if twin is not None:
             if rounding is not None:
-                self._compare(self._name_of(n), output, _Float(self._float, twin, seen), rounding)
+                self._compare(n, output, _Float(self._float, twin, seen), rounding)
         elif n.op.startswith("call") and n.all_input_nodes:
             source = n.all_input_nodes[0]
             self._before[n] = self._before.get(source, self.env[source])
@@ -113,7 +122,7 @@ class _Beside(fx.Interpreter):
                 is_rounded = one in self._before and not any(tensor.is_quantized for tensor in tensors_of(value))
                 yield source.last, _Input(_in_float(value), is_rounded)
 
-    def _compare(self, name: str, output: Any, twin: _Float, rounding: Rounding) -> None:
+    def _compare(self, node: fx.Node, output: Any, twin: _Float, rounding: Rounding) -> None:
         try:
             expected, ideal = twin.run(None), twin.run(rounding)
         except Exception:  # what the quantized layer reads is not all that the float one does
@@ -123,7 +132,18 @@ class _Beside(fx.Interpreter):
         if any(one.is_quantized for one in tensors_of(output)):
             ideal = rounding.output(ideal)
         read = [one.value for one in twin.seen.values()]
-        self._listener(Step(name, _in_float(output), expected, ideal, read))
+        given, expected, ideal = (self._kept(node, one) for one in (_in_float(output), expected, ideal))
+        self._listener(Step(self._name_of(node), given, expected, ideal, read))
+
+    def _kept(self, node: fx.Node, value: Any) -> Any:
+        """``value`` as a clamp behind ``node`` leaves it: the integers in front of one need not hold what it cuts."""
+        reader = node
+        while len(reader.users) == 1 and (reader is node or reader not in self._twins):
+            reader = next(iter(reader.users))
+        twin = None if reader is node else self._twins.get(reader)
+        if twin is None or len(twin.reads) != 1 or not self._float.clamps(twin.nodes[0]):
+            return value
+        return _Float(self._float, Twin(twin.nodes[:1]), {node: _Input(value, False) for node in twin.reads}).run(None)
 
 
 @dataclass(frozen=True)

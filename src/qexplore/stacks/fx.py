@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from qexplore._quiet import quiet, silenced
 from qexplore.errors import WorkflowError, first_line
 from qexplore.model import TRANSPOSED
-from qexplore.preparation import Connections, reads_what_was_written, trace_network
+from qexplore.preparation import Connections, read_past_writes, reads_what_was_written, trace_network
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
 from qexplore.stacks.eager_graph import settle_padding, step_of
@@ -120,6 +120,7 @@ def _traced(network: nn.Module, example: Any) -> tuple[fx.GraphModule, Connectio
     settle_padding(copied)
     connections = trace_network(copied, example)
     is_rewritten = reads_what_was_written(copied, connections.graph)
+    read_past_writes(copied, connections.graph)
     complete_calls(connections.graph)
     return own_graph(connections, is_rewritten=is_rewritten), connections
 

@@ -21,6 +21,11 @@ class Twin:
     nodes: tuple[fx.Node, ...]
 
     @property
+    def reads(self) -> list[fx.Node]:
+        """What the first of the nodes reads."""
+        return self.nodes[0].all_input_nodes
+
+    @property
     def last(self) -> fx.Node:
         """The float node whose value the quantized node gives."""
         return self.nodes[-1]
@@ -86,7 +91,7 @@ class _Pairs:
             return follower.name not in self._called
         if follower.op not in ("call_function", "call_method"):
             return False
-        return not any(_kind(one).startswith(_kind(follower)) for one in self._readers(node))
+        return not any(kind_of(one).startswith(kind_of(follower)) for one in self._readers(node))
 
     def _readers(self, node: fx.Node) -> Iterator[fx.Node]:
         for user in node.users:
@@ -97,7 +102,7 @@ class _Pairs:
     def _are_alike(self, node: fx.Node, other: fx.Node) -> bool:
         if other in self._taken or other.op not in ("call_function", "call_method"):
             return False
-        if not _kind(node).startswith(_kind(other)):
+        if not kind_of(node).startswith(kind_of(other)):
             return False
         return self._read_by(node) == self._read_in_float_by(other)
 
@@ -126,12 +131,12 @@ def _only_rounds(node: fx.Node) -> bool:
     if node.op == "call_module":
         stubs = require("nnq")
         return isinstance(_module(node), (stubs.Quantize, stubs.DeQuantize))
-    return "quantize" in _kind(node) or _kind(node) == "contiguous"
+    return "quantize" in kind_of(node) or kind_of(node) == "contiguous"
 
 
 def _is_of_range(node: fx.Node) -> bool:
     """Whether a node takes a scale or a zero point out of a range that is found at run time."""
-    return any(_kind(one).startswith("choose_qparams") for one in node.all_input_nodes)
+    return any(kind_of(one).startswith("choose_qparams") for one in node.all_input_nodes)
 
 
 def _module(node: fx.Node) -> nn.Module | None:
@@ -139,7 +144,7 @@ def _module(node: fx.Node) -> nn.Module | None:
     return None if owner is None else owner.get_submodule(str(node.target))
 
 
-def _kind(node: fx.Node) -> str:
+def kind_of(node: fx.Node) -> str:
     """Such as ``"add"`` of ``operator.add`` and of ``torch.ops.quantized.add``; of a module's call its name."""
     target = node.target
     return str(getattr(target, "_opname", None) or getattr(target, "__name__", target)).strip("_")
