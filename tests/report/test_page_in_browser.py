@@ -364,3 +364,14 @@ def test_paper_is_light_and_holds_every_chart(driver, page):
     assert max(widths) <= 700
     driver.execute_script("dispatchEvent(new Event('afterprint'))")
     assert driver.execute_script("return document.documentElement.dataset.theme") == "dark"
+
+
+def test_a_chart_follows_the_width_of_its_place(page, driver):
+    opened(driver, page)
+    for width in (800, 390, 800):
+        driver.execute_script(f"document.body.style.width = '{width}px'")
+        time.sleep(0.5)
+        drawn, place, card = driver.execute_script(
+            "const f = byId('front'); return [f._fullLayout.width, f.clientWidth, f.closest('.panel').clientWidth]"
+        )
+        assert abs(drawn - place) <= 1 and place <= card <= width

@@ -289,6 +289,16 @@ def test_a_timeline_of_a_study_tells_what_was_spent_on_what(study):
     assert sum(one.seconds for one in record.spent) == pytest.approx(record.total_seconds)
 
 
+def test_a_timeline_draws_all_runs_of_a_study_in_a_list_and_names_the_last_alone(tmp_path):
+    path = tmp_path / "two.db"
+    for seed in (1, 2):
+        qx.explore(tiny_problem(upper=8), max_evaluations=12, seed=seed, progress=False, study=path)
+    record = timelines_record([path, a_run()], labels=["two", "b"], at=[0])
+    assert [line.label for line in record.lines] == ["two", "two", "b"]
+    assert record.text("two") == "two: 2 runs (none at 0)"
+    assert timeline_record(path).title == "What the search had found when (run 2, the last of 2)"
+
+
 def test_pictures_take_a_study_or_its_path_where_they_take_an_exploration(study, tmp_path):
     exploration, path = study
     with qx.Study.open(path) as opened:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qexplore.errors import ReportError
@@ -30,7 +30,10 @@ class SpentRecord:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """How a search went: a value a moment, and what all of it was spent on; `seconds` are all it took."""
+    """How a search went: a value a moment, and what all of it was spent on; `seconds` are all it took.
+
+    `run` says which one of a study it is, where there are several.
+    """
 
     seconds_at: tuple[float, ...]
     passes_at: tuple[float, ...]
@@ -39,6 +42,7 @@ class Progress:
     reference_point: tuple[float, ...] | None
     spent: tuple[SpentRecord, ...]
     seconds: float
+    run: str = ""
 
 
 def progress_of(owner: str, source: Source) -> Progress:
@@ -56,13 +60,29 @@ def progress_of(owner: str, source: Source) -> Progress:
             "returned, or its study."
         )
     if isinstance(source, Study):
-        progress = _of_run(source.progress())
+        progress, runs = _of_run(source.progress()), source.runs
+        if len(runs) > 1:
+            progress = replace(progress, run=f"run {runs[-1].id}, the last of {len(runs)}")
     else:
         drawable_front(owner, source)
         progress = _of_exploration(source)
     if not progress.fronts:
         raise ReportError(f"{owner}: there is nothing to draw, the history of this exploration is empty.")
     return progress
+
+
+def all_progress_of(owner: str, source: Source) -> list[Progress]:
+    """The progress of `source`; of a study, or the path of one, that of each run that has noted any.
+
+    ReportError as `progress_of`.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        with Study.open(source) as study:
+            return all_progress_of(owner, study)
+    if not isinstance(source, Study) or len(source.runs) < 2:
+        return [progress_of(owner, source)]
+    found = [_of_run(source.progress(run.id)) for run in source.runs]
+    return [one for one in found if one.fronts] or [progress_of(owner, source)]
 
 
 def _of_exploration(source: Exploration) -> Progress:

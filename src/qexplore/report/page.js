@@ -341,6 +341,19 @@ function resized() {
   redraw(...DRAWN);
 }
 
+/* A chart follows the width of its place, whatever changes it: a window, a frame, a turned phone. */
+const WIDTHS = new Map();
+const FITTED = new ResizeObserver((entries) => {
+  for (const { target, contentRect } of entries) {
+    const before = WIDTHS.get(target.id);
+    WIDTHS.set(target.id, contentRect.width);
+    const changed = before !== undefined && Math.abs(before - contentRect.width) > 1;
+    if (!changed || !contentRect.width || STATE.printing || !DRAWN.has(target.id)) continue;
+    Plotly.relayout(target.id, { autosize: true });
+    redraw(target.id);
+  }
+});
+
 /* Paper is light, narrow, and holds all charts. */
 function printing(is) {
   STATE.printing = is;
@@ -373,7 +386,10 @@ function begin() {
     fill("notices", element("p", { class: "notice" }, DATA.nothing));
     return;
   }
-  Object.keys(CHARTS).forEach((id) => SEEN.observe(byId(id)));
+  Object.keys(CHARTS).forEach((id) => {
+    SEEN.observe(byId(id));
+    FITTED.observe(byId(id));
+  });
   document.addEventListener("DOMContentLoaded", () => {
     drawVisible();
     performance.mark("charts");

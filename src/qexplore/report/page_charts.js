@@ -4,6 +4,7 @@ const RUN_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
 const PAPER_WIDTH = 660; // of a chart on A4 and Letter
 const LEGEND_ROW = 19; // pixels of an entry, of which a phone has one in a row
+const LEAST_PLOT = 220; // pixels of height between the legend and the axis
 const MOST_BARS = 300; // intervals beside each other that can still be read
 const VIRIDIS = [
   "#440154",
@@ -173,6 +174,18 @@ function reference(value, name, shade, dash) {
   ];
 }
 
+/* A line for each value that runs have: all of one value are one line, and others say whose they are. */
+function references(runs, name, of, shade, dash) {
+  const values = [...new Set(runs.map(of).filter((value) => value !== null && value !== undefined))];
+  return values.flatMap((value) => {
+    const same = runs.filter((each) => of(each) === value);
+    const more = same.length > 1 ? ` and ${same.length - 1} more` : "";
+    const whose = same.length < runs.length ? ` of ${plain(short(same[0].name, isPhone() ? 14 : 24))}${more}` : "";
+    const own = RUN_COLOURS[DATA.runs.indexOf(same[0]) % RUN_COLOURS.length];
+    return reference(value, `${name}${whose}`, whose ? own : shade, dash);
+  });
+}
+
 /* What is in the picture at first: the front with its lines of reference, and uniform widths that are not far off. */
 function extent(runs) {
   const x = [];
@@ -263,12 +276,17 @@ function drawFront() {
       range: limits.y,
     }),
     shapes: [
-      ...reference(score().float_score, "float network", colour("float"), "dash"),
-      ...reference(score().min_score, "min_accuracy", colour("quiet"), "dot"),
+      ...references(shown, "float network", (each) => score(each).float_score, colour("float"), "dash"),
+      ...references(shown, "min_accuracy", (each) => score(each).min_score, colour("quiet"), "dot"),
     ],
     uirevision: `${STATE.run} ${STATE.cost} ${STATE.score}`,
   });
   draw("front", traces, laidOut);
+  const missing = LEAST_PLOT - byId("front")._fullLayout.yaxis._length; // what a long legend took
+  if (missing > 0) {
+    byId("front").style.height = `${byId("front").clientHeight + missing}px`;
+    draw("front", traces, laidOut);
+  }
   // Where names have room is known once the chart has its size; with the same traces a second pass is quick.
   draw("front", traces, { ...laidOut, annotations: uniformNames(byId("front"), beside, shown) });
   if (isFirst) setTimeout(() => redraw("front"), 50);

@@ -94,7 +94,7 @@ function takenBoxes(place, beside, shown, width) {
       boxes.push([far - STROKE, Math.min(y, high), far + STROKE, Math.max(y, high)]);
     });
   }
-  [score().float_score, score().min_score].forEach(level);
+  shown.flatMap((one) => [score(one).float_score, score(one).min_score]).forEach(level);
   return boxes;
 }
 

@@ -65,11 +65,12 @@ class TimelineRecord:
     followed: tuple[FollowedRecord, ...]
     spent: tuple[SpentRecord, ...]
     total_seconds: float
+    run: str = ""
 
     @property
     def title(self) -> str:
-        """Above the picture."""
-        return "What the search had found when"
+        """Above the picture; which run of a study it is, where there are several."""
+        return "What the search had found when" + (f" ({self.run})" if self.run else "")
 
     @property
     def axes(self) -> tuple[str, str]:
@@ -107,8 +108,9 @@ def plot_timeline(
     against the worst of their reference points. What makes them unlike is written above, as by `plot_pareto_front`.
 
     Args:
-        source: an exploration, or a study or the path of one, whose last run is drawn; a study knows more of what was
-            spent. Or several of them.
+        source: an exploration, or a study or the path of one, whose last run is drawn, and named above where there
+            are others; a study knows more of what was spent. Or several of them, of a study all its runs, in one
+            colour.
         path: saves the picture, by its suffix as PNG, SVG or PDF.
         labels: a name for each of several; those that share one have one colour.
         at: costs at which the best score is followed; None takes three from the cheap to the costly end of the front,
@@ -148,6 +150,7 @@ def timeline_record(source: Source, at: Sequence[float] | None = None, cost: str
         followed=tuple(_followed(progress, name, one) for one in costs),
         spent=progress.spent,
         total_seconds=progress.seconds,
+        run=progress.run,
     )
 
 

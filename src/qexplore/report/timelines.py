@@ -14,7 +14,7 @@ from qexplore.front import Front
 from qexplore.report._alike import Compared, require_one_metric, unlike_lines
 from qexplore.report._canvas import COLOURS, figure_of, grid_of, legend_below, set_large_ticks, set_titles
 from qexplore.report._drawing import draws
-from qexplore.report._progress import Progress, progress_of
+from qexplore.report._progress import Progress, all_progress_of
 from qexplore.report._sources import labels_of
 from qexplore.report._wording import amount_text, cost_unit, cost_words
 
@@ -86,8 +86,15 @@ class TimelinesRecord:
 
     def text(self, label: str) -> str:
         """Of the legend."""
-        count = sum(line.label == label for line in self.lines)
-        return f"{label}: {count} runs" if count > 1 else label
+        lines = [line for line in self.lines if line.label == label]
+        named = f"{label}: {len(lines)} runs" if len(lines) > 1 else label
+        none = [amount_text(cost) for place, cost in enumerate(self.at) if not _reached(lines, place)]
+        return f"{named} (none at {', '.join(none)})" if none else named
+
+
+def _reached(lines: Sequence[RunLineRecord], place: int) -> bool:
+    """Whether one of them ever had a score within the cost at that place."""
+    return any(score is not None for line in lines for score in line.best[place])
 
 
 def time_axes(hypervolume_words: str, metric_name: str, better: str) -> tuple[str, str]:
@@ -109,8 +116,9 @@ def timelines_record(
     """The record of several searches over time; see `plot_timeline`."""
     if not sources:
         raise ReportError(f"{_OWNER}: there is nothing to draw, got no search. Give what explore returned, or studies.")
-    told = labels_of(_OWNER, sources, labels)
-    runs = [progress_of(_OWNER, source) for source in sources]
+    named = zip(labels_of(_OWNER, sources, labels), sources, strict=True)
+    found = [(label, run) for label, source in named for run in all_progress_of(_OWNER, source)]
+    told, runs = [label for label, _ in found], [run for _, run in found]
     fronts = [run.fronts[-1] for run in runs]
     require_one_metric(_OWNER, fronts, told)
     _require_one_space(fronts, told)
