@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from qexplore._onnx import LOWEST_OPSET, SETTLED, OnnxModel, as_onnx, save_onnx
+from qexplore._onnx import LOWEST_OPSET, SETTLED, as_onnx, save_onnx
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
+from qexplore._trees import cloned, tensors_of
 from qexplore.errors import ExportError, StackError, WorkflowError
 from qexplore.stacks import reasons
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.exported_modules import calls_of, float_modules
 from qexplore.stacks.onnxruntime_beside import onnx_beside
+from qexplore.stacks.onnxruntime_outputs import StructuredOnnxModel, written
 from qexplore.stacks.onnxruntime_ranges import cannot_quantize, ranges_given, ranges_of
 from qexplore.stacks.onnxruntime_strategy import OF_GEMM, Layer, owners_of, read_strategy
 from qexplore.stacks.onnxruntime_ties import give_own_weights
@@ -30,6 +32,8 @@ _SEVEN_BITS = (
     "weights have 7 bits: this processor has no VNNI instructions, and without them onnxruntime's sums of 8-bit "
     "products can overflow"
 )
+
+_OTHER_FORM = "the ONNX file gives other tensors than the float network, and returns a tensor or a tuple of them"
 
 
 def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
@@ -68,7 +72,13 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         strategy = read_strategy(quantized.graph, owners, modules, calls_of(nodes), settings, kept_float)
         if not any(row.is_quantized for row in strategy):
             raise StackError(_nothing_quantized(network, settings))
-        model = OnnxModel(path, threads=torch.get_num_threads())
+        with torch.no_grad():
+            output = network(*cloned(data.example))
+        has_form = len(tensors_of(output)) == len(quantized.graph.output)
+        if has_form:
+            onnx.helper.set_model_props(quantized, written(output))
+            onnx.save(quantized, path)
+        model = StructuredOnnxModel(path, output)
         content = path.read_bytes()
     return Converted(
         model=model,
@@ -120,7 +130,7 @@ def load(path: Path, network: nn.Module | None = None) -> nn.Module:
         MissingPackageError: onnxruntime is not installed.
     """
     try:
-        return OnnxModel(path, threads=torch.get_num_threads())
+        return StructuredOnnxModel(path)
     except ExportError as error:
         raise WorkflowError(f"'{path}' must be a file written by a result's save(): {error}") from error
 
