@@ -3,8 +3,7 @@
 const RUN_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
 const PAPER_WIDTH = 660; // of a chart on A4 and Letter
-const LEGEND_ROW = 19; // pixels of an entry, of which a phone has one in a row
-const LEAST_PLOT = 220; // pixels of height between the legend and the axis
+const LEGEND_ROW = 19; // pixels of an entry, of which a phone, and long names of several runs, have one in a row
 const MOST_BARS = 300; // intervals beside each other that can still be read
 const VIRIDIS = [
   "#440154",
@@ -265,8 +264,13 @@ function drawFront() {
     },
   ];
   const largest = Math.max(...limits.x.map(Math.abs));
-  const named = traces.filter((trace) => trace.showlegend !== false).length;
-  byId("front").style.height = isPhone() ? `${400 + LEGEND_ROW * Math.max(0, named - 3)}px` : "";
+  const levels = [
+    ...references(shown, "float network", (each) => score(each).float_score, colour("float"), "dash"),
+    ...references(shown, "min_accuracy", (each) => score(each).min_score, colour("quiet"), "dot"),
+  ];
+  const named = traces.filter((trace) => trace.showlegend !== false).length + (several ? levels.length : 0);
+  const isLong = isPhone() || several;
+  byId("front").style.height = isLong ? `${400 + LEGEND_ROW * Math.max(0, named - 3)}px` : "";
   const laidOut = layout({
     xaxis: axis(plain(isPhone() ? cost().words : cost().axis), {
       range: limits.x,
@@ -275,18 +279,10 @@ function drawFront() {
     yaxis: axis(plain(isPhone() ? score().name : `${setName(score())} (${direction(score())})`), {
       range: limits.y,
     }),
-    shapes: [
-      ...references(shown, "float network", (each) => score(each).float_score, colour("float"), "dash"),
-      ...references(shown, "min_accuracy", (each) => score(each).min_score, colour("quiet"), "dot"),
-    ],
+    shapes: levels,
     uirevision: `${STATE.run} ${STATE.cost} ${STATE.score}`,
   });
   draw("front", traces, laidOut);
-  const missing = LEAST_PLOT - byId("front")._fullLayout.yaxis._length; // what a long legend took
-  if (missing > 0) {
-    byId("front").style.height = `${byId("front").clientHeight + missing}px`;
-    draw("front", traces, laidOut);
-  }
   // Where names have room is known once the chart has its size; with the same traces a second pass is quick.
   draw("front", traces, { ...laidOut, annotations: uniformNames(byId("front"), beside, shown) });
   if (isFirst) setTimeout(() => redraw("front"), 50);
