@@ -82,6 +82,17 @@ def states():
     return torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)
 
 
+class Telling(nn.Module):
+    """Returns what it does not compute, beside its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.a(x).relu(), {"number": 3, "others": ["word", None, (True, 2.5)]}
+
+
 IMAGES = (4, 3, 8, 8)
 NETWORKS = {
     "padding='same'": (between(nn.Identity, padding="same"), lambda: torch.randn(IMAGES)),
@@ -91,6 +102,7 @@ NETWORKS = {
     "a tuple of states": (State, lambda: (torch.randn(5, 4, 8), states())),
     "F.conv2d without bias": (Unbiased, lambda: torch.randn(IMAGES)),
     "a module assigned in forward": (Assigning, lambda: torch.randn(IMAGES)),
+    "numbers returned": (Telling, lambda: torch.randn(8, 6)),
 }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from qexplore.preparation import Connections, as_graph_module, take_out_writes
 from qexplore.stacks.eager_graph import fuse_layers, layers_called_once, split_calls
@@ -80,7 +81,25 @@ def prepare(network: fx.GraphModule, mapping: Any, example: tuple[Any, ...], *, 
     require("convert_fx")  # is said before anything is calibrated
     torch_prepare = require("fx_prepare").prepare  # brings what the backend's configuration needs
     backend = _backend_without_fusing()
-    return torch_prepare(network, mapping, is_qat, scopes, example_inputs=example, backend_config=backend)
+    constants = _take_out_constants(network.graph.output_node())
+    prepared = torch_prepare(network, mapping, is_qat, scopes, example_inputs=example, backend_config=backend)
+    output = prepared.graph.output_node()
+    output.args = map_aggregate(output.args, lambda leaf: leaf if isinstance(leaf, fx.Node) else next(constants))
+    prepared.recompile()
+    return prepared
+
+
+def _take_out_constants(output: fx.Node) -> Iterator[Any]:
+    """What a network returns besides what it computes, such as a number; torch's ``prepare`` knows None alone."""
+    constants: list[Any] = []
+
+    def keep(leaf: Any) -> Any:
+        if not isinstance(leaf, fx.Node):
+            constants.append(leaf)
+        return leaf if isinstance(leaf, fx.Node) else None
+
+    output.args = map_aggregate(output.args, keep)
+    return iter(constants)
 
 
 def _scope(node: fx.Node, network: nn.Module) -> tuple[str, Any]:
