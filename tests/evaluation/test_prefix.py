@@ -16,6 +16,7 @@ import qexplore as qx
 from qexplore import predicates
 from qexplore.evaluation.engine import Engine
 from qexplore.evaluation.network import equal
+from qexplore.metrics import judging
 
 SOME = np.random.default_rng(0).integers(2, 9, size=(40, 3))
 
@@ -258,8 +259,9 @@ def test_a_network_of_tokens_and_one_with_tuples_are_measured():
     model = qx.QuantizedActivationsModel(Tokens().eval(), predicates.by_type(nn.ReLU))
     model.calibrate(loader)
     candidates = np.array([[2], [4], [8]])
-    direct = qx.DirectEvaluator(model, loader, qx.top1_accuracy)
-    assert scores(evaluator(model, loader).evaluate(candidates)) == scores(direct.evaluate(candidates))
+    metric = judging(qx.top1_accuracy, 0)
+    direct = qx.DirectEvaluator(model, loader, metric)
+    assert scores(evaluator(model, loader, metric).evaluate(candidates)) == scores(direct.evaluate(candidates))
 
 
 class Forks(nn.Module):
