@@ -1,6 +1,6 @@
 """The networks of torch's own quantization tests through every stack and method: near float, alarmed, or refused?
 
-    python benchmarks/torch_models.py --results /tmp/torch_models.json
+    python benchmarks/torch_models.py --results torch_models.json
 
 A row for each network, stack and method: the relative error of the output beside the float network's, and whether that
 is near (within a tenth), alarmed in the report, refused by a sentence of ours, beyond a tenth without a word, or an
