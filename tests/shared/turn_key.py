@@ -145,7 +145,8 @@ def settled(network: nn.Module, inputs: Inputs) -> nn.Module:
     for norm in norms:
         norm.momentum = None  # the mean over all calls
     network.train()
-    for _ in range(10 if norms or any(map(parametrize.is_parametrized, network.modules())) else 0):
+    iterates = any(map(parametrize.is_parametrized, network.modules()))  # some ten steps are not enough for all of them
+    for _ in range(200 if iterates else 10 if norms else 0):
         outputs(network, inputs)
     for norm in norms:
         norm.momentum = STILL
