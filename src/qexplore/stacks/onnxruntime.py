@@ -65,18 +65,17 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         path = folder / "quantized.onnx"
         _write(ready, path, settings, data, calibration, excluded)
         quantized = onnx.load(path)
-        settled = program.model.metadata_props.get(SETTLED, "")
-        if settled:  # onnxruntime's quantizer loses it
-            onnx.helper.set_model_props(quantized, {SETTLED: settled})
-            onnx.save(quantized, path)
         strategy = read_strategy(quantized.graph, owners, modules, calls_of(nodes), settings, kept_float)
         if not any(row.is_quantized for row in strategy):
             raise StackError(_nothing_quantized(network, settings))
         with torch.no_grad():
             output = network(*cloned(data.example))
         has_form = len(tensors_of(output)) == len(quantized.graph.output)
-        if has_form:
-            onnx.helper.set_model_props(quantized, written(output))
+        told = written(output) if has_form else {}
+        if settled := program.model.metadata_props.get(SETTLED):  # onnxruntime's quantizer loses it
+            told[SETTLED] = settled
+        if told:
+            onnx.helper.set_model_props(quantized, told)
             onnx.save(quantized, path)
         model = StructuredOnnxModel(path, output)
         content = path.read_bytes()
@@ -86,6 +85,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         save=lambda target: _save(content, target),
         notes=(
             *((_SEVEN_BITS,) if _can_overflow() else ()),
+            *(() if has_form else (_OTHER_FORM,)),
             *(reasons.SETTLED_SIZE.format(condition=one) for one in model.conditions),
         ),
         beside=onnx_beside(prepared, quantized, owners, strategy, settings),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from qexplore._onnx import OnnxModel
 from qexplore._trees import map_tensors, opened, tensors_of
+from qexplore._warnings import warn
 
 _KEY = "qexplore.output"
 _PLAIN = (bool, int, float, str, type(None))
@@ -106,10 +106,9 @@ def _kind(name: str) -> Any:
     for part in path.split("."):
         found = getattr(found, part, None)
     if not isinstance(found, type):
-        warnings.warn(
+        warn(
             f"the network returned {name}, which is not imported here, so the file returns a dict or a list in its "
-            "place: import it before the file is loaded",
-            stacklevel=2,
+            "place: import it before the file is loaded"
         )
         return None
     return found
