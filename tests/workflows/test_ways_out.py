@@ -93,8 +93,31 @@ class Telling(nn.Module):
         return self.a(x).relu(), {"number": 3, "others": ["word", None, (True, 2.5)]}
 
 
+class Between(nn.Module):
+    """Two layers with a function between them, of what the first gives and of the input."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.a, self.b, self.way = nn.Linear(8, 8), nn.Linear(8, 8), way
+
+    def forward(self, x):
+        return self.b(self.way(self.a(x), x))
+
+
+TYPES = {
+    "the type of integers": lambda y, x: (x > 0).to(y.dtype) + y,
+    "zeros of the type of integers": lambda y, x: y + torch.zeros(8, dtype=y.dtype),
+}
+NUMBERS = {
+    "a power of a size": lambda y, x: y * y.shape[1] ** -0.5,
+    "a number of axes": lambda y, x: torch.mul(y, y.dim()),
+    "a share of elements": lambda y, x: y + y.numel() / x.shape[0],
+    "an item": lambda y, x: y + x.abs().max().item(),
+    "a truth": lambda y, x: y + torch.is_floating_point(y),
+}
 IMAGES = (4, 3, 8, 8)
 NETWORKS = {
+    **{name: (lambda way=way: Between(way), lambda: torch.randn(16, 8)) for name, way in {**TYPES, **NUMBERS}.items()},
     "padding='same'": (between(nn.Identity, padding="same"), lambda: torch.randn(IMAGES)),
     "circular padding": (between(nn.Identity, padding=1, padding_mode="circular"), lambda: torch.randn(IMAGES)),
     "FloatFunctional": (Functional, lambda: torch.randn(IMAGES)),
@@ -124,6 +147,14 @@ def test_networks_that_work_by_hand_are_quantized_and_come_back(name, stack, tmp
         result.save(tmp_path / "file")
         assert torch.equal(floating(qx.load_quantized(tmp_path / "file", network)(*args)), given)
     assert any(row.is_quantized for row in result.report.strategy)
+
+
+@pytest.mark.parametrize("name", ["a power of a size", "a number of axes"])
+def test_numbers_that_a_network_computes_are_no_tensors_in_training(name):
+    batches = [(torch.randn(16, 8), torch.zeros(16, 8))] * 2
+    result = qx.quantize_qat(Between(NUMBERS[name]), batches, F.mse_loss, stack="fx")
+    assert result.report.error < 0.1
+    assert [row.state for row in result.report.strategy] == ["integers", "float", "integers"]
 
 
 def test_what_is_advised_was_tried():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore._quiet import quiet
+from qexplore._quiet import quiet, silenced
 from qexplore.errors import DataError, WorkflowError
 from qexplore.model import first_samples
 from qexplore.preparation import check_example
@@ -144,7 +144,8 @@ def _converted(prepared: nn.Module, settings: Settings) -> Any:
 
 
 def _require_running(model: nn.Module, example: tuple[Any, ...]) -> None:
-    with stopping("the converted network does not run", model), torch.no_grad():
+    # torch prints the code of a graph that stops.
+    with stopping("the converted network does not run", model), silenced(), torch.no_grad():
         model(*copy.deepcopy(example))
 
 

@@ -181,7 +181,7 @@ def add_stubs(network: fx.GraphModule, domains: Domains) -> None:
         into = node.name in domains.integers
         for source in node.all_input_nodes:
             crosses = source.name in (domains.quantized if into else domains.integers)
-            if not crosses or (not into and only_describes(node)):
+            if not crosses or (not into and _is_same_of_integers(node)):
                 continue
             if (source, into) not in stubs:
                 stubs[source, into] = _stub(network, source, into)
@@ -192,6 +192,11 @@ def add_stubs(network: fx.GraphModule, domains: Domains) -> None:
                 ordered = network.graph.call_method("contiguous", (source,))
             node.replace_input_with(source, ordered)
     network.recompile()
+
+
+def _is_same_of_integers(node: fx.Node) -> bool:
+    """Whether ``node`` reads of a tensor in integers what it would read of the float one: a size, not the type."""
+    return only_describes(node) and "dtype" not in node.args
 
 
 def _stub(network: fx.GraphModule, source: fx.Node, into: bool) -> fx.Node:

@@ -56,13 +56,35 @@ def stand_before(prepared: fx.GraphModule, names: Collection[str]) -> None:
     prepared.recompile()
 
 
+def mark_numbers(network: fx.GraphModule) -> None:
+    """Put a step between numbers that a network computes, such as ``x.shape[1] ** -0.5``, and those who read them.
+
+    torch.ao takes for a number what is made of whole numbers alone, and observes all others like tensors.
+
+    Args:
+        network: changed; its nodes tell what is a number, see `Connections`.
+    """
+    numbers = [node for node in network.graph.nodes if node.meta.get("is_number")]
+    for node in numbers:
+        readers = [one for one in node.users if one.op.startswith("call") and one not in numbers]
+        for reader in readers:
+            with network.graph.inserting_before(reader):
+                reader.replace_input_with(node, network.graph.call_function(_number, (0,), {"number": node}))
+    network.recompile()
+
+
 def stand_aside(model: fx.GraphModule) -> None:
-    """Take out what `stand_before` put in."""
+    """Take out what `stand_before` and `mark_numbers` put in."""
     for node in list(model.graph.nodes):
-        if node.target is _as_it_is:
-            node.replace_all_uses_with(node.args[0])
+        if node.target in (_as_it_is, _number):
+            node.replace_all_uses_with(node.kwargs.get("number") or node.args[0])
             model.graph.erase_node(node)
     model.recompile()
+
+
+def _number(whole: int, *, number: float) -> float:
+    """``number``; the first argument is a whole number, and so torch.ao sees no tensor here."""
+    return number
 
 
 def _as_it_is(x: Tensor) -> Tensor:

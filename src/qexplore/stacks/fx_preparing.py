@@ -11,6 +11,7 @@ from torch.fx.node import map_aggregate
 
 from qexplore.preparation import Connections, as_graph_module, take_out_writes
 from qexplore.stacks.eager_graph import fuse_layers, layers_called_once, split_calls
+from qexplore.stacks.fx_float import mark_numbers
 from qexplore.stacks.torch_ao import require
 
 
@@ -77,6 +78,7 @@ def prepare(network: fx.GraphModule, mapping: Any, example: tuple[Any, ...], *, 
         example: of the network's arguments.
         is_qat: whether it will be trained.
     """
+    mark_numbers(network)
     scopes = {node.name: _scope(node, network) for node in network.graph.nodes}
     require("convert_fx")  # is said before anything is calibrated
     torch_prepare = require("fx_prepare").prepare  # brings what the backend's configuration needs

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from qexplore._quiet import silenced
 from qexplore.errors import ExportError, QExploreError, StackError, TraceError
 from qexplore.model import floating_tensors
 from qexplore.stacks import STACKS, Data, Settings, StackRow, is_of_user, row_for, stack_error
@@ -102,8 +103,9 @@ def _is_done(network: nn.Module, row: StackRow, settings: Settings, data: Data) 
 
     try:
         own = Data(example, calibrate, train, loader=[example], unpack=data.unpack, progress=False)
-        converted = row.home.quantize(copy.deepcopy(network), settings, own)
-        with torch.no_grad():
+        with silenced():  # what stops here is not what was asked for
+            converted = row.home.quantize(copy.deepcopy(network), settings, own)
+        with silenced(), torch.no_grad():
             pairs = zip(
                 *(floating_tensors(one(*copy.deepcopy(example))) for one in (network, converted.model)), strict=True
             )
