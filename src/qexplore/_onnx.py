@@ -370,7 +370,7 @@ class OnnxModel(nn.Module):
             given = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in feed.items())
             raise DataError(
                 f"'{self.path.name}' takes the inputs {self._taken()}, got {given} ({_last_cause(error)[:200]}): other "
-                "sizes than those of the example need a file of their own"
+                "sizes and types than those of the example need a file of their own"
             ) from error
 
     def _taken(self) -> str:

@@ -16,6 +16,7 @@ from qexplore.model import first_samples
 from qexplore.preparation import check_example
 from qexplore.stacks.base import Beside, Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside, modules_beside
+from qexplore.stacks.called_wrongly import explain_calls
 from qexplore.stacks.eager_building import Layout, build, selected, structure_of
 from qexplore.stacks.eager_dynamic import convert_dynamic, dynamic_notes
 from qexplore.stacks.eager_graph import graph_of
@@ -100,6 +101,7 @@ def _through_graph(network: nn.Module, settings: Settings, data: Data) -> _Made:
     rows = strategy_of(network, built, model, settings, data.example)
     float_graph = FloatGraph(plain.network.graph, (with_state(plain.network, state),))
     found = twins(model.graph, float_graph.graph, stands_for(model, built.swapped))
+    explain_calls(model, data.example)
     beside = graph_beside(float_graph, model, found, rows, settings, lambda node: row_name(node, built.swapped))
     return model, built.layout.to_text(), rows, notes_of(built, rows, settings), beside, state
 
@@ -132,7 +134,9 @@ def load(path: Path, network: nn.Module) -> nn.Module:
                 raise other_structure("the file", network)
         else:
             layout = Layout.from_text(saved.structure)
-            model = _converted(build(network, settings, zero_arguments(layout.example), layout).graph.network, settings)
+            example = zero_arguments(layout.example)
+            model = _converted(build(network, settings, example, layout).graph.network, settings)
+            explain_calls(model, example)
         load_state(model, saved)
     return model
 

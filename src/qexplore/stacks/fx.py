@@ -19,6 +19,7 @@ from qexplore.model import TRANSPOSED
 from qexplore.preparation import Connections, read_past_writes, reads_what_was_written, trace_network
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
+from qexplore.stacks.called_wrongly import explain_calls
 from qexplore.stacks.eager_graph import settle_padding, step_of
 from qexplore.stacks.fx_calls import complete_calls
 from qexplore.stacks.fx_float import leave_functions_float, stand_aside, stand_before
@@ -69,6 +70,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         own = {node.name: node.name for node in model.graph.nodes if node.target in copies}
         found = twins(model.graph, connections.graph, own)
         rows = strategy_of(network, connections, model, _values(model, data.example), settings, found)
+    explain_calls(model, data.example)
     float_graph = FloatGraph(connections.graph, (with_state(network, state), connections.network))
     beside = graph_beside(float_graph, model, found, rows, settings, lambda node: row_name(network, model, node, found))
     return taken.named(
@@ -105,6 +107,7 @@ def load(path: Path, network: nn.Module) -> nn.Module:
         if _structure(model, example) != saved.structure:
             raise other_structure(f"'{path}'", network)
         load_state(model, saved)
+    explain_calls(model, example)
     return model
 
 

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from qexplore._quiet import silenced
 from qexplore._sizes import Sizes, settled_sizes, shapes_of
 from qexplore.errors import DataError, QExploreError, TraceError, WorkflowError, first_line
+from qexplore.stacks.called_wrongly import Form
 from qexplore.stacks.pt2e_archive import read_archive
 
 _ATEN = torch.ops.aten
@@ -38,6 +39,9 @@ class ExportedNetwork(nn.Module):
         self.training = False
         self._signature = signature
         self._sizes = sizes
+        places = [node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder"]
+        taken: Any = exported.graph._codegen.pytree_info  # type: ignore[attr-defined]
+        self._form = Form.of(taken.orig_args, pytree.tree_unflatten(places, taken.in_spec)[0])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph.
@@ -45,7 +49,8 @@ class ExportedNetwork(nn.Module):
         Raises:
             TypeError: the network's ``forward`` does not take these arguments.
             WorkflowError: an argument that is no tensor has another value than when the graph was taken.
-            DataError: a tensor of a size that the graph was not taken for.
+            DataError: a tensor of a size or type, or a nesting, that the graph was not taken for, or an empty batch, of
+                which it cannot take a range.
         """
         if self._signature is not None and (kwargs or len(args) < self._num_taken):
             bound = self._signature.bind(*args, **kwargs)
@@ -53,7 +58,8 @@ class ExportedNetwork(nn.Module):
             args = bound.args[: max(self._num_taken, len(args))]
         self._require_settled(args)
         self._require_sizes(args)
-        return self.exported(*args)
+        with self._form.explaining("the graph that torch.export took", args, {}):
+            return self.exported(*args)
 
     def _require_settled(self, args: tuple[Any, ...]) -> None:
         places = [node for node in self.exported.graph.nodes if node.op == "placeholder"]
