@@ -224,7 +224,7 @@ def by_function(*functions: Callable[..., Any]) -> Predicate:
 def by_operand(*functions: Callable[..., Any]) -> Predicate:
     """What calls of torch's ``functions`` are given, for ``functions=`` of `qexplore.QuantizedModel`.
 
-    Each floating tensor has a point for this call: ``"layer1.0.add.input"``, ``"layer1.0.add.input_1"``.
+    Each floating tensor has a point: ``"layer1.0.add.input"``, ``"layer1.0.add.input_1"``; one for all who read it.
 
     Raises:
         SelectionError: none was given, or something that is no function of torch.

@@ -66,6 +66,35 @@ def test_what_is_read_at_a_point_alone_is_stored_at_its_width(readers, width):
     assert wide["peak_activation_bytes"] - found["peak_activation_bytes"] == (16 * (32 - width) / 8)
 
 
+class Both(nn.Module):
+    """A layer and a product read one tensor; with ``also``, a sum that is none of theirs does too."""
+
+    def __init__(self, also):
+        super().__init__()
+        self.layer, self.also = nn.Linear(4, 4, bias=False), also
+
+    def forward(self, x):
+        x = torch.tanh(x.squeeze(1))
+        y = self.layer(x) @ x
+        return y + x if self.also else y
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_tensor_that_a_layer_and_a_call_read_has_one_point_and_counts_once(also):
+    names = ["bops", "total_bits", "activation_bytes", "peak_activation_bytes"]
+    points = {"inputs": predicates.by_type(nn.Linear), "functions": predicates.by_operand(torch.matmul)}
+    found, bits, model = costs_of(Both(also), names, **points)
+    assert list(bits) == ["layer.input", "matmul.input"]
+    assert model.points[0].readers == ("layer", "matmul.input_1")
+    assert found["bops"] == 64 * bits["layer.input"] * 32 + 64 * bits["matmul.input"] * bits["layer.input"]
+    assert found["total_bits"] == sum(bits.values())
+    assert found["activation_bytes"] == 16 * sum(bits.values()) / 8
+    # The network's input is alive throughout. Beside it what both read, what the product alone reads, and the product;
+    # where a sum reads the first of these in float: it, the product and the sum.
+    rest = 32 + 32 + 32 if also else bits["layer.input"] + bits["matmul.input"] + 32
+    assert found["peak_activation_bytes"] == 16 * (32 + rest) / 8
+
+
 def test_products_of_calls_have_their_operands():
     found, bits, _ = costs_of(Products(), ["bops"], functions=predicates.by_function(torch.tanh, F.softmax))
     assert found["bops"] == 64 * bits["tanh"] * bits["tanh"] + 64 * bits["softmax"] * bits["tanh"]

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import ManifestError
+from qexplore.model import Found, FoundPoint
 
 
 def wrapped(name, **options):
@@ -41,7 +43,7 @@ def test_file_computes_what_the_model_does_with_one_pair_for_each_point(name, tm
     assert counted["QuantizeLinear"] == len(model.activation_fake_quantizers)
 
 
-@pytest.mark.parametrize("name", ["fused attention", "two inputs"])
+@pytest.mark.parametrize("name", ["fused attention", "two inputs", "shared reads"])
 def test_manifest_brings_its_points_to_a_model_that_has_seen_no_data(name, tmp_path):
     model, inputs = calibrated(name)
     model.num_bits = [3 + index % 6 for index in range(len(model.points))]
@@ -62,6 +64,25 @@ def test_manifest_of_an_earlier_version_loads(tmp_path):
         del point["sites"]
     (tmp_path / "m.json").write_text(json.dumps(content))
     qx.load_manifest(tmp_path / "m.json").apply(model)
+
+
+def test_manifest_in_which_calls_have_points_of_their_own_gives_these_to_a_model(tmp_path):
+    model, inputs = calibrated("shared reads")
+    found = model.found
+    apart = [FoundPoint(".".join(site).lstrip("."), "function", (site,)) for site in found.calls]
+    model.set_found(Found((*(replace(point, operands=()) for point in found.points[:2]), *apart)))
+    for quantizer in model.activation_fake_quantizers.values():
+        quantizer.set_amax(torch.tensor(1.5))
+    assert len(model.activation_fake_quantizers) == 7 + 3
+    content = json.loads(qx.save_manifest(model, tmp_path / "m.json").read_text())
+    assert not content.pop("calls")
+    for point in content["points"]:
+        assert not point.pop("operands")
+    (tmp_path / "m.json").write_text(json.dumps(content | {"version": 4}))
+    other = wrapped("shared reads")
+    qx.load_manifest(tmp_path / "m.json").apply(other)
+    assert [point.name for point in other.points] == [point.name for point in model.points]
+    assert torch.equal(other(*inputs), model(*inputs))
 
 
 def test_manifest_of_other_points_is_refused_and_changes_nothing(tmp_path):

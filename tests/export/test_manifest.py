@@ -132,7 +132,7 @@ def test_file_says_what_a_reader_needs(saved):
     model, path = saved
     content = json.loads(path.read_text())
 
-    assert (content["format"], content["version"], content["network"]) == ("qexplore widths", 4, "SmallCNN")
+    assert (content["format"], content["version"], content["network"]) == ("qexplore widths", 5, "SmallCNN")
     points = {point["name"]: point for point in content["points"]}
     assert [point["num_bits"] for point in content["points"]] == CHOICES
     assert points["conv1.weight"]["kind"] == "weight"
@@ -210,7 +210,7 @@ def damaged(path, **changes) -> None:
     ("changes", "message"),
     [
         ({"format": "pytorch"}, 'its "format" must be "qexplore widths"'),
-        ({"version": 9}, "of version 9; this qexplore reads 1 to 4"),
+        ({"version": 9}, "of version 9; this qexplore reads 1 to 5"),
         ({"points": [{"name": "relu1"}]}, "damaged"),
         ({"points": None}, "damaged"),
         ({"weights": None, "points": []}, None),

@@ -95,6 +95,92 @@ class Shared(nn.Module):
         return total
 
 
+class Twice(nn.Module):
+    """A block that runs twice: what it adds is its first input, then what it gave."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return torch.relu(self.layer(x)) + x
+
+    def __init__(self):
+        super().__init__()
+        self.block = self.Block()
+
+    def forward(self, x):
+        return self.block(self.block(torch.sin(x.squeeze(1))))
+
+
+class TestSharedReads:
+    def test_block_that_runs_twice_shares_a_point_between_its_layer_and_its_sum(self):
+        model = qx.QuantizedModel(
+            Twice().eval(), inputs=predicates.by_type(nn.Linear), functions=predicates.by_operand(torch.add)
+        )
+        model.calibrate([images(3)])
+        assert [point.readers for point in model.points] == [
+            ("block.layer", "block.add.input_1"),
+            ("block.add.input",),
+        ]
+        assert model.points[0].num_calls == 2
+
+    def test_operand_at_a_point_in_one_run_and_at_none_in_another_is_quantized_in_both(self):
+        model = qx.QuantizedModel(
+            Twice().eval(), predicates.by_name("block"), functions=predicates.by_operand(torch.add)
+        )
+        model.calibrate([images(3)])
+        assert list(model.fake_quantizers) == ["input", "block", "block.add.input", "block.add.input_1"]
+
+    def test_operand_that_its_own_module_reads_at_a_point_has_no_other(self):
+        model = qx.QuantizedModel(
+            Twice().eval(), inputs=predicates.by_name("block"), functions=predicates.by_operand(torch.add)
+        )
+        plan = model.describe(images(3))
+        assert list(model.fake_quantizers) == ["block.input", "block.add.input"]
+        assert "block.add.input_1 at block.input" in str(plan)
+
+    @pytest.mark.parametrize("rule", ["conv.input", "add.input_1", predicates.by_operand(torch.mul)])
+    def test_rule_for_any_reader_is_one_for_the_shared_point(self, rule):
+        model, *_ = calibrated("shared reads")
+        plan = qx.plan_choices(model, {"everything": (8,), "add.input": (7,), rule: (5,)})
+        chosen = {point.name: found for point, found in zip(model.points, plan.choices, strict=True)}
+        assert (chosen["conv.input"], chosen["add.input"], chosen["stem.input"]) == ((5,), (7,), (8,))
+
+    def test_calls_in_another_order_than_when_they_were_found_are_refused(self):
+        class Turned(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.turn = False
+
+            def forward(self, x):
+                x = torch.sin(x)
+                made = [torch.mul, torch.add][:: -1 if self.turn else 1]
+                return made[0](x, 2.0) - made[1](x, 3.0)
+
+        network = Turned()
+        model = qx.QuantizedModel(network, functions=predicates.by_operand(torch.mul, torch.add))
+        model.calibrate([images(3)])
+        assert [point.readers for point in model.points] == [("mul.input", "add.input")]
+        network.turn = True
+        with pytest.raises(SelectionError, match="'mul.input' was not made in its turn"):
+            model(images(3))
+
+    def test_module_and_call_of_one_name_have_points_of_two(self):
+        class Named(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.add = nn.Linear(64, 4)
+
+            def forward(self, x):
+                return self.add(x.flatten(1).sin()) + 1
+
+        model = qx.QuantizedModel(Named(), inputs=predicates.by_name("add"), functions=predicates.by_operand(torch.add))
+        model.calibrate([images(3)])
+        assert list(model.fake_quantizers) == ["add.input", "(add.input)"]
+
+
 class TestInputs:
     def test_modules_that_read_one_tensor_share_its_point(self):
         model = qx.QuantizedModel(Shared().eval(), inputs=predicates.by_type(nn.Linear))

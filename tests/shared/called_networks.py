@@ -188,6 +188,28 @@ class TwoInputs(nn.Module):
         return self.head(q("mul", mixed * a))
 
 
+class SharedReads(nn.Module):
+    """A layer, a sum in place and two products read one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.stem(x))
+        y = self.conv(x)
+        y += x
+        return self.head((y * x + x @ x.transpose(-2, -1)).flatten(1))
+
+    def by_hand(self, x: Tensor, q: Q) -> Tensor:
+        x = torch.tanh(self.stem(q("stem.input", x)))
+        read = q("conv.input", x)
+        y = q("add.input", self.conv(read)) + read
+        z = read @ q("matmul.input_1", x.transpose(-2, -1))
+        return self.head((q("add_1.input", q("mul.input", y) * read) + q("add_1.input_1", z)).flatten(1))
+
+
 class Called(NamedTuple):
     """A network, and what is quantized in it; ``is_equal`` bit for bit, or within rounding."""
 
@@ -202,6 +224,11 @@ _LINEAR = predicates.by_type(nn.Linear)
 _PARTS = predicates.by_function(torch.matmul, F.softmax)
 _SUMS = predicates.by_function(torch.add, F.relu, torch.cat)
 CALLED = {
+    "shared reads": Called(
+        SharedReads,
+        predicates.by_type(nn.Conv2d),
+        predicates.by_operand(torch.add, torch.mul, torch.matmul),
+    ),
     "residual": Called(Residual, functions=_SUMS),
     "u-net": Called(UNet, functions=_SUMS),
     "transformer": Called(

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import qexplore as qx
 
 
-@pytest.mark.parametrize("name", ["residual", "fused attention"])
+@pytest.mark.parametrize("name", ["residual", "fused attention", "shared reads"])
 def test_step_sizes_of_all_points_are_learned_and_stay(name):
     case = CALLED[name]
     draw = torch.Generator().manual_seed(0)

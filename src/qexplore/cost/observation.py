@@ -82,11 +82,11 @@ def _examples(model: QuantizedModel, cost: str) -> list[Example]:
 
 
 def _watched(model: QuantizedModel, inputs: Any, parameters: Mapping[Any, int], index: Mapping[str, int]) -> Tape:
-    readers = {point.name: point.readers for point in model.points if point.name in index}
+    readers = {point.name: point.read_by for point in model.found.points}
     with measuring(Placement.of(model.model).device), recording(model.model, parameters) as tape:
 
         def mark(name: str, tensors: list[Tensor]) -> None:
-            if readers.get(name):
+            if name in index and readers.get(name):
                 tape.mark_read(index[name], readers[name], tensors)
             elif name in index:
                 tape.mark(index[name], tensors)

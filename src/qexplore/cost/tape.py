@@ -37,6 +37,7 @@ from qexplore.cost.provenance import (
     written_by,
 )
 from qexplore.cost.values import Factors, Origin, Value
+from qexplore.model import Site, calls_reading
 
 _UNKNOWN, _CONSTANT = Origin(), Origin(is_constant=True)
 
@@ -71,12 +72,12 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._fixed = {storage_key(tensor) for tensor in fixed} - {None}
         self._alive: dict[int, Value] = {}
         self._references: dict[int, Any] = {}
-        self._read_as: dict[int, dict[int, frozenset[str]]] = {}
+        self._read_as: dict[int, dict[int, frozenset[str | Site]]] = {}
         self._values_read: list[Value] = []
         self._tracker = tracker
 
-    def mark_read(self, point: int, readers: Iterable[str], tensors: Iterable[Tensor]) -> None:
-        """Note that the modules ``readers``, by name, get ``tensors`` as they are at a point."""
+    def mark_read(self, point: int, readers: Iterable[str | Site], tensors: Iterable[Tensor]) -> None:
+        """Note that ``readers``, modules by name and calls, get ``tensors`` as they are at a point."""
         for tensor in tensors:
             key = storage_key(tensor)
             if key is None:
@@ -121,8 +122,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         name = operation_name(func)
         read = tensors_of((args, kwargs))
-        is_fixed = self._follow_fixed(name, read, [*written_by(func, args, kwargs), *tensors_of(result)])
-        if name != "aten.detach":  # as a listener does, which sees what passes and computes nothing
+        written = written_by(func, args, kwargs)
+        is_fixed = self._follow_fixed(name, read, [*written, *tensors_of(result)])
+        if written or not _is_view(read, result):  # who looks at a tensor in another shape has not read it yet
             self._note_reading(read)
         if not is_fixed:
             self._count(name, func, args, kwargs, result)
@@ -132,7 +134,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._sum_up(varying[0])
         factors = None if is_fixed else self._factors(name, varying)
         origin = self._origin(name, read)
-        changed = self._renew(written_by(func, args, kwargs), origin)
+        changed = self._renew(written, origin)
         changed += self._register(result, {storage_key(tensor) for tensor in read}, origin)
         if changed:
             self.moments.append(tuple(self._alive.values()))
@@ -249,11 +251,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 )
 
     def _read_point(self, key: int) -> int | None:
-        """The point that the module which runs now reads a tensor at."""
+        """The point that the module or call which runs now reads a tensor at."""
         points = self._read_as.get(key)
         if not points:
             return None
-        running = {name.partition(".")[2] for name in self._tracker.parents}
+        running = {*(name.partition(".")[2] for name in self._tracker.parents), *calls_reading()}
         return next((point for point, readers in points.items() if not readers.isdisjoint(running)), None)
 
     def _sources(self, tensor: Tensor | None) -> Sources:
@@ -343,6 +345,12 @@ class _Forget:
 
 def _covers_its_storage(tensor: Tensor) -> bool:
     return bool(tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes())
+
+
+def _is_view(read: list[Tensor], result: Any) -> bool:
+    """Whether an operation has made nothing but other shapes of what it was given."""
+    made = {storage_key(tensor) for tensor in tensors_of(result)}
+    return bool(made) and made <= {storage_key(tensor) for tensor in read}
 
 
 def _has_fractions(tensor: Tensor) -> bool:

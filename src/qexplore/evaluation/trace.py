@@ -32,6 +32,7 @@ from qexplore.model import (
     floating_tensors,
     foreign_hooks,
     point_hooks,
+    read_inside,
     remove_frames,
     remove_point_hooks,
     takes_any_arguments,
@@ -129,8 +130,9 @@ def trace(model: QuantizedModel, inputs: Any) -> Trace:
     if lost:
         names = ", ".join(point.name for point in model.points if point.index in lost)
         raise CaptureError(f"the points {names} do not appear in the traced network")
+    met = {one: names for name in hidden for one, names in read_inside(network.get_submodule(name)).items()}
     for module, hook in point_hooks(network):
-        if indices[hook.name] in explicit:
+        if indices[hook.name] in explicit and hook.name not in met.get(module, ()):
             remove_point_hooks(module)
     unseen = {name: why for name, why in opaque.items() if not is_torchs(network.get_submodule(name))}
     return Trace(graph, network, hidden, weights, unseen, signature, fixed, tuple(point.name for point in model.points))
@@ -170,12 +172,10 @@ def _found_points(model: QuantizedModel, indices: Mapping[str, int]) -> tuple[di
     """The points on calls, by site, and on what modules read."""
     called: dict[Site, int] = {}
     read: dict[str, dict[str, int]] = {}
-    for point in model.found[0]:
-        for module, part in point.sites:
-            if point.kind == "function":
-                called[module, part] = indices[point.name]
-            else:
-                read.setdefault(module, {})[part] = indices[point.name]
+    for point in model.found.points:
+        called |= dict.fromkeys(point.calls, indices[point.name])
+        for module, part in point.sites if point.kind == "argument" else ():
+            read.setdefault(module, {})[part] = indices[point.name]
     return called, read
 
 
@@ -200,6 +200,11 @@ def _place_calls(graph: fx.Graph, model: QuantizedModel, values: list[Any], call
         return
 
     def insert(node: fx.Node, point: int, reader: fx.Node | None = None) -> fx.Node:
+        if reader is not None and (shared := _quantizer_behind(node, point)) is not None:
+            if reader < shared:
+                reader.prepend(shared)
+            reader.replace_input_with(node, shared)
+            return shared
         with graph.inserting_after(node) if reader is None else graph.inserting_before(reader):
             made = graph.call_function(quantize, (node, point))
         made.meta["call"] = None, (node if reader is None else made).prev
@@ -211,6 +216,11 @@ def _place_calls(graph: fx.Graph, model: QuantizedModel, values: list[Any], call
 
     nodes = {site: point for site, point in called.items() if site not in inside}
     place_calls(graph, model.model, values, nodes, quantize, insert)
+
+
+def _quantizer_behind(node: fx.Node, point: int) -> fx.Node | None:
+    """What others read ``node`` through, where its tensor is at ``point``."""
+    return next((user for user in node.users if user.target is quantize and user.args[:2] == (node, point)), None)
 
 
 class _Tracer(PathTracer):
@@ -363,6 +373,7 @@ def _inside_modules(
             weights[name] = indices[own[1].name]
             continue
         inside = {indices[hook.name] for _, hook in point_hooks(module)} - explicit
+        inside |= {indices[point] for points in read_inside(module).values() for point in points}
         inside |= {indices[quantization.name] for *_, quantization in weight_quantizations(module)}
         if inside:
             hidden[name] = tuple(sorted(inside))

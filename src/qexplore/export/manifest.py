@@ -16,6 +16,7 @@ from qexplore._fingerprint import Fingerprint
 from qexplore.errors import ExportError, ManifestError
 from qexplore.model import (
     Brought,
+    Found,
     FoundLeft,
     FoundPoint,
     PointKind,
@@ -35,8 +36,8 @@ from qexplore.model import (
 from qexplore.quant import TensorQuantizer, min_num_bits
 
 FORMAT = "qexplore widths"
-VERSION = 4
-"""Version 1 had no fingerprint, 2 no points on inputs of modules and on calls, 3 no corrections of biases."""
+VERSION = 5
+"""1 had no fingerprint, 2 no points on inputs of modules and calls, 3 no corrections of biases, 4 no shared reads."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class PointWidth:
         axis: of the weight's output channels; None for others.
         is_asymmetric: whether ``low`` and ``high`` are ends of their own.
         sites: of a point that data have found: each module, with the argument that it reads or the call that it makes.
+        operands: of an argument each module, with the operand of a call that is the same tensor.
     """
 
     name: str
@@ -72,6 +74,7 @@ class PointWidth:
     axis: int | None = None
     is_asymmetric: bool = False
     sites: tuple[Site, ...] = ()
+    operands: tuple[Site, ...] = ()
 
     @property
     def code(self) -> int:
@@ -109,6 +112,7 @@ class Manifest:
         points: in the order of ``num_bits``.
         fingerprint: of the model that it was written of, as a front has it; None from files of version 1.
         left: arguments and calls that were asked for and have no point of their own.
+        calls: at points, in the order in which modules make them; of files before version 5 empty.
         corrections: biases that `qexplore.correct_biases` corrected; None from files before version 4, which leave a
             model's as they are.
     """
@@ -120,11 +124,13 @@ class Manifest:
     fingerprint: Fingerprint | None = None
     left: tuple[FoundLeft, ...] = ()
     corrections: tuple[CorrectedBias, ...] | None = None
+    calls: tuple[Site, ...] = ()
 
     @property
-    def found(self) -> tuple[FoundPoint, ...]:
-        """The points that data have found: on inputs of modules, and on calls."""
-        return tuple(FoundPoint(one.name, one.kind, one.sites) for one in self.points if one.sites)
+    def found(self) -> Found:
+        """What data have found: on inputs of modules, and on calls."""
+        points = (FoundPoint(one.name, one.kind, one.sites, one.operands) for one in self.points if one.sites)
+        return Found(tuple(points), self.left, self.calls)
 
     @property
     def num_bits(self) -> tuple[int, ...]:
@@ -155,8 +161,8 @@ class Manifest:
 
     def _apply(self, model: QuantizedModel) -> None:
         model.set_inputs(list(map(bare_name, self._inputs(model))))
-        if model.can_have_found(self.found, self.left):
-            model.set_found(self.found, self.left)
+        if model.can_have_found(self.found):
+            model.set_found(self.found)
         for point, quantizer in zip(self.points, model.fake_quantizers.values(), strict=True):
             _set_range(quantizer, point)
         model.num_bits = self.num_bits
@@ -164,7 +170,7 @@ class Manifest:
     def _check(self, model: QuantizedModel, other_weights: bool) -> None:
         require_wrapped("Manifest.apply", model, calibrated=False)
         inputs = self._inputs(model)
-        found = self.found if model.can_have_found(self.found, self.left) else model.found[0]
+        found = (self.found if model.can_have_found(self.found) else model.found).points
         ours = [point.name for point in self.points]
         theirs = model.names_with(inputs, found)
         if ours != theirs:
@@ -219,8 +225,8 @@ def save_manifest(model: QuantizedModel, path: str | Path) -> Path:
     """
     require_wrapped("save_manifest", model)
     network, digests = type(model.model).__name__, (structure_of(model), weights_of(model))
-    left, corrections = model.found[1], _corrections(model)
-    manifest = Manifest(network, *digests, _points(model), fingerprint_of(model), left, corrections)
+    found, corrections = model.found, _corrections(model)
+    manifest = Manifest(network, *digests, _points(model), fingerprint_of(model), found.left, corrections, found.calls)
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     try:
         Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -250,7 +256,8 @@ def load_manifest(path: str | Path) -> Manifest:
         network, structure, weights = (str(content[name]) for name in ("network", "structure", "weights"))
         left = tuple(FoundLeft(**{**row, "site": _pair(row["site"])}) for row in content.get("left", ()))
         fingerprint, corrections = Fingerprint.read(content.get("fingerprint")), _read_corrections(content)
-        return Manifest(network, structure, weights, points, fingerprint, left, corrections)
+        calls = tuple(map(_pair, content.get("calls", ())))
+        return Manifest(network, structure, weights, points, fingerprint, left, corrections, calls)
     except (KeyError, TypeError, ValueError) as error:
         raise ManifestError(f"'{path}' is a damaged widths manifest: {type(error).__name__}: {error}") from error
 
@@ -274,7 +281,7 @@ def _corrections(model: QuantizedModel) -> tuple[CorrectedBias, ...]:
 
 def _read_point(row: dict[str, Any]) -> PointWidth:
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-    point = PointWidth(**fields | {"sites": tuple(map(_pair, row.get("sites", ())))})
+    point = PointWidth(**fields | {name: tuple(map(_pair, row.get(name, ()))) for name in ("sites", "operands")})
     if choice_code(point.num_bits) is None:
         raise ValueError(f"point '{point.name}' has no width or format {point.num_bits!r}")
     sizes = len(point.low), len(point.high), torch.Size(point.shape).numel() if point.high else 0
@@ -290,7 +297,7 @@ def _pair(site: Any) -> Site:
 
 def _points(model: QuantizedModel) -> tuple[PointWidth, ...]:
     layouts = {point.name: point.layout for point in model.weight_points}
-    sites = {point.name: point.sites for point in model.found[0]}
+    found = {point.name: (point.sites, point.operands) for point in model.found.points}
     rows = []
     for point, code in zip(model.points, model.num_bits.tolist(), strict=True):
         quantizer, layout = model.fake_quantizers[point.name], layouts.get(point.name)
@@ -310,7 +317,7 @@ def _points(model: QuantizedModel) -> tuple[PointWidth, ...]:
                 "tensor" if is_one else layout.granularity,  # type: ignore[union-attr]
                 None if is_one else layout.axis,  # type: ignore[union-attr]
                 quantizer.asymmetric,
-                sites.get(point.name, ()),
+                *found.get(point.name, ()),
             )
         )
     return tuple(rows)

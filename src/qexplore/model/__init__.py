@@ -16,7 +16,7 @@ from qexplore.model.autocast import Autocast
 from qexplore.model.biases import BiasCorrection, bias_corrections, correct_bias, restore_biases
 from qexplore.model.blocks import BlockRuns, Noted
 from qexplore.model.calibration import CalibrationReport, PointRange
-from qexplore.model.calls import CallNames, operands_of
+from qexplore.model.calls import CallNames
 from qexplore.model.examples import Example, count_samples
 from qexplore.model.fingerprint import Brought, fingerprint_of, layers_of, require_same_model, structure_of, weights_of
 from qexplore.model.frames import aside, entered
@@ -25,6 +25,7 @@ from qexplore.model.hooks import (
     comes_last,
     foreign_hooks,
     point_hooks,
+    read_inside,
     remove_frames,
     remove_point_hooks,
 )
@@ -53,18 +54,21 @@ from qexplore.model.layers import (
     taken_apart,
     ungrouped,
 )
+from qexplore.model.operands import calls_reading, operands_of
 from qexplore.model.passes import Pass, first_batch, no_batches, require_iterable, reusable
 from qexplore.model.plan import Plan, PlannedPoint
 from qexplore.model.point_hook import floating_tensors
 from qexplore.model.points import (
     Candidate,
     Candidates,
+    Found,
     FoundLeft,
     FoundPoint,
     NumBits,
     PointKind,
     QuantizationPoint,
     Site,
+    call_name,
 )
 from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,12 +17,12 @@ from qexplore.errors import CalibrationError, ModelError, SelectionError
 from qexplore.model.frames import aside
 from qexplore.model.input_points import INPUT, ArgumentNames, floating_inputs, is_mask, with_input
 from qexplore.model.point_hook import PointHook
-from qexplore.model.points import FoundPoint, Site
+from qexplore.model.points import FoundPoint
 from qexplore.quant import TensorQuantizer
 
 
 class ArgumentHook(PointHook):
-    """One tensor that modules read: each of them gets it quantized, and a listener hears of it once."""
+    """One tensor that modules and calls read: each gets it quantized, and a listener hears of it once."""
 
     def __init__(self, name: str, quantizer: TensorQuantizer) -> None:
         super().__init__(name, quantizer)
@@ -34,7 +33,7 @@ class ArgumentHook(PointHook):
 
     def read(self, tensor: Tensor) -> Tensor:
         """``tensor`` as its reader gets it."""
-        if self.listener is not None and _shows_a_mask(tensor):
+        if self.listener is not None and shows_a_mask(tensor):
             raise CalibrationError(
                 f"point '{self.name}' must see no additive mask (0, and -inf or very negative), got one in a batch "
                 "after the first: let the first batch be one that shows it, and the argument stays float, or leave "
@@ -42,7 +41,7 @@ class ArgumentHook(PointHook):
             )
         read = self._quantize(tensor) if self.quantizes else tensor
         if not self._is_known(tensor):
-            self._last = weakref.ref(tensor), _version(tensor)
+            self._last = weakref.ref(tensor), version_of(tensor)
             self._heard(read)
         return read
 
@@ -55,10 +54,10 @@ class ArgumentHook(PointHook):
         if not is_told or self._last is None:
             return False
         reference, version = self._last
-        return reference() is tensor and version == _version(tensor)
+        return reference() is tensor and version == version_of(tensor)
 
 
-def _shows_a_mask(tensor: Tensor) -> bool:
+def shows_a_mask(tensor: Tensor) -> bool:
     """Whether it is a mask, asked so that whoever follows the network's operations sees no reading of it."""
     with _disable_current_modes():
         return is_mask(tensor)
@@ -116,13 +115,13 @@ class ReadingHook:
             return tensor
         read = hook.read(tensor)
         if read is not tensor:
-            self._handed[threading.get_ident()].append((tensor, read, _version(read)))
+            self._handed[threading.get_ident()].append((tensor, read, version_of(read)))
         return read
 
     def finish(self, output: Any) -> Any:
         """The output: what the module wrote into its argument, the caller finds in his own."""
         for original, read, version in self._handed.pop(threading.get_ident(), []):
-            if _version(read) == version:
+            if version_of(read) == version:
                 continue
             if torch.is_grad_enabled() and original.requires_grad and original.is_leaf:
                 raise ModelError(
@@ -156,97 +155,11 @@ def no_number(module: str, args: Any, kwargs: dict[str, Any]) -> str:
     )
 
 
-@dataclass
-class ReadingSurvey:
-    """Which floating tensors modules read in one forward of the float network.
-
-    Attributes:
-        modules: those that are asked about, by name.
-        reads: of each argument of each the tensors that it was given, as numbers.
-        masks: arguments that are additive masks.
-        without: modules that were given no floating tensor, with the reason.
-    """
-
-    modules: Mapping[str, nn.Module]
-    reads: dict[Site, set[int]] = field(default_factory=dict)
-    masks: set[Site] = field(default_factory=set)
-    without: dict[str, str] = field(default_factory=dict)
-    _numbers: dict[int, tuple[Any, int, int]] = field(default_factory=dict)
-    _makers: dict[int, str] = field(default_factory=dict)
-    _count: int = 0
-
-    def made_at(self, point: str, tree: Any) -> None:
-        """Note that the tensors in ``tree`` are at a point."""
-        for tensor in tensors_of(tree):
-            self._makers[self._number(tensor)] = point
-
-    def read(self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Note what the module ``name`` is given."""
-        found = floating_inputs(ArgumentNames.of(module), args, kwargs)
-        if not found:
-            self.without[name] = no_number(name, args, kwargs)
-        for argument, tensors in found.items():
-            if any(map(is_mask, tensors)):
-                self.masks.add((name, argument))
-            else:
-                self.reads.setdefault((name, argument), set()).update(map(self._number, tensors))
-
-    def point_of(self, module: str, tensor: Tensor) -> str:
-        """The point that ``tensor`` is at already, where ``module`` computes with it; "" for none."""
-        number = self._number(tensor)
-        own = (site for site, numbers in self.reads.items() if site[0] == module and number in numbers)
-        return self._makers.get(number, "") or next((f"{module}.{INPUT}" for _ in own), "")
-
-    def _number(self, tensor: Tensor) -> int:
-        """The same for a tensor as long as nothing writes into it."""
-        reference, version, number = self._numbers.get(id(tensor), (None, 0, 0))
-        if reference is None or reference() is not tensor or version != _version(tensor):
-            self._count += 1
-            number = self._count
-            self._numbers[id(tensor)] = weakref.ref(tensor), _version(tensor), number
-        return number
-
-    @property
-    def served(self) -> dict[Site, str]:
-        """Arguments whose tensors are at points already, with the names of these."""
-        makers = {site: {self._makers.get(number, "") for number in numbers} for site, numbers in self.reads.items()}
-        return {site: ", ".join(sorted(names)) for site, names in makers.items() if all(names)}
-
-    @property
-    def points(self) -> tuple[FoundPoint, ...]:
-        """One for each tensor that is read and at no point: what is read alike everywhere is one."""
-        groups: dict[frozenset[int], list[Site]] = {}
-        served = self.served
-        for site in sorted(self.reads, key=lambda one: list(self.modules).index(one[0])):
-            if site not in served:
-                groups.setdefault(frozenset(self.reads[site]), []).append(site)
-        met = {name for name, _ in (*self.reads, *self.masks)}
-        lone = [[(name, "")] for name in self.modules if name not in met and name not in self.without]
-        return tuple(FoundPoint(self._named(sites[0]), "argument", tuple(sites)) for sites in (*groups.values(), *lone))
-
-    def _named(self, site: Site) -> str:
-        module, argument = site
-        is_only = sum(name == module for name, _ in self.reads) < 2
-        return f"{module}.{INPUT}" if is_only else f"{module}.{INPUT}.{argument}"
-
-
-class SurveyHook:
-    """Forward pre-hook of a module that is asked what it reads."""
-
-    def __init__(self, survey: ReadingSurvey, name: str) -> None:
-        self._survey = survey
-        self._name = name
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """What torch calls before the module's forward."""
-        with aside():
-            self._survey.read(self._name, module, args, kwargs)
-
-
 def unseen(modules: Iterable[str]) -> tuple[FoundPoint, ...]:
     """A point for all that each of ``modules`` reads, until data tell more."""
     return tuple(FoundPoint(f"{name}.{INPUT}", "argument", ((name, ""),)) for name in modules)
 
 
-def _version(tensor: Tensor) -> int:
+def version_of(tensor: Tensor) -> int:
+    """How often it was written, where torch counts that."""
     return 0 if tensor.is_inference() else tensor._version

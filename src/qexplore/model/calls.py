@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,23 +14,21 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from qexplore._functions import Operand, function_name, operand_name, public_function
-from qexplore._trees import map_tensors, tensors_of
+from qexplore._trees import map_tensors
 from qexplore.errors import CalibrationError, SelectionError
+from qexplore.model.argument_points import ArgumentHook, shows_a_mask
 from qexplore.model.attention import FUSED, LAYER, PARTS, attention_in_parts, opened_layer
 from qexplore.model.frames import Framed, aside, calls_in
 from qexplore.model.input_points import is_mask
+from qexplore.model.operands import LAYERS, SUMS, operands_of, reading, written_by
 from qexplore.model.point_hook import PointHook, floating_tensors
-from qexplore.model.points import Site
+from qexplore.model.points import Site, call_name
+from qexplore.model.surveys import CallSurvey
 from qexplore.predicates import Predicate
-from qexplore.quant import TensorQuantizer
 
 
 class CallHook(PointHook):
     """Puts what one call gives through the point's quantizer: also where it is written into an argument."""
-
-    def __init__(self, name: str, quantizer: TensorQuantizer, site: Site) -> None:
-        super().__init__(name, quantizer)
-        self.site = site
 
     def around(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call's result, quantized."""
@@ -46,76 +43,6 @@ class CallHook(PointHook):
             return written if quantized is written else written.copy_(quantized)
 
 
-LAYERS = ("linear", "bilinear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)))
-"""Functions whose parameters are weights and biases, which are no operands to choose here."""
-
-
-SUMS = ("add", "sub", "mul", "cat", "stack")
-"""Functions whose constants, as biases, are no operands to choose."""
-
-
-class OperandHook(CallHook):
-    """Quantizes what one call is given; others read the tensor as it was."""
-
-    def read(self, tensor: Tensor, is_written: bool) -> Tensor:
-        """``tensor`` as the call gets it; one of its own where somebody listens, or the call writes into it."""
-        is_own = is_written or not self.quantizes
-        with aside():
-            return self.pass_through(tensor.clone() if is_own else tensor)  # type: ignore[no-any-return]
-
-
-def operands_of(args: Any, kwargs: Any) -> dict[str, Tensor]:
-    """The tensors that a call is given, each once, by the names of its operands."""
-    distinct = {id(tensor): tensor for tensor in tensors_of((args, kwargs)) if isinstance(tensor, Tensor)}
-    return {operand_name(place): tensor for place, tensor in enumerate(distinct.values())}
-
-
-def written_by(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The tensor that a call is asked to write its result into."""
-    name = str(getattr(function, "__name__", ""))
-    is_method = name.endswith("_") and not name.endswith("__")
-    is_operator = name.startswith("__i") and name not in ("__invert__", "__index__", "__int__")
-    if isinstance(kwargs.get("out"), Tensor):
-        return kwargs["out"]  # type: ignore[no-any-return]
-    is_written = is_method or is_operator or kwargs.get("inplace") is True
-    return args[0] if is_written and args and isinstance(args[0], Tensor) else None
-
-
-@dataclass
-class CallSurvey:
-    """What one forward of the float network calls.
-
-    Args:
-        made_at: told of each selected call's site and result.
-        point_of: gives the point that an operand is at already, of the module that calls and the tensor; "" for none.
-
-    Attributes:
-        calls: of each module that makes selected calls: their names, in order, and functions.
-        left: selected calls that stay float, with the reasons.
-        served: selected operands that are at points already, with the names of these.
-        seen: names of all calls, selected or not.
-        fixed: buffers, and what is made of these and of parameters alone, by identity.
-    """
-
-    made_at: Callable[[Site, Any], None] = lambda site, output: None
-    point_of: Callable[[str, Tensor], str] = lambda module, tensor: ""
-    calls: dict[str, dict[str, Any]] = field(default_factory=dict)
-    left: dict[Site, str] = field(default_factory=dict)
-    served: dict[Site, str] = field(default_factory=dict)
-    seen: dict[str, None] = field(default_factory=dict)
-    fixed: dict[int, Tensor] = field(default_factory=dict)
-
-    def follow(self, args: Any, kwargs: Any, output: Any) -> None:
-        """Note what a call has made of parameters and buffers alone."""
-        given = tensors_of((args, kwargs))
-        if given and all(map(self.is_fixed, given)):
-            self.fixed |= {id(tensor): tensor for tensor in tensors_of(output)}
-
-    def is_fixed(self, tensor: Tensor) -> bool:
-        """Whether ``tensor`` is the same for every sample."""
-        return isinstance(tensor, nn.Parameter) or id(tensor) in self.fixed
-
-
 class Calls:
     """The calls of a network's modules that are points.
 
@@ -123,7 +50,7 @@ class Calls:
         wanted: asked with a call's name and torch's function; None takes the points that there are.
 
     Attributes:
-        hooks: of each module those of its calls, in the order in which it makes them.
+        hooks: of each module those of its calls and of what these are given, in the order in which it makes them.
         left: selected calls that stay float.
         survey: in a survey what is noted; hooks rest meanwhile.
     """
@@ -133,7 +60,7 @@ class Calls:
     def __init__(self, wanted: Predicate | None) -> None:
         self.wanted = wanted
         self.are_wanted = wanted is not None
-        self.hooks: dict[str, dict[str, CallHook]] = {}
+        self.hooks: dict[str, dict[str, PointHook]] = {}
         self.left: frozenset[Site] = frozenset()
         self.survey: CallSurvey | None = None
         self.asks_for_operands = wanted is not None and wanted.is_about_operands
@@ -165,7 +92,7 @@ class Calls:
         """As `qexplore.model.frames.Frames.frame`."""
         return CallsFrame(self, module)
 
-    def hooks_of(self, module: str) -> Iterable[CallHook]:
+    def hooks_of(self, module: str) -> Iterable[PointHook]:
         """As `qexplore.model.frames.Frames.hooks_of`."""
         return self.hooks.get(module, {}).values()
 
@@ -268,9 +195,10 @@ class CallsFrame:
         if not read:
             return self._made_with(call, function, args, kwargs, known_as)
         swap = partial(map_tensors, lambda tensor: read.get(id(tensor), tensor))
-        output = self._made_with(call, function, swap(args), swap(kwargs), known_as)
+        with reading((self._module, call)):
+            output = self._made_with(call, function, swap(args), swap(kwargs), known_as)
         written = written_by(function, args, kwargs)
-        if written is None or id(written) not in read:
+        if written is None or read.get(id(written), written) is written:
             return output
         with aside():
             return written.copy_(output)
@@ -288,30 +216,31 @@ class CallsFrame:
             hook = self._calls.hooks.get(self._module, {}).get(site[1])
             if self._calls.survey is not None:
                 self._note_operand(self._calls.survey, site, function, tensor)
-            elif isinstance(hook, OperandHook):
+            elif isinstance(hook, ArgumentHook):
                 self._require_next(site[1])
                 self._made[site[1]] = function
                 self._refuse_mask(hook, site, [tensor])
-                read[id(tensor)] = hook.read(tensor, tensor is written and torch.is_grad_enabled())
+                # What is saved for gradients must not be written into.
+                own = tensor.clone() if tensor is written and torch.is_grad_enabled() else tensor
+                with aside():
+                    read[id(tensor)] = hook.read(own)
             elif site not in self._calls.left and not is_mask(tensor):
                 raise self._changed(site[1], "was not made before")
         return read
 
     def _note_operand(self, survey: CallSurvey, site: Site, function: Any, tensor: Tensor) -> None:
-        point = survey.point_of(self._module, tensor)
         if is_mask(tensor):
             survey.left[site] = "an additive mask"
         elif isinstance(tensor, nn.Parameter):
             survey.left[site] = "" if function_name(function) in LAYERS else "a parameter"
         elif survey.is_fixed(tensor) and function_name(function) in SUMS:
             survey.left[site] = "computed of parameters and buffers alone"
-        elif point:
-            survey.served[site] = point
         else:
             self._made[site[1]] = Operand(function)
+            survey.given(site, tensor)
 
-    def _refuse_mask(self, hook: CallHook, site: Site, given: Any) -> None:
-        if hook.listener is not None and any(map(is_mask, floating_tensors(given))):
+    def _refuse_mask(self, hook: PointHook, site: Site, given: Any) -> None:
+        if hook.listener is not None and any(map(shows_a_mask, floating_tensors(given))):
             raise CalibrationError(
                 f"point '{hook.name}' must see no additive mask, got one among the arguments of its call: leave it out "
                 f"of `functions`, & ~predicates.by_name({call_name(site)!r})"
@@ -326,7 +255,7 @@ class CallsFrame:
         if self._calls.survey is not None:
             return self._noted(self._calls.survey, site, function, args, kwargs, known_as or function)
         hook = self._calls.hooks.get(self._module, {}).get(call)
-        if hook is None:
+        if not isinstance(hook, CallHook):
             output = function(*args, **kwargs)
             is_left = site in self._calls.left or any(map(is_mask, floating_tensors((args, kwargs))))
             if floating_tensors(output) and not is_left:
@@ -375,11 +304,6 @@ class CallsFrame:
             f"a module must make the same calls of functions whenever it runs, but '{name}' {what}: leave it out of "
             f"`functions`, & ~predicates.by_name({name!r}), or make modules of what varies"
         )
-
-
-def call_name(site: Site) -> str:
-    """The name of a call: its module's, and its own."""
-    return ".".join(filter(None, site))
 
 
 def is_looked_into(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,17 +15,18 @@ from torch.nn.utils import parametrize
 from qexplore._functions import function_called, function_name
 from qexplore.errors import ModelError, SelectionError
 from qexplore.model.alone import alone
-from qexplore.model.argument_points import ReadingSurvey, unseen
+from qexplore.model.argument_points import unseen
 from qexplore.model.building import Recipe
-from qexplore.model.calls import Calls, CallSurvey, call_name
+from qexplore.model.calls import Calls
 from qexplore.model.hooks import Hooks
 from qexplore.model.input_points import INPUT, ArgumentNames, InputSurvey, bare_name, is_input_name
 from qexplore.model.inputs import Placement
 from qexplore.model.left_float import LeftFloat
 from qexplore.model.point_hook import Listener
-from qexplore.model.points import FoundLeft, FoundPoint, Site, free_name
+from qexplore.model.points import Found, FoundLeft, FoundPoint, Site, call_name, free_name
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.schemes import Scheme
+from qexplore.model.surveys import CallSurvey, ReadingSurvey
 from qexplore.model.weight_points import WeightPoint
 from qexplore.predicates import Predicate, PredicateLike, as_predicate, select_modules
 from qexplore.quant import TensorQuantizer
@@ -52,6 +54,7 @@ class DataPoints(nn.Module):
     """What meets the calls of functions, where these are asked for."""
     is_pending: bool
     """Whether there are calls to be found, in data."""
+    _found_calls: tuple[Site, ...] = ()  # a model that was pickled before they were kept has the order of its points
 
     @property
     def fake_quantizers(self) -> QuantizerView:
@@ -160,7 +163,7 @@ class DataPoints(nn.Module):
     def inputs_reconsidered(self) -> Iterator[None]:
         """Let a block change the points that data decide; after an error they are as before."""
         before = self._input_quantizers(), self._dropped_input, self._left_float
-        found = self._found, self._found_left, self.is_pending
+        found, was_pending = self.found, self.is_pending
         quantizers = {name: self.fake_quantizers[name] for name in self._found}
         try:
             yield
@@ -168,9 +171,9 @@ class DataPoints(nn.Module):
             if self._input_quantizers() != before[0]:
                 self._put_inputs(*before[:2])
             self._left_float = before[2]
-            if (self._found, self._found_left) != found[:2]:
-                self._put_found(tuple(found[0].values()), found[1], quantizers)
-            self.is_pending = found[2]
+            if self.found != found:
+                self._put_found(found, quantizers)
+            self.is_pending = was_pending
             raise
 
     # ------------------------------------------------------------------------------------ inputs of modules, and calls
@@ -182,12 +185,12 @@ class DataPoints(nn.Module):
         self.is_pending = self.calls.wanted is not None
         self._in_vain: tuple[str, ...] = ()
         if self._readers:
-            self._put_found(unseen(self._readers), ())
+            self._put_found(Found(unseen(self._readers)))
 
     @property
-    def found(self) -> tuple[tuple[FoundPoint, ...], tuple[FoundLeft, ...]]:
+    def found(self) -> Found:
         """The points on inputs of modules and on calls; and what of these has none of its own."""
-        return tuple(self._found.values()), self._found_left
+        return Found(tuple(self._found.values()), self._found_left, self._found_calls)
 
     def discover(self, inputs: Any) -> None:
         """Find the points on inputs of modules and on calls in one forward of the float network.
@@ -199,31 +202,26 @@ class DataPoints(nn.Module):
         if self._recipe is None or not (self._readers or wanted):
             return
         reading = ReadingSurvey(self._readers)
-        met = CallSurvey(lambda site, output: reading.made_at(call_name(site), output), reading.point_of)
+        met = CallSurvey(lambda site, output: reading.made_at(call_name(site), output), reading.given)
         met.fixed = {id(buffer): buffer for buffer in self.model.buffers()}
         with self._attached().surveyed(self.model, reading, self.calls, met):
             self.listen(inputs, lambda name, tensors: None)
         for why in reading.without.values():
             raise SelectionError(why)
-        sites = {(module, call): function for module, calls in met.calls.items() for call, function in calls.items()}
-        if wanted is not None and not sites and self.scheme is None:
+        if wanted is not None and not met.sites and self.scheme is None:
             raise SelectionError(_nothing_called(wanted, met, self.model))
-        self._in_vain = (
-            ()
-            if wanted is None or self.scheme
-            else _in_vain(wanted, {**sites, **dict.fromkeys([*met.left, *met.served])})
-        )
-        points = *reading.points, *(FoundPoint(call_name(site), "function", (site,)) for site in sites)
+        self._in_vain = () if wanted is None or self.scheme else _in_vain(wanted, [*met.sites, *met.left])
+        points, served = reading.points(met.sites), reading.served
         left = [FoundLeft("argument", site, reason=_MASK) for site in sorted(reading.masks)]
-        left += [FoundLeft("argument", site, point=point) for site, point in reading.served.items()]
+        left += [FoundLeft("argument", site, point=point) for site, point in served.items() if site in reading.reads]
         left += [FoundLeft("function", site, reason=why) for site, why in met.left.items()]
-        left += [FoundLeft("function", site, point=point) for site, point in met.served.items()]
+        left += [FoundLeft("function", site, point=point) for site, point in served.items() if site in reading.operands]
         if self.scheme is not None:  # it chooses by kind, and nobody has asked for this module
             lone = [point for point in points if point.kind == "argument" and not point.sites[0][1]]
             left += [FoundLeft("argument", point.sites[0], reason=_NEVER) for point in lone]
             points = tuple(point for point in points if point not in lone)
             self._require_some(points)
-        self.set_found(points, left)
+        self.set_found(Found(points, tuple(left), tuple(site for site in met.sites if site not in served)))
 
     def _require_some(self, points: Sequence[FoundPoint]) -> None:
         if not points and len(self._keys) == len(self._found):
@@ -233,29 +231,41 @@ class DataPoints(nn.Module):
             )
 
     @alone
-    def set_found(self, points: Sequence[FoundPoint], left: Sequence[FoundLeft]) -> None:
+    def set_found(self, found: Found) -> None:
         """Have these points on inputs of modules and on calls; one that stays keeps its quantizer.
 
         Raises:
             ModelError: they are not of a network wrapped in this way.
         """
-        if not self.can_have_found(points, left):
+        if not self.can_have_found(found):
             raise ModelError(
                 "points on inputs of modules and on calls must be those that `inputs` and `functions` ask for, got "
-                f"{', '.join(point.name for point in points)}: wrap the network as theirs was"
+                f"{', '.join(point.name for point in found.points)}: wrap the network as theirs was"
             )
-        others = {*self._keys} - {*self._found}
-        named = tuple(FoundPoint(free_name(bare_name(p.name), others), p.kind, p.sites) for p in points)
-        if (named, tuple(left)) != self.found:
-            self._put_found(named, tuple(left))
+        found = found._replace(points=self._named(found.points))
+        if found != self.found:
+            self._put_found(found)
         self.is_pending = False
 
-    def can_have_found(self, points: Sequence[FoundPoint], left: Sequence[FoundLeft]) -> bool:
+    def _named(self, points: Sequence[FoundPoint]) -> tuple[FoundPoint, ...]:
+        """``points`` under names that nothing else bears."""
+        taken = {*self._keys} - {*self._found}
+        named = []
+        for point in points:
+            named.append(replace(point, name=free_name(bare_name(point.name), taken)))
+            taken.add(named[-1].name)
+        return tuple(named)
+
+    def can_have_found(self, found: Found) -> bool:
         """Whether `set_found` can give the model these: where it asks for any, there are some, or others in place."""
         asked = {"argument": bool(self._readers), "function": self.calls.are_wanted}
         names = {name for name, _ in self.model.named_modules()}
-        fit = (asked[one.kind] and module in names for one in points for module, _ in one.sites)
-        are_there = bool(points or left or self.scheme or not any(asked.values()))
+        fit = (
+            asked[one.kind] and (asked["function"] or not one.operands) and module in names
+            for one in found.points
+            for module, _ in (*one.sites, *one.operands)
+        )
+        are_there = bool(found.points or found.left or self.scheme or not any(asked.values()))
         return self._recipe is not None and all(fit) and are_there
 
     def names_with(self, inputs: Sequence[str], found: Sequence[FoundPoint]) -> list[str]:
@@ -264,18 +274,14 @@ class DataPoints(nn.Module):
         ranks |= {one.name: 1 if one.kind == "argument" else 3 for one in found} | dict.fromkeys(inputs, 0)
         return sorted([*inputs, *(name for name in ranks if name not in inputs)], key=lambda name: ranks[name])
 
-    def _put_found(
-        self,
-        points: Sequence[FoundPoint],
-        left: Sequence[FoundLeft],
-        known: Mapping[str, TensorQuantizer] | None = None,
-    ) -> None:
+    def _put_found(self, found: Found, known: Mapping[str, TensorQuantizer] | None = None) -> None:
+        points = found.points
         old = {name: self.fake_quantizers[name] for name in self._found} | dict(known or {})
         made = {point.name: old[point.name] if point.name in old else self._new_quantizer(point) for point in points}
         for name in self._found:
             del self._keys[name], self._modules_of_points[name]
         self._found = {point.name: point for point in points}
-        self._found_left = tuple(left)
+        self._found_left, self._found_calls = found.left, found.calls
         self._modules_of_points |= {point.name: self._home_of(point) for point in points}
         kept = {name: self.quantizers[key] for name, key in self._keys.items()}
         every = {**made, **kept}
@@ -284,9 +290,8 @@ class DataPoints(nn.Module):
         self.quantizers.update({key: every[name] for name, key in self._keys.items()})
         for quantizer in made.values():
             quantizer.lie_on(Placement.of(self.model).device)
-        self.calls.left = frozenset(one.site for one in left if one.kind == "function")
-        read = [one.site for one in left if one.kind == "argument"]
-        self._attached(follow=False).put_found(self.model, {p: made[p.name] for p in points}, read, self.calls)
+        self.calls.left = frozenset(one.site for one in found.left if one.kind == "function")
+        self._attached(follow=False).put_found(self.model, found, made, self.calls)
 
     def _rank(self, name: str) -> int:
         """Where a point's kind stands among all: inputs, what modules read, their outputs, calls, weights."""
@@ -355,7 +360,7 @@ def checked_readers(network: nn.Module, predicate: PredicateLike) -> dict[str, n
     return readers
 
 
-def _in_vain(wanted: Predicate, sites: Mapping[Site, Any]) -> tuple[str, ...]:
+def _in_vain(wanted: Predicate, sites: Iterable[Site]) -> tuple[str, ...]:
     """The parts of ``wanted`` that select none of the calls."""
     named = [(call_name(site), function_called(site[1])) for site in sites]
     return tuple(str(part) for part in wanted.parts if not any(part(*call) for call in named))

@@ -129,7 +129,7 @@ def _point_lines(
     yield from (f"{point.kind} {point.name} {point.num_scales}" for point in others)
     # At the end, so that networks without any have the digests that they had before there were such points.
     for one in model.found[0] if found is None else found:
-        yield f"{one.kind} {one.name} {one.sites}"
+        yield f"{one.kind} {one.name} {one.sites}{one.operands or ''}"
 
 
 def layers_of(network: nn.Module) -> dict[str, str]:

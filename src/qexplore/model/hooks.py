@@ -9,15 +9,15 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from qexplore._functions import is_operand
 from qexplore.errors import SelectionError
-from qexplore.model.argument_points import ArgumentHook, FinishReading, ReadingHook, ReadingSurvey, SurveyHook
-from qexplore.model.calls import CallHook, Calls, CallSurvey, OperandHook
+from qexplore.model.argument_points import ArgumentHook, FinishReading, ReadingHook
+from qexplore.model.calls import CallHook, Calls
 from qexplore.model.doors import Counted
 from qexplore.model.frames import Framed
 from qexplore.model.input_points import ArgumentNames
 from qexplore.model.point_hook import InputHook, Listener, OutputHook, Outputs, PointHook
-from qexplore.model.points import FoundPoint, Site
+from qexplore.model.points import Found, Site
+from qexplore.model.surveys import CallSurvey, ReadingSurvey, SurveyHook
 from qexplore.model.write_back import Arguments
 from qexplore.quant import TensorQuantizer
 
@@ -47,32 +47,31 @@ class Hooks:
         self._modules[name] = module
 
     def put_found(
-        self, network: nn.Module, points: Mapping[FoundPoint, TensorQuantizer], left: Iterable[Site], calls: Calls
+        self, network: nn.Module, found: Found, quantizers: Mapping[str, TensorQuantizer], calls: Calls
     ) -> None:
         """Quantize what data have found, in place of what was found before.
 
         Args:
             network: whose modules read and call.
-            points: with their quantizers.
-            left: arguments that stay float of modules whose inputs are quantized.
+            found: the points; arguments that stay float of modules whose inputs are quantized.
+            quantizers: by point.
             calls: meets the calls.
         """
         self.take_found()
-        left = tuple(left)
+        left = [one.site for one in found.left if one.kind == "argument"]
         reading: dict[str, dict[str, ArgumentHook]] = {module: {} for module, _ in left}
+        called: dict[Site, PointHook] = {}
+        for point in found.points:
+            kind = ArgumentHook if point.readers else CallHook
+            made = kind(point.name, quantizers[point.name])
+            self._hooks[point.name] = made, ()
+            called |= dict.fromkeys(point.calls, made)
+            if point.kind == "argument" and isinstance(made, ArgumentHook):
+                for module, argument in point.sites:
+                    reading.setdefault(module, {})[argument] = made
         calls.hooks, self._calls = {}, calls
-        for point, quantizer in points.items():
-            if point.kind == "function":
-                ((module, call),) = point.sites
-                kind = OperandHook if is_operand(call) else CallHook
-                made = kind(point.name, quantizer, point.sites[0])
-                calls.hooks.setdefault(module, {})[call] = made
-                self._hooks[point.name] = made, ()
-                continue
-            read = ArgumentHook(point.name, quantizer)
-            for module, argument in point.sites:
-                reading.setdefault(module, {})[argument] = read
-            self._hooks[point.name] = read, ()
+        for module, call in found.calls_in_order:
+            calls.hooks.setdefault(module, {})[call] = called[module, call]
         for name, hooks in reading.items():
             self._add_reading(name, network.get_submodule(name), hooks, [site[1] for site in left if site[0] == name])
         if calls.hooks:
@@ -224,9 +223,24 @@ def _hooks_of(module: nn.Module) -> Iterator[PointHook]:
                 yield hook
             elif isinstance(hook, ReadingHook):
                 yield from hook.hooks.values()
+    yield from _hooks_of_calls(module)
+
+
+def _hooks_of_calls(module: nn.Module) -> Iterable[PointHook]:
     framed = module.__dict__.get("forward")
-    if isinstance(framed, Framed) and framed.frames is not None:
-        yield from framed.frames.hooks_of(framed.name)
+    frames = framed.frames if isinstance(framed, Framed) else None
+    return () if frames is None else frames.hooks_of(framed.name)  # type: ignore[union-attr]
+
+
+def read_inside(module: nn.Module) -> dict[nn.Module, set[str]]:
+    """Points that are met while ``module`` runs, whoever else meets them: at calls, and at what inner modules read."""
+    found: dict[nn.Module, set[str]] = {}
+    for inner in module.modules():
+        hooks = list(_hooks_of_calls(inner))
+        for reading in _hook_tables(inner)[1].values():
+            hooks += reading.hooks.values() if isinstance(reading, ReadingHook) and inner is not module else ()
+        found[inner] = {hook.name for hook in hooks}
+    return found
 
 
 def remove_frames(network: nn.Module) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
+
+from qexplore._functions import is_operand
 
 PointKind = Literal["input", "argument", "activation", "function", "weight"]
 
@@ -33,16 +35,33 @@ class FoundPoint:
     Attributes:
         name: of the point.
         kind: ``"argument"`` or ``"function"``.
-        sites: where its tensor is met: several arguments that are one tensor, or one call.
+        sites: where its tensor is met: several arguments that are one tensor, one call, or operands of several.
+        operands: of an argument those of calls that are the same tensor.
     """
 
     name: str
     kind: PointKind
     sites: tuple[Site, ...]
+    operands: tuple[Site, ...] = ()
+
+    @property
+    def calls(self) -> tuple[Site, ...]:
+        """Where calls meet it."""
+        return self.sites if self.kind == "function" else self.operands
+
+    @property
+    def read_by(self) -> frozenset[str | Site]:
+        """Modules by name, and calls, that get its tensor quantized; empty of a call's result."""
+        calls = ((module, call.rpartition(".")[0]) for module, call in self.calls if is_operand(call))
+        return frozenset([*self._modules, *calls])
 
     @property
     def readers(self) -> tuple[str, ...]:
-        """Of an argument the modules that read it, each once."""
+        """What reads it, each once: modules by name, operands of calls; none of a call's result."""
+        return (*self._modules, *(call_name(site) for site in self.calls if is_operand(site[1])))
+
+    @property
+    def _modules(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(module for module, _ in self.sites)) if self.kind == "argument" else ()
 
 
@@ -63,6 +82,26 @@ class FoundLeft:
     point: str = ""
 
 
+class Found(NamedTuple):
+    """What data decide about points.
+
+    Attributes:
+        points: on inputs of modules, and on calls.
+        left: what has none of its own.
+        calls: those that are met at points, in the order in which each module makes its own; empty for that of
+            ``points``.
+    """
+
+    points: tuple[FoundPoint, ...] = ()
+    left: tuple[FoundLeft, ...] = ()
+    calls: tuple[Site, ...] = ()
+
+    @property
+    def calls_in_order(self) -> tuple[Site, ...]:
+        """``calls``; of files that do not tell, in the order of the points."""
+        return self.calls or tuple(site for point in self.points for site in point.calls)
+
+
 @dataclass(frozen=True)
 class QuantizationPoint:
     """A place where a tensor is fake-quantized.
@@ -81,7 +120,8 @@ class QuantizationPoint:
             None before an observed forward. Of a weight the number of its values.
         num_scales: how many scales are stored with a weight; 1 for others.
         module: qualified name of the module, ``""`` for the input; of a call the one that makes it.
-        readers: of an argument all modules that read it, by qualified names.
+        readers: of a tensor that is quantized where it is read: the modules that read it, by qualified names, and the
+            operands of calls that it is, such as ``"layer1.0.add.input_1"``.
     """
 
     name: str
@@ -111,6 +151,11 @@ def in_call_order(points: Sequence[QuantizationPoint], called: Iterable[str], ne
         waiting = [point for point in waiting if registered[point.module] > place]
         order += [*(point.index for point in before), index[name]]
     return *order, *(point.index for point in waiting)
+
+
+def call_name(site: Site) -> str:
+    """The name of a call: its module's, and its own."""
+    return ".".join(filter(None, site))
 
 
 def free_name(wanted: str, taken: Iterable[str]) -> str:

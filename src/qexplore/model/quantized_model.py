@@ -33,8 +33,9 @@ class QuantizedModel(WrappedNetwork):
         weights: whose weights, such as ``predicates.weighted``; None for none. A weight that several modules share has
             one quantizer.
         inputs: before which modules what they read is quantized: each floating tensor has a point, ``"conv.input"``,
-            or ``"cross.input.query"`` in a module that has several. Modules that read one tensor share its point
-            (``point.readers``), and one that is at a point already has no other. Additive masks stay float. Until data
+            or ``"cross.input.query"`` in a module that has several. Modules, and calls whose operands are asked for,
+            that read one tensor share its point (``point.readers``), and one that is at a point already has no other.
+            Additive masks stay float. Until data
             is seen each module has one point for all that it reads; `describe` and `calibrate` find what there is.
         functions: which calls of torch's functions have their result quantized, such as
             ``predicates.by_function(torch.add, torch.cat)`` or ``predicates.by_name("layer1.0.add_1")``: the module

@@ -11,7 +11,7 @@ from torch import nn
 
 from qexplore._functions import function_called
 from qexplore.errors import ProblemError, SelectionError
-from qexplore.model import QuantizationPoint, QuantizedModel, bare_name
+from qexplore.model import QuantizationPoint, QuantizedModel, bare_name, call_name
 from qexplore.predicates import Predicate, PredicateLike, as_predicate
 
 Selector = str | PredicateLike
@@ -40,7 +40,8 @@ class PointModules:
         points: in the order of ``num_bits``.
         modules: of each point by qualified name: of an activation the one whose output it is, of a weight all that
             hold it, of what modules read these, of the input none; of a call its function, by the call's name.
-        names: of each point, its own first; a weight that several modules hold has one at each.
+        names: of each point, its own first; a weight that several modules hold has one at each, and a tensor that
+            several read at each of the calls.
     """
 
     points: tuple[QuantizationPoint, ...]
@@ -60,9 +61,9 @@ class PointModules:
             if point.kind == "input":
                 return {}
             if point.kind == "argument":
-                return {name: by_name[name] for name in point.readers}
+                return {name: by_name[name] if name in by_name else function_called(name) for name in point.readers}
             if point.kind == "function":
-                return {bare_name(point.name): function_called(bare_name(point.name))}
+                return {name: function_called(name) for name in point.readers or (bare_name(point.name),)}
             name = point.module if point.module in by_name else ""  # the network's own output has a name of its own
             return {name: by_name[name]}
 
@@ -70,6 +71,10 @@ class PointModules:
         shared = {
             point.name: [f"{names[id(module)]}.{weight}".lstrip(".") for module, weight in point.holders]
             for point in model.weight_points
+        }
+        taken = {point.name for point in points}
+        shared |= {
+            one.name: [name for name in map(call_name, one.calls) if name not in taken] for one in model.found.points
         }
         every = (tuple(dict.fromkeys([point.name, *shared.get(point.name, [])])) for point in points)
         return cls(points, tuple(modules(point) for point in points), tuple(every))
