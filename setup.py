@@ -81,6 +81,9 @@ setup(
         "optuna": [
             "optuna>=3.2",  # names of objectives, for a study that is shown in optuna-dashboard
         ],
+        "ray": [
+            "ray>=2.49",  # the first with `ray symmetric-run`, which starts a cluster inside a SLURM job
+        ],
         "docs": [
             "sphinx>=7.3",  # the guide as pages, with every public name from its docstring
             "myst-parser>=3.0",  # reads Markdown as it is, anchors of headings as on GitHub
@@ -111,6 +114,7 @@ setup(
             "plotly>=6.0",  # the page of a report is written in the tests
             "pytest>=8.2",  # --import-mode=importlib imports a module of the package once, not twice
             "pytest-xdist>=3.0",  # two cores run the tests
+            "ray>=2.49",  # workers are started, and killed, in the slow tests
             "ruff>=0.9",
             "scikit-learn>=1.2",  # the demo runs in the tests
             "selenium>=4.11",  # a browser opens the page of a report; finds the driver beside the system's browser

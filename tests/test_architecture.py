@@ -37,7 +37,7 @@ FLOORS = {
     2: ["model"],
     3: ["preparation", "cost", "evaluation"],
     4: ["search", "training", "stacks"],
-    5: ["study"],
+    5: ["study", "distributed"],
     6: ["exploration", "workflows", "export"],
     7: ["report"],
     8: ["config", "pipeline"],
@@ -61,6 +61,7 @@ HOME_OF_PACKAGE = {
     "click": "cli",
     "plotly": "report",
     "sqlite3": "study",
+    "ray": "distributed",
 }
 HOME_OF_CALL = {
     "register_forward_hook": "model/hooks.py",

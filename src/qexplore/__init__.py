@@ -25,6 +25,7 @@ _NAMES_BY_ROOM = {
     "_choices": "FloatFormat stored_bits",
     "_warnings": "UncalibratedWarning",
     "cost": "CostTable count_macs marginal_costs",
+    "distributed": "RayWorkers WorkersReport",
     "errors": "QExploreError",
     "evaluation": "DirectEvaluator Evaluation LayerAnalysis analyze",
     "exploration": "Exploration Snapshot StopExploration explore fit log_to log_to_mlflow log_to_tensorboard resume",
@@ -70,6 +71,8 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.cost import CostTable as CostTable
     from qexplore.cost import count_macs as count_macs
     from qexplore.cost import marginal_costs as marginal_costs
+    from qexplore.distributed import RayWorkers as RayWorkers
+    from qexplore.distributed import WorkersReport as WorkersReport
     from qexplore.errors import QExploreError as QExploreError
     from qexplore.evaluation import DirectEvaluator as DirectEvaluator
     from qexplore.evaluation import Evaluation as Evaluation

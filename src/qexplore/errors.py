@@ -24,6 +24,7 @@
     │   ├── StudyLockedError               somebody else is writing to it
     │   ├── StudyWriteError (OSError)      nothing can be written there: no room, no right to
     │   └── StudyMismatchError             measured under other conditions than those it is to go on with
+    ├── WorkersError (RuntimeError)        workers that cannot be had, or do not measure as this process does
     ├── ConfigError (ValueError)       a configuration file with mistakes
     ├── WorkflowError (ValueError)         a workflow that the model, the data or the installed torch does not allow
     │   └── StackError                     a network that a stack stops at
@@ -121,6 +122,10 @@ class StudyWriteError(StudyError, OSError):
 
 class StudyMismatchError(StudyError):
     """A study that was measured under other conditions than those it is to go on with."""
+
+
+class WorkersError(QExploreError, RuntimeError):
+    """Workers that cannot be had, cannot be sent what they need, or do not measure as this process does."""
 
 
 class ConfigError(QExploreError, ValueError):

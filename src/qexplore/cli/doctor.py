@@ -29,6 +29,7 @@ PURPOSES = {
     "optuna": "studies in optuna-dashboard",
     "tensorboard": "searches in TensorBoard",
     "mlflow": "searches in MLflow",
+    "ray": "explorations on many machines",
 }
 """What an extra is for."""
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from qexplore._table import Framed, Rows
+from qexplore.distributed import WorkersReport
 from qexplore.evaluation import Clipping, Evaluation, clipping_text
 from qexplore.front import (
     Front,
@@ -87,6 +88,7 @@ class Exploration(Framed):
         unverified: evaluations of points that could not be measured again, with their reasons; they are left out of the
             front, unless none could be.
         study: where all of it was written down, and how much of it was there before; empty for nowhere.
+        workers: who measured what, and how busy they were; None where this process measured.
     """
 
     front: Front
@@ -113,6 +115,7 @@ class Exploration(Framed):
     num_samples: int = 0
     judge: str = ""
     study: str = ""
+    workers: WorkersReport | None = field(default=None, repr=False)
     unverified: tuple[Evaluation, ...] = field(default=(), repr=False)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 from qexplore._arguments import nearest_keyword
 from qexplore._clock import Clock, own_clock
+from qexplore.distributed import RayWorkers, spread
 from qexplore.exploration.arguments import check_search, checked_initial
 from qexplore.exploration.budget import MAX_FAILURES, Budget
 from qexplore.exploration.records import Exploration
@@ -44,6 +45,7 @@ def explore(
     study: str | os.PathLike[str] | None = None,
     share: bool = False,
     on_mismatch: str = "refuse",
+    workers: RayWorkers | None = None,
 ) -> Exploration:
     """Search the choices of ``problem`` for the trade-off between its metric and its costs.
 
@@ -102,8 +104,12 @@ def explore(
             so that what it proposes depends on them.
         on_mismatch: ``"refuse"`` a study of other weights, ranges, data or whatever else decides a measurement;
             ``"new"`` goes on with another file beside it, ``name-2.db``.
+        workers: measure candidates in other processes and on other machines, `qexplore.RayWorkers`: the result is that
+            of one process, times apart. None measures here.
 
     Raises:
+        WorkersError: the workers cannot be had, or do not measure as this process does.
+        MissingPackageError: ``workers`` without Ray.
         StudyError: the study cannot be had, cannot be written to, or was measured otherwise.
         ProblemError: an argument is not what it must be.
         DataError, MetricError, EvaluationError: the report set cannot be measured; said before the search.
@@ -123,6 +129,7 @@ def explore(
             callbacks=callbacks,
             progress=progress,
             file=StudyFile.asked(study, share, on_mismatch),
+            workers=workers,
             clock=clock,
         )
 
@@ -139,11 +146,13 @@ def run_search(
     progress: bool | None = None,
     goal: Goal | None = None,
     file: StudyFile | None = None,
+    workers: RayWorkers | None = None,
     clock: Clock,
 ) -> Exploration:
     """As `explore`, with arguments that were checked, and a goal other than the whole front."""
     with (
-        recorded(file, problem, settings, budget, clock, initial=initial, goal=goal) as recording,
+        spread(workers, problem) as spreading,
+        recorded(file, problem, settings, budget, clock, initial=initial, goal=goal, workers=spreading) as recording,
         entered(callbacks) as callbacks,
     ):
         exploration = _searched(
@@ -157,7 +166,8 @@ def run_search(
             progress=progress,
             goal=goal,
         )
-        return replace(exploration, study=recording.ended(exploration))
+        report = None if spreading is None else spreading.report()
+        return replace(exploration, study=recording.ended(exploration), workers=report)
 
 
 @contextmanager

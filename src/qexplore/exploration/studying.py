@@ -18,6 +18,7 @@ from qexplore._clock import Clock
 from qexplore._random import stream
 from qexplore._version import __version__
 from qexplore.cost import ADDITIVE_NAMES, AdditiveTable, Cost, SeparableCost, build_costs
+from qexplore.distributed import Spread
 from qexplore.errors import ProblemError, StudyError
 from qexplore.evaluation import DirectEvaluator, Evaluator
 from qexplore.exploration.budget import Budget
@@ -64,18 +65,24 @@ class StudyFile:
 
 
 class Unrecorded:
-    """An exploration without a study."""
+    """An exploration without a study.
 
-    def __init__(self, problem: LayerwiseQuantizationProblem) -> None:
-        self.problem = problem
+    Args:
+        problem: what is searched.
+        workers: measure in the place of this process, where there are any.
+    """
+
+    def __init__(self, problem: LayerwiseQuantizationProblem, workers: Spread | None = None) -> None:
+        self._workers = workers
+        self.problem = problem if workers is None else problem.recorded_by(self.around)
 
     def around(self, evaluator: Evaluator, role: str) -> Evaluator:
-        """``evaluator`` itself."""
-        return evaluator
+        """``evaluator``, asked through the workers, if any."""
+        return evaluator if self._workers is None else self._workers(evaluator, role)
 
     def around_report(self, evaluator: DirectEvaluator, place: int) -> Evaluator:
-        """``evaluator`` itself, that of the metric ``place`` on the report set."""
-        return evaluator
+        """Likewise that of the metric ``place`` on the report set."""
+        return Unrecorded.around(self, evaluator, f"report {place}")
 
     def note(self, snapshot: Snapshot) -> None:
         """Nothing is written down."""
@@ -94,23 +101,33 @@ class Recorded(Unrecorded):
     Args:
         problem: what is searched.
         recorder: of the run.
+        workers: measure in the place of this process, where there are any.
         is_part: whether the run has gone further before; then its history and its end stay as they are.
     """
 
-    def __init__(self, problem: LayerwiseQuantizationProblem, recorder: Recorder, *, is_part: bool = False) -> None:
+    def __init__(
+        self,
+        problem: LayerwiseQuantizationProblem,
+        recorder: Recorder,
+        workers: Spread | None = None,
+        *,
+        is_part: bool = False,
+    ) -> None:
         self._recorder = recorder
         self._is_part = is_part
-        super().__init__(problem.recorded_by(self.around))
+        self._workers = workers
+        self.problem = problem.recorded_by(self.around)
         recorder.guard = self._require_same_model
         self._model = self.problem.fingerprint
 
     def around(self, evaluator: Evaluator, role: str) -> Evaluator:
-        """``evaluator``, recorded as ``role``."""
-        return self._recorder.around(evaluator, role)
+        """``evaluator``, recorded as ``role``: this process alone writes."""
+        return self._recorder.around(super().around(evaluator, role), role)
 
     def around_report(self, evaluator: DirectEvaluator, place: int) -> Evaluator:
         """``evaluator``, recorded as what it is on this report set: on another one it has other scores."""
-        return self._recorder.around(evaluator, f"report {place} on {contents_of(evaluator)}")
+        asked = super().around_report(evaluator, place)
+        return self._recorder.around(asked, f"report {place} on {contents_of(evaluator)}")
 
     def note(self, snapshot: Snapshot) -> None:
         """Keep the front of ``snapshot``."""
@@ -168,6 +185,7 @@ def recorded(
     *,
     initial: Candidates | None,
     goal: Goal | None,
+    workers: Spread | None = None,
 ) -> Iterator[Unrecorded]:
     """The problem to explore, and what writes it down, if that is asked for.
 
@@ -175,7 +193,12 @@ def recorded(
         StudyError: the file cannot be had, or was measured otherwise.
     """
     if file is None:
-        yield Unrecorded(problem)
+        recording = Unrecorded(problem, workers)
+        try:
+            yield recording
+        finally:
+            if workers is not None:
+                problem.remember(recording.problem)
         return
     with opened_for(measured_by(problem), file.path, share=file.share, on_mismatch=file.on_mismatch) as store:
         identity = settings_of(problem, settings, initial, goal)
@@ -185,7 +208,7 @@ def recorded(
         if further is None:
             recorder.tell("resumed" if was_there else "began", "")
             recorder.tell(NOTES, json.dumps(clipping_notes(problem.clipping)))
-        recording = Recorded(problem, recorder, is_part=further is not None)
+        recording = Recorded(problem, recorder, workers, is_part=further is not None)
         recorder.keep(recording.problem.evaluations)
         try:
             yield recording

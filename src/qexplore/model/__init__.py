@@ -36,6 +36,7 @@ from qexplore.model.inputs import (
     Unpack,
     as_arguments,
     call,
+    device_text,
     first_samples,
     num_samples,
     unpack_batch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +88,14 @@ def _moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = Non
     # Pinned memory is fetched while the device computes; its owner learns of that. Other copies have to be waited for.
     is_fetched = device.type != "cpu" and tensor.is_cpu and tensor.is_pinned()
     return tensor.to(device, dtype, non_blocking=is_fetched, copy=copy)
+
+
+def device_text(device: torch.device) -> str:
+    """A device as it decides the last bits of a sum: its kind and what it is called."""
+    module = torch.get_device_module(device)
+    if hasattr(module, "get_device_name"):
+        return f"{device.type} ({module.get_device_name(device)})"
+    return f"{device.type} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
 
 
 def unpack_batch(batch: Any, unpack: Unpack | None = None) -> tuple[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
@@ -17,7 +16,7 @@ from qexplore._trees import tensors_of
 from qexplore.errors import StudyMismatchError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.metrics import Metric, WholeSetMetric
-from qexplore.model import Placement, fingerprint_of
+from qexplore.model import Placement, device_text, fingerprint_of
 from qexplore.search import LayerwiseQuantizationProblem
 from qexplore.study.contents import Contents, code_digest, digest_of, is_of_library
 
@@ -81,7 +80,7 @@ def measured_by(problem: LayerwiseQuantizationProblem) -> dict[str, str]:
         "settings": ", ".join(f"{name} {value}" for name, value in problem.direct.settings()) or "qexplore's own",
         **_engine(problem.evaluator),
         "threads": str(torch.get_num_threads()),
-        "device": _device_text(device),
+        "device": device_text(device),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "measurements": MEASUREMENTS,
@@ -171,10 +170,3 @@ def _data(direct: DirectEvaluator) -> tuple[str, str]:
 def contents_of(direct: DirectEvaluator) -> str:
     """Digest of the samples that ``direct`` measures on, and of how they come in batches; costs a pass over them."""
     return digest_of(_data(direct))
-
-
-def _device_text(device: torch.device) -> str:
-    module = torch.get_device_module(device)
-    if hasattr(module, "get_device_name"):
-        return f"{device.type} ({module.get_device_name(device)})"
-    return f"{device.type} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"

@@ -1,0 +1,215 @@
+"""An evaluator whose candidates are measured by workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexplore._clock import now
+from qexplore.distributed.census import census
+from qexplore.distributed.dispatch import Dispatcher
+from qexplore.distributed.division import divided
+from qexplore.distributed.measurer import key_of
+from qexplore.distributed.ray_crew import RayCrew
+from qexplore.distributed.ray_workers import RayWorkers
+from qexplore.distributed.records import WorkersReport
+from qexplore.distributed.shipping import direct_of, evaluators_by_role, packed
+from qexplore.distributed.tasks import Answer, Task
+from qexplore.errors import WorkersError
+from qexplore.evaluation import Evaluation, Evaluator, Order, Told
+from qexplore.metrics import Metric, Scores
+from qexplore.model import Candidate, Candidates
+from qexplore.search import LayerwiseQuantizationProblem
+
+
+class Spread:
+    """Puts workers around evaluators, by their roles.
+
+    Args:
+        workers: what was asked for.
+        problem: whose evaluators they ask.
+    """
+
+    def __init__(self, workers: RayWorkers, problem: LayerwiseQuantizationProblem) -> None:
+        self._asked = workers
+        self._model = problem.model
+        self._known = evaluators_by_role(problem)
+        self._version = self._model.version()
+        self.crew = RayCrew(workers, census(self._known))
+        self._dispatcher = Dispatcher(self.crew, workers.most_lost)
+        self.measured_by: dict[Candidate, str] = {}
+        self.asked_seconds = 0.0
+        self.metrics: dict[int, Metric] = {}
+        self.took: dict[str, float] = {}
+        """Seconds that a candidate took last, by role and question."""
+
+    def begin(self) -> None:
+        """Start workers; none is waited for."""
+        self.crew.begin(() if self._asked.factory else (packed(self._known),))
+
+    def __call__(self, evaluator: Evaluator, role: str) -> Evaluator:
+        """``evaluator``, asked through workers."""
+        if role not in self._known:
+            self._known[role] = evaluator
+            self.crew.add(packed({role: evaluator}, without=self._model))
+        return DistributedEvaluator(evaluator, role, self)
+
+    def answers(self, tasks: Sequence[Task], seconds_each: float | None) -> Iterator[tuple[Task, Answer]]:
+        """Tasks with their answers, as they come."""
+        self._require_same_model()
+        start = now()
+        try:
+            for task, answer in self._dispatcher.answered(tasks, seconds_each):
+                if answer.error is not None:
+                    raise answer.error
+                self.asked_seconds += now() - start
+                self.took[task.role + task.question] = answer.seconds / len(task)
+                yield task, answer
+                start = now()
+        finally:
+            self.asked_seconds += now() - start
+
+    def _require_same_model(self) -> None:
+        """Send the network anew where it has changed since."""
+        version = self._model.version()
+        if version == self._version:
+            return
+        if self._asked.factory:
+            raise WorkersError(
+                f"the network must stay what `factory` {self._asked.factory!r} builds while it is explored, but it was "
+                "changed"
+            )
+        self._version = version
+        self.crew.renew([packed(self._known)])
+
+    def report(self) -> WorkersReport:
+        """Who did what until now."""
+        return WorkersReport(self.crew.records(), dict(self.measured_by), tuple(self.crew.events), self.asked_seconds)
+
+
+class DistributedEvaluator:
+    """An `Evaluator` whose candidates are measured by workers.
+
+    Args:
+        evaluator: the same here: it describes, and has the last word where no worker is like this process.
+        role: whose evaluations these are.
+        spread: knows the workers.
+    """
+
+    def __init__(self, evaluator: Evaluator, role: str, spread: Spread) -> None:
+        self._evaluator = evaluator
+        self._role = role
+        self._spread = spread
+
+    def evaluate(
+        self, candidates: Candidates, *, must_beat: Sequence[float] | None = None, order: Order | None = None
+    ) -> Iterator[Evaluation]:
+        """As `Evaluator.evaluate`; answers come in order, whoever is faster.
+
+        What a candidate took counts as the part of the time that it kept all workers from others.
+        """
+        rows = np.asarray(candidates, dtype=np.int64)
+        if not self._spread.crew.num_able(self._role):
+            yield from self._evaluator.evaluate(rows, must_beat=must_beat, order=order)
+            return
+        limits = None if must_beat is None else np.asarray(must_beat, dtype=np.float64)
+        seconds = self._spread.took.get(f"{self._role}evaluate", direct_of(self._evaluator).float_evaluation.seconds)
+
+        shared = self._spread.crew.share(order)
+
+        def task(places: NDArray[np.int64]) -> Task:
+            options = {} if limits is None else {"must_beat": limits[places]}
+            return Task(self._role, "evaluate", tuple(places.tolist()), rows[places], options, shared)
+
+        found: dict[int, Evaluation] = {}
+        num_told = 0
+        for done, answer in self._spread.answers([task(part) for part in self._parts(rows, seconds)], None):
+            self._note(answer)
+            share = 1 / max(1, self._spread.crew.num_able(self._role))
+            values = (replace(one, seconds=share * one.seconds) for one in answer.values)
+            found.update(zip(done.places, values, strict=True))
+            while num_told in found:
+                yield found.pop(num_told)
+                num_told += 1
+
+    def scores_on_subset(
+        self,
+        candidates: Candidates,
+        metric: Metric,
+        num_samples: int,
+        *,
+        against_float: bool = False,
+        told: Told = lambda part: None,
+    ) -> Scores:
+        """As `Evaluator.scores_on_subset`."""
+        rows = np.asarray(candidates, dtype=np.int64)
+        told_as = key_of(direct_of(self._evaluator), metric, self._spread.metrics)
+        options = {"metric": told_as, "num_samples": num_samples, "against_float": against_float}
+        seconds = self._spread.took.get(f"{self._role}scores_on_subset")
+        guess = direct_of(self._evaluator).float_evaluation.seconds / 10 if seconds is None else seconds
+        tasks = [
+            Task(self._role, "scores_on_subset", tuple(part.tolist()), rows[part], options)
+            for part in self._parts(rows, guess)
+        ]
+        found: dict[int, Any] = {}
+        for done, answer in self._spread.answers(tasks, seconds):
+            found.update(zip(done.places, answer.values, strict=True))
+            told(len(done))
+        ordered: list[Scores] = [found[place] for place in range(len(rows))]
+        return np.stack(ordered) if ordered else np.zeros((0, 0), dtype=np.float32)
+
+    def _parts(self, rows: Candidates, seconds: float) -> list[NDArray[np.int64]]:
+        return divided(rows, self._spread.crew.num_workers, seconds)
+
+    def _note(self, answer: Answer) -> None:
+        if self._role == "search":
+            self._spread.measured_by |= {one.candidate: answer.worker for one in answer.values}
+
+    def subset_size(self, num_samples: int) -> int:
+        """As `Evaluator.subset_size`."""
+        return self._evaluator.subset_size(num_samples)
+
+    @property
+    def description(self) -> str:
+        """How candidates are evaluated."""
+        return self._evaluator.description
+
+    @property
+    def divergence_gap(self) -> str:
+        """As `Evaluator.divergence_gap`."""
+        return self._evaluator.divergence_gap
+
+    @property
+    def series(self) -> tuple[tuple[int, ...], ...]:
+        """As `Evaluator.series`."""
+        return self._evaluator.series
+
+    @property
+    def early_stop(self) -> str:
+        """As `Evaluator.early_stop`."""
+        return self._evaluator.early_stop
+
+
+@contextmanager
+def spread(workers: RayWorkers | None, problem: LayerwiseQuantizationProblem) -> Iterator[Spread | None]:
+    """What asks the evaluators of ``problem`` through ``workers``, which are ended afterwards; None without any.
+
+    Raises:
+        WorkersError: they cannot be had, or do not measure as this process does.
+    """
+    if workers is None:
+        yield None
+        return
+    if not isinstance(workers, RayWorkers):
+        raise WorkersError(f"`workers` must be RayWorkers(...) or None, got {workers!r}")
+    around = Spread(workers, problem)
+    try:
+        around.begin()
+        yield around
+    finally:
+        around.crew.close()

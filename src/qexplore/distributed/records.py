@@ -1,0 +1,81 @@
+"""What workers did: who measured what, how busy they were, what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from qexplore._table import text_table
+from qexplore.model import Candidate
+
+
+@dataclass(frozen=True)
+class WorkerRecord:
+    """One worker.
+
+    Attributes:
+        name: its machine and process.
+        device: what it measured on.
+        state: ``"ready"``, ``"lost"`` with the reason, ``"starting"``.
+        num_candidates: whose first answer came from it, looks at a part of the set included.
+        busy_seconds: that it measured.
+        setup_seconds: until it had unpacked or built its evaluators.
+        seconds: that it was there, ready.
+        sent_bytes: network, ranges and data that went to it.
+    """
+
+    name: str
+    device: str
+    state: str
+    num_candidates: int
+    busy_seconds: float
+    setup_seconds: float
+    seconds: float
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class WorkersReport:
+    """Who measured what; ``print`` shows a row for each worker.
+
+    Attributes:
+        workers: in the order in which they were started; one that took a lost one's place is one more.
+        measured_by: the name of the worker for each candidate that the search measured on workers; what came from
+            memory or a study is not in it.
+        events: what happened, in order: workers lost, tasks given again.
+        asked_seconds: in which there was something to measure; else the search was thinking.
+    """
+
+    workers: tuple[WorkerRecord, ...]
+    measured_by: Mapping[Candidate, str] = field(repr=False)
+    events: tuple[str, ...]
+    asked_seconds: float
+
+    @property
+    def idle_share(self) -> float:
+        """Part of the time that workers were there in which they had nothing to do, thinking of the search included."""
+        there = sum(one.seconds for one in self.workers)
+        return max(0.0, 1.0 - sum(one.busy_seconds for one in self.workers) / there) if there else 0.0
+
+    @property
+    def num_ready(self) -> int:
+        """Workers that are there."""
+        return sum(one.state == "ready" for one in self.workers)
+
+    def __str__(self) -> str:
+        heads = ("worker", "device", "state", "candidates", "busy s", "there s", "set-up s", "sent MB")
+        rows = [
+            (
+                one.name,
+                one.device,
+                one.state,
+                str(one.num_candidates),
+                f"{one.busy_seconds:.1f}",
+                f"{one.seconds:.1f}",
+                f"{one.setup_seconds:.1f}",
+                f"{one.sent_bytes / 1e6:.1f}",
+            )
+            for one in self.workers
+        ]
+        table = text_table(heads, rows)
+        return "\n".join([table, f"idle: {self.idle_share:.0%}", *self.events])
