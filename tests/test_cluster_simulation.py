@@ -1,4 +1,4 @@
-"""The simulated cluster: what a search asks is what is dealt out, and workers take the time that can be counted by hand."""
+"""The simulated cluster: what a search asks is dealt out, and workers take the time that can be counted by hand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def test_watched_search_is_the_same_and_all_its_passes_are_in_the_trace(traces: 
     trace = traces.traced(problem, 20, 1, 4)
     found = qx.explore(problem, max_evaluations=20, seed=1, population_size=16, progress=False)
     assert trace.curve[-1][1:] == (found.num_passes, found.history[-1].hypervolume)
-    work = {kind: sum(sum(step.work) for step in trace.steps if step.kind == kind) for kind in ("look", "measure", "verify")}
+    work = {
+        kind: sum(sum(step.work) for step in trace.steps if step.kind == kind) for kind in ("look", "measure", "verify")
+    }
     # The widest candidate was measured when the problem was posed.
     assert work["look"] + work["measure"] == pytest.approx(found.num_passes - 1)
     assert work["verify"] == len(found.front)
@@ -84,6 +86,6 @@ def test_every_cost_makes_a_search_slower(model: Any, traces: Any) -> None:
 def test_neighbours_that_are_divided_share_nothing_across_the_cut(model: Any, traces: Any) -> None:
     step = traces.Step("measure", 0.0, [1.0] * 8, [1.0, *[0.25] * 7])
     worked = [model.simulated([step], workers, 1.0, model.Costs()).worked for workers in (1, 8)]
-    assert 8.0 == pytest.approx(worked[1]) and 1 + 7 * 0.25 <= worked[0] < worked[1]
+    assert pytest.approx(worked[1]) == 8.0 and 1 + 7 * 0.25 <= worked[0] < worked[1]
     assert model.work_of(step, range(8)) == 1 + 7 * 0.25
     assert model.work_of(step._replace(kind="verify"), range(8)) == 8.0
