@@ -39,7 +39,7 @@ def evaluations(evaluator, model, num_inputs=1):
 @pytest.mark.parametrize("name", CALLED)
 def test_engine_measures_what_the_direct_evaluator_does(name):
     case = CALLED[name]
-    model = wrapped(case.make, num_inputs=case.num_inputs, inputs=case.inputs, functions=case.functions)
+    model = wrapped(case.make, num_inputs=case.num_inputs, **case.points)
     engine, found = evaluations(prefix_evaluator, model, case.num_inputs)
     _, expected = evaluations(qx.DirectEvaluator, model, case.num_inputs)
     assert engine.description.startswith("prefix: ")
@@ -48,7 +48,7 @@ def test_engine_measures_what_the_direct_evaluator_does(name):
 
 def test_steps_are_shared_up_to_the_first_call_that_differs():
     case = CALLED["fused attention"]
-    model = wrapped(case.make, inputs=case.inputs, functions=case.functions)
+    model = wrapped(case.make, **case.points)
     engine, _ = evaluations(prefix_evaluator, model)
     steps = engine._engine.network.steps
     points = [step.point for step in steps.steps if step.point is not None]

@@ -18,8 +18,7 @@ from qexplore.model import Found, FoundPoint
 def wrapped(name, **options):
     case = CALLED[name]
     torch.manual_seed(0)
-    wanted = {"inputs": case.inputs, "functions": case.functions, "weights": predicates.weighted} | options
-    return qx.QuantizedModel(case.make().eval(), **wanted)
+    return qx.QuantizedModel(case.make().eval(), **case.points | {"weights": predicates.weighted} | options)
 
 
 def calibrated(name):
@@ -32,7 +31,7 @@ def calibrated(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CALLED)
-def test_file_computes_what_the_model_does_with_one_pair_for_each_point(name, tmp_path):
+def test_file_computes_what_the_model_does_with_one_pair_for_each_call_of_a_point(name, tmp_path):
     onnx = pytest.importorskip("onnx")
     model, inputs = calibrated(name)
     model.num_bits = [3 + index % 6 for index in range(len(model.points))]
@@ -40,7 +39,7 @@ def test_file_computes_what_the_model_does_with_one_pair_for_each_point(name, tm
     assert report.parity.num_different == 0
     assert not report.not_represented
     counted = Counter(node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node)
-    assert counted["QuantizeLinear"] == len(model.activation_fake_quantizers)
+    assert counted["QuantizeLinear"] == sum(point.num_calls for point in model.points if point.kind != "weight")
 
 
 @pytest.mark.parametrize("name", ["fused attention", "two inputs", "shared reads"])

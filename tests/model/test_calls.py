@@ -23,7 +23,7 @@ def calibrated(name):
     torch.manual_seed(0)
     network = case.make().eval()
     written = copy.deepcopy(network)
-    model = qx.QuantizedModel(network, inputs=case.inputs, functions=case.functions)
+    model = qx.QuantizedModel(network, **case.points)
     inputs = tuple(images(6, seed) for seed in range(case.num_inputs))
     model.calibrate([inputs], unpack=lambda batch: (batch, None))
     return model, written, inputs, case
@@ -405,7 +405,7 @@ class TestNames:
 
     def test_a_state_goes_to_a_model_that_has_found_its_points(self):
         model, _, inputs, case = calibrated("transformer")
-        other = qx.QuantizedModel(case.make().eval(), inputs=case.inputs, functions=case.functions)
+        other = qx.QuantizedModel(case.make().eval(), **case.points)
         with pytest.raises(ModelError, match=r"call model\.describe\(example_input\) first"):
             other.load_state_dict(model.state_dict())
         other.describe(inputs)

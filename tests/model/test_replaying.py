@@ -194,7 +194,7 @@ def test_remembered_runs_equal_whole_ones_on_the_gallery(name: str) -> None:
 def test_remembered_runs_equal_whole_ones_with_points_on_calls_and_on_what_modules_read(name: str) -> None:
     case = CALLED[name]
     torch.manual_seed(0)
-    model = QuantizedModel(case.make(), inputs=case.inputs, functions=case.functions, weights=predicates.weighted)
+    model = QuantizedModel(case.make(), **case.points | {"weights": predicates.weighted})
     inputs = tuple(digits().calibration.x[4 * place : 4 * place + 4] for place in range(case.num_inputs))
     model.calibrate([inputs], unpack=lambda batch: (batch, None))
     plain, quick = plain_outputs(model, lambda: inputs), quick_outputs(model, lambda: inputs)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qexplore import predicates
+from qexplore import predicates, unroll_recurrent
 
 Q = Callable[[str, Tensor], Tensor]
 
@@ -210,14 +210,63 @@ class SharedReads(nn.Module):
         return self.head((q("add_1.input", q("mul.input", y) * read) + q("add_1.input_1", z)).flatten(1))
 
 
+class Recurrent(nn.Module):
+    """A classifier of sequences, the rows of an image; by hand step by step, with gates that points are at or not."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rnn = kind(8, 4, batch_first=True)
+        self.head = nn.Linear(4, 10)
+        self.step = _lstm_step if kind is nn.LSTM else _gru_step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x.squeeze(1))[0][:, -1])
+
+    def by_hand(self, x: Tensor, q: Q) -> Tensor:
+        if isinstance(self.rnn, nn.RNNBase):
+            given, is_open = q("rnn.input", x.squeeze(1)), False
+            weights = [q(f"rnn.weight_{way}_l0", getattr(self.rnn, f"weight_{way}_l0")) for way in ("ih", "hh")]
+            biases = [self.rnn.bias_ih_l0, self.rnn.bias_hh_l0]
+        else:
+            given, cell, is_open = q("input", x).squeeze(1), self.rnn.cells["l0"], True
+            weights = [q(f"rnn.cells.l0.{way}.weight", getattr(cell, way).weight) for way in ("input", "hidden")]
+            biases = [cell.input.bias, cell.hidden.bias]
+        states = [torch.zeros(len(x), 4), torch.zeros(len(x), 4)]
+        for step in range(given.shape[1]):
+            products = F.linear(given[:, step], weights[0], biases[0]), F.linear(states[0], weights[1], biases[1])
+            states = self.step(*products, states, lambda name, one: q(f"rnn.cells.l0.{name}", one) if is_open else one)
+        return F.linear(states[0], q("head.weight", self.head.weight), self.head.bias)
+
+
+def _lstm_step(given: Tensor, own: Tensor, states: list[Tensor], q: Q) -> list[Tensor]:
+    i, f, g, o = (given + own).chunk(4, dim=-1)
+    kept = q("forget_gate", f.sigmoid()) * states[1]
+    cell = q("cell_state", kept + q("input_gate", i.sigmoid()) * q("cell_gate", g.tanh()))
+    return [q("hidden_state", q("output_gate", o.sigmoid()) * q("cell_output", cell.tanh())), cell]
+
+
+def _gru_step(given: Tensor, own: Tensor, states: list[Tensor], q: Q) -> list[Tensor]:
+    (r, z, n), (own_r, own_z, own_n) = given.chunk(3, dim=-1), own.chunk(3, dim=-1)
+    update = q("update_gate", (z + own_z).sigmoid())
+    new = q("new_gate", (n + q("reset_gate", (r + own_r).sigmoid()) * own_n).tanh())
+    return [q("hidden_state", (1 - update) * new + update * states[0])]
+
+
 class Called(NamedTuple):
     """A network, and what is quantized in it; ``is_equal`` bit for bit, or within rounding."""
 
     make: Callable[[], nn.Module]
     inputs: Any = None
     functions: Any = None
+    activations: Any = None
+    weights: Any = None
     num_inputs: int = 1
     is_equal: bool = True
+
+    @property
+    def points(self) -> dict[str, Any]:
+        """Arguments of `QuantizedModel`."""
+        return {kind: getattr(self, kind) for kind in ("inputs", "functions", "activations", "weights")}
 
 
 _LINEAR = predicates.by_type(nn.Linear)
@@ -260,4 +309,22 @@ CALLED = {
         predicates.by_function(torch.mul),
         num_inputs=2,
     ),
+    **{
+        f"{kind.__name__} classifier": Called(
+            lambda kind=kind: Recurrent(kind),
+            predicates.by_type(nn.RNNBase),
+            weights=predicates.weighted,
+            is_equal=False,
+        )
+        for kind in (nn.LSTM, nn.GRU)
+    },
+    **{
+        f"{kind.__name__} classifier, unrolled": Called(
+            lambda kind=kind: unroll_recurrent(Recurrent(kind)),
+            activations=predicates.by_type(nn.Sigmoid, nn.Tanh, nn.Identity),
+            weights=predicates.weighted,
+            is_equal=False,
+        )
+        for kind in (nn.LSTM, nn.GRU)
+    },
 }

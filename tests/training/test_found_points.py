@@ -14,7 +14,7 @@ def test_step_sizes_of_all_points_are_learned_and_stay(name):
     draw = torch.Generator().manual_seed(0)
     batches = [(torch.randn(12, 1, 8, 8, generator=draw), torch.randint(0, 10, (12,), generator=draw))]
     torch.manual_seed(0)
-    model = qx.QuantizedModel(case.make(), inputs=case.inputs, functions=case.functions)
+    model = qx.QuantizedModel(case.make(), **case.points)
     model.calibrate(batches)
     widths = [4] * len(model.points)
     model.num_bits = widths
