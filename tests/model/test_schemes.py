@@ -40,7 +40,9 @@ def operands_in_float(model):
 def test_every_operand_of_a_product_is_at_a_point_under_all_int8(name):
     inputs = [torch.randn(4, 1, 8, 8) for _ in range(CALLED[name].num_inputs)]
     model = seen(CALLED[name].make(), "all-int8", *inputs)
-    in_kernel = [one for one in operands_in_float(model) if one[0] == "rnn"]  # what a fused layer reads of its own state
+    in_kernel = [
+        one for one in operands_in_float(model) if one[0] == "rnn"
+    ]  # what a fused layer reads of its own state
     assert operands_in_float(model) == in_kernel
     assert bool(in_kernel) == name.endswith(" classifier")
     assert model.inputs_left_float == ()
