@@ -56,6 +56,37 @@ def test_a_flag_comes_before_the_file_in_the_search_and_in_what_is_kept(mine):
     assert "seed: 3" in kept and "- bops" in kept and "study: deep.db" in kept
 
 
+FORKED = """
+import torch
+from torch import nn
+import mine
+
+class Forked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = mine.network()
+
+    def forward(self, x):
+        return {"noise": torch.cos(x), "scores": self.body(x)}
+
+def network():
+    return Forked()
+"""
+
+
+def test_scheme_and_the_output_that_is_judged_are_fields_and_flags(mine):
+    (mine / "forked.py").write_text(FORKED)
+    fields = ["network: forked:network", "scheme: tensorrt", "calibration_loader: mine:calibration"]
+    (mine / "forked.yaml").write_text("\n".join([*fields, "search_loader: mine:search", "max_evaluations: 9"]))
+    assert "`output` must say which is judged" in run("explore", "forked.yaml").stderr
+    facts = said("explore", "forked.yaml", "--judged-output", "scores")
+    points = facts["front"]["points"]
+    assert {width for point in points for width in point["num_bits"]} <= {0, 8}
+    assert "output: scores" in (mine / "runs" / "forked.db.config.yaml").read_text()
+    whole = said("explore", "forked.yaml", "--judged-output", "1", "--num-bits-lower-limit", "5", "--study", "b.db")
+    assert not {0} & {width for point in whole["front"]["points"] for width in point["num_bits"]}
+
+
 def test_resume_needs_the_study_alone_and_ends_where_a_whole_search_ends(mine):
     whole = said("explore", "mine.yaml", "--study", "whole.db", "--max-evaluations", 14)
     said("explore", "mine.yaml", "--max-evaluations", 7)

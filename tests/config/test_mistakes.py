@@ -43,7 +43,7 @@ def test_every_mistake_of_a_file_and_of_flags_is_named_at_once(mine):
         "line 6: `seed` stands there twice",
         "line 6: `seed` must be an int of at least 0, got 'one'",
         "line 7: `costs` must hold one of",
-        "`activations` or `weights` must be given",
+        "`activations` or `weights` must be given: class names, names or globs of modules, such as ReLU; or `scheme`",
         "`search_loader` is missing: package.module:factory that gives the batches that candidates are measured on",
         "--max-seconds: `max_seconds` must be a positive number, got 0",
     ):
@@ -135,6 +135,22 @@ BROKEN = {
     "choices by layer": (
         "choices: {weights: 4}",
         "`choices` must be a list of choices ([2, 4, 8, E4M3]), or such lists by layer ({weights: [4, 8]}), got {'weights': 4}",
+    ),
+    "a scheme": (
+        "scheme: tensort",
+        "`scheme` must be one of 'all-int8', 'tensorrt', 'onnxruntime', 'xnnpack', or package.module:factory, got 'tensort', did you mean 'tensorrt'?",
+    ),
+    "a scheme beside what it says itself": (
+        "scheme: tensorrt",
+        "`scheme` must not be given beside `activations`: it says what is quantized",
+    ),
+    "what is no scheme": (
+        "scheme: mine:network",
+        "`scheme` must give a scheme, such as qx.scheme('tensorrt'), got 'mine:network', which gives Tiny",
+    ),
+    "an output": (
+        "output: [1]",
+        "`output` must be the place of an output or its name, got [1]",
     ),
     "limits of widths": (
         "num_bits_lower_limit: 9",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import qexplore as qx
 from qexplore import predicates
 from qexplore.cost import observe
-from qexplore.errors import SelectionError
+from qexplore.errors import ProblemError, SelectionError
 
 SCHEMES = ("all-int8", "tensorrt", "onnxruntime", "xnnpack")
 
@@ -34,6 +34,49 @@ def operands_in_float(model):
     """
     made = [one for one in observe(model).operations.operations if one.name != "aten._trilinear"]
     return [(one.module, one.name) for one in made for sources in one.operands if not sources]
+
+
+class TestChoicesAndTies:
+    def posed(self, **options):
+        model = seen(Block(), "tensorrt")
+        return model, qx.plan_choices(model, **options)
+
+    def test_plan_takes_those_of_the_scheme_and_says_so(self):
+        model, plan = self.posed()
+        assert set(plan.choices) == {(8, 0)} and set(plan.rules) == {"scheme 'tensorrt'"}
+        assert [[model.points[index].name for index in group] for group in plan.groups] == [
+            ["conv1.input", "conv1.weight"],
+            ["conv2.input", "conv2.weight"],
+        ]
+        assert "tied by scheme 'tensorrt'" in str(plan)
+        assert "a search takes its choices, 8, off, tied: weights_with_activations" in str(model.describe())
+
+    def test_given_arguments_win(self):
+        assert set(self.posed(default=range(2, 9))[1].choices) == {tuple(range(2, 9))}
+        assert self.posed(tied=())[1].groups == ()
+        model, plan = self.posed(choices={"conv1.weight": (4,)})
+        assert dict(zip([one.name for one in model.points], plan.choices, strict=True))["conv1.weight"] == (4,)
+        assert len(plan.groups) == 1
+        assert "conv1.input, conv1.weight: apart, as rules ask, though scheme 'tensorrt' ties them" in str(plan)
+
+    def test_ties_that_no_forward_has_shown_are_asked_for(self):
+        model = qx.QuantizedModel(Block(), scheme="tensorrt")
+        with pytest.raises(ProblemError, match=r"what one forward does.*describe.*tied=\(\)"):
+            qx.plan_choices(model)
+        assert set(qx.plan_choices(model, tied=()).choices) == {(8, 0)}
+
+    @pytest.mark.parametrize(
+        ("options", "choices"),
+        [({}, (8, 0)), ({"num_bits_lower_limit": 4}, (4, 5, 6, 7, 8)), ({"choices": (6,)}, (6,))],
+    )
+    def test_problem_takes_them_unless_it_is_given_others(self, options, choices):
+        network = nn.Sequential(Block(), nn.Flatten(), nn.Linear(64, 10))
+        model = seen(network, dataclasses.replace(qx.scheme("tensorrt"), tied=("weights_with_activations", "residual")))
+        loader = [(torch.randn(4, 1, 8, 8), torch.arange(4))]
+        problem = qx.LayerwiseQuantizationProblem(model, loader, **options)
+        assert set(problem.space.choices) == {choices}
+        assert problem.n_var < len(model.points)
+        assert ("scheme 'tensorrt'" in "".join(problem.plan.rules)) == (not options)
 
 
 @pytest.mark.parametrize("name", CALLED)

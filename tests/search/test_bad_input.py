@@ -46,7 +46,7 @@ LIMITS = {
     "bool": ({"lower": True}, "must be an int, got True"),
     "numpy bool": ({"upper": np.True_}, "must be an int"),
     "text": ({"upper": "8"}, "must be an int, got '8'"),
-    "None": ({"upper": None}, "must be an int, got None"),
+    "None at one point": ({"upper": [8, None, 8]}, "must be an int, got None"),
     "float at one point": ({"upper": [8, 8.0, 8]}, "must be an int, got 8.0"),
     "too few": ({"lower": [2, 2]}, "one for each of 3 points, got 2"),
     "too many": ({"upper": np.array([8, 8, 8, 8])}, "one for each of 3 points, got 4"),

@@ -122,5 +122,6 @@ def export(
     told = set_widths(model, source, picks)
     loaders = read.parts.loaders
     data = loaders.get("report_loader", loaders.get("search_loader")) if check else None
-    report = export_onnx(model, output, data=data, target=target, opset=opset, allow=allow, unpack=read.parts.unpack)
+    judged = {"unpack": read.parts.unpack, "output": read.config.output}
+    report = export_onnx(model, output, data=data, target=target, opset=opset, allow=allow, **judged)
     say(f"{told}\n{report}", report, as_json=as_json)

@@ -32,9 +32,9 @@ def config_flags(*names: str) -> Callable[[Command], Command]:
     def decorated(command: Command) -> Command:
         for one in reversed(described()):
             if not names or one.name in names:
-                flag, default = f"--{one.name.replace('_', '-')}", "" if one.default in (None, "") else one.default
+                default = "" if one.default in (None, "") else one.default
                 told = f"  [default: {_told(default)}]" if default != "" else ""
-                command = click.option(flag, one.name, metavar=one.form.metavar, help=f"{one.text}{told}")(command)
+                command = click.option(one.flag, one.name, metavar=one.form.metavar, help=f"{one.text}{told}")(command)
         return command
 
     return decorated

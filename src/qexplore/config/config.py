@@ -24,16 +24,17 @@ SECTIONS = {
 
 
 class Described(NamedTuple):
-    """A field: what it may hold, what it is, and what it holds where nothing is said."""
+    """A field: what it may hold, what it is, what it holds where nothing is said, and its flag."""
 
     name: str
     form: Form
     text: str
     default: Any
+    flag: str
 
 
-def _field(form: Form, text: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"form": form, "text": text})
+def _field(form: Form, text: str, default: Any = None, flag: str = "") -> Any:
+    return field(default=default, metadata={"form": form, "text": text, "flag": flag})
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,17 @@ class Config:
         forms.REFERENCE_FORM, "Gives batches of neither of these, on which the front is measured at last."
     )
     metric: str = _field(forms.METRIC, "The score of a batch's samples, by name or by reference.", "top1_accuracy")
+    output: int | str | None = _field(
+        forms.OUTPUT, "Which of several outputs is judged: its place or its name.", flag="--judged-output"
+    )
     unpack: str | None = _field(forms.REFERENCE_FORM, "A function of a batch that returns (inputs, target).")
 
     activations: tuple[str, ...] | None = _field(forms.SELECTION, "Modules whose outputs are quantized, such as ReLU.")
     weights: tuple[str, ...] | None = _field(
         forms.SELECTION, "Modules whose weights are quantized, such as weighted: all that multiply by a matrix."
+    )
+    scheme: str | None = _field(
+        forms.SCHEME, "What a runtime quantizes, in the place of these two; its choices and ties where none are said."
     )
     calibration_method: str | None = _field(forms.METHOD, "How ranges of activations are chosen.")
     weight_method: str | None = _field(forms.WEIGHT_METHOD, "How ranges of weights are chosen.")
@@ -67,8 +74,8 @@ class Config:
     weight_granularity: str | int = _field(forms.GRANULARITY, "Which values of a weight share a scale.", "channel")
     outputs: str = _field(forms.OUTPUTS, "What modules may return: one tensor, or anything that holds some.", "tensor")
 
-    num_bits_lower_limit: int = _field(forms.whole(1), "Narrowest width.", 2)
-    num_bits_upper_limit: int = _field(forms.whole(1), "Widest width.", 8)
+    num_bits_lower_limit: int | None = _field(forms.whole(1), "Narrowest width; 2 where no scheme says more.")
+    num_bits_upper_limit: int | None = _field(forms.whole(1), "Widest width; 8 likewise.")
     choices: Any = _field(forms.CHOICES, "Choices in the place of these limits, for all or by layer.")
     pinned: Any = _field(forms.PINNED, "One choice for some layers.")
     tied: Any = _field(forms.TIED, "Groups of layers that share a choice, or residual, qkv, weights_with_activations.")
@@ -116,7 +123,11 @@ class Config:
 
 def described() -> tuple[Described, ...]:
     """Every field, in the order of a file."""
-    return tuple(Described(one.name, one.metadata["form"], one.metadata["text"], one.default) for one in fields(Config))
+    return tuple(_described(one.name, one.default, **one.metadata) for one in fields(Config))
+
+
+def _described(name: str, default: Any, *, form: Form, text: str, flag: str) -> Described:
+    return Described(name, form, text, default, flag or f"--{name.replace('_', '-')}")
 
 
 def mistakes_of(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -137,14 +148,20 @@ def _missing(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for one in described():
         if one.name in wanted and one.name not in said:
             yield one.name, f"is missing: {one.form.words} that {one.text[0].lower()}{one.text[1:].rstrip('.')}"
-    if "activations" not in said and "weights" not in said:
-        yield "activations", "or `weights` must be given: class names, names or globs of modules, such as ReLU"
+    if said.keys().isdisjoint({"activations", "weights", "scheme"}):
+        yield (
+            "activations",
+            "or `weights` must be given: class names, names or globs of modules, such as ReLU; or `scheme`",
+        )
 
 
 def _contradictions(said: Mapping[str, Any], wrong: set[str], given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What fields say against each other; those that are wrong by themselves say nothing."""
     if {"min_accuracy", "max_drop"} <= said.keys():
         yield "max_drop", "must not be given beside `min_accuracy`: it is the same, counted from the float network"
+    beside = [f"`{name}`" for name in ("activations", "weights") if name in said]
+    if "scheme" in said and beside:
+        yield "scheme", f"must not be given beside {' and '.join(beside)}: it says what is quantized"
     low, high = (said.get(f"num_bits_{end}_limit", default) for end, default in (("lower", 2), ("upper", 8)))
     if wrong.isdisjoint({"num_bits_lower_limit", "num_bits_upper_limit"}) and low > high:
         if "num_bits_upper_limit" in said:

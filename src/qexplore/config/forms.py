@@ -173,6 +173,12 @@ def _algorithms() -> Sequence[str]:
     return ALGORITHMS
 
 
+def _schemes() -> Sequence[str]:
+    from qexplore.model import SCHEMES
+
+    return SCHEMES
+
+
 METRICS = (
     "negative_log_likelihood",
     "perplexity",
@@ -196,6 +202,8 @@ SELECTION = Form(
     many=True,
     metavar="NAME,...",
 )
+SCHEME = one_of(_schemes, f", or {_REFERRED}", is_reference)
+OUTPUT = Form("the place of an output or its name", lambda value: is_whole(value) or TEXT.fits(value), metavar="N|NAME")
 METHOD = words("max", "percentile", "mse", "entropy", "auto")
 WEIGHT_METHOD = words("max", "percentile", "mse", "auto")
 ASYMMETRIC = words(False, True, "auto")

@@ -18,6 +18,7 @@ from qexplore.config.selection import selection
 from qexplore.cost import CostTable
 from qexplore.errors import ConfigError, QExploreError
 from qexplore.metrics import as_metric, topk_accuracy
+from qexplore.model import Scheme, scheme
 from qexplore.predicates import Predicate
 
 Note = Callable[[str, str], None]
@@ -40,6 +41,7 @@ class Parts:
         unpack: a function of a batch.
         activations: a predicate.
         weights: likewise.
+        scheme: what stands in the place of both.
         costs: what `LayerwiseQuantizationProblem` takes.
         first_error: why the first of them cannot be had.
     """
@@ -53,6 +55,7 @@ class Parts:
         self.unpack: Any = self._made("unpack", given["unpack"]) if "unpack" in given else None
         self.activations = self._predicate("activations", given)
         self.weights = self._predicate("weights", given)
+        self.scheme: Any = self._scheme(given)
         self.costs = tuple(self._costs(given.get("costs", ("total_bits",))))
 
     def _fail(self, field: str, text: str, error: BaseException | None = None) -> None:
@@ -117,6 +120,18 @@ class Parts:
         if None in found.values():
             return None
         return selection(words, self.network, found, lambda text: self._fail(field, text))
+
+    def _scheme(self, given: Mapping[str, Any]) -> Scheme | None:
+        name = given.get("scheme")
+        if name is None or not is_reference(name):
+            return name if name is None else scheme(name)
+        made = self._made("scheme", name)
+        if made is None or isinstance(made, Scheme):
+            return made
+        self._fail(
+            "scheme", f"must give a scheme, such as qx.scheme('tensorrt'), got {name!r}, which gives {_kind(made)}"
+        )
+        return None
 
     def _costs(self, given: Any) -> Iterator[Any]:
         for spec in given if isinstance(given, (list, tuple)) else (given,):

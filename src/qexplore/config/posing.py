@@ -23,6 +23,7 @@ _OF_PROBLEM = (
     "max_total_bits",
     "engine",
     "precision",
+    "output",
 )
 _OF_SEARCH = ("max_evaluations", "max_seconds", "patience", "seed", "algorithm", "population_size", "racing", "judge")
 
@@ -38,6 +39,7 @@ def calibrated(read: ReadConfig, *, progress: bool | None = None) -> QuantizedMo
         parts.network,
         activations=parts.activations,
         weights=parts.weights,
+        scheme=parts.scheme,
         asymmetric=config.asymmetric,
         weight_granularity=config.weight_granularity,  # type: ignore[arg-type]
         outputs=config.outputs,  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ class _Source:
 
 def flag_of(field: str) -> str:
     """The flag of a field."""
-    return f"--{field.replace('_', '-')}"
+    return next(one.flag for one in described() if one.name == field)
 
 
 def read_config(path: str | os.PathLike[str], flags: Mapping[str, str] | None = None) -> ReadConfig:

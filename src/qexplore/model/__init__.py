@@ -74,7 +74,7 @@ from qexplore.model.points import (
 from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.ready import require_wrapped
-from qexplore.model.schemes import Scheme, scheme
+from qexplore.model.schemes import SCHEMES, Scheme, scheme
 from qexplore.model.state import bit_sum, content_version, in_eval_mode, undone_on_failure
 from qexplore.model.tracing import PathTracer, bound_arguments, takes_any_arguments, trace_around, without_tensors
 from qexplore.model.unpacking import unpacking

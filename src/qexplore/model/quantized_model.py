@@ -153,7 +153,7 @@ class QuantizedModel(WrappedNetwork):
                 self._follow_network()
         quantized = [holder for point in self.weight_points for holder in point.holders]
         passed_over, notes = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
-        notes = *notes, *self.found_notes
+        notes = *notes, *self.found_notes, *([self.scheme.searched] if self.scheme else [])
         name, left = type(self.model).__name__, (*self.inputs_left_float, *passed_over)
         return make_plan(name, self._predicate_text, self.points, self.fake_quantizers, left, notes)
 

@@ -48,8 +48,8 @@ class Scheme(Tabular):
         unsigned: as `qexplore.QuantizedModel` takes it.
         asymmetric: likewise.
         weight_granularity: likewise.
-        choices: that the runtime has, for the problem's ``choices``.
-        tied: points that it has in integers together or not at all, for the problem's ``tied``.
+        choices: that the runtime has; the problem's ``choices`` where that is given none.
+        tied: points that it has in integers together or not at all; the problem's ``tied`` likewise.
         sources: where the facts come from.
     """
 
@@ -65,6 +65,15 @@ class Scheme(Tabular):
     choices: tuple[Any, ...] = (8, "off")
     tied: tuple[str, ...] = ("weights_with_activations",)
     sources: tuple[str, ...] = ()
+
+    @property
+    def searched(self) -> str:
+        """A sentence on what a search may choose from under it."""
+        tied = f", tied: {', '.join(map(str, self.tied))}" if self.tied else ""
+        return (
+            f"scheme '{self.name}': a search takes its choices, {', '.join(map(str, self.choices))}{tied}, unless it "
+            "is given others"
+        )
 
     def __str__(self) -> str:
         rows = [(one.name, str(getattr(self, one.name))) for one in fields(self) if one.name not in ("name", "sources")]
@@ -110,6 +119,10 @@ _SCHEMES: Mapping[str, Scheme] = {
         sources=("https://docs.pytorch.org/executorch/stable/backends/xnnpack/xnnpack-partitioner.html",),
     ),
 }
+
+
+SCHEMES = tuple(_SCHEMES)
+"""Their names."""
 
 
 def scheme(name: str) -> Scheme:

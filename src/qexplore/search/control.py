@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qexplore._arguments import is_whole
@@ -12,13 +12,13 @@ from qexplore._choices import choice_name, is_float_code
 from qexplore._table import Tabular, text_table
 from qexplore.cost import Groups, unite
 from qexplore.errors import ProblemError
-from qexplore.model import QuantizationPoint, QuantizedModel, require_wrapped
+from qexplore.model import QuantizationPoint, QuantizedModel, Scheme, require_wrapped
 from qexplore.search.choices import Codes, choices_text, parsed_choices
 from qexplore.search.rules import Rule, choice_rules, decide, first_last_rules, pinned_rules
 from qexplore.search.selectors import PointModules
 from qexplore.search.space import width_limits
 from qexplore.search.target import Target, read_target
-from qexplore.search.ties import tied_groups
+from qexplore.search.ties import scheme_groups, tied_groups
 
 DEFAULT_LIMITS = 2, 8
 DEFAULT_CHOICES = range(DEFAULT_LIMITS[0], DEFAULT_LIMITS[1] + 1)
@@ -68,7 +68,7 @@ def plan_choices(
     tied: Any = None,
     first_last: Any = None,
     target: Any = None,
-    default: Any = DEFAULT_CHOICES,
+    default: Any = None,
 ) -> ChoicePlan:
     """Which choices each point of ``model`` has.
 
@@ -77,16 +77,20 @@ def plan_choices(
     and "everything". A *choice* is a width, "off", or a float format: its name or ``(exponent, mantissa)``. Quantizers
     disabled by hand stay off.
 
+    A model that was wrapped by a scheme has the choices and ties of that where nothing else is said: rules stand over
+    its choices, and points that rules give different ones are not tied for its sake.
+
     Args:
         model: wrapped.
         choices: a sequence of choices for all points, or a mapping from selectors to such sequences, of which the last
             that matches a point counts.
         pinned: one choice for the points of a selector; beats all others.
-        tied: groups of points that share one choice; see `tied_groups`.
+        tied: groups of points that share one choice; see `tied_groups`. None takes those of the model's scheme, if it
+            has one; ``()`` ties none.
         first_last: the choice of the input, the first and the last weight and the last activation, and of what is tied
             to them; beats ``choices``.
         target: what a device can run: the path of a YAML file or a dict; see `read_target`. Narrows all others.
-        default: choices of points that no rule is about.
+        default: choices of points that no rule is about; None takes those of the model's scheme, without one 2 to 8.
 
     Raises:
         ProblemError: a rule that matches nothing or asks for what no quantizer has; rules in conflict; tied points
@@ -99,11 +103,12 @@ def plan_choices(
         device.require_symmetric(model)
     quantizers = tuple(model.fake_quantizers.values())
     disabled = tuple(index for index, quantizer in enumerate(quantizers) if quantizer.disabled)
-    groups = unite(set(group).difference(disabled) for group in tied_groups(model, points, tied))
+    asked = scheme_groups(model, points) if tied is None else tied_groups(model, points, tied)
+    groups = unite(set(group).difference(disabled) for group in asked)
 
     everywhere = tuple(range(len(points.points)))
     rules = [
-        Rule("default", parsed_choices(default, "default"), everywhere),
+        *_default_rules(default, model.scheme, points, everywhere),
         *choice_rules(choices, points, everywhere),
         *first_last_rules(first_last, model, points, groups),
         *pinned_rules(pinned, points),
@@ -113,13 +118,16 @@ def plan_choices(
     least = [quantizer.min_num_bits for quantizer in quantizers]
     possible, left_out = _leave_out_impossible(decided, least, points)
     allowed, dropped = _narrow(possible, decided, device, points)
+    ties: list[str] = []
+    if tied is None and model.scheme is not None:
+        groups, ties = _agreeing(groups, allowed, decided, points, f"scheme '{model.scheme.name}'")
     shared, narrowings = _share(allowed, decided, groups, points)
     return ChoicePlan(
         points.points,
         tuple(shared),
         groups,
         tuple(rule.text for rule in decided),
-        (*overridden, *left_out, *dropped, *narrowings),
+        (*overridden, *left_out, *dropped, *ties, *narrowings),
         {} if device is None else dict(device.limits),
     )
 
@@ -130,20 +138,23 @@ def checked_plan(model: QuantizedModel, choices: Any, limits: tuple[Any, Any], r
     Args:
         model: wrapped.
         choices: a plan, or as for `plan_choices`.
-        limits: lower and upper limit of widths, an int or one per point each.
+        limits: lower and upper limit of widths, an int or one per point each; None where nothing is said.
         rules: further arguments of `plan_choices` by name, None where not given.
 
     Raises:
         ProblemError: a plan for other points, or beside what makes one; see `width_limits` and `plan_choices`.
     """
     if not isinstance(choices, ChoicePlan):
-        widths = width_limits(model, *limits)
+        if model.scheme is not None and all(limit is None for limit in limits):
+            return plan_choices(model, choices, **rules)
+        said = [default if limit is None else limit for limit, default in zip(limits, DEFAULT_LIMITS, strict=True)]
+        widths = width_limits(model, *said)
         if choices is None and len(set(widths)) > 1:
             choices = dict(zip(model.fake_quantizers, widths, strict=True))
         return plan_choices(model, choices, default=widths[0], **rules)
     defaults = zip(("num_bits_lower_limit", "num_bits_upper_limit"), limits, DEFAULT_LIMITS, strict=True)
     beside = [name for name, rule in rules.items() if rule is not None]
-    beside += [name for name, limit, default in defaults if not (is_whole(limit) and limit == default)]
+    beside += [name for name, given, default in defaults if given is not None and not _is(given, default)]
     if beside:
         raise ProblemError(
             f"`choices` is a plan already, so leave {' and '.join(beside)} out, and make the plan of what they ask: "
@@ -155,6 +166,37 @@ def checked_plan(model: QuantizedModel, choices: Any, limits: tuple[Any, Any], r
             "`choices` is a plan for other points than this model's: make it with plan_choices(model, ...)"
         )
     return choices
+
+
+def _is(given: Any, limit: int) -> bool:
+    return is_whole(given) and given == limit
+
+
+def _default_rules(default: Any, scheme: Scheme | None, points: PointModules, everywhere: Codes) -> list[Rule]:
+    """What a point may have that no rule is about, and what the scheme of its model says of it."""
+    rule = Rule("default", parsed_choices(DEFAULT_CHOICES if default is None else default, "default"), everywhere)
+    if scheme is None or default is not None:
+        return [rule]
+    name = f"scheme '{scheme.name}'"
+    own = choice_rules(scheme.choices, points, everywhere)
+    return [rule, *(replace(one, text=name if one.where == everywhere else f"{name}, {one.text}") for one in own)]
+
+
+def _agreeing(
+    groups: Groups, choices: Sequence[Codes], decided: Sequence[Rule], points: PointModules, scheme: str
+) -> tuple[Groups, list[str]]:
+    """Groups of a scheme without those that rules give different choices; sentences on these and on those."""
+    kept = tuple(
+        group
+        for group in groups
+        if len({decided[index].codes for index in group}) == 1 and _common(choices[index] for index in group)
+    )
+    apart = [
+        f"{points.named(group)}: apart, as rules ask, though {scheme} ties them"
+        for group in groups
+        if group not in kept
+    ]
+    return kept, [*([f"tied by {scheme}, and apart with tied=()"] if kept else []), *apart]
 
 
 def _leave_out_impossible(decided: Sequence[Rule], least: Sequence[int], points: PointModules) -> _Step:

@@ -9,8 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pymoo.core.problem import Problem
 
 from qexplore._arguments import checked_name, nearest_keyword
 from qexplore._choices import has_range
@@ -21,7 +19,7 @@ from qexplore.evaluation import Clipping, Evaluation, Evaluator
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, top1_accuracy
 from qexplore.model import PRECISIONS, Candidates, Loader, QuantizedModel, Unpack, require_wrapped, reusable
-from qexplore.search.control import DEFAULT_LIMITS, checked_plan
+from qexplore.search.control import checked_plan
 from qexplore.search.costs import checked_costs, require_known
 from qexplore.search.description import Description
 from qexplore.search.evaluators import ENGINES, checked_limit, evaluators_of
@@ -29,14 +27,13 @@ from qexplore.search.fronts import front_fields
 from qexplore.search.further import Around, FurtherMetrics, split_metrics
 from qexplore.search.limits import TOTAL_BITS, checked_limits
 from qexplore.search.memory import Memory
+from qexplore.search.minimized import MinimizedProblem
 from qexplore.search.reachability import require_reachable
-from qexplore.search.requirements import checked_requirements, worst_score
+from qexplore.search.requirements import checked_requirements
 from qexplore.search.space import SearchSpace, checked_rows
 
-Objectives = NDArray[np.float64]
 
-
-class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
+class LayerwiseQuantizationProblem(MinimizedProblem):
     """A choice per point; minimises ``[-accuracy, *costs]`` under ``min_accuracy - accuracy <= 0``.
 
     There are constraints only where something is required: for ``min_accuracy`` or ``max_drop``, each further metric,
@@ -56,8 +53,9 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         metric: a `Metric`, a function ``(output, target) -> scores [B]``, or a `whole_set` metric. A sequence of them
             for several tasks: the first is searched, the others only have to reach their ``min_accuracy`` or
             ``max_drop``, which are sequences then. Each further one costs a pass for a candidate that meets the first.
-        num_bits_lower_limit: narrowest width, for all points or one per point.
-        num_bits_upper_limit: widest width, likewise.
+        num_bits_lower_limit: narrowest width, for all points or one per point; None is 2. Where neither limit is given,
+            nor ``choices`` or ``tied``, a model that was wrapped by a scheme has those of the scheme.
+        num_bits_upper_limit: widest width, likewise; None is 8.
         choices: what points may have instead, for points that a rule matches: a sequence of choices for all, or a
             mapping from selectors to such sequences; see `qexplore.plan_choices`, as for the next four. Or a plan that
             it gave, which stands in the place of limits and of the next four.
@@ -100,8 +98,8 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         loader: Loader,
         metric: Any = top1_accuracy,
         *,
-        num_bits_lower_limit: int | Sequence[int] = DEFAULT_LIMITS[0],
-        num_bits_upper_limit: int | Sequence[int] = DEFAULT_LIMITS[1],
+        num_bits_lower_limit: int | Sequence[int] | None = None,
+        num_bits_upper_limit: int | Sequence[int] | None = None,
         choices: Any = None,
         pinned: Any = None,
         tied: Any = None,
@@ -200,11 +198,6 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
     def remember(self, recorded: LayerwiseQuantizationProblem) -> None:
         """Take over what one that `recorded_by` gave has measured since."""
         self._memory.take_over(recorded._memory)
-
-    @property
-    def min_accuracy(self) -> float | None:
-        """The worst acceptable score; None where all are."""
-        return self.requirements.min_accuracy
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -319,68 +312,9 @@ class LayerwiseQuantizationProblem(Problem):  # type: ignore[misc]
         fields = front_fields(self, evaluations)
         return Front(**fields, broken_limits=self.limits.broken(fields["num_bits"]))
 
-    def candidates_of(self, evaluations: Sequence[Evaluation]) -> Candidates:
-        """Their candidates, shape ``[N, L]``."""
-        rows = np.array([evaluation.candidate for evaluation in evaluations], dtype=np.int64)
-        return rows.reshape(-1, self.space.num_points)
-
-    def costs_of(self, candidates: Candidates) -> NDArray[np.float64]:
-        """Costs of ``candidates``, shape ``[N, L]``: shape ``[N, C]``, in the order of ``costs``."""
-        return np.stack([cost.cost(candidates) for cost in self.costs], axis=1)
-
-    def is_feasible(self, evaluation: Evaluation) -> bool:
-        """Whether score and cost are acceptable."""
-        return evaluation.is_complete and bool((self.constraints([evaluation]) <= 0).all())
-
-    def objectives(self, evaluations: Sequence[Evaluation]) -> Objectives:
-        """What is minimised, shape ``[N, 1 + C]``. A stopped candidate has its bound.
-
-        A failed one is worse than all others, and finite, so that it is on no front where nothing is required either.
-        """
-        scores = np.array([self._known_score(evaluation) for evaluation in evaluations])
-        costs = self.costs_of(self.candidates_of(evaluations))
-        failed = np.array([evaluation.state == "failed" for evaluation in evaluations], dtype=bool)
-        costs[failed] = np.maximum(costs[failed], self.costs_of(self.space.widest)[0])
-        minimized = self.minimized(scores, costs)
-        minimized[failed, 0] += 1.0
-        return minimized
-
-    def minimized(self, accuracy: NDArray[np.float64], costs: NDArray[np.float64]) -> Objectives:
-        """From the user's direction, ``accuracy [N]`` and ``costs [N, C]``, to what is minimised."""
-        return np.column_stack([-self.metric.gain(accuracy), costs])
-
-    def constraints(self, evaluations: Sequence[Evaluation]) -> Objectives:
-        """Violations, shape ``[N, G]``, at most 0 where a candidate is acceptable.
-
-        Of ``min_accuracy`` where there is one; of the minima of further metrics, 0 where the first is missed; of limits
-        on costs. Nothing is measured for it: a candidate that meets the first but has no further scores violates their
-        minima.
-        """
-        violation = self.requirements.violation
-        first = [violation(self._known_score(e)) for e in evaluations]
-        none = [0.0] * len(self.further)
-        further = [
-            self.further.violations(e.further) if e.is_complete and missed <= 0 else none
-            for e, missed in zip(evaluations, first, strict=True)
-        ]
-        shaped = np.array(further, dtype=np.float64).reshape(len(evaluations), len(self.further))
-        required = [] if self.min_accuracy is None else [first]
-        rows = np.column_stack([*required, shaped, self.limits.excess(self.candidates_of(evaluations))])
-        failed = np.array([evaluation.state == "failed" for evaluation in evaluations], dtype=bool)
-        rows[failed] = np.maximum(rows[failed], 1.0 + max(0.0, violation(self._worst_score())))
-        return rows
-
-    def _known_score(self, evaluation: Evaluation) -> float:
-        if evaluation.is_complete:
-            return evaluation.score
-        return self._worst_score() if evaluation.bound is None else evaluation.bound
-
     def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         evaluations = list(self.measure(self.space.decode(x)))
         out["F"], out["G"] = self.objectives(evaluations), self.constraints(evaluations)
-
-    def _worst_score(self) -> float:
-        return worst_score(self.metric, self.direct.float_evaluation.score)
 
     def _finished(self, evaluation: Evaluation) -> Evaluation:
         """With its further scores, where the first metric is met."""

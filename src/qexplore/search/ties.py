@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -35,6 +36,26 @@ def tied_groups(model: QuantizedModel, points: PointModules, tied: Any) -> Group
         raise ProblemError(f"`tied` must be a sequence of groups, each a sequence of selectors, got {tied!r}")
     entries = [tied] if is_one else list(tied)
     return unite(group for entry in entries for group in _groups_of(entry, model, points))
+
+
+def scheme_groups(model: QuantizedModel, points: PointModules) -> Groups:
+    """What the scheme of ``model`` ties, as far as the network has it.
+
+    Raises:
+        ProblemError: that cannot be known before the model has seen an example.
+    """
+    ties = () if model.scheme is None else model.scheme.tied
+    if model.example_input is None and any(one in _WORDS for one in ties if isinstance(one, str)):
+        raise ProblemError(
+            f"the scheme '{model.scheme and model.scheme.name}' ties points, for which it must know what one forward "
+            "does, but none was observed yet: call model.calibrate(loader) or model.describe(example_input) first, or "
+            "give tied=() for none"
+        )
+    found: list[tuple[int, ...]] = []
+    for entry in ties:
+        with suppress(ProblemError):  # what it names and the network has not is no mistake
+            found += _groups_of(entry, model, points)
+    return unite(found)
 
 
 def _groups_of(entry: Any, model: QuantizedModel, points: PointModules) -> Groups:
