@@ -80,11 +80,10 @@ def test_scheme_and_the_output_that_is_judged_are_fields_and_flags(mine):
     (mine / "forked.yaml").write_text("\n".join([*fields, "search_loader: mine:search", "max_evaluations: 9"]))
     assert "`output` must say which is judged" in run("explore", "forked.yaml").stderr
     facts = said("explore", "forked.yaml", "--judged-output", "scores")
-    points = facts["front"]["points"]
-    assert {width for point in points for width in point["num_bits"]} <= {0, 8}
+    assert {width for widths in facts["front"]["num_bits"] for width in widths} <= {0, 8}
     assert "output: scores" in (mine / "runs" / "forked.db.config.yaml").read_text()
     whole = said("explore", "forked.yaml", "--judged-output", "1", "--num-bits-lower-limit", "5", "--study", "b.db")
-    assert not {0} & {width for point in whole["front"]["points"] for width in point["num_bits"]}
+    assert {width for widths in whole["front"]["num_bits"] for width in widths} <= {5, 6, 7, 8}
 
 
 def test_resume_needs_the_study_alone_and_ends_where_a_whole_search_ends(mine):

@@ -136,18 +136,6 @@ BROKEN = {
         "choices: {weights: 4}",
         "`choices` must be a list of choices ([2, 4, 8, E4M3]), or such lists by layer ({weights: [4, 8]}), got {'weights': 4}",
     ),
-    "a scheme": (
-        "scheme: tensort",
-        "`scheme` must be one of 'all-int8', 'tensorrt', 'onnxruntime', 'xnnpack', or package.module:factory, got 'tensort', did you mean 'tensorrt'?",
-    ),
-    "a scheme beside what it says itself": (
-        "scheme: tensorrt",
-        "`scheme` must not be given beside `activations`: it says what is quantized",
-    ),
-    "what is no scheme": (
-        "scheme: mine:network",
-        "`scheme` must give a scheme, such as qx.scheme('tensorrt'), got 'mine:network', which gives Tiny",
-    ),
     "an output": (
         "output: [1]",
         "`output` must be the place of an output or its name, got [1]",
@@ -186,6 +174,27 @@ BROKEN = {
 @pytest.mark.parametrize(("line", "sentence"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_file_is_answered_in_a_sentence(mine, line, sentence):
     assert said_of(with_line(line)) == f"'mine.yaml': line 1: {sentence.replace('HERE', str(mine))}"
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "scheme: tensort",
+            "`scheme` must be one of 'all-int8', 'tensorrt', 'onnxruntime', 'xnnpack', or package.module:factory, got 'tensort', did you mean 'tensorrt'?",
+        ),
+        (
+            "scheme: mine:network",
+            "`scheme` must give a scheme, such as qx.scheme('tensorrt'), got 'mine:network', which gives Tiny",
+        ),
+        (
+            "scheme: tensorrt\nweights: weighted",
+            "`scheme` must not be given beside `weights`: it says what is quantized",
+        ),
+    ],
+)
+def test_a_scheme_that_cannot_be_is_answered_in_a_sentence(mine, line, sentence):
+    assert said_of(line + "\n" + "\n".join(RIGHT.splitlines()[:-1])) == f"'mine.yaml': line 1: {sentence}"
 
 
 def with_line(line):
