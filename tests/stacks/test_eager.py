@@ -7,12 +7,32 @@ from eager_runs import ENGINES, accuracy, data_of, digits_data, error, kinds, ro
 from network_state import network_state, random_state
 from networks import digits, trained
 from torch import nn
+from torch.nn import functional as F
 
+import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import SelectionError, TraceError, WorkflowError
 from qexplore.stacks import eager
 from qexplore.stacks.base import Data, Settings
 from qexplore.stacks.torch_ao import using_engine
+
+
+def test_layers_quantized_at_run_time_are_not_in_training(tmp_path):
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.LSTM(8, 8)
+
+        def forward(self, x):
+            x = F.dropout(self.a(x), 0.5, self.a.training)
+            return F.dropout(self.b(x)[0], 0.5, self.b.training)
+
+    network, x = Dropping(), torch.randn(5, 4, 8)
+    result = qx.quantize_dynamic(network, x, stack="eager")
+    result.save(tmp_path / "file")
+    loaded = qx.load_quantized(tmp_path / "file", network)
+    assert not any(one.a.training or one.b.training for one in (result.model, loaded))
+    assert torch.equal(result.model(x), loaded(x))
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "resnet20", "mobilenet", "shared_relu", "lstm"])

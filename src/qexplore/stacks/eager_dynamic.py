@@ -39,7 +39,7 @@ def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
     spec = {name: linear if type(module) is nn.Linear else recurrent for name, module in layers.items()}
     with stopping(f"torch.ao cannot convert {type(network).__name__}", model):
         require("quantize_dynamic")(model, spec, inplace=True)
-    return pack_converted(model, settings.linear_num_bits)
+    return pack_converted(model, settings.linear_num_bits).eval()  # torch's new modules think that they are trained
 
 
 def _called_by_place(network: nn.Module) -> nn.Module:

@@ -98,7 +98,10 @@ def rejoin(prepared: fx.GraphModule) -> None:
 
 
 def settle(model: fx.GraphModule) -> None:
-    """Take the places that were kept apart out of a converted graph; concatenations get their kernel."""
+    """Take the places that were kept apart out of a converted graph; concatenations get their kernel.
+
+    What is rounded and read in float alone, as torch.ao has it around what it has no kernel for, is rounded no more.
+    """
     for node in [one for one in model.graph.nodes if one.target is apart]:
         source: Any = node.args[0]
         source.meta[APART] = node.kwargs["reason"]
@@ -106,6 +109,10 @@ def settle(model: fx.GraphModule) -> None:
         model.graph.erase_node(node)
         if source.target is torch.cat:
             _lower_cat(model, source)
+    for node in [one for one in model.graph.nodes if one.target is torch.quantize_per_tensor]:
+        if all(reader.target == "dequantize" for reader in node.users):
+            for reader in node.users:
+                reader.replace_all_uses_with(node.args[0])
     model.graph.eliminate_dead_code()
     model.recompile()
 

@@ -52,6 +52,10 @@ RNN_IN_PT2E = 'torchao has no integer kernel for it: stack="onnxruntime" quantiz
 RECURRENT_IN_PT2E = 'torchao has no integer kernel for {kind}: stack="fx" or "eager" quantizes it dynamically'
 
 OFF = "its integers were {error:.3f} of the float norm away, where rounding explains {limit:.3f}"
+NOISE = (
+    "with it in integers rounding alone left the output {error:.3f} of the float norm away, more than {limit:.3f}; it "
+    "is one of the layers that round most"
+)
 SETTLED = "ranges are taken anew after training, for those that training left were too far from float"
 
 SETTLED_SIZE = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,9 @@ _NUDGES = 100.0
 
 _ATTEMPTS, _OF_ITS_KIND = 8, 6
 """How often what is off is left float; the first of these times the cause alone."""
+
+_HALVINGS = 4
+"""How often what gives half of the noise is left float, where the output is off and no layer is."""
 
 _STOPS = 8
 """Layers that a stack may stop at, one after the other."""
@@ -130,6 +133,9 @@ def quantized_and_held(
             cleared |= off.keys()
         else:
             settings, converted, held = changed, attempt, now
+    if [alarm.layer for alarm in held.alarms if not settings.has_own_ranges] == [""]:
+        quieter = _with_less_noise(home, network, settings, again or data, batches, held)
+        settings, converted, held = quieter or (settings, converted, held)
     left = (f"'{name}' is left float: {why}" for name, why in settings.left_float.items())
     return settings, converted, replace(held, notes=(*notes, *left))
 
@@ -169,6 +175,45 @@ def _to_leave_float(held: Held, settings: Settings, turn: int, cleared: Set[str]
     if turn < _OF_ITS_KIND:
         off = [row for row in off if row is off[0] or (turn and row.type == off[0].type)]
     return {row.name: reasons.OFF.format(error=alarms[row.name].error, limit=alarms[row.name].limit) for row in off}
+
+
+def _with_less_noise(
+    home: StackFile,
+    network: nn.Module,
+    settings: Settings,
+    data: Data,
+    batches: Sequence[tuple[Any, ...]],
+    held: Held,
+) -> tuple[Settings, Converted, Held] | None:
+    """The network without the layers that round most, where the output is off and none of them is; None if it stays so.
+
+    Where signals cancel, such as in a difference, the noise of what they are made of may be most of what is left.
+    """
+    (alarm,) = held.alarms
+    for _ in range(_HALVINGS):
+        noisy = [row for row in held.strategy if row.error and row.name not in settings.left_float]
+        off = {row.name: reasons.NOISE.format(error=alarm.error, limit=alarm.limit) for row in _noisiest(noisy)}
+        settings = replace(settings, left_float={**settings.left_float, **off})
+        try:
+            converted = home.quantize(network, settings, data)
+        except QExploreError:  # nothing would be left to quantize, say
+            return None
+        held = hold(network, converted, batches)
+        if not any(row.is_quantized for row in held.strategy):
+            return None
+        if not held.alarms:
+            return settings, converted, held
+    return None
+
+
+def _noisiest(noisy: Iterable[LayerStrategy]) -> Iterator[LayerStrategy]:
+    """The rows that give half of the noise, which adds up in squares; what has few bits was asked for.
+
+    Those in float are among them: what they give may be rounded for others, and what they read was.
+    """
+    rows = sorted((row for row in noisy if not _is_narrow(row)), key=lambda row: -(row.error or 0.0))
+    squares = [(row.error or 0.0) ** 2 for row in rows]
+    return (row for place, row in enumerate(rows) if 2 * sum(squares[:place]) < sum(squares))
 
 
 def hold(network: nn.Module, converted: Converted, batches: Iterable[tuple[Any, ...]]) -> Held:
