@@ -19,6 +19,7 @@ from qexplore.distributed.measurer import Measurer, Present, Setup
 from qexplore.distributed.ray_workers import RayWorkers
 from qexplore.distributed.records import WorkerRecord
 from qexplore.distributed.shipping import ray_module
+from qexplore.distributed.signals import Sigterm
 from qexplore.distributed.tasks import Answer, Task
 from qexplore.errors import WorkersError
 from qexplore.evaluation import Order
@@ -80,6 +81,7 @@ class RayCrew:
         self._busy: set[int] = set()
         self._num_missed = 0
         self._is_ours = False
+        self._sigterm = Sigterm()
         self.num_workers = 0
         self.events: list[str] = []
 
@@ -88,6 +90,7 @@ class RayCrew:
     def begin(self, packets: Sequence[bytes]) -> None:
         """Start Ray where that is needed, and as many workers as were asked for; none is waited for."""
         self._connect(sum(map(len, packets)))
+        self._sigterm.take_from_ray()
         self._packets = [(self._ray.put(packet), len(packet)) for packet in packets]
         self.num_workers = self._asked.num_workers or self._num_fitting()
         for _ in range(self.num_workers):
@@ -116,6 +119,7 @@ class RayCrew:
 
     def close(self) -> None:
         """End the workers, and Ray where it was started here."""
+        self._sigterm.give_back()
         if not self._ray.is_initialized():
             return
         for member in self._members:
