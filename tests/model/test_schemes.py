@@ -1,10 +1,12 @@
 """Schemes: what a runtime quantizes, as predicates that one can print and change; points that follow from them."""
 
+import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
-from called_networks import CALLED
+from called_networks import CALLED, OneRange
 from torch import nn
 from torch.nn import functional as F
 
@@ -142,6 +144,37 @@ def test_unknown_scheme_is_refused_with_those_that_there_are(ask):
 def test_what_is_no_scheme_is_refused():
     with pytest.raises(SelectionError, match="name of one or what qx.scheme gives, got 8"):
         qx.QuantizedModel(Block(), scheme=8)
+
+
+class TestOneRange:
+    """Through what moves values, as XNNPACK has it."""
+
+    def test_points_before_and_behind_are_one(self):
+        model = seen(OneRange(), "xnnpack")
+        readers = {point.name: point.readers for point in model.points if point.readers}
+        assert readers["mix.input"] == ("mix", "cat.input", "cat.input_1")
+        assert readers["wide.input"] == ("wide", "narrow")
+        apart = {point.name: point.readers for point in seen(OneRange(), "onnxruntime").points if point.readers}
+        assert apart["mix.input"] == ("mix",) and apart["cat.input"] == ("cat.input",)
+        assert model.fake_quantizers["mix.input"].range[1] >= model.fake_quantizers["mul.input"].range[1]
+
+    def test_equals_a_network_in_which_each_range_is_quantized_once_by_hand(self):
+        model = seen(OneRange(), "xnnpack", asymmetric=False)
+        written = copy.deepcopy(model).detach()
+        model.num_bits = [3 + index % 3 for index in range(len(model.points) - 6)] + [0] * 6
+        x = torch.randn(4, 1, 8, 8)
+        with torch.no_grad():
+            assert torch.equal(model(x), written.by_hand(x, lambda name, tensor: model.fake_quantizers[name](tensor)))
+
+    @pytest.mark.parametrize("engine", ["prefix", "direct"])
+    def test_problem_searches_one_width_for_it(self, engine):
+        model = seen(OneRange(), "xnnpack")
+        problem = qx.LayerwiseQuantizationProblem(
+            model, [(torch.randn(4, 1, 8, 8), torch.arange(4))], choices=(3, 8), tied=(), engine=engine, costs=["bops"]
+        )
+        assert problem.n_var == len(model.points) == 13
+        found = [one.score for one in problem.measure([[3] * 13, [8] * 13])]
+        assert found == [one.score for one in problem.measure_directly(np.array([[3] * 13, [8] * 13]))]
 
 
 class Idle(nn.Module):

@@ -252,6 +252,30 @@ def _gru_step(given: Tensor, own: Tensor, states: list[Tensor], q: Q) -> list[Te
     return [q("hidden_state", (1 - update) * new + update * states[0])]
 
 
+class OneRange(nn.Module):
+    """Values that move on: through a concatenation, a clamp, a pooling by maximum, a slice, another shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(1, 2, 3, padding=1)
+        self.mix, self.wide, self.narrow = nn.Conv2d(4, 3, 3, padding=1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+        self.act, self.pool, self.head = nn.ReLU6(), nn.MaxPool2d(2), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.left(x), 3 * self.right(x)], 1)
+        x = self.act(self.mix(x))
+        x = self.narrow(self.pool(x)) + self.wide(x[..., ::2, ::2])
+        return self.head(x.flatten(1))
+
+    def by_hand(self, x: Tensor, q: Q) -> Tensor:
+        x = q("left.input", x)
+        left, right = self.left(x), 3 * q("mul.input", self.right(x))
+        x = self.act(self.mix(q("mix.input", torch.cat([left, right], 1))))
+        low, slim = self.pool(q("wide.input", x)), q("wide.input", x)[..., ::2, ::2]
+        x = q("add.input", self.narrow(low)) + q("add.input_1", self.wide(slim))
+        return self.head(q("head.input", x.flatten(1)))
+
+
 class Called(NamedTuple):
     """A network, and what is quantized in it; ``is_equal`` bit for bit, or within rounding."""
 

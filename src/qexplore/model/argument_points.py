@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import CalibrationError, ModelError, SelectionError
@@ -22,14 +22,14 @@ from qexplore.quant import TensorQuantizer
 
 
 class ArgumentHook(PointHook):
-    """One tensor that modules and calls read: each gets it quantized, and a listener hears of it once."""
+    """A tensor that is read, or several of one range: each reader gets it quantized, a listener hears of it once."""
 
     def __init__(self, name: str, quantizer: TensorQuantizer) -> None:
         super().__init__(name, quantizer)
-        self._last: tuple[Any, int] | None = None
+        self._told: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None}  # a reference that dies with its tensor
+        return {**self.__dict__, "_told": None}  # references that die with their tensors
 
     def read(self, tensor: Tensor) -> Tensor:
         """``tensor`` as its reader gets it."""
@@ -41,20 +41,21 @@ class ArgumentHook(PointHook):
             )
         read = self._quantize(tensor) if self.quantizes else tensor
         if not self._is_known(tensor):
-            self._last = weakref.ref(tensor), version_of(tensor)
             self._heard(read)
         return read
 
     def begin(self) -> None:
         """Forget what was read: a tensor may outlive a forward, as a learned query does."""
-        self._last = None
+        self._told = None
 
     def _is_known(self, tensor: Tensor) -> bool:
-        is_told = self.listener is not None or self.onlooker is not None or self.surveyor is not None
-        if not is_told or self._last is None:
+        """Whether a listener has been told of ``tensor`` as it is; it is known afterwards."""
+        if self.listener is None and self.onlooker is None and self.surveyor is None:
             return False
-        reference, version = self._last
-        return reference() is tensor and version == version_of(tensor)
+        self._told = WeakTensorKeyDictionary() if self._told is None else self._told
+        before = self._told.get(tensor)
+        self._told[tensor] = version_of(tensor)
+        return bool(before == version_of(tensor))
 
 
 def shows_a_mask(tensor: Tensor) -> bool:

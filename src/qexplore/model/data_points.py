@@ -201,7 +201,8 @@ class DataPoints(nn.Module):
         wanted = self.calls.wanted
         if self._recipe is None or not (self._readers or wanted):
             return
-        reading = ReadingSurvey(self._readers)
+        one_range = None if self.scheme is None else self.scheme.one_range
+        reading = ReadingSurvey(self._readers, None if one_range is None else as_predicate(one_range))
         met = CallSurvey(lambda site, output: reading.made_at(call_name(site), output), reading.given)
         met.fixed = {id(buffer): buffer for buffer in self.model.buffers()}
         with self._attached().surveyed(self.model, reading, self.calls, met):

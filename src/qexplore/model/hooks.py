@@ -106,7 +106,7 @@ class Hooks:
                 resting.rests = True
             for name, module in reading.modules.items():
                 handles.append(module.register_forward_pre_hook(SurveyHook(reading, name), with_kwargs=True))
-            with calls.surveyed(network, met) if calls.wanted is not None else nullcontext():
+            with reading.following(), calls.surveyed(network, met) if calls.wanted is not None else nullcontext():
                 yield
         finally:
             for hook in hooks:

@@ -13,7 +13,15 @@ from torch.nn import functional as F
 from qexplore._arguments import checked_name
 from qexplore._table import Tabular, text_table
 from qexplore.errors import SelectionError
-from qexplore.predicates import PredicateLike, by_operand, by_type, select_modules, weighted
+from qexplore.predicates import (
+    Predicate,
+    PredicateLike,
+    by_function,
+    by_operand,
+    by_type,
+    select_modules,
+    weighted,
+)
 
 _LAYERS = by_type(nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase) & ~by_type(
     nn.modules.linear.NonDynamicallyQuantizableLinear  # of attention, which reads its weight and never calls it
@@ -32,6 +40,17 @@ _AVERAGE_CALLS = _POOLING_CALLS | by_operand(torch.mean)
 _SUMS = by_operand(torch.add, torch.sub)
 
 
+def _is_transposed_in_groups(name: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups > 1
+
+
+_XNNPACK_LAYERS = by_type(nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear) & ~(
+    by_type(nn.modules.linear.NonDynamicallyQuantizableLinear)
+    | Predicate(_is_transposed_in_groups, "transposed convolutions in groups")
+)
+_XNNPACK_CALLS = by_operand(F.linear, F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d)
+
+
 @dataclass(frozen=True)
 class Scheme(Tabular):
     """What one runtime computes in integers, as arguments of `qexplore.QuantizedModel` and of the problem.
@@ -48,6 +67,9 @@ class Scheme(Tabular):
         unsigned: as `qexplore.QuantizedModel` takes it.
         asymmetric: likewise.
         weight_granularity: likewise.
+        one_range: functions that the runtime runs in the range of what they are given, such as a concatenation or a
+            pooling by maximum: what layers and calls read before and behind them shares a point, with one range and one
+            width. None where they may differ.
         choices: that the runtime has; the problem's ``choices`` where that is given none.
         tied: points that it has in integers together or not at all; the problem's ``tied`` likewise.
         sources: where the facts come from.
@@ -62,6 +84,7 @@ class Scheme(Tabular):
     unsigned: Any = "auto"
     asymmetric: Any = False
     weight_granularity: Any = "channel"
+    one_range: PredicateLike | None = None
     choices: tuple[Any, ...] = (8, "off")
     tied: tuple[str, ...] = ("weights_with_activations",)
     sources: tuple[str, ...] = ()
@@ -111,12 +134,20 @@ _SCHEMES: Mapping[str, Scheme] = {
     ),
     "xnnpack": Scheme(
         "xnnpack",
-        inputs=(_LAYERS & ~by_type(nn.RNNBase, nn.RNNCellBase, nn.Bilinear)) | by_type(nn.AdaptiveAvgPool2d),
-        functions=_LAYER_CALLS | by_operand(F.adaptive_avg_pool2d, torch.add, torch.mul, torch.cat),
-        weights=weighted & ~by_type(nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.Embedding, nn.EmbeddingBag),
+        inputs=_XNNPACK_LAYERS | by_type(nn.AdaptiveAvgPool2d),
+        functions=_XNNPACK_CALLS | by_operand(F.adaptive_avg_pool2d, torch.add, torch.mul, torch.cat),
+        weights=_XNNPACK_LAYERS,
         unsigned=False,
         asymmetric=True,
-        sources=("https://docs.pytorch.org/executorch/stable/backends/xnnpack/xnnpack-partitioner.html",),
+        one_range=by_function(
+            *(torch.cat, F.relu, F.relu6, F.hardtanh, F.max_pool2d, torch.mean, F.adaptive_avg_pool2d),
+            *(torch.permute, torch.transpose, torch.squeeze, torch.Tensor.view, torch.reshape, torch.flatten),
+            torch.Tensor.__getitem__,
+        ),
+        sources=(
+            "https://github.com/pytorch/executorch/blob/main/backends/xnnpack/quantizer/xnnpack_quantizer.py",
+            "https://docs.pytorch.org/executorch/stable/backends/xnnpack/xnnpack-partitioner.html",
+        ),
     ),
 }
 

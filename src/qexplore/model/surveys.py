@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from qexplore._functions import public_function
 from qexplore._trees import tensors_of
 from qexplore.model.argument_points import no_number, version_of
 from qexplore.model.frames import aside
 from qexplore.model.input_points import INPUT, ArgumentNames, floating_inputs, is_mask
 from qexplore.model.points import FoundPoint, Site, call_name
+from qexplore.predicates import Predicate
 
 Numbers = frozenset[int]
 """The tensors that one site was given."""
@@ -25,6 +29,8 @@ class ReadingSurvey:
 
     Attributes:
         modules: those that are asked about, by name.
+        one_range: functions that give what they are given in the same range, so that it is at the same point; None for
+            none.
         reads: of each argument of each the tensors that it was given, as numbers.
         operands: likewise of each operand of calls.
         masks: arguments that are additive masks.
@@ -32,18 +38,42 @@ class ReadingSurvey:
     """
 
     modules: Mapping[str, nn.Module]
+    one_range: Predicate | None = None
     reads: dict[Site, set[int]] = field(default_factory=dict)
     operands: dict[Site, set[int]] = field(default_factory=dict)
     masks: set[Site] = field(default_factory=set)
     without: dict[str, str] = field(default_factory=dict)
     _numbers: dict[int, tuple[Any, int, int]] = field(default_factory=dict)
     _makers: dict[int, str] = field(default_factory=dict)
+    _same: dict[int, int] = field(default_factory=dict)
     _count: int = 0
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Follow ranges through the calls of a block."""
+        if self.one_range is None:
+            yield
+        else:
+            with _Following(self, self.one_range):
+                yield
+
+    def unite(self, numbers: Iterable[int]) -> None:
+        """Note that these tensors have one range."""
+        first, *others = map(self._range_of, numbers)
+        self._same |= dict.fromkeys((one for one in others if one != first), first)
+
+    def _range_of(self, number: int) -> int:
+        while number in self._same:
+            number = self._same[number]
+        return number
+
+    def _ranges(self, numbers: Iterable[int]) -> Numbers:
+        return frozenset(map(self._range_of, numbers))
 
     def made_at(self, point: str, tree: Any) -> None:
         """Note that the tensors in ``tree`` are at a point."""
         for tensor in tensors_of(tree):
-            self._makers[self._number(tensor)] = point
+            self._makers[self.number(tensor)] = point
 
     def read(self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Note what the module ``name`` is given."""
@@ -54,13 +84,13 @@ class ReadingSurvey:
             if any(map(is_mask, tensors)):
                 self.masks.add((name, argument))
             else:
-                self.reads.setdefault((name, argument), set()).update(map(self._number, tensors))
+                self.reads.setdefault((name, argument), set()).update(map(self.number, tensors))
 
     def given(self, operand: Site, tensor: Tensor) -> None:
         """Note what a call is given as one operand."""
-        self.operands.setdefault(operand, set()).add(self._number(tensor))
+        self.operands.setdefault(operand, set()).add(self.number(tensor))
 
-    def _number(self, tensor: Tensor) -> int:
+    def number(self, tensor: Tensor) -> int:
         """The same for a tensor as long as nothing writes into it."""
         reference, version, number = self._numbers.get(id(tensor), (None, 0, 0))
         if reference is None or reference() is not tensor or version != version_of(tensor):
@@ -89,17 +119,17 @@ class ReadingSurvey:
 
     @property
     def _arguments(self) -> tuple[FoundPoint, ...]:
-        """One for each tensor that modules read and that is at no point: what is read alike everywhere is one."""
+        """One for each range that modules read and that is at no point: what is read alike everywhere is one."""
         groups: dict[Numbers, list[Site]] = {}
         for site in sorted(self.reads, key=lambda one: list(self.modules).index(one[0])):
             if not self._is_made(site):
-                groups.setdefault(frozenset(self.reads[site]), []).append(site)
+                groups.setdefault(self._ranges(self.reads[site]), []).append(site)
         met = {name for name, _ in (*self.reads, *self.masks)}
         lone = [[(name, "")] for name in self.modules if name not in met and name not in self.without]
         return tuple(FoundPoint(self._named(sites[0]), "argument", tuple(sites)) for sites in (*groups.values(), *lone))
 
     def points(self, calls: Iterable[Site]) -> tuple[FoundPoint, ...]:
-        """Those on what modules read, then on ``calls``; a tensor has one, whoever reads it.
+        """Those on what modules read, then on ``calls``; a range has one, whoever reads it.
 
         Args:
             calls: in order, results and operands.
@@ -109,13 +139,13 @@ class ReadingSurvey:
         shared: dict[Numbers, list[Site]] = {}
         for site in calls:
             if site in self.operands:
-                shared.setdefault(frozenset(self.operands[site]), []).append(site)
+                shared.setdefault(self._ranges(self.operands[site]), []).append(site)
         found = []
         for one in self._arguments:
-            operands = shared.pop(frozenset(self.reads.get(one.sites[0], ())), ())
+            operands = shared.pop(self._ranges(self.reads.get(one.sites[0], ())), ())
             found.append(FoundPoint(one.name, one.kind, one.sites, tuple(operands)))
         for site in calls:
-            sites = [site] if site not in self.operands else shared.pop(frozenset(self.operands[site]), [])
+            sites = [site] if site not in self.operands else shared.pop(self._ranges(self.operands[site]), [])
             found += [FoundPoint(call_name(site), "function", tuple(sites))] if sites else []
         return tuple(found)
 
@@ -123,6 +153,29 @@ class ReadingSurvey:
         module, argument = site
         is_only = sum(name == module for name, _ in self.reads) < 2
         return f"{module}.{INPUT}" if is_only else f"{module}.{INPUT}.{argument}"
+
+
+class _Following(TorchFunctionMode):
+    """Notes what goes into and comes out of functions that leave ranges as they are, inside torch's layers too."""
+
+    def __init__(self, survey: ReadingSurvey, one_range: Predicate) -> None:
+        super().__init__()
+        self._survey = survey
+        self._one_range = one_range
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What torch calls for each of its functions."""
+        kwargs = kwargs or {}
+        if not self._one_range("", public_function(func)):
+            return func(*args, **kwargs)
+        given = self._numbers((args, kwargs))
+        output = func(*args, **kwargs)
+        if given:
+            self._survey.unite([*given, *self._numbers(output)])
+        return output
+
+    def _numbers(self, tree: Any) -> list[int]:
+        return [self._survey.number(tensor) for tensor in tensors_of(tree) if tensor.is_floating_point()]
 
 
 class SurveyHook:
