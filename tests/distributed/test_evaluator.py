@@ -66,11 +66,11 @@ CASES = {
 def test_workers_give_the_front_and_the_history_of_one_process(case, here):
     def explored(**options):
         problem, given = CASES[case]()
-        return qx.explore(problem, **({"max_evaluations": 30, "seed": 1} | given | options))
+        return qx.explore(problem, **({"max_evaluations": 20, "seed": 1} | given | options))
 
-    crew = here(CrewHere(3, lambda worker, task: 0.1 * len(task) * (1 + worker)))
-    assert told(explored(workers=qx.RayWorkers(num_workers=3))) == told(explored())
-    assert {worker for worker, _ in crew.given} == {0, 1, 2}
+    crew = here(CrewHere(2, lambda worker, task: 0.1 * len(task) * (1 + worker)))
+    assert told(explored(workers=qx.RayWorkers(num_workers=2))) == told(explored())
+    assert {worker for worker, _ in crew.given} == {0, 1}
 
 
 def test_lost_and_slow_workers_change_nothing(here):
@@ -79,10 +79,10 @@ def test_lost_and_slow_workers_change_nothing(here):
     def fault(worker, task):
         return "killed" if rng.random() < 0.2 else float(rng.exponential(1.0))
 
-    crew = here(CrewHere(3, fault))
+    crew = here(CrewHere(2, fault))
     one, other = (
-        qx.explore(tiny_problem(upper=8, min_accuracy=0.85), max_evaluations=40, seed=1, workers=workers)
-        for workers in (qx.RayWorkers(num_workers=3, most_lost=50), None)
+        qx.explore(tiny_problem(upper=8, min_accuracy=0.85), max_evaluations=25, seed=1, workers=workers)
+        for workers in (qx.RayWorkers(num_workers=2, most_lost=50), None)
     )
     assert told(one) == told(other)
     assert sum("lost" in event for event in crew.events) > 5
@@ -91,7 +91,7 @@ def test_lost_and_slow_workers_change_nothing(here):
 
 def test_a_study_knows_what_workers_measured(here, tmp_path):
     crew = here(CrewHere(2))
-    options = {"max_evaluations": 30, "seed": 1, "study": tmp_path / "study.db"}
+    options = {"max_evaluations": 20, "seed": 1, "study": tmp_path / "study.db"}
     first = qx.explore(tiny_problem(upper=8, min_accuracy=0.85), workers=qx.RayWorkers(num_workers=2), **options)
     count = len(crew.given)
     again = qx.explore(tiny_problem(upper=8, min_accuracy=0.85), workers=qx.RayWorkers(num_workers=2), **options)
@@ -127,3 +127,14 @@ def test_the_problem_remembers_what_workers_measured(here):
     here(CrewHere(2))
     found = qx.explore(problem, max_evaluations=20, seed=1, workers=qx.RayWorkers(num_workers=2))
     assert len(problem.evaluations) >= found.num_evaluations
+
+
+def test_larger_generations_are_another_run_of_a_study_and_keep_the_old_ones_runs(tmp_path):
+    options = {"seed": 1, "study": tmp_path / "study.db"}
+    for size in (None, 16, None):
+        qx.explore(tiny_problem(upper=8), max_evaluations=25, generation_size=size, **options)
+    runs = [run.settings.get("generation_size") for run in qx.Study.open(tmp_path / "study.db").runs]
+    assert runs == [None, 16]
+    found = qx.resume(tmp_path / "study.db", tiny_problem(upper=8), run=2)
+    later = [one for one in found.history if one.generation > 1]
+    assert max(b.num_evaluations - a.num_evaluations for a, b in zip(later, later[1:], strict=False)) <= 16

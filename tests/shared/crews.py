@@ -6,8 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from qexplore.distributed import Lost, Reply, Task
+from qexplore.distributed import Lost, RayWorkers, Reply, Spread, Task
 from qexplore.distributed.measurer import Measurer, Setup
+
+
+def spread_here(crew: Any, evaluators: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """``evaluators`` by role, asked through ``crew``."""
+    spread = Spread(RayWorkers(num_workers=crew.num_workers, **options), evaluators, crew)
+    spread.begin()
+    return {role: spread(evaluator, role) for role, evaluator in evaluators.items()}
 
 
 class CrewHere:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qexplore._clock import now
 from qexplore.distributed.census import census
-from qexplore.distributed.dispatch import Dispatcher
+from qexplore.distributed.dispatch import Crew, Dispatcher
 from qexplore.distributed.division import divided
 from qexplore.distributed.measurer import key_of
 from qexplore.distributed.ray_crew import RayCrew
 from qexplore.distributed.ray_workers import RayWorkers
-from qexplore.distributed.records import WorkersReport
+from qexplore.distributed.records import WorkerRecord, WorkersReport
 from qexplore.distributed.shipping import direct_of, evaluators_by_role, packed
 from qexplore.distributed.tasks import Answer, Task
 from qexplore.errors import WorkersError
@@ -27,20 +27,56 @@ from qexplore.model import Candidate, Candidates
 from qexplore.search import LayerwiseQuantizationProblem
 
 
+class Staff(Crew, Protocol):
+    """A crew that can be sent evaluators."""
+
+    num_workers: int
+    events: list[str]
+
+    def begin(self, packets: Sequence[bytes]) -> None:
+        """Start workers with what `packed` gave; none is waited for."""
+        ...
+
+    def add(self, packet: bytes) -> None:
+        """Send evaluators of further roles, to workers that come later too."""
+        ...
+
+    def renew(self, packets: Sequence[bytes]) -> None:
+        """Put other evaluators in the place of all that were sent."""
+        ...
+
+    def num_able(self, role: str) -> int:
+        """Workers that measure ``role``, or may once they are ready."""
+        ...
+
+    def share(self, order: Order | None) -> Any:
+        """``order`` as several tasks should have it."""
+        ...
+
+    def records(self) -> tuple[WorkerRecord, ...]:
+        """A record of every worker that there was."""
+        ...
+
+    def close(self) -> None:
+        """End the workers."""
+        ...
+
+
 class Spread:
     """Puts workers around evaluators, by their roles.
 
     Args:
         workers: what was asked for.
-        problem: whose evaluators they ask.
+        evaluators: by role; that of ``"search"`` says which network is measured.
+        crew: other workers than those of Ray.
     """
 
-    def __init__(self, workers: RayWorkers, problem: LayerwiseQuantizationProblem) -> None:
+    def __init__(self, workers: RayWorkers, evaluators: Mapping[str, Evaluator], crew: Any = None) -> None:
         self._asked = workers
-        self._model = problem.model
-        self._known = evaluators_by_role(problem)
+        self._known = dict(evaluators)
+        self._model = direct_of(evaluators["search"]).model
         self._version = self._model.version()
-        self.crew = RayCrew(workers, census(self._known))
+        self.crew: Staff = crew or RayCrew(workers, census(self._known))
         self._dispatcher = Dispatcher(self.crew, workers.most_lost)
         self.measured_by: dict[Candidate, str] = {}
         self.asked_seconds = 0.0
@@ -164,7 +200,8 @@ class DistributedEvaluator:
         return np.stack(ordered) if ordered else np.zeros((0, 0), dtype=np.float32)
 
     def _parts(self, rows: Candidates, seconds: float) -> list[NDArray[np.int64]]:
-        return divided(rows, self._spread.crew.num_workers, seconds)
+        passed = np.array(direct_of(self._evaluator).model.call_order)
+        return divided(rows, self._spread.crew.num_workers, seconds, passed)
 
     def _note(self, answer: Answer) -> None:
         if self._role == "search":
@@ -207,7 +244,7 @@ def spread(workers: RayWorkers | None, problem: LayerwiseQuantizationProblem) ->
         return
     if not isinstance(workers, RayWorkers):
         raise WorkersError(f"`workers` must be RayWorkers(...) or None, got {workers!r}")
-    around = Spread(workers, problem)
+    around = Spread(workers, evaluators_by_role(problem))
     try:
         around.begin()
         yield around

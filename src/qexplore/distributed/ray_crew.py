@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ _LARGE = 100_000
 """Bytes from which on what several tasks share is put into the object store once."""
 _MOST_STARTS = 20
 """Workers in a row that do not come to be ready, before there is no hope."""
+_LONGEST = 160
+"""Letters of a reason."""
 _STORE_BYTES = 200_000_000
 
 
@@ -238,9 +241,9 @@ class RayCrew:
         try:
             answer: Answer = self._ray.get(ref)
         except self._ray.exceptions.RayActorError as error:
-            return self._lost(worker, task, _first_line(error))
+            return self._lost(worker, task, _short(error))
         except self._ray.exceptions.RayError as error:
-            answer = Answer(error=WorkersError(f"a worker failed: {_first_line(error)}"))
+            answer = Answer(error=WorkersError(f"a worker failed: {_short(error)}"))
         for category, text in answer.warnings:
             warnings.warn(text, category, stacklevel=2)
         if task is None:
@@ -278,15 +281,20 @@ class RayCrew:
         member.state, member.until = f"lost: {reason}", self.now()
         self._busy.discard(worker)
         self._num_missed += not was_ready
+        self._ray.kill(member.handle)  # or one that was merely out of reach would keep what another could have
         if self._num_missed >= _MOST_STARTS:
             raise WorkersError(f"RayWorkers: {_MOST_STARTS} workers in a row could not be started, the last: {reason}")
         self._start()
         return None if task is None else Reply(task, Lost(f"{member.name}: {reason}"))
 
 
-def _first_line(error: BaseException) -> str:
+def _short(error: BaseException) -> str:
+    """What Ray says, without the pages that come after it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    told = lines[0] if lines else type(error).__name__
+    if type(error).__name__ == "ActorUnavailableError":
+        return "its machine cannot be reached"
+    return "it was killed for want of memory" if "out of memory" in str(error).lower() else shorten(told, _LONGEST)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from qexplore._arguments import checked_keywords
 from qexplore._clock import own_clock
+from qexplore.distributed import RayWorkers
 from qexplore.errors import ProblemError
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.run import run_search
@@ -35,6 +36,7 @@ def fit(
     study: str | os.PathLike[str] | None = None,
     share: bool = False,
     on_mismatch: str = "refuse",
+    workers: RayWorkers | None = None,
     **problem_options: Any,
 ) -> FrontPoint:
     """The cheapest choices that are accurate enough, or the most accurate ones that are cheap enough.
@@ -58,6 +60,7 @@ def fit(
         study: path of a file in which everything is written down, as for `explore`; so are the next two.
         share: let other processes write to it at the same time.
         on_mismatch: what to do with a study that was measured otherwise.
+        workers: measure in other processes and on other machines, as for `explore`.
         problem_options: further arguments of `LayerwiseQuantizationProblem`, such as ``choices`` or ``limits``. The
             first of ``costs`` is what the point is cheap in.
 
@@ -87,6 +90,7 @@ def fit(
             progress=progress,
             goal=_goal(problem),
             file=file,
+            workers=workers,
             clock=clock,
         )
     front = exploration.front

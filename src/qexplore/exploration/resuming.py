@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from qexplore._arguments import nearest_keyword
+from qexplore.distributed import RayWorkers
 from qexplore.errors import StudyError
 from qexplore.exploration.arguments import checked_initial
 from qexplore.exploration.records import Exploration
@@ -35,6 +36,7 @@ def resume(
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     share: bool = False,
+    workers: RayWorkers | None = None,
 ) -> Exploration:
     """Go on with the last run of a study, as it was asked for: the result is that of a run that was never stopped.
 
@@ -52,6 +54,7 @@ def resume(
         callbacks: as for `explore`; they see the snapshots of the run from its beginning.
         progress: as for `explore`.
         share: let other processes write to the study at the same time.
+        workers: as for `explore`; the run may have had others, or none.
 
     Raises:
         StudyError: there is no study, no such run, or it was measured or asked for otherwise; names what differs.
@@ -69,7 +72,7 @@ def resume(
     limits = {"max_evaluations": max_evaluations, "max_seconds": max_seconds, "patience": patience}
     is_given = any(limit is not None for limit in limits.values())
     budget = {**record.budget, **limits} if is_given else dict(record.budget)
-    settings = {field.name: given[field.name] for field in fields(SearchSettings)}
+    settings: dict[str, Any] = {field.name: given.get(field.name) for field in fields(SearchSettings)}
     settings["algorithm"] = _algorithm(record, settings["algorithm"], algorithm)
     initial = checked_initial(given["initial"], problem, SearchSettings(**settings))
     _require_same_questions(store, record, settings_of(problem, SearchSettings(**settings), initial, None))
@@ -84,6 +87,7 @@ def resume(
         progress=progress,
         study=study,
         share=share,
+        workers=workers,
     )
 
 

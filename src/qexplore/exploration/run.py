@@ -33,6 +33,7 @@ def explore(
     seed: int,
     algorithm: Any = "nsga2",
     population_size: int = 40,
+    generation_size: int | None = None,
     initial: Any = None,
     racing: bool = True,
     screening: bool = True,
@@ -73,6 +74,9 @@ def explore(
             a random start) and any algorithm object of pymoo know nothing but scores; the uniform choices are then
             measured beside the search, for comparison, and not counted.
         population_size: of the algorithm; ``"random"`` proposes so many at once.
+        generation_size: candidates that a generation of ``"nsga2"``, ``"sms-emoa"`` and ``"nsga3"`` has at least; None
+            is a quarter of ``population_size``. More of them keep more workers busy, and the search learns less often:
+            the front is another one, so a study has it as another run.
         initial: candidates of your own to begin with, shape ``[N, L]``, or a front of an earlier search; for the
             algorithms that are not plain.
         racing: stop a candidate as soon as its errors prove that it is infeasible, or no better than a known point with
@@ -117,7 +121,7 @@ def explore(
         ModelError: the model is detached from its network.
     """
     check_search(problem, callbacks)
-    settings = SearchSettings(seed, algorithm, population_size, racing, screening, low_fidelity, judge)
+    settings = SearchSettings(seed, algorithm, population_size, racing, screening, low_fidelity, judge, generation_size)
     with own_clock() as clock:
         return run_search(
             problem,

@@ -236,6 +236,8 @@ def settings_of(
 ) -> dict[str, Any]:
     """What tells one run of a study from another: all that a search depends on beside what decides a measurement."""
     given = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    if settings.generation_size is None:  # studies of before it could be chosen do not have it
+        del given["generation_size"]
     if not isinstance(settings.algorithm, str):
         given["algorithm"] = {"name": settings.algorithm_name, **_plain(vars(settings.algorithm))}
     return {

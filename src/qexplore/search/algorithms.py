@@ -221,7 +221,7 @@ def _guided(
         "pop_size": size,
         "sampling": problem.space.encode(first_population(problem.space, initial)).astype(float),
         "mating": _Mating(guide, problem.space, seen, stream(settings.seed, "unseen candidates")),
-        "n_offsprings": max(1, round(_SHARE_OF_OFFSPRING * size)),
+        "n_offsprings": settings.generation_size or max(1, round(_SHARE_OF_OFFSPRING * size)),
         "eliminate_duplicates": False,
     }
     if settings.algorithm == "nsga3":

@@ -37,6 +37,8 @@ class SearchSettings:
         racing: stop candidates that are proved not to matter.
         screening: look at a part of a large search set first; part of ``racing``.
         low_fidelity: rank candidates by how far a few of their outputs are from the float network's.
+        generation_size: candidates that a generation of the guided algorithms has at least; None is a quarter of
+            ``population_size``.
         judge: what decides between candidates that the search set cannot tell apart; one of `JUDGES`.
 
     Raises:
@@ -50,10 +52,13 @@ class SearchSettings:
     screening: bool = True
     low_fidelity: bool = True
     judge: str = "divergence"
+    generation_size: int | None = None
 
     def __post_init__(self) -> None:
         checked_int("`seed`", self.seed, ProblemError, low=0)
         checked_int("`population_size`", self.population_size, ProblemError, low=2)
+        if self.generation_size is not None:
+            checked_int("`generation_size`", self.generation_size, ProblemError, low=1)
         is_named = isinstance(self.algorithm, str)
         if self.algorithm not in ALGORITHMS if is_named else not isinstance(self.algorithm, Algorithm):
             known = ", ".join(map(repr, ALGORITHMS))
