@@ -403,3 +403,33 @@ def test_the_float_network_stays_as_it_is():
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(module.training for module in network.modules())
     assert torch.equal(state, torch.get_rng_state())
+
+
+class Read(nn.Module):
+    """A layer behind an embedding, which stays float, and something that moves values."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.table, self.linear, self.way = nn.Embedding(5, 8), nn.Linear(8, 8), way
+
+    def forward(self, places):
+        return self.way(self.table(places), self.linear)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda x, linear: linear(x.reshape(-1, 8)),
+        lambda x, linear: linear(x.reshape((-1, 8))),
+        lambda x, linear: linear(x.reshape(x.shape)),
+        lambda x, linear: linear(x.reshape(x.numel()).reshape(x.shape[0] * x.shape[1], 8)),
+        lambda x, linear: F.linear(x.flatten(1).reshape(x.shape).contiguous(), linear.weight),
+        lambda x, linear: linear(F.silu(x).reshape(-1, 8)),
+    ],
+)
+def test_a_layer_behind_a_reshaped_float_tensor_is_in_integers(way):
+    torch.manual_seed(0)
+    network, places = Read(way), torch.randint(0, 5, (4, 6))
+    report = qx.quantize_static(network, [(places, None)], stack="fx").report
+    assert [row.is_quantized for row in report.strategy if row.weights is not None] == [True]
+    assert report.error < 0.05

@@ -32,7 +32,10 @@ def complete_calls(graph: fx.Graph) -> bool:
     Returns:
         Whether there was something to change.
     """
-    changed = [_is_renamed(node) or _is_completed(node) or _is_multiplied_out(node) for node in list(graph.nodes)]
+    changed = [
+        _is_renamed(node) or _is_reshaped(node) or _is_completed(node) or _is_multiplied_out(node)
+        for node in list(graph.nodes)
+    ]
     return any(changed)
 
 
@@ -41,6 +44,16 @@ def _is_renamed(node: fx.Node) -> bool:
     if is_other:
         node.target = _SAME[node.target]
     return is_other
+
+
+def _is_reshaped(node: fx.Node) -> bool:
+    """The method has no range in torch.ao where what it reads has none, as behind an embedding; the function has."""
+    if (node.op, node.target) != ("call_method", "reshape") or len(node.args) < 2:
+        return False
+    source, *sizes = node.args
+    is_size = isinstance(sizes[0], int) or (isinstance(sizes[0], fx.Node) and sizes[0].meta.get("is_number"))
+    node.op, node.target, node.args = "call_function", torch.reshape, (source, tuple(sizes) if is_size else sizes[0])
+    return True
 
 
 def _is_completed(node: fx.Node) -> bool:

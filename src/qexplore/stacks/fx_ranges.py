@@ -27,6 +27,7 @@ _BOUNDED: dict[Any, tuple[str, str]] = {
 }
 """Functions that keep values within bounds, with what they call them."""
 
+_ROUNDING = (torch.quantize_per_tensor, torch.quantize_per_channel)
 _OF_SEVERAL = (torch.cat, torch.stack)
 _OVERSHOOTS = ("bicubic", "lanczos")
 _FIXED_FUNCTIONS: tuple[Any, ...] = (F.hardsigmoid, F.sigmoid, torch.sigmoid, torch.tanh)
@@ -109,7 +110,7 @@ def settle(model: fx.GraphModule) -> None:
         model.graph.erase_node(node)
         if source.target is torch.cat:
             _lower_cat(model, source)
-    for node in [one for one in model.graph.nodes if one.target is torch.quantize_per_tensor]:
+    for node in [one for one in model.graph.nodes if one.target in _ROUNDING]:
         if all(reader.target == "dequantize" for reader in node.users):
             for reader in node.users:
                 reader.replace_all_uses_with(node.args[0])
@@ -130,14 +131,14 @@ def _own_range(
                 return None
             _keep_apart(prepared, source, node, reasons.SEVEN_BITS.format(engine=engine))
         return observer()  # torch lets what such a function reads have the function's range
-    if _stays_inside(prepared, source):
+    if _stays_inside(prepared, source) and _observes(prepared, source.args[0]):
         return _follower(prepared, source.args[0])
     if not _has_exact_kernel(source, engine):
         _keep_apart(prepared, source, node, reasons.OWN_RANGE)
     return observer()
 
 
-def _observes(prepared: fx.GraphModule, node: fx.Node) -> bool:
+def _observes(prepared: fx.GraphModule, node: Any) -> bool:
     return isinstance(module_of(prepared, node), (require("ObserverBase"), require("FakeQuantizeBase")))
 
 

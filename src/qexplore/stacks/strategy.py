@@ -25,7 +25,7 @@ WEIGHTED = frozenset({"linear", *(f"conv{kind}{dims}d" for kind in ("", "_transp
 
 _CHANGES_SHAPE = {"flatten", "reshape", "view", "permute", "transpose", "contiguous", "unsqueeze", "squeeze", "expand"}
 _TAKES_PARTS = {"getitem", "getattr", "size", "dim", "chunk", "split", "repeat"}
-MOVES_ONLY = _CHANGES_SHAPE | _TAKES_PARTS | {"quantize_per_tensor", "dequantize"}
+MOVES_ONLY = _CHANGES_SHAPE | _TAKES_PARTS | {"quantize_per_tensor", "quantize_per_channel", "dequantize"}
 """Functions that move values and do not change them: no layers."""
 
 
