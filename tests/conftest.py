@@ -1,5 +1,6 @@
 """Settings and fixtures of the whole test session."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     moving = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if moving:
         raise pytest.UsageError(f"names of tests must not hold addresses, got {moving[0]!r}: give their cases `ids`")
+
+
+def pytest_collection_finish() -> None:
+    """What stays to the end is not looked through again and again for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
