@@ -350,7 +350,7 @@ class TestEvaluatorOfWeights:
     @pytest.mark.parametrize("asymmetric", [False, True])
     def test_integer_counts_equal_a_hand_written_loop(self, build, granularity, asymmetric):
         model = weighted_model(weight_granularity=granularity, asymmetric=asymmetric)
-        candidates = MIXED + np.random.default_rng(0).choice([0, 2, 3, 4, 403, 201, 1201], size=(14, 6)).tolist()
+        candidates = MIXED + np.random.default_rng(0).choice([0, 2, 3, 4, 403, 201, 1201], size=(6, 6)).tolist()
         evaluations = list(build(model).evaluate(np.array(candidates)))
         assert [evaluation.candidate for evaluation in evaluations] == [tuple(row) for row in candidates]
         for evaluation in evaluations:

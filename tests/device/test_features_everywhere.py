@@ -64,7 +64,9 @@ def tiny(at: torch.device) -> Any:
 
 
 def weighted(at: torch.device) -> Any:
-    return weighted_model(tiny_network().to(at))
+    model = weighted_model()
+    model.to(at)
+    return model
 
 
 def scores(evaluator: Any, candidates: Any) -> list[float]:
