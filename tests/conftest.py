@@ -11,6 +11,7 @@ from pretended_device import CAN_BE_MADE, pretended_device, register
 from project import own_project
 
 register()  # here, for importing a test may train a network
+gc.set_threshold(10_000, 20, 20)  # looking for garbage as often as Python does takes a twentieth of the time
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,13 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     moving = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if moving:
         raise pytest.UsageError(f"names of tests must not hold addresses, got {moving[0]!r}: give their cases `ids`")
-
-
-def pytest_collection_finish() -> None:
-    """Garbage is looked for less often, and not in what stays to the end: that took a twentieth of the time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
