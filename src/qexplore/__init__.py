@@ -23,6 +23,7 @@ from qexplore._version import __version__ as __version__
 
 _NAMES_BY_ROOM = {
     "_choices": "FloatFormat stored_bits",
+    "_coverage": "Coverage CoveredShare",
     "_warnings": "UncalibratedWarning",
     "cost": "CostTable count_macs marginal_costs",
     "distributed": "RayWorkers WorkersReport",
@@ -35,7 +36,9 @@ _NAMES_BY_ROOM = {
         "Metric negative_log_likelihood over_labels perplexity pixel_accuracy squared_error token_accuracy "
         "top1_accuracy topk_accuracy whole_set"
     ),
-    "model": "CalibrationReport Plan QuantizationPoint QuantizedActivationsModel QuantizedModel Scheme detach scheme",
+    "model": (
+        "CalibrationReport LeftOut Plan QuantizationPoint QuantizedActivationsModel QuantizedModel Scheme detach scheme"
+    ),
     "preparation": (
         "BatchNormReport BiasCorrectionReport EqualizationReport FoldReport FoldedPair GraphOptimization "
         "GraphTable OwnModulesReport correct_biases equalize fold_batchnorm give_own_modules graph_table "
@@ -67,6 +70,8 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore import predicates as predicates
     from qexplore._choices import FloatFormat as FloatFormat
     from qexplore._choices import stored_bits as stored_bits
+    from qexplore._coverage import Coverage as Coverage
+    from qexplore._coverage import CoveredShare as CoveredShare
     from qexplore._warnings import UncalibratedWarning as UncalibratedWarning
     from qexplore.cost import CostTable as CostTable
     from qexplore.cost import count_macs as count_macs
@@ -109,6 +114,7 @@ if TYPE_CHECKING:  # the same once more for what cannot read the mapping; "as" s
     from qexplore.metrics import topk_accuracy as topk_accuracy
     from qexplore.metrics import whole_set as whole_set
     from qexplore.model import CalibrationReport as CalibrationReport
+    from qexplore.model import LeftOut as LeftOut
     from qexplore.model import Plan as Plan
     from qexplore.model import QuantizationPoint as QuantizationPoint
     from qexplore.model import QuantizedActivationsModel as QuantizedActivationsModel

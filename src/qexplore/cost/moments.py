@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Sources = tuple[int, ...]
-"""Points that values come from, by rising index; empty where they come from none."""
+from qexplore.tape import Sources
 
+Floats = NDArray[np.float64]
 _FLOAT_BITS = 32.0
 
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qexplore.cost.bits import not_observed
-from qexplore.cost.moments import Moments, Sources
-from qexplore.cost.operations import Operation, Operations
-from qexplore.cost.tape import Tape, recording
-from qexplore.cost.values import Value
+from qexplore.cost.moments import Moments
+from qexplore.cost.operations import Operations
 from qexplore.errors import ModelError
-from qexplore.model import Example, Placement, QuantizedModel, alone, call, in_eval_mode, measuring, with_plain_weights
+from qexplore.model import (
+    Example,
+    Placement,
+    QuantizedModel,
+    alone,
+    call,
+    in_eval_mode,
+    measuring,
+    taped,
+    with_plain_weights,
+)
+from qexplore.tape import Operation, Sources, Tape, Value, recording
 
 Groups = tuple[tuple[int, ...], ...]
 """Indices of points that belong together."""
@@ -62,7 +71,7 @@ def observe(model: QuantizedModel, *, cost: str = "observe") -> Observed:
     model = with_plain_weights(model)
     index = {point.name: point.index for point in model.points}
     parameters: dict[Any, int] = {point.parameter: index[point.name] for point in model.weight_points}
-    tapes = [_watched(model, example.inputs, parameters, index) for example in examples]
+    tapes = [taped(model, example.inputs, parameters, index) for example in examples]
     weights = {point.index for point in model.points if point.kind == "weight"}
     meetings = unite(met - weights for tape in tapes for met in tape.additions)
     operations = _merged(tapes, examples)
@@ -79,21 +88,6 @@ def _examples(model: QuantizedModel, cost: str) -> list[Example]:
     if not model.examples:
         raise not_observed(cost, "what one forward does")
     return sorted(model.examples, key=lambda example: (example.passed, example.num_samples))
-
-
-def _watched(model: QuantizedModel, inputs: Any, parameters: Mapping[Any, int], index: Mapping[str, int]) -> Tape:
-    readers = {point.name: point.read_by for point in model.found.points}
-    with measuring(Placement.of(model.model).device), recording(model.model, parameters) as tape:
-
-        def mark(name: str, tensors: list[Tensor]) -> None:
-            if name in index and readers.get(name):
-                tape.mark_read(index[name], readers[name], tensors)
-            elif name in index:
-                tape.mark(index[name], tensors)
-
-        output = model.listen(inputs, mark)
-    tape.keep(output)
-    return tape
 
 
 def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
@@ -116,9 +110,9 @@ def count_macs(network: nn.Module, example_input: Any = None) -> Operations:
     """
     if isinstance(network, QuantizedModel) and example_input is None:
         examples = _examples(network, "count_macs")
-        return _merged([_watched(network, example.inputs, {}, {}) for example in examples], examples)
+        return _merged([taped(network, example.inputs, {}, {}) for example in examples], examples)
     if isinstance(network, QuantizedModel):
-        return _report(_watched(network, example_input, {}, {}))
+        return _report(taped(network, example_input, {}, {}))
     if example_input is None:
         raise ModelError("count_macs needs an `example_input` to run the network on, got None")
     placement = Placement.of(network)

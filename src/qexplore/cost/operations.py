@@ -10,25 +10,9 @@ from numpy.typing import NDArray
 
 from qexplore._choices import OFF_BITS, stored_bits
 from qexplore._table import Tabular, text_table
-from qexplore.cost.moments import Sources, source_bits
+from qexplore.cost.moments import source_bits
 from qexplore.model import Candidates
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One product of two tensors.
-
-    Attributes:
-        module: qualified name of the module in whose forward it runs, ``""`` for the network itself.
-        name: of the operation, such as "aten.convolution".
-        macs: multiply-accumulates; a fraction where they are the mean over samples that differ.
-        operands: the points that each of its two operands comes from; empty for one that comes from none.
-    """
-
-    module: str
-    name: str
-    macs: float
-    operands: tuple[Sources, Sources]
+from qexplore.tape import Operation, Sources
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ from qexplore.model.layers import (
     taken_apart,
     ungrouped,
 )
+from qexplore.model.left_out import LeftOut
 from qexplore.model.operands import calls_reading, operands_of
 from qexplore.model.passes import Pass, first_batch, no_batches, require_iterable, reusable
 from qexplore.model.plan import Plan, PlannedPoint
@@ -76,6 +77,7 @@ from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.ready import require_wrapped
 from qexplore.model.schemes import SCHEMES, Scheme, scheme
 from qexplore.model.state import bit_sum, content_version, in_eval_mode, undone_on_failure
+from qexplore.model.taping import taped
 from qexplore.model.tracing import PathTracer, bound_arguments, takes_any_arguments, trace_around, without_tensors
 from qexplore.model.unpacking import unpacking
 from qexplore.model.weight_points import WeightPoint

@@ -56,6 +56,8 @@ class Calls:
     """
 
     asks_for_operands = False  # a model that was pickled before there were any has no answer of its own
+    namer: Any = None
+    """Told of the names of all calls in a block of `met`."""
 
     def __init__(self, wanted: Predicate | None) -> None:
         self.wanted = wanted
@@ -90,7 +92,7 @@ class Calls:
 
     def frame(self, module: str) -> CallsFrame:
         """As `qexplore.model.frames.Frames.frame`."""
-        return CallsFrame(self, module)
+        return CallsFrame(self, module) if self.namer is None else self.namer.frame(self, module)
 
     def hooks_of(self, module: str) -> Iterable[PointHook]:
         """As `qexplore.model.frames.Frames.hooks_of`."""
@@ -108,18 +110,27 @@ class Calls:
         return bool(self._framed) and all(framed.is_on for framed in self._framed)
 
     @contextmanager
-    def surveyed(self, network: nn.Module, survey: CallSurvey) -> Iterator[None]:
-        """Note the calls of a block in ``survey``."""
-        was_on = self.are_on
+    def met(self, network: nn.Module, namer: Any = None) -> Iterator[None]:
+        """Meet the calls of a block, and tell ``namer`` of them."""
+        was_on, self.namer = self.are_on, namer
         try:
-            self.survey = survey
             if not was_on:
                 self.put_on(network)
             yield
         finally:
-            self.survey = None
+            self.namer = None
             if not was_on:
                 self.take_off()
+
+    @contextmanager
+    def surveyed(self, network: nn.Module, survey: CallSurvey) -> Iterator[None]:
+        """Note the calls of a block in ``survey``."""
+        self.survey = survey
+        try:
+            with self.met(network):
+                yield
+        finally:
+            self.survey = None
 
     def selects(self, site: Site, function: Any) -> bool:
         """Whether the call at ``site`` is wanted as a point."""

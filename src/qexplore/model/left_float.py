@@ -13,13 +13,13 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from qexplore.predicates import IS_NORM, float_reason, is_norm, weight_attributes
+from qexplore.predicates import IS_NORM, float_reason, is_norm, weight_attributes, weight_of
 
 IS_UNREAD = "torch's recurrent layers do not read parametrized weights"
 _SHOWN = 8
 """Names that a line lists."""
 _BEHIND_PARAMETRIZATIONS = re.compile(r"\bparametrizations\.(\w+)\.original\d*$")
-_NOT_SELECTED = "not selected by `weights`"
+NOT_SELECTED = "not selected by `weights`"
 _OTHER_NAME = (
     "parameters that are not known as weights of their modules; a row in predicates.WEIGHT_NAMES makes weights of them"
 )
@@ -39,19 +39,25 @@ class LeftFloat:
     Attributes:
         name: of a weight qualified, as a point would have; of an input that of the forward's argument.
         reason: why.
-        kind: ``"weight"`` or ``"input"``.
+        kind: ``"weight"``, ``"input"`` or ``"call"``.
+        num_elements: of a weight how many numbers it has; 0 of others.
     """
 
     name: str
     reason: str
     kind: str = "weight"
+    num_elements: int = 0
 
 
 def left_float(network: nn.Module, quantized: Iterable[tuple[nn.Module, str]]) -> tuple[LeftFloat, ...]:
     """The weights of ``network`` that are not ``quantized``, modules with names of weights."""
     done = {(id(module), attribute) for module, attribute in quantized}
     return tuple(
-        LeftFloat(f"{name}.{attribute}" if name else attribute, _reason(name, module, attribute))
+        LeftFloat(
+            f"{name}.{attribute}" if name else attribute,
+            _reason(name, module, attribute),
+            num_elements=_size(name, module, attribute),
+        )
         for name, module in network.named_modules()
         if "parametrizations" not in name.split(".")
         for attribute in _matrices(module)
@@ -72,6 +78,13 @@ def _matrices(module: nn.Module) -> Iterator[str]:
     yield from (attribute for attribute in chains if attribute in weight_attributes(module))
 
 
+def _size(name: str, module: nn.Module, attribute: str) -> int:
+    held = module._parameters.get(attribute)
+    tensor = module.__dict__.get(attribute) if held is None else held
+    tensor = weight_of(name, module, attribute) if tensor is None else tensor
+    return 0 if tensor is None else tensor.numel()
+
+
 def _reason(name: str, module: nn.Module, attribute: str) -> str:
     hooked = computed_by_hooks(module)
     if attribute in hooked:
@@ -82,7 +95,7 @@ def _reason(name: str, module: nn.Module, attribute: str) -> str:
         return _OTHER_NAME
     if is_unread(module, attribute):
         return IS_UNREAD
-    return float_reason(name, module) or _NOT_SELECTED
+    return float_reason(name, module) or NOT_SELECTED
 
 
 def is_unread(module: nn.Module, attribute: str) -> bool:
@@ -102,9 +115,9 @@ def computed_by_hooks(module: nn.Module) -> dict[str, str]:
 
 
 def left_float_text(left: Sequence[LeftFloat]) -> str:
-    """What is ``left`` float under the reasons, a line each; empty for none."""
+    """What is ``left`` float under the reasons, a line each, the largest first; empty for none."""
     by_reason: dict[tuple[str, str], list[str]] = {}
-    for one in left:
+    for one in sorted(left, key=lambda one: -one.num_elements):
         by_reason.setdefault((one.kind, one.reason), []).append(one.name)
     lines = [f"{kind}s left float: {_listed(names)} ({reason})" for (kind, reason), names in by_reason.items()]
     return "\n".join(lines)
@@ -134,5 +147,9 @@ def _spans(network: nn.Module) -> Iterator[tuple[int, int, str]]:
         if alike not in seen:
             seen.add(alike)
             length = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-            plain = _BEHIND_PARAMETRIZATIONS.sub(r"\1", name)
-            yield tensor.data_ptr(), tensor.data_ptr() + length * tensor.element_size(), plain
+            yield tensor.data_ptr(), tensor.data_ptr() + length * tensor.element_size(), plain_name(name)
+
+
+def plain_name(parameter: str) -> str:
+    """The name of a parameter without what parametrizations put into it."""
+    return _BEHIND_PARAMETRIZATIONS.sub(r"\1", parameter)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qexplore._choices import choice_name
+from qexplore._coverage import Coverage
 from qexplore._table import Framed, Rows, record_rows, text_table
 from qexplore.model.left_float import LeftFloat, left_float_text
+from qexplore.model.left_out import LeftOut, left_out_text
 from qexplore.model.points import QuantizationPoint
 from qexplore.quant import TensorQuantizer
 
@@ -35,6 +37,9 @@ class Plan(Framed):
         left_float: inputs that are not quantized though they might be, and, where weights are quantized, those of two
             axes or more that are not, with the reasons.
         notes: sentences about weights that share memory.
+        coverage: which share of the network is at these points; of what a forward does once data was seen.
+        left_out: what else could be at points, by kind the largest first: outputs of modules, what modules read, calls
+            of functions, weights.
     """
 
     network: str
@@ -42,6 +47,8 @@ class Plan(Framed):
     points: tuple[PlannedPoint, ...]
     left_float: tuple[LeftFloat, ...] = ()
     notes: tuple[str, ...] = ()
+    coverage: Coverage | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     def _frame_rows(self) -> Rows:
         points, rows = record_rows(QuantizationPoint, (planned.point for planned in self.points))
@@ -49,23 +56,18 @@ class Plan(Framed):
         return [*points, *settings[1:]], [(*row, *more[1:]) for row, more in zip(rows, values, strict=True)]
 
     def __str__(self) -> str:
-        rows = [_row(planned) for planned in self.points]
+        rows = [_row(one) for one in self.points]
         header = ("#", "point", "type", "shape", "calls", "num_bits", "sign", "amax")
         title = f"{self.network}: {len(rows)} quantization points, selected by {self.predicate}"
-        parts = title, text_table(header, rows, numeric=(0, 4, 5, 7)), left_float_text(self.left_float), *self.notes
+        table = text_table(header, rows, numeric=(0, 4, 5, 7))
+        coverage = str(self.coverage or "")
+        parts = title, table, coverage, left_out_text(self.left_out), left_float_text(self.left_float), *self.notes
         return "\n".join(part for part in parts if part)
 
 
-def make_plan(
-    network: str,
-    predicate: str,
-    points: Sequence[QuantizationPoint],
-    quantizers: Mapping[str, TensorQuantizer],
-    left_float: tuple[LeftFloat, ...] = (),
-    notes: tuple[str, ...] = (),
-) -> Plan:
-    """The plan of a wrapped network, from its points and their quantizers in the same order."""
-    planned = [
+def planned(points: Sequence[QuantizationPoint], quantizers: Mapping[str, TensorQuantizer]) -> tuple[PlannedPoint, ...]:
+    """The rows of a plan, from points and their quantizers in the same order."""
+    return tuple(
         PlannedPoint(
             point,
             quantizer.code if quantizer.is_active else 0,
@@ -75,8 +77,7 @@ def make_plan(
             None if quantizer.amax is None else float(quantizer.amax.max()),
         )
         for point, quantizer in zip(points, quantizers.values(), strict=True)
-    ]
-    return Plan(network, predicate, tuple(planned), left_float, notes)
+    )
 
 
 def _row(planned: PlannedPoint) -> tuple[str, ...]:

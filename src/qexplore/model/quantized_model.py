@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+from qexplore._coverage import Coverage
 from qexplore.model.alone import alone
 from qexplore.model.arithmetic import measuring
 from qexplore.model.calibrating import calibrate
 from qexplore.model.calibration import CalibrationReport
+from qexplore.model.covering import covered
 from qexplore.model.examples import Examples
 from qexplore.model.inputs import Loader, Placement, Unpack
 from qexplore.model.left_float import left_float, overlaps
 from qexplore.model.observation import CallCounter, refuse_never_called
 from qexplore.model.passes import Pass
-from qexplore.model.plan import Plan, make_plan
+from qexplore.model.plan import Plan, planned
 from qexplore.model.state import undone_on_failure
 from qexplore.model.unpacking import unpacking
 from qexplore.model.wrapped import WrappedNetwork
@@ -137,7 +139,10 @@ class QuantizedModel(WrappedNetwork):
 
     @alone
     def describe(self, example_input: Any = None) -> Plan:
-        """The plan: every point with its type, shape, calls, choice, sign and amax; weights left float, and why.
+        """The plan: every point with its type, shape, calls, choice, sign and amax, and what stays float.
+
+        That is the share of the network that is at points (`coverage`), weights and masks that are at none with the
+        reasons, and what the predicates could have taken. It takes one more forward, of one sample.
 
         Args:
             example_input: a tensor, a tuple of positional or a dict of keyword arguments; run once in full precision.
@@ -155,7 +160,19 @@ class QuantizedModel(WrappedNetwork):
         passed_over, notes = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
         notes = *notes, *self.found_notes, *([self.scheme.searched] if self.scheme else [])
         name, left = type(self.model).__name__, (*self.inputs_left_float, *passed_over)
-        return make_plan(name, self._predicate_text, self.points, self.fake_quantizers, left, notes)
+        rows = planned(self.points, self.fake_quantizers)
+        return Plan(name, self._predicate_text, rows, left, notes, *covered(self))
+
+    def coverage(self, example_input: Any = None) -> Coverage:
+        """Which share of the network is at points: of parameters, multiply-accumulates and activations.
+
+        Args:
+            example_input: as for `describe`, which shows the same beside the points.
+
+        Raises:
+            SelectionError: as `describe`.
+        """
+        return cast(Coverage, self.describe(example_input).coverage)
 
     def _note(self, examples: Examples, called: set[str]) -> None:
         never = [name for name in self._modules_of_points if name not in called]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from qexplore.cost.provenance import aten_name
+from qexplore.tape.provenance import aten_name
 
 Product = tuple[int, Tensor | None, Tensor | None]
 """Multiply-accumulates, and what is multiplied; None for a tensor that lies within the operation."""

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from qexplore.cost.moments import Sources
+from qexplore.tape.reading import Given, Read, Region
 
-Factors = tuple[str, Sources, Sources]
-"""The operation that multiplied, and where its operands come from."""
+Sources = tuple[int, ...]
+"""Points that values come from, by rising index; empty where they come from none."""
+
+Reader = str | tuple[str, str]
+"""What reads tensors at points: a module by its name, or a call as its module and its own name."""
+
+Factors = tuple[str, tuple[Sources, Sources], tuple[bool, bool]]
+"""The operation that multiplied, where its operands come from, and which of them are weights."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class Value:
         read_at: points that modules read it at.
         is_read_elsewhere: whether an operation outside these modules reads it too.
         factors: what was multiplied, number by number, to make it, until a sum makes that a product to count.
+        reads: what operations compute with, by the part of the memory.
+        copy_of: what holds the same numbers, and which part of it they are.
+        made_by: the call or module that made it.
+        given_by: the call or module that gave it first, and what kind that is; None before.
     """
 
     num_bytes: int
@@ -66,3 +76,17 @@ class Value:
     read_at: set[int] = field(default_factory=set)
     is_read_elsewhere: bool = False
     factors: Factors | None = None
+    reads: dict[Region, Read] = field(default_factory=dict)
+    copy_of: tuple[Value, Region] | None = None
+    made_by: str = ""
+    given_by: tuple[Given, str] | None = None
+
+    def part(self, region: Region) -> tuple[Value, Region]:
+        """Whose numbers a part of it has: of a whole copy the original's."""
+        return self.copy_of if self.copy_of is not None and region[1] == self.num_elements else (self, region)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it has numbers of its own that are at no point, where they are made or where they are read."""
+        read_at_points = bool(self.reads) and all(read.is_quantized for read in self.reads.values())
+        return not (self.copy_of or self.origin.sources or self.origin.is_constant or read_at_points)

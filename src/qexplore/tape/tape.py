@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.module_tracker import ModuleTracker
 
 from qexplore._trees import tensors_of
-from qexplore.cost.moments import Sources
-from qexplore.cost.operations import Operation
-from qexplore.cost.products import is_product, multiplies_nothing, products
-from qexplore.cost.provenance import (
+from qexplore.tape.operation import Operation
+from qexplore.tape.products import is_product, multiplies_nothing, products
+from qexplore.tape.provenance import (
     adds,
     counts_up,
     fills,
@@ -36,8 +32,8 @@ from qexplore.cost.provenance import (
     takes_first,
     written_by,
 )
-from qexplore.cost.values import Factors, Origin, Value
-from qexplore.model import Site, calls_reading
+from qexplore.tape.reading import Given, Read, computed_with, region_of
+from qexplore.tape.values import Factors, Origin, Reader, Sources, Value
 
 _UNKNOWN, _CONSTANT = Origin(), Origin(is_constant=True)
 
@@ -49,6 +45,19 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         weights: the float parameters at points, with their points' indices.
         fixed: parameters and buffers; what is made of these alone is the same for every sample.
         tracker: knows which modules run; entered by `recording`, since torch enters a mode again for every operation.
+        call: names the call of a function that is made now; "" for none, or where nobody follows them.
+        reading: gives the calls that read operands at points now.
+
+    Attributes:
+        operations: what was multiplied.
+        not_counted: operations without a formula, and how often each ran.
+        missing: those of them that may have products, and how many numbers they gave.
+        weights_read: points of weights that operations on data read.
+        moments: what is alive after each operation.
+        additions: points that come together in sums.
+        kernels: modules and calls that multiply what lies within one operation.
+        reads: numbers that operations compute with.
+        given: what modules and calls have given, each under the first that did.
     """
 
     supports_higher_order_operators = True
@@ -58,7 +67,14 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # To have a mode skipped by its compiler, torch loads all of that, seconds; see `_without_compiler`.
         return False
 
-    def __init__(self, weights: Mapping[nn.Parameter, int], fixed: Iterable[Tensor], tracker: ModuleTracker) -> None:
+    def __init__(
+        self,
+        weights: Mapping[nn.Parameter, int],
+        fixed: Iterable[Tensor],
+        tracker: ModuleTracker,
+        call: Callable[[], str] = str,
+        reading: Callable[[], Iterable[Reader]] = tuple,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.not_counted: Counter[str] = Counter()
@@ -66,17 +82,21 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.weights_read: set[int] = set()
         self.moments: list[tuple[Value, ...]] = []
         self.additions: list[frozenset[int]] = []
+        self.kernels: dict[str, None] = {}
+        self.reads: list[Read] = []
+        self.given: list[Value] = []
         self._weights: dict[int | None, list[tuple[tuple[int, int], int]]] = {}
         for weight, index in weights.items():  # several may share memory, as those of a recurrent layer on a GPU
             self._weights.setdefault(storage_key(weight), []).append((reach(weight), index))
         self._fixed = {storage_key(tensor) for tensor in fixed} - {None}
         self._alive: dict[int, Value] = {}
         self._references: dict[int, Any] = {}
-        self._read_as: dict[int, dict[int, frozenset[str | Site]]] = {}
+        self._read_as: dict[int, dict[int, frozenset[Reader]]] = {}
         self._values_read: list[Value] = []
         self._tracker = tracker
+        self._call, self._reading = call, reading
 
-    def mark_read(self, point: int, readers: Iterable[str | Site], tensors: Iterable[Tensor]) -> None:
+    def mark_read(self, point: int, readers: Iterable[Reader], tensors: Iterable[Tensor]) -> None:
         """Note that ``readers``, modules by name and calls, get ``tensors`` as they are at a point."""
         for tensor in tensors:
             key = storage_key(tensor)
@@ -122,12 +142,15 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         name = operation_name(func)
         read = tensors_of((args, kwargs))
-        written = written_by(func, args, kwargs)
-        is_fixed = self._follow_fixed(name, read, [*written, *tensors_of(result)])
-        if written or not _is_view(read, result):  # who looks at a tensor in another shape has not read it yet
+        written, made = written_by(func, args, kwargs), tensors_of(result)
+        is_fixed = self._follow_fixed(name, read, [*written, *made])
+        is_view = not written and _is_view(read, made)
+        if not is_view:  # who looks at a tensor in another shape has not read it yet
             self._note_reading(read)
         if not is_fixed:
             self._count(name, func, args, kwargs, result)
+            if not is_view:
+                self._note_computing(func, name, args, read, made)
             self.weights_read.update(point for tensor in read for point in self._weights_in(tensor))
         varying = [tensor for tensor in read if _has_fractions(tensor)]
         if sums(name) and varying and not is_fixed:
@@ -143,7 +166,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not (is_product(func) or hands_on(name) or fills(name)) and varying:
             self._leave_out(func, name, [tensor for tensor in changed if _has_fractions(tensor)])
         for tensor in changed[:1]:
-            self._alive[storage_key(tensor) or 0].factors = factors
+            value = self._alive[storage_key(tensor) or 0]
+            value.factors = factors
+            value.copy_of = self._original(read[0]) if name == "aten.clone" and read else None
 
     def _follow_fixed(self, name: str, read: list[Tensor], made: list[Tensor]) -> bool:
         """Whether an operation makes something of parameters alone, as the weight behind a parametrization.
@@ -167,7 +192,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _factors(self, name: str, read: list[Tensor]) -> Factors | None:
         """What is multiplied, number by number, in what an operation makes of ``read``."""
         if multiplies(name) and len(read) == 2 and all(tensor.dim() for tensor in read):
-            return name, self._sources(read[0]), self._sources(read[1])
+            return name, self._both_sources(*read), (self._is_fixed(read[0]), self._is_fixed(read[1]))
         if name != "aten.clone":  # by contiguous() or reshape()
             return None
         copied = self._alive.get(storage_key(read[0]) or 0) if read else None
@@ -177,9 +202,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Count an elementwise product that is summed up, as `torch.linalg.vecdot` is."""
         value = self._alive.get(storage_key(summed) or 0)
         if value is not None and value.factors is not None:
-            name, *operands = value.factors
+            name, operands, of_weights = value.factors
             self.operations.append(
-                Operation(self._module(), "aten.mul", value.num_elements, (operands[0], operands[1]))
+                Operation(self._module(), "aten.mul", value.num_elements, operands, of_weights, self._call())
             )
             self.not_counted[name] -= 1
             value.factors = None
@@ -188,8 +213,47 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not is_product(func):
             return
         for macs, left, right in products(func, args, kwargs, result):
-            operands = self._sources(left), self._sources(right)
-            self.operations.append(Operation(self._module(), name, macs, operands))
+            if left is None or right is None:
+                self.kernels.setdefault(self._place())
+            of_weights = self._is_fixed(left), self._is_fixed(right)
+            operands = self._both_sources(left, right)
+            self.operations.append(Operation(self._module(), name, macs, operands, of_weights, self._call()))
+
+    def _is_fixed(self, tensor: Tensor | None) -> bool:
+        return tensor is not None and storage_key(tensor) in self._fixed
+
+    def _note_computing(self, func: Any, name: str, args: Any, read: list[Tensor], made: list[Tensor]) -> None:
+        """Note the numbers that an operation computes with, where it moves none and looks at several."""
+        varying = [tensor for tensor in read if tensor.is_floating_point() and not self._is_fixed(tensor)]
+        for tensor in computed_with(func, name, args, varying, made):
+            self._note_read(tensor)
+
+    def _note_read(self, tensor: Tensor) -> None:
+        original = self._original(tensor)
+        if original is None or self._origin_of(tensor).is_constant:
+            return
+        (value, region), reader = original, self._place()
+        is_argument = not self._call() and value.made_by != reader
+        is_quantized = bool(self._sources(tensor))
+        known = value.reads.get(region)
+        if known is None:
+            value.reads[region] = Read(min(region[1], value.num_elements), is_quantized, reader, is_argument)
+            self.reads.append(value.reads[region])
+        elif known.is_quantized and not is_quantized:
+            known.is_quantized, known.reader, known.is_argument = False, reader, is_argument
+
+    def _original(self, tensor: Tensor) -> tuple[Value, tuple[int, int]] | None:
+        """What holds the numbers of ``tensor``, and which part of it they are."""
+        value = self._alive.get(storage_key(tensor) or 0)
+        return None if value is None else value.part(region_of(tensor))
+
+    def note_given(self, kind: Given, name: str, tree: Any) -> None:
+        """Note that a module or a call gives the tensors in ``tree``: those that none inside it gave before."""
+        for tensor in tensors_of(tree):
+            value = self._alive.get(storage_key(tensor) or 0) if tensor.is_floating_point() else None
+            if value is not None and value.given_by is None and not self._is_fixed(tensor):
+                value.given_by = kind, name
+                self.given.append(value)
 
     def _origin(self, name: str, read: list[Tensor]) -> Origin:
         """Where the values come from that an operation makes of ``read``."""
@@ -218,7 +282,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if key is not None and key in self._alive:
                 before = self._alive[key]
                 self._read_as.pop(key, None)
-                self._alive[key] = Value(before.num_bytes, before.num_elements, origin)
+                self._alive[key] = Value(before.num_bytes, before.num_elements, origin, made_by=self._place())
                 changed.append(tensor)
         return changed
 
@@ -235,7 +299,13 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # Integers are counted in their own dtype: no quantizer sees them.
             own = origin if tensor.is_floating_point() else _UNKNOWN
             num_bytes = int(storage.nbytes())
-            self._alive[key] = Value(num_bytes, num_bytes // tensor.element_size(), own, is_by_product=is_by_product)
+            self._alive[key] = Value(
+                num_bytes,
+                num_bytes // tensor.element_size(),
+                own,
+                is_by_product=is_by_product,
+                made_by=self._place(),
+            )
             self._references[key] = weakref.ref(storage, _Forget(self, key))
             made.append(tensor)
         return made
@@ -255,8 +325,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         points = self._read_as.get(key)
         if not points:
             return None
-        running = {*(name.partition(".")[2] for name in self._tracker.parents), *calls_reading()}
+        running = {*(name.partition(".")[2] for name in self._tracker.parents), *self._reading()}
         return next((point for point, readers in points.items() if not readers.isdisjoint(running)), None)
+
+    def _both_sources(self, left: Tensor | None, right: Tensor | None) -> tuple[Sources, Sources]:
+        return self._sources(left), self._sources(right)
 
     def _sources(self, tensor: Tensor | None) -> Sources:
         return () if tensor is None else self._origin_of(tensor).sources
@@ -280,6 +353,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         start, end = reach(tensor)
         return [index for (first, behind), index in self._weights[key] if first < end and start < behind]
 
+    def _place(self) -> str:
+        """The call of a function that is made now, or the module that runs."""
+        return self._call() or self._module()
+
     def _module(self) -> str:
         """The innermost module that runs now, ``""`` for the network itself."""
         deepest = max(self._tracker.parents - {"Global"}, key=lambda name: (name.count("."), name), default="")
@@ -291,44 +368,6 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._read_as.pop(key, None)
         self._fixed.discard(key)
         self._references.pop(key, None)
-
-
-@contextmanager
-def recording(network: nn.Module, weights: Mapping[nn.Parameter, int] | None = None) -> Iterator[Tape]:
-    """A tape of what ``network`` runs in a block; ``weights`` are its parameters at points, with their indices."""
-    fixed = itertools.chain(network.parameters(), network.buffers())
-    parts = _without_compiler(), _without_fused_attention()
-    with parts[0], parts[1], _Modules() as tracker, Tape(weights or {}, fixed, tracker) as tape:
-        yield tape
-
-
-@contextmanager
-def _without_fused_attention() -> Iterator[None]:
-    """Attention and transformer layers run in the parts that they consist of, which can be counted and followed."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _without_compiler() -> AbstractContextManager[Any]:
-    """Functions that were compiled run as they are written, where there can be any."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-        return nullcontext()
-    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return eager
-
-
-class _Modules(ModuleTracker):
-    """Without the hooks for a backward, which die on a view of a parameter that is passed to a module."""
-
-    def _fw_pre_hook(self, mod: nn.Module, input: Any) -> None:
-        self.parents.add(self._get_mod_name(mod))  # type: ignore[no-untyped-call]
-
-    def _fw_post_hook(self, mod: nn.Module, input: Any, output: Any) -> None:
-        self.parents.discard(self._get_mod_name(mod))  # type: ignore[no-untyped-call]
 
 
 class _Forget:
@@ -347,10 +386,10 @@ def _covers_its_storage(tensor: Tensor) -> bool:
     return bool(tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes())
 
 
-def _is_view(read: list[Tensor], result: Any) -> bool:
+def _is_view(read: list[Tensor], made: list[Tensor]) -> bool:
     """Whether an operation has made nothing but other shapes of what it was given."""
-    made = {storage_key(tensor) for tensor in tensors_of(result)}
-    return bool(made) and made <= {storage_key(tensor) for tensor in read}
+    keys = {storage_key(tensor) for tensor in made}
+    return bool(keys) and keys <= {storage_key(tensor) for tensor in read}
 
 
 def _has_fractions(tensor: Tensor) -> bool:
