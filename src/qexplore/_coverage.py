@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from qexplore._table import Framed, Rows, text_table
-
 LISTED = 8
 """So many of the largest parts that stay float are named."""
+_IN_A_LINE = 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CoveredShare:
 
 
 @dataclass(frozen=True)
-class Coverage(Framed):
+class Coverage:
     """Which share of a network is at quantization points, whatever their present widths; ``print`` shows it.
 
     A point that was disabled by hand counts as none. All but the parameters is of one sample, in the mean over the
@@ -89,22 +89,31 @@ class Coverage(Framed):
 
     @property
     def line(self) -> str:
-        """The shares in one line."""
-        return ", ".join(f"{words} {_percent(share)}" for words, share in self.shares.items())
-
-    def _frame_rows(self) -> Rows:
-        return ["kind", "share", "quantized", "total"], [
-            (words, share.share, share.quantized, share.total) for words, share in self.shares.items()
+        """The shares in one line, with the largest parts that stay float."""
+        shares = ", ".join(f"{words} {percent(share)}" for words, share in self.shares.items())
+        left = [
+            f"{words} {listing(share.largest_float[:_IN_A_LINE], share.num_float)}"
+            for words, share in self.shares.items()
+            if share.num_float
         ]
+        return f"{shares}; left float: {'; '.join(left)}" if left else shares
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         rows = [
-            (words, _percent(one), amount_text(one.quantized), amount_text(one.total))
+            (words, percent(one), amount_text(one.quantized), amount_text(one.total))
             for words, one in self.shares.items()
         ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        told = [
+            f"  {words:{widths[0]}}  {share:>{widths[1]}}  {quantized:>{widths[2]}} of {total:>{widths[3]}}"
+            for words, share, quantized, total in rows
+        ]
         left = [f"{words} left float: {one.float_text}" for words, one in self.shares.items() if one.float_text]
-        table = text_table(("coverage", "quantized", "of them", "of all"), rows, numeric=(1, 2, 3))
-        return "\n".join([table, *left, *([f"not counted: {self.not_counted}"] if self.not_counted else [])])
+        gap = [f"not counted: {self.not_counted}"] if self.not_counted else []
+        return "\n".join(["quantized:", *told, *left, *gap])
 
 
 _WORDS = {
@@ -131,8 +140,8 @@ def whole(number: float) -> float:
     return round(number) if number == round(number) else number
 
 
-def _percent(one: CoveredShare) -> str:
-    """Never 100 % where something stays float, nor 0 % where something does not."""
+def percent(one: CoveredShare) -> str:
+    """The share in words. Never 100 % where something stays float, nor 0 % where something does not."""
     if not one.total:
         return "none"
     shown = f"{one.share:.1%}"

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from qexplore._coverage import Coverage, CoveredShare
 from qexplore._fingerprint import Fingerprint
 from qexplore.errors import FrontError, FrontFileError
 from qexplore.front import Front, FurtherMetric
@@ -105,6 +106,37 @@ def test_front_written_before_models_were_told_apart_loads_without_a_fingerprint
     told = replace(front, fingerprint=Fingerprint("Net", "a", "b", "c", "d"))
     told.save(tmp_path / "front.json")
     assert Front.load(tmp_path / "front.json").fingerprint == told.fingerprint
+
+
+COVERAGE = Coverage(
+    CoveredShare(60, 67, (("stem.bias", 2), ("conv.bias", 2)), 3),
+    CoveredShare(870, 870),
+    CoveredShare(864.5, 870, (("head", 5.5),), 1),
+    not_counted="products of aten.x (4) numbers, for which there is no formula",
+)
+
+
+def test_front_written_before_coverage_was_told_loads_without_it(tmp_path):
+    front = Front.load(ASSETS / "front-v7.json")
+
+    assert front.coverage is None and "coverage" not in str(front)
+    told = replace(front, coverage=COVERAGE)
+    told.save(tmp_path / "front.json")
+    assert Front.load(tmp_path / "front.json").coverage == COVERAGE
+    assert (
+        "coverage: parameters 89.6%, MACs by weight 100.0%, MACs by activation 99.4%; left float: parameters stem.bias "
+        "(2), conv.bias (2) and 1 more; MACs by activation head (5.5)"
+    ) in str(told).splitlines()
+
+
+@pytest.mark.parametrize("coverage", ["all", {"parameters": {"quantized": "x", "total": 1}}, {}, 7, {"parameters": 1}])
+def test_a_coverage_that_is_none_is_refused(coverage, tmp_path):
+    with pytest.raises(FrontError, match="coverage must be that of a model"):
+        a_front(coverage=coverage)
+    file = tmp_path / "front.json"
+    file.write_text(json.dumps(json.loads(saved_text(a_front(), file)) | {"coverage": coverage}))
+    with pytest.raises(FrontFileError, match="is damaged.*coverage"):
+        Front.load(file)
 
 
 @pytest.mark.parametrize("fingerprint", ["3f2a", {"network": "Net"}, {"network": 1}, 7])

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
-import torch
-from counted_networks import Counted, Encoder, Functional, Recurrent, Residual, counted
-from torch import Tensor, nn
-from torch.nn import functional as F
+from counted_networks import Counted, counted
 
 import qexplore as qx
 from qexplore import predicates

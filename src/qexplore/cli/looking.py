@@ -74,7 +74,18 @@ def _look(source: Path, run: int | None, limit: int, *, with_facts: bool = False
 
 
 def _run_facts(run: Any) -> dict[str, Any]:
-    names = ("id", "state", "stopped_by", "algorithm", "seconds", "num_evaluations", "hypervolume", "budget", "notes")
+    names = (
+        "id",
+        "state",
+        "stopped_by",
+        "algorithm",
+        "seconds",
+        "num_evaluations",
+        "hypervolume",
+        "budget",
+        "notes",
+        "coverage",
+    )
     return {name: getattr(run, name) for name in names}
 
 

@@ -32,6 +32,7 @@ _OF_EXPLORATION = (
     "engine",
     "early_stop",
     "judge",
+    "coverage",
     "failure_summary",
     "notes",
 )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
+from qexplore._coverage import Coverage
 from qexplore._table import Framed, Rows
 from qexplore.distributed import WorkersReport
 from qexplore.evaluation import Clipping, Evaluation, clipping_text
@@ -117,6 +118,11 @@ class Exploration(Framed):
     study: str = ""
     workers: WorkersReport | None = field(default=None, repr=False)
     unverified: tuple[Evaluation, ...] = field(default=(), repr=False)
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """Which share of the network was searched: what is at quantization points; ``front.coverage``."""
+        return self.front.coverage
 
     @property
     def optimism_gap(self) -> float | None:

@@ -225,6 +225,7 @@ def _searched(
         verification.front,
         uniform=run.uniform if goal is None and len(run.uniform) else None,
         empty_because="" if len(verification.front) else why_empty(problem),
+        coverage=recording.coverage,
     )
     report = Report(front, 0 if reporter is None else reporter.num_floats)
     if reporter is not None and front.verified:  # whoever interrupted the verification wants no more of it

@@ -15,6 +15,7 @@ import numpy as np
 
 from qexplore._arguments import checked_name, checked_switch
 from qexplore._clock import Clock
+from qexplore._coverage import Coverage
 from qexplore._random import stream
 from qexplore._version import __version__
 from qexplore.cost import ADDITIVE_NAMES, AdditiveTable, Cost, SeparableCost, build_costs
@@ -70,7 +71,12 @@ class Unrecorded:
     Args:
         problem: what is searched.
         workers: measure in the place of this process, where there are any.
+
+    Attributes:
+        coverage: of the problem's model; None until it was asked for.
     """
+
+    coverage: Coverage | None = None
 
     def __init__(self, problem: LayerwiseQuantizationProblem, workers: Spread | None = None) -> None:
         self._workers = workers
@@ -192,8 +198,10 @@ def recorded(
     Raises:
         StudyError: the file cannot be had, or was measured otherwise.
     """
+    coverage = problem.model.coverage()
     if file is None:
         recording = Unrecorded(problem, workers)
+        recording.coverage = coverage
         try:
             yield recording
         finally:
@@ -203,12 +211,14 @@ def recorded(
     with opened_for(measured_by(problem), file.path, share=file.share, on_mismatch=file.on_mismatch) as store:
         identity = settings_of(problem, settings, initial, goal)
         further = _further_budget(store, identity, budget)
-        run, was_there = store.begin_run(identity, budget.limits if further is None else further, _facts(problem))
+        limits = budget.limits if further is None else further
+        run, was_there = store.begin_run(identity, limits, _facts(problem) | {"coverage": asdict(coverage)})
         recorder = Recorder(store, run.id, clock, _measured_costs(problem), is_shared=file.share)
         if further is None:
             recorder.tell("resumed" if was_there else "began", "")
             recorder.tell(NOTES, json.dumps(clipping_notes(problem.clipping)))
         recording = Recorded(problem, recorder, workers, is_part=further is not None)
+        recording.coverage = coverage
         recorder.keep(recording.problem.evaluations)
         try:
             yield recording

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qexplore._arguments import checked_switch
+from qexplore._coverage import Coverage
 from qexplore._direction import Directed
 from qexplore._fingerprint import Fingerprint
 from qexplore.errors import FrontError
@@ -87,6 +88,7 @@ class FrontArrays(Directed):
     empty_because: str = ""  # why no candidate is on an empty front, and the way out
     arithmetic: str = ""  # what it was measured in, in words: full float32, or torch's settings; "" where unknown
     fingerprint: Fingerprint | None = None  # of the model that it was found on; None where unknown
+    coverage: Coverage | None = None  # which share of that model is at its points; None where unknown
     # What measured it; within a process only: a file, a pickle or a copy knows it by name.
     metric: Any = field(default=None, repr=False, compare=False)
     # What decided between points that the search set cannot tell apart, in words, as a study says it; in no file.
@@ -99,6 +101,7 @@ class FrontArrays(Directed):
             if not isinstance(getattr(self, name), wanted):
                 raise FrontError(f"Front: {name} must be a {wanted.__name__}, got {getattr(self, name)!r}.")
         self._set("fingerprint", checks.checked_fingerprint(self.fingerprint))
+        self._set("coverage", checks.checked_coverage(self.coverage))
         for name in ("min_accuracy", "float_accuracy", "report_float_accuracy"):
             self._set(name, checks.checked_score(name, getattr(self, name)))
         self._set("num_bits", checks.checked_codes(self.num_bits, self.point_names))

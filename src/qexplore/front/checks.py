@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qexplore._arguments import is_number
 from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS
+from qexplore._coverage import Coverage
 from qexplore._fingerprint import Fingerprint
 from qexplore.errors import FrontError
 
@@ -170,3 +171,11 @@ def checked_fingerprint(value: Any) -> Fingerprint | None:
         return Fingerprint.read(value)
     except TypeError as error:
         raise FrontError(f"Front: fingerprint must be that of a model, got {value!r}: {error}.") from error
+
+
+def checked_coverage(value: Any) -> Coverage | None:
+    """A coverage, from its record or from what a file holds; None where it is not known."""
+    try:
+        return Coverage.read(value)
+    except TypeError as error:
+        raise FrontError(f"Front: coverage must be that of a model, got {_short(value)}: {error}.") from error

@@ -22,8 +22,8 @@ _FORMAT = "qexplore-front"
 # Version 3 holds the scores of further metrics. Version 4 holds the uniform candidates, with what was measured of them
 # and of the float network on the report set, and why an empty front is empty. Version 5 holds how these candidates
 # differ from each other there, and which limits they break. Version 6 says which arithmetic it was measured in.
-# Version 7 holds the fingerprint of the model.
-_VERSION = 7
+# Version 7 holds the fingerprint of the model. Version 8 says which share of it is at points.
+_VERSION = 8
 _FIELDS = tuple(field.name for field in fields(FrontArrays) if field.compare)  # one more needs a new version
 _SINCE = {
     **dict.fromkeys(("further", "further_scores", "report_further_scores"), 3),
@@ -33,6 +33,7 @@ _SINCE = {
     **dict.fromkeys(("report_between", "broken_limits"), 5),
     "arithmetic": 6,
     "fingerprint": 7,
+    "coverage": 8,
 }
 # JSON has no NaN: in these fields, where NaN means "not known", null stands for it.
 _UNKNOWN_ALLOWED = (
@@ -60,7 +61,9 @@ def _entries(front: FrontArrays) -> dict[str, Any]:
     entries = {name: _plain(getattr(front, name)) for name in _FIELDS}
     uniform = None if front.uniform is None else _entries(front.uniform)
     fingerprint = None if front.fingerprint is None else asdict(front.fingerprint)
-    return entries | {"further": list(map(asdict, front.further)), "uniform": uniform, "fingerprint": fingerprint}
+    coverage = None if front.coverage is None else asdict(front.coverage)
+    records = {"further": list(map(asdict, front.further)), "fingerprint": fingerprint, "coverage": coverage}
+    return entries | records | {"uniform": uniform}
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -91,7 +91,8 @@ def _header(front: FrontArrays) -> str:
     if floats is None and front.judge and len(front) and front.uniform is None:  # nobody says so below
         report = ["scores are of the search set, which chose the points"]
     judge = [f"judge: {front.judge}"] * bool(front.judge)
-    return "\n".join([head, *judge, *report, *(f"further: {words}" for words in further)])
+    coverage = [] if front.coverage is None else [f"coverage: {front.coverage.line}"]
+    return "\n".join([head, *judge, *coverage, *report, *(f"further: {words}" for words in further)])
 
 
 def _of_report(front: FrontArrays, floats: float) -> str:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexplore._choices import choice_name, stored_bits
+from qexplore._coverage import Coverage, percent
+from qexplore._coverage import amount_text as count_text
 from qexplore.front import (
     OFF,
     BitsSaved,
@@ -177,6 +179,18 @@ def front_facts(front: Front) -> Facts:
     if front.fingerprint is not None:
         facts += [("network", front.fingerprint.network), ("weights", front.fingerprint.weights)]
     return tuple(facts)
+
+
+def coverage_facts(coverage: Coverage | None) -> tuple[tuple[str, Facts], ...]:
+    """Which share of the network is at points, kind by kind, and what stays float; nothing where it is not known."""
+    if coverage is None:
+        return ()
+    shares = [
+        (words, f"{percent(one)} ({count_text(one.quantized)} of {count_text(one.total)})", one.float_text)
+        for words, one in coverage.shares.items()
+    ]
+    told = [(words, f"{share}; left float: {left}" if left else share) for words, share, left in shares]
+    return (("Coverage", (*told, *([("not counted", coverage.not_counted)] if coverage.not_counted else []))),)
 
 
 def row_fields(front: Front) -> tuple[str, ...]:

@@ -152,6 +152,7 @@ class Answer(Directed):
             "further": tuple(self._further),
             "further_scores": known.further if self._further else None,
             "arithmetic": facts["arithmetic"],
+            "coverage": self._run.coverage,
             "fingerprint": Fingerprint(**{name: fingerprint[name] for name in names})
             if set(names) <= set(fingerprint)
             else None,
@@ -165,7 +166,8 @@ class Answer(Directed):
         place = {key: number for number, key in enumerate(row_keys(known.candidates)) if key in wanted}
         found = [place[key] for key in wanted if key in place]
         rows = known.rows(np.array(found, dtype=np.int64))
-        return Front(**self._fields(rows), broken_limits=self._question.broken(rows.candidates))
+        fields = {**self._fields(rows), "coverage": None}  # the front's own
+        return Front(**fields, broken_limits=self._question.broken(rows.candidates))
 
     def _tell_of_unknown(self, known: Measured, feasible: Measured) -> None:
         """Warn of candidates whose scores are not known well enough to say that they are not on the front."""

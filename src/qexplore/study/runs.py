@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qexplore._coverage import Coverage
 from qexplore.errors import StudyError
 from qexplore.front import Front
 from qexplore.study.locking import writers
@@ -60,6 +61,18 @@ class StudyRun(RunRecord):
             FrontFileError: what was written is no front.
         """
         return replace(Front.from_json(self._front), judge=self._judge) if self._front else None
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """Which share of the network is at its points; None where it was begun by a version that did not say so.
+
+        Raises:
+            StudyError: what was written is no coverage.
+        """
+        try:
+            return Coverage.read(self.facts.get("coverage"))
+        except TypeError as error:
+            raise StudyError(f"the coverage of run {self.id} must be one, as explore writes it: {error}") from error
 
     @property
     def algorithm(self) -> str:
