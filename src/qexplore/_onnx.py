@@ -58,10 +58,11 @@ def as_onnx(
 
     Raises:
         TraceError: the network cannot be taken apart, or not for every batch size.
-        ExportError: no example input, an operator that ONNX does not have, or an opset out of range.
+        ExportError: no example input, an operator or a layer that ONNX does not have, or an opset out of range.
         MissingPackageError: onnx or onnxscript is missing.
     """
     check_opset(opset)
+    _refuse_projections(network)
     args, kwargs = _arguments(example_input, network)
     flags = [(module, module.training) for module in network.modules()]
     # The fused kernel of attention layers has no ONNX form; the same layers one by one have.
@@ -82,6 +83,15 @@ def as_onnx(
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, training in flags:
             module.training = training
+
+
+def _refuse_projections(network: nn.Module) -> None:
+    projected = [name for name, one in network.named_modules() if isinstance(one, nn.LSTM) and one.proj_size]
+    if projected:
+        raise ExportError(
+            f"ONNX has no LSTM with a projection, got {', '.join(map(repr, projected))} (proj_size): write it out, "
+            "qexplore.unroll_recurrent(network), before the network is wrapped"
+        )
 
 
 def save_onnx(program: Any, path: str | Path) -> None:
