@@ -54,7 +54,7 @@ def traced(problem: LayerwiseQuantizationProblem, budget: int, seed: int, genera
         problem.recorded_by(lambda evaluator, role: Watched(evaluator, role, problem, steps, driver)),
         max_evaluations=budget,
         seed=seed,
-        population_size=4 * generation,  # offspring are a quarter of it
+        generation_size=generation,
         callbacks=[note],
         progress=False,
     )

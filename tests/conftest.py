@@ -1,6 +1,5 @@
 """Settings and fixtures of the whole test session."""
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,7 +10,6 @@ from pretended_device import CAN_BE_MADE, pretended_device, register
 from project import own_project
 
 register()  # here, for importing a test may train a network
-gc.set_threshold(10_000, 20, 20)  # looking for garbage as often as Python does takes a twentieth of the time
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

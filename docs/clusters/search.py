@@ -26,7 +26,7 @@ def main() -> None:
     options.add_argument("--workers", type=int, help="all that the cluster has room for now, by default")
     options.add_argument("--threads", type=int, default=1, help="of each worker, and of this program")
     options.add_argument("--gpus", type=float, default=0, help="of each worker: 1, or a part where several share one")
-    options.add_argument("--population", type=int, default=40, help="80 from 8 workers on: see the page on clusters")
+    options.add_argument("--generation", type=int, help="candidates at once: see the page on clusters")
     options.add_argument("--evaluations", type=int, default=450)
     options.add_argument(
         "--folder", type=Path, default=Path("runs"), help="outlives this machine: study, weights, front"
@@ -38,7 +38,7 @@ def main() -> None:
         problem(arguments.folder / "network.pt", "cuda" if arguments.gpus else "cpu"),
         max_evaluations=arguments.evaluations,
         seed=1,
-        population_size=arguments.population,
+        generation_size=arguments.generation,
         workers=qx.RayWorkers(
             num_workers=arguments.workers, resources={"CPU": arguments.threads, "GPU": arguments.gpus}
         ),

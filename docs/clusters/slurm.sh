@@ -30,7 +30,7 @@ offered=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
     --object-store-memory=2000000000 --disable-usage-stats --block)
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(hostname --ip-address | awk '{print $1}')
+address=${ADDRESS:-$(python -c 'import ray; print(ray.util.get_node_ip_address())')} # of this node, for the others
 srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap \
     ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false "${offered[@]}" &
 steps=($!)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import random_state, state_of, weighted_model
+from problems import random_state, state_of, tiny_network, weighted_model
 
 from qexplore._choices import FLOAT_FORMATS, stored_bits
 from qexplore.cost import COST_NAMES, CostTable, build_costs
@@ -38,9 +38,7 @@ COSTS = {name: (lambda model, name=name: name) for name in COST_NAMES} | OTHERS
 
 @pytest.fixture(scope="module")
 def model(place):
-    model = weighted_model()
-    model.to(place)
-    return model
+    return weighted_model(tiny_network().to(place))
 
 
 @pytest.fixture(params=COSTS.values(), ids=COSTS)

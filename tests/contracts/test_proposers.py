@@ -97,9 +97,8 @@ class TestProposer:
         problem = tiny_problem(upper=3)
         found = asked(problem, algorithm, most=1000)
         assert len(found) < 1000
-        assert len(rows(found)) == len(set(rows(found)))
         assert set(rows(found)) <= set(every_candidate(problem))
-        if algorithm in (*GUIDED, "random"):  # greedy ends at the foot of its ladder, plain NSGA-II repeats itself
+        if algorithm in (*GUIDED, "random"):
             assert set(rows(found)) == set(every_candidate(problem))
 
     def test_a_space_of_one_candidate_is_a_space(self, algorithm):
@@ -109,10 +108,9 @@ class TestProposer:
         def run(seed):
             return [generation.candidates.tolist() for generation in asked(of_weights(), algorithm, seed=seed, most=6)]
 
-        first = run(1)
-        assert first == run(1)
+        assert run(1) == run(1)
         if algorithm != "greedy":  # it draws nothing
-            assert first != run(2)
+            assert run(1) != run(2)
 
     def test_no_global_random_state_is_touched(self, algorithm):
         problem = of_weights()

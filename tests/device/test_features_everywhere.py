@@ -64,9 +64,7 @@ def tiny(at: torch.device) -> Any:
 
 
 def weighted(at: torch.device) -> Any:
-    model = weighted_model()
-    model.to(at)
-    return model
+    return weighted_model(tiny_network().to(at))
 
 
 def scores(evaluator: Any, candidates: Any) -> list[float]:

@@ -82,8 +82,7 @@ def limited(at: torch.device) -> Any:
 
 
 def for_a_target(at: torch.device) -> Any:
-    model = weighted_model()
-    model.to(at)
+    model = weighted_model(tiny_network().to(at))
     problem = qx.LayerwiseQuantizationProblem(model, search_loader(), target=TARGET, min_accuracy=0.5)
     return of_front(explored(problem, racing=False).front), str(problem.describe()).split("engine")[0]
 

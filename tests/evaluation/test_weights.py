@@ -279,7 +279,7 @@ def test_counts_equal_the_direct_evaluators(name):
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_counts_on_trained_networks_equal_the_direct_evaluators_but_for_one_that_folding_may_move(name):
     model = of_trained(name)
-    candidates = np.random.default_rng(1).choice([3, 4, 5, 6, 8, 403, 1403, 0], size=(6, len(model.points)))
+    candidates = np.random.default_rng(1).choice([3, 4, 5, 6, 8, 403, 1403, 0], size=(12, len(model.points)))
     ours = prefix_evaluator(model, search_loader(100), as_metric(qx.top1_accuracy), required=True)
     direct = qx.DirectEvaluator(model, search_loader(100), as_metric(qx.top1_accuracy))
     for one, other in zip(ours.evaluate(candidates), direct.evaluate(candidates), strict=True):

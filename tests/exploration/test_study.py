@@ -32,7 +32,7 @@ def posed(**options):
 
 def weighted():
     return qx.LayerwiseQuantizationProblem(
-        weighted_model(), search_loader(), min_accuracy=0.85, costs=("total_bits", "model_bytes")
+        weighted_model(tiny_network()), search_loader(), min_accuracy=0.85, costs=("total_bits", "model_bytes")
     )
 
 
@@ -68,7 +68,7 @@ CASES = {
 
 def explored(case, study=None, callbacks=(), **more):
     pose, options = CASES[case]
-    options = {"max_evaluations": 30, "seed": 1, "progress": False} | options | more
+    options = {"max_evaluations": 45, "seed": 1, "progress": False} | options | more
     if callable(options.get("algorithm")):
         options["algorithm"] = options["algorithm"]()
     return qx.explore(pose(), study=study, callbacks=callbacks, **options)

@@ -11,7 +11,7 @@ from networks import TRAINABLE, batches, digits, trained, wrapping
 from qexplore.metrics import top1_accuracy
 from qexplore.model import QuantizedActivationsModel
 
-NUM_VECTORS = 6
+NUM_VECTORS = 10
 
 
 def count_correct(model: QuantizedActivationsModel, num_bits: Any, loader: plain_script.Loader) -> int:

@@ -325,9 +325,7 @@ def test_front_alone_is_drawn_without_uniform_widths():
 
 
 @pytest.mark.parametrize("plot", PLOTS)
-@pytest.mark.parametrize(
-    ("members", "points"), [(1, 1), (8, 5), (20, 20), (12, 120), pytest.param(40, 120, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("members", "points"), [(1, 1), (8, 5), (20, 20), (40, 120)])
 def test_all_text_is_within_the_picture(plot, members, points):
     assert_within(plot(an_exploration(members, points)))
 

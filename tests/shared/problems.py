@@ -67,22 +67,20 @@ def tiny_model(network: nn.Module | None = None, **options: Any) -> qx.Quantized
 
 
 def weighted_model(network: nn.Module | None = None, **options: Any) -> qx.QuantizedModel:
-    """The same with the three weights quantized too: points input, relu1, relu2, and fc1, fc2, fc3 with ".weight".
+    """The same with the three weights quantized too: points input, relu1, relu2, and fc1, fc2, fc3 with ".weight"."""
+    model = qx.QuantizedModel(network or tiny_network(), predicates.by_type(nn.ReLU), predicates.weighted, **options)
+    model.calibrate([digits().calibration.x.clone()], method="mse")
+    return model
 
-    Of the trained network it is a copy of one that was calibrated before: ranges of least error take a while.
-    """
-    return _weighted(network, **options) if network else copy.deepcopy(_weighted_once(_trained_tiny(), **options))
+
+def weighted_copy(**options: Any) -> qx.QuantizedModel:
+    """A copy of `weighted_model`, which is calibrated once."""
+    return copy.deepcopy(_weighted_once(_trained_tiny(), **options))
 
 
 @functools.cache
 def _weighted_once(network: nn.Module, **options: Any) -> qx.QuantizedModel:
-    return _weighted(copy.deepcopy(network), **options)
-
-
-def _weighted(network: nn.Module, **options: Any) -> qx.QuantizedModel:
-    model = qx.QuantizedModel(network, predicates.by_type(nn.ReLU), predicates.weighted, **options)
-    model.calibrate([digits().calibration.x.clone()], method="mse")
-    return model
+    return weighted_model(copy.deepcopy(network), **options)
 
 
 class Scaled(nn.Module):

@@ -286,24 +286,24 @@ def test_every_layer_of_a_shared_weight_has_its_row_and_its_choice(method, chose
         assert ("not selected" in row.reason) == (not is_chosen)
 
 
-@pytest.mark.parametrize("observer", ["minmax", "moving_average", "entropy"])
-def test_memory_of_a_calibration_does_not_grow_with_its_batches(observer):
-    peaks = []
+def test_memory_of_a_calibration_does_not_grow_with_its_batches():
+    def peak(num_batches: int, observer: str) -> int:
+        def calibrate(prepared: nn.Module) -> None:
+            for _ in range(num_batches):
+                prepared(torch.zeros(64, 1024))
 
-    def calibrate(prepared: nn.Module) -> None:
         tracemalloc.start()
         try:
-            for count in (2, 58):
-                for _ in range(count):
-                    prepared(torch.zeros(64, 1024))
-                peaks.append(tracemalloc.get_traced_memory()[1])
+            settings = Settings("static", "onnxruntime", activation_observer=observer)
+            stack.quantize(nn.Linear(1024, 2).eval(), settings, Data((torch.zeros(2, 1024),), calibrate))
+            return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
-    settings = Settings("static", "onnxruntime", activation_observer=observer)
-    stack.quantize(nn.Linear(1024, 2).eval(), settings, Data((torch.zeros(2, 1024),), calibrate))
-    few, many = peaks
-    assert many < few + 20 * 64 * 1024 * 4
+    batch = 64 * 1024 * 4
+    for observer in ("minmax", "moving_average", "entropy"):
+        few = peak(2, observer)
+        assert peak(60, observer) < few + 20 * batch
 
 
 @pytest.mark.parametrize("observer", ["minmax", "entropy"])
