@@ -6,18 +6,20 @@ Each search runs in this process and with two workers, in turns, one thread each
 nothing yet; fronts and histories are compared to the last bit, and the script ends with code 1 where they differ. Of
 the time for which two workers were there it says how much went to measuring, and what they waited for: while candidates
 were asked for (division, sending, the last answer), and while the search was thinking; and how long they took to start.
-The last lines are of networks of 1 and 100 MB: what is sent, and how long it takes until workers measure.
+Processor seconds do not count what else a busy machine does: here, and of the worker that was busiest, from its first
+answer on. The last lines are of networks of 1 and 100 MB: what is sent, and how long it takes until workers measure.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +37,9 @@ from qexplore.distributed.shipping import packed
 
 WORKERS = 2
 SEED = 1
+HEAD = """
+                     seconds              processor seconds         share of the workers' time
+network               alone     two  front   alone   driver  worker   measuring   idle  thinking  start s"""
 Problem = qx.LayerwiseQuantizationProblem
 
 
@@ -69,28 +74,59 @@ def main() -> None:
     arguments = options.parse_args()
     torch.set_num_threads(1)
     differ = False
-    print(
-        f"{'network':20s} {'alone s':>8s} {'two s':>7s} {'faster':>7s} {'once started':>12s}  front   shares of the workers' time: "
-        "measuring, asked for but idle, thinking; start s"
-    )
+    print(HEAD)
     for name in arguments.networks:
         with cluster():
             pairs = [both(NETWORKS[name], arguments.budget) for _ in range(arguments.repeats)]
-        same = all(is_same(alone, many) for (alone, _), (many, _) in pairs)
+        line, same = row(name, pairs)
         differ |= not same
-        print(row(name, pairs, same), flush=True)
+        print(line, flush=True)
     for size in arguments.megabytes:
         print(set_up(size), flush=True)
     raise SystemExit(differ)
 
 
-def both(pose: Callable[[], Problem], budget: int) -> list[tuple[qx.Exploration, float]]:
-    """The search in this process and with workers, with their seconds."""
-    found = []
-    for workers in (None, qx.RayWorkers(num_workers=WORKERS)):
-        problem, start = pose(), time.perf_counter()
-        explored = qx.explore(problem, max_evaluations=budget, seed=SEED, workers=workers, progress=False)
-        found.append((explored, time.perf_counter() - start))
+class Run(NamedTuple):
+    """A search, what it took by the clock, and of the processors: here, and of the worker that was busiest."""
+
+    found: qx.Exploration
+    seconds: float
+    here: float
+    worker: float
+
+
+def both(pose: Callable[[], Problem], budget: int) -> tuple[Run, Run]:
+    """The search in this process and with workers."""
+    return ran(pose(), budget, None), ran(pose(), budget, qx.RayWorkers(num_workers=WORKERS))
+
+
+def ran(problem: Problem, budget: int, workers: qx.RayWorkers | None) -> Run:
+    """One search."""
+    spent: list[dict[int, float]] = []
+    start, here = time.perf_counter(), time.process_time()
+    found = qx.explore(
+        problem,
+        max_evaluations=budget,
+        seed=SEED,
+        workers=workers,
+        callbacks=[lambda _: spent.append(of_workers())],
+        progress=False,
+    )
+    seconds, here = time.perf_counter() - start, time.process_time() - here
+    began = {worker: seconds for sample in reversed(spent[1:]) for worker, seconds in sample.items()}
+    of_each = [last - began[worker] for worker, last in spent[-1].items()]
+    return Run(found, seconds, here, max(of_each, default=0.0))
+
+
+def of_workers() -> dict[int, float]:
+    """Processor seconds so far of every worker on this machine, by its process."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            before, _, after = stat.read_text().rpartition(")")
+            if "ray::Measurer" in before or b"ray::Measurer" in stat.with_name("cmdline").read_bytes():
+                fields = after.split()
+                found[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return found
 
 
@@ -102,21 +138,21 @@ def is_same(one: qx.Exploration, other: qx.Exploration) -> bool:
     return fronts and told[0] == told[1] and one.num_passes == other.num_passes
 
 
-def row(name: str, pairs: list[Any], same: bool) -> str:
-    """Medians over the turns."""
-    shares = np.median([losses(many, seconds) for _, (many, seconds) in pairs], axis=0)
-    alone, two = (median(pair[which][1] for pair in pairs) for which in (0, 1))
-    measuring, idle, thinking, start = shares
-    times = f"{alone:8.1f} {two:7.1f} {alone / two:7.2f} {alone / (two - start):12.2f}"
+def row(name: str, pairs: list[tuple[Run, Run]]) -> tuple[str, bool]:
+    """Medians over the turns, and whether all found the same."""
+    same = all(is_same(alone.found, two.found) for alone, two in pairs)
+    measuring, idle, thinking, start = np.median([losses(two) for _, two in pairs], axis=0)
+    (seconds, here, _), (seconds_two, driver, worker) = np.median([[run[1:] for run in pair] for pair in pairs], axis=0)
     return (
-        f"{name:20s} {times}  {'same ' if same else 'OTHER'} "
-        f"{100 * measuring:24.0f} % {100 * idle:6.0f} % {100 * thinking:6.0f} %   {start:8.1f}"
-    )
+        f"{name:20s} {seconds:6.1f} {seconds_two:7.1f} {'same' if same else 'OTHER':>6s} "
+        f"{here:7.1f} {driver:8.1f} {worker:7.1f}   "
+        f"{100 * measuring:7.0f} % {100 * idle:4.0f} % {100 * thinking:7.0f} % {start:8.1f}"
+    ), same
 
 
-def losses(explored: qx.Exploration, seconds: float) -> list[float]:
+def losses(run: Run) -> list[float]:
     """Shares of the time in which workers were there, and the seconds until they were."""
-    report = explored.workers
+    report, seconds = run.found.workers, run.seconds
     assert report is not None
     there = sum(worker.seconds for worker in report.workers)
     busy = sum(worker.busy_seconds for worker in report.workers)
