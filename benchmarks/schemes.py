@@ -14,7 +14,7 @@ import argparse
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -41,8 +41,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--networks", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     options.add_argument("--scheme", default="all-int8")
-    options.add_argument("--samples", type=int, default=512, help="to search on")
-    options.add_argument("--report-samples", type=int, default=2048, help="at most")
+    options.add_argument("--samples", type=int, default=256, help="to search on")
+    options.add_argument("--report-samples", type=int, default=512)
     options.add_argument("--budget", type=int, default=60, help="full passes over the search set")
     options.add_argument("--rounds", type=int, default=3, help="turns of each side, one more to warm up")
     options.add_argument("--candidates", type=int, default=2, help="in a turn")
@@ -82,16 +82,17 @@ class Bench:
     @cached_property
     def model(self) -> qx.QuantizedModel:
         """Under the scheme."""
-        return self._wrapped(scheme=self._arguments.scheme, **self.subject.wrapping)
+        return self._wrapped(self.subject.calibrating, scheme=self._arguments.scheme, **self.subject.wrapping)
 
     @cached_property
     def outputs_model(self) -> qx.QuantizedModel:
-        """With points on outputs and weights."""
-        return self._wrapped(activations=self.subject.outputs, weights=predicates.weighted)
+        """With points on outputs and weights, of which only the time is measured: any ranges will do."""
+        quick = {"weight_method": "max"}
+        return self._wrapped(quick, activations=self.subject.outputs, weights=predicates.weighted)
 
-    def _wrapped(self, **points: Any) -> qx.QuantizedModel:
+    def _wrapped(self, calibrating: Mapping[str, Any], **points: Any) -> qx.QuantizedModel:
         model = qx.QuantizedModel(copy.deepcopy(self.subject.network), **points)
-        model.calibrate(self.subject.calibration, unpack=as_it_is, progress=False, **self.subject.calibrating)
+        model.calibrate(self.subject.calibration, unpack=as_it_is, progress=False, **calibrating)
         return model
 
     def _direct(self, model: qx.QuantizedModel, batches: list[Any]) -> qx.DirectEvaluator:
@@ -112,7 +113,7 @@ class Bench:
     def uniform(self) -> Found:
         """Scores of the float network and of uniform widths, on the report set."""
         length = len(self.model.points)
-        widths = range(WIDTHS[1], WIDTHS[0] - 1, -1)
+        widths = (8, 6, 4)
         rows = [[0] * length, *([width] * length for width in widths)]
         scores = [one.score for one in self._direct(self.model, self.subject.report).evaluate(rows)]
         return {
