@@ -165,8 +165,16 @@ def test_copies_of_a_model_are_free_while_it_is_used():
             assert in_threads(lambda copied=copied: copied.num_bits.tolist()) == [[3] * 6]
 
 
-def test_weights_are_not_taken_from_a_cache_that_others_opened():
-    problem = PROBLEMS["direct"]()
+COPIES = {
+    "itself": lambda model: model,
+    "copied": copy.deepcopy,
+    "pickled": lambda model: pickle.loads(pickle.dumps(model)),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_weights_are_not_taken_from_a_cache_that_others_opened(copied):
+    problem = tiny_problem(model=copied(weighted_model(tiny_network())), loader=search_loader(100), engine="direct")
     expected = [e.score for e in problem.measure_directly(candidates())]
     with parametrize.cached():
         assert [e.score for e in problem.measure_directly(candidates())] == expected

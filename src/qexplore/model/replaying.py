@@ -93,7 +93,7 @@ class SinglePointRuns:
     def _output(self, codes: dict[str, int]) -> list[Tensor]:
         chosen = {name: self._model.fake_quantizers[name] for name in codes}
         with widths_set(chosen, list(codes.values())):
-            forget_cached(self._model.model)
+            forget_cached()
             return floating_tensors(call(self._model, cloned(self._inputs)))
 
 

@@ -264,12 +264,12 @@ def kept_weights(network: nn.Module, store: WeightStore | None = None) -> Iterat
             quantization.kept = kept
 
 
-def forget_cached(network: nn.Module) -> None:
-    """Have torch read the weights of ``network`` anew in a block of ``parametrize.cached``: widths have changed."""
-    if parametrize._cache:
-        ours = {id(module) for module, _, _ in weight_quantizations(network)}
-        for key in [key for key in parametrize._cache if key[0] in ours]:
-            parametrize._cache.pop(key, None)
+def forget_cached() -> None:
+    """Have torch read weights anew in a block of ``parametrize.cached``: widths have changed.
+
+    All weights: torch files those of a deep copy under the module that was copied.
+    """
+    parametrize._cache.clear()
 
 
 @contextmanager
@@ -279,12 +279,12 @@ def float_weights(network: nn.Module) -> Iterator[None]:
     try:
         for quantization in quantizations:
             quantization.quantizes = False
-        forget_cached(network)
+        forget_cached()
         yield
     finally:
         for quantization in quantizations:
             quantization.quantizes = True
-        forget_cached(network)
+        forget_cached()
 
 
 def attach(module: nn.Module, attribute: str, quantization: WeightQuantization) -> None:

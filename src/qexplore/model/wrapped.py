@@ -221,7 +221,7 @@ class WrappedNetwork(DataPoints):
                 quantizer.num_bits = code
             else:
                 quantizer.switched_off = True
-        forget_cached(self.model)
+        forget_cached()
 
     @contextmanager
     def using(self, num_bits: Any) -> Iterator[None]:
@@ -231,11 +231,11 @@ class WrappedNetwork(DataPoints):
         """
         require_same_model(self, num_bits)
         with self.lock, widths_set(self.fake_quantizers, num_bits):
-            forget_cached(self.model)
+            forget_cached()
             try:
                 yield
             finally:
-                forget_cached(self.model)
+                forget_cached()
 
     def canonical(self, candidates: Candidates) -> Candidates:
         """``candidates``, shape ``[N, L]``, with one choice for all those that make no difference at a point.
