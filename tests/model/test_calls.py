@@ -277,18 +277,21 @@ class TestRefusals:
     )
     def test_what_nobody_calls(self, wanted):
         model = qx.QuantizedModel(Residual(), functions=wanted)
-        with pytest.raises(SelectionError, match=r"selects none. There are: .*blocks\.0\.add_2"):
+        with pytest.raises(SelectionError, match=r"selects none.* There are: .*blocks\.0\.add_2"):
             model.describe(images(2))
 
     def test_what_nobody_calls_beside_what_is_called_is_said_in_the_plan(self):
         wanted = predicates.by_function(torch.add, torch.cat) | predicates.by_name("blocks.0.relu", "blocks.0.add_9")
         plan = qx.QuantizedModel(Residual(), functions=wanted).describe(images(2))
-        assert "calls that nobody makes: by_function(cat), by_name('blocks.0.add_9')" in str(plan)
+        assert (
+            "calls that nobody makes: by_function(cat); by_name('blocks.0.add_9'), did you mean 'blocks.0.add_2'?"
+            in str(plan)
+        )
 
     def test_calls_in_a_fused_kernel(self):
         network = nn.Sequential(nn.Flatten(2), nn.LSTM(64, 4))
         model = qx.QuantizedModel(network, functions=predicates.by_function(torch.sigmoid))
-        with pytest.raises(SelectionError, match="What LSTM compute is one kernel"):
+        with pytest.raises(SelectionError, match="is one kernel"):
             model.describe(images(2))
 
     def test_points_that_are_still_to_be_found(self):
@@ -411,3 +414,98 @@ class TestNames:
         other.describe(inputs)
         other.load_state_dict(model.state_dict())
         assert torch.equal(other(*inputs), model(*inputs))
+
+
+class Asked(nn.Module):
+    """An embedding, a recurrent layer, a ReLU, attention of torch's, and calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.rnn = nn.Embedding(5, 4), nn.GRU(4, 4, batch_first=True)
+        self.act, self.attention = nn.ReLU(), nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        y = self.act(self.rnn(self.table(x))[0])
+        y = self.attention(y, y, y, need_weights=False)[0]
+        return (y * 2.0)[:, -1] + x.argmax(1, keepdim=True)
+
+
+class TestAskedInVain:
+    CASES = {
+        "a name that is nearly one": (predicates.by_name("mull"), "did you mean 'mul'?"),
+        "a part of attention": (
+            predicates.by_name("attention.softmax"),
+            "did you mean 'attention.scaled_dot_product_attention.softmax'?",
+        ),
+        "a function inside a kernel": (
+            predicates.by_function(torch.sigmoid),
+            "'rnn' (GRU) is one kernel, in which there are no calls; write it out, qexplore.unroll_recurrent(network)",
+        ),
+        "a name inside a kernel": (predicates.by_name("rnn.tanh"), "'rnn' (GRU) is one kernel"),
+        "operands inside a kernel": (predicates.by_operand(torch.sigmoid), "'rnn' (GRU) is one kernel"),
+        "what a layer is": (
+            predicates.by_function(F.relu),
+            "the one operation of 'act' is its output, activations=predicates.by_name('act')",
+        ),
+        "what a layer is given": (
+            predicates.by_operand(F.relu),
+            "what 'act' is given is its input, inputs=predicates.by_name('act')",
+        ),
+        "integers": (predicates.by_function(torch.argmax), "'argmax' gives or is no floating tensor"),
+        "operands that are integers": (predicates.by_operand(torch.argmax), "'argmax.input' gives or is no floating"),
+        "what nobody has": (predicates.by_function(torch.erf), "selects none. There are: "),
+    }
+
+    @pytest.mark.parametrize(("asked", "sentence"), CASES.values(), ids=CASES)
+    def test_calls_that_nobody_makes_are_refused_with_the_reason(self, asked, sentence):
+        model = qx.QuantizedModel(Asked().eval(), functions=asked)
+        with pytest.raises(SelectionError) as error:
+            model.calibrate([torch.ones(2, 3, dtype=torch.long)], unpack=lambda batch: (batch, None))
+        assert sentence in str(error.value)
+
+    def test_one_of_several_is_named_in_the_plan_with_the_reason(self):
+        asked = predicates.by_function(torch.mul, F.relu) | predicates.by_name("rnn.sigmoid", "mull")
+        plan = str(qx.QuantizedModel(Asked().eval(), functions=asked).describe(torch.ones(2, 3, dtype=torch.long)))
+        assert "by_function(relu): the one operation of 'act'" in plan
+        assert "by_name('rnn.sigmoid'): 'rnn' (GRU) is one kernel" in plan
+        assert "by_name('mull'), did you mean 'mul'?" in plan
+
+
+class Growing(nn.Module):
+    """Calls one function more where a batch is large."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = torch.tanh(self.layer(x.flatten(1)))
+        return torch.tanh(x) if len(x) > 4 else x
+
+
+class TestCallsThatChange:
+    ASKED = (predicates.by_function(torch.tanh), predicates.by_operand(torch.tanh))
+
+    @pytest.mark.parametrize("asked", ASKED, ids=str)
+    @pytest.mark.parametrize("sizes", [(3, 6), (6, 3)])
+    def test_are_refused_with_the_call_while_ranges_are_calibrated(self, asked, sizes):
+        model = qx.QuantizedModel(Growing().eval(), functions=asked)
+        with pytest.raises(
+            SelectionError, match="same calls of functions whenever it runs, but 'tanh_1.* was not made"
+        ):
+            model.calibrate([images(size) for size in sizes])
+
+    @pytest.mark.parametrize("engine", ["auto", "direct"])
+    @pytest.mark.parametrize("asked", ASKED, ids=str)
+    def test_are_refused_with_the_call_when_candidates_are_measured(self, asked, engine):
+        model = qx.QuantizedModel(Growing().eval(), functions=asked)
+        model.calibrate([images(3)])
+        loader = [(images(size), torch.arange(size)) for size in (3, 6)]
+        with pytest.raises(SelectionError, match="but 'tanh_1.* was not made before"):
+            qx.LayerwiseQuantizationProblem(model, loader, engine=engine)
+
+    def test_are_refused_with_the_call_in_training(self):
+        model = qx.QuantizedModel(Growing().eval(), functions=self.ASKED[0])
+        model.calibrate([images(3)])
+        with pytest.raises(SelectionError, match="but 'tanh_1' was not made before"):
+            qx.fine_tune(model, None, [(images(6), torch.arange(6))], F.cross_entropy, epochs=1)

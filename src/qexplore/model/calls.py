@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qexplore._functions import Operand, function_name, operand_name, public_function
-from qexplore._trees import map_tensors
+from qexplore._functions import Operand, function_called, function_name, operand_name, public_function
+from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import CalibrationError, SelectionError
 from qexplore.model.argument_points import ArgumentHook, shows_a_mask
 from qexplore.model.attention import FUSED, LAYER, PARTS, attention_in_parts, opened_layer
@@ -87,7 +87,7 @@ class Calls:
             is_within = f"{name}.".startswith(f"{within}." if within else "")
             is_framed = isinstance(module.__dict__.get("forward"), Framed)
             if is_within and not is_framed and "parametrizations" not in name.split("."):
-                self._framed.append(Framed(module, name, self if is_looked_into(module) else None))
+                self._framed.append(Framed(module, name, self if is_looked_into(module) else _Layers(self)))
                 self._framed[-1].put_on()
 
     def frame(self, module: str) -> CallsFrame:
@@ -139,6 +139,42 @@ class Calls:
             known = site[1] in self.hooks.get(site[0], {})
             self._answers[site] = known if wanted is None else wanted(call_name(site), public_function(function))
         return self._answers[site]
+
+
+class _Layers:
+    """Layers of torch's that hold no other: what they call is seen in a survey, and is no point."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def frame(self, module: str) -> _LayerFrame | None:
+        """As `qexplore.model.frames.Frames.frame`."""
+        survey = self._calls.survey
+        return None if survey is None else _LayerFrame(survey, module)
+
+    def hooks_of(self, module: str) -> Iterable[PointHook]:
+        """As `qexplore.model.frames.Frames.hooks_of`."""
+        return ()
+
+
+class _LayerFrame:
+    """One run of such a layer's forward."""
+
+    def __init__(self, survey: CallSurvey, module: str) -> None:
+        self._survey = survey
+        self._module = module
+        self._names = CallNames()
+
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one call."""
+        own = self._names.of(function)
+        given = tensors_of((args, kwargs))
+        if own and any(one.is_floating_point() and not isinstance(one, nn.Parameter) for one in given):
+            self._survey.inside[self._module, own] = function
+        return function(*args, **kwargs)
+
+    def finish(self) -> None:
+        """As `qexplore.model.frames.Frame`."""
 
 
 class CallNames:
@@ -222,7 +258,11 @@ class CallsFrame:
         written = written_by(function, args, kwargs)
         for name, tensor in operands_of(args, kwargs).items():
             site = self._module, f"{call}.{name}"
-            if not self._calls.selects(site, Operand(function)) or not tensor.is_floating_point():
+            if not self._calls.selects(site, Operand(function)):
+                continue
+            if not tensor.is_floating_point():
+                if self._calls.survey is not None:
+                    self._calls.survey.whole[site] = None
                 continue
             hook = self._calls.hooks.get(self._module, {}).get(site[1])
             if self._calls.survey is not None:
@@ -281,6 +321,7 @@ class CallsFrame:
         adds_mask = any(map(is_mask, floating_tensors((args, kwargs))))
         output = function(*args, **kwargs)
         if not floating_tensors(output):
+            survey.whole[site] = None
             return output
         if adds_mask:
             survey.left[site] = "an additive mask is among its arguments"
@@ -300,7 +341,9 @@ class CallsFrame:
         """Compare what was called with what was called before."""
         survey = self._calls.survey
         if survey is not None:
-            survey.seen |= {call_name((self._module, call)): None for call in self._names.given}
+            given = self._names.given
+            parts = [f"{call}.{part}" for call in given if function_called(call) is FUSED for part in PARTS]
+            survey.seen |= {call_name((self._module, call)): None for call in (*given, *parts)}
             before = survey.calls.setdefault(self._module, self._made)
             if list(before) != list(self._made):
                 odd = next(iter({*before} ^ {*self._made}), next(iter(self._made)))

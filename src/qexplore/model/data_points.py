@@ -19,6 +19,7 @@ from qexplore.model.argument_points import unseen
 from qexplore.model.building import Recipe
 from qexplore.model.calls import Calls
 from qexplore.model.hooks import Hooks
+from qexplore.model.in_vain import asked_in_vain, nothing_called
 from qexplore.model.input_points import INPUT, ArgumentNames, InputSurvey, bare_name, is_input_name
 from qexplore.model.inputs import Placement
 from qexplore.model.left_float import LeftFloat
@@ -28,12 +29,11 @@ from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.schemes import Scheme
 from qexplore.model.surveys import CallSurvey, ReadingSurvey
 from qexplore.model.weight_points import WeightPoint
-from qexplore.predicates import Predicate, PredicateLike, as_predicate, select_modules
+from qexplore.predicates import PredicateLike, as_predicate, select_modules
 from qexplore.quant import TensorQuantizer
 
 _NEVER = "never called"
 _MASK = "an additive mask: 0 and very negative"
-_LISTED = 40
 
 
 class DataPoints(nn.Module):
@@ -145,7 +145,7 @@ class DataPoints(nn.Module):
     @property
     def found_notes(self) -> tuple[str, ...]:
         """Sentences on what was asked for in vain, and on inputs of modules that are at other points already."""
-        in_vain = f"`functions` asks for calls that nobody makes: {', '.join(self._in_vain)}" if self._in_vain else ""
+        in_vain = f"`functions` asks for calls that nobody makes: {'; '.join(self._in_vain)}" if self._in_vain else ""
         return tuple(filter(None, (in_vain, self.served)))
 
     @property
@@ -210,8 +210,8 @@ class DataPoints(nn.Module):
         for why in reading.without.values():
             raise SelectionError(why)
         if wanted is not None and not met.sites and self.scheme is None:
-            raise SelectionError(_nothing_called(wanted, met, self.model))
-        self._in_vain = () if wanted is None or self.scheme else _in_vain(wanted, [*met.sites, *met.left])
+            raise SelectionError(nothing_called(wanted, met, self.model))
+        self._in_vain = () if wanted is None or self.scheme else asked_in_vain(wanted, met, self.model)
         points, served = reading.points(met.sites), reading.served
         left = [FoundLeft("argument", site, reason=_MASK) for site in sorted(reading.masks)]
         left += [FoundLeft("argument", site, point=point) for site, point in served.items() if site in reading.reads]
@@ -359,21 +359,3 @@ def checked_readers(network: nn.Module, predicate: PredicateLike) -> dict[str, n
             "its own inputs are quantized by quantize_input=True"
         )
     return readers
-
-
-def _in_vain(wanted: Predicate, sites: Iterable[Site]) -> tuple[str, ...]:
-    """The parts of ``wanted`` that select none of the calls."""
-    named = [(call_name(site), function_called(site[1])) for site in sites]
-    return tuple(str(part) for part in wanted.parts if not any(part(*call) for call in named))
-
-
-def _nothing_called(wanted: Predicate, met: CallSurvey, network: nn.Module) -> str:
-    names = list(met.seen)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    fused = sorted({type(one).__name__ for one in network.modules() if isinstance(one, nn.RNNBase)})
-    hint = f". What {', '.join(fused)} compute is one kernel, in which there are no calls" if fused else ""
-    left = f" ({next(iter(met.left.values()))})" if met.left else ""
-    return (
-        f"`functions` must select a call that gives a floating tensor, but {wanted} selects none{left}. There are: "
-        f"{', '.join(names[:_LISTED]) or 'none'}{more}{hint}"
-    )

@@ -26,8 +26,8 @@ class Frame(Protocol):
 class Frames(Protocol):
     """What knows the points among the calls of a network."""
 
-    def frame(self, module: str) -> Frame:
-        """A frame for one run of the forward of a module, given its name."""
+    def frame(self, module: str) -> Frame | None:
+        """A frame for one run of the forward of a module, given its name; None leaves calls in it alone."""
 
     def hooks_of(self, module: str) -> Iterable[Any]:
         """The points among its calls."""

@@ -202,6 +202,8 @@ class CallSurvey:
     Attributes:
         calls: of each module that makes selected calls: their names, in order, and functions.
         left: selected calls that stay float, with the reasons.
+        whole: selected calls and operands without a floating tensor.
+        inside: calls that layers of torch's make, which are none of the network's.
         seen: names of all calls, selected or not.
         fixed: buffers, and what is made of these and of parameters alone, by identity.
     """
@@ -210,6 +212,8 @@ class CallSurvey:
     given: Callable[[Site, Tensor], None] = lambda site, tensor: None
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     left: dict[Site, str] = field(default_factory=dict)
+    whole: dict[Site, None] = field(default_factory=dict)
+    inside: dict[Site, Any] = field(default_factory=dict)
     seen: dict[str, None] = field(default_factory=dict)
     fixed: dict[int, Tensor] = field(default_factory=dict)
 
