@@ -77,6 +77,7 @@ def findings() -> Iterator[Finding]:
     yield from _devices()
     yield from _compilers()
     yield from _extras()
+    yield from _cluster()
     yield from _folders()
 
 
@@ -132,6 +133,28 @@ def _extras() -> Iterator[Finding]:
         value = f"lacks {', '.join(lacking)}" if lacking else there
         purpose = f": {PURPOSES[extra]}" if extra in PURPOSES else ""
         yield Finding("extra", f"extra {extra}", value, f"pip install 'qexplore[{extra}]'{purpose}" if lacking else "")
+
+
+def _cluster() -> Iterator[Finding]:
+    """The Ray cluster that this machine knows of, where Ray is installed."""
+    if not installed("ray"):
+        return
+    from qexplore.distributed import seen_cluster
+
+    cluster = seen_cluster()
+    if cluster is None:
+        yield Finding("cluster", "Ray cluster", "none known here: RayWorkers starts Ray on this machine")
+    elif cluster.error:
+        advice = "ray stop, or unset RAY_ADDRESS, and it is forgotten; ray start --head begins one"
+        yield Finding("cluster", "Ray cluster", f"{cluster.address} does not answer: {cluster.error}", advice)
+    else:
+        has = ", ".join(f"{value:g} {name}" for name, value in sorted(cluster.resources.items()) if name in _COUNTED)
+        nodes = f"{cluster.num_nodes} node{'s' if cluster.num_nodes > 1 else ''}"
+        yield Finding("cluster", "Ray cluster", f"{cluster.address}: {nodes}, {has}")
+
+
+_COUNTED = ("CPU", "GPU")
+"""Resources that workers are asked for by."""
 
 
 def extras(setup: Path = _SETUP) -> dict[str, list[str]]:

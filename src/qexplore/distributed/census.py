@@ -12,12 +12,12 @@ import torch
 from qexplore._version import __version__
 from qexplore.distributed.shipping import direct_of
 from qexplore.evaluation import Evaluator
-from qexplore.model import Placement, device_text
+from qexplore.model import Placement, device_text, fingerprint_of
 
 Census = dict[str, str]
 """Facts by name."""
 
-ALWAYS_EQUAL = ("qexplore", "points")
+ALWAYS_EQUAL = ("qexplore", "network")
 """What no re-verification makes up for."""
 _MEANINGS = {
     "qexplore": "install the same version everywhere",
@@ -25,7 +25,6 @@ _MEANINGS = {
     "numpy": "install the same version everywhere",
     "device": "ask for one kind of device with `resources`",
     "threads": "the workers could not be given as many",
-    "points": "`factory` builds another network",
     "network": "`factory` builds another network",
     "engine": "samples are cut otherwise there, perhaps for want of memory: give the problem `budget_bytes`",
 }
@@ -42,7 +41,7 @@ def census(evaluators: Mapping[str, Evaluator]) -> Census:
         "numpy": np.__version__,
         "device": device_text(Placement.of(model.model).device),
         "threads": str(torch.get_num_threads()),
-        "points": ", ".join(point.name for point in model.points),
+        "network": str(fingerprint_of(model)),
         "engine": _engine(search),
     }
     found = {role: direct_of(one) for role, one in evaluators.items() if one is direct_of(one)}

@@ -123,6 +123,13 @@ class Spread:
         self._version = version
         self.crew.renew([packed(self._known)])
 
+    def figures(self) -> dict[str, str]:
+        """How many workers are there of those that were asked for, what they do together, and how idle they are."""
+        report = self.report()
+        told = {"workers": f"{report.num_ready} of {self.crew.num_workers}", "idle": f"{report.idle_share:.0%}"}
+        count = sum(one.num_candidates for one in report.workers)
+        return told | ({"measured": f"{count / self.asked_seconds:.3g}/s"} if self.asked_seconds else {})
+
     def report(self) -> WorkersReport:
         """Who did what until now."""
         return WorkersReport(self.crew.records(), dict(self.measured_by), tuple(self.crew.events), self.asked_seconds)

@@ -16,7 +16,7 @@ import torch
 from qexplore.distributed.census import Census, census
 from qexplore.distributed.shipping import Evaluators, built, direct_of, unpacked
 from qexplore.distributed.tasks import Answer, Task
-from qexplore.errors import EvaluationError
+from qexplore.errors import QExploreError, WorkersError
 from qexplore.metrics import Metric
 from qexplore.model import QuantizedModel
 
@@ -56,6 +56,7 @@ class Measurer:
         self._evaluators: Evaluators = {}
         self._model: QuantizedModel | None = None
         self._metrics: dict[int, Metric] = {}
+        self._lacking = ""
 
     def begin(self, setup: Setup, *packets: bytes) -> Answer:
         """Build the evaluators and measure the float network; the answer holds a `Present`."""
@@ -63,7 +64,9 @@ class Measurer:
 
     def add(self, packet: bytes) -> Answer:
         """Take in evaluators of further roles, of the same network."""
-        return self._answered(lambda: self._added(packet))
+        answer = self._answered(lambda: self._added(packet))
+        self._lacking = str(answer.error or self._lacking)
+        return answer
 
     def answer(self, task: Task, order: Any = None) -> Answer:
         """Measure the candidates of ``task``, with samples in ``order``."""
@@ -87,6 +90,8 @@ class Measurer:
         return ()
 
     def _measured(self, task: Task, order: Any) -> tuple[Any, ...]:
+        if task.role not in self._evaluators:
+            raise WorkersError(f"has no evaluator of '{task.role}': {self._lacking}")
         evaluator = self._evaluators[task.role]
         options = dict(task.options)
         if task.question == "evaluate":
@@ -111,19 +116,20 @@ class Measurer:
             try:
                 values = work()
             except Exception as raised:
-                error = _sendable(raised)
+                error = self._sendable(raised)
         told = tuple((one.category, str(one.message)) for one in caught)
         return Answer(values, time.perf_counter() - start, error, told, self._name)
 
-
-def _sendable(error: Exception) -> Exception:
-    error = error.with_traceback(None)
-    error.__cause__ = error.__context__ = None
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return EvaluationError(f"{type(error).__name__}: {error}")
-    return error
+    def _sendable(self, error: Exception) -> QExploreError:
+        """``error`` as it can be raised elsewhere: what is no sentence of ours becomes one."""
+        error = error.with_traceback(None)
+        error.__cause__ = error.__context__ = None
+        try:
+            pickle.loads(pickle.dumps(error))
+            assert isinstance(error, QExploreError)
+            return error
+        except Exception:
+            return WorkersError(f"worker {self._name} failed: {type(error).__name__}: {error}")
 
 
 def key_of(direct: Any, metric: Metric, keys: dict[int, Metric]) -> tuple[str | int, Metric | None]:

@@ -6,8 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from textwrap import shorten
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from qexplore.distributed.census import ALWAYS_EQUAL, Census, differences
+from qexplore.distributed.cluster import join
 from qexplore.distributed.dispatch import Lost, Reply
 from qexplore.distributed.measurer import Measurer, Present, Setup
 from qexplore.distributed.ray_workers import RayWorkers
@@ -33,7 +33,6 @@ _MOST_STARTS = 20
 """Workers in a row that do not come to be ready, before there is no hope."""
 _LONGEST = 160
 """Letters of a reason."""
-_STORE_BYTES = 200_000_000
 
 
 @dataclass(eq=False)
@@ -92,7 +91,7 @@ class RayCrew:
 
     def begin(self, packets: Sequence[bytes]) -> None:
         """Start Ray where that is needed, and as many workers as were asked for; none is waited for."""
-        self._connect(sum(map(len, packets)))
+        self._is_ours = join(self._asked, sum(map(len, packets)))
         self._sigterm.take_from_ray()
         self._packets = [(self._ray.put(packet), len(packet)) for packet in packets]
         self.num_workers = self._asked.num_workers or self._num_fitting()
@@ -131,32 +130,6 @@ class RayCrew:
         self._open.clear()
         if self._is_ours:
             self._ray.shutdown()
-
-    def _connect(self, num_bytes: int) -> None:
-        if self._ray.is_initialized():
-            return
-        address = self._asked.address or os.environ.get("RAY_ADDRESS") or "local"
-        options: dict[str, Any] = {}
-        if address == "local":
-            wanted = self._asked.wanted
-            count = self._asked.num_workers or max(1, (os.cpu_count() or 1) // torch.get_num_threads())
-            cpus = max(count * wanted["CPU"], 1.0)
-            options = {"num_cpus": int(-(-cpus // 1)), "object_store_memory": _STORE_BYTES + 3 * num_bytes}
-            options["include_dashboard"] = False
-            gpus = count * wanted.get("GPU", 0.0)
-            options |= {"num_gpus": int(-(-gpus // 1))} if gpus and not torch.cuda.is_available() else {}
-        if self._asked.runtime_env is not None:
-            options["runtime_env"] = dict(self._asked.runtime_env)
-        with _environment(RAY_worker_niceness="0", RAY_USAGE_STATS_ENABLED="0"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-            except Exception as error:
-                raise WorkersError(
-                    f"`address` must be that of a Ray cluster, got {address!r}: {type(error).__name__}: {error}. Start "
-                    "one there, or leave `address` out for Ray on this machine"
-                ) from None
-        self._is_ours = True
 
     def _num_fitting(self) -> int:
         there = self._ray.cluster_resources()
@@ -295,15 +268,3 @@ def _short(error: BaseException) -> str:
     if type(error).__name__ == "ActorUnavailableError":
         return "its machine cannot be reached"
     return "it was killed for want of memory" if "out of memory" in str(error).lower() else shorten(told, _LONGEST)
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Variables that are set for a block, unless the user has set them."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)

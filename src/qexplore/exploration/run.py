@@ -211,6 +211,7 @@ def _searched(
         progress=progress,
         seconds_afterwards=(to_verify, to_report),
         termination=termination,
+        figures=recording.figures,
     )
     stopped_by = run.search(initial)
     recording.settled("reference point", run.reference_point)

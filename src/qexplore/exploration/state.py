@@ -43,7 +43,8 @@ Callback = Callable[[Snapshot], object]
 class Run:
     """One search under way: its archive, its history, its budget.
 
-    ``seconds_afterwards`` are those that a member of the front will take to be measured again, and a uniform candidate.
+    ``seconds_afterwards`` are those that a member of the front will take to be measured again, and a uniform candidate;
+    ``figures`` gives what is shown beside its progress.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Run:
         progress: bool | None,
         seconds_afterwards: tuple[float, float] = (0.0, 0.0),
         termination: Termination | None = None,
+        figures: Callable[[], dict[str, str]] = dict,
     ) -> None:
         self._problem = problem
         self._settings = settings
@@ -71,6 +73,7 @@ class Run:
         self._callbacks = tuple(callbacks)
         self._termination = termination or Termination()
         self._progress = progress
+        self._figures = figures
         total = min(budget.num_affordable, problem.space.size)
         self._bar = Progress(total, description="explore", unit="evaluation", shown=progress)
         self._uniform: list[Evaluation] = []
@@ -276,7 +279,9 @@ class Run:
         of_member, of_uniform = self._seconds_afterwards
         num_members = _MORE_MEMBERS[self._settings.judge] * len(self.archive.members)
         self._budget.reserved = of_member * num_members + of_uniform * len(self._uniform)
-        self._bar.advance(num_passes, front=len(self.archive.members), hypervolume=f"{hypervolume:.4g}")
+        self._bar.advance(
+            num_passes, front=len(self.archive.members), hypervolume=f"{hypervolume:.4g}", **self._figures()
+        )
         return grew
 
     def _note(self, generation: int) -> None:

@@ -90,6 +90,10 @@ class Unrecorded:
         """Likewise that of the metric ``place`` on the report set."""
         return Unrecorded.around(self, evaluator, f"report {place}")
 
+    def figures(self) -> dict[str, str]:
+        """What is shown of the workers beside the progress of the search."""
+        return {} if self._workers is None else self._workers.figures()
+
     def note(self, snapshot: Snapshot) -> None:
         """Nothing is written down."""
 
