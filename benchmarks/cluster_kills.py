@@ -93,27 +93,23 @@ def started(name: str, study: Path, front: Path, address: str) -> subprocess.Pop
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-class Killer(threading.Thread):
-    """Kills, at random moments, until ``process`` ends."""
+def killed(machines: Machines, process: subprocess.Popen[str], kind: str) -> bool:
+    """Whether something was killed."""
+    if kind == "driver":
+        process.kill()
+        return True
+    return machines.kill_worker() if kind == "worker" else machines.kill_node()
 
-    def __init__(self, machines: Machines, process: subprocess.Popen[str], rng: random.Random, left: int) -> None:
-        super().__init__(daemon=True)
-        self.kills: Counter[str] = Counter()
-        self._machines, self._process, self._rng, self._left = machines, process, rng, left
 
-    def run(self) -> None:
-        """One after the other."""
-        while self._process.poll() is None and self._left > self.kills.total():
-            time.sleep(self._rng.uniform(0.5, 6.0))
-            kind = self._rng.choice(("worker", "worker", "node", "driver"))
-            if self._process.poll() is None and self._killed(kind):
-                self.kills[kind] += 1
-
-    def _killed(self, kind: str) -> bool:
-        if kind == "driver":
-            self._process.kill()
-            return True
-        return self._machines.kill_worker() if kind == "worker" else self._machines.kill_node()
+def kill_at_random(machines: Machines, process: subprocess.Popen[str], rng: random.Random, left: int) -> Counter[str]:
+    """Kill, at random moments, until ``process`` ends or there were so many; Ray starts nodes in a main thread only."""
+    kills = Counter[str]()
+    while process.poll() is None and kills.total() < left:
+        time.sleep(rng.uniform(0.5, 6.0))
+        kind = rng.choice(("worker", "worker", "node", "driver"))
+        kills[kind] += process.poll() is None and killed(machines, process, kind)
+    process.wait()
+    return kills
 
 
 def killed_until_done(
@@ -124,18 +120,17 @@ def killed_until_done(
     while True:
         process = started(name, folder / "killed.db", folder / "killed.json", machines.address)
         assert process.stdout is not None
-        lines = [process.stdout.readline()]
-        killer = Killer(machines, process, rng, left - kills.total())
-        killer.start()
-        lines += process.stdout.readlines()
-        code = process.wait()
-        killer.join()
-        kills += killer.kills
-        acknowledged += [line for line in lines if line.strip() != READY]
-        if code == 0:
+        process.stdout.readline()  # told once everything is ready: what comes then is the exploration
+        lines = list[str]()
+        reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)  # noqa: B023
+        reader.start()
+        kills += kill_at_random(machines, process, rng, left - kills.total())
+        reader.join()
+        acknowledged += lines
+        if process.returncode == 0:
             return kills, acknowledged
-        if code != -signal.SIGKILL:
-            raise SystemExit(f"{name}: the exploration ended with {code}")
+        if process.returncode != -signal.SIGKILL:
+            raise SystemExit(f"{name}: the exploration ended with {process.returncode}")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from qexplore.config import described
 
 Command = Callable[..., Any]
 PATH = click.Path(path_type=Path)
-BUDGET = ("max_evaluations", "max_seconds", "patience", "report_loader", "page")
+BUDGET = ("max_evaluations", "max_seconds", "patience", "report_loader", "page", "workers")
 
 
 def printing(command: Command) -> Command:

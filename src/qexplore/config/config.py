@@ -94,6 +94,8 @@ class Config:
     max_seconds: float | None = _field(forms.number(above=0), "End after so many seconds.")
     patience: int | None = _field(forms.whole(1), "End after so many passes without progress.")
     population_size: int = _field(forms.whole(2), "Of the algorithm.", 40)
+    generation_size: int | None = _field(forms.whole(1), "Candidates of a generation, at least; more for many workers.")
+    workers: int | None = _field(forms.whole(1), "Workers of Ray: of RAY_ADDRESS's cluster, else of this machine.")
     judge: str = _field(forms.JUDGE, "What decides between points that the data cannot tell apart.", "divergence")
     racing: bool = _field(forms.SWITCH, "Whether candidates that cannot matter any more are stopped early.", True)
     engine: str = _field(forms.ENGINE, "Whether candidates share work.", "auto")

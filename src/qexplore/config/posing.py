@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qexplore.config.reading import ReadConfig
+from qexplore.distributed import RayWorkers
 from qexplore.model import QuantizedModel
 from qexplore.search import LayerwiseQuantizationProblem
 
@@ -25,7 +26,17 @@ _OF_PROBLEM = (
     "precision",
     "output",
 )
-_OF_SEARCH = ("max_evaluations", "max_seconds", "patience", "seed", "algorithm", "population_size", "racing", "judge")
+_OF_SEARCH = (
+    "max_evaluations",
+    "max_seconds",
+    "patience",
+    "seed",
+    "algorithm",
+    "population_size",
+    "generation_size",
+    "racing",
+    "judge",
+)
 
 
 def calibrated(read: ReadConfig, *, progress: bool | None = None) -> QuantizedModel:
@@ -79,8 +90,14 @@ def search_arguments(read: ReadConfig) -> dict[str, Any]:
 
 
 def report_arguments(read: ReadConfig) -> dict[str, Any]:
-    """Those that concern the report set."""
-    return {"report_loader": read.parts.loaders.get("report_loader"), "unpack": read.parts.unpack}
+    """Those that concern the report set, and who measures: what no study holds.
+
+    Raises:
+        MissingPackageError: workers without Ray.
+    """
+    workers = None if read.config.workers is None else RayWorkers(read.config.workers)
+    report_loader = read.parts.loaders.get("report_loader")
+    return {"report_loader": report_loader, "unpack": read.parts.unpack, "workers": workers}
 
 
 def study_of(read: ReadConfig) -> Path:
