@@ -66,3 +66,34 @@ def test_mask_of_minus_infinity_is_no_fault() -> None:
     assert qx.quantize_dynamic(_network(), torch.randn(2, 4)).report.alarms == ()
     result = qx.quantize_dynamic(Masked(), batches[0][0])
     assert bool(torch.isfinite(result.model(*batches[0][0])).all())
+
+
+def _agreement(output: Tensor, target: Tensor) -> Tensor:
+    return (output.argmax(1) == target).float()
+
+
+def _report(batches: list[Tensor]) -> dict[str, object]:
+    labelled = [(x, torch.zeros(len(x), dtype=torch.int64)) for x in batches]
+    return {"report_loader": labelled, "metric": _agreement}
+
+
+def test_report_batch_that_is_not_finite_is_named() -> None:
+    with pytest.raises(DataError, match="batch 3 of report_loader must hold finite inputs, got NaN"):
+        qx.quantize_dynamic(_network(), torch.randn(2, 4), **_report(_batches(3, math.nan)))
+
+
+@pytest.mark.parametrize(("factor", "is_told"), [(1, False), (100, True)])
+def test_report_set_far_outside_of_what_ranges_were_taken_from_is_noted(factor: int, is_told: bool) -> None:
+    batches = _batches(0, 0.0)
+    given = _report([batches[0], factor * batches[1]])
+    notes = qx.quantize_static(_network(), [(x, None) for x in batches], **given).report.notes
+    assert any(note.startswith("inputs of report_loader reach ") for note in notes) == is_told
+
+
+def test_metric_of_a_whole_set_gets_the_users_own_loader() -> None:
+    given = _report(_batches(0, 0.0))
+    metric = qx.whole_set(lambda network, loader: float(loader is given["report_loader"]))
+    report = qx.quantize_dynamic(
+        _network(), torch.randn(2, 4), report_loader=given["report_loader"], metric=metric
+    ).report
+    assert report.accuracy_after == 1

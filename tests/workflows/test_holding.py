@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +12,8 @@ from torch.nn import functional as F
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.stacks import Converted
+from qexplore.errors import StackError
+from qexplore.stacks import Converted, Settings
 from qexplore.workflows import holding
 
 
@@ -333,3 +337,72 @@ def test_fx_rounds_nothing_that_is_read_in_float_alone() -> None:
     result = qx.quantize_static(Stacking(), [(torch.randn(16, 8), None)], stack="fx")
     rounded = [node for node in result.model.graph.nodes if node.target is torch.quantize_per_tensor]
     assert [next(iter(node.users)).target for node in rounded] == ["a", "b"]
+
+
+def test_network_that_gives_integers_alone_is_noted_and_its_layers_held() -> None:
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a(x).argmax(1)
+
+    report = qx.quantize_static(Choosing(), [(torch.randn(16, 8), None)]).report
+    assert report.error is None
+    assert 0 < report.strategy[0].error < 0.05
+    assert any("no floating numbers" in note for note in report.notes)
+
+
+class Alike(nn.Module):
+    """Two layers of equal weights, the second of which reads more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.b.load_state_dict(self.a.state_dict())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(torch.relu(self.b(10 * x)) + torch.relu(self.a(x)))
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_onnxruntime_tells_layers_of_equal_weights_apart_and_holds_each(method: str) -> None:
+    torch.manual_seed(0)
+    network, x, left = Alike(), torch.randn(16, 8), ~predicates.by_name("a")
+    if method == "static":
+        report = qx.quantize_static(network, [(x, None)], stack="onnxruntime", modules=left).report
+    else:
+        report = qx.quantize_dynamic(network, x, stack="onnxruntime", modules=left).report
+    rows = {row.name: row for row in report.strategy if row.type == "Linear"}
+    assert {name: row.state for name, row in rows.items()} == {"a": "float", "b": "integers", "c": "integers"}
+    assert rows["a"].error < 0.001 < min(rows["b"].error, rows["c"].error)
+    assert max(rows["b"].error, rows["c"].error) < 0.02
+
+
+def test_alarm_is_the_first_line_of_the_report() -> None:
+    alarm = holding.Alarm("a", 0.3, 0.05)
+    report = qx.quantize_dynamic(nn.Linear(8, 4), torch.randn(2, 8)).report
+    assert str(replace(report, alarms=(alarm,))).splitlines()[0] == f"! {alarm}"
+
+
+@pytest.mark.parametrize("stack", ["fx", "eager"])
+def test_ranges_that_are_frozen_before_the_first_step_are_those_of_the_float_network(stack: str) -> None:
+    torch.manual_seed(0)
+    batches = [(torch.randn(16, 8), torch.randn(16, 4))] * 2
+    report = qx.quantize_qat(nn.Sequential(nn.Linear(8, 4)), batches, F.mse_loss, stack=stack, freeze_after=0.0).report
+    assert report.strategy[0].is_quantized
+    assert 0 < report.error < 0.05
+
+
+def test_a_network_that_a_stack_stops_at_everywhere_is_refused(monkeypatch) -> None:
+    def stop(network, settings, data):
+        if not settings.left_float:
+            error = StackError("cannot")
+            error.layer = "0"
+            raise error
+        return Converted(network, (), save=lambda path: None)
+
+    home = SimpleNamespace(quantize=stop)
+    with pytest.raises(StackError, match="cannot"):
+        holding._quantized(home, nn.Sequential(nn.Linear(8, 4)), Settings("static"), None)

@@ -12,15 +12,18 @@ _FLOAT = 1
 
 
 def tied_parameters(modules: Mapping[str, nn.Module]) -> frozenset[str]:
-    """Qualified names of the parameters that several ``modules``, given by name, hold."""
+    """Qualified names of the parameters that several ``modules``, given by name, hold.
+
+    Those of equal values too, of which the exporter writes one.
+    """
     held = [
-        (f"{name}.{key}", id(one))
+        (f"{name}.{key}", (tuple(one.shape), float(one.detach().sum())))
         for name, module in modules.items()
         for key, one in module._parameters.items()
         if one is not None
     ]
-    counts = Counter(identity for _, identity in held)
-    return frozenset(name for name, identity in held if counts[identity] > 1)
+    counts = Counter(alike for _, alike in held)
+    return frozenset(name for name, alike in held if counts[alike] > 1)
 
 
 def give_own_weights(graph: Any, *, per_channel: bool, excluded: Collection[str]) -> bool:

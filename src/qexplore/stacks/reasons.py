@@ -56,6 +56,7 @@ NOISE = (
     "with it in integers rounding alone left the output {error:.3f} of the float norm away, more than {limit:.3f}; it "
     "is one of the layers that round most"
 )
+NO_FLOATS = "the network gives no floating numbers, so its layers alone are held against float, not what it gives"
 SETTLED = "ranges are taken anew after training, for those that training left were too far from float"
 
 SETTLED_SIZE = (

@@ -174,7 +174,8 @@ def quantize_qat(
         network: a float network, on any device; left as it is.
         train_loader: batches of inputs and target.
         loss: ``loss(output, target)``, a tensor of one number.
-        freeze_after: share of the steps after which ranges and BatchNorm statistics stay as they are.
+        freeze_after: share of the steps after which ranges and BatchNorm statistics stay as they are; with 0 they are
+            those of the float network on the first batches.
         options: ``epochs`` (1), ``learning_rate``, ``optimizer``, ``device``, ``seed``, ``on_epoch``, as
             `qexplore.training.TrainingOptions` says, but the default rate is 0.0001, which suits a network that is
             trained already; the rest as for `quantize_dynamic`.

@@ -172,7 +172,7 @@ def compare_workflows(
     options = TrainingOptions(**training, progress=progress)
     taught = None if train_loader is None or loss is None else Training(train_loader, loss, options)
     copied = float_copy(network)
-    before = reporting.accuracy(copied)
+    before = reporting.watched(copied).accuracy(copied)
     assert before is not None
 
     def run(row: StackRow, asked: dict[str, Any]) -> QuantizationResult:

@@ -12,8 +12,11 @@ from torch import Tensor
 from qexplore.errors import DataError
 from qexplore.model import Loader, Unpack, floating_tensors, unpack_batch
 
+_FAR = 2.0
+"""How much larger than what was shown inputs may be: the largest of a few hundred samples is passed by a little."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class Finite:
     """A loader whose inputs are looked at on their way.
 
@@ -21,11 +24,13 @@ class Finite:
         owner: what messages call it, such as ``"calibration_loader"``.
         loader: gives the batches.
         unpack: of its batches.
+        amax: the largest magnitude of the inputs so far.
     """
 
     owner: str
     loader: Any
     unpack: Unpack | None
+    amax: float = 0.0
 
     def __iter__(self) -> Iterator[Any]:
         """The loader's own batches.
@@ -34,7 +39,10 @@ class Finite:
             DataError: the inputs of one hold NaN or an infinity.
         """
         for place, batch in enumerate(self.loader):
-            require_finite(f"batch {place} of {self.owner}", unpack_batch(batch, self.unpack)[0])
+            inputs = unpack_batch(batch, self.unpack)[0]
+            require_finite(f"batch {place} of {self.owner}", inputs)
+            found = (float(one.abs().amax()) for one in floating_tensors(inputs) if one.numel() and not _is_mask(one))
+            self.amax = max([self.amax, *found])
             yield batch
 
 
@@ -48,6 +56,19 @@ def finite(owner: str, loader: Loader | None, unpack: Unpack | None) -> Any:
     if loader is None:
         return None
     return (_Sized if hasattr(loader, "__len__") else Finite)(owner, loader, unpack)
+
+
+def far_outside(shown: Any, report: Any) -> tuple[str, ...]:
+    """A note where inputs of the loader ``report`` are far larger than those of ``shown``; both have been gone through.
+
+    Either may be no `Finite`, of which nothing is known.
+    """
+    if not (isinstance(shown, Finite) and isinstance(report, Finite)) or report.amax <= _FAR * shown.amax:
+        return ()
+    return (
+        f"inputs of {report.owner} reach {report.amax:.3g} and those of {shown.owner} {shown.amax:.3g}, of which "
+        "ranges are taken: what lies outside is cut",
+    )
 
 
 def require_finite(owner: str, inputs: Any) -> None:

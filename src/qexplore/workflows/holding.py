@@ -137,6 +137,7 @@ def quantized_and_held(
         quieter = _with_less_noise(home, network, settings, again or data, batches, held)
         settings, converted, held = quieter or (settings, converted, held)
     left = (f"'{name}' is left float: {why}" for name, why in settings.left_float.items())
+    notes += () if held.error is not None else (reasons.NO_FLOATS,)
     return settings, converted, replace(held, notes=(*notes, *left))
 
 
@@ -150,7 +151,10 @@ def _quantized(home: StackFile, network: nn.Module, settings: Settings, data: Da
     first: StackError | None = None
     for _ in range(_STOPS):
         try:
-            return settings, home.quantize(network, settings, data)
+            converted = home.quantize(network, settings, data)
+            if first is None or any(row.is_quantized for row in converted.strategy):
+                return settings, converted
+            break
         except StackError as error:
             first = first or error
             if error.layer not in names - {*settings.left_float}:

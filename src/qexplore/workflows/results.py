@@ -65,10 +65,9 @@ class WorkflowReport(Tabular):
         return tuple(row for row in self.strategy if row.state == "float")
 
     def __str__(self) -> str:
-        parts = [self._title(), text_table(("", "float", "quantized", "ratio"), self._figures(), numeric=(1, 2, 3))]
-        parts.append(layer_table(self.strategy))
-        if self.alarms:
-            parts.append("\n".join(f"! {alarm}" for alarm in self.alarms))
+        parts = ["\n".join(f"! {alarm}" for alarm in self.alarms)] if self.alarms else []
+        figures = text_table(("", "float", "quantized", "ratio"), self._figures(), numeric=(1, 2, 3))
+        parts += [self._title(), figures, layer_table(self.strategy)]
         if self.notes:
             parts.append("\n".join(f"- {note}" for note in self.notes))
         if self.epochs:

@@ -16,7 +16,7 @@ from qexplore._quiet import quiet
 from qexplore._random import isolated
 from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import DataError, MetricError, ModelError
-from qexplore.metrics import as_metric
+from qexplore.metrics import WholeSetMetric, as_metric
 from qexplore.model import (
     Loader,
     Pass,
@@ -51,7 +51,7 @@ from qexplore.stacks import (
     using_engine,
 )
 from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, train
-from qexplore.workflows.finite import finite, require_finite
+from qexplore.workflows.finite import far_outside, finite, require_finite
 from qexplore.workflows.holding import quantized_and_held
 from qexplore.workflows.measuring import (
     bytes_on_disk,
@@ -81,6 +81,13 @@ class Reporting:
         if self.metric is not None:
             as_metric(self.metric)
 
+    def watched(self, network: nn.Module) -> Reporting:
+        """The same with the report set looked at on its way; a metric of a whole set gets the user's own loader."""
+        if self.report_loader is None or isinstance(as_metric(self.metric), WholeSetMetric):
+            return self
+        loader = finite("report_loader", self.report_loader, unpacking(network, self.unpack))
+        return dataclasses.replace(self, report_loader=loader)
+
     def accuracy(self, network: nn.Module) -> float | None:
         """The metric of ``network``; None where there is nothing to measure it on."""
         if self.report_loader is None:
@@ -97,7 +104,8 @@ class Training:
         loader: batches of inputs and target.
         loss: ``loss(output, target)``, a tensor of one number.
         options: epochs, rate and the like.
-        freeze_after: share of the steps after which ranges and BatchNorm statistics stay as they are.
+        freeze_after: share of the steps after which ranges and BatchNorm statistics stay as they are; 0 for those of
+            the float network.
     """
 
     loader: Loader
@@ -114,7 +122,9 @@ class Training:
         return dataclasses.replace(self, options=dataclasses.replace(self.options, device=place))
 
     def run(self, unpack: Unpack | None, prepared: nn.Module, freeze: Callable[[], None]) -> tuple[EpochRecord, ...]:
-        """Train ``prepared``, gently; ``freeze()`` is called at its share of the steps."""
+        """Train ``prepared``, gently; ``freeze()`` is called at its share of the steps, of which ranges need one."""
+        if not self.freeze_after:
+            _observe(prepared, self.loader, unpack)
         freezing: dict[str, Any] = {"freeze": freeze, "freeze_after": self.freeze_after}
         return train(prepared, self.loader, self.loss, self.options.gentle(), unpack=unpack, **freezing)
 
@@ -143,6 +153,7 @@ def run_workflow(
     row = row_for(settings)
     with isolated(_CPU):
         copied = float_copy(network)
+        reporting = reporting.watched(copied)
         chosen = _chosen(copied, settings, row)
         own = dict.fromkeys(left_out_by_qconfig(network), reasons.OWN_QCONFIG)
         chosen = dataclasses.replace(chosen, left_float={**own, **chosen.left_float})
@@ -180,16 +191,20 @@ def run_workflow(
         notes = converted.notes + held.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
         notes += tuple(_notes_on(network, settings))
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
+            accuracies = [
+                reporting.accuracy(copied) if accuracy_before is None else accuracy_before,
+                reporting.accuracy(converted.model),
+            ]
             report = WorkflowReport(
                 settings=chosen,
                 metric="" if reporting.metric is None else as_metric(reporting.metric).name,
-                accuracy_before=reporting.accuracy(copied) if accuracy_before is None else accuracy_before,
-                accuracy_after=reporting.accuracy(converted.model),
+                accuracy_before=accuracies[0],
+                accuracy_after=accuracies[1],
                 bytes_before=float_bytes_on_disk(copied),
                 bytes_after=bytes_on_disk(converted.save),
                 latency=measure_latency(copied, converted.model, data.example, num_samples(data.example)),
                 strategy=held.strategy,
-                notes=notes,
+                notes=notes + far_outside(loader, reporting.report_loader),
                 epochs=tuple(epochs),
                 error=held.error,
                 alarms=held.alarms,
@@ -293,21 +308,25 @@ def few_samples(network: nn.Module, example: tuple[Any, ...], count: int) -> tup
 
 
 _SETTLED = 16
-"""Batches on which ranges are taken anew, where a trained network is quantized again without a layer."""
+"""Batches on which ranges are taken where training does not: it is done already, or they are frozen from the start."""
 
 
 def _settling(loader: Loader, reporting: Reporting) -> Callable[[nn.Module, Callable[[], None]], None]:
     """What takes the place of training where it is done already: ranges are taken, weights stay."""
 
     def settle(prepared: nn.Module, freeze: Callable[[], None]) -> None:
-        unpack = unpacking(prepared, reporting.unpack)
-        place = Placement(_CPU, torch.float32)
-        with torch.no_grad(), arithmetic():
-            for batch in itertools.islice(loader, _SETTLED):
-                call(prepared.eval(), place.copy_inputs(unpack_batch(batch, unpack)[0]))
+        _observe(prepared, loader, reporting.unpack)
         freeze()
 
     return settle
+
+
+def _observe(prepared: nn.Module, loader: Loader, unpack: Unpack | None) -> None:
+    """Let observers in ``prepared``, which is on CPU, see the first batches; it is in eval mode then."""
+    unpack, place = unpacking(prepared, unpack), Placement(_CPU, torch.float32)
+    with torch.no_grad(), arithmetic():
+        for batch in itertools.islice(loader, _SETTLED):
+            call(prepared.eval(), place.copy_inputs(unpack_batch(batch, unpack)[0]))
 
 
 _BATCHES, _SAMPLES = 4, 32
