@@ -234,6 +234,15 @@ def test_sensitivity_and_analyze_measure_what_python_measures(explored, mine):
     assert run("analyze", "mine.yaml", "--num-bits", "4", "--widths", explored).exit_code == 2
 
 
+def test_describe_says_what_is_covered_before_a_search_and_show_after_it(explored, mine):
+    facts, text = said("describe", "mine.yaml"), run("describe", "mine.yaml").stdout
+    coverage = said("show", explored)["runs"][0]["coverage"]
+    assert facts["coverage"] == coverage and coverage["activation_macs"]["quantized"] > 0
+    assert [one["point"]["name"] for one in facts["points"]] == said("show", explored)["front"]["point_names"]
+    assert "MACs by activation" in text and "left float, and could be at points" in text
+    assert "coverage: parameters" in run("show", explored).stdout
+
+
 def test_init_writes_a_configuration_that_explore_takes(mine):
     (mine / "mine.yaml").unlink()
     facts = said("init", "mine:network")

@@ -9,7 +9,7 @@ from qexplore.cli.commands import Commands
 from qexplore.cli.doctor import doctor
 from qexplore.cli.drafting import init
 from qexplore.cli.looking import diff, pick, report, show
-from qexplore.cli.measuring import analyze, export, sensitivity
+from qexplore.cli.measuring import analyze, describe, export, sensitivity
 from qexplore.cli.options import example
 from qexplore.cli.pipeline import pipeline
 from qexplore.cli.running import explore, fit, resume
@@ -33,5 +33,9 @@ def main() -> None:
     """How few bits can a trained PyTorch network run on?"""
 
 
-for command in (init, explore, resume, fit, show, pick, diff, report, export, sensitivity, analyze, pipeline, doctor):
+_ALL = (
+    *(init, describe, explore, resume, fit, show, pick, diff, report, export, sensitivity, analyze),
+    *(pipeline, doctor),
+)
+for command in _ALL:
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""``qexplore sensitivity``, ``analyze`` and ``export``: what needs the network, without a search."""
+"""``qexplore describe``, ``sensitivity``, ``analyze`` and ``export``: what needs the network, without a search."""
 
 from __future__ import annotations
 
@@ -13,6 +13,24 @@ from qexplore.cli.running import config_of
 from qexplore.cli.sources import is_study, set_widths
 
 _MEASURES = ("auto", "kl", "mse", "sqnr", "accuracy")
+
+
+@click.command(
+    short_help="The points, their share of the network, and what stays float.",
+    epilog=example("qexplore describe network.yaml --weights weighted"),
+)
+@click.argument("config", type=PATH)
+@config_flags()
+@printing
+def describe(config: Path, as_json: bool, **flags: Any) -> None:
+    """Show the points of CONFIG, which share of the network they are, and what stays float.
+
+    Ranges are calibrated, nothing is searched.
+    """
+    from qexplore.config import calibrated, read_config
+
+    plan = calibrated(read_config(config, given(flags))).describe()
+    say(plan, plan, as_json=as_json)
 
 
 @click.command(
