@@ -30,7 +30,7 @@ def cluster(**options: Any) -> Iterator[Any]:
     import ray
 
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    ray.init(num_cpus=WORKERS, object_store_memory=200 * 2**20, **quiet, **options)
+    ray.init("local", num_cpus=WORKERS, object_store_memory=200 * 2**20, **quiet, **options)
     try:
         yield ray
     finally:
