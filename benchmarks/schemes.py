@@ -27,7 +27,6 @@ from _subjects import SUBJECTS, Subject
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.cost import observe
 from qexplore.errors import EvaluationError
 from qexplore.evaluation import PrefixEvaluator
 
@@ -82,7 +81,10 @@ class Bench:
     @cached_property
     def model(self) -> qx.QuantizedModel:
         """Under the scheme."""
-        return self._wrapped(self.subject.calibrating, scheme=self._arguments.scheme, **self.subject.wrapping)
+        model = self._wrapped(self.subject.calibrating, scheme=self._arguments.scheme, **self.subject.wrapping)
+        for name, amax in self.subject.ranges.items():
+            model.activation_fake_quantizers[name].amax = amax
+        return model
 
     @cached_property
     def outputs_model(self) -> qx.QuantizedModel:
@@ -99,16 +101,9 @@ class Bench:
         return qx.DirectEvaluator(model, batches, self.subject.metric, unpack=as_it_is)
 
     def coverage(self) -> Found:
-        """Points by kind, and the share of the operands of multiply-accumulates that comes from points."""
-        operations = observe(self.model).operations
-        parts = [(bool(sources), one.macs) for one in operations.operations for sources in one.operands]
-        return {
-            "points": dict(Counter(point.kind for point in self.model.points)),
-            "macs": operations.total,
-            "share": sum(macs for is_integer, macs in parts if is_integer) / sum(macs for _, macs in parts),
-            "float": sorted({one.module for one in operations.operations if not all(one.operands)}),
-            "missing": operations.gap,
-        }
+        """Points by kind, and which share of the network is at them."""
+        kinds = Counter(point.kind for point in self.model.points)
+        return {"points": dict(kinds), "coverage": self.model.coverage().line}
 
     def uniform(self) -> Found:
         """Scores of the float network and of uniform widths, on the report set."""
@@ -201,12 +196,7 @@ def num_samples(batches: list[Any]) -> int:
 def covered(found: Found) -> str:
     """Points and coverage in a line."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in found["points"].items())
-    left = f", float: {', '.join(found['float'])}" if found["float"] else ""
-    missing = f"; {found['missing']}" if found["missing"] else ""
-    return (
-        f"  {sum(found['points'].values())} points ({kinds}); {found['share']:.1%} of the operands of "
-        f"{found['macs']:,.0f} MACs in integers{left}{missing}"
-    )
+    return f"  {sum(found['points'].values())} points ({kinds}); at points: {found['coverage']}"
 
 
 def scored(found: Found) -> str:
