@@ -103,6 +103,9 @@ def test_a_lost_worker_is_replaced_and_its_candidates_measured_by_another(ray):
     states = [one.state for one in found.workers.workers]
     assert states == ["lost: The actor died unexpectedly.", "ready", "lost: The actor died unexpectedly.", "ready"]
     assert all("\n" not in event for event in found.workers.events)
+    assert "workers: 2 that measured" in str(found)
+    assert "2 lost on the way, idle" in str(found)
+    assert found.notes == alone().notes
 
 
 def test_workers_that_never_come_to_be_ready_are_an_error_after_some(ray):
@@ -138,6 +141,7 @@ def test_a_mixed_cluster_searches_and_leaves_the_last_word_to_workers_like_this_
     ray.changes = {1: present_with(torch="1.0")}
     found = explored(workers=qx.RayWorkers(2, on_mixed="verify"))
     assert found.front.verified
+    assert "Workers differed, so the search depends on who measured what: " in found.notes[0]
     assert "differs, so the last word is left to others: torch is 1.0" in found.workers.events[0]
     assert all(one.num_candidates for one in found.workers.workers)
     ray.changes = {place: present_with(torch="1.0") for place in range(9)}

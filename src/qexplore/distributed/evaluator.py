@@ -32,6 +32,7 @@ class Staff(Crew, Protocol):
 
     num_workers: int
     events: list[str]
+    differing: list[str]
 
     def begin(self, packets: Sequence[bytes]) -> None:
         """Start workers with what `packed` gave; none is waited for."""
@@ -132,7 +133,10 @@ class Spread:
 
     def report(self) -> WorkersReport:
         """Who did what until now."""
-        return WorkersReport(self.crew.records(), dict(self.measured_by), tuple(self.crew.events), self.asked_seconds)
+        crew = self.crew
+        return WorkersReport(
+            crew.records(), dict(self.measured_by), tuple(crew.events), self.asked_seconds, tuple(crew.differing)
+        )
 
 
 class DistributedEvaluator:

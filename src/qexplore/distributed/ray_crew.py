@@ -86,6 +86,7 @@ class RayCrew:
         self._sigterm = Sigterm()
         self.num_workers = 0
         self.events: list[str] = []
+        self.differing: list[str] = []
 
     # ------------------------------------------------------------------------------------------------- its beginning
 
@@ -244,6 +245,7 @@ class RayCrew:
             )
         member.is_like_here = not differing
         if differing:
+            self.differing.append(f"{present.name}: {'; '.join(differing)}")
             self.tell(f"{present.name} differs, so the last word is left to others: {'; '.join(differing)}")
         member.state, member.since, self._num_missed = "ready", self.now(), 0
 

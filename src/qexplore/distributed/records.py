@@ -44,12 +44,14 @@ class WorkersReport:
             memory or a study is not in it.
         events: what happened, in order: workers lost, tasks given again.
         asked_seconds: in which there was something to measure; else the search was thinking.
+        differing: what workers differed in that took part all the same; the result depends on who measured what then.
     """
 
     workers: tuple[WorkerRecord, ...]
     measured_by: Mapping[Candidate, str] = field(repr=False)
     events: tuple[str, ...]
     asked_seconds: float
+    differing: tuple[str, ...] = ()
 
     @property
     def idle_share(self) -> float:
@@ -61,6 +63,24 @@ class WorkersReport:
     def num_ready(self) -> int:
         """Workers that are there."""
         return sum(one.state == "ready" for one in self.workers)
+
+    @property
+    def num_lost(self) -> int:
+        """Workers that went away."""
+        return sum(one.state.startswith("lost") for one in self.workers)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that say what limits a result, of differing workers; none where all were alike."""
+        if not self.differing:
+            return ()
+        return (f"Workers differed, so the search depends on who measured what: {'; '.join(self.differing)}.",)
+
+    @property
+    def summary(self) -> str:
+        """How many there are, how many were lost, and the share of time in which they had nothing to do."""
+        lost = f", {self.num_lost} lost on the way" if self.num_lost else ""
+        return f"{self.num_ready} that measured {len(self.measured_by)} candidates{lost}, idle {self.idle_share:.0%}"
 
     def __str__(self) -> str:
         heads = ("worker", "device", "state", "candidates", "busy s", "there s", "set-up s", "sent MB")

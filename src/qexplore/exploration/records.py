@@ -144,15 +144,16 @@ class Exploration(Framed):
     def notes(self) -> tuple[str, ...]:
         """Sentences that say what limits the result, the gravest first; none where nothing does.
 
-        An early end, a front that is not verified, failures, what was left out for want of budget, what the ranges clip
-        on the search set, and what the report set says of the scores. The page of a report has them on top, of an
-        exploration as of its study.
+        An early end, a front that is not verified, failures, workers that differed, what was left out for want of
+        budget, what the ranges clip on the search set, and what the report set says of the scores. The page of a report
+        has them on top, of an exploration as of its study.
         """
         told = []
         if self.stopped_by in ("interrupt", "SIGTERM", "failures", "callback"):
             told.append(f"The search was ended before its budget was spent: {self.stopped_by}.")
         if self.failure_summary:
             told.append(f"Failures: {self.failure_summary}.")
+        told += self.workers.notes if self.workers is not None else ()
         if self.left_out:
             told.append(f"Left out for want of budget: {self.left_out}.")
         return (*told, *clipping_notes(self.clipping), *front_notes(self.front, self.optimism_interval))
@@ -219,12 +220,14 @@ class Exploration(Framed):
         left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
         judge = f"\njudge: {self.judge}" if self.judge else ""
         study = f"\nstudy: {self.study}" if self.study else ""
+        workers = "" if self.workers is None else f"\nworkers: {self.workers.summary}"
         told = (
             judge
             + self._arithmetic_line
             + self._verification_line
             + left_out
             + f"\n{clipping_text(self.clipping)}".rstrip("\n")
+            + workers
             + study
         )
         return (
