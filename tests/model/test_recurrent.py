@@ -124,3 +124,10 @@ def test_file_of_a_projection_in_a_layer_is_refused_before_it_is_written(tmp_pat
     with pytest.raises(ExportError, match=r"ONNX has no LSTM with a projection, got 'rnn'.*unroll_recurrent"):
         qx.export_onnx(model, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "says"), [("GRU", True), (UNROLLED, False)])
+def test_plan_says_that_states_stay_float_in_a_kernel(name, says):
+    model, _ = calibrated(name)
+    said = "states and gates stay float in the kernels of 'rnn': qexplore.unroll_recurrent"
+    assert (said in str(model.describe())) == says

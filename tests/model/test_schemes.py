@@ -14,6 +14,7 @@ import qexplore as qx
 from qexplore import predicates
 from qexplore.cost import observe
 from qexplore.errors import ProblemError, SelectionError
+from qexplore.model import calibrating
 
 SCHEMES = ("all-int8", "tensorrt", "onnxruntime", "xnnpack")
 
@@ -277,3 +278,15 @@ def test_table_made_of_parameters_alone_stays_float_in_a_sum_and_is_named():
     assert [(one.name, one.reason) for one in model.inputs_left_float] == [
         ("add.input_1", "computed of parameters and buffers alone")
     ]
+
+
+@pytest.mark.parametrize(("choices", "formats"), [((4, 8, "off"), False), ((4, "E4M3"), True)])
+def test_ranges_of_float_formats_are_compared_where_a_scheme_has_them(choices, formats, monkeypatch):
+    asked = set()
+    best = calibrating._best
+    monkeypatch.setattr(
+        calibrating, "_best", lambda runs, q, name, code, ends: asked.add(code) or best(runs, q, name, code, ends)
+    )
+    model = qx.QuantizedModel(Block().eval(), scheme=dataclasses.replace(qx.scheme("tensorrt"), choices=choices))
+    model.calibrate([torch.randn(4, 1, 8, 8)], method="auto")
+    assert {8, 4, 2} <= asked and any(code > 16 for code in asked) == formats

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qexplore._arguments import checked_name
-from qexplore._choices import MAX_NUM_BITS, has_range, stored_bits
+from qexplore._choices import MAX_NUM_BITS, has_range, is_float_code, stored_bits
 from qexplore.errors import CalibrationError, DataError
 from qexplore.model.arithmetic import measuring
 from qexplore.model.calibration import (
@@ -213,7 +213,8 @@ def _checked_weight_method(method: str | None, *, has_data: bool) -> str:
 def _take_least_error(model: WrappedNetwork, found: Mapping[str, Mapping[str, Ranges]], example: Any) -> None:
     """Give every point, at every width, the range of the method under which the output differs least, all else float.
 
-    The difference is the mean square over all floating tensors of the output, on a few samples.
+    The difference is the mean square over all floating tensors of the output, on a few samples. Float formats that the
+    model's scheme has not are not compared.
     """
     inputs = first_samples(Placement.of(model.model).move_inputs(example), _COMPARED_SAMPLES)
     off = [0] * len(model.fake_quantizers)
@@ -227,10 +228,11 @@ def _take_least_error(model: WrappedNetwork, found: Mapping[str, Mapping[str, Ra
             last = 0
             most = _COMPARED_BITS["weight" if name in model.weight_fake_quantizers else "activation"]
             for code in tables[0]:
-                if stored_bits(np.array(code)) <= most and has_range(code):
+                is_asked = not is_float_code(code) or model.scheme is None or code in model.scheme.codes
+                if stored_bits(np.array(code)) <= most and has_range(code) and is_asked:
                     last = _best(runs, model.fake_quantizers[name], name, code, [table[code] for table in tables])
                     chosen[code] = last
-                elif code <= MAX_NUM_BITS:
+                elif code <= MAX_NUM_BITS or not is_asked:
                     chosen[code] = last
             high = {code: tables[place][code][1] for code, place in chosen.items()}
             low = {code: tables[place][code][0] for code, place in chosen.items()}

@@ -24,7 +24,7 @@ from qexplore.model.input_points import INPUT, ArgumentNames, InputSurvey, bare_
 from qexplore.model.inputs import Placement
 from qexplore.model.left_float import LeftFloat
 from qexplore.model.point_hook import Listener
-from qexplore.model.points import Found, FoundLeft, FoundPoint, Site, call_name, free_name
+from qexplore.model.points import Found, FoundLeft, FoundPoint, QuantizationPoint, Site, call_name, free_name
 from qexplore.model.quantizer_view import QuantizerView, module_key
 from qexplore.model.schemes import Scheme
 from qexplore.model.surveys import CallSurvey, ReadingSurvey
@@ -60,6 +60,11 @@ class DataPoints(nn.Module):
     def fake_quantizers(self) -> QuantizerView:
         """Each point's `TensorQuantizer` by name, in the order of ``num_bits``."""
         return QuantizerView(self._keys, self.quantizers)
+
+    @property
+    def points(self) -> tuple[QuantizationPoint, ...]:
+        """As `WrappedNetwork.points`."""
+        raise NotImplementedError
 
     def listen(self, inputs: Any, listener: Listener, *, quantized: bool = False) -> Any:
         """As `WrappedNetwork.listen`."""
@@ -146,7 +151,16 @@ class DataPoints(nn.Module):
     def found_notes(self) -> tuple[str, ...]:
         """Sentences on what was asked for in vain, and on inputs of modules that are at other points already."""
         in_vain = f"`functions` asks for calls that nobody makes: {'; '.join(self._in_vain)}" if self._in_vain else ""
-        return tuple(filter(None, (in_vain, self.served)))
+        return tuple(filter(None, (in_vain, self.served, self._carried)))
+
+    @property
+    def _carried(self) -> str:
+        """A sentence on what recurrent layers with points carry from step to step; empty without any."""
+        touched = {*self._readers, *(module for point in self.points for module in (point.module, *point.readers))}
+        layers = [name for name, one in self.model.named_modules() if isinstance(one, nn.RNNBase) and name in touched]
+        listed = ", ".join(map(repr, layers))
+        way_out = "qexplore.unroll_recurrent(network) writes them out"
+        return f"states and gates stay float in the kernels of {listed}: {way_out}" if layers else ""
 
     @property
     def served(self) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from qexplore._arguments import checked_name
+from qexplore._choices import choice_code
 from qexplore._table import Tabular, text_table
 from qexplore.errors import SelectionError
 from qexplore.predicates import (
@@ -88,6 +89,12 @@ class Scheme(Tabular):
     choices: tuple[Any, ...] = (8, "off")
     tied: tuple[str, ...] = ("weights_with_activations",)
     sources: tuple[str, ...] = ()
+
+    @property
+    def codes(self) -> frozenset[int]:
+        """Its choices as codes, those of all rules together."""
+        groups = self.choices.values() if isinstance(self.choices, Mapping) else (self.choices,)
+        return frozenset(code for group in groups for one in group if (code := choice_code(one)) is not None)
 
     @property
     def searched(self) -> str:
