@@ -6,6 +6,7 @@ from problems import tiny_problem
 import qexplore as qx
 from qexplore.cli import doctor
 from qexplore.distributed import cluster as found
+from qexplore.errors import WorkersError
 
 pytest.importorskip("ray")
 from pretended_ray import PretendedRay
@@ -42,6 +43,19 @@ def test_a_cluster_that_ray_start_noted_is_seen_and_left(ray, tmp_path):
 def test_a_cluster_that_does_not_answer_is_said(ray, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert told() == "10.0.0.1:6379 does not answer: ConnectionError: nobody answers"
+
+
+def test_what_is_behind_a_cluster_that_cannot_be_joined_is_said(ray, monkeypatch):
+    def refuse(**_):
+        raise ConnectionError("Failed to connect") from ValueError("no token: set RAY_AUTH_MODE\nand more")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setenv("RAY_ADDRESS", "there")
+    said = "ConnectionError: Failed to connect, for ValueError: no token: set RAY_AUTH_MODE"
+    assert told() == f"there does not answer: {said}"
+    with pytest.raises(WorkersError) as raised:
+        found.join(qx.RayWorkers(2), 0)
+    assert f"got 'there': {said}. Start one there" in str(raised.value)
 
 
 def test_progress_tells_of_workers_without_a_terminal(ray, monkeypatch, capsys):

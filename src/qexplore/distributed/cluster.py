@@ -41,10 +41,19 @@ def join(workers: RayWorkers, num_bytes: int) -> bool:
         _init(address, **options)
     except Exception as error:
         raise WorkersError(
-            f"`address` must be that of a Ray cluster, got {address!r}: {type(error).__name__}: {error}. Start one "
+            f"`address` must be that of a Ray cluster, got {address!r}: {_reason(error)}. Start one "
             "there, or leave `address` out for Ray on this machine"
         ) from None
     return True
+
+
+def _reason(error: BaseException) -> str:
+    """What Ray says, and what was behind it: a token that it lacks is a cluster that it cannot connect to."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    behind = "" if first is error else f", for {type(first).__name__}: {str(first).partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {error}{behind}"
 
 
 def _own(workers: RayWorkers, num_bytes: int) -> dict[str, Any]:
@@ -99,7 +108,7 @@ def seen_cluster() -> Cluster | None:
         resources = {name: value for name, value in ray.cluster_resources().items() if ":" not in name}
         return Cluster(address, len(alive), resources)
     except Exception as error:
-        return Cluster(address, error=f"{type(error).__name__}: {error}")
+        return Cluster(address, error=_reason(error))
     finally:
         if not was_up and ray.is_initialized():
             ray.shutdown()
