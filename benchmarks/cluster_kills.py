@@ -34,6 +34,8 @@ import qexplore as qx
 
 WORKER_NAME = "ray::Measurer"
 STORE_BYTES = 200_000_000
+ROLES = ("search", "direct", "report", "cost")
+"""What lines of acknowledged evaluations begin with."""
 SECONDS_UP = 3.0
 """That a node is away."""
 
@@ -126,7 +128,7 @@ def killed_until_done(
         reader.start()
         kills += kill_at_random(machines, process, rng, left - kills.total())
         reader.join()
-        acknowledged += lines
+        acknowledged += [line for line in lines if line.startswith(ROLES)]  # Ray tells of dead nodes there too
         if process.returncode == 0:
             return kills, acknowledged
         if process.returncode != -signal.SIGKILL:

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,3 +91,11 @@ def test_a_killed_worker_a_killed_node_and_a_new_one_change_nothing(cluster):
     assert not todo
     assert told(there) == told(explored())
     assert sum(one.state.startswith("lost") for one in there.workers.workers) >= 2
+
+
+@pytest.mark.slow
+def test_killed_workers_nodes_and_driver_lose_nothing_and_measure_nothing_twice():
+    script = Path(__file__).parents[2] / "benchmarks" / "cluster_kills.py"
+    done = subprocess.run([sys.executable, script, "--kills", "4", "--cases", "racing"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "nothing lost, nothing twice" in done.stdout
