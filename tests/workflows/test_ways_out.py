@@ -209,3 +209,16 @@ def test_errors_of_the_prepared_network_are_the_stacks():
         of_user(lambda network: 1 / 0)(prepared)
     assert is_of_user(caught.value)
     assert not is_of_user(stack_error("x", RuntimeError()))
+
+
+def test_a_network_that_asks_for_the_type_of_an_input_is_sent_to_the_stack_that_exports_it():
+    class Asking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.a(x["x"] if isinstance(x, dict) else x)
+
+    with pytest.raises(TraceError, match='asks for the type of an input.*works: stack="pt2e"$'):
+        qx.quantize_static(Asking(), [{"x": {"x": torch.randn(8, 8)}}], stack="fx")

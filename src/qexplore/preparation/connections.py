@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from qexplore._trees import tensors_of
-from qexplore.errors import DataError, QExploreError, first_line
+from qexplore.errors import DataError, QExploreError, TraceError, first_line
 from qexplore.model import (
     PathTracer,
     Placement,
@@ -126,8 +126,15 @@ class Connections:
     def _note_dims(self, example: Any) -> None:
         placement = Placement.of(self.network)
         bound = bound_arguments(inspect.signature(self.network.forward), placement.copy_inputs(example))
-        with torch.no_grad(), measuring(placement.device):
-            _DimsInterpreter(self.network, graph=self.graph).run(*bound.values())
+        try:
+            with torch.no_grad(), measuring(placement.device):
+                _DimsInterpreter(self.network, graph=self.graph).run(*bound.values())
+        except Exception as error:
+            raise TraceError(
+                f"{type(self.network).__name__} cannot be traced: its graph does not run on the example, which the "
+                f"network takes ({type(error).__name__}: {first_line(error)}), as where forward asks for the type of "
+                f"an input{_HINT}"
+            ) from error
 
 
 class _Tracer(PathTracer):
