@@ -9,7 +9,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # What ".[dev,demo]" brings, by import name: one missing in an active environment, and it is installed there.
 NEEDED := qexplore build click furo hypothesis ipykernel ml_dtypes mypy myst_parser nbclient onnx onnxruntime \
-	onnxscript pandas plotly pytest ruff selenium sklearn sphinx torchao transformers xdist yaml
+	onnxscript pandas plotly pytest ray ruff selenium sklearn sphinx torchao transformers xdist yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check format bench docs pictures active-environment

@@ -223,9 +223,13 @@ def reads_pickles(source: str) -> list[int]:
     return found
 
 
-def test_nothing_in_the_package_unpickles():
+SENT = {"distributed/measurer.py", "distributed/shipping.py"}
+"""What reads no files, but what the exploring process sent to its own workers, as each call of Ray's is pickled."""
+
+
+def test_nothing_in_the_package_unpickles_what_it_has_not_sent_itself():
     found = {file.relative_to(PACKAGE).as_posix(): reads_pickles(file.read_text()) for file in PACKAGE.rglob("*.py")}
-    assert {name: lines for name, lines in found.items() if lines} == {}
+    assert {name for name, lines in found.items() if lines} == SENT
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 
-from qexplore._table import text_table
+from qexplore._table import Framed, Rows, text_table
 from qexplore.model import Candidate
 
 
@@ -35,8 +35,8 @@ class WorkerRecord:
 
 
 @dataclass(frozen=True)
-class WorkersReport:
-    """Who measured what; ``print`` shows a row for each worker.
+class WorkersReport(Framed):
+    """Who measured what; ``print`` shows a row for each worker, ``to_frame()`` gives them.
 
     Attributes:
         workers: in the order in which they were started; one that took a lost one's place is one more.
@@ -82,6 +82,9 @@ class WorkersReport:
         lost = f", {self.num_lost} lost on the way" if self.num_lost else ""
         return f"{self.num_ready} that measured {len(self.measured_by)} candidates{lost}, idle {self.idle_share:.0%}"
 
+    def _frame_rows(self) -> Rows:
+        return [one.name for one in fields(WorkerRecord)], [astuple(one) for one in self.workers]
+
     def __str__(self) -> str:
         heads = ("worker", "device", "state", "candidates", "busy s", "there s", "set-up s", "sent MB")
         rows = [
@@ -97,5 +100,5 @@ class WorkersReport:
             )
             for one in self.workers
         ]
-        table = text_table(heads, rows)
+        table = text_table(heads, rows, numeric=range(3, len(heads)))
         return "\n".join([table, f"idle: {self.idle_share:.0%}", *self.events])
