@@ -1,6 +1,7 @@
 """Weights of recurrent layers in all that points go through: engines, costs, manifest, training, files."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -82,6 +83,16 @@ def test_manifest_brings_widths_and_ranges_of_every_matrix(name, tmp_path):
     qx.load_manifest(qx.save_manifest(model, tmp_path / "m.json")).apply(other)
     assert other.num_bits.tolist() == model.num_bits.tolist()
     assert torch.equal(other(sequences()[0]), model(sequences()[0]))
+
+
+@pytest.mark.parametrize("name", [*CASES, UNROLLED])
+def test_model_comes_back_from_pickle_with_its_widths(name):
+    model, _ = calibrated(name)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(sequences()[0]), model(sequences()[0]))
+    for each in (model, again):
+        each.num_bits = [3] * len(model.points)
+    assert torch.equal(again(sequences()[0]), model(sequences()[0]))
 
 
 @pytest.mark.parametrize(("name", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])

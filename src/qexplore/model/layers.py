@@ -72,3 +72,21 @@ def bare(module: nn.Module, parameters: dict[str, Tensor | None]) -> nn.Module:
     if isinstance(plain, nn.RNNBase):  # what it computes with
         plain.__dict__["_flat_weights"] = [plain._parameters[name] for name in plain._flat_weights_names]
     return plain
+
+
+def flat_weights(module: Any) -> list[Tensor | None]:
+    """The weights of a recurrent layer, in the order in which its forward reads them."""
+    return [getattr(module, name, None) for name in module._flat_weights_names]
+
+
+def read_weights_anew(kind: type[nn.Module]) -> None:
+    """Let recurrent layers of the class ``kind`` read their weights by name in every forward.
+
+    Torch's keep a list of the parameters themselves, past which a parametrization is never asked.
+    """
+    kind._flat_weights = property(flat_weights, lambda module, value: None)  # type: ignore[attr-defined]
+
+
+def reads_weights_anew(kind: type[nn.Module]) -> bool:
+    """Whether `read_weights_anew` was called with the class ``kind``."""
+    return "_flat_weights" in vars(kind)

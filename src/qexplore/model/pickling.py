@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from qexplore._pickling import require_a_name
 from qexplore.errors import ModelError
+from qexplore.model.layers import read_weights_anew, reads_weights_anew
 
 
 def make_picklable(network: nn.Module) -> None:
@@ -41,7 +42,8 @@ def _reduced(module: nn.Module, protocol: object) -> tuple[Any, ...]:
     kind = type(module).__bases__[0]
     parametrizations: Any = module.parametrizations
     getstate = getattr(kind, "__getstate__", None)  # of every object from Python 3.11 on
-    return _remade, (kind, tuple(parametrizations)), getstate(module) if getstate else vars(module)
+    made_of = kind, tuple(parametrizations), reads_weights_anew(type(module))
+    return _remade, made_of, getstate(module) if getstate else vars(module)
 
 
 def _reduced_graph(module: fx.GraphModule, protocol: object) -> tuple[Any, ...]:
@@ -60,10 +62,12 @@ def _copied_graph(module: fx.GraphModule, memo: dict[int, Any]) -> Any:
     return copied
 
 
-def _remade(kind: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+def _remade(kind: type[nn.Module], names: tuple[str, ...], is_read_anew: bool = False) -> nn.Module:
     """A module of the class that torch makes of ``kind`` for parametrizations of ``names``; its state comes after."""
     module = kind.__new__(kind)
     parametrize._inject_new_class(module)
+    if is_read_anew:
+        read_weights_anew(type(module))
     for name in names:
         parametrize._inject_property(module, name)
     return module

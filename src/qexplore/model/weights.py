@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from qexplore._arguments import is_whole
 from qexplore.errors import ModelError
 from qexplore.model.frames import aside
-from qexplore.model.layers import TRANSPOSED, put_together, taken_apart
+from qexplore.model.layers import TRANSPOSED, flat_weights, put_together, read_weights_anew, taken_apart
 from qexplore.model.state import in_eval_mode
 from qexplore.model.weight_store import WeightStore
 from qexplore.quant import QuantizerByData, TensorQuantizer
@@ -292,13 +292,8 @@ def attach(module: nn.Module, attribute: str, quantization: WeightQuantization) 
     own_class(module)
     parametrize.register_parametrization(module, attribute, quantization, unsafe=True)
     if isinstance(module, nn.RNNBase):
-        # Its forward reads a list of the parameters themselves.
         module.__dict__.pop("_flat_weights", None)
-        type(module)._flat_weights = property(_read_flat_weights, lambda module, value: None)  # type: ignore
-
-
-def _read_flat_weights(module: Any) -> list[Tensor | None]:
-    return [getattr(module, name, None) for name in module._flat_weights_names]
+        read_weights_anew(type(module))
 
 
 def restore_weights(network: nn.Module) -> None:
@@ -315,7 +310,7 @@ def restore_weights(network: nn.Module) -> None:
             if name in module._parameters:
                 module._parameters[name] = module._parameters.pop(name)
         if isinstance(module, nn.RNNBase) and not parametrize.is_parametrized(module):
-            module._flat_weights = _read_flat_weights(module)
+            module._flat_weights = flat_weights(module)
 
 
 def own_class(module: nn.Module) -> None:
