@@ -10,7 +10,7 @@ import torch
 from problems import tiny_model, tiny_network, tiny_problem
 
 import qexplore as qx
-from qexplore.distributed import cluster, ray_crew, ray_workers, shipping
+from qexplore.distributed import WorkerRecord, WorkersReport, cluster, ray_crew, ray_workers, shipping
 from qexplore.errors import MissingPackageError, WorkersError
 
 pytest.importorskip("ray")
@@ -101,6 +101,7 @@ def test_a_lost_worker_is_replaced_and_its_candidates_measured_by_another(ray):
     found = explored()
     assert fronts(found) == fronts(alone())
     states = [one.state for one in found.workers.workers]
+    assert found.workers.workers[2].name == "never ready"
     assert states == ["lost: The actor died unexpectedly.", "ready", "lost: The actor died unexpectedly.", "ready"]
     assert all("\n" not in event for event in found.workers.events)
     assert "workers: 2 that measured" in str(found)
@@ -115,11 +116,62 @@ def test_workers_that_never_come_to_be_ready_are_an_error_after_some(ray):
 
 
 def test_no_room_for_a_worker_is_said_with_what_there_is(ray):
-    ray.cpus = 0
+    ray.cpus, ray.resources = 0, {"CPU": 2.0}
     with pytest.raises(WorkersError) as raised:
-        explored(workers=qx.RayWorkers(2, resources={"GPU": 1}, start_seconds=5))
-    assert "ready within 5 s (start_seconds), got none: each needs {'CPU': 1.0, 'GPU': 1}" in str(raised.value)
-    assert "the cluster has {'CPU': 0.0" in str(raised.value)
+        explored(workers=qx.RayWorkers(2, start_seconds=5))
+    assert "ready within 5 s (start_seconds), got none: each needs {'CPU': 1.0}" in str(raised.value)
+    assert "the cluster has {'CPU': 2.0" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ({"gpu": 1}, "no node has 1 'gpu'; the most on a node is {'CPU': 2.0, 'GPU': 4.0, .* Did you mean 'GPU'[?]"),
+        ({"CPU": 64}, "no node has 64 'CPU'; the most on a node is {'CPU': 2.0"),
+        ({"CPU": 64, "fast": 0.5}, "no node has 64 'CPU' or 0.5 'fast'; .*add such a node"),
+    ],
+)
+@pytest.mark.parametrize("is_up", [False, True])
+def test_what_no_node_has_is_refused_at_once(ray, resources, words, is_up):
+    ray.resources, ray.is_up = {"GPU": 4.0}, is_up
+    with pytest.raises(WorkersError, match=words):
+        explored(workers=qx.RayWorkers(2, resources=resources, start_seconds=0.1))
+    assert ray.num_started == 0
+
+
+def test_what_no_node_has_is_waited_for_where_the_cluster_autoscales(ray):
+    ray.is_up = True
+    ray.status = b'{"autoscaler_report": {"active_nodes": {"head-group": 1}}}'
+    found = explored(workers=qx.RayWorkers(2, resources={"fast": 1}))
+    assert "no node has {'CPU': 1.0, 'fast': 1} yet: the cluster is left to start one" in found.workers.events[0]
+    ray.status = b'{"autoscaler_report": {"active_nodes": {"node_0a1b": 1}}}'
+    with pytest.raises(WorkersError, match="no node has 1 'fast'"):
+        explored(workers=qx.RayWorkers(2, resources={"fast": 1}, start_seconds=0.1))
+
+
+@pytest.mark.parametrize("options", [{}, {"factory": "here:tiny"}])
+def test_a_gpu_that_is_asked_for_and_not_used_is_refused(ray, monkeypatch, options):
+    monkeypatch.setattr(shipping, "importlib", _Importing({"tiny": lambda: tiny_problem(upper=8)}))
+    ray.resources = {"GPU": 1.0}
+    with pytest.raises(WorkersError, match="the network must be on the GPU that `resources` gives .* got one on cpu"):
+        explored(workers=qx.RayWorkers(2, resources={"GPU": 0.5}, **options))
+
+
+def test_a_study_that_has_all_answers_starts_no_ray(ray, tmp_path):
+    first = explored(study=tmp_path / "study.db")
+    ray.inits.clear()
+    again = explored(study=tmp_path / "study.db")
+    assert fronts(again) == fronts(first)
+    assert ray.inits == []
+    assert "workers: none started, for there was nothing to measure" in str(again)
+
+
+def test_the_table_s_candidates_are_those_of_the_search():
+    workers = [WorkerRecord(name, "cpu", "ready", 20, *4 * [1.0]) for name in ("one", "other")]
+    report = WorkersReport(tuple(workers), {(2,): "one", (3,): "one", (4,): "other"}, (), 1.0)
+    rows = [line.split() for line in str(report).splitlines()]
+    assert [row[3:5] for row in rows if row[0] in ("one", "other")] == [["2", "20"], ["1", "20"]]
+    assert "answers: candidates of the search, and looks at parts" in str(report)
 
 
 def test_no_cluster_at_the_address_is_said_with_the_way_out(ray):
@@ -161,8 +213,9 @@ def test_what_a_worker_cannot_take_in_is_said_and_not_what_comes_of_it(ray, monk
         return unpacked(packet, model)
 
     monkeypatch.setattr(measurer, "unpacked", fails_later)
+    monkeypatch.setattr(shipping, "importlib", _Importing({"tiny": lambda: tiny_problem(upper=8)}))
     with pytest.raises(WorkersError, match="ModuleNotFoundError: No module named 'mine'"):
-        explored(report_loader=batches(digits().report))
+        explored(workers=qx.RayWorkers(2, factory="here:tiny"), report_loader=batches(digits().report))
 
 
 def test_another_qexplore_is_refused_whatever_was_asked(ray):

@@ -45,6 +45,10 @@ class PretendedRay:
     Args:
         changes: of an actor, counted from 0: a function that changes the answer of one of its methods, or raises.
         cpus: of the cluster; more actors than these are never ready.
+
+    Attributes:
+        resources: of its one node, beside CPUs.
+        status: what the cluster's monitor has written.
     """
 
     exceptions = SimpleNamespace(RayError=RayError, RayActorError=RayActorError)
@@ -53,6 +57,10 @@ class PretendedRay:
     def __init__(self, changes: dict[int, Any] | None = None, cpus: int = 2) -> None:
         self.changes = changes or {}
         self.cpus = cpus
+        self.resources: dict[str, float] = {}
+        self.status = b"{}"
+        kept = SimpleNamespace(_internal_kv_get=lambda key, namespace=None: self.status if namespace is None else b"0")
+        self.experimental = SimpleNamespace(internal_kv=kept)
         self.killed: list[int] = []
         self.inits: list[dict[str, Any]] = []
         self.is_up = False
@@ -71,7 +79,10 @@ class PretendedRay:
         self.is_up = False
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": float(self.cpus), "memory": 1e9, "node:here": 1.0}
+        return {"CPU": float(self.cpus), "memory": 1e9, "node:here": 1.0} | self.resources
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": self.cluster_resources()}, {"Alive": False}]
 
     def put(self, value: Any) -> _Ref:
         return _Ref(lambda: value)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import socket
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import torch
 
@@ -20,6 +24,14 @@ LOCAL = "local"
 """Stands for a Ray of our own on this machine."""
 _STORE_BYTES = 200_000_000
 """Of the object store of such a one, beside what is sent."""
+_PATIENCE, _PAUSE = 10.0, 0.5
+"""Seconds in which a cluster that is being started may come to listen, and its nodes to join; and between looks."""
+_CLIENT_PORT = 10001
+"""Of Ray's client, where an address ``ray://`` names none."""
+_STATUS = "__autoscaling_status"
+"""Key under which Ray's monitor writes which kinds of nodes there are."""
+_SECOND, _NAMESPACE = "__autoscaler_v2_enabled", "__autoscaler"
+"""Likewise where its newer autoscaler is at work, which is there only where somebody asked for it."""
 _NOTED = "ray_current_cluster"
 """The file in Ray's folder in which ``ray start`` writes the address of this machine's cluster."""
 
@@ -33,7 +45,7 @@ def join(workers: RayWorkers, num_bytes: int) -> bool:
     ray = ray_module()
     if ray.is_initialized():
         return False
-    address = workers.address or os.environ.get("RAY_ADDRESS") or LOCAL
+    address = _address(workers)
     options = _own(workers, num_bytes) if address == LOCAL else {}
     if workers.runtime_env is not None:
         options["runtime_env"] = dict(workers.runtime_env)
@@ -45,6 +57,10 @@ def join(workers: RayWorkers, num_bytes: int) -> bool:
             "there, or leave `address` out for Ray on this machine"
         ) from None
     return True
+
+
+def _address(workers: RayWorkers) -> str:
+    return workers.address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
 def _reason(error: BaseException) -> str:
@@ -68,9 +84,95 @@ def _own(workers: RayWorkers, num_bytes: int) -> dict[str, Any]:
 
 def _init(address: str, **options: Any) -> None:
     # Ray's workers have the least priority unless told otherwise: where others compute, they would never be ready.
+    _await_listener(address)
     with _environment(RAY_worker_niceness="0", RAY_USAGE_STATS_ENABLED="0"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ray_module().init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+
+
+def _await_listener(address: str) -> None:
+    """Ray itself warns for minutes of an address where nothing listens.
+
+    Raises:
+        ConnectionError: says where nothing does.
+    """
+    place = _listener(address)
+    until = time.monotonic() + _PATIENCE
+    while place is not None:
+        try:
+            socket.create_connection(place, timeout=_PATIENCE).close()
+            return
+        except OSError as error:
+            if time.monotonic() + _PAUSE > until:
+                raise ConnectionError(f"nothing listens at {place[0]}, port {place[1]} ({error})") from None
+            time.sleep(_PAUSE)
+
+
+def _listener(address: str) -> tuple[str, int] | None:
+    """Host and port of an address that has them; None for a word, which Ray looks up itself."""
+    is_client = address.startswith("ray://")
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        port = parts.port or (_CLIENT_PORT if is_client else None)
+    except ValueError:
+        return None
+    return (parts.hostname, port) if parts.scheme in ("", "ray") and parts.hostname and port else None
+
+
+def require_nodes(workers: RayWorkers, was_joined: bool) -> str:
+    """See that some node of the cluster can ever hold a worker.
+
+    Args:
+        workers: what was asked for.
+        was_joined: what `join` said; a cluster that was not begun here may still be gathering its nodes.
+
+    Returns:
+        What there is to tell: that nodes which are not there are waited for; nothing where they are there.
+
+    Raises:
+        WorkersError: no node has them, and none can come.
+    """
+    wanted, is_local = workers.wanted, was_joined and _address(workers) == LOCAL
+    until = time.monotonic() + (0.0 if is_local else min(workers.start_seconds, _PATIENCE))
+    while True:
+        nodes = _node_resources()
+        if any(all(node.get(name, 0.0) >= value for name, value in wanted.items()) for node in nodes):
+            return ""
+        if not is_local and _autoscales():
+            return f"no node has {wanted} yet: the cluster is left to start one, within `start_seconds`"
+        if time.monotonic() + _PAUSE > until:
+            raise WorkersError(_missing(wanted, nodes))
+        time.sleep(_PAUSE)
+
+
+def _node_resources() -> list[dict[str, float]]:
+    return [node.get("Resources", {}) for node in ray_module().nodes() if node["Alive"]]
+
+
+def _missing(wanted: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
+    most = {name: max(node.get(name, 0.0) for node in nodes) for name in {name for node in nodes for name in node}}
+    short = [f"{value:g} '{name}'" for name, value in wanted.items() if most.get(name, 0.0) < value]
+    meant = [other for name in wanted for other in most if name not in most and name.lower() == other.lower()]
+    there = {name: most[name] for name in sorted(most) if ":" not in name}
+    return (
+        f"RayWorkers: `resources` of a worker must be there on one node, got {dict(wanted)}: no node has "
+        f"{' or '.join(short) or 'all of them'}; the most on a node is {there}. "
+        + (f"Did you mean {meant[0]!r}? " if meant else "")
+        + "Ask for less, or add such a node to the cluster first"
+    )
+
+
+def _autoscales() -> bool:
+    """Whether nodes may come of themselves; Ray's monitor has named kinds for them, and else lists those there are."""
+    try:
+        kept = ray_module().experimental.internal_kv._internal_kv_get
+        if kept(_SECOND, namespace=_NAMESPACE) == b"1":
+            return True
+        told = json.loads(kept(_STATUS) or "{}")
+    except Exception:  # what cannot be found out is waited for
+        return True
+    kinds = (told.get("autoscaler_report") or {}).get("active_nodes") or {}
+    return any(not kind.startswith("node_") for kind in kinds)
 
 
 class Cluster(NamedTuple):

@@ -77,6 +77,8 @@ class Spread:
         self._known = dict(evaluators)
         self._model = direct_of(evaluators["search"]).model
         self._version = self._model.version()
+        self._later: list[str] = []
+        self._has_begun = False
         self.crew: Staff = crew or RayCrew(workers, census(self._known))
         self._dispatcher = Dispatcher(self.crew, workers.most_lost)
         self.measured_by: dict[Candidate, str] = {}
@@ -86,14 +88,27 @@ class Spread:
         """Seconds that a candidate took last, by role and question."""
 
     def begin(self) -> None:
-        """Start workers; none is waited for."""
+        """Start workers, unless that was done; none is waited for."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        if not self._asked.factory:
+            self._version = self._model.version()
         self.crew.begin(() if self._asked.factory else (packed(self._known),))
+        for role in self._later if self._asked.factory else ():
+            self._send(role)
+
+    def _send(self, role: str) -> None:
+        """Send all workers the evaluator of a role that they have not been told of."""
+        self.crew.add(packed({role: self._known[role]}, without=self._model))
 
     def __call__(self, evaluator: Evaluator, role: str) -> Evaluator:
         """``evaluator``, asked through workers."""
         if role not in self._known:
             self._known[role] = evaluator
-            self.crew.add(packed({role: evaluator}, without=self._model))
+            self._later.append(role)
+            if self._has_begun:
+                self._send(role)
         return DistributedEvaluator(evaluator, role, self)
 
     def answers(self, tasks: Sequence[Task], seconds_each: float | None) -> Iterator[tuple[Task, Answer]]:
@@ -114,7 +129,7 @@ class Spread:
     def _require_same_model(self) -> None:
         """Send the network anew where it has changed since."""
         version = self._model.version()
-        if version == self._version:
+        if version == self._version or not self._has_begun:
             return
         if self._asked.factory:
             raise WorkersError(
@@ -126,6 +141,8 @@ class Spread:
 
     def figures(self) -> dict[str, str]:
         """How many workers are there of those that were asked for, what they do together, and how idle they are."""
+        if not self._has_begun:
+            return {}
         report = self.report()
         told = {"workers": f"{report.num_ready} of {self.crew.num_workers}", "idle": f"{report.idle_share:.0%}"}
         count = sum(one.num_candidates for one in report.workers)
@@ -161,6 +178,9 @@ class DistributedEvaluator:
         What a candidate took counts as the part of the time that it kept all workers from others.
         """
         rows = np.asarray(candidates, dtype=np.int64)
+        if not len(rows):
+            return
+        self._spread.begin()
         if not self._spread.crew.num_able(self._role):
             yield from self._evaluator.evaluate(rows, must_beat=must_beat, order=order)
             return
@@ -195,6 +215,8 @@ class DistributedEvaluator:
     ) -> Scores:
         """As `Evaluator.scores_on_subset`."""
         rows = np.asarray(candidates, dtype=np.int64)
+        if len(rows):
+            self._spread.begin()
         told_as = key_of(direct_of(self._evaluator), metric, self._spread.metrics)
         options = {"metric": told_as, "num_samples": num_samples, "against_float": against_float}
         seconds = self._spread.took.get(f"{self._role}scores_on_subset")
@@ -247,6 +269,8 @@ class DistributedEvaluator:
 def spread(workers: RayWorkers | None, problem: LayerwiseQuantizationProblem) -> Iterator[Spread | None]:
     """What asks the evaluators of ``problem`` through ``workers``, which are ended afterwards; None without any.
 
+    Workers start with the first question: what a study answers by itself needs none.
+
     Raises:
         WorkersError: they cannot be had, or do not measure as this process does.
     """
@@ -257,7 +281,6 @@ def spread(workers: RayWorkers | None, problem: LayerwiseQuantizationProblem) ->
         raise WorkersError(f"`workers` must be RayWorkers(...) or None, got {workers!r}")
     around = Spread(workers, evaluators_by_role(problem))
     try:
-        around.begin()
         yield around
     finally:
         around.crew.close()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from qexplore.distributed.census import ALWAYS_EQUAL, Census, differences
-from qexplore.distributed.cluster import join
+from qexplore.distributed.cluster import join, require_nodes
 from qexplore.distributed.dispatch import Lost, Reply
 from qexplore.distributed.measurer import Measurer, Present, Setup
 from qexplore.distributed.ray_workers import RayWorkers
@@ -29,6 +29,8 @@ _LAST_WORD = ("direct", "report")
 """Beginnings of roles whose measurements stand in a front."""
 _LARGE = 100_000
 """Bytes from which on what several tasks share is put into the object store once."""
+_ACCELERATORS = ("GPU", "TPU", "NPU", "HPU", "neuron_cores")
+"""What Ray calls what is no CPU."""
 _MOST_STARTS = 20
 """Workers in a row that do not come to be ready, before there is no hope."""
 _LONGEST = 160
@@ -54,7 +56,7 @@ class _Member:
     def record(self, now: float) -> WorkerRecord:
         there = (self.until or now) - self.since if self.since else 0.0
         return WorkerRecord(
-            self.name or "not ready yet",
+            self.name or ("never ready" if self.until else "not ready yet"),
             self.facts.get("device", ""),
             self.state,
             self.num_candidates,
@@ -83,17 +85,23 @@ class RayCrew:
         self._busy: set[int] = set()
         self._num_missed = 0
         self._is_ours = False
-        self._sigterm = Sigterm()
         self.num_workers = 0
         self.events: list[str] = []
         self.differing: list[str] = []
+        self._sigterm = Sigterm()
+        self._sigterm.take_from_ray()
 
     # ------------------------------------------------------------------------------------------------- its beginning
 
     def begin(self, packets: Sequence[bytes]) -> None:
         """Start Ray where that is needed, and as many workers as were asked for; none is waited for."""
+        if not self._asked.factory:
+            self._require_accelerator("this process", self._here)
+        standing = Sigterm()
         self._is_ours = join(self._asked, sum(map(len, packets)))
-        self._sigterm.take_from_ray()
+        standing.take_from_ray()
+        told = require_nodes(self._asked, self._is_ours)
+        self.events += [told] if told else []
         self._packets = [(self._ray.put(packet), len(packet)) for packet in packets]
         self.num_workers = self._asked.num_workers or self._num_fitting()
         for _ in range(self.num_workers):
@@ -139,8 +147,16 @@ class RayCrew:
 
     def _start(self) -> None:
         wanted = dict(self._asked.wanted)
-        options = {"num_cpus": wanted.pop("CPU"), "num_gpus": wanted.pop("GPU", 0), "resources": wanted}
-        handle = self._ray.remote(Measurer).options(max_restarts=0, **options).remote()
+        options = {
+            "num_cpus": wanted.pop("CPU"),
+            "num_gpus": wanted.pop("GPU", 0),
+            "memory": wanted.pop("memory", None),
+        }
+        try:
+            handle = self._ray.remote(Measurer).options(max_restarts=0, resources=wanted, **options).remote()
+        except ValueError as error:
+            asked = self._asked.wanted
+            raise WorkersError(f"RayWorkers: `resources` must be what Ray takes, got {asked}: {error}") from None
         paths = tuple(os.path.abspath(path) for path in sys.path)
         setup = Setup(paths, torch.get_num_threads(), self._asked.factory)
         member = _Member(handle, sent_bytes=sum(size for _, size in self._packets))
@@ -234,6 +250,7 @@ class RayCrew:
             raise answer.error
         [present] = answer.values
         assert isinstance(present, Present)
+        self._require_accelerator(f"worker {present.name}", present.facts)
         member.name, member.facts, member.setup_seconds = present.name, present.facts, present.seconds
         differing = differences(self._here, present.facts)
         is_hopeless = any(self._here[name] != present.facts[name] for name in ALWAYS_EQUAL)
@@ -248,6 +265,16 @@ class RayCrew:
             self.differing.append(f"{present.name}: {'; '.join(differing)}")
             self.tell(f"{present.name} differs, so the last word is left to others: {'; '.join(differing)}")
         member.state, member.since, self._num_missed = "ready", self.now(), 0
+
+    def _require_accelerator(self, whose: str, facts: Census) -> None:
+        """Whoever asks for a GPU would else be served by the CPU, and not know it."""
+        asked = [name for name in _ACCELERATORS if self._asked.wanted.get(name)]
+        if asked and facts["device"].startswith("cpu"):
+            raise WorkersError(
+                f"RayWorkers: the network must be on the {asked[0]} that `resources` gives each worker, got one on "
+                f"{facts['device']} in {whose}. Move it there before the problem is posed, on a machine that has one, "
+                f"or leave {asked[0]!r} out of `resources`"
+            )
 
     def _lost(self, worker: int, task: Task | None, reason: str) -> Reply | None:
         """Have another take the place of a worker that is gone."""

@@ -28,7 +28,7 @@ class RayWorkers:
     Args:
         num_workers: how many; None takes as many as the cluster's resources allow when they are asked for.
         resources: of each worker, by Ray's names, such as ``{"GPU": 1}``; None is one CPU. A worker with a GPU sees
-            that one only.
+            that one only, and the network must be on it: in this process too, unless ``factory`` builds it there.
         address: of the cluster, as `ray.init` takes it, such as ``"auto"`` on one of its machines. None takes that of
             the environment (``RAY_ADDRESS``), or starts Ray on this machine and ends it afterwards. A program that has
             called `ray.init` goes on with what it has.
@@ -39,7 +39,8 @@ class RayWorkers:
             others, ``"verify"``: the front is measured again by workers like this process, or here. Results then depend
             on who measured what. Another version of qexplore is always refused.
         most_lost: workers that may be lost with a candidate, with others or at last alone, before it fails.
-        start_seconds: for the first worker to be ready.
+        start_seconds: for the first worker to be ready, nodes that the cluster starts itself included. What no node
+            has, and an address where nothing listens, are refused after ten seconds.
         runtime_env: of the workers, as `ray.init` takes it: packages and files that they need.
 
     Raises:

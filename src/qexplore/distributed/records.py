@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, fields
 
@@ -17,7 +18,7 @@ class WorkerRecord:
         name: its machine and process.
         device: what it measured on.
         state: ``"ready"``, ``"lost"`` with the reason, ``"starting"``.
-        num_candidates: whose first answer came from it, looks at a part of the set included.
+        num_candidates: answers that it gave, looks at a part of the set and at the report set included.
         busy_seconds: that it measured.
         setup_seconds: until it had unpacked or built its evaluators.
         seconds: that it was there, ready.
@@ -79,6 +80,8 @@ class WorkersReport(Framed):
     @property
     def summary(self) -> str:
         """How many there are, how many were lost, and the share of time in which they had nothing to do."""
+        if not self.workers:
+            return "none started, for there was nothing to measure"
         lost = f", {self.num_lost} lost on the way" if self.num_lost else ""
         return f"{self.num_ready} that measured {len(self.measured_by)} candidates{lost}, idle {self.idle_share:.0%}"
 
@@ -86,12 +89,14 @@ class WorkersReport(Framed):
         return [one.name for one in fields(WorkerRecord)], [astuple(one) for one in self.workers]
 
     def __str__(self) -> str:
-        heads = ("worker", "device", "state", "candidates", "busy s", "there s", "set-up s", "sent MB")
+        heads = ("worker", "device", "state", "candidates", "answers", "busy s", "there s", "set-up s", "sent MB")
+        measured = Counter(self.measured_by.values())
         rows = [
             (
                 one.name,
                 one.device,
                 one.state,
+                str(measured[one.name]),
                 str(one.num_candidates),
                 f"{one.busy_seconds:.1f}",
                 f"{one.seconds:.1f}",
@@ -101,4 +106,7 @@ class WorkersReport(Framed):
             for one in self.workers
         ]
         table = text_table(heads, rows, numeric=range(3, len(heads)))
-        return "\n".join([table, f"idle: {self.idle_share:.0%}", *self.events])
+        answers = (
+            "answers: candidates of the search, and looks at parts of the set, sensitivities and measurements again"
+        )
+        return "\n".join([table, answers, f"idle: {self.idle_share:.0%}", *self.events])
