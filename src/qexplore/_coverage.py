@@ -47,10 +47,11 @@ class CoveredShare:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which share of a network is at quantization points, whatever their present widths; ``print`` shows it.
+    """Which share of a network is at quantization points; ``print`` shows it.
 
-    A point that was disabled by hand counts as none. All but the parameters is of one sample, in the mean over the
-    kinds of samples that were seen, and None until a forward was.
+    At points that are not off: of a model those whose present choice is not off, of a search those that may have
+    another choice than off. A point that was disabled by hand is off. All but the parameters is of one sample, in the
+    mean over the kinds of samples that were seen, and None until a forward was.
 
     Attributes:
         parameters: numbers in all parameters, biases and norms included; parts are parameters.
@@ -62,6 +63,10 @@ class Coverage:
             (activation functions, scales, BatchNorm) and one that moves numbers do not count as reading, for they are
             part of what does. Parts are the modules and calls that read them in float.
         not_counted: a sentence on what is in none of these figures; empty where all is.
+        is_searched: whether it is of the points that a search has, of which a member may leave some off. What a member
+            has tells `QuantizedModel.coverage` after ``member.apply_to(model)``.
+        num_may_be_off: of a search, how many points may be off in a member; None where that is not known, as in files
+            that were written before it was told.
     """
 
     parameters: CoveredShare
@@ -69,17 +74,25 @@ class Coverage:
     activation_macs: CoveredShare | None = None
     activation_elements: CoveredShare | None = None
     not_counted: str = ""
+    is_searched: bool = False
+    num_may_be_off: int | None = None
 
     @classmethod
     def read(cls, value: Any) -> Coverage | None:
-        """From what a file holds: a mapping of its fields, or None. TypeError for anything else."""
+        """From what a file holds: a mapping of its fields, or None. TypeError for anything else.
+
+        Files hold the coverage of searches, older ones without saying so.
+        """
         if value is None or isinstance(value, Coverage):
             return value
         told = dict(value) if isinstance(value, Mapping) else {}
         parameters, not_counted = _share(told.pop("parameters", None)), told.pop("not_counted", "")
-        if parameters is None or not isinstance(not_counted, str):
+        is_searched, num_off = told.pop("is_searched", True), told.pop("num_may_be_off", None)
+        are_told = isinstance(not_counted, str) and isinstance(is_searched, bool) and _is_count(num_off)
+        if parameters is None or not are_told:
             raise TypeError(f"Coverage: must be a mapping of its fields, got {value!r}")
-        return cls(parameters, **{name: _share(one) for name, one in told.items()}, not_counted=not_counted)
+        shares = {name: _share(one) for name, one in told.items()}
+        return cls(parameters, **shares, not_counted=not_counted, is_searched=is_searched, num_may_be_off=num_off)
 
     @property
     def shares(self) -> dict[str, CoveredShare]:
@@ -88,15 +101,28 @@ class Coverage:
         return {words: share for words, share in known.items() if share is not None}
 
     @property
+    def title(self) -> str:
+        """What `line` is of, in words."""
+        return "coverage at points" if self.is_searched else "coverage"
+
+    @property
+    def may_be_off(self) -> str:
+        """That points may be off in a member of a search, in words; empty where none may, or it is not known."""
+        count = self.num_may_be_off or 0
+        points = "1 point" if count == 1 else f"{count:,} points"
+        return f"{points} may be off in a member, which leaves more in float" if count else ""
+
+    @property
     def line(self) -> str:
-        """The shares in one line, with the largest parts that stay float."""
+        """The shares in one line, with the largest parts that stay float, and how many points may be off."""
         shares = ", ".join(f"{words} {percent(share)}" for words, share in self.shares.items())
         left = [
             f"{words} {listing(share.largest_float[:_IN_A_LINE], share.num_float)}"
             for words, share in self.shares.items()
             if share.num_float
         ]
-        return f"{shares}; left float: {'; '.join(left)}" if left else shares
+        told = [shares, *([f"left float: {'; '.join(left)}"] if left else []), self.may_be_off]
+        return "; ".join(filter(None, told))
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
@@ -113,7 +139,8 @@ class Coverage:
         ]
         left = [f"{words} left float: {one.float_text}" for words, one in self.shares.items() if one.float_text]
         gap = [f"not counted: {self.not_counted}"] if self.not_counted else []
-        return "\n".join(["quantized:", *told, *left, *gap])
+        may_be_off = [self.may_be_off] if self.may_be_off else []
+        return "\n".join(["at points:" if self.is_searched else "quantized:", *told, *left, *may_be_off, *gap])
 
 
 _WORDS = {
@@ -148,6 +175,10 @@ def percent(one: CoveredShare) -> str:
     if shown == "100.0%" and one.quantized < one.total:
         return ">99.9%"
     return "<0.1%" if shown == "0.0%" and one.quantized else shown
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
 
 
 def _share(value: Any) -> CoveredShare | None:

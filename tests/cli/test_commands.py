@@ -240,7 +240,7 @@ def test_describe_says_what_is_covered_before_a_search_and_show_after_it(explore
     assert facts["coverage"] == coverage and coverage["activation_macs"]["quantized"] > 0
     assert [one["point"]["name"] for one in facts["points"]] == said("show", explored)["front"]["point_names"]
     assert "MACs by activation" in text and "left float, and could be at points" in text
-    assert "coverage: parameters" in run("show", explored).stdout
+    assert "coverage at points: parameters" in run("show", explored).stdout and "\nat points:\n" in text
 
 
 def test_init_writes_a_configuration_that_explore_takes(mine):

@@ -129,6 +129,23 @@ def test_front_written_before_coverage_was_told_loads_without_it(tmp_path):
     ) in str(told).splitlines()
 
 
+def test_a_coverage_that_does_not_say_of_what_loads_as_of_a_search(tmp_path):
+    file = tmp_path / "front.json"
+    told = json.loads(saved_text(replace(a_front(), coverage=COVERAGE), file))
+    assert told["version"] == 8
+    for name in ("is_searched", "num_may_be_off"):
+        del told["coverage"][name]
+    file.write_text(json.dumps(told))
+    front = Front.load(file)
+    assert front.coverage == replace(COVERAGE, is_searched=True) and "coverage at points: parameters" in str(front)
+
+
+@pytest.mark.parametrize("wrong", [{"is_searched": 1}, {"num_may_be_off": -1}, {"num_may_be_off": True}])
+def test_a_coverage_of_no_search_is_refused(wrong):
+    with pytest.raises(FrontError, match="coverage must be that of a model"):
+        a_front(coverage={"parameters": {"quantized": 1, "total": 1}} | wrong)
+
+
 @pytest.mark.parametrize("coverage", ["all", {"parameters": {"quantized": "x", "total": 1}}, {}, 7, {"parameters": 1}])
 def test_a_coverage_that_is_none_is_refused(coverage, tmp_path):
     with pytest.raises(FrontError, match="coverage must be that of a model"):

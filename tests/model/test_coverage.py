@@ -43,13 +43,28 @@ class TestByHand:
         elements = coverage.activation_elements
         assert elements is not None and dict(elements.largest_float) == one.left_by_all
 
-    def test_of_points_that_are_disabled_by_hand(self, name: str) -> None:
+    @pytest.mark.parametrize("by", ["hand", "width"])
+    def test_of_points_that_are_off(self, name: str, by: str) -> None:
+        one = NETWORKS[name]
+        model = qx.QuantizedModel(one.make().eval(), scheme="all-int8")
+        before = model.describe(one.example)
+        if by == "width":
+            model.num_bits = [0] * len(model.points)
+        for quantizer in model.fake_quantizers.values() if by == "hand" else ():
+            quantizer.disable()
+        plan = model.describe()
+        assert amounts(plan.coverage) == (0, 0, 0, 0)  # type: ignore[arg-type]
+        assert plan.left_out == before.left_out  # nothing that has a point already
+        assert [left.name for left in plan.left_float if left.kind == "point"] == [one.name for one in model.points]
+
+    def test_of_points_of_which_some_are_off(self, name: str) -> None:
         one = NETWORKS[name]
         model = qx.QuantizedModel(one.make().eval(), scheme="all-int8")
         model.describe(one.example)
-        for quantizer in model.fake_quantizers.values():
-            quantizer.disable()
-        assert amounts(model.coverage()) == (0, 0, 0, 0)
+        model.num_bits = [8 * (point.kind == "weight") for point in model.points]
+        assert amounts(model.coverage())[:2] == one.by_all[:2] and amounts(model.coverage())[2] == one.by_weights[2]
+        model.num_bits = [8 * (point.kind != "weight") for point in model.points]
+        assert amounts(model.coverage())[0] == 0 and amounts(model.coverage())[2] == one.by_all[2]
 
 
 def left_of(plan: qx.Plan) -> dict[str, dict[str, float]]:

@@ -27,9 +27,11 @@ def describe(config: Path, as_json: bool, **flags: Any) -> None:
 
     Ranges are calibrated, nothing is searched.
     """
-    from qexplore.config import calibrated, read_config
+    from qexplore.config import calibrated, choices_of, read_config
 
-    plan = calibrated(read_config(config, given(flags))).describe()
+    read = read_config(config, given(flags))
+    model = calibrated(read)
+    plan = model.describe(choices=choices_of(read, model))
     say(plan, plan, as_json=as_json)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qexplore.config.drafting import Template, template
     from qexplore.config.posing import (
         calibrated,
+        choices_of,
         posed,
         problem_arguments,
         report_arguments,
@@ -28,6 +29,7 @@ __all__ = [
     "ReadConfig",
     "Template",
     "calibrated",
+    "choices_of",
     "described",
     "posed",
     "problem_arguments",

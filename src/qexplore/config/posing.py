@@ -8,16 +8,14 @@ from typing import Any
 from qexplore.config.reading import ReadConfig
 from qexplore.distributed import RayWorkers
 from qexplore.model import QuantizedModel
-from qexplore.search import LayerwiseQuantizationProblem
+from qexplore.search import ChoicePlan, LayerwiseQuantizationProblem, checked_plan
 
+_RULES = "pinned", "tied", "first_last", "target"
 _OF_PROBLEM = (
     "num_bits_lower_limit",
     "num_bits_upper_limit",
     "choices",
-    "pinned",
-    "tied",
-    "first_last",
-    "target",
+    *_RULES,
     "min_accuracy",
     "max_drop",
     "limits",
@@ -71,6 +69,17 @@ def problem_arguments(read: ReadConfig) -> dict[str, Any]:
         "costs": read.parts.costs,
         "unpack": read.parts.unpack,
     }
+
+
+def choices_of(read: ReadConfig, model: QuantizedModel) -> ChoicePlan:
+    """What each point may have in the problem that is to be searched.
+
+    Raises:
+        ProblemError: as `LayerwiseQuantizationProblem`.
+    """
+    config = read.config
+    limits = config.num_bits_lower_limit, config.num_bits_upper_limit
+    return checked_plan(model, config.choices, limits, {name: getattr(config, name) for name in _RULES})
 
 
 def posed(read: ReadConfig, model: QuantizedModel) -> LayerwiseQuantizationProblem:

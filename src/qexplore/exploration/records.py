@@ -121,7 +121,7 @@ class Exploration(Framed):
 
     @property
     def coverage(self) -> Coverage | None:
-        """Which share of the network was searched: what is at quantization points; ``front.coverage``."""
+        """Which share of the network was searched: what is at points that may be on; ``front.coverage``."""
         return self.front.coverage
 
     @property

@@ -202,7 +202,7 @@ def recorded(
     Raises:
         StudyError: the file cannot be had, or was measured otherwise.
     """
-    coverage = problem.model.coverage()
+    coverage = problem.model.coverage(choices=problem.plan)
     if file is None:
         recording = Unrecorded(problem, workers)
         recording.coverage = coverage

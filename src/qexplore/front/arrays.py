@@ -88,7 +88,7 @@ class FrontArrays(Directed):
     empty_because: str = ""  # why no candidate is on an empty front, and the way out
     arithmetic: str = ""  # what it was measured in, in words: full float32, or torch's settings; "" where unknown
     fingerprint: Fingerprint | None = None  # of the model that it was found on; None where unknown
-    coverage: Coverage | None = None  # which share of that model is at its points; None where unknown
+    coverage: Coverage | None = None  # which share of that model the search has at points; None where unknown
     # What measured it; within a process only: a file, a pickle or a copy knows it by name.
     metric: Any = field(default=None, repr=False, compare=False)
     # What decided between points that the search set cannot tell apart, in words, as a study says it; in no file.

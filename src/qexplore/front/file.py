@@ -22,7 +22,7 @@ _FORMAT = "qexplore-front"
 # Version 3 holds the scores of further metrics. Version 4 holds the uniform candidates, with what was measured of them
 # and of the float network on the report set, and why an empty front is empty. Version 5 holds how these candidates
 # differ from each other there, and which limits they break. Version 6 says which arithmetic it was measured in.
-# Version 7 holds the fingerprint of the model. Version 8 says which share of it is at points.
+# Version 7 holds the fingerprint of the model. Version 8 says which share of it a search has at points.
 _VERSION = 8
 _FIELDS = tuple(field.name for field in fields(FrontArrays) if field.compare)  # one more needs a new version
 _SINCE = {

@@ -91,7 +91,7 @@ def _header(front: FrontArrays) -> str:
     if floats is None and front.judge and len(front) and front.uniform is None:  # nobody says so below
         report = ["scores are of the search set, which chose the points"]
     judge = [f"judge: {front.judge}"] * bool(front.judge)
-    coverage = [] if front.coverage is None else [f"coverage: {front.coverage.line}"]
+    coverage = [] if front.coverage is None else [f"{front.coverage.title}: {front.coverage.line}"]
     return "\n".join([head, *judge, *coverage, *report, *(f"further: {words}" for words in further)])
 
 

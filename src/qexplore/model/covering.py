@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from qexplore._coverage import Coverage, CoveredShare, listing, whole
+from qexplore.errors import NumBitsError
 from qexplore.model.examples import Example
-from qexplore.model.left_float import NOT_SELECTED, left_float, plain_name
+from qexplore.model.left_float import NOT_SELECTED, LeftFloat, left_float, plain_name
 from qexplore.model.left_out import LeftOut
 from qexplore.model.points import PointKind
 from qexplore.model.taping import taped
@@ -63,14 +65,68 @@ class _Amounts:
         return CoveredShare.of(self.total[what], self.left[what])
 
 
-def covered(model: WrappedNetwork) -> tuple[Coverage, tuple[LeftOut, ...]]:
-    """How much of ``model`` is at points, and what else could be, the largest of each kind first."""
-    parameters, weights = _parameters(model), _weights(model)
+@dataclass(frozen=True)
+class Covered:
+    """What `covered` finds: the shares, what else could be at points, and the points that are off."""
+
+    coverage: Coverage
+    left_out: tuple[LeftOut, ...]
+    left_float: tuple[LeftFloat, ...]
+
+
+def covered(model: WrappedNetwork, choices: Any = None) -> Covered:
+    """How much of ``model`` is at points that are not off, and what else could be, the largest of each kind first.
+
+    Args:
+        model: wrapped.
+        choices: the plan of a search, whose points are off where they may have nothing else; None looks at what they
+            have at present.
+
+    Raises:
+        NumBitsError: no plan, or one of other points.
+    """
+    codes = _codes(model, choices)
+    on = {name for name, own in codes.items() if any(own)}
+    coverage, left_out = _covered(model, on)
+    off = tuple(_left(model, name, choices is not None) for name in codes if name not in on)
+    if choices is not None:
+        num_off = sum(0 in codes[name] for name in on)
+        coverage = replace(coverage, is_searched=True, num_may_be_off=num_off)
+    return Covered(coverage, left_out, off)
+
+
+def _codes(model: WrappedNetwork, choices: Any) -> dict[str, tuple[int, ...]]:
+    """What each point may have, by name; off alone where its quantizer was disabled by hand."""
+    quantizers = model.fake_quantizers
+    if choices is None:
+        return {name: (code,) for name, code in zip(quantizers, model.num_bits.tolist(), strict=True)}
+    points = getattr(choices, "points", None)
+    if points is None or [point.name for point in points] != list(quantizers):
+        raise NumBitsError(
+            f"`choices` must be a plan for the {len(quantizers)} points of this model, got {type(choices).__name__}: "
+            "take problem.plan, or make one with plan_choices(model, ...)"
+        )
+    return {
+        name: (0,) if quantizers[name].disabled else tuple(own)
+        for name, own in zip(quantizers, choices.choices, strict=True)
+    }
+
+
+def _left(model: WrappedNetwork, name: str, is_searched: bool) -> LeftFloat:
+    if model.fake_quantizers[name].disabled:
+        return LeftFloat(name, "disabled by hand", "point")
+    return LeftFloat(name, "may have nothing but off" if is_searched else "off at present", "point")
+
+
+def _covered(model: WrappedNetwork, on: Collection[str]) -> tuple[Coverage, tuple[LeftOut, ...]]:
+    """The shares, where only points that are ``on`` count, and what no point takes, be it on or off."""
+    parameters, weights = _parameters(model, on), _weights(model)
     examples = sorted(model.examples, key=lambda one: -one.num_seen)[:_MOST]
     if not examples:
         return Coverage(parameters, not_counted=_SEEN_IN_DATA), weights
     try:
-        amounts = _seen(model, examples)
+        amounts = _seen(model, examples, on)
+        selected = amounts if len(on) == len(model.points) else _seen(model, examples, model.fake_quantizers)
     except Exception as error:  # whatever a network does that torch's modes cannot follow, it can be quantized
         told = str(error).strip().splitlines() or [""]
         why = f"a forward, which cannot be followed operation by operation here ({type(error).__name__}: {told[0]})"
@@ -78,12 +134,11 @@ def covered(model: WrappedNetwork) -> tuple[Coverage, tuple[LeftOut, ...]]:
     coverage = Coverage(
         parameters, amounts.share("weight"), amounts.share("activation"), amounts.share("read"), _not_counted(amounts)
     )
-    return coverage, (*_could_be(amounts), *weights)
+    return coverage, (*_could_be(selected), *weights)
 
 
-def _seen(model: WrappedNetwork, examples: Sequence[Example]) -> _Amounts:
-    quantizers = model.fake_quantizers
-    index = {point.name: point.index for point in model.points if not quantizers[point.name].disabled}
+def _seen(model: WrappedNetwork, examples: Sequence[Example], on: Collection[str]) -> _Amounts:
+    index = {point.name: point.index for point in model.points if point.name in on}
     plain = with_plain_weights(model)
     parameters = {point.parameter: index[point.name] for point in plain.weight_points if point.name in index}
     amounts, all_seen = _Amounts(), sum(example.num_seen for example in examples)
@@ -112,13 +167,8 @@ def _could_be(amounts: _Amounts) -> tuple[LeftOut, ...]:
     )
 
 
-def _parameters(model: WrappedNetwork) -> CoveredShare:
-    at_points = {
-        id(parameter)
-        for point in model.weight_points
-        if not model.fake_quantizers[point.name].disabled
-        for parameter in point.parameters
-    }
+def _parameters(model: WrappedNetwork, on: Collection[str]) -> CoveredShare:
+    at_points = {id(parameter) for point in model.weight_points if point.name in on for parameter in point.parameters}
     named = list(model.model.named_parameters())
     left = {plain_name(name): parameter.numel() for name, parameter in named if id(parameter) not in at_points}
     return CoveredShare.of(sum(parameter.numel() for _, parameter in named), left)

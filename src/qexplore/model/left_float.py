@@ -34,12 +34,13 @@ _WAYS_OUT = {
 
 @dataclass(frozen=True)
 class LeftFloat:
-    """A weight of two axes or more, or a floating input, that stays float.
+    """A weight of two axes or more, a floating input, or what is at a point that is off: it stays float.
 
     Attributes:
-        name: of a weight qualified, as a point would have; of an input that of the forward's argument.
+        name: of a weight qualified, as a point would have; of an input that of the forward's argument; of
+            a point its own.
         reason: why.
-        kind: ``"weight"``, ``"input"`` or ``"call"``.
+        kind: ``"weight"``, ``"input"``, ``"call"`` or ``"point"``.
         num_elements: of a weight how many numbers it has; 0 of others.
     """
 

@@ -34,10 +34,11 @@ class Plan(Framed):
         network: its class.
         predicate: what selected the points.
         points: in the order of ``num_bits``.
-        left_float: inputs that are not quantized though they might be, and, where weights are quantized, those of two
-            axes or more that are not, with the reasons.
+        left_float: inputs that are not quantized though they might be, points that are off, and, where weights are
+            quantized, those of two axes or more that are not, with the reasons.
         notes: sentences about weights that share memory.
-        coverage: which share of the network is at these points; of what a forward does once data was seen.
+        coverage: which share of the network is at those of the points that are not off; of what a forward does once
+            data was seen.
         left_out: what else could be at points, by kind the largest first: outputs of modules, what modules read, calls
             of functions, weights.
     """

@@ -138,18 +138,22 @@ class QuantizedModel(WrappedNetwork):
         return report
 
     @alone
-    def describe(self, example_input: Any = None) -> Plan:
+    def describe(self, example_input: Any = None, *, choices: Any = None) -> Plan:
         """The plan: every point with its type, shape, calls, choice, sign and amax, and what stays float.
 
-        That is the share of the network that is at points (`coverage`), weights and masks that are at none with the
-        reasons, and what the predicates could have taken. It takes one more forward, of one sample.
+        That is the share of the network that is at points (`coverage`), weights and masks that are at none and points
+        that are off with the reasons, and what the predicates could have taken. It takes one more forward, of one
+        sample, and another where points are off.
 
         Args:
             example_input: a tensor, a tuple of positional or a dict of keyword arguments; run once in full precision.
                 None shows what an earlier `describe` or `calibrate` saw.
+            choices: the plan of a search, ``problem.plan`` or what `qexplore.plan_choices` gives: a point is off where
+                it may have nothing else. None looks at what the points have at present.
 
         Raises:
             SelectionError: a selected module is never called, or gives no floating tensor.
+            NumBitsError: ``choices`` are no plan, or one of other points.
         """
         self._attached()
         if example_input is not None:
@@ -159,20 +163,24 @@ class QuantizedModel(WrappedNetwork):
         quantized = [holder for point in self.weight_points for holder in point.holders]
         passed_over, notes = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
         notes = *notes, *self.found_notes, *([self.scheme.searched] if self.scheme else [])
-        name, left = type(self.model).__name__, (*self.inputs_left_float, *passed_over)
-        rows = planned(self.points, self.fake_quantizers)
-        return Plan(name, self._predicate_text, rows, left, notes, *covered(self))
+        found, rows = covered(self, choices), planned(self.points, self.fake_quantizers)
+        name, left = type(self.model).__name__, (*self.inputs_left_float, *found.left_float, *passed_over)
+        return Plan(name, self._predicate_text, rows, left, notes, found.coverage, found.left_out)
 
-    def coverage(self, example_input: Any = None) -> Coverage:
-        """Which share of the network is at points: of parameters, multiply-accumulates and activations.
+    def coverage(self, example_input: Any = None, *, choices: Any = None) -> Coverage:
+        """Which share of the network is quantized: of parameters, multiply-accumulates and activations.
+
+        That is what is at points, but at those that are off: ``with model.using(front[0])`` around it tells the share
+        of a front's member.
 
         Args:
             example_input: as for `describe`, which shows the same beside the points.
+            choices: as for `describe`: which share a search has at points.
 
         Raises:
             SelectionError: as `describe`.
         """
-        return cast(Coverage, self.describe(example_input).coverage)
+        return cast(Coverage, self.describe(example_input, choices=choices).coverage)
 
     def _note(self, examples: Examples, called: set[str]) -> None:
         never = [name for name in self._modules_of_points if name not in called]

@@ -190,7 +190,8 @@ def coverage_facts(coverage: Coverage | None) -> tuple[tuple[str, Facts], ...]:
         for words, one in coverage.shares.items()
     ]
     told = [(words, f"{share}; left float: {left}" if left else share) for words, share, left in shares]
-    return (("Coverage", (*told, *([("not counted", coverage.not_counted)] if coverage.not_counted else []))),)
+    further = ("points off", coverage.may_be_off), ("not counted", coverage.not_counted)
+    return ((coverage.title.capitalize(), (*told, *((words, text) for words, text in further if text))),)
 
 
 def row_fields(front: Front) -> tuple[str, ...]:

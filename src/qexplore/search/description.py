@@ -22,7 +22,7 @@ class Description(Tabular):
     """What will be searched, and how candidates are evaluated; ``print`` shows it.
 
     Attributes:
-        plan: the quantization points.
+        plan: the quantization points, and which share of the network a search has at them.
         choices: what each of them may have, and which rule says so.
         costs: names of what is kept small.
         metric_name: what is searched beside them.
@@ -62,7 +62,7 @@ class Description(Tabular):
         costs, direct, evaluator = (*problem.costs, *problem.limits.costs), problem.direct, problem.evaluator
         told = problem.divergence
         return cls(
-            problem.model.describe(),
+            problem.model.describe(choices=problem.plan),
             problem.plan,
             tuple(cost.name for cost in problem.costs),
             problem.metric.name,

@@ -37,7 +37,7 @@ def summary(store: Store, runs: Sequence[StudyRun]) -> str:
     rows = [_row(run) for run in runs]
     lines.append(text_table(_HEADER, rows, numeric=(0, 2, 4, 5, 6, 7, 8)) if rows else "no run has begun")
     coverage = next((run.coverage for run in reversed(runs) if run.coverage is not None), None)
-    lines += [] if coverage is None else [f"coverage: {coverage.line}"]
+    lines += [] if coverage is None else [f"{coverage.title}: {coverage.line}"]
     limits = [f"run {run.id}: {note}" for run in runs for note in run.notes or ()]
     return "\n".join([*lines, *limits, *store.notes])
 
