@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from textwrap import shorten
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from qexplore._warnings import warn
 from qexplore.distributed.census import ALWAYS_EQUAL, Census, differences
 from qexplore.distributed.cluster import join, require_nodes
 from qexplore.distributed.dispatch import Lost, Reply
@@ -235,7 +235,7 @@ class RayCrew:
         except self._ray.exceptions.RayError as error:
             answer = Answer(error=WorkersError(f"a worker failed: {_short(error)}"))
         for category, text in answer.warnings:
-            warnings.warn(text, category, stacklevel=2)
+            warn(text, category)
         if task is None:
             self._present(member, answer)
             return None

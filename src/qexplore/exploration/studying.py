@@ -25,7 +25,7 @@ from qexplore.evaluation import DirectEvaluator, Evaluator
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Exploration, Snapshot, clipping_notes
 from qexplore.metrics import Metric, WholeSetMetric
-from qexplore.model import Candidates
+from qexplore.model import Candidates, arithmetic
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings, WholeFront
 from qexplore.study import NOTES, WAY, Recorder, Store, StoredSnapshot, contents_of, measured_by, opened_for, place_of
 
@@ -202,7 +202,8 @@ def recorded(
     Raises:
         StudyError: the file cannot be had, or was measured otherwise.
     """
-    coverage = problem.model.coverage(choices=problem.plan)
+    with arithmetic(problem.direct.precision):
+        coverage = problem.model.coverage(choices=problem.plan)
     if file is None:
         recording = Unrecorded(problem, workers)
         recording.coverage = coverage
