@@ -137,7 +137,9 @@ def test_code_of_the_page_on_predicates_prints_what_it_says(capsys):
 def test_code_of_the_calibration_page_runs(capsys):
     done = run("docs/calibration.md")
     assert done["report"].method == "mse"
-    assert capsys.readouterr().out.splitlines()[-1].endswith("asymmetric")
+    printed = capsys.readouterr().out.splitlines()
+    assert "{'input': 'mse', '1': 'percentile', '0.weight': 'max', '2.weight': 'auto'}" in printed
+    assert printed[-1].split()[-2:] == ["asymmetric", "mse"]
 
 
 def test_code_of_the_page_on_clusters_runs(tmp_path, monkeypatch):

@@ -196,9 +196,9 @@ class TestReport:
         ]
         lines = str(report).splitlines()
         assert lines[0] == "Calibrated on 2 batches, method max"
-        assert lines[1].split() == ["point", "amax", "lowest", "highest", "sign"]
-        assert lines[-1].split() == ["1", "0", "0", "0", "unsigned", "dead:", "always", "zero"]
-        assert lines[-2].split() == ["0", "16", "-16", "-8", "signed"]
+        assert lines[1].split() == ["point", "amax", "lowest", "highest", "sign", "method"]
+        assert lines[-1].split() == ["1", "0", "0", "0", "unsigned", "max", "dead:", "always", "zero"]
+        assert lines[-2].split() == ["0", "16", "-16", "-8", "signed", "max"]
         assert torch.equal(model(torch.ones(1, 8)), network[2].bias.expand(1, 2))
 
     def test_progress_is_shown_on_stderr_only_when_asked(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,6 +238,8 @@ class TestSettings:
         model = small_cnn(quant_desc=QuantDescriptor(amax=0.25))
         model.calibrate(batches(digits().calibration))
         assert {name: amax for name, (amax, _) in ranges(model).items()} == dict.fromkeys(ranges(model), 0.25)
+        report = model.calibrate(batches(digits().calibration), method="mse")
+        assert {(row.amax, row.method) for row in report.ranges} == {(0.25, "fixed")} and "fixed" in str(report)
 
     def test_one_range_per_channel(self) -> None:
         model = small_cnn(quant_desc=QuantDescriptor(axis=1))

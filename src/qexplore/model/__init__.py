@@ -76,6 +76,7 @@ from qexplore.model.quantized_model import QuantizedModel
 from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.ready import require_wrapped
 from qexplore.model.schemes import SCHEMES, Scheme, scheme
+from qexplore.model.selectors import KINDS_OF_WORD, PointModules, selector_text
 from qexplore.model.state import bit_sum, content_version, in_eval_mode, undone_on_failure
 from qexplore.model.taping import taped
 from qexplore.model.tracing import PathTracer, bound_arguments, takes_any_arguments, trace_around, without_tensors

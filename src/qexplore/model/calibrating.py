@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qexplore._arguments import checked_name
 from qexplore._choices import MAX_NUM_BITS, has_range, is_float_code, stored_bits
 from qexplore.errors import CalibrationError, DataError
 from qexplore.model.arithmetic import measuring
 from qexplore.model.calibration import (
-    AUTOMATIC,
     CalibrationReport,
     PointRange,
     RangeCollector,
@@ -26,15 +24,16 @@ from qexplore.model.calibration import (
 )
 from qexplore.model.examples import Examples
 from qexplore.model.inputs import Placement, first_samples
+from qexplore.model.methods import AUTOMATIC, Methods, methods_text
 from qexplore.model.observation import CallCounter
 from qexplore.model.passes import Pass
 from qexplore.model.point_hook import floating_tensors
 from qexplore.model.replaying import SinglePointRuns
+from qexplore.model.selectors import KINDS_OF_WORD, PointModules
 from qexplore.model.state import in_eval_mode
 from qexplore.model.weight_points import WeightPoint, calibrated_rows
 from qexplore.model.wrapped import WrappedNetwork
 from qexplore.quant import (
-    CALIBRATORS,
     COMPARED,
     WEIGHT_CALIBRATORS,
     WHOLE_RANGE,
@@ -103,8 +102,8 @@ def calibrate(
     model: WrappedNetwork,
     batches: Pass | None,
     *,
-    method: str | None,
-    weight_method: str | None,
+    method: Any,
+    weight_method: Any,
     clip_outputs: bool,
     options: dict[str, Any],
     note: Note,
@@ -112,31 +111,42 @@ def calibrate(
     """As `QuantizedModel.calibrate`; tells ``note`` what the forwards passed, and which points they did."""
     if options and not model.activation_fake_quantizers:
         raise CalibrationError(f"options of a method are for activations, but there are none to calibrate: {options}")
-    collected = _collect(model, batches, RangeCollector(model.activation_fake_quantizers, method, options))
-    collector, count = collected.collector, collected.num_batches
-    method = method or collector.method
-    weight_method = _checked_weight_method(weight_method, has_data=count > 0)
+    weight_methods = _checked_weight_methods(weight_method, has_data=batches is not None)
+    collector = RangeCollector(model.activation_fake_quantizers, method, options)
+    if batches is None and AUTOMATIC in (*collector.methods.names, *weight_methods.names):
+        raise DataError('weight_method "auto" compares outputs on data: pass a loader')
+    collected = _collect(model, batches, collector)
+    count = collected.num_batches
+    points = PointModules.of(model)
+    asked = collector.methods.of(points.of_kinds(KINDS_OF_WORD["activations"], CalibrationError))
     # A descriptor's histograms were asked for point by point already.
     whole = set() if clip_outputs or collector.is_for_histograms else collected.outputs
+    methods = asked | dict.fromkeys(whole, WHOLE_RANGE)
+    by_weight_methods = weight_methods.of(points.of_kinds(KINDS_OF_WORD["weights"], CalibrationError))
     by_activation = {
-        name: {one: collector.ranges(name, one) for one in _methods(WHOLE_RANGE if name in whole else method)}
-        for name in collector.names
+        name: {one: collector.ranges(name, one) for one in _compared(methods[name])} for name in collector.names
     }
     by_weight = {
-        point.name: {one: weight_ranges(point, one) for one in _methods(weight_method, "weight")}
+        point.name: {one: weight_ranges(point, one) for one in _compared(by_weight_methods[point.name], "weight")}
         for point in model.weight_points
     }
-    if AUTOMATIC in (method, weight_method) and count == 0:
-        raise DataError('weight_method "auto" compares outputs on data: pass a loader')
     collector.load({name: next(iter(by_method.values())) for name, by_method in by_activation.items()})
     for name, by_method in by_weight.items():
         set_ranges(model.fake_quantizers[name], *next(iter(by_method.values())))
-    if method == AUTOMATIC or (weight_method == AUTOMATIC and by_weight):
+    if any(len(by_method) > 1 for by_method in (*by_activation.values(), *by_weight.values())):
         _take_least_error(model, {**by_activation, **by_weight}, collected.example)
     collector.note_clipped()
-    weights = [weight_row(point, model.fake_quantizers[point.name]) for point in model.weight_points]
-    by_weights = weight_method if weights else None
-    report = CalibrationReport((*collector.rows(), *weights), count, method, by_weights, model.inputs_left_float)
+    weights = [
+        weight_row(point, model.fake_quantizers[point.name], by_weight_methods[point.name])
+        for point in model.weight_points
+    ]
+    report = CalibrationReport(
+        (*collector.rows(methods), *weights),
+        count,
+        methods_text(asked.values()) or collector.methods.default,
+        methods_text(by_weight_methods.values()) or None,
+        model.inputs_left_float,
+    )
     if count:  # last, for it is not undone
         note(collected.examples, collector.names)
     return report
@@ -147,14 +157,12 @@ class _Collected:
     """What passed the points while data ran through the float network.
 
     Attributes:
-        collector: extremes and histograms.
         examples: what passed at the points for a sample, and inputs that show it.
         outputs: names of the points whose tensor is the network's output.
         example: inputs of the first batch; None without data.
         num_batches: how many there were.
     """
 
-    collector: RangeCollector
     examples: Examples
     outputs: set[str]
     example: Any
@@ -180,13 +188,13 @@ def _collect(model: WrappedNetwork, batches: Pass | None, collector: RangeCollec
         if batches is not None:
             model.settle(survey, to_the_end=True)
             examples.rename(collector.follow(model.activation_fake_quantizers))
-    return _Collected(collector, examples, outputs.names, example, 0 if batches is None else batches.num_done)
+    return _Collected(examples, outputs.names, example, 0 if batches is None else batches.num_done)
 
 
-def weight_row(point: WeightPoint, quantizer: TensorQuantizer) -> PointRange:
+def weight_row(point: WeightPoint, quantizer: TensorQuantizer, method: str) -> PointRange:
     """What calibration saw of a weight, and what it made of it."""
     lowest, highest = (float(extreme) for extreme in torch.aminmax(point.parameter.detach()))
-    return PointRange.of(point.name, quantizer, lowest, highest)
+    return PointRange.of(point.name, quantizer, lowest, highest, method)
 
 
 def weight_ranges(point: WeightPoint, method: str) -> Ranges:
@@ -199,15 +207,14 @@ def weight_ranges(point: WeightPoint, method: str) -> Ranges:
     return {code: amax.reshape(shape) for code, amax in weight_amax_table(rows, method, codes).items()}, None
 
 
-def _methods(method: str, kind: str = "activation") -> tuple[str, ...]:
+def _compared(method: str, kind: str = "activation") -> tuple[str, ...]:
     return COMPARED[kind] if method == AUTOMATIC else (method,)
 
 
-def _checked_weight_method(method: str | None, *, has_data: bool) -> str:
-    if method is None:
-        return AUTOMATIC if has_data else WHOLE_RANGE
-    hint = f": {method} is for activations" if method in tuple(CALIBRATORS) else ""
-    return checked_name("`weight_method`", method, (*WEIGHT_CALIBRATORS, AUTOMATIC), CalibrationError, hint=hint)
+def _checked_weight_methods(given: Any, *, has_data: bool) -> Methods:
+    default = AUTOMATIC if has_data else WHOLE_RANGE
+    known = (*WEIGHT_CALIBRATORS, AUTOMATIC)
+    return Methods.checked("weight_method", given, known, default, ": {} is for activations")
 
 
 def _take_least_error(model: WrappedNetwork, found: Mapping[str, Mapping[str, Ranges]], example: Any) -> None:

@@ -10,25 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qexplore._arguments import checked_name
 from qexplore._choices import FLOAT_CODES
 from qexplore._table import Framed, Rows, record_rows, text_table
 from qexplore._warnings import warn
 from qexplore.errors import CalibrationError
 from qexplore.model.left_float import LeftFloat, left_float_text
+from qexplore.model.methods import AUTOMATIC, Methods, of_method
 from qexplore.quant import (
     CALIBRATORS,
-    WHOLE_RANGE,
     Histogram,
     TensorQuantizer,
     amax_table,
-    check_options,
     known_widths,
     range_table,
 )
 
-AUTOMATIC = "auto"
-"""The method that does least to the network's output, point by point and width by width."""
+FIXED = "fixed"
 
 Ranges = tuple[dict[int, Any], dict[int, Any] | None]
 """Upper ends by choice, and lower ends where they are not symmetric; the one key 0 stands for all choices."""
@@ -46,6 +43,8 @@ class PointRange:
         unsigned: whether the quantizer now has no sign.
         asymmetric: whether its integer widths have a zero point.
         dead: the range is zero, so the output is zero at every width.
+        method: that found the range; ``"max"`` of a tensor that is not clipped, being the network's output; `FIXED`
+            where the descriptor holds it.
     """
 
     name: str
@@ -55,6 +54,7 @@ class PointRange:
     unsigned: bool
     dead: bool
     asymmetric: bool = False
+    method: str = ""
 
     @property
     def remark(self) -> str:
@@ -64,16 +64,25 @@ class PointRange:
         return "dead: always zero" if self.lowest == self.highest == 0 else "range 0: made zero"
 
     @classmethod
-    def of(cls, name: str, quantizer: TensorQuantizer, lowest: float, highest: float) -> PointRange:
+    def of(cls, name: str, quantizer: TensorQuantizer, lowest: float, highest: float, method: str) -> PointRange:
         """What a calibrated ``quantizer`` has now."""
         assert quantizer.amax is not None
         amax, dead = float(quantizer.amax.max()), quantizer.is_dead
-        return cls(name, amax, lowest, highest, quantizer.unsigned, dead, quantizer.asymmetric)
+        by = FIXED if quantizer.has_fixed_amax else method
+        return cls(name, amax, lowest, highest, quantizer.unsigned, dead, quantizer.asymmetric, by)
 
 
 @dataclass(frozen=True)
 class CalibrationReport(Framed):
-    """The ranges of all points, in their order, and what was left float; ``print`` shows them as a table."""
+    """The ranges of all points, in their order, and what was left float; ``print`` shows them as a table.
+
+    Attributes:
+        ranges: a row for each point.
+        num_batches: that passed; 0 where weights alone were calibrated.
+        method: asked for activations; of several how many points each has, as the rows say of each.
+        weight_method: likewise for weights; None where there are none.
+        left_float: inputs that are at no point.
+    """
 
     ranges: tuple[PointRange, ...]
     num_batches: int
@@ -97,15 +106,16 @@ class CalibrationReport(Framed):
                 f"{point.lowest:.6g}",
                 f"{point.highest:.6g}",
                 "asymmetric" if point.asymmetric else "unsigned" if point.unsigned else "signed",
+                point.method,
                 point.remark,
             )
             for point in self.ranges
         ]
-        table = text_table(("point", "amax", "lowest", "highest", "sign", ""), rows, numeric=(1, 2, 3))
+        table = text_table(("point", "amax", "lowest", "highest", "sign", "method", ""), rows, numeric=(1, 2, 3))
         batches = "1 batch" if self.num_batches == 1 else f"{self.num_batches} batches"
         parts = [f"Calibrated on {batches}, method {self.method}"] if self.num_batches else []
         parts += [] if self.weight_method is None else [f"weights by {self.weight_method}"]
-        has_own = any(map(gives_each_width_its_own, (self.method, self.weight_method or WHOLE_RANGE)))
+        has_own = any(gives_each_width_its_own(point.method) for point in self.ranges)
         parts += ["amax of the present choices"] if has_own else []
         left = left_float_text(self.left_float)
         return "\n".join([", ".join(parts), table, *([left] if left else [])])
@@ -117,22 +127,26 @@ class RangeCollector:
     Args:
         quantizers: by point name.
         method: one of `CALIBRATORS`, or `AUTOMATIC`, so that `ranges` can be asked for several; where the descriptor
-            asks for a histogram, one that pytorch-quantization's own have; None takes the first that fits.
-        options: of the method.
+            asks for a histogram, one that pytorch-quantization's own have; None takes the first that fits. Or a mapping
+            from selectors to such: which points are meant is known when all data has passed, so all are counted.
+        options: of the methods.
 
     Attributes:
         is_for_histograms: the descriptor asks for a histogram at every point.
-        options: those that the method has, checked.
+        methods: as asked for.
+        options: those that the methods have, checked.
 
     Raises:
         CalibrationError: an unknown method, one that a quantizer cannot have, or an option that does not suit it.
     """
 
-    def __init__(self, quantizers: Mapping[str, TensorQuantizer], method: str | None, options: dict[str, Any]) -> None:
+    def __init__(self, quantizers: Mapping[str, TensorQuantizer], method: Any, options: dict[str, Any]) -> None:
         self._quantizers: Mapping[str, TensorQuantizer] = {}
         self.is_for_histograms = bool(quantizers) and all(one.collects_histogram for one in quantizers.values())
-        self.method = _checked_method(self.is_for_histograms, method)
-        self.options = _checked_options(self.method, _without_upstreams(options) if self.is_for_histograms else options)
+        of_upstream = [name for name, row in CALIBRATORS.items() if row.is_upstream]
+        known = of_upstream if self.is_for_histograms else [*CALIBRATORS, AUTOMATIC]
+        self.methods = Methods.checked("method", method, known, known[0])
+        self.options = self.methods.checked_options(_without_upstreams(options) if self.is_for_histograms else options)
         self.lowest: dict[str, float] = {}
         self.highest: dict[str, float] = {}
         self._histograms: dict[str, Histogram] = {}
@@ -158,12 +172,13 @@ class RangeCollector:
     def _begin(self, name: str) -> None:
         quantizer = self._quantizers[name]
         quantizer.calibrator.reset()
-        if not gives_each_width_its_own(self.method):
+        counted = [method for method in self.methods.names if gives_each_width_its_own(method)]
+        if not counted:
             return
         if quantizer.axis is not None:
             raise CalibrationError(
                 f"point '{name}' has a range per channel (`axis` of its descriptor), which only method \"max\" can "
-                f"find, got '{self.method}'"
+                f"find, got '{counted[0]}'"
             )
         self._histograms[name] = Histogram()
 
@@ -209,7 +224,7 @@ class RangeCollector:
         return {name for name, lowest in self.lowest.items() if lowest != math.inf}
 
     def ranges(self, name: str, method: str) -> Ranges:
-        """The ranges of one point by ``method``, which has the options if it is the collector's own.
+        """The ranges of one point by ``method``, with those of the options that it has.
 
         The point's quantizer is left as it is.
 
@@ -222,7 +237,7 @@ class RangeCollector:
         widths = known_widths(unsigned or asymmetric)
         if name not in self._histograms:
             return self._extremes(name, widths, asymmetric)
-        histogram, options = self._histograms[name], self.options if method == self.method else {}
+        histogram, options = self._histograms[name], of_method(method, self.options)
         if asymmetric:
             return self._with_formats(name, range_table(histogram, method, widths, **options))
         narrow = bool(quantizer.narrow_range)
@@ -233,7 +248,7 @@ class RangeCollector:
         """The range that upstream's calibrator has found; with a zero point that of the extremes."""
         amax = torch.as_tensor(self._quantizers[name].calibrator.compute_amax())
         if not bool(torch.isfinite(amax).all()):
-            raise CalibrationError(f"calibration by {self.method} gave point '{name}' the range {amax}")
+            raise CalibrationError(f"calibration by {self.methods.default} gave point '{name}' the range {amax}")
         if not asymmetric:
             return {0: amax}, None
         ends = min(self.lowest[name], 0.0), max(self.highest[name], 0.0)
@@ -265,11 +280,12 @@ class RangeCollector:
             elif low <= self.lowest[name] and self.highest[name] <= high:
                 quantizer.clipped_in_calibration = 0.0
 
-    def rows(self) -> tuple[PointRange, ...]:
-        """What the quantizers have now."""
+    def rows(self, methods: Mapping[str, str]) -> tuple[PointRange, ...]:
+        """What the quantizers have now, by these ``methods``."""
         passed = [name for name in self._quantizers if name in self.names]
         return tuple(
-            PointRange.of(name, self._quantizers[name], self.lowest[name], self.highest[name]) for name in passed
+            PointRange.of(name, self._quantizers[name], self.lowest[name], self.highest[name], methods[name])
+            for name in passed
         )
 
 
@@ -279,19 +295,6 @@ def set_ranges(quantizer: TensorQuantizer, high: Mapping[int, Any], low: Mapping
         quantizer.set_amax(high[0])
     else:
         quantizer.set_amax_table(high, low)
-
-
-def _checked_method(is_for_histograms: bool, method: str | None) -> str:
-    of_upstream = [name for name, row in CALIBRATORS.items() if row.is_upstream]
-    known = of_upstream if is_for_histograms else [*CALIBRATORS, AUTOMATIC]
-    return checked_name("`method`", known[0] if method is None else method, known, CalibrationError)
-
-
-def _checked_options(method: str, options: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return check_options(method, options)
-    except (TypeError, CalibrationError) as error:
-        raise CalibrationError(f"calibration by {method} with {options} failed: {error}") from error
 
 
 _UPSTREAMS_OPTIONS = ("stride", "start_bin")
@@ -311,4 +314,4 @@ def _without_upstreams(options: dict[str, Any]) -> dict[str, Any]:
 
 def gives_each_width_its_own(method: str) -> bool:
     """Whether ranges by ``method`` may differ between choices."""
-    return method == AUTOMATIC or CALIBRATORS[method].needs_histogram
+    return method == AUTOMATIC or (method in CALIBRATORS and CALIBRATORS[method].needs_histogram)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from qexplore.model.left_float import left_float, overlaps
 from qexplore.model.observation import CallCounter, refuse_never_called
 from qexplore.model.passes import Pass
 from qexplore.model.plan import Plan, planned
+from qexplore.model.selectors import Selector
 from qexplore.model.state import undone_on_failure
 from qexplore.model.unpacking import unpacking
 from qexplore.model.wrapped import WrappedNetwork
@@ -78,8 +80,8 @@ class QuantizedModel(WrappedNetwork):
         self,
         loader: Loader | None = None,
         *,
-        method: str | None = None,
-        weight_method: str | None = None,
+        method: str | Mapping[Selector, str] | None = None,
+        weight_method: str | Mapping[Selector, str] | None = None,
         num_batches: int | None = None,
         clip_outputs: bool = False,
         unpack: Unpack | None = None,
@@ -98,6 +100,8 @@ class QuantizedModel(WrappedNetwork):
                 of the magnitudes, ``"mse"`` (least squared error), ``"entropy"`` (least Kullback-Leibler divergence).
                 ``"auto"`` takes at each point and width the one under which the network's output differs least. With a
                 ``quant_desc`` whose ``calib_method`` is ``"histogram"``, ``"percentile"`` (as None) or ``"entropy"``.
+                Or a mapping from selectors, as the problem's ``choices`` has them, to methods: the last about a point
+                counts, and a point that none is about has the method of None.
             weight_method: the same for weights, ``"entropy"`` apart. None is ``"auto"``, without a loader ``"max"``:
                 what changes a weight least often changes the output more.
             num_batches: stop after so many batches; None takes all.
@@ -105,13 +109,13 @@ class QuantizedModel(WrappedNetwork):
                 these get the largest magnitude.
             unpack: ``unpack(batch) -> (inputs, target)``, where inputs are a tensor, a tuple or a dict of arguments.
             progress: show a bar; None shows it on a terminal.
-            method_options: of the method, such as ``percentile=99.9``.
+            method_options: of the method, such as ``percentile=99.9``, at all points that have it.
 
         Returns one row per point: amax, extremes, sign, and whether the point is dead.
 
         Raises:
             DataError: the loader is empty or missing, a batch cannot be unpacked, ``num_batches`` is no positive int.
-            CalibrationError: NaN or infinity at a point, or an unknown method.
+            CalibrationError: NaN or infinity at a point, an unknown method, or a selector that means no such point.
             SelectionError: a selected module is never called, or gives no floating tensor; ``quantize_input`` names an
                 input that is not there.
         """

@@ -12,10 +12,9 @@ from qexplore._choices import choice_name, is_float_code
 from qexplore._table import Tabular, text_table
 from qexplore.cost import Groups, unite
 from qexplore.errors import ProblemError
-from qexplore.model import QuantizationPoint, QuantizedModel, Scheme, require_wrapped
+from qexplore.model import PointModules, QuantizationPoint, QuantizedModel, Scheme, require_wrapped
 from qexplore.search.choices import Codes, choices_text, parsed_choices
 from qexplore.search.rules import Rule, choice_rules, decide, first_last_rules, pinned_rules
-from qexplore.search.selectors import PointModules
 from qexplore.search.space import width_limits
 from qexplore.search.target import Target, read_target
 from qexplore.search.ties import scheme_groups, tied_groups

@@ -10,9 +10,8 @@ from typing import Any
 from qexplore._choices import choice_name
 from qexplore.cost import Groups
 from qexplore.errors import ProblemError
-from qexplore.model import QuantizedModel
+from qexplore.model import PointModules, QuantizedModel, selector_text
 from qexplore.search.choices import Codes, choices_text, parsed_choice, parsed_choices
-from qexplore.search.selectors import PointModules, selector_text
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from typing import Any
 
 from qexplore._yaml import read_yaml
 from qexplore.errors import ProblemError
-from qexplore.model import QuantizedModel
+from qexplore.model import KINDS_OF_WORD, PointModules, QuantizedModel
 from qexplore.search.choices import Codes, choices_text, parsed_choices
-from qexplore.search.selectors import KINDS_OF_WORD, PointModules
 
 _KEYS = ("name", "weights", "activations", "rules", "symmetric_only", "limits")
 _RULE_KEYS = ("types", "names", "kind", "choices")

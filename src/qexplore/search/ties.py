@@ -10,8 +10,7 @@ from torch import nn
 
 from qexplore.cost import Groups, Observed, observe, unite
 from qexplore.errors import ProblemError
-from qexplore.model import QuantizedModel
-from qexplore.search.selectors import PointModules, selector_text
+from qexplore.model import PointModules, QuantizedModel, selector_text
 
 _QKV_NAMES = (("q", "k", "v"), ("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("to_q", "to_k", "to_v"))
 

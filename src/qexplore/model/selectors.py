@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from qexplore._functions import function_called
-from qexplore.errors import ProblemError, SelectionError
-from qexplore.model import QuantizationPoint, QuantizedModel, bare_name, call_name
+from qexplore.errors import ProblemError, QExploreError, SelectionError
+from qexplore.model.input_points import bare_name
+from qexplore.model.points import QuantizationPoint, call_name
+from qexplore.model.wrapped import WrappedNetwork
 from qexplore.predicates import Predicate, PredicateLike, as_predicate
 
 Selector = str | PredicateLike
@@ -42,14 +44,16 @@ class PointModules:
             hold it, of what modules read these, of the input none; of a call its function, by the call's name.
         names: of each point, its own first; a weight that several modules hold has one at each, and a tensor that
             several read at each of the calls.
+        error: what a selector that means none of them raises.
     """
 
     points: tuple[QuantizationPoint, ...]
     modules: tuple[Mapping[str, Any], ...]
     names: tuple[tuple[str, ...], ...]
+    error: type[QExploreError] = ProblemError
 
     @classmethod
-    def of(cls, model: QuantizedModel) -> PointModules:
+    def of(cls, model: WrappedNetwork) -> PointModules:
         """Those of ``model``."""
         by_name = dict(model.model.named_modules())
         names = {id(module): name for name, module in by_name.items()}
@@ -79,15 +83,21 @@ class PointModules:
         every = (tuple(dict.fromkeys([point.name, *shared.get(point.name, [])])) for point in points)
         return cls(points, tuple(modules(point) for point in points), tuple(every))
 
+    def of_kinds(self, kinds: Collection[str], error: type[QExploreError]) -> PointModules:
+        """Those of these kinds, whose ``error`` is this; indices are among them."""
+        kept = [index for index, point in enumerate(self.points) if point.kind in kinds]
+        points, modules = tuple(self.points[index] for index in kept), tuple(self.modules[index] for index in kept)
+        return PointModules(points, modules, tuple(self.names[index] for index in kept), error)
+
     def select(self, selector: Selector, rule: str) -> tuple[int, ...]:
         """Indices of the points that ``selector`` means.
 
         Raises:
-            ProblemError: none, or something that is no selector; ``rule`` is how the message calls it.
+            QExploreError: none, or something that is no selector, as ``error``; ``rule`` is how the message calls it.
         """
         found = tuple(index for index in range(len(self.points)) if self._is_meant(index, selector, rule))
         if not found:
-            raise ProblemError(f"{rule} matches no point. There are:\n{self._listing()}")
+            raise self.error(f"{rule} matches no point. There are:\n{self._listing()}")
         return found
 
     def named(self, indices: Iterable[int]) -> str:
@@ -104,8 +114,14 @@ class PointModules:
             if selector in KINDS_OF_WORD:
                 return point.kind in KINDS_OF_WORD[selector]
             return any(fnmatch.fnmatchcase(name, selector) for name in self.names[index])
-        predicate = checked_predicate(selector, rule)
+        predicate = self._predicate(selector, rule)
         return any(predicate(name, module) for name, module in self.modules[index].items())
+
+    def _predicate(self, selector: PredicateLike, rule: str) -> Predicate:
+        try:
+            return as_predicate(selector)
+        except SelectionError as error:
+            raise self.error(f"{rule} is no selector: {error}") from error
 
     def _listing(self) -> str:
         lines = [
@@ -114,18 +130,6 @@ class PointModules:
         ]
         more = len(self.points) - len(lines)
         return "\n".join([*lines, f"  ... and {more} more"] if more else lines)
-
-
-def checked_predicate(selector: PredicateLike, rule: str) -> Predicate:
-    """``selector`` as a predicate.
-
-    Raises:
-        ProblemError: it is none; ``rule`` is how the message calls it.
-    """
-    try:
-        return as_predicate(selector)
-    except SelectionError as error:
-        raise ProblemError(f"{rule} is no selector: {error}") from error
 
 
 def selector_text(selector: object) -> str:
