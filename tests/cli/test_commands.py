@@ -86,6 +86,44 @@ def test_scheme_and_the_output_that_is_judged_are_fields_and_flags(mine):
     assert {width for widths in whole["front"]["num_bits"] for width in widths} <= {5, 6, 7, 8}
 
 
+SUMMED = """
+import torch
+from torch import nn
+import mine
+
+class Summed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = mine.network()
+
+    def forward(self, x):
+        return self.body(x + x.roll(1, -1)) + 0.5 * self.body(x)
+
+def network():
+    return Summed()
+"""
+
+
+def test_inputs_of_modules_calls_of_functions_and_methods_by_layer_are_fields_and_flags(mine):
+    (mine / "summed.py").write_text(SUMMED)
+    fields = ["network: summed:network", "calibration_loader: mine:calibration", "search_loader: mine:search"]
+    fields += ["inputs: Linear", "functions: [operand of add, mul]", "calibration_method: {'*.input*': percentile}"]
+    (mine / "summed.yaml").write_text("\n".join([*fields, "max_evaluations: 9"]))
+    facts = said("describe", "summed.yaml")
+    names = [one["point"]["name"] for one in facts["points"]]
+    assert {"add.input", "add.input_1", "mul"} < set(names) and any(name.endswith("fc1.input") for name in names)
+    done = run("explore", "summed.yaml", "--functions", "opernd of add")
+    assert done.exit_code == 1 and "--functions: `functions` must select calls of functions, got" in done.stderr
+    assert "`functions` must select a call" in run("explore", "summed.yaml", "--functions", "softmax").stderr
+    assert (
+        "method['nix'] matches no point" in run("explore", "summed.yaml", "--calibration-method", "{nix: max}").stderr
+    )
+    assert said("explore", "summed.yaml")["front"]["point_names"] == names
+    kept = (mine / "runs" / "summed.db.config.yaml").read_text()
+    assert "- operand of add" in kept and "'*.input*': percentile" in kept
+    assert said("resume", "runs/summed.db", "--max-evaluations", 11)["front"]["point_names"] == names
+
+
 def test_resume_needs_the_study_alone_and_ends_where_a_whole_search_ends(mine):
     whole = said("explore", "mine.yaml", "--study", "whole.db", "--max-evaluations", 14)
     said("explore", "mine.yaml", "--max-evaluations", 7)

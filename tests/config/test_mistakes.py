@@ -5,6 +5,7 @@ import textwrap
 
 import pytest
 
+from qexplore._functions import function_called
 from qexplore.config import Config, read_config
 from qexplore.errors import ConfigError
 
@@ -43,7 +44,7 @@ def test_every_mistake_of_a_file_and_of_flags_is_named_at_once(mine):
         "line 6: `seed` stands there twice",
         "line 6: `seed` must be an int of at least 0, got 'one'",
         "line 7: `costs` must hold one of",
-        "`activations` or `weights` must be given: class names, names or globs of modules, such as ReLU; or `scheme`",
+        "`activations` or `weights`, `inputs` or `functions` must be given: class names, names or globs of modules, such as",
         "`search_loader` is missing: package.module:factory that gives the batches that candidates are measured on",
         "--max-seconds: `max_seconds` must be a positive number, got 0",
     ):
@@ -164,6 +165,22 @@ BROKEN = {
         "activations: mine:chosn",
         "`activations` must name something that can be imported, got 'mine:chosn': 'mine' has no function 'chosn', did you mean 'chosen'?",
     ),
+    "a function that is none": (
+        "functions: [cat, operand of adds]",
+        "`functions` must select calls of functions, got 'operand of adds', which is no function of torch, nor a name of a call, did you mean 'add'?",
+    ),
+    "calls by a wrong expression": (
+        "functions: ['regex:(']",
+        "`functions` must select calls of functions, got 'regex:(': by_regex takes a regular expression, got '(': missing ), unterminated subpattern at position 0",
+    ),
+    "inputs of modules that are not there": (
+        "inputs: Linaer",
+        "`inputs` must select modules, got 'Linaer', which selects none, did you mean 'Linear'?",
+    ),
+    "a method of a point": (
+        "calibration_method: {relu1: msq}",
+        "`calibration_method` must be one of 'max', 'percentile', 'mse', 'entropy', 'auto', or such by layer ({fc: max}), got {'relu1': 'msq'}, did you mean 'mse'?",
+    ),
     "a list where one is meant": (
         "seed: [1, 2]",
         "`seed` must be an int of at least 0, got [1, 2]",
@@ -188,8 +205,8 @@ def test_a_broken_file_is_answered_in_a_sentence(mine, line, sentence):
             "`scheme` must give a scheme, such as qx.scheme('tensorrt'), got 'mine:network', which gives Tiny",
         ),
         (
-            "scheme: tensorrt\nweights: weighted",
-            "`scheme` must not be given beside `weights`: it says what is quantized",
+            "scheme: tensorrt\nweights: weighted\nfunctions: add",
+            "`scheme` must not be given beside `functions` and `weights`: it says what is quantized",
         ),
     ],
 )
@@ -261,6 +278,7 @@ def test_a_field_that_takes_several_takes_one_and_flags_come_before_the_file(min
         ("[relu*]", ["relu1", "relu2"]),
         ("[leaves, ~Linear]", ["relu1", "relu2"]),
         ("['regex:.*2']", ["fc2", "relu2"]),
+        ("['regex:fc2']", ["fc2"]),
         ("mine:chosen", ["relu1", "relu2"]),
         ("[Linear, ~fc1]", ["fc2", "fc3"]),
     ],
@@ -268,3 +286,24 @@ def test_a_field_that_takes_several_takes_one_and_flags_come_before_the_file(min
 def test_modules_are_meant_by_class_name_glob_expression_or_predicate(mine, words, names):
     parts = read_config("mine.yaml", {"activations": words}).parts
     assert [name for name, module in parts.network.named_modules() if parts.activations(name, module)] == names
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("cat", ["body.cat"]),
+        ("[torch.add, '~body.*']", ["add", "add_1"]),
+        ("operand of bmm", ["matmul.input"]),
+        ("[operand of add, relu]", ["add.input", "body.relu"]),
+        ("[body.*, add_1]", ["body.cat", "body.relu", "add_1", "body.add"]),
+        ("['regex:add(_1)?']", ["add", "add_1"]),
+        ("[~cat, '~*add*']", ["matmul", "matmul.input", "body.relu"]),
+        ("mine:summing", ["add", "add_1", "body.add"]),
+    ],
+)
+def test_calls_are_meant_by_function_operand_glob_expression_or_predicate(mine, words, names):
+    with (mine / "mine.py").open("a") as file:
+        file.write("\nfrom qexplore import predicates\nsumming = predicates.by_function(torch.add)\n")
+    calls = ["add", "add_1", "add.input", "matmul", "matmul.input", "body.cat", "body.relu", "body.add"]
+    chosen = read_config("mine.yaml", {"functions": words}).parts.functions
+    assert sorted(name for name in calls if chosen(name, function_called(name))) == sorted(names)

@@ -22,6 +22,9 @@ SECTIONS = {
 }
 """Heads over groups of fields, by the first field of each."""
 
+_OF_DATA = ("activations", "inputs", "functions")
+_PREDICATES = (*_OF_DATA, "weights")
+
 
 class Described(NamedTuple):
     """A field: what it may hold, what it is, what it holds where nothing is said, and its flag."""
@@ -65,11 +68,15 @@ class Config:
     weights: tuple[str, ...] | None = _field(
         forms.SELECTION, "Modules whose weights are quantized, such as weighted: all that multiply by a matrix."
     )
-    scheme: str | None = _field(
-        forms.SCHEME, "What a runtime quantizes, in the place of these two; its choices and ties where none are said."
+    inputs: tuple[str, ...] | None = _field(forms.SELECTION, "Modules before which what they read is quantized.")
+    functions: tuple[str, ...] | None = _field(
+        forms.CALLS, "Calls of functions whose results are quantized, or operands, such as [cat, operand of add]."
     )
-    calibration_method: str | None = _field(forms.METHOD, "How ranges of activations are chosen.")
-    weight_method: str | None = _field(forms.WEIGHT_METHOD, "How ranges of weights are chosen.")
+    scheme: str | None = _field(
+        forms.SCHEME, "What a runtime quantizes, in the place of these four; its choices and ties where none are said."
+    )
+    calibration_method: Any = _field(forms.METHOD, "How ranges of activations are chosen, for all or by layer.")
+    weight_method: Any = _field(forms.WEIGHT_METHOD, "How ranges of weights are chosen, likewise.")
     asymmetric: bool | str = _field(forms.ASYMMETRIC, "Whether activations have a zero point.", False)
     weight_granularity: str | int = _field(forms.GRANULARITY, "Which values of a weight share a scale.", "channel")
     outputs: str = _field(forms.OUTPUTS, "What modules may return: one tensor, or anything that holds some.", "tensor")
@@ -146,14 +153,15 @@ def mistakes_of(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _missing(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     wanted = ["network", "search_loader"]
-    wanted += ["calibration_loader"] if "activations" in said or "weights" not in said else []
+    wanted += ["calibration_loader"] if not said.keys().isdisjoint(_OF_DATA) or "weights" not in said else []
     for one in described():
         if one.name in wanted and one.name not in said:
             yield one.name, f"is missing: {one.form.words} that {one.text[0].lower()}{one.text[1:].rstrip('.')}"
-    if said.keys().isdisjoint({"activations", "weights", "scheme"}):
+    if said.keys().isdisjoint({*_PREDICATES, "scheme"}):
         yield (
             "activations",
-            "or `weights` must be given: class names, names or globs of modules, such as ReLU; or `scheme`",
+            "or `weights`, `inputs` or `functions` must be given: class names, names or globs of modules, such as "
+            "ReLU; or `scheme`",
         )
 
 
@@ -161,7 +169,7 @@ def _contradictions(said: Mapping[str, Any], wrong: set[str], given: Mapping[str
     """What fields say against each other; those that are wrong by themselves say nothing."""
     if {"min_accuracy", "max_drop"} <= said.keys():
         yield "max_drop", "must not be given beside `min_accuracy`: it is the same, counted from the float network"
-    beside = [f"`{name}`" for name in ("activations", "weights") if name in said]
+    beside = [f"`{name}`" for name in _PREDICATES if name in said]
     if "scheme" in said and beside:
         yield "scheme", f"must not be given beside {' and '.join(beside)}: it says what is quantized"
     low, high = (said.get(f"num_bits_{end}_limit", default) for end, default in (("lower", 2), ("upper", 8)))

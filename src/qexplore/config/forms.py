@@ -115,6 +115,12 @@ def words(*known: str | bool) -> Form:
     return one_of(lambda: known, metavar="|".join(map(_as_yaml, known)).replace("'", ""))
 
 
+def by_layer(*known: str) -> Form:
+    """One of these, or one for each of some layers."""
+    each = _by_selector(known.__contains__)
+    return one_of(lambda: known, f", or such by layer ({{fc: {known[0]}}})", each, "|".join(known))
+
+
 @dataclass(frozen=True)
 class Listed(Form):
     """A form whose words name what is known."""
@@ -202,10 +208,17 @@ SELECTION = Form(
     many=True,
     metavar="NAME,...",
 )
+CALLS = Form(
+    "functions of torch (add), what they are given (operand of add), names or globs of calls, 'regex:...', or "
+    "package.module:predicate",
+    TEXT.fits,
+    many=True,
+    metavar="NAME,...",
+)
 SCHEME = one_of(_schemes, f", or {_REFERRED}", is_reference)
 OUTPUT = Form("the place of an output or its name", lambda value: is_whole(value) or TEXT.fits(value), metavar="N|NAME")
-METHOD = words("max", "percentile", "mse", "entropy", "auto")
-WEIGHT_METHOD = words("max", "percentile", "mse", "auto")
+METHOD = by_layer("max", "percentile", "mse", "entropy", "auto")
+WEIGHT_METHOD = by_layer("max", "percentile", "mse", "auto")
 ASYMMETRIC = words(False, True, "auto")
 GRANULARITY = one_of(
     lambda: ("channel", "tensor"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import qexplore.metrics as metrics
 from qexplore._random import isolated
 from qexplore._references import referred, working_directory_first
 from qexplore.config.forms import is_reference, number_of_best
-from qexplore.config.selection import selection
+from qexplore.config.selection import calls, refers, selection
 from qexplore.cost import CostTable
 from qexplore.errors import ConfigError, QExploreError
 from qexplore.metrics import as_metric, topk_accuracy
@@ -41,7 +42,9 @@ class Parts:
         unpack: a function of a batch.
         activations: a predicate.
         weights: likewise.
-        scheme: what stands in the place of both.
+        inputs: likewise.
+        functions: likewise.
+        scheme: what stands in the place of these four.
         costs: what `LayerwiseQuantizationProblem` takes.
         first_error: why the first of them cannot be had.
     """
@@ -55,6 +58,8 @@ class Parts:
         self.unpack: Any = self._made("unpack", given["unpack"]) if "unpack" in given else None
         self.activations = self._predicate("activations", given)
         self.weights = self._predicate("weights", given)
+        self.inputs = self._predicate("inputs", given)
+        self.functions = self._predicate("functions", given)
         self.scheme: Any = self._scheme(given)
         self.costs = tuple(self._costs(given.get("costs", ("total_bits",))))
 
@@ -116,10 +121,11 @@ class Parts:
         if field not in given or self.network is None:
             return None
         words = given[field] if isinstance(given[field], (list, tuple)) else (given[field],)
-        found = {word: self._made(field, word.lstrip("~ ")) for word in words if is_reference(word.lstrip("~ "))}
+        found = {word: self._made(field, word.lstrip("~ ")) for word in words if refers(word.lstrip("~ "))}
         if None in found.values():
             return None
-        return selection(words, self.network, found, lambda text: self._fail(field, text))
+        wrong = partial(self._fail, field)
+        return calls(words, found, wrong) if field == "functions" else selection(words, self.network, found, wrong)
 
     def _scheme(self, given: Mapping[str, Any]) -> Scheme | None:
         name = given.get("scheme")

@@ -48,6 +48,8 @@ def calibrated(read: ReadConfig, *, progress: bool | None = None) -> QuantizedMo
         parts.network,
         activations=parts.activations,
         weights=parts.weights,
+        inputs=parts.inputs,
+        functions=parts.functions,
         scheme=parts.scheme,
         asymmetric=config.asymmetric,
         weight_granularity=config.weight_granularity,  # type: ignore[arg-type]
