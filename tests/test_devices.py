@@ -18,6 +18,7 @@ OF_ONE_KIND = {"cuda", "is_cuda", "mps", "is_mps", "xpu", "is_xpu"}
 NAMES_ONE = {
     "_random.py": "the generators that loaders draw from",
     "config/parts.py": "a factory draws weights on the CPU",
+    "distributed/ray_crew.py": "how a worker says that it has no accelerator",
     "evaluation/advice.py": "words for a network that is elsewhere",
     "evaluation/batches.py": "loaders draw on the CPU; what is held there is pinned",
     "evaluation/direct.py": "where a network without parameters lies",

@@ -98,7 +98,7 @@ class ExportReport(Tabular):
 
     def _in_float(self) -> list[str]:
         if not self.float_operands:
-            return ["every operand of products is in integers, and of sums with one that is"] if self.num_points else []
+            return [_IN_INTEGERS] if self.num_points else []
         more = len(self.float_operands) - _SHOWN
         shown = self.float_operands[:_SHOWN]
         return [f"in float: {one}" for one in shown] + ([f"in float: {more} more operands"] if more > 0 else [])
@@ -113,6 +113,8 @@ class ExportReport(Tabular):
         model = "the model as changed for TensorRT" if is_for_tensorrt else "the model"
         return [f"compared with {model} on {self.parity}", *lines]
 
+
+_IN_INTEGERS = "every operand of convolutions and products of matrices is in integers, and of sums with one that is"
 
 _SHOWN = 4
 """Operands that are listed before it is said how many more there are."""
