@@ -95,6 +95,16 @@ def test_gates_and_states_are_points_in_both_engines(kind, gates):
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("kind, sums_and_products", [(nn.LSTM, 10), (nn.GRU, 12), (nn.RNN, 2)])
+def test_sums_and_products_of_a_step_are_points_of_all_steps_whatever_their_number(kind, sums_and_products):
+    model = qx.QuantizedModel(qx.unroll_recurrent(Classifier(kind).eval()), scheme="onnxruntime")
+    model.calibrate([torch.randn(2, 5, 3), torch.randn(2, 7, 3)], weight_method="max")
+    of_steps = [point for point in model.points if point.name.startswith("rnn.cells.l0.") and point.kind == "function"]
+    assert len(of_steps) == sums_and_products and {point.num_calls for point in of_steps} == {5}
+    assert model(torch.randn(2, 9, 3)).shape == (2, 3)
+    assert model.coverage().activation_macs.share == 1.0
+
+
 @pytest.mark.parametrize(
     "make, words",
     [

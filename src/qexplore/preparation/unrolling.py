@@ -83,7 +83,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 class _Cell(nn.Module):
-    """One layer in one direction: ``step(products, state)``, where ``products`` are those of the inputs."""
+    """One layer in one direction. Its forward is one step, so that the calls in it are the same for all steps."""
 
     def __init__(self, module: nn.RNNBase, suffix: str) -> None:
         super().__init__()
@@ -91,25 +91,8 @@ class _Cell(nn.Module):
         self.hidden = _linear(getattr(module, f"weight_hh_{suffix}"), getattr(module, f"bias_hh_{suffix}", None))
         self.hidden_state = nn.Identity()
 
-    def forward(self, x: Tensor, state: State, active: Tensor | None, reverse: bool) -> tuple[Tensor, State]:
-        """Hidden states of all steps, ``[T, B, H]``, and the last state.
-
-        Args:
-            x: ``[T, B, F]``.
-            state: before the first step.
-            active: which samples have a step there, ``[T, B, 1]``; None for all.
-            reverse: from the last step to the first.
-        """
-        products, outputs = self.input(x), [state[0]] * len(x)
-        for place in reversed(range(len(x))) if reverse else range(len(x)):
-            new = self.step(products[place], state)
-            if active is not None:
-                new = tuple(torch.where(active[place], now, old) for now, old in zip(new, state, strict=True))
-            state, outputs[place] = new, new[0]
-        return torch.stack(outputs), state
-
-    def step(self, products: Tensor, state: State) -> State:
-        """The next state."""
+    def forward(self, products: Tensor, state: State) -> State:
+        """The next state, from the ``products`` of the input at this step, ``input(x)``."""
         raise NotImplementedError
 
 
@@ -120,7 +103,7 @@ class _LSTM(_Cell):
         self.cell_gate, self.cell_output, self.cell_state = nn.Tanh(), nn.Tanh(), nn.Identity()
         self.projection = _linear(getattr(module, f"weight_hr_{suffix}"), None) if module.proj_size else None
 
-    def step(self, products: Tensor, state: State) -> State:
+    def forward(self, products: Tensor, state: State) -> State:
         i, f, g, o = (products + self.hidden(state[0])).chunk(4, dim=-1)
         cell = self.cell_state(self.forget_gate(f) * state[1] + self.input_gate(i) * self.cell_gate(g))
         hidden = self.output_gate(o) * self.cell_output(cell)
@@ -132,7 +115,7 @@ class _GRU(_Cell):
         super().__init__(module, suffix)
         self.reset_gate, self.update_gate, self.new_gate = nn.Sigmoid(), nn.Sigmoid(), nn.Tanh()
 
-    def step(self, products: Tensor, state: State) -> State:
+    def forward(self, products: Tensor, state: State) -> State:
         (old,) = state
         r, z, n = products.chunk(3, dim=-1)
         of_r, of_z, of_n = self.hidden(old).chunk(3, dim=-1)
@@ -146,11 +129,30 @@ class _RNN(_Cell):
         super().__init__(module, suffix)
         self.activation = nn.ReLU() if module.mode == "RNN_RELU" else nn.Tanh()
 
-    def step(self, products: Tensor, state: State) -> State:
+    def forward(self, products: Tensor, state: State) -> State:
         return (self.hidden_state(self.activation(products + self.hidden(state[0]))),)
 
 
 _CELLS: dict[type[nn.Module], type[_Cell]] = {nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN}
+
+
+def _run_through(cell: Any, x: Tensor, state: State, active: Tensor | None, reverse: bool) -> tuple[Tensor, State]:
+    """Hidden states of all steps of a cell, ``[T, B, H]``, and the last state.
+
+    Args:
+        cell: one of `_CELLS`.
+        x: ``[T, B, F]``.
+        state: before the first step.
+        active: which samples have a step there, ``[T, B, 1]``; None for all.
+        reverse: from the last step to the first.
+    """
+    products, outputs = cell.input(x), [state[0]] * len(x)
+    for place in reversed(range(len(x))) if reverse else range(len(x)):
+        new = cell(products[place], state)
+        if active is not None:
+            new = tuple(torch.where(active[place], now, old) for now, old in zip(new, state, strict=True))
+        state, outputs[place] = new, new[0]
+    return torch.stack(outputs), state
 
 
 class UnrolledRecurrent(nn.Module):
@@ -207,7 +209,7 @@ class UnrolledRecurrent(nn.Module):
             outputs = []
             for way in self.directions:
                 before = tuple(one[len(last)] for one in states)
-                output, after = self.cells[f"l{layer}{way}"](x, before, active, way != "")
+                output, after = _run_through(self.cells[f"l{layer}{way}"], x, before, active, way != "")
                 outputs.append(output)
                 last.append(after)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
