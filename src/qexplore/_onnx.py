@@ -358,7 +358,7 @@ class OnnxModel(nn.Module):
         rest = [*tensors_of(args), *(value for name, value in given if name not in named)]
         if len(rest) != len(others):
             raise DataError(
-                f"'{self.path.name}' takes the inputs {self._taken()}, got {len(given) + len(rest)} tensors"
+                f"'{self.path.name}' takes the inputs {self._taken()}, got {len(named) + len(rest)} tensors"
             )
         feed = named | dict(zip(others, rest, strict=True))
         refusal = self._sizes.refusal({name: tuple(value.shape) for name, value in feed.items()})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -40,7 +43,14 @@ def quantized(stack, method, folder):
     return x, (result.model, qx.load_quantized(folder / "file", network))
 
 
-WAYS = [("fx", "static"), ("fx", "dynamic"), ("eager", "static"), ("pt2e", "dynamic"), ("onnxruntime", "static")]
+WAYS = [
+    ("fx", "static"),
+    ("fx", "dynamic"),
+    ("eager", "static"),
+    ("eager", "dynamic"),
+    ("pt2e", "dynamic"),
+    ("onnxruntime", "static"),
+]
 
 
 @pytest.mark.parametrize(("stack", "method"), WAYS)
@@ -56,8 +66,9 @@ def test_what_is_called_wrongly_says_what_it_takes(stack, method, tmp_path, capf
                     continue
             with pytest.raises(DataError, match=sentence):
                 network(make(x))
-        with pytest.raises((TypeError, DataError)):
-            network()
+        for args, kwargs in (((), {}), ((x, x, x), {}), ((x,), {"other": x})):
+            with pytest.raises(DataError, match=rf"takes .*x .*8\], got {len(args) + len(kwargs)} "):
+                network(*args, **kwargs)
         if stack == "pt2e":  # there is no range to take at run time
             with pytest.raises(
                 DataError, match=r"takes one sample at least, got x float32 \[0, 8\] \(RuntimeError: amin"
@@ -72,8 +83,42 @@ def test_an_empty_batch_gives_an_empty_output_where_ranges_are_known(stack, meth
     assert all(network(x[:0]).shape == (0, 4) for network in networks)
 
 
-def test_errors_on_right_inputs_pass_as_they_are():
+@pytest.mark.parametrize("stack", ["fx", "eager"])
+def test_errors_on_right_inputs_pass_as_they_are(stack):
     network = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4))
-    quantized = qx.quantize_dynamic(network, torch.zeros(4, 5, dtype=torch.int64), stack="fx").model
+    quantized = qx.quantize_dynamic(network, torch.zeros(4, 5, dtype=torch.int64), stack=stack).model
     with pytest.raises(IndexError):
         quantized(torch.full((4, 5), 9))
+
+
+class Registered(Scaled):
+    """Of a kind that its subclasses have to name."""
+
+    def __init_subclass__(cls, kind):
+        raise AssertionError("nobody asked for another class")
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # torch's packed weights are pickled as one
+def test_what_eager_makes_dynamic_is_of_the_networks_class_and_so_are_its_copies():
+    x = torch.randn(16, 8)
+    model = qx.quantize_dynamic(Registered(), x, stack="eager").model
+    assert isinstance(model, Registered) and type(model).__name__ == "Registered"
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(again) is Registered and torch.equal(again(x), model(x))
+
+
+def test_eager_takes_and_gives_back_arguments_that_no_file_can_hold(tmp_path):
+    class Setting:
+        factor = 2.0
+
+    class Settled(Scaled):
+        def forward(self, x, setting):
+            return super().forward(x) * setting.factor
+
+    x, network = torch.randn(16, 8), Settled()
+    result = qx.quantize_dynamic(network, (x, Setting()), stack="eager")
+    result.save(tmp_path / "file")
+    loaded = qx.load_quantized(tmp_path / "file", network)
+    assert torch.equal(loaded(x, Setting()), result.model(x, Setting()))
+    with pytest.raises(DataError, match=r"takes x float32 \[any, 8\], got"):
+        result.model(x[:, 1:], Setting())

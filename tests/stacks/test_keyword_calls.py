@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.errors import WorkflowError
+from qexplore.errors import DataError, WorkflowError
 
 
 def drawn(*shape: int, seed: int = 1) -> Tensor:
@@ -150,5 +150,5 @@ def test_an_exported_network_has_the_defaults_and_names_of_the_forward(tmp_path:
         assert torch.equal(model(inputs["a"], b=inputs["b"]), model(**inputs))
         with pytest.raises(WorkflowError, match=r"'scale' must be 2\.0, which torch.export settled, got 5"):
             model(**inputs, scale=5)
-        with pytest.raises(TypeError, match="missing a required argument: 'b'"):
+        with pytest.raises(DataError, match=r"got 2 arguments \(TypeError: missing a required argument: 'b'\)"):
             model(inputs["a"], scale=2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,11 +65,20 @@ class Form:
         return Form({name: {key: one.of_any_batch() for key, one in held.items()} for name, held in parts.items()})
 
     @contextmanager
-    def explaining(self, owner: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[None]:
+    def explaining(
+        self, owner: str, args: Sequence[Any], kwargs: Mapping[str, Any], signature: inspect.Signature | None = None
+    ) -> Iterator[None]:
         """Run a block that calls ``owner``; where it stops, say what it was given that it does not take, if it was.
 
+        Args:
+            owner: what is called.
+            args: with what.
+            kwargs: the same.
+            signature: of ``owner``; None where that takes each of its arguments, by place.
+
         Raises:
-            DataError: an argument is of another form than ``owner`` takes, or an empty batch.
+            DataError: an argument is of another form than ``owner`` takes, or an empty batch, or there are too few or
+                too many.
         """
         try:
             yield
@@ -76,6 +86,9 @@ class Form:
             raise
         except Exception as error:
             refusal = self._refusal({**dict(zip(self.arguments, args, strict=False)), **kwargs})
+            number = len(args) + len(kwargs)
+            if not (refusal or (_binds(signature, args, kwargs) if signature else number == len(self.arguments))):
+                refusal = f"takes {_text(self.arguments.values())}, got {number} arguments"
             if not refusal:
                 raise
             raise DataError(
@@ -93,20 +106,51 @@ class Form:
         return f"takes one sample at least, got {_text(parts[one] for one in empty)}" if empty else ""
 
 
-def explain_calls(model: fx.GraphModule, example: Sequence[Any]) -> None:
-    """Let ``model`` say what it takes where a call with something else stops, in place of torch's print of its code.
+def explain_calls(model: nn.Module, example: Sequence[Any]) -> None:
+    """Let ``model`` say what it takes where a call with something else stops, in place of torch's words and its code.
 
     Args:
-        model: changed: its class, which it has for itself. Copies are without.
+        model: changed: its class, which it has for itself from here on. Copies are without.
         example: positional arguments of a call that is right.
     """
-    form = Form.of((str(node.target) for node in model.graph.nodes if node.op == "placeholder"), example)
+    signature = inspect.signature(model.forward)
+    form = Form.of(signature.parameters, example)
+    # A graph has a class for itself, whose call prints the code of what stops.
+    is_graph = isinstance(model, fx.GraphModule)
+    own, base = (type(model), nn.Module) if is_graph else (_own_class(model), type(model))
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with form.explaining("the quantized network", args, kwargs):
-            return nn.Module.__call__(self, *args, **kwargs)
+        with form.explaining("the quantized network", args, kwargs, signature):
+            return base.__call__(self, *args, **kwargs)
 
-    type(model).__call__ = call  # type: ignore[method-assign]
+    own.__call__ = call  # type: ignore[method-assign]
+    model.__class__ = own
+
+
+def _own_class(model: nn.Module) -> type[nn.Module]:
+    """A class for ``model`` alone that goes by the name of the one it has, which copies and pickles of it have."""
+    base = type(model)
+
+    def reduce(self: nn.Module, protocol: Any) -> Any:
+        # A protocol that names the class as an argument: later ones ask that it be the object's.
+        reduced: Any = base.__reduce_ex__(self, 1)
+        make, args, *state = reduced
+        return (make, tuple(base if one is own else one for one in args), *state)
+
+    words = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    make: Any = type(base)
+    own: type[nn.Module] = make(base.__name__, (nn.Module,), {**words, "__reduce_ex__": reduce})
+    own.__bases__ = (base,)  # afterwards: an `__init_subclass__` of the user's has nothing to hear of
+    return own
+
+
+def _binds(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether there is a place for each of these arguments, and none is missing."""
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _parts(name: str, value: Any) -> _Parts:

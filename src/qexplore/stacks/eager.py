@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.plain import plain
 from qexplore.stacks.saving import (
+    describe_arguments,
     load_state,
     other_structure,
     read_state,
@@ -110,7 +112,18 @@ def _swapped(network: nn.Module, settings: Settings, data: Data) -> _Made:
     model = convert_dynamic(network, settings)
     _require_running(model, data.example)
     rows = dynamic_strategy(network, model, settings, data.example)
-    return model, structure_of(model), rows, dynamic_notes(network), modules_beside(network, model, rows, settings), {}
+    beside = modules_beside(network, model, rows, settings)
+    explain_calls(model, data.example)
+    return model, _swapped_text(model, data.example), rows, dynamic_notes(network), beside, {}
+
+
+def _swapped_text(model: nn.Module, example: tuple[Any, ...]) -> str:
+    """What a file says of a network whose modules are swapped: its structure, and what it was called with."""
+    try:
+        described = describe_arguments(example)
+    except WorkflowError:  # an object of the user's own: nothing here is built with it, as a graph is
+        described = None
+    return json.dumps({"modules": structure_of(model), "example": described})
 
 
 def reads(path: Path) -> bool:
@@ -130,8 +143,12 @@ def load(path: Path, network: nn.Module) -> nn.Module:
     with using_engine(settings.engine), quiet(), rebuilding(network, saved):
         if settings.method == "dynamic":
             model = convert_dynamic(network, settings)
-            if structure_of(model) != saved.structure:
+            # Files had the structure alone until they told what the network was called with.
+            told = json.loads(saved.structure) if saved.structure.startswith("{") else {"modules": saved.structure}
+            if structure_of(model) != told["modules"]:
                 raise other_structure("the file", network)
+            if told.get("example") is not None:
+                explain_calls(model, zero_arguments(told["example"]))
         else:
             layout = Layout.from_text(saved.structure)
             example = zero_arguments(layout.example)

@@ -47,18 +47,19 @@ class ExportedNetwork(nn.Module):
         """Run the graph.
 
         Raises:
-            TypeError: the network's ``forward`` does not take these arguments.
             WorkflowError: an argument that is no tensor has another value than when the graph was taken.
-            DataError: a tensor of a size or type, or a nesting, that the graph was not taken for, or an empty batch, of
-                which it cannot take a range.
+            DataError: other arguments than the graph was taken with: their number, a tensor's size or type, a nesting;
+                or an empty batch, of which it cannot take a range.
         """
+        owner = "the graph that torch.export took"
         if self._signature is not None and (kwargs or len(args) < self._num_taken):
-            bound = self._signature.bind(*args, **kwargs)
+            with self._form.explaining(owner, args, kwargs, self._signature):
+                bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
             args = bound.args[: max(self._num_taken, len(args))]
         self._require_settled(args)
         self._require_sizes(args)
-        with self._form.explaining("the graph that torch.export took", args, {}):
+        with self._form.explaining(owner, args, {}):
             return self.exported(*args)
 
     def _require_settled(self, args: tuple[Any, ...]) -> None:
