@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from qexplore._arguments import checked_int, checked_name
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
-from qexplore._sizes import Sizes, path_name, settled_sizes
+from qexplore._sizes import Sizes, path_name, settled_batch, settled_sizes
 from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import DataError, ExportError, MissingPackageError, QExploreError, TraceError, first_line
 
@@ -211,12 +211,7 @@ def _untraceable(network: nn.Module, error: Exception) -> str:
             f"{name} must take and give tensors, tuples, lists or dicts to be exported, but it "
             f"{'takes' if takes else 'gives'} {takes or gives}: wrap it in a module whose {way_out}"
         )
-    if text.startswith("Constraints violated"):
-        return (
-            f"{name} must take every batch size to be exported, but its forward settles on that of the example: let it "
-            "take the size from its input (x.shape[0]), or leave it open (-1)"
-        )
-    return (
+    return settled_batch(network, error) or (
         f"{name} must be a network that torch.export can take apart, but it stops: {text} Ways that depend on values "
         "of tensors (if, int(), .item()) are what usually stands in the way: replace them with torch.where or leave "
         "them out of forward"

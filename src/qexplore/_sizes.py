@@ -68,6 +68,30 @@ def shapes_of(names: Sequence[str], args: Sequence[Any]) -> dict[str, tuple[int,
     return {path_name(path): tuple(leaf.shape) for path, leaf in leaves if isinstance(leaf, Tensor)}
 
 
+def settled_batch(network: nn.Module, error: Exception) -> str:
+    """Why ``torch.export`` stops with ``error`` where that is because one batch size settled; empty where it is not.
+
+    Args:
+        network: whose recurrent layers may read steps where others read samples.
+        error: of an export whose first axis is open.
+    """
+    if not str(error).startswith("Constraints violated"):
+        return ""
+    steps_first = [name for name, one in network.named_modules() if isinstance(one, nn.RNNBase) and not one.batch_first]
+    recurrent = (
+        f" Recurrent layers without batch_first=True ({', '.join(map(repr, steps_first))}) read that axis as steps, "
+        "unless forward turns it away: where they do, give them batch_first=True and inputs with the batch in front, "
+        "or let forward call x.transpose(0, 1) before."
+        if steps_first
+        else ""
+    )
+    return (
+        f"{type(network).__name__} must take every batch size to be exported, but its forward settles on the example's "
+        f"size of the first axis.{recurrent} {'Elsewhere take' if steps_first else 'Take'} the size from the input "
+        "(x.shape[0]) or leave it open (-1), and do not loop over that axis, as recurrent layers do over their steps"
+    )
+
+
 def settled_sizes(
     network: nn.Module, program: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import qexplore as qx
+from qexplore._onnx import LOWEST_OPSET, as_onnx
 from qexplore._sizes import Sizes
-from qexplore.errors import DataError
+from qexplore.errors import DataError, TraceError
 
 STACKS = ["pt2e", "onnxruntime"]
 
@@ -95,6 +96,33 @@ def test_pt2e_refuses_another_image_size(tmp_path):
         for shape in [(2, 3, 12, 12), (3, 8, 8), (2, 1, 8, 8)]:
             with pytest.raises(DataError, match=r"takes input of shape \[any, 3, 8, 8\], got"):
                 model(torch.randn(shape))
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer, which reads steps in front; of samples in front where ``turned``."""
+
+    def __init__(self, *, turned=False, **options):
+        super().__init__()
+        self.rnn, self.fc, self.turned = nn.LSTM(8, 8, **options), nn.Linear(8, 4), turned
+
+    def forward(self, x):
+        return self.fc(self.rnn(x.transpose(0, 1) if self.turned else x)[0])
+
+
+def test_steps_in_front_are_told_apart_from_a_size_that_settled():
+    x, told = torch.randn(3, 2, 8), r"without batch_first=True \('rnn'\) read that axis as steps.* x\.transpose\(0, 1\)"
+    with pytest.raises(TraceError, match=told):
+        qx.quantize_dynamic(Recurrent(), x, stack="pt2e")
+    with pytest.raises(TraceError, match=told):
+        as_onnx(Recurrent(), (x,), opset=LOWEST_OPSET)
+    for ready in (Recurrent(turned=True), Recurrent(batch_first=True)):  # as the sentence says
+        assert qx.quantize_dynamic(ready, x, stack="pt2e").report.error < 0.1
+
+
+def test_a_size_that_settled_is_told_alone():
+    network = Branching(lambda x: x.reshape(4, 8).dim())
+    with pytest.raises(TraceError, match=r"settles on the example's size of the first axis\. Take the size from"):
+        qx.quantize_dynamic(network, torch.randn(4, 8), stack="pt2e")
 
 
 @pytest.mark.filterwarnings("ignore:the output is .* of the float norm away")

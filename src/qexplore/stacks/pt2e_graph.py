@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qexplore._quiet import silenced
-from qexplore._sizes import Sizes, settled_sizes, shapes_of
+from qexplore._sizes import Sizes, settled_batch, settled_sizes, shapes_of
 from qexplore.errors import DataError, QExploreError, TraceError, WorkflowError, first_line
 from qexplore.stacks.called_wrongly import Form
 from qexplore.stacks.pt2e_archive import read_archive
@@ -148,7 +148,8 @@ def _program(network: nn.Module, example: tuple[Any, ...]) -> Any:
     except Exception as error:
         # torch.export stops in many ways, which have no common base.
         raise TraceError(
-            f"torch.export must be able to take {type(network).__name__} apart for every batch size, but stops: "
+            settled_batch(network, error)
+            or f"torch.export must be able to take {type(network).__name__} apart for every batch size, but stops: "
             f"{first_line(error)} Take sizes from the input (x.shape[0]) and decisions out of forward"
         ) from error
 
