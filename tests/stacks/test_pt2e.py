@@ -295,6 +295,25 @@ def test_numbers_are_added_behind_layers(kind, operation):
     assert result.report.error < 0.03
 
 
+@pytest.mark.parametrize("method", ["dynamic", "static"])
+def test_functions_are_told_apart_from_methods_of_their_name(method):
+    class Alike(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(4, 4, 1), nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = torch.relu(torch.add(self.conv(x), x)).mean((2, 3))
+            return (self.fc(y) + y).relu()
+
+    x = torch.randn(4, 4, 3, 3)
+    if method == "dynamic":
+        result = qx.quantize_dynamic(Alike(), x, stack="pt2e")
+    else:
+        result = qx.quantize_static(Alike(), [x], stack="pt2e")
+    assert result.report.error < 0.03
+
+
 def test_a_batchnorm_that_stands_alone_costs_no_search_for_patterns(monkeypatch):
     from torchao.quantization.pt2e import qat_utils
 

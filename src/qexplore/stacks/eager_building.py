@@ -140,10 +140,11 @@ def _allowed(network: nn.Module, graph: EagerGraph, settings: Settings) -> set[s
 
 def _nothing_to_quantize(network: nn.Module, settings: Settings, refused: dict[str, str]) -> StackError:
     reasons = "".join(f"; '{name}' is left out: {reason}" for name, reason in list(refused.items())[:3])
-    where = "" if settings.modules is None else f" among those that modules={settings.modules} selects"
+    chosen = settings.modules is not None
+    where = f" among those that modules={settings.modules} selects" if chosen else ""
     return StackError(
         f'stack="eager" needs a convolution or Linear layer{where}, and {type(network).__name__} has none that it can '
-        f"see{reasons}: select such layers"
+        f"see{reasons}{': select such layers' if chosen else ''}"
     )
 
 

@@ -94,6 +94,7 @@ class Quantizer:
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Mark what is quantized, and how."""
         _hide_numbers(model)
+        _tell_calls_apart(model)
         self._x86.annotate(model)
         for node in model.graph.nodes:
             if node.name in self._float_modules:  # a function
@@ -131,6 +132,14 @@ def _hide_numbers(model: fx.GraphModule) -> None:
         if node.target in _WITH_NUMBER and len(node.all_input_nodes) < 2:
             node.meta.pop("source_fn_stack", None)
             node.meta.pop("torch_fn", None)
+
+
+def _tell_calls_apart(model: fx.GraphModule) -> None:
+    """Let ``torch.add(x, y)`` and ``x + y`` be two calls: torch counts each from one, and torchao takes equal numbers."""
+    for node in model.graph.nodes:
+        if "torch_fn" in node.meta:
+            call, function = node.meta["torch_fn"]
+            node.meta["torch_fn"] = (f"{call} of {function}", function)
 
 
 def _is_annotated(node: fx.Node) -> bool:
