@@ -90,3 +90,30 @@ def test_onnxruntime_quantizes_beside_an_embedding_bag(method):
     )
     assert {row.name for row in result.report.strategy if row.is_quantized} >= {"head"}
     assert result.report.error < 0.1
+
+
+class Renaming(nn.Module):
+    """Has one layer by three names, and a fourth once it ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(8, 8)
+        self.b = self.a
+        self.c = nn.Sequential(nn.Tanh(), self.a)
+
+    def forward(self, x):
+        self.current = self.b
+        return self.c(self.current(self.a(x)))
+
+
+@pytest.mark.parametrize("stack", ["fx", "eager"])
+def test_a_layer_of_several_names_is_one_and_its_file_loads_into_a_network_that_never_ran(stack, tmp_path):
+    torch.manual_seed(0)
+    x, network = torch.randn(16, 8), Renaming()
+    network(x)
+    result = qx.quantize_dynamic(network, x, stack=stack)
+    assert not [module for module in result.model.modules() if type(module) is nn.Linear]
+    result.save(tmp_path / "file")
+    loaded = qx.load_quantized(tmp_path / "file", Renaming())
+    assert torch.equal(loaded(x), result.model(x))
+    assert [name for name, _ in loaded.named_children()] in (["a", "c"], ["a", "b", "c", "current"])

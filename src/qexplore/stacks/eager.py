@@ -19,7 +19,7 @@ from qexplore.stacks.base import Beside, Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside, modules_beside
 from qexplore.stacks.called_wrongly import explain_calls
 from qexplore.stacks.eager_building import Layout, build, selected, structure_of
-from qexplore.stacks.eager_dynamic import convert_dynamic, dynamic_notes
+from qexplore.stacks.eager_dynamic import convert_dynamic, dynamic_notes, each_once
 from qexplore.stacks.eager_graph import graph_of
 from qexplore.stacks.eager_strategy import dynamic_strategy, notes_of, row_name, stands_for, strategy_of
 from qexplore.stacks.layer import LayerStrategy
@@ -68,7 +68,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         Converted(
             model,
             rows,
-            save=lambda path: write_model(path, model, settings, network, structure=structure),
+            save=lambda path: _write(path, model, settings, network, structure),
             notes=notes,
             script=lambda: _scripted(model, data.example),
             beside=beside,
@@ -123,7 +123,13 @@ def _swapped_text(model: nn.Module, example: tuple[Any, ...]) -> str:
         described = describe_arguments(example)
     except WorkflowError:  # an object of the user's own: nothing here is built with it, as a graph is
         described = None
-    return json.dumps({"modules": structure_of(model), "example": described})
+    with each_once(model):
+        return json.dumps({"modules": structure_of(model), "example": described})
+
+
+def _write(path: Path, model: nn.Module, settings: Settings, network: nn.Module, structure: str) -> None:
+    with each_once(copy.deepcopy(model)) as own:  # the user's may be running
+        write_model(path, own, settings, network, structure=structure)
 
 
 def reads(path: Path) -> bool:
@@ -145,16 +151,18 @@ def load(path: Path, network: nn.Module) -> nn.Module:
             model = convert_dynamic(network, settings)
             # Files had the structure alone until they told what the network was called with.
             told = json.loads(saved.structure) if saved.structure.startswith("{") else {"modules": saved.structure}
-            if structure_of(model) != told["modules"]:
-                raise other_structure("the file", network)
+            with each_once(model):
+                if structure_of(model) != told["modules"]:
+                    raise other_structure("the file", network)
+                load_state(model, saved)
             if told.get("example") is not None:
                 explain_calls(model, zero_arguments(told["example"]))
         else:
             layout = Layout.from_text(saved.structure)
             example = zero_arguments(layout.example)
             model = _converted(build(network, settings, example, layout).graph.network, settings)
+            load_state(model, saved)
             explain_calls(model, example)
-        load_state(model, saved)
     return model
 
 

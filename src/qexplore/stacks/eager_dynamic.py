@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -37,9 +39,37 @@ def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
             module.activation_relu_or_gelu = 0
     linear, recurrent = linear_qconfig_of(settings), qconfig_of(settings)
     spec = {name: linear if type(module) is nn.Linear else recurrent for name, module in layers.items()}
+    names = {module: name for name, module in model.named_modules()}
+    further = list(_further_names(model, set()))
     with stopping(f"torch.ao cannot convert {type(network).__name__}", model):
         require("quantize_dynamic")(model, spec, inplace=True)
+    for parent, name, module in further:  # torch.ao swaps what stands there once more, or leaves it float
+        parent._modules[name] = model.get_submodule(names[module])
     return pack_converted(model, settings.linear_num_bits).eval()  # torch's new modules think that they are trained
+
+
+@contextmanager
+def each_once(model: nn.Module) -> Iterator[nn.Module]:
+    """Let every module of ``model`` have one name for a block; a forward that ran may have given it others."""
+    parents = {parent: dict(parent._modules) for parent, _, _ in _further_names(model, set())}
+    for parent, name, _ in list(_further_names(model, set())):
+        del parent._modules[name]
+    try:
+        yield model
+    finally:
+        for parent, modules in parents.items():
+            parent._modules.clear()  # in their order, which a container calls them in
+            parent._modules.update(modules)
+
+
+def _further_names(module: nn.Module, seen: set[nn.Module]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Where a module stands that stands elsewhere before: in which one, by what name, and itself."""
+    seen.add(module)
+    for name, child in module._modules.items():
+        if child in seen:
+            yield module, name, child
+        elif child is not None:
+            yield from _further_names(child, seen)
 
 
 def _called_by_place(network: nn.Module) -> nn.Module:
