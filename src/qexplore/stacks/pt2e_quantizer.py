@@ -135,7 +135,7 @@ def _hide_numbers(model: fx.GraphModule) -> None:
 
 
 def _tell_calls_apart(model: fx.GraphModule) -> None:
-    """Let ``torch.add(x, y)`` and ``x + y`` be two: torch counts calls of each, and torchao takes equal counts for one."""
+    """Let ``torch.add(x, y)`` and ``x + y`` be two: torch counts calls of each, torchao takes equal counts for one."""
     for node in model.graph.nodes:
         if "torch_fn" in node.meta:
             call, function = node.meta["torch_fn"]
