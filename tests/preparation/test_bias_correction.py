@@ -2,6 +2,7 @@
 
 import copy
 
+import called_networks
 import numpy as np
 import pytest
 import torch
@@ -254,3 +255,17 @@ def test_bad_input_is_refused_and_nothing_changes():
         correct_biases(detached, batches(digits().calibration))
     with pytest.raises(ModelError, match="at least one layer must have a bias"):
         correct_biases(wrapped(nn.Sequential(nn.Linear(2, 2, bias=False))), [torch.ones(1, 2)])
+
+
+def test_correction_under_a_scheme_is_that_of_weights_alone():
+    torch.manual_seed(0)
+    network = called_networks.Residual().eval()  # its calls are points, and none of a listener's are
+    data, found = [torch.randn(4, 1, 8, 8) for _ in range(2)], []
+    for points in ({"scheme": "all-int8", "weight_granularity": "tensor"}, {}):
+        network_of_its_own = copy.deepcopy(network)
+        model = QuantizedModel(network_of_its_own, **points) if points else wrapped(network_of_its_own)
+        model.calibrate(data, weight_method="max")
+        report = correct_biases(model, data)
+        model.num_bits = [3 if point.kind == "weight" else 0 for point in model.points]
+        found.append([network_of_its_own.get_submodule(one.name).bias.detach() for one in report.layers])
+    assert len(found[0]) > 1 and all(map(torch.equal, *found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,7 @@ from qexplore.errors import SelectionError
 from qexplore.model.argument_points import ArgumentHook, FinishReading, ReadingHook
 from qexplore.model.calls import CallHook, Calls
 from qexplore.model.doors import Counted
-from qexplore.model.frames import Framed
+from qexplore.model.frames import Framed, aside
 from qexplore.model.input_points import ArgumentNames
 from qexplore.model.point_hook import InputHook, Listener, OutputHook, Outputs, PointHook
 from qexplore.model.points import Found, Site
@@ -203,11 +204,17 @@ def calls_heard_by(
     handles: list[RemovableHandle] = []
     try:
         for module in modules:
-            handles.append(module.register_forward_hook(listener, prepend=not after_others, with_kwargs=True))
+            hook = partial(_tell, listener)
+            handles.append(module.register_forward_hook(hook, prepend=not after_others, with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _tell(listener: CallListener, *call: Any) -> None:
+    with aside():  # what a listener computes are no calls of the network's
+        listener(*call)
 
 
 def point_hooks(network: nn.Module) -> list[tuple[nn.Module, PointHook]]:

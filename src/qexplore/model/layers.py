@@ -61,10 +61,14 @@ def put_together(apart: Tensor, weight: Tensor, is_transposed: bool) -> Tensor:
 
 
 def bare(module: nn.Module, parameters: dict[str, Tensor | None]) -> nn.Module:
-    """``module`` without parametrizations and hooks, and with these plain parameters; everything else is shared."""
+    """``module`` without parametrizations, hooks and what stands in its forward's place, with these plain parameters.
+
+    Everything else is shared.
+    """
     kind: Any = parametrize.type_before_parametrizations(module)
     plain: nn.Module = kind.__new__(kind)  # copy.copy asks for a pickle, which parametrized modules refuse
     plain.__dict__.update(module.__dict__)
+    plain.__dict__.pop("forward", None)  # it would run ``module``
     plain._modules = {name: inner for name, inner in module._modules.items() if name != "parametrizations"}
     plain._parameters = dict(module._parameters)
     for name, value in parameters.items():
