@@ -142,7 +142,7 @@ def test_a_part_of_the_set_is_scored_as_by_the_direct_evaluator():
     direct, fast = both(Stack())
     asked = candidates_of(direct.model, 2), kl_divergence, 20
     subsets = [one.scores_on_subset(*asked, against_float=True) for one in (fast, direct)]
-    np.testing.assert_allclose(*subsets, rtol=1e-3, atol=1e-7)  # the direct evaluator takes them in one batch
+    np.testing.assert_allclose(*subsets, rtol=1e-3, atol=5e-7)  # logits of another batch size, in float32
 
 
 def test_blocks_before_the_first_point_that_differs_are_skipped_and_others_run_once_a_batch():

@@ -163,7 +163,8 @@ def test_both_evaluators_agree_on_what_was_written_back():
         problem = qx.LayerwiseQuantizationProblem(model, loader, spread, engine="auto")
         rows_ = np.array([[2], [3], [8]])
         engine, direct = (list(answers(rows_)) for answers in (problem.measure, problem.measure_directly))
-        assert [one.scores.tolist() for one in engine] == [one.scores.tolist() for one in direct]
+        for one, other in zip(engine, direct, strict=True):
+            np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)  # sums in another order on some processors
         assert problem.evaluator.description.startswith("prefix" if way is not through_a_view else "direct"), way
         assert len({one.score for one in direct}) == 3
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import warnings
 
 import ml_dtypes
 import numpy as np
@@ -70,7 +71,10 @@ def test_predicate_says_which_layers_are_quantized():
 
 
 def test_layer_behind_a_function_says_that_its_input_stays_float():
-    rows = {row.name: row for row in quantized("mobilenet").report.strategy}
+    with warnings.catch_warnings():
+        # Whether eight bits of a float are near enough here is a draw of the training, which differs by processor.
+        warnings.filterwarnings("ignore", "the output is .* of the float norm away")
+        rows = {row.name: row for row in quantized("mobilenet").report.strategy}
     assert rows["blocks.1.layers.0"].reason == "its input comes from a function and stays float"
 
 
