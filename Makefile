@@ -20,10 +20,10 @@ help: ## list the commands
 demo: $(READY) ## explore a small network on handwritten digits; no download, about two minutes
 	@$(RUN) experiments/digits/run.py
 
-# A file stays in one process, which trains the networks that its tests share once.
+# A file stays in one process, which builds what its tests share once; the quickest files are not those with few tests.
 WORKERS ?= 2
 test: $(READY) ## all tests but the slow ones, in two processes
-	@$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile
+	@$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # pytest exits with 5 when it finds no test to run.
 test-slow: $(READY) ## the slow tests

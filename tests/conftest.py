@@ -1,15 +1,24 @@
 """Settings and fixtures of the whole test session."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from networks import KEPT_IN
 from pretended_device import CAN_BE_MADE, pretended_device, register
 from project import own_project
 
 register()  # here, for importing a test may train a network
+
+if KEPT_IN not in os.environ:  # in the first process, from which the others have it
+    os.environ[KEPT_IN] = tempfile.mkdtemp(prefix="qexplore-tests-")
+    atexit.register(shutil.rmtree, os.environ[KEPT_IN], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,7 +19,6 @@ from problems import (
     state_of,
     tiny_model,
     tiny_network,
-    weighted_copy,
     weighted_model,
 )
 from torch import nn
@@ -350,8 +349,8 @@ class TestEvaluatorOfWeights:
     @pytest.mark.parametrize("granularity", ["channel", "tensor", 8])
     @pytest.mark.parametrize("asymmetric", [False, True])
     def test_integer_counts_equal_a_hand_written_loop(self, build, granularity, asymmetric):
-        model = weighted_copy(weight_granularity=granularity, asymmetric=asymmetric)
-        candidates = MIXED + np.random.default_rng(0).choice([0, 2, 3, 4, 403, 201, 1201], size=(14, 6)).tolist()
+        model = weighted_model(weight_granularity=granularity, asymmetric=asymmetric)
+        candidates = MIXED + np.random.default_rng(0).choice([0, 2, 3, 4, 403, 201, 1201], size=(5, 6)).tolist()
         evaluations = list(build(model).evaluate(np.array(candidates)))
         assert [evaluation.candidate for evaluation in evaluations] == [tuple(row) for row in candidates]
         for evaluation in evaluations:
@@ -360,15 +359,15 @@ class TestEvaluatorOfWeights:
         assert len({evaluation.score for evaluation in evaluations}) > 5
 
     def test_a_candidates_score_does_not_depend_on_what_else_is_in_the_call(self, build):
-        evaluator = build(weighted_copy())
+        evaluator = build(weighted_model())
         together = numbers(evaluator.evaluate(np.array(MIXED + MIXED)))
         alone = [numbers(evaluator.evaluate(np.array([candidate])))[0] for candidate in MIXED]
         backwards = numbers(evaluator.evaluate(np.array(MIXED[::-1])))[::-1]
         assert together == alone + alone
-        assert together[: len(MIXED)] == backwards == numbers(build(weighted_copy()).evaluate(np.array(MIXED)))
+        assert together[: len(MIXED)] == backwards == numbers(build(weighted_model()).evaluate(np.array(MIXED)))
 
     def test_a_score_that_must_be_beaten_never_changes_a_complete_answer(self, build):
-        evaluator = build(weighted_copy(), search_loader(50))
+        evaluator = build(weighted_model(), search_loader(50))
         full = list(evaluator.evaluate(np.array(MIXED)))
         for must_beat in (-1.0, 0.8, 2.0):
             limited = evaluator.evaluate(np.array(MIXED), must_beat=[must_beat] * len(MIXED))
@@ -403,7 +402,7 @@ class TestEvaluatorOfWeights:
                 raise error
             return qx.top1_accuracy(output, target)
 
-        model = weighted_copy()
+        model = weighted_model()
         model.num_bits = [5, "E4M3", 7, 3, 0, "MXE2M1"]
         evaluator = build(model, search_loader(200), fails)
         calls = itertools.count()  # from here on: an evaluator calls its metric when it is built, too
@@ -417,7 +416,7 @@ class TestEvaluatorOfWeights:
         assert random_state() == drawn
 
     def test_a_quantizer_disabled_by_hand_stays_off(self, build):
-        model = weighted_copy()
+        model = weighted_model()
         model.weight_fake_quantizers["fc1.weight"].disable()
         first, second, off = build(model).evaluate(
             np.array([(8, 8, 8, 2, 4, 4), (8, 8, 8, 403, 4, 4), (8, 8, 8, 0, 4, 4)])
@@ -427,12 +426,12 @@ class TestEvaluatorOfWeights:
 
     @pytest.mark.parametrize("code", [1, 17, -1, 999])
     def test_choices_that_no_weight_has_make_a_candidate_failed(self, build, code):
-        failed, fine = build(weighted_copy()).evaluate(np.array([(8, 8, 8, code, 4, 4), MIXED[3]]))
+        failed, fine = build(weighted_model()).evaluate(np.array([(8, 8, 8, code, 4, 4), MIXED[3]]))
         assert (failed.state, fine.state) == ("failed", "complete")
         assert "point 'fc1.weight' must be an int in [2, 16]" in failed.reason
 
     def test_a_weight_that_cannot_be_read_makes_no_wrong_answer(self, build):
-        model = weighted_copy()
+        model = weighted_model()
         evaluator = build(model)
         with torch.no_grad():
             model.weight_points[1].parameter[0, 0] = torch.nan
@@ -440,7 +439,7 @@ class TestEvaluatorOfWeights:
         assert states == {"failed"}
 
     def test_the_answers_follow_weights_and_their_ranges(self, build):
-        model = weighted_copy()
+        model = weighted_model()
         evaluator = build(model, metric=qx.negative_log_likelihood)
         seen = [numbers(evaluator.evaluate(np.array(MIXED)))]
         model.num_bits = MIXED[4]

@@ -49,7 +49,7 @@ CASES = {
     ),
     "weights, several costs": lambda: (
         qx.LayerwiseQuantizationProblem(
-            weighted_model(tiny_network()), search_loader(), min_accuracy=0.85, costs=("total_bits", "model_bytes")
+            weighted_model(), search_loader(), min_accuracy=0.85, costs=("total_bits", "model_bytes")
         ),
         {},
     ),

@@ -206,14 +206,14 @@ BIG = """
     for _ in range(6):
         layers += [nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.ReLU()]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)).eval()
-    x = torch.rand(96, 1, 96, 96)
+    x = torch.rand(64, 1, 96, 96)
     loader = [(part, torch.arange(len(part)) % 10) for part in x.split(8)]
     model = qx.QuantizedActivationsModel(network, predicates.by_type(nn.ReLU))
     model.calibrate(loader[:1])
-    budget = 48 * 2**20
+    budget = 32 * 2**20
     direct = qx.DirectEvaluator(model, loader, qx.top1_accuracy)
     evaluator = PrefixEvaluator(direct, budget_bytes=budget, required=True)
-    rows = np.random.default_rng(0).integers(2, 9, size=(24, 8))
+    rows = np.random.default_rng(0).integers(2, 9, size=(12, 8))
     list(evaluator.evaluate(rows[:1]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     list(evaluator.evaluate(rows))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from networks import batches, digits
-from problems import search_loader, tiny_model, tiny_problem, weighted_copy
+from problems import search_loader, tiny_model, tiny_problem, weighted_model
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.sms import SMSEMOA
 from pymoo.operators.repair.rounding import RoundingRepair
@@ -253,9 +253,8 @@ def test_a_single_quantizer_is_searched_to_its_end(algorithm):
     assert exploration.stopped_by == "exhausted"
 
 
-@pytest.mark.parametrize(
-    "algorithm", [pytest.param(name, marks=[] if name == "nsga2" else [pytest.mark.slow]) for name in GUIDED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", GUIDED)
 def test_a_hundred_and_twenty_quantizers_are_searched(algorithm):
     torch.manual_seed(0)
     layers = [layer for _ in range(119) for layer in (torch.nn.Linear(10, 10, bias=False), torch.nn.ReLU())]
@@ -291,8 +290,9 @@ def test_a_model_whose_outputs_are_no_logits_is_searched():
     assert exploration.front.higher_is_better is False
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_as_long_as_its_budget_whatever_pymoo_takes_for_converged():
-    problem = qx.LayerwiseQuantizationProblem(weighted_copy(), search_loader(), max_drop=0.03)
+    problem = qx.LayerwiseQuantizationProblem(weighted_model(), search_loader(), max_drop=0.03)
     found = qx.explore(problem, max_evaluations=250, seed=0, progress=False)
     assert found.stopped_by == "max_evaluations"
     assert found.num_passes > 249

@@ -32,7 +32,7 @@ def posed(**options):
 
 def weighted():
     return qx.LayerwiseQuantizationProblem(
-        weighted_model(tiny_network()), search_loader(), min_accuracy=0.85, costs=("total_bits", "model_bytes")
+        weighted_model(), search_loader(), min_accuracy=0.85, costs=("total_bits", "model_bytes")
     )
 
 
@@ -105,7 +105,13 @@ def killing(monkeypatch, after):
     monkeypatch.setattr(Store, "write", spoiled)
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("racing", "screening", "several costs, weights", "whole-set metric", "an object of pymoo")
+"""One of each way that a search can go; the others are tried with the slow tests."""
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in CASES]
+)
 def test_a_killed_exploration_goes_on_to_the_result_of_one_that_was_not(case, tmp_path, monkeypatch):
     plain, whole = explored(case), explored(case, tmp_path / "whole.db")
     assert whole.front.to_json() == plain.front.to_json()

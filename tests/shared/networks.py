@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +22,12 @@ from torch.nn import functional as F
 
 from qexplore import predicates
 
-__all__ = ["AWKWARD", "TRAINABLE", "Case", "Digits", "Entry", "Split", "batches", "digits", "trained", "wrapping"]
+__all__ = [
+    "AWKWARD", "KEPT_IN", "TRAINABLE", "Case", "Digits", "Entry", "Split", "batches", "digits", "trained", "wrapping",
+]  # fmt: skip
+
+KEPT_IN = "QEXPLORE_TESTS_KEPT_IN"
+"""The variable that says where processes of one run of the tests find the networks that one of them has trained."""
 
 
 class Split(NamedTuple):
@@ -233,6 +240,20 @@ def trained(name: str) -> nn.Module:
 
 @functools.cache
 def _trained(name: str) -> nn.Module:
+    if KEPT_IN not in os.environ:
+        return _train(name)
+    kept = Path(os.environ[KEPT_IN]) / f"{name}.pt"
+    if not kept.exists():
+        part = kept.with_suffix(f".{os.getpid()}")
+        torch.save(_train(name).state_dict(), part)
+        part.replace(kept)
+    with torch.random.fork_rng(devices=[]):
+        network = TRAINABLE[name].build()
+    network.load_state_dict(torch.load(kept, weights_only=True))
+    return network.eval()
+
+
+def _train(name: str) -> nn.Module:
     entry = TRAINABLE[name]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

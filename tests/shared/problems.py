@@ -68,14 +68,11 @@ def tiny_model(network: nn.Module | None = None, **options: Any) -> qx.Quantized
 
 def weighted_model(network: nn.Module | None = None, **options: Any) -> qx.QuantizedModel:
     """The same with the three weights quantized too: points input, relu1, relu2, and fc1, fc2, fc3 with ".weight"."""
-    model = qx.QuantizedModel(network or tiny_network(), predicates.by_type(nn.ReLU), predicates.weighted, **options)
+    if network is None:
+        return copy.deepcopy(_weighted_once(_trained_tiny(), **options))
+    model = qx.QuantizedModel(network, predicates.by_type(nn.ReLU), predicates.weighted, **options)
     model.calibrate([digits().calibration.x.clone()], method="mse")
     return model
-
-
-def weighted_copy(**options: Any) -> qx.QuantizedModel:
-    """A copy of `weighted_model`, which is calibrated once."""
-    return copy.deepcopy(_weighted_once(_trained_tiny(), **options))
 
 
 @functools.cache

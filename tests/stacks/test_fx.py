@@ -242,7 +242,7 @@ def test_named_observers_are_torchs_own(name):
     assert type(qconfig.activation()).__name__ == type(qconfig.weight()).__name__ == f"{expected}Observer"
 
 
-@pytest.mark.parametrize("method", ["static", "qat"])
+@pytest.mark.parametrize("method", ["static", pytest.param("qat", marks=pytest.mark.slow)])
 def test_torchvisions_resnet18_passes_with_its_shared_relus(method):
     torch.manual_seed(0)
     network = torchvision.models.resnet18(num_classes=10).eval()
