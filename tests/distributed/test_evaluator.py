@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from crews import CrewHere
 from networks import batches, digits
-from problems import search_loader, tiny_network, tiny_problem, weighted_model
+from problems import search_loader, tiny_problem, weighted_model
 
 import qexplore as qx
 from qexplore.distributed import evaluator as evaluator_module
