@@ -105,8 +105,10 @@ class TestProposer:
         assert rows(asked(tiny_problem(lower=4), algorithm)) == [(4, 4, 4)]
 
     def test_the_same_seed_proposes_the_same_and_another_seed_something_else(self, algorithm):
+        problem = of_weights()
+
         def run(seed):
-            return [generation.candidates.tolist() for generation in asked(of_weights(), algorithm, seed=seed, most=6)]
+            return [generation.candidates.tolist() for generation in asked(problem, algorithm, seed=seed, most=6)]
 
         assert run(1) == run(1)
         if algorithm != "greedy":  # it draws nothing

@@ -246,6 +246,8 @@ def comparison(at: torch.device, *, tmp_path: Path) -> Any:
     return found.accuracy_float, [row.accuracy for row in found.rows]
 
 
+ALIKE = {"fx qat", "eager qat", "pt2e static", "onnxruntime static", "comparison", "refinement", "learned_step_sizes"}
+"""What goes the way of another one and takes longer: tried with the slow tests."""
 ROUGHLY = {"fine_tuning", "learned_step_sizes", "packing"}
 
 
@@ -264,7 +266,7 @@ def assert_alike(one: Any, other: Any, tolerance: float) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in FEATURES])
 def test_it_gives_what_it_gives_on_the_cpu(accelerator: torch.device, tmp_path: Path, name: str) -> None:
     given = {} if isinstance(FEATURES[name], partial) else {"tmp_path": tmp_path}
     torch.manual_seed(0)

@@ -181,7 +181,11 @@ FEATURES: dict[str, Callable[[torch.device], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FEATURES)
+ALIKE = {*ALGORITHMS, "an object of pymoo", "pipeline"} - {"nsga2"}
+"""What goes the way of another one, or is looked at elsewhere: tried with the slow tests."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in FEATURES])
 def test_it_goes_the_same_way_as_on_the_cpu(accelerator: torch.device, name: str) -> None:
     torch.manual_seed(0)
     expected = FEATURES[name](CPU)

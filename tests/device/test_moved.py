@@ -74,7 +74,9 @@ def stayed() -> dict[Any, Any]:
     return {kind: staged(kind, {}) for kind in (activations, weights_too)}
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, id=name, marks=[pytest.mark.slow] * (way is by_parts)) for name, way in WAYS.items()]
+)
 @pytest.mark.parametrize("when", STAGES)
 def test_a_network_that_moves_gives_the_front_of_one_that_stays(
     accelerator: torch.device, stayed: dict[Any, Any], when: str, way: Any

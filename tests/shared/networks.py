@@ -245,12 +245,10 @@ def _trained(name: str) -> nn.Module:
     kept = Path(os.environ[KEPT_IN]) / f"{name}.pt"
     if not kept.exists():
         part = kept.with_suffix(f".{os.getpid()}")
-        torch.save(_train(name).state_dict(), part)
+        torch.save(_train(name), part)
         part.replace(kept)
-    with torch.random.fork_rng(devices=[]):
-        network = TRAINABLE[name].build()
-    network.load_state_dict(torch.load(kept, weights_only=True))
-    return network.eval()
+    network: nn.Module = torch.load(kept, weights_only=False)
+    return network
 
 
 def _train(name: str) -> nn.Module:
