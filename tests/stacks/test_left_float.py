@@ -96,3 +96,16 @@ def test_a_file_of_another_network_is_refused_in_one_line(stack, tmp_path):
     with pytest.raises(WorkflowError, match="the file is of another network than the Sequential given") as caught:
         qx.load_quantized(tmp_path / "network.pt", other)
     assert "\n" not in str(caught.value)
+
+
+def test_eager_says_of_a_layer_that_is_there_why_it_cannot_be_swapped():
+    class Scaling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.fc.weight * 2, self.fc.bias)
+
+    with pytest.raises(WorkflowError, match="swapped; 'fc' is left out: the network reads its parameters without"):
+        qx.quantize_dynamic(Scaling(), torch.randn(8, 8), stack="eager")

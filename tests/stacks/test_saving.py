@@ -106,12 +106,12 @@ class Renaming(nn.Module):
         return self.c(self.current(self.a(x)))
 
 
-@pytest.mark.parametrize("stack", ["fx", "eager"])
-def test_a_layer_of_several_names_is_one_and_its_file_loads_into_a_network_that_never_ran(stack, tmp_path):
+@pytest.mark.parametrize(("stack", "num_bits"), [("fx", 8), ("eager", 8), ("eager", 4)])
+def test_a_layer_of_several_names_is_one_and_its_file_loads_into_a_network_that_never_ran(stack, num_bits, tmp_path):
     torch.manual_seed(0)
     x, network = torch.randn(16, 8), Renaming()
     network(x)
-    result = qx.quantize_dynamic(network, x, stack=stack)
+    result = qx.quantize_dynamic(network, x, stack=stack, linear_num_bits=num_bits)
     assert not [module for module in result.model.modules() if type(module) is nn.Linear]
     result.save(tmp_path / "file")
     loaded = qx.load_quantized(tmp_path / "file", Renaming())

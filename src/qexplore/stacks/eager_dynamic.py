@@ -13,9 +13,11 @@ from qexplore.errors import StackError, TraceError
 from qexplore.model import BY_KEYWORD, foreign_hooks
 from qexplore.predicates import everything, select_modules
 from qexplore.preparation import as_graph_module, trace_network
+from qexplore.stacks import reasons
 from qexplore.stacks.base import Settings
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.stopping import stopping
+from qexplore.stacks.strategy import reason_for_float
 from qexplore.stacks.torch_ao import RECURRENT, linear_qconfig_of, qconfig_of, require
 
 
@@ -29,10 +31,7 @@ def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
     model = _called_by_place(copy.deepcopy(network))
     layers = _layers(model, settings)
     if not layers:
-        where = "" if settings.modules is None else f" among those that modules={settings.modules} selects"
-        raise StackError(
-            f"dynamic quantization needs a Linear, LSTM or GRU layer{where}, and {type(network).__name__} has none"
-        )
+        raise _nothing_to_convert(model, type(network).__name__, settings)
     for module in model.modules():
         if type(module) is nn.TransformerEncoderLayer:
             # Its fast path reads the weights of its linear layers, which are methods after conversion.
@@ -43,9 +42,22 @@ def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
     further = list(_further_names(model, set()))
     with stopping(f"torch.ao cannot convert {type(network).__name__}", model):
         require("quantize_dynamic")(model, spec, inplace=True)
+    model = pack_converted(model, settings.linear_num_bits)
     for parent, name, module in further:  # torch.ao swaps what stands there once more, or leaves it float
         parent._modules[name] = model.get_submodule(names[module])
-    return pack_converted(model, settings.linear_num_bits).eval()  # torch's new modules think that they are trained
+    return model.eval()  # torch's new modules think that they are trained
+
+
+def _nothing_to_convert(model: nn.Module, owner: str, settings: Settings) -> StackError:
+    where = "" if settings.modules is None else f" among those that modules={settings.modules} selects"
+    read = read_elsewhere(model)
+    kinds = {name: one for name, one in model.named_modules() if isinstance(one, (nn.Linear, *RECURRENT))}
+    why = {name: reason_for_float(name, one, settings) for name, one in kinds.items()}
+    refused = {name: reasons.READ_ELSEWHERE if name in read else reason for name, reason in why.items()}
+    told = "".join(f"; '{name}' is left out: {reason}" for name, reason in list(refused.items())[:3])
+    return StackError(
+        f"dynamic quantization needs a Linear, LSTM or GRU layer{where}, and {owner} has none that can be swapped{told}"
+    )
 
 
 @contextmanager
