@@ -15,6 +15,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -62,6 +63,8 @@ def lines(bench: Bench, of: tuple[object, ...], results: Results, arguments: arg
     """What is known of a network, a line each."""
     yield covered(results.get((*of, "coverage"), bench.coverage))
     yield scored(results.get((*of, "uniform"), bench.uniform))
+    if bench.subject.wide:
+        yield scored(results.get((*of, "mixed"), bench.mixed))
     yield searched(results.get((*of, "front"), bench.front, arguments.budget))
     found = results.get((*of, "seconds"), bench.seconds, arguments.rounds, arguments.candidates)
     yield from (timed(engine, one) for engine, one in found.items())
@@ -81,10 +84,7 @@ class Bench:
     @cached_property
     def model(self) -> qx.QuantizedModel:
         """Under the scheme."""
-        model = self._wrapped(self.subject.calibrating, scheme=self._arguments.scheme, **self.subject.wrapping)
-        for name, amax in self.subject.ranges.items():
-            model.activation_fake_quantizers[name].amax = amax
-        return model
+        return self._wrapped(self.subject.calibrating, scheme=self._arguments.scheme, **self.subject.wrapping)
 
     @cached_property
     def outputs_model(self) -> qx.QuantizedModel:
@@ -97,8 +97,8 @@ class Bench:
         model.calibrate(self.subject.calibration, unpack=as_it_is, progress=False, **calibrating)
         return model
 
-    def _direct(self, model: qx.QuantizedModel, batches: list[Any]) -> qx.DirectEvaluator:
-        return qx.DirectEvaluator(model, batches, self.subject.metric, unpack=as_it_is)
+    def _direct(self, model: qx.QuantizedModel, batches: list[Any], metric: Any = None) -> qx.DirectEvaluator:
+        return qx.DirectEvaluator(model, batches, metric or self.subject.metric, unpack=as_it_is)
 
     def coverage(self) -> Found:
         """Points by kind, and which share of the network is at them."""
@@ -108,13 +108,27 @@ class Bench:
     def uniform(self) -> Found:
         """Scores of the float network and of uniform widths, on the report set."""
         length = len(self.model.points)
-        widths = (8, 6, 4)
-        rows = [[0] * length, *([width] * length for width in widths)]
-        scores = [one.score for one in self._direct(self.model, self.subject.report).evaluate(rows)]
-        return {
-            "samples": num_samples(self.subject.report),
-            "scores": dict(zip(["float", *widths], scores, strict=True)),
-        }
+        return self._reported(
+            self.model,
+            {"float": [0] * length} | {f"{width} bits": [width] * length for width in (8, 6, 4)},
+        )
+
+    def mixed(self) -> Found:
+        """Likewise of 8 bits with 16 at some points, whose ranges leave nothing out."""
+        whole = {"weight_method": "max"}
+        model = self._wrapped(whole, scheme=self._arguments.scheme, **self.subject.wrapping)
+        is_wide = [any(fnmatchcase(point.name, glob) for glob in self.subject.wide) for point in model.points]
+        label = f"8 bits, 16 at {sum(is_wide)} points"
+        return self._reported(model, {label: [16 if wide else 8 for wide in is_wide]})
+
+    def _reported(self, model: qx.QuantizedModel, rows: Mapping[str, list[int]]) -> Found:
+        metrics = {"scores": self.subject.metric, "beside": self.subject.beside}
+        found: Found = {"samples": num_samples(self.subject.report)}
+        for name, metric in metrics.items():
+            if metric is not None:
+                evaluated = self._direct(model, self.subject.report, metric).evaluate([*rows.values()])
+                found[name] = dict(zip(rows, [one.score for one in evaluated], strict=True))
+        return found
 
     def front(self, budget: int) -> Found:
         """What a search finds, above five points below the float network, and what of it holds on the report set."""
@@ -200,10 +214,13 @@ def covered(found: Found) -> str:
 
 
 def scored(found: Found) -> str:
-    """Uniform widths in a line."""
-    scores = found["scores"]
-    widths = ", ".join(f"{width} bits {100 * score:.2f}" for width, score in scores.items() if width != "float")
-    return f"  report set of {found['samples']}: float {100 * scores['float']:.2f}; {widths}"
+    """Uniform widths in a line, of each figure."""
+    lines = [f"  report set of {found['samples']}: {_shown(found['scores'])}"]
+    return "\n".join([*lines, *([f"  beside: {_shown(found['beside'])}"] if "beside" in found else [])])
+
+
+def _shown(scores: Mapping[str, float]) -> str:
+    return "; ".join(f"{widths} {100 * score:.2f}" for widths, score in scores.items())
 
 
 def searched(found: Found) -> str:

@@ -356,7 +356,7 @@ class CallsFrame:
         name = call_name((self._module, call))
         return SelectionError(
             f"a module must make the same calls of functions whenever it runs, but '{name}' {what}: leave it out of "
-            f"`functions`, & ~predicates.by_name({name!r}), or make modules of what varies"
+            f"`functions`, your own or the scheme's, & ~predicates.by_name({name!r}), or make modules of what varies"
         )
 
 
