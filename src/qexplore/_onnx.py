@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from qexplore._arguments import checked_int, checked_name
 from qexplore._optional import import_optional
 from qexplore._quiet import silenced
-from qexplore._sizes import Sizes, path_name, settled_batch, settled_sizes
+from qexplore._sizes import Sizes, as_forward_takes, path_name, settled_batch, settled_sizes
 from qexplore._trees import map_tensors, tensors_of
 from qexplore.errors import DataError, ExportError, MissingPackageError, QExploreError, TraceError, first_line
 
@@ -184,10 +184,9 @@ def _take_apart(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     def axes(leaf: Any) -> Any:
         return {0: batch} if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else None
 
+    shapes = pytree.tree_map(axes, kwargs) if kwargs else as_forward_takes(network, pytree.tree_map(axes, args))
     try:
-        return torch.export.export(
-            network, args, kwargs, dynamic_shapes=pytree.tree_map(axes, kwargs or args), strict=False
-        )
+        return torch.export.export(network, args, kwargs, dynamic_shapes=shapes, strict=False)
     except QExploreError:
         raise
     except Exception as error:

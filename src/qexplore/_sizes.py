@@ -92,6 +92,15 @@ def settled_batch(network: nn.Module, error: Exception) -> str:
     )
 
 
+def as_forward_takes(network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What belongs to positional arguments, as ``torch.export`` asks for it: those of a ``*args`` as one."""
+    kinds = [parameter.kind for parameter in inspect.signature(network.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return args
+    place = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*args[:place], args[place:])
+
+
 def settled_sizes(
     network: nn.Module, program: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:

@@ -87,6 +87,21 @@ def test_a_network_that_cannot_be_traced_itself_is_named_with_the_reason(inside:
         called(Root(Deciding()), hint="; go on")
 
 
+def test_a_tensor_of_a_traced_size_is_told_with_what_can_be_traced() -> None:
+    class Starting(nn.Module):
+        def __init__(self, *, is_new: bool) -> None:
+            super().__init__()
+            self.cell, self.is_new = nn.GRUCell(4, 4), is_new
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = x.new_zeros(x.shape[0], 4) if self.is_new else torch.zeros(x.shape[0], 4)
+            return self.cell(x, state)
+
+    with pytest.raises(TraceError, match=r"; x\.new_zeros\(\.\.\.\) of a tensor x takes sizes that are traced\)"):
+        called(Starting(is_new=False))
+    assert called(Starting(is_new=True))[0] == ["cell"]
+
+
 @pytest.mark.parametrize(
     "prepare",
     [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, namedtuple
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import qexplore as qx
-from qexplore.errors import WorkflowError
+from qexplore.errors import TraceError, WorkflowError
 from qexplore.stacks.saving import describe_arguments, zero_arguments
 
 X = torch.randn(4, 3, 8, 8)
@@ -90,6 +92,42 @@ def test_onnxruntime_quantizes_beside_an_embedding_bag(method):
     )
     assert {row.name for row in result.report.strategy if row.is_quantized} >= {"head"}
     assert result.report.error < 0.1
+
+
+Named = namedtuple("Named", "first second")
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [(lambda y: Named(y, y + 1), "Named"), (lambda y: defaultdict(list, first=y), "defaultdict")]
+)
+def test_pt2e_refuses_forms_that_its_files_cannot_hold(form, name):
+    class Giving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return [form(self.a(x))]
+
+    with pytest.raises(TraceError, match=f"which a file can hold, got {name}: wrap it in a module whose forward"):
+        qx.quantize_dynamic(Giving(), torch.randn(8, 8), stack="pt2e")
+
+
+@pytest.mark.parametrize("stack", ["pt2e", "onnxruntime"])
+def test_any_number_of_arguments_is_exported(stack, tmp_path):
+    class Summing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(8, 4)
+
+        def forward(self, first, *others):
+            return self.a(first + sum(others))
+
+    network, x = Summing().eval(), tuple(torch.randn(3, 8, 8))
+    result = qx.quantize_dynamic(network, x, stack=stack)
+    result.save(tmp_path / "file")
+    assert result.report.error < 0.05
+    assert torch.equal(qx.load_quantized(tmp_path / "file", network)(*x), result.model(*x))
 
 
 class Renaming(nn.Module):

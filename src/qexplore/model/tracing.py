@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -123,9 +124,16 @@ def _reason(error: BaseException) -> str:
     """What ``error`` says, and the line of the network's own code that it comes from."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    return first_line(error) + (
-        f" ({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else ""
-    )
+    if not own:
+        return first_line(error)
+    line = own[-1].line or ""
+    made = _OF_A_SIZE.search(line) if isinstance(error, TypeError) else None
+    hint = f"; x.new_{made[1]}(...) of a tensor x takes sizes that are traced" if made else ""
+    return f"{first_line(error)} ({Path(own[-1].filename).name}, line {own[-1].lineno}: {line}{hint})"
+
+
+_OF_A_SIZE = re.compile(r"\btorch\.(zeros|ones|empty|full)\(")
+"""Functions to which a traced size is none."""
 
 
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(np.__file__).parent), str(Path(__file__).parents[1]), "<")

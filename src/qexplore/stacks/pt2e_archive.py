@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from qexplore.errors import WorkflowError
 
@@ -32,6 +33,19 @@ _WRITES = "torch.ops.aten.from_file"
 _SYMBOL = re.compile(r"Symbol\('\w+'")
 _IMPORTS = re.compile(r"default_factory_module|__enum__|\\u00[2-7]")
 _BUILTINS = set(dir(builtins)) - {"True", "False", "None"}
+
+
+def unwritten(form: pytree.TreeSpec) -> str:
+    """The first container in ``form`` that torch does not write, or that is not read here; empty where none is."""
+    for inner in map(form.child, range(form.num_children)):
+        if found := unwritten(inner):
+            return found
+    try:
+        if not _IMPORTS.search(pytree.treespec_dumps(form)):
+            return ""
+    except NotImplementedError:
+        pass
+    return str(getattr(form.context, "__name__", getattr(form.type, "__name__", form.type)))
 
 
 def read_archive(path: Path) -> io.BytesIO:

@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qexplore._quiet import silenced
-from qexplore._sizes import Sizes, settled_batch, settled_sizes, shapes_of
+from qexplore._sizes import Sizes, as_forward_takes, settled_batch, settled_sizes, shapes_of
 from qexplore.errors import DataError, QExploreError, TraceError, WorkflowError, first_line
 from qexplore.stacks.called_wrongly import Form
-from qexplore.stacks.pt2e_archive import read_archive
+from qexplore.stacks.pt2e_archive import read_archive, unwritten
 
 _ATEN = torch.ops.aten
 _SWITCHES = ("training", "train")
@@ -122,9 +122,15 @@ def export(network: nn.Module, example: tuple[Any, ...]) -> tuple[fx.GraphModule
     """The graph of ``network``, which is in eval mode, for every batch size, and the sizes that it takes.
 
     Raises:
-        TraceError: ``torch.export`` stops, or the network settles on one batch size.
+        TraceError: ``torch.export`` stops, the network settles on one batch size, or no file can hold the form of what
+            it takes or gives.
     """
     program = _program(network, example)
+    if form := unwritten(program.call_spec.in_spec) or unwritten(program.call_spec.out_spec):
+        raise TraceError(
+            f"{type(network).__name__} must take and give tensors in tuples, lists or dicts, which a file can hold, "
+            f"got {form}: wrap it in a module whose forward makes tuples or dicts of it"
+        )
     exported = program.module(check_guards=False)
     return exported, Sizes.of(exported, settled_sizes(network, program, example))
 
@@ -140,9 +146,10 @@ def _program(network: nn.Module, example: tuple[Any, ...]) -> Any:
 
     # Nothing of the example may be written to the file, least of all the whole set that it may be a view of.
     shown = pytree.tree_map_only(Tensor, torch.clone, example)
+    shapes = as_forward_takes(network, pytree.tree_map(axes, shown))
     try:
         with torch.no_grad():
-            return torch.export.export(network, shown, dynamic_shapes=pytree.tree_map(axes, shown), strict=False)
+            return torch.export.export(network, shown, dynamic_shapes=shapes, strict=False)
     except QExploreError:
         raise
     except Exception as error:
