@@ -317,3 +317,14 @@ def test_a_head_tied_to_the_embedding_is_quantized(observer):
     assert {row.name for row in result.strategy if row.is_quantized} >= {"layer", "head"}
     with torch.no_grad():
         assert float((result.model(x) - network(x)).abs().max()) < 0.2
+
+
+@pytest.mark.parametrize(("has_bias", "granularity"), [(True, "tensor"), (False, "channel")])
+def test_transposed_convolutions_of_groups_have_one_scale_where_their_bias_asks_for_it(has_bias, granularity):
+    torch.default_generator.manual_seed(0)
+    network = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 6, 3, groups=2, bias=has_bias)).eval()
+    x = torch.randn(8, 4, 5, 5)
+    result = stack.quantize(network, Settings("static", "onnxruntime"), Data((x,), lambda prepared: prepared(x)))
+    assert [row.weights.granularity for row in result.strategy if row.name == "1"] == [granularity]
+    with torch.no_grad():
+        assert float((result.model(x) - network(x)).norm() / network(x).norm()) < 0.03

@@ -63,7 +63,8 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         if give_own_weights(prepared.graph, per_channel=per_channel, excluded=excluded):
             onnx.save(prepared, ready)
         path = folder / "quantized.onnx"
-        _write(ready, path, settings, data, calibration, excluded)
+        one_scale = _groups_turned(prepared.graph) if per_channel else []
+        _write(ready, path, settings, data, calibration, excluded, one_scale)
         quantized = onnx.load(path)
         strategy = read_strategy(quantized.graph, owners, modules, calls_of(nodes), settings, kept_float)
         if not any(row.is_quantized for row in strategy):
@@ -171,6 +172,15 @@ def _excluded(owners: dict[str, Layer], kept_float: frozenset[str], settings: Se
     return [*nodes, *(node + OF_GEMM for node in nodes)]
 
 
+def _groups_turned(graph: Any) -> list[str]:
+    """Weights of transposed convolutions of groups with a bias, which onnxruntime's quantizer stops at.
+
+    Channels that come out lie along none of their axes, so scales for those that have one do not fit the bias.
+    """
+    turned = (node for node in graph.node if node.op_type == "ConvTranspose" and len(node.input) > 2)
+    return [one.input[1] for one in turned if any(it.name == "group" and it.i > 1 for it in one.attribute)]
+
+
 def _write(
     ready: Path,
     path: Path,
@@ -178,6 +188,7 @@ def _write(
     data: Data,
     calibration: tuple[Any, bool],
     excluded: list[str],
+    one_scale: list[str],
 ) -> None:
     quantization = _package("onnxruntime.quantization")
     common = {
@@ -205,7 +216,10 @@ def _write(
                 # Symmetric integers have the zero point 0, which only signed ones can.
                 activation_type=quantization.QuantType.QInt8 if is_symmetric else quantization.QuantType.QUInt8,
                 calibrate_method=method,
-                extra_options={"ActivationSymmetric": is_symmetric},
+                extra_options={
+                    "ActivationSymmetric": is_symmetric,
+                    "TensorQuantOverrides": {name: [{}] for name in one_scale},
+                },
                 **common,
             )
     except Exception as error:
