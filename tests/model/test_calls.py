@@ -483,6 +483,16 @@ class Growing(nn.Module):
         return torch.tanh(x) if len(x) > 4 else x
 
 
+class Now(nn.Module):
+    """Calls a function every other time."""
+
+    count = 0
+
+    def forward(self, x):
+        self.count += 1
+        return torch.tanh(x) if self.count % 2 else x
+
+
 class TestCallsThatChange:
     ASKED = (predicates.by_function(torch.tanh), predicates.by_operand(torch.tanh))
 
@@ -494,6 +504,12 @@ class TestCallsThatChange:
             SelectionError, match="same calls of functions whenever it runs, but 'tanh_1.* was not made"
         ):
             model.calibrate([images(size) for size in sizes])
+
+    def test_are_refused_where_none_is_left_of_them(self):
+        now = Now()
+        model = qx.QuantizedModel(nn.Sequential(now, now), functions=self.ASKED[0])
+        with pytest.raises(SelectionError, match="but '0.tanh' was not made each time"):
+            model.calibrate([torch.ones(2, 3)])
 
     @pytest.mark.parametrize("engine", ["auto", "direct"])
     @pytest.mark.parametrize("asked", ASKED, ids=str)
@@ -509,3 +525,19 @@ class TestCallsThatChange:
         model.calibrate([images(3)])
         with pytest.raises(SelectionError, match="but 'tanh_1' was not made before"):
             qx.fine_tune(model, None, [(images(6), torch.arange(6))], F.cross_entropy, epochs=1)
+
+
+@pytest.mark.parametrize(("scales", "points"), [({}, ["baddbmm"]), ({"alpha": 0.125}, []), ({"beta": 0.5}, [])], ids=str)
+def test_a_product_with_a_mask_is_a_point_where_neither_is_scaled(scales, points):
+    class Masked(nn.Module):
+        def forward(self, x):
+            mask = torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf).expand(len(x), 4, 4)
+            return torch.softmax(torch.baddbmm(mask, x, x.mT, **scales), -1) @ x
+
+    network, x = Masked(), torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = qx.QuantizedModel(network, functions=predicates.by_function(torch.matmul))
+    expected = network(x)
+    model.calibrate([x])
+    model.num_bits = [16] * len(model.points)
+    assert [point.name for point in model.points] == [*points, "matmul"]
+    torch.testing.assert_close(model(x), expected, atol=1e-3, rtol=0)

@@ -314,7 +314,13 @@ def test_memory_that_is_shared_otherwise_is_said() -> None:
     model.detach()
     flat = drawn(128)
     net[0].weight, net[2].weight = nn.Parameter(flat[:64].view(8, 8)), nn.Parameter(flat[64:].view(8, 8))
-    assert QuantizedModel(net, weights=W).describe().notes == ()
+    model = QuantizedModel(net, weights=W)
+    assert model.describe().notes == ()
+    model.detach()
+    net.append(nn.Linear(8, 16, bias=False)).append(nn.Linear(16, 8))
+    net[3].weight = nn.Parameter(flat.view(16, 8))
+    notes = QuantizedModel(net, weights=W).describe().notes
+    assert [note.partition(" share")[0] for note in notes] == ["0.weight and 3.weight", "3.weight and 2.weight"]
 
 
 @pytest.mark.parametrize("is_copied", [False, True])

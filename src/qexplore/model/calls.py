@@ -301,7 +301,7 @@ class CallsFrame:
         site = self._module, call
         if not self._calls.selects(site, known_as or function):
             return function(*args, **kwargs)
-        if function is torch.baddbmm and is_mask(args[0]):  # the product is the point, without the mask
+        if _adds_a_mask(function, args, kwargs):  # the product is the point, without the mask
             return args[0] + self._made_with(call, torch.bmm, args[1:], {}, torch.baddbmm)
         if self._calls.survey is not None:
             return self._noted(self._calls.survey, site, function, args, kwargs, known_as or function)
@@ -346,7 +346,8 @@ class CallsFrame:
             survey.seen |= {call_name((self._module, call)): None for call in (*given, *parts)}
             before = survey.calls.setdefault(self._module, self._made)
             if list(before) != list(self._made):
-                odd = next(iter({*before} ^ {*self._made}), next(iter(self._made)))
+                odd = next((call for call in (*before, *self._made) if (call in before) != (call in self._made)), None)
+                odd = next(iter(before)) if odd is None else odd  # the same calls in another order
                 raise self._changed(odd, "was not made each time")
             return
         for call in list(self._calls.hooks.get(self._module, {}))[len(self._made) :]:
@@ -358,6 +359,11 @@ class CallsFrame:
             f"a module must make the same calls of functions whenever it runs, but '{name}' {what}: leave it out of "
             f"`functions`, your own or the scheme's, & ~predicates.by_name({name!r}), or make modules of what varies"
         )
+
+
+def _adds_a_mask(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call is a product and a mask, neither of them scaled."""
+    return function is torch.baddbmm and len(args) == 3 and not kwargs and is_mask(args[0])
 
 
 def is_looked_into(module: nn.Module) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -131,12 +130,13 @@ def _listed(names: Sequence[str]) -> str:
 
 def overlaps(network: nn.Module) -> tuple[str, ...]:
     """Sentences about parameters that lie in the same memory and yet are not seen alike, such as one transposed."""
-    spans = sorted(_spans(network))
-    return tuple(
-        f"{first} and {second} share memory, but not axis by axis: each is a weight of its own"
-        for (_, end, first), (start, _, second) in pairwise(spans)
-        if start < end
-    )
+    told, reached, furthest = [], 0, ""
+    for start, end, name in sorted(_spans(network)):
+        if start < reached:
+            told.append(f"{furthest} and {name} share memory, but not axis by axis: each is a weight of its own")
+        if end > reached:
+            reached, furthest = end, name
+    return tuple(told)
 
 
 def _spans(network: nn.Module) -> Iterator[tuple[int, int, str]]:
