@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from networks import batches, digits
 from problems import tiny_model, tiny_network, tiny_problem
 
 import qexplore as qx
@@ -164,6 +165,7 @@ def test_a_study_that_has_all_answers_starts_no_ray(ray, tmp_path):
     assert fronts(again) == fronts(first)
     assert ray.inits == []
     assert "workers: none started, for there was nothing to measure" in str(again)
+    assert str(again.workers) == "workers: none started, for there was nothing to measure"
 
 
 def test_the_table_s_candidates_are_those_of_the_search():
@@ -177,6 +179,16 @@ def test_the_table_s_candidates_are_those_of_the_search():
 def test_no_cluster_at_the_address_is_said_with_the_way_out(ray):
     with pytest.raises(WorkersError, match="got 'nowhere': ConnectionError: nobody answers. Start one there, or leave"):
         explored(workers=qx.RayWorkers(2, address="nowhere"))
+
+
+def test_a_way_out_is_one_that_was_not_gone_already(ray, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    with pytest.raises(WorkersError, match="^RAY_ADDRESS must .* got 'nowhere': .* unset RAY_ADDRESS for Ray on this"):
+        explored()
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(WorkersError, match="must start on this machine, got OSError: no space. Mend that, or give"):
+        explored()
 
 
 @pytest.mark.parametrize("facts", [{"torch": "1.0"}, {"device": "cuda (other)"}, {"float network by 'direct'": "0123"}])
@@ -200,9 +212,17 @@ def test_a_mixed_cluster_searches_and_leaves_the_last_word_to_workers_like_this_
     assert explored(workers=qx.RayWorkers(2, on_mixed="verify")).front.verified, "by this process"
 
 
-def test_what_a_worker_cannot_take_in_is_said_and_not_what_comes_of_it(ray, monkeypatch):
-    from networks import batches, digits
+def test_workers_that_all_prove_to_differ_at_the_last_word_leave_it_to_this_process(ray, tmp_path):
+    study, options = tmp_path / "study.db", {"report_loader": batches(digits().report)}
+    explored(study=study)
+    ray.changes = {place: present_with(torch="1.0") for place in range(9)}
+    found = explored(study=study, workers=qx.RayWorkers(2, on_mixed="verify"), **options)
+    expected = qx.explore(tiny_problem(upper=8), max_evaluations=12, seed=1, **options)
+    assert fronts(found) == fronts(expected)
+    assert [one.num_candidates for one in found.workers.workers] == [0, 0]
 
+
+def test_what_a_worker_cannot_take_in_is_said_and_not_what_comes_of_it(ray, monkeypatch):
     from qexplore.distributed import measurer
 
     unpacked = measurer.unpacked

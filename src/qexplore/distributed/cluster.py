@@ -52,15 +52,22 @@ def join(workers: RayWorkers, num_bytes: int) -> bool:
     try:
         _init(address, **options)
     except Exception as error:
-        raise WorkersError(
-            f"`address` must be that of a Ray cluster, got {address!r}: {_reason(error)}. Start one "
-            "there, or leave `address` out for Ray on this machine"
-        ) from None
+        raise WorkersError(_unanswered(workers, address, _reason(error))) from None
     return True
 
 
 def _address(workers: RayWorkers) -> str:
     return workers.address or os.environ.get("RAY_ADDRESS") or LOCAL
+
+
+def _unanswered(workers: RayWorkers, address: str, reason: str) -> str:
+    if address == LOCAL:
+        return f"RayWorkers: Ray must start on this machine, got {reason}. Mend that, or give the `address` of a cluster"
+    owner, way_out = ("`address`", "leave `address` out") if workers.address else ("RAY_ADDRESS", "unset RAY_ADDRESS")
+    return (
+        f"{owner} must be that of a Ray cluster, got {address!r}: {reason}. Start one there, or {way_out} for Ray on "
+        "this machine"
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -182,7 +189,6 @@ class Cluster(NamedTuple):
         address: where it was looked for.
         num_nodes: machines that are alive.
         resources: of all of them.
-        versions: of Ray and Python there, if they can be had.
         error: why it does not answer; empty where it does.
     """
 

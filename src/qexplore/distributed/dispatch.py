@@ -14,11 +14,15 @@ from typing import Protocol
 import numpy as np
 
 from qexplore.distributed.tasks import Answer, Task
-from qexplore.errors import EvaluationError
+from qexplore.errors import EvaluationError, WorkersError
 from qexplore.evaluation import Evaluation
 
 _LATE, _LEAST_LATE = 3.0, 1.0
 """A task is late after so many times what it should take, and so many seconds."""
+
+
+class NobodyLeft(WorkersError):
+    """No worker that may measure what is asked is there or to come."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,11 @@ class Crew(Protocol):
         ...
 
     def wait(self, seconds: float | None) -> Sequence[Reply]:
-        """What has come, once something has; nothing where a worker came instead, or ``seconds`` went by."""
+        """What has come, once something has; nothing where a worker came instead, or ``seconds`` went by.
+
+        Raises:
+            NobodyLeft: nothing can come.
+        """
         ...
 
     def now(self) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qexplore._clock import now
 from qexplore.distributed.census import census
-from qexplore.distributed.dispatch import Crew, Dispatcher
+from qexplore.distributed.dispatch import Crew, Dispatcher, NobodyLeft
 from qexplore.distributed.division import divided
 from qexplore.distributed.measurer import key_of
 from qexplore.distributed.ray_crew import RayCrew
@@ -180,13 +180,23 @@ class DistributedEvaluator:
         rows = np.asarray(candidates, dtype=np.int64)
         if not len(rows):
             return
+        limits = None if must_beat is None else np.asarray(must_beat, dtype=np.float64)
+        num_told = 0
+        try:
+            for evaluation in self._by_workers(rows, limits, order):
+                num_told += 1
+                yield evaluation
+        except NobodyLeft:  # that they are all unlike this process may be found out only now
+            left = None if limits is None else limits[num_told:].tolist()
+            yield from self._evaluator.evaluate(rows[num_told:], must_beat=left, order=order)
+
+    def _by_workers(
+        self, rows: Candidates, limits: NDArray[np.float64] | None, order: Order | None
+    ) -> Iterator[Evaluation]:
         self._spread.begin()
         if not self._spread.crew.num_able(self._role):
-            yield from self._evaluator.evaluate(rows, must_beat=must_beat, order=order)
-            return
-        limits = None if must_beat is None else np.asarray(must_beat, dtype=np.float64)
+            raise NobodyLeft(f"no worker measures as this process does, which '{self._role}' needs")
         seconds = self._spread.took.get(f"{self._role}evaluate", direct_of(self._evaluator).float_evaluation.seconds)
-
         shared = self._spread.crew.share(order)
 
         def task(places: NDArray[np.int64]) -> Task:
@@ -237,7 +247,7 @@ class DistributedEvaluator:
         return divided(rows, self._spread.crew.num_workers, seconds, passed)
 
     def _note(self, answer: Answer) -> None:
-        if self._role == "search":
+        if self._role == "search" and answer.worker:  # nobody measured one with which workers were lost
             self._spread.measured_by |= {one.candidate: answer.worker for one in answer.values}
 
     def subset_size(self, num_samples: int) -> int:

@@ -15,7 +15,7 @@ import torch
 from qexplore._warnings import warn
 from qexplore.distributed.census import ALWAYS_EQUAL, Census, differences
 from qexplore.distributed.cluster import join, require_nodes
-from qexplore.distributed.dispatch import Lost, Reply
+from qexplore.distributed.dispatch import Lost, NobodyLeft, Reply
 from qexplore.distributed.measurer import Measurer, Present, Setup
 from qexplore.distributed.ray_workers import RayWorkers
 from qexplore.distributed.records import WorkerRecord
@@ -193,7 +193,7 @@ class RayCrew:
     def wait(self, seconds: float | None) -> Sequence[Reply]:
         """As `Crew.wait`."""
         if not self._open:
-            raise WorkersError(f"no worker is left: {'; '.join(self.events[-3:])}")
+            raise NobodyLeft(f"no worker is left: {'; '.join(self.events[-3:])}")
         until_late = None if self._has_begun else self._asked.start_seconds
         limit = min((one for one in (seconds, until_late) if one is not None), default=None)
         ready, _ = self._ray.wait(list(self._open), num_returns=1, timeout=limit)

@@ -17,7 +17,7 @@ class WorkerRecord:
     Attributes:
         name: its machine and process.
         device: what it measured on.
-        state: ``"ready"``, ``"lost"`` with the reason, ``"starting"``.
+        state: ``"ready"``, ``"starting"``, or ``"lost"`` or ``"ended"`` with the reason.
         num_candidates: answers that it gave, looks at a part of the set and at the report set included.
         busy_seconds: that it measured.
         setup_seconds: until it had unpacked or built its evaluators.
@@ -89,6 +89,8 @@ class WorkersReport(Framed):
         return [one.name for one in fields(WorkerRecord)], [astuple(one) for one in self.workers]
 
     def __str__(self) -> str:
+        if not self.workers:
+            return "\n".join([f"workers: {self.summary}", *self.events])
         heads = ("worker", "device", "state", "candidates", "answers", "busy s", "there s", "set-up s", "sent MB")
         measured = Counter(self.measured_by.values())
         rows = [

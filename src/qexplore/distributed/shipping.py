@@ -19,7 +19,6 @@ from qexplore.search import LayerwiseQuantizationProblem
 Evaluators = dict[str, Evaluator]
 """By role."""
 _DEEPEST = 12
-_PICKLE_ERRORS = (Exception, RecursionError)
 
 
 def ray_module() -> Any:
@@ -62,7 +61,7 @@ def packed(evaluators: Mapping[str, Evaluator], without: QuantizedModel | None =
     names = {} if without is None else {id(module): name for name, module in _named(without)}
     try:
         return _dumped(dict(evaluators), names)
-    except _PICKLE_ERRORS as error:
+    except Exception as error:
         path, found = _culprit("problem", dict(evaluators), names)
         raise WorkersError(
             f"RayWorkers: what is sent to workers must be picklable, got {path} of type {type(found).__name__}: "
@@ -129,7 +128,7 @@ def _culprit(path: str, value: Any, names: Mapping[int, str], depth: int = 0) ->
     for step, part in _parts(value) if depth < _DEEPEST else ():
         try:
             _dumped(part, names)
-        except _PICKLE_ERRORS:
+        except Exception:
             return _culprit(f"{path}{step}", part, names, depth + 1)
     return path, value
 
