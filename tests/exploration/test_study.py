@@ -3,17 +3,19 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from networks import batches, digits
 from problems import search_loader, tiny_model, tiny_network, tiny_problem, weighted_model
 from pymoo.algorithms.moo.moead import MOEAD
 from pymoo.util.ref_dirs import get_reference_directions
 
 import qexplore as qx
-from qexplore.errors import StudyError, StudyMismatchError
+from qexplore.errors import QExploreError, StudyError, StudyMismatchError
 from qexplore.study import Store
 
 
@@ -330,6 +332,35 @@ def test_a_smaller_budget_leaves_the_run_as_it_was(tmp_path):
     with Store.open(tmp_path / "a.db", writes=False) as store:
         assert store.runs()[0].budget["max_evaluations"] == 60
     assert rows_of(tmp_path / "a.db")[2] == before
+
+
+def test_the_same_call_again_ends_a_run_that_overran_its_limits(tmp_path):
+    def stop(snapshot):
+        if snapshot.num_evaluations > 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        explored("racing", tmp_path / "a.db", callbacks=[stop])
+    with Store.open(tmp_path / "a.db", writes=True) as store:
+        store.write(snapshots=[replace(store.snapshots()[-1], num_passes=45.0 + 1e-12)])
+    assert "gone further" not in explored("racing", tmp_path / "a.db").study
+    with qx.Study.open(tmp_path / "a.db") as study:
+        assert study.runs[0].state == "ended"
+
+
+def test_what_is_refused_before_anything_was_measured_is_no_run(tmp_path):
+    refused = [(torch.full((2, 1, 28, 28), torch.nan), torch.zeros(2, dtype=torch.long))]
+    explored("racing", tmp_path / "old.db", max_evaluations=12)
+    before = rows_of(tmp_path / "old.db")
+    for name, runs in (("new.db", 0), ("old.db", 1)):
+        with pytest.raises(QExploreError):
+            explored("racing", tmp_path / name, seed=2, report_loader=refused)
+        with qx.Study.open(tmp_path / name) as study:
+            assert len(study.runs) == runs
+    assert rows_of(tmp_path / "old.db") == before
+    again = explored("racing", tmp_path / "new.db", max_evaluations=12)
+    assert again.front.to_json() == explored("racing", max_evaluations=12).front.to_json()
+    assert rows_of(tmp_path / "new.db") == before
 
 
 @pytest.mark.parametrize("spoiled", [2, 10**6])

@@ -62,7 +62,7 @@ def _address(workers: RayWorkers) -> str:
 
 def _unanswered(workers: RayWorkers, address: str, reason: str) -> str:
     if address == LOCAL:
-        return f"RayWorkers: Ray must start on this machine, got {reason}. Mend that, or give the `address` of a cluster"
+        return f"RayWorkers: Ray must start on this machine, got {reason}. Mend that, or give a cluster's `address`"
     owner, way_out = ("`address`", "leave `address` out") if workers.address else ("RAY_ADDRESS", "unset RAY_ADDRESS")
     return (
         f"{owner} must be that of a Ray cluster, got {address!r}: {reason}. Start one there, or {way_out} for Ray on "

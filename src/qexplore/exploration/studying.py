@@ -20,7 +20,7 @@ from qexplore._random import stream
 from qexplore._version import __version__
 from qexplore.cost import ADDITIVE_NAMES, AdditiveTable, Cost, SeparableCost, build_costs
 from qexplore.distributed import Spread
-from qexplore.errors import ProblemError, StudyError
+from qexplore.errors import ProblemError, QExploreError, StudyError
 from qexplore.evaluation import DirectEvaluator, Evaluator
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Exploration, Snapshot, clipping_notes
@@ -227,6 +227,13 @@ def recorded(
         recorder.keep(recording.problem.evaluations)
         try:
             yield recording
+        except QExploreError:
+            # What is refused before it has measured anything, such as workers that cannot be had, is no run. Where
+            # others write too, what they wrote after it counts on it.
+            if not (was_there or recorder.has_measured or file.share):
+                with suppress(StudyError):
+                    store.take_back(run.id)
+            raise
         finally:
             problem.remember(recording.problem)
 
@@ -241,7 +248,8 @@ def _further_budget(store: Store, identity: Mapping[str, Any], budget: Budget) -
             ("max_seconds", _MUCH_LESS * max((one.seconds for one in snapshots), default=0.0)),
         ):
             now = budget.limits[name]
-            if now is not None and now < used:
+            # The same call again goes on: its last candidate may have gone a little beyond what it may.
+            if now is not None and now < used and now != run.budget.get(name):
                 return run.budget
     return None
 

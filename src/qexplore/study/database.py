@@ -18,7 +18,15 @@ from qexplore.study.faults import as_study_errors, damaged
 from qexplore.study.files import check_file, check_kind, connect, create_file, exists, network_file_system
 from qexplore.study.locking import WriteLock
 from qexplore.study.packing import Cell, Read, pack_text
-from qexplore.study.schema import APPLICATION_ID, SCHEMA_VERSION, STATEMENTS, TABLES, checksum, checksum_of_read
+from qexplore.study.schema import (
+    APPLICATION_ID,
+    OF_RUNS,
+    SCHEMA_VERSION,
+    STATEMENTS,
+    TABLES,
+    checksum,
+    checksum_of_read,
+)
 
 Record = TypeVar("Record")
 Row = tuple[Any, ...]
@@ -148,6 +156,11 @@ class Database:
         sealed = checksum(table, tuple(new.values()))
         places = ", ".join(f"{name} = ?" for name in (*cells, "checksum"))
         self._connection.execute(f"UPDATE {table} SET {places} WHERE id = ?", (*cells.values(), sealed, id))
+
+    def take_back(self, run: int) -> None:
+        """Remove a run that nothing was written after, and all that is of it; inside a transaction."""
+        for table, key in (*((table, "run") for table in OF_RUNS), ("runs", "id")):
+            self._connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (run,))
 
     def _columns(self, table: str) -> list[str]:
         return [row[1].decode() for row in self._connection.execute(f"PRAGMA table_info({table})")][:-1]

@@ -56,6 +56,8 @@ class Recorder:
         """Evaluations that the study answered."""
         self.num_written = 0
         """Evaluations that were measured and written down."""
+        self.has_measured = False
+        """Whether anything was, on a part of the set too."""
         self.guard: Callable[[], None] = lambda: None
         """Raises where what is measured now does not belong to the run."""
         self._clock = clock
@@ -138,6 +140,7 @@ class Recorder:
         pairs = zip(measured, orders, strict=True)
         self._flush([Stored(self.run, role, limit, told, at, one) for (one, limit), told in pairs])
         self.num_written += len(measured)
+        self.has_measured |= bool(measured)
 
     def known_part(self, role: str, metric: str, count: int, against_float: bool, row: Candidate) -> Scores | None:
         """Scores of a candidate on a part of the set, as far as the study knows them."""
@@ -152,6 +155,7 @@ class Recorder:
     def write_parts(self, parts: Sequence[Part]) -> None:
         """Write scores on parts of the set down."""
         self._flush(parts=parts)
+        self.has_measured = True
 
     def note(self, snapshot: StoredSnapshot) -> None:
         """Keep a snapshot of the front, to be written with what is measured next."""

@@ -39,6 +39,7 @@ KEYS = {
     "snapshots": "run, num_evaluations, num_passes, generation",
 }
 TABLES = tuple(COLUMNS)
+OF_RUNS = tuple(table for table, columns in COLUMNS.items() if "REFERENCES runs" in columns)
 
 STATEMENTS = (
     *(f"CREATE TABLE {table} ({columns}, checksum)" for table, columns in COLUMNS.items()),

@@ -111,6 +111,15 @@ class Store:
             [row] = [row for row in self._database.rows("runs") if row[1] == key]
         return self._database.record("runs", row, rows.run_record), bool(known)
 
+    def take_back(self, run: int) -> None:
+        """Forget a run that has measured nothing, and that nobody has written after.
+
+        Raises:
+            StudyWriteError: the disk is full, or the store was opened to be read.
+        """
+        with self._database.transaction():
+            self._database.take_back(run)
+
     def runs(self) -> list[RunRecord]:
         """The runs, in the order they began."""
         return [self._database.record("runs", row, rows.run_record) for row in self._database.rows("runs")]
