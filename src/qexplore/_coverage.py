@@ -186,9 +186,12 @@ def _share(value: Any) -> CoveredShare | None:
         return None
     if not isinstance(value, Mapping):
         raise TypeError(f"Coverage: a share must be a mapping of its fields, got {value!r}")
-    largest = tuple((str(name), float(amount)) for name, amount in value.get("largest_float", ()))
+    try:
+        largest = tuple((str(name), whole(float(amount))) for name, amount in value.get("largest_float", ()))
+    except (ValueError, OverflowError) as error:  # no pair, or no finite number
+        raise TypeError(f"Coverage: a share must hold names and numbers, got {value!r}") from error
     known = {name: value[name] for name in ("quantized", "total", "num_float") if name in value}
     bad = next((name for name, number in known.items() if not isinstance(number, (int, float))), None)
     if bad is not None or set(value) - {one.name for one in fields(CoveredShare)}:
         raise TypeError(f"Coverage: a share must hold numbers, got {value!r}")
-    return CoveredShare(**known, largest_float=tuple((name, whole(amount)) for name, amount in largest))
+    return CoveredShare(**known, largest_float=largest)

@@ -195,7 +195,9 @@ def test_a_picked_manifest_holds_ranges_too(explored, mine):
     qx.load_manifest("mine.widths.json").apply(model)
     with qx.Study.open(explored) as study:
         assert model.num_bits.tolist() == list(study.front()[0].num_bits)
-    assert run("export", "mine.widths.json", "mine.onnx", "--config", "mine.yaml", "--no-check").exit_code == 0
+    from_file = ("export", "mine.widths.json", "mine.onnx", "--config", "mine.yaml", "--no-check")
+    assert run(*from_file).exit_code == 0
+    assert "flags that pick a point are for fronts" in run(*from_file, "--index", 0).stderr
 
 
 @pytest.mark.parametrize(
@@ -270,6 +272,7 @@ def test_sensitivity_and_analyze_measure_what_python_measures(explored, mine):
     with qx.Study.open(explored) as study:
         assert [one["num_bits"] for one in picked["points"]] == list(study.front()[0].num_bits)
     assert run("analyze", "mine.yaml", "--num-bits", "4", "--widths", explored).exit_code == 2
+    assert "flags that pick a point need --widths" in run("analyze", "mine.yaml", "--index", 0).stderr
 
 
 def test_describe_says_what_is_covered_before_a_search_and_show_after_it(explored, mine):
@@ -297,10 +300,11 @@ def test_init_writes_a_configuration_that_explore_takes(mine):
 
 
 def test_init_says_which_functions_have_to_be_written(mine):
-    (mine / "bare.py").write_text("from problems import tiny_network as network\n")
+    (mine / "bare.py").write_text("from problems import tiny_network as network\nevaluate = lambda model: None\n")
     done = run("init", "bare:network", "--output", "bare.yaml")
     sys.modules.pop("bare")
     assert "Not there yet, write it: bare:calibration_loader\n" in done.stdout
+    assert "Not there yet, write it: bare:search_loader\n" in done.stdout, "`evaluate` gives no data"
     assert "Not there yet: write it." in (mine / "bare.yaml").read_text()
     assert said("init", "torch.nn:ReLU", "--output", "other.yaml")["lacking"] == [
         "data:calibration_loader",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +147,13 @@ def test_a_coverage_of_no_search_is_refused(wrong):
         a_front(coverage={"parameters": {"quantized": 1, "total": 1}} | wrong)
 
 
-@pytest.mark.parametrize("coverage", ["all", {"parameters": {"quantized": "x", "total": 1}}, {}, 7, {"parameters": 1}])
+PARAMETERS = {"quantized": 1, "total": 2, "largest_float": [["fc.weight", 1]]}
+SPOILED = ({"quantized": "x"}, {"largest_float": [["fc.weight", "x"]]}, {"largest_float": [["fc.weight", math.inf]]})
+
+
+@pytest.mark.parametrize(
+    "coverage", ["all", {}, 7, {"parameters": 1}, *({"parameters": PARAMETERS | x} for x in SPOILED)]
+)
 def test_a_coverage_that_is_none_is_refused(coverage, tmp_path):
     with pytest.raises(FrontError, match="coverage must be that of a model"):
         a_front(coverage=coverage)

@@ -10,7 +10,7 @@ import click
 from qexplore.cli.options import PATH, config_flags, example, given, picking, printing
 from qexplore.cli.output import say
 from qexplore.cli.running import config_of
-from qexplore.cli.sources import is_study, set_widths
+from qexplore.cli.sources import are_given, is_study, set_widths
 
 _MEASURES = ("auto", "kl", "mse", "sqnr", "accuracy")
 
@@ -84,12 +84,14 @@ def analyze(
 
     if widths is not None and num_bits is not None:
         raise click.UsageError("give --widths or --num-bits, not both")
+    picks = {"run": run, "accuracy": accuracy, "limits": limits, "knee": knee, "index": index, "point": point}
+    if widths is None and are_given(picks):
+        raise click.UsageError("flags that pick a point need --widths, the study or front that it is of")
     read = read_config(config, given(flags))
     model = calibrated(read)
     if num_bits is not None:
         model.num_bits = [int(num_bits) if num_bits.isdecimal() else num_bits] * len(model.points)
     if widths is not None:
-        picks = {"run": run, "accuracy": accuracy, "limits": limits, "knee": knee, "index": index, "point": point}
         set_widths(model, widths, picks)
     loaders = read.parts.loaders
     table = analyzed(model, loaders.get("report_loader", loaders["search_loader"]), unpack=read.parts.unpack)

@@ -8,11 +8,10 @@ from typing import Any
 
 import click
 
-from qexplore.cli.options import debugging, example
+from qexplore.cli.options import PATH, debugging, example
 from qexplore.cli.terminal import Terminal
 from qexplore.pipeline import LOSSES, ORDERS, Options
 
-_PATH = click.Path(path_type=Path)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _QUESTIONS = {
     "trace": "Trace the network into a graph and show it.",
@@ -59,9 +58,9 @@ def _answers(command: Callable[..., Any]) -> Callable[..., Any]:
 @_option("--linear-bits", "linear_num_bits", type=int, help="Width of linear layers' weights.")
 @_option("--evaluations", type=int, help="Budget of the search over widths.")
 @_option("--train-epochs", type=int, help="Epochs of the float network where there are no weights.")
-@_option("--data", type=_PATH, metavar="DIR", help="Folder with CIFAR-10, Fashion-MNIST, or images by class.")
-@_option("--text", type=_PATH, metavar="FILE", help="Text for gpt2; without it, Python's own reference.")
-@_option("--weights", type=_PATH, metavar="FILE", help="State dict of the float network.")
+@_option("--data", type=PATH, metavar="DIR", help="Folder with CIFAR-10, Fashion-MNIST, or images by class.")
+@_option("--text", type=PATH, metavar="FILE", help="Text for gpt2; without it, Python's own reference.")
+@_option("--weights", type=PATH, metavar="FILE", help="State dict of the float network.")
 @_option("--seed", type=int, help="Of everything that is drawn.")
 @_option("--output", type=_FOLDER, metavar="DIR", help="Folder for networks, tables and the front.")
 @_option("--progress/--no-progress", help="Progress bars on stderr.  [default: on a terminal]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ def set_widths(model: QuantizedModel, source: Path, picks: dict[str, Any]) -> st
         point = picked(read_front(source, run), **picks)
         point.apply_to(model)
         return str(point)
-    if any(picks.values()):
+    if are_given(picks):
         raise click.UsageError(f"'{source}' holds one choice of widths: flags that pick a point are for fronts")
     if "format" in widths:
         from qexplore.export import load_manifest
@@ -123,6 +123,11 @@ def set_widths(model: QuantizedModel, source: Path, picks: dict[str, Any]) -> st
     else:
         model.num_bits = widths
     return f"widths of '{source}'"
+
+
+def are_given(picks: Mapping[str, Any]) -> bool:
+    """Whether a flag of `qexplore.cli.options.picking` is given; 0 is one."""
+    return any(value is not None and value is not False and value != () for value in picks.values())
 
 
 def _json_widths(path: Path) -> dict[str, Any] | None:

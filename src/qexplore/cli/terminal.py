@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from qexplore._table import visible
+from qexplore.cli.output import shown
 
 _ANSWERS = {"y": True, "yes": True, "n": False, "no": False}
 
@@ -27,7 +27,7 @@ class Terminal:
 
     def show(self, text: str) -> None:
         """Print ``text``; names in it write nothing but themselves."""
-        click.echo("\n".join(map(visible, text.split("\n"))))
+        click.echo(shown(text))
 
     def ask(self, question: str, default: bool = True) -> bool:
         """The answer to ``question``."""

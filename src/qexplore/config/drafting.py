@@ -22,12 +22,12 @@ from qexplore.model import QuantizedModel
 
 _ROLES = {
     "calibration_loader": ("calib", "train"),
-    "search_loader": ("search", "valid", "val_", "val"),
+    "search_loader": ("search", "val"),
     "report_loader": ("report", "test", "held"),
     "metric": ("metric",),
     "unpack": ("unpack",),
 }
-"""What functions for these are often called, the likeliest first."""
+"""How words in the names of functions for these often begin, the likeliest first."""
 _NEEDED = ("calibration_loader", "search_loader")
 _ACTIVATIONS = ("relu", "gelu", "silu", "swish", "mish", "elu", "selu", "tanh", "sigmoid", "softplus", "prelu")
 _SHOWN = 8
@@ -70,8 +70,8 @@ def template(network: str) -> Template:
 
 def _module_for_data(module: str) -> str:
     """Where functions that are not there yet are to be written: beside the factory, unless that is someone else's."""
-    file = str(getattr(sys.modules[module], "__file__", ""))
-    return module if file.startswith(str(Path.cwd())) and "site-packages" not in file else "data"
+    file = Path(getattr(sys.modules[module], "__file__", None) or "")
+    return module if file.is_relative_to(Path.cwd()) and "site-packages" not in file.parts else "data"
 
 
 def _roles(network: str) -> dict[str, str]:
@@ -88,7 +88,11 @@ def _is_own(value: Any, module: str) -> bool:
 
 
 def _likeliest(functions: list[str], words: tuple[str, ...]) -> str:
-    return next((one for word in words for one in functions if word in one.lower()), "")
+    return next((one for word in words for one in functions if _has(word, one)), "")
+
+
+def _has(beginning: str, name: str) -> bool:
+    return any(word.startswith(beginning) for word in name.lower().split("_"))
 
 
 def _selection(network: nn.Module) -> dict[str, Any]:
