@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -148,7 +147,7 @@ def test_a_coverage_of_no_search_is_refused(wrong):
 
 
 PARAMETERS = {"quantized": 1, "total": 2, "largest_float": [["fc.weight", 1]]}
-SPOILED = ({"quantized": "x"}, {"largest_float": [["fc.weight", "x"]]}, {"largest_float": [["fc.weight", math.inf]]})
+SPOILED = ({"quantized": "x"}, {"largest_float": [["fc.weight", "x"]]}, {"largest_float": [["fc.weight"]]})
 
 
 @pytest.mark.parametrize(
