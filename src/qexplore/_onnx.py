@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import re
@@ -63,7 +64,6 @@ def as_onnx(
     """
     check_opset(opset)
     _refuse_projections(network)
-    args, kwargs = _arguments(example_input, network)
     flags = [(module, module.training) for module in network.modules()]
     # The fused kernel of attention layers has no ONNX form; the same layers one by one have.
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -71,6 +71,7 @@ def as_onnx(
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         with silenced(), torch.no_grad():
+            args, kwargs = _arguments(example_input, network)
             exported = _take_apart(network, args, kwargs)
             settled = settled_sizes(network, exported, args, kwargs)
             names = _tensors_alone(exported)
@@ -153,18 +154,34 @@ def _runs(onnx: Any, runtime: Any, opset: int) -> bool:
 
 
 def _arguments(example_input: Any, network: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional arguments, and keyword ones in forward's order; one sample twice: torch takes 1 for a constant."""
+    """Positional arguments, and keyword ones in forward's order; one sample twice where ``network`` takes two.
+
+    Torch takes 1 for a constant.
+    """
     if not tensors_of(example_input):
         raise ExportError(
             "`example_input` must hold a tensor (a tensor, a tuple of positional or a dict of keyword arguments), got "
             f"{type(example_input).__name__}: give the inputs of one call"
         )
-    size = _batch_size(example_input)
-    repeated = map_tensors(lambda tensor: _repeat(tensor) if size == 1 else tensor, example_input)
-    if isinstance(repeated, Mapping):
-        order = [name for name in inspect.signature(network.forward).parameters if name in repeated]
-        return (), {name: repeated[name] for name in dict.fromkeys([*order, *repeated])}
-    return (tuple(repeated) if isinstance(repeated, (tuple, list)) else (repeated,)), {}
+    once, twice = (_placed(one, network) for one in (example_input, map_tensors(_repeat, example_input)))
+    is_single = _batch_size(example_input) == 1
+    return twice if is_single and (_takes(network, twice) or not _takes(network, once)) else once
+
+
+def _placed(inputs: Any, network: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        order = [name for name in inspect.signature(network.forward).parameters if name in inputs]
+        return (), {name: inputs[name] for name in dict.fromkeys([*order, *inputs])}
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def _takes(network: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> bool:
+    args, kwargs = copy.deepcopy(arguments)
+    try:
+        network(*args, **kwargs)
+    except Exception:  # whatever a network stops at
+        return False
+    return True
 
 
 def _batch_size(tree: Any) -> int:
@@ -182,7 +199,8 @@ def _take_apart(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     batch = torch.export.Dim("batch")
 
     def axes(leaf: Any) -> Any:
-        return {0: batch} if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else None
+        # A network that takes one sample a call has no batch.
+        return {0: batch} if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size != 1 else None
 
     shapes = pytree.tree_map(axes, kwargs) if kwargs else as_forward_takes(network, pytree.tree_map(axes, args))
     try:

@@ -87,6 +87,26 @@ def test_sizes_of_nested_arguments_are_named(stack):
         result.model(tuple(one[:1] for one in pair))
 
 
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_network_of_one_sample_a_call_keeps_to_one(stack, tmp_path):
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.a(x.reshape(8))
+
+    network, x = Single().eval(), torch.randn(1, 8)
+    result = qx.quantize_static(network, [x], stack=stack)
+    result.save(tmp_path / "file")
+    assert result.report.error < 0.1 and not result.report.alarms
+    for model in (result.model, qx.load_quantized(tmp_path / "file", network)):
+        assert model(x).shape == (4,)
+        with pytest.raises(DataError, match=r"takes .*x .*\[1, 8\], got x .*\[2, 8\]"):
+            model(torch.randn(2, 8))
+
+
 def test_pt2e_refuses_another_image_size(tmp_path):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 4)).eval()
     result = qx.quantize_static(network, [(torch.randn(4, 3, 8, 8), None)], stack="pt2e")
