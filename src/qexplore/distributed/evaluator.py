@@ -21,7 +21,7 @@ from qexplore.distributed.records import WorkerRecord, WorkersReport
 from qexplore.distributed.shipping import direct_of, evaluators_by_role, packed
 from qexplore.distributed.tasks import Answer, Task
 from qexplore.errors import WorkersError
-from qexplore.evaluation import Evaluation, Evaluator, Order, Told
+from qexplore.evaluation import Evaluation, Evaluator, EvaluatorAround, Order, Told
 from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidate, Candidates
 from qexplore.search import LayerwiseQuantizationProblem
@@ -156,7 +156,7 @@ class Spread:
         )
 
 
-class DistributedEvaluator:
+class DistributedEvaluator(EvaluatorAround):
     """An `Evaluator` whose candidates are measured by workers.
 
     Args:
@@ -166,7 +166,7 @@ class DistributedEvaluator:
     """
 
     def __init__(self, evaluator: Evaluator, role: str, spread: Spread) -> None:
-        self._evaluator = evaluator
+        super().__init__(evaluator)
         self._role = role
         self._spread = spread
 
@@ -249,30 +249,6 @@ class DistributedEvaluator:
     def _note(self, answer: Answer) -> None:
         if self._role == "search" and answer.worker:  # nobody measured one with which workers were lost
             self._spread.measured_by |= {one.candidate: answer.worker for one in answer.values}
-
-    def subset_size(self, num_samples: int) -> int:
-        """As `Evaluator.subset_size`."""
-        return self._evaluator.subset_size(num_samples)
-
-    @property
-    def description(self) -> str:
-        """How candidates are evaluated."""
-        return self._evaluator.description
-
-    @property
-    def divergence_gap(self) -> str:
-        """As `Evaluator.divergence_gap`."""
-        return self._evaluator.divergence_gap
-
-    @property
-    def series(self) -> tuple[tuple[int, ...], ...]:
-        """As `Evaluator.series`."""
-        return self._evaluator.series
-
-    @property
-    def early_stop(self) -> str:
-        """As `Evaluator.early_stop`."""
-        return self._evaluator.early_stop
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The record of one measured candidate, and what every evaluator promises."""
+"""The record of one measured candidate, what every evaluator promises, and what one has of another that it asks."""
 
 from __future__ import annotations
 
@@ -132,3 +132,38 @@ class Evaluator(Protocol):
     def early_stop(self) -> str:
         """``"on"``, or why candidates are always run to their end."""
         ...
+
+
+class EvaluatorAround:
+    """An `Evaluator` that asks another one, apart from the measuring: it says of itself what that one says.
+
+    Args:
+        evaluator: the other one.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+
+    def subset_size(self, num_samples: int) -> int:
+        """As `Evaluator.subset_size`."""
+        return self._evaluator.subset_size(num_samples)
+
+    @property
+    def description(self) -> str:
+        """As `Evaluator.description`."""
+        return self._evaluator.description
+
+    @property
+    def divergence_gap(self) -> str:
+        """As `Evaluator.divergence_gap`."""
+        return self._evaluator.divergence_gap
+
+    @property
+    def series(self) -> tuple[tuple[int, ...], ...]:
+        """As `Evaluator.series`."""
+        return self._evaluator.series
+
+    @property
+    def early_stop(self) -> str:
+        """As `Evaluator.early_stop`."""
+        return self._evaluator.early_stop

@@ -203,9 +203,9 @@ class Exploration(Framed):
             return ""
         first, count = self.unverified[0], len(self.unverified)
         points = f"{count} points" if count > 1 else "a point"
-        left = "is left out" if count == 1 else "are left out"
-        so = left if self.front.verified else "so that the front is not verified"
-        return f"\nverification: {points} could not be measured again and {so}, {first.candidate} with: {first.reason}"
+        left = " and is left out" if count == 1 else " and are left out"
+        so = left if self.front.verified else ", so that the front is not verified"
+        return f"\nverification: {points} could not be measured again{so}, {first.candidate} with: {first.reason}"
 
     @property
     def _arithmetic_line(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from qexplore._clock import Clock
 from qexplore.cost import Cost
-from qexplore.evaluation import Evaluation, Evaluator, Order, Told
+from qexplore.evaluation import Evaluation, Evaluator, EvaluatorAround, Order, Told
 from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidate, Candidates
 from qexplore.study.records import Event, Part, Stored, StoredSnapshot
@@ -185,7 +185,7 @@ class Recorder:
         return row in self._held[table, role]
 
 
-class RecordedEvaluator:
+class RecordedEvaluator(EvaluatorAround):
     """An `Evaluator` whose answers are in a study before anyone sees them.
 
     Args:
@@ -195,8 +195,8 @@ class RecordedEvaluator:
     """
 
     def __init__(self, recorder: Recorder, evaluator: Evaluator, role: str) -> None:
+        super().__init__(evaluator)
         self._recorder = recorder
-        self._evaluator = evaluator
         self._role = role
 
     def evaluate(
@@ -270,30 +270,6 @@ class RecordedEvaluator:
             size = int(np.clip(_SLICE_SECONDS / max(each, 1e-9), _FIRST_SLICE, _LARGEST_SLICE))
         values = [found[row] for row in rows]
         return np.stack([one for one in values if one is not None]) if values else np.zeros((0, 0), dtype=np.float32)
-
-    def subset_size(self, num_samples: int) -> int:
-        """As `Evaluator.subset_size`."""
-        return self._evaluator.subset_size(num_samples)
-
-    @property
-    def description(self) -> str:
-        """How candidates are evaluated."""
-        return self._evaluator.description
-
-    @property
-    def divergence_gap(self) -> str:
-        """As `Evaluator.divergence_gap`."""
-        return self._evaluator.divergence_gap
-
-    @property
-    def series(self) -> tuple[tuple[int, ...], ...]:
-        """As `Evaluator.series`."""
-        return self._evaluator.series
-
-    @property
-    def early_stop(self) -> str:
-        """As `Evaluator.early_stop`."""
-        return self._evaluator.early_stop
 
 
 def _digest(order: Order) -> str:
