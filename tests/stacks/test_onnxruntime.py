@@ -328,3 +328,18 @@ def test_transposed_convolutions_of_groups_have_one_scale_where_their_bias_asks_
     assert [row.weights.granularity for row in result.strategy if row.name == "1"] == [granularity]
     with torch.no_grad():
         assert float((result.model(x) - network(x)).norm() / network(x).norm()) < 0.03
+
+
+def test_nothing_is_written_to_the_working_folder_where_inference_of_shapes_stops(monkeypatch, tmp_path):
+    class Least(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 4, 1)
+
+        def forward(self, x):
+            return self.b(torch.stack([self.a(x), x * 10]).amin(dim=0))
+
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(8, 4, 3, 3)
+    stack.quantize(Least().eval(), Settings("static", "onnxruntime"), Data((x,), lambda prepared: prepared(x)))
+    assert not [*tmp_path.iterdir()]

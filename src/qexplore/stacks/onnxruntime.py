@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -99,7 +102,7 @@ def _pre_process(network: Path, ready: Path) -> None:
     Shapes are inferred by onnx alone where onnxruntime's own inference stops, as it does at loops.
     """
     pre_process = _package("onnxruntime.quantization").quant_pre_process
-    with silenced():
+    with silenced(), _writing_nothing_here():
         try:
             pre_process(network, ready)
         except Exception:
@@ -107,6 +110,18 @@ def _pre_process(network: Path, ready: Path) -> None:
                 pre_process(network, ready, skip_symbolic_shape=True)
             except Exception as error:
                 raise cannot_quantize(error) from error
+
+
+@contextmanager
+def _writing_nothing_here() -> Iterator[None]:
+    """Keep the network out of the working folder, where onnxruntime writes it if its inference of shapes stops."""
+    inference = _package("onnxruntime.tools.symbolic_shape_infer")
+    onnx = inference.onnx
+    inference.onnx = SimpleNamespace(**{**vars(onnx), "save_model": lambda *_, **__: None})
+    try:
+        yield
+    finally:
+        inference.onnx = onnx
 
 
 def _nothing_quantized(network: nn.Module, settings: Settings) -> str:
