@@ -76,11 +76,11 @@ class Wrapping:
     functions: str = "none"
 
     def wrap(self, network: nn.Module) -> qx.QuantizedModel:
-        weights = predicates.weighted if self.weights or self.activations == "none" else None
+        activations = self._some(network, ACTIVATIONS[self.activations])
         return qx.QuantizedModel(
             network,
-            ACTIVATIONS[self.activations],
-            weights,
+            activations,
+            predicates.weighted if self.weights or activations is None else None,
             inputs=self._some(network, INPUTS[self.inputs]),
             functions=FUNCTIONS[self.functions],
             unsigned=self.unsigned,
