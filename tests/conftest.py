@@ -21,6 +21,18 @@ if KEPT_IN not in os.environ:  # in the first process, from which the others hav
     atexit.register(shutil.rmtree, os.environ[KEPT_IN], ignore_errors=True)
 
 
+# Torch begins every process with a seed of its own: what is drawn before a test has run is seeded here.
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """A network that a file makes as it is imported is the same in every run."""
+    torch.manual_seed(0)
+
+
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
+    """So is one that tests share, whichever of them comes first."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Names of tests are the same in every process: an address in one stops a run in two of them."""
     moving = [item.nodeid for item in items if " at 0x" in item.nodeid]
