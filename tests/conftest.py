@@ -1,6 +1,7 @@
 """Settings and fixtures of the whole test session."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -25,6 +26,16 @@ if KEPT_IN not in os.environ:  # in the first process, from which the others hav
 def pytest_collectstart(collector: pytest.Collector) -> None:
     """A network that a file makes as it is imported is the same in every run."""
     torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are held to the end: without them the collector looks through what a test has made alone."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:

@@ -50,6 +50,7 @@ def test_readme_example_runs_on_a_network_of_ones_own(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "mine.db").is_file()
 
 
+@pytest.mark.slow
 def test_code_of_the_start_page_runs_and_leaves_its_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     example, turn_key = python_blocks("docs/start.md")
@@ -200,6 +201,7 @@ def test_code_of_the_report_page_runs(tmp_path, monkeypatch):
     assert all((tmp_path / name).stat().st_size > 1_000_000 for name in ("run.html", "both.html"))
 
 
+@pytest.mark.slow
 def test_code_of_the_search_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = qx.QuantizedActivationsModel(trained("small_cnn"), **wrapping("small_cnn"))

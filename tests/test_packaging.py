@@ -117,6 +117,7 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_whole_package_and_nothing_else(wheel):
     source = ROOT / "src"
     modules = {path.relative_to(source).as_posix() for path in source.glob("qexplore/**/*.py")}
@@ -139,6 +140,7 @@ def test_wheel_states_its_requirements(wheel, metadata):
     assert set(stated.get_all("Provides-Extra")) == set(metadata["extras_require"])
 
 
+@pytest.mark.slow
 def test_wheel_works_where_there_is_no_checkout(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)

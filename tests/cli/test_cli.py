@@ -92,6 +92,7 @@ def test_end_of_file_at_a_terminal_stops_at_any_question_with_a_sentence(typed, 
     assert sentence == "Stopped at this question: the input has ended, and nothing more is done."
 
 
+@pytest.mark.slow
 def test_a_whole_session_in_a_process_of_its_own_at_a_terminal():
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # bars need a width
@@ -117,6 +118,7 @@ def test_a_whole_session_in_a_process_of_its_own_at_a_terminal():
     os.close(ours)
 
 
+@pytest.mark.slow
 def test_piped_answers_are_read_and_after_them_the_defaults_are_taken_and_said():
     done = piped("y\nwhat\nn\n", "pipeline", "own_factories:example", *QUICK)
     assert done.returncode == 0, done.stderr

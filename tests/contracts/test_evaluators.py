@@ -125,7 +125,10 @@ class TestEvaluator:
             assert evaluation.scores.sum() == correct(model, evaluation.candidate)
             assert evaluation.score == correct(model, evaluation.candidate) / 400
 
-    @pytest.mark.parametrize("name", TRAINABLE)
+    @pytest.mark.parametrize(
+        "name",
+        [pytest.param(one, marks=[pytest.mark.slow] * (one in ("resnet20", "shared_relu"))) for one in TRAINABLE],
+    )
     def test_integer_counts_equal_a_hand_written_loop_on_real_networks(self, build, place, name):
         model = qx.QuantizedActivationsModel(trained(name).to(place), **wrapping(name))
         model.calibrate(batches(digits().calibration))
@@ -346,7 +349,7 @@ class TestEvaluator:
 class TestEvaluatorOfWeights:
     """The same promises where weights are quantized too and choices are mixed."""
 
-    @pytest.mark.parametrize("granularity", ["channel", "tensor", 8])
+    @pytest.mark.parametrize("granularity", ["channel", pytest.param("tensor", marks=pytest.mark.slow), 8])
     @pytest.mark.parametrize("asymmetric", [False, True])
     def test_integer_counts_equal_a_hand_written_loop(self, build, granularity, asymmetric):
         model = weighted_model(weight_granularity=granularity, asymmetric=asymmetric)

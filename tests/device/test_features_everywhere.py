@@ -246,7 +246,16 @@ def comparison(at: torch.device, *, tmp_path: Path) -> Any:
     return found.accuracy_float, [row.accuracy for row in found.rows]
 
 
-ALIKE = {"fx qat", "eager qat", "pt2e static", "onnxruntime static", "comparison", "refinement", "learned_step_sizes"}
+ALIKE = {
+    "fx qat",
+    "eager qat",
+    "pt2e static",
+    "onnxruntime static",
+    "comparison",
+    "export",
+    "refinement",
+    "learned_step_sizes",
+}
 """What goes the way of another one and takes longer: tried with the slow tests."""
 ROUGHLY = {"fine_tuning", "learned_step_sizes", "packing"}
 

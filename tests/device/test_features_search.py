@@ -181,7 +181,7 @@ FEATURES: dict[str, Callable[[torch.device], Any]] = {
 }
 
 
-ALIKE = {*ALGORITHMS, "an object of pymoo", "pipeline"} - {"nsga2"}
+ALIKE = {*ALGORITHMS, "an object of pymoo", "pipeline", "a target", "tokens"} - {"nsga2"}
 """What goes the way of another one, or is looked at elsewhere: tried with the slow tests."""
 
 

@@ -278,8 +278,8 @@ class Aligned(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "weights", "method"),
     [
-        (Pipeline, None, "max"),
-        (Pipeline, predicates.weighted, "auto"),
+        pytest.param(Pipeline, None, "max", marks=pytest.mark.slow),
+        pytest.param(Pipeline, predicates.weighted, "auto", marks=pytest.mark.slow),
         (SharedPipeline, None, "auto"),
         (Aligned, predicates.weighted, "max"),
     ],

@@ -225,6 +225,7 @@ BIG = """
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_under_the_budget_where_activations_exceed_it_many_times():
     root = Path(__file__).resolve().parents[1] / "shared"
     done = subprocess.run(

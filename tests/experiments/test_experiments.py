@@ -97,7 +97,8 @@ def test_fashion_mnist_runs_on_the_files_in_a_given_folder(network, tmp_path):
     assert len(front.point_names) == {"small": 6, "resnet20": 20}[network]
 
 
-@pytest.mark.parametrize("network", ["simple", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["simple", "resnet18"])
 def test_cifar10_runs_on_files_in_its_own_format(network, tmp_path):
     done = run(
         "cifar10", "--smoke", "--network", network, "--evaluations", 10, "--epochs", 1,
@@ -136,6 +137,7 @@ for name, arguments, _ in calls:
 """
 
 
+@pytest.mark.slow
 def test_missing_data_is_said_with_the_way_out():
     """In one process of its own, whose modules are those of the experiments."""
     asked = json.dumps([str(EXPERIMENTS), *WITHOUT_DATA])

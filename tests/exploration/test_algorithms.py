@@ -29,7 +29,10 @@ def points(front):
     return [(point.num_bits, point.accuracy) for point in front]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one in ("nsga3", "sms-emoa"))) for one in ALGORITHMS],
+)
 def test_every_algorithm_repeats_itself_and_keeps_to_its_budget(algorithm):
     runs = [explored(tiny_problem(upper=8, min_accuracy=0.7), algorithm=algorithm) for _ in range(2)]
     assert points(runs[0].front) == points(runs[1].front)

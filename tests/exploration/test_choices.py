@@ -79,7 +79,9 @@ def require_obedient(front, problem):
     assert not dominated(np.column_stack([-front.accuracy, front.costs])).any()
 
 
-@pytest.mark.parametrize("algorithm", ["nsga2", "nsga2-plain", "nsga3", "greedy", "random"])
+@pytest.mark.parametrize(
+    "algorithm", ["nsga2", "nsga2-plain", pytest.param("nsga3", marks=pytest.mark.slow), "greedy", "random"]
+)
 def test_every_front_is_true_and_obeys_ties_pins_and_limits(algorithm):
     problem = problem_of()
     before = state_of(problem.model)

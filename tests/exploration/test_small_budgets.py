@@ -142,7 +142,7 @@ def branching_problem(sizes=(40,), only=None, engine="auto", hold_bytes=None, od
     ],
     ids=str,
 )
-@pytest.mark.parametrize("algorithm", ["nsga2", "greedy"])
+@pytest.mark.parametrize("algorithm", ["nsga2", pytest.param("greedy", marks=pytest.mark.slow)])
 def test_passes_are_kept_to_whatever_batches_are_run_whole(options, algorithm, monkeypatch):
     problem = branching_problem(**options)
     ran = []
@@ -173,7 +173,9 @@ def test_a_batch_that_is_too_dear_whole_is_cut_and_one_that_is_not_stays_whole()
     assert (table.num_samples, table.lacking, passes) == (40, None, total)
 
 
-@pytest.mark.parametrize("options", [{"odd": True}, {"odd": True, "sizes": (3,) * 9}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({"odd": True}, marks=pytest.mark.slow), {"odd": True, "sizes": (3,) * 9}]
+)
 def test_the_budget_that_is_named_has_the_whole_table_of_whole_batches(options):
     short = qx.explore(branching_problem(**options), max_evaluations=12, seed=1, progress=False)
     enough = int(short.left_out.split("max_evaluations=")[1].split()[0])

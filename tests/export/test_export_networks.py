@@ -43,7 +43,10 @@ def types(path: Path, kind: str) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node if node.op_type == kind]
 
 
-@pytest.mark.parametrize(("name", "granularity"), [("small_cnn", "channel"), ("transformer", 16), ("lstm", "tensor")])
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    [("small_cnn", "channel"), pytest.param("transformer", 16, marks=pytest.mark.slow), ("lstm", "tensor")],
+)
 def test_no_prediction_differs_at_any_level(name, granularity, tmp_path):
     model = quantized(name, weight_granularity=granularity)
     model.num_bits = drawn(model, seed=len(name))

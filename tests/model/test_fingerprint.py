@@ -135,6 +135,7 @@ print(fingerprint_of(model))
 """
 
 
+@pytest.mark.slow
 def test_the_same_model_built_in_another_process_has_the_same_fingerprint(capsys):
     other = subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS], capture_output=True, text=True, check=True)
     with torch.random.fork_rng(devices=[]):

@@ -95,7 +95,7 @@ def test_accuracy_and_noise_gain_on_a_real_network():
     assert "SQNR" in str(report) and "blocks.1.layers.3" in str(report)
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "mobilenet", "shared_relu"])
+@pytest.mark.parametrize("name", ["small_cnn", pytest.param("mobilenet", marks=pytest.mark.slow), "shared_relu"])
 def test_engine_and_direct_evaluator_agree_with_corrections_on(name):
     """Folded networks have a bias everywhere; unfolded ones partly, with BatchNorm behind layers that have none."""
     for network in (trained(name), fold_batchnorm(trained(name)).network):

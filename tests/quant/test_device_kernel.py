@@ -73,6 +73,7 @@ print("fma" in ptx, "div.rn.f32" in ptx, ".ftz" in ptx, "div.full" in ptx)
     assert run_python(code) == "False True False False"
 
 
+@pytest.mark.slow
 def test_importing_the_package_leaves_triton_alone() -> None:
     assert run_python("import sys, qexplore, qexplore.quant; print('triton' in sys.modules)") == "False"
 

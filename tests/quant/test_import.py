@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow  # each in a Python of its own
+
 USE = """
 import torch
 from qexplore.quant import QuantDescriptor, TensorQuantizer

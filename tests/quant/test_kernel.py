@@ -18,7 +18,12 @@ def has_kernel(**environment):
 
 
 @pytest.mark.parametrize(
-    "environment", [{"QEXPLORE_COMPILE": "0"}, {"PATH": "/nowhere", "CC": ""}, {"PATH": "/nowhere", "CC": "/bin/false"}]
+    "environment",
+    [
+        {"QEXPLORE_COMPILE": "0"},
+        pytest.param({"PATH": "/nowhere", "CC": ""}, marks=pytest.mark.slow),
+        pytest.param({"PATH": "/nowhere", "CC": "/bin/false"}, marks=pytest.mark.slow),
+    ],
 )
 def test_there_is_none_without_leave_or_a_compiler_that_works(environment):
     assert not has_kernel(**environment)

@@ -325,7 +325,9 @@ def test_front_alone_is_drawn_without_uniform_widths():
 
 
 @pytest.mark.parametrize("plot", PLOTS)
-@pytest.mark.parametrize(("members", "points"), [(1, 1), (8, 5), (20, 20), (40, 120)])
+@pytest.mark.parametrize(
+    ("members", "points"), [(1, 1), (8, 5), (20, 20), pytest.param(40, 120, marks=pytest.mark.slow)]
+)
 def test_all_text_is_within_the_picture(plot, members, points):
     assert_within(plot(an_exploration(members, points)))
 
@@ -346,6 +348,7 @@ def test_names_with_dollars_and_underscores_are_drawn_as_they_are(tmp_path):
     assert (tmp_path / "picture.png").exists()
 
 
+@pytest.mark.slow
 def test_drawing_leaves_pyplot_alone_and_importing_loads_no_matplotlib(tmp_path):
     program = (
         "import sys, qexplore.report as report, qexplore as qx;"

@@ -82,7 +82,9 @@ def test_looks_that_say_less_than_sums_are_left(noise, useful, monkeypatch):
     assert low.worth_a_look(problem.space.widest).any() == useful
 
 
-@pytest.mark.parametrize("options", [{}, {"low_fidelity": False}, {"max_evaluations": 14}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"low_fidelity": False}, {"max_evaluations": 14}]
+)
 def test_looks_are_counted_and_can_be_left_out(options, monkeypatch):
     problem, ran = chained_problem(), []
     asked = problem.scores_on_subset

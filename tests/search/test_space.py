@@ -73,7 +73,9 @@ def test_the_first_population_holds_every_uniform_width_and_then_the_users_candi
     assert population == [(width,) * 4 for width in range(8, 1, -1)] + [(2, 3, 4, 5), (3, 3, 3, 4)]
 
 
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS])
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(one, marks=[pytest.mark.slow] * (one == "nsga2-plain")) for one in ALGORITHMS]
+)
 def test_generations_propose_every_candidate_once(monkeypatch, algorithm):
     # Plain NSGA-II looks long for its last few candidates.
     monkeypatch.setattr("qexplore.search.algorithms._IDLE_GENERATIONS", 2)

@@ -286,6 +286,7 @@ def test_every_layer_of_a_shared_weight_has_its_row_and_its_choice(method, chose
         assert ("not selected" in row.reason) == (not is_chosen)
 
 
+@pytest.mark.slow
 def test_memory_of_a_calibration_does_not_grow_with_its_batches():
     def peak(num_batches: int, observer: str) -> int:
         def calibrate(prepared: nn.Module) -> None:

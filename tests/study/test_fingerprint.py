@@ -160,6 +160,7 @@ def test_measuring_leaves_model_and_random_state_as_they_were():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_the_same_built_again_in_another_process_is_the_same(tmp_path):
     weights = tmp_path / "weights.pt"  # trained there, under other threads, it would be another network
     torch.save(tiny_network().state_dict(), weights)
