@@ -32,6 +32,7 @@ def pytest_collection_finish() -> None:
     """Thousands of tests are held to the end: without them the collector looks through what a test has made alone."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)  # and begins less often
 
 
 def pytest_unconfigure() -> None:

@@ -8,7 +8,7 @@ import problems
 import pytest
 import torch
 from crews import CrewHere, spread_here
-from networks import TRAINABLE, batches, digits, trained, wrapping
+from networks import EACH, batches, digits, trained, wrapping
 from problems import (
     SpoiledFor,
     correct,
@@ -125,10 +125,7 @@ class TestEvaluator:
             assert evaluation.scores.sum() == correct(model, evaluation.candidate)
             assert evaluation.score == correct(model, evaluation.candidate) / 400
 
-    @pytest.mark.parametrize(
-        "name",
-        [pytest.param(one, marks=[pytest.mark.slow] * (one in ("resnet20", "shared_relu"))) for one in TRAINABLE],
-    )
+    @pytest.mark.parametrize("name", EACH)
     def test_integer_counts_equal_a_hand_written_loop_on_real_networks(self, build, place, name):
         model = qx.QuantizedActivationsModel(trained(name).to(place), **wrapping(name))
         model.calibrate(batches(digits().calibration))

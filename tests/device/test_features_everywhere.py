@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import TRAINABLE, batches, digits, trained, wrapping
+from networks import EACH, batches, digits, trained, wrapping
 from problems import search_loader, tiny_model, tiny_network, tiny_problem, weighted_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -285,7 +285,7 @@ def test_it_gives_what_it_gives_on_the_cpu(accelerator: torch.device, tmp_path: 
     assert_alike(found, expected, 1e-5 if name in ROUGHLY else 0)
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", EACH)
 def test_the_engine_engages_there_and_equals_the_direct_evaluator(accelerator: torch.device, name: str) -> None:
     said = []
     for at in (CPU, accelerator):

@@ -75,7 +75,7 @@ def stayed() -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize(
-    "way", [pytest.param(way, id=name, marks=[pytest.mark.slow] * (way is by_parts)) for name, way in WAYS.items()]
+    "way", [pytest.param(way, id=name, marks=[pytest.mark.slow] * (way is not FIRST_WAY)) for name, way in WAYS.items()]
 )
 @pytest.mark.parametrize("when", STAGES)
 def test_a_network_that_moves_gives_the_front_of_one_that_stays(
@@ -280,7 +280,7 @@ class Aligned(nn.Module):
     [
         pytest.param(Pipeline, None, "max", marks=pytest.mark.slow),
         pytest.param(Pipeline, predicates.weighted, "auto", marks=pytest.mark.slow),
-        (SharedPipeline, None, "auto"),
+        pytest.param(SharedPipeline, None, "auto", marks=pytest.mark.slow),
         (Aligned, predicates.weighted, "max"),
     ],
 )

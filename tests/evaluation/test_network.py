@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from networks import AWKWARD, TRAINABLE, batches, digits, trained, wrapping
+from networks import AWKWARD, EACH, batches, digits, trained, wrapping
 from problems import prefix_evaluator, search_loader, tiny_model, tiny_network
 from torch import nn
 from torch.fx.experimental.optimization import fuse
@@ -71,7 +71,7 @@ def test_every_awkward_network_in_steps_equals_the_hooked_one_bit_for_bit(name):
     assert all(torch.equal(a, b) for a, b in zip(tensors(inputs), tensors(before), strict=True))
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", EACH)
 def test_counts_equal_the_direct_evaluators_on_the_folded_network_and_nearly_on_the_other(name):
     network = trained(name)
     model = qx.QuantizedActivationsModel(network, **wrapping(name))

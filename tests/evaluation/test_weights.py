@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from controlled_networks import TiedEmbedding
-from networks import AWKWARD, TRAINABLE, batches, digits, trained, wrapping
+from networks import AWKWARD, EACH, batches, digits, trained, wrapping
 from problems import prefix_evaluator, search_loader
 from torch import nn
 from torch.nn import functional as F
@@ -220,7 +220,7 @@ def test_networks_that_are_awkward_about_weights_in_steps_equal_the_hooked_ones_
     require_equal_in_steps(*wrapped(name, granularity))
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", EACH)
 def test_trained_networks_in_steps_equal_the_hooked_ones_bit_for_bit(name):
     model = of_trained(name)
     require_equal_in_steps(model, digits().search.x[:20])
@@ -276,7 +276,7 @@ def test_counts_equal_the_direct_evaluators(name):
     assert ours._engine.network.num_folded == folded
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", EACH)
 def test_counts_on_trained_networks_equal_the_direct_evaluators_but_for_one_that_folding_may_move(name):
     model = of_trained(name)
     candidates = np.random.default_rng(1).choice([3, 4, 5, 6, 8, 403, 1403, 0], size=(12, len(model.points)))

@@ -84,7 +84,8 @@ def test_digits_gives_the_front_that_the_demo_promises_and_keeps_its_weights(tmp
     check_results(again, tmp_path / "results")
 
 
-@pytest.mark.parametrize("network", ["small", pytest.param("resnet20", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["small", "resnet20"])
 def test_fashion_mnist_runs_on_the_files_in_a_given_folder(network, tmp_path):
     write_idx_files(tmp_path)
 

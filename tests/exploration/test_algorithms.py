@@ -42,7 +42,10 @@ def test_every_algorithm_repeats_itself_and_keeps_to_its_budget(algorithm):
     assert runs[0].algorithm == algorithm
 
 
-@pytest.mark.parametrize("algorithm", ["nsga2", "sms-emoa", "nsga3"])
+@pytest.mark.parametrize(
+    "algorithm",
+    ["nsga2", pytest.param("sms-emoa", marks=pytest.mark.slow), pytest.param("nsga3", marks=pytest.mark.slow)],
+)
 def test_guided_searches_find_the_true_front_with_a_quarter_of_the_space(algorithm):
     everything = np.array(list(itertools.product(range(2, 9), repeat=3)))
     truth = tiny_problem(upper=8, min_accuracy=0.7)

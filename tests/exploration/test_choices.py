@@ -128,6 +128,7 @@ def test_a_search_to_the_end_finds_the_whole_front_in_three_objectives():
     assert len(expected) > 4
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_another_differs():
     def run(seed):
         front = explored(problem_of(), seed=seed, max_evaluations=40).front

@@ -43,7 +43,9 @@ def points(front):
     return {(point.num_bits, point.accuracy) for point in front}
 
 
-@pytest.mark.parametrize("evaluation", [2, 3, 7, 8, 9, 15, 35])
+@pytest.mark.parametrize(
+    "evaluation", [2, 8, 15, *(pytest.param(one, marks=pytest.mark.slow) for one in (3, 7, 9, 35))]
+)
 def test_ctrl_c_returns_the_verified_front_of_all_that_was_measured(evaluation):
     exploration, problem = interrupted_at(evaluation)
     assert exploration.stopped_by == "interrupt"

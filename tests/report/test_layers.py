@@ -52,7 +52,7 @@ def test_formats_stand_among_the_widths_of_a_table_by_stored_bits(tmp_path):
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["4", "MXE2M1", "8", "E4M3", "off"]
 
 
-@pytest.mark.parametrize("count", [1, 20, 120])
+@pytest.mark.parametrize("count", [1, 20, pytest.param(120, marks=pytest.mark.slow)])
 def test_pictures_are_written(tmp_path, count):
     points = tuple(a_point(index) for index in range(count - 1)) + (
         a_point(3, sqnr=math.inf, sqnr_accumulated=math.nan),

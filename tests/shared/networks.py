@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from awkward_networks import AWKWARD, Case
 from sklearn.datasets import load_digits
@@ -23,7 +24,8 @@ from torch.nn import functional as F
 from qexplore import predicates
 
 __all__ = [
-    "AWKWARD", "KEPT_IN", "TRAINABLE", "Case", "Digits", "Entry", "Split", "batches", "digits", "trained", "wrapping",
+    "AWKWARD", "EACH", "KEPT_IN", "TRAINABLE",
+    "Case", "Digits", "Entry", "Split", "batches", "digits", "trained", "wrapping",
 ]  # fmt: skip
 
 KEPT_IN = "QEXPLORE_TESTS_KEPT_IN"
@@ -225,6 +227,10 @@ TRAINABLE = {
     "transformer": Entry(Transformer, _NORM_OR_LINEAR, epochs=14),
     "lstm": Entry(LSTM, predicates.by_type(nn.LSTM, nn.Linear), {"outputs": "all"}, epochs=20),
 }
+
+
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in ("resnet20", "shared_relu"))) for name in TRAINABLE]
+"""All names, for what must hold on each: those that go the way of another one are tried with the slow tests."""
 
 
 def wrapping(name: str, **options: Any) -> dict[str, Any]:

@@ -256,7 +256,7 @@ class TwoOfOneWeight(nn.Module):
         return self.second(self.first(x).relu())
 
 
-@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("granularity", ["channel", pytest.param("tensor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("settings", [{}, {"activation_observer": "entropy"}, {"method": "dynamic"}])
 def test_a_table_that_a_head_reads_along_the_other_axis_is_quantized(settings, granularity):
     torch.default_generator.manual_seed(0)
@@ -270,7 +270,7 @@ def test_a_table_that_a_head_reads_along_the_other_axis_is_quantized(settings, g
         assert float((result.model(x) - network(x)).abs().max()) < 0.1
 
 
-@pytest.mark.parametrize("method", ["static", "dynamic"])
+@pytest.mark.parametrize("method", ["static", pytest.param("dynamic", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("chosen", [None, "first", "second"])
 def test_every_layer_of_a_shared_weight_has_its_row_and_its_choice(method, chosen):
     torch.default_generator.manual_seed(0)
