@@ -16,6 +16,7 @@ from pretended_device import CAN_BE_MADE, pretended_device, register
 from project import own_project
 
 register()  # here, for importing a test may train a network
+gc.set_threshold(20_000)  # the collector walks through thousands of tests: it begins less often
 
 if KEPT_IN not in os.environ:  # in the first process, from which the others have it
     os.environ[KEPT_IN] = tempfile.mkdtemp(prefix="qexplore-tests-")
@@ -26,17 +27,6 @@ if KEPT_IN not in os.environ:  # in the first process, from which the others hav
 def pytest_collectstart(collector: pytest.Collector) -> None:
     """A network that a file makes as it is imported is the same in every run."""
     torch.manual_seed(0)
-
-
-def pytest_collection_finish() -> None:
-    """Thousands of tests are held to the end: without them the collector looks through what a test has made alone."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000)  # and begins less often
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()
 
 
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
