@@ -191,8 +191,8 @@ def test_where_no_widths_meet_the_floor_the_search_has_none_and_says_so():
 
 
 def test_what_was_made_is_written_also_where_a_later_step_cannot_be_done(tmp_path):
-    one = subject(held_out=batches(digits().report, 1000)[:1])
-    with pytest.raises(WorkflowError, match=r"must hold two batches or more.*smaller batches"):
+    one = subject(held_out=batches(digits().report, 1)[:1])
+    with pytest.raises(WorkflowError, match=r"must hold two samples or more.*two batches or more"):
         run(one, explore=True, output=tmp_path)
     made = {"graph_after.txt", "graph_before.txt", "quantized.pt", "strategy.txt"}
     assert {file.name for file in tmp_path.iterdir()} == made

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import qexplore as qx
 from qexplore.errors import DataError, WorkflowError
+from qexplore.predicates import weighted
 from qexplore.training import EpochRecord, TrainingOptions, loop
 from qexplore.training.loop import best_epoch
 
@@ -273,3 +274,25 @@ def test_wrapped_network_keeps_its_trained_weights_after_detaching():
     before = model.model.conv1.parametrizations.weight.original.clone()
     train(model, loader(), F.cross_entropy, epochs=1)
     assert not torch.equal(model.detach().conv1.weight, before)
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        y = self.fc(x)
+        return y, 2 * y
+
+
+def test_a_loss_that_stops_at_several_outputs_is_told_to_choose_by_what_the_call_takes():
+    data = [(torch.randn(4, 8), torch.zeros(4, 8))]
+    got = r"got 0 of shape \(4, 8\), 1 of shape \(4, 8\), at which it stops .*: "
+    with pytest.raises(WorkflowError, match=got + "choose it in your loss, such as lambda"):
+        qx.quantize_qat(Two().eval(), data, F.mse_loss)
+    model = qx.QuantizedModel(Two().eval(), weights=weighted)
+    model.calibrate(data)
+    with pytest.raises(WorkflowError, match=got + "pass output= with its place or its name"):
+        qx.fine_tune(model, None, data, F.mse_loss)
+    assert qx.fine_tune(model, None, data, F.mse_loss, output=1, epochs=1).epochs

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from qexplore._trees import map_tensors
 from qexplore.errors import ProblemError, SelectionError, WorkflowError
 from qexplore.evaluation import DirectEvaluator
 from qexplore.exploration import Exploration, explore
 from qexplore.metrics import Metric
-from qexplore.model import QuantizedModel
+from qexplore.model import QuantizedModel, num_samples
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import Subject
 from qexplore.predicates import by_type, weighted
@@ -41,8 +42,8 @@ class Explored:
 def explore_widths(subject: Subject, network: nn.Module, options: Options, say: Callable[[str], None]) -> Explored:
     """Search widths from 2 to 8 bits for weights and outputs of layers, on half of the held-out data.
 
-    The other half is what the front is reported on. Where no widths keep the score near the float network's, the search
-    has no minimum, and that is said.
+    The other half is what the front is reported on; a single batch is cut in two. Where no widths keep the score near
+    the float network's, the search has no minimum, and that is said.
 
     Args:
         subject: its data and metric.
@@ -56,22 +57,35 @@ def explore_widths(subject: Subject, network: nn.Module, options: Options, say: 
     """
     if subject.metric is None:
         raise WorkflowError(f"'{subject.name}' has no targets to score candidates with")
-    held_out = list(subject.held_out)
-    if len(held_out) < 2:
-        raise WorkflowError(
-            f"the held-out data of '{subject.name}' must hold two batches or more, one to search on and one to report "
-            f"on, got {len(held_out)}: let the held-out loader give smaller batches"
-        )
-    half = len(held_out) // 2
+    searched, reported = _halves(subject)
     model = _wrapped(copied_network(network))
     model.calibrate(subject.calibration, progress=options.progress)
     exploration = explore(
-        _problem(model, held_out[:half], subject.metric, say), max_evaluations=options.evaluations, seed=options.seed,
-        report_loader=held_out[half:], progress=options.progress,
+        _problem(model, searched, subject.metric, say), max_evaluations=options.evaluations, seed=options.seed,
+        report_loader=reported, progress=options.progress,
     )  # fmt: skip
     if len(exploration.front):
         model.num_bits = exploration.front.cheapest().num_bits
     return Explored(exploration, model)
+
+
+def _halves(subject: Subject) -> tuple[list[Any], list[Any]]:
+    """Batches to search on, and batches to report on."""
+    batches = list(subject.held_out)
+    if len(batches) > 1:
+        half = len(batches) // 2
+        return batches[:half], batches[half:]
+    count = num_samples(batches[0])
+    if count < 2:
+        raise WorkflowError(
+            f"the held-out data of '{subject.name}' must hold two samples or more, some to search on and some to "
+            "report on, got one batch of which no half can be taken: let the held-out loader give two batches or more"
+        )
+    return [_samples(batches[0], slice(count // 2))], [_samples(batches[0], slice(count // 2, None))]
+
+
+def _samples(batch: Any, which: slice) -> Any:
+    return map_tensors(lambda tensor: tensor[which] if tensor.dim() else tensor, batch)
 
 
 def _problem(
@@ -99,4 +113,5 @@ def _wrapped(network: nn.Module) -> QuantizedModel:
 def _max_drop(metric: Metric, model: QuantizedModel, loader: Any) -> float:
     score = DirectEvaluator(model, loader, metric).float_evaluation.score
     # A network that is hardly better than nothing may lose half of what it has.
-    return min(_DROP, score / 2) if metric.better == "higher" else _DROP * score
+    size = abs(score)  # such as of a negated error
+    return min(_DROP, size / 2) if metric.better == "higher" else _DROP * size

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qexplore._quiet import quiet
+from qexplore._trees import tensors_of
 from qexplore.errors import DataError, TraceError, WorkflowError
 from qexplore.model import Loader, Pass, Placement, call, floating_tensors, in_eval_mode, is_layer, measuring
 from qexplore.pipeline.options import Options
@@ -185,10 +186,19 @@ class _WithPacking:
 def _training(subject: Subject, options: Options) -> tuple[Loader, Callable[[Any, Any], Tensor]]:
     """What the network is trained on: the float network's outputs, or the task's own targets."""
     if options.qat_loss == "float":
-        return FloatOutputs(subject.network, subject.train), F.mse_loss
+        return FloatOutputs(subject.network, subject.train), _squared_error
     if subject.task_loss is None:
         raise WorkflowError(
             f"'{subject.name}' has no targets that it could be trained on: use qat_loss \"float\", the float network's "
             "outputs"
         )
     return subject.train, subject.task_loss
+
+
+def _squared_error(output: Any, target: Any) -> Tensor:
+    """Mean squared difference over all numbers of all floating tensors: what `measure_error` measures."""
+    return F.mse_loss(_numbers(output), _numbers(target))
+
+
+def _numbers(tree: Any) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors_of(tree) if tensor.is_floating_point()])

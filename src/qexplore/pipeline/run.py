@@ -11,6 +11,7 @@ from torch import nn
 
 from qexplore._random import isolated
 from qexplore.exploration import Exploration
+from qexplore.model import in_eval_mode
 from qexplore.pipeline.dialogue import Dialogue, Prefixed
 from qexplore.pipeline.exploring import Explored, explore_widths
 from qexplore.pipeline.options import Options
@@ -61,7 +62,7 @@ def run_pipeline(subject: Subject, dialogue: Dialogue, options: Options | None =
     """Lead ``subject`` from float to quantized, asking ``dialogue`` for what ``options`` leave open.
 
     Args:
-        subject: what `load_subject` gives, or one of your own; its network stays as it is.
+        subject: what `load_subject` gives, or one of your own; its network is taken in eval mode, and stays as it is.
         dialogue: answers and is shown everything.
         options: answers and numbers.
 
@@ -74,7 +75,7 @@ def run_pipeline(subject: Subject, dialogue: Dialogue, options: Options | None =
     talk = Prefixed(dialogue, options.everything)
     result = PipelineResult()
     try:
-        with isolated(torch.device("cpu"), options.seed):
+        with isolated(torch.device("cpu"), options.seed), in_eval_mode(subject.network):
             for made in _lead(subject, talk, options):
                 result = made
     finally:  # what was made is not lost with a later step

@@ -217,6 +217,7 @@ def fine_tune(
                 freeze_after=freeze_batchnorm_after,
                 evaluate=evaluate,
                 baseline=baseline,
+                choice="pass output= with its place or its name",
             )
         except KeyboardInterrupt:
             interrupted = True

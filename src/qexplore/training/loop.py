@@ -32,6 +32,7 @@ from qexplore.training.options import DEFAULT_LEARNING_RATE, EpochRecord, Loss, 
 
 _OWNER = "the training loader"
 _ONCE = ": one that can be gone through only once will not do, give a DataLoader or a list"
+_CHOICE = "choose it in your loss, such as lambda output, target: mse_loss(output[0], target)"
 
 
 def train(
@@ -47,6 +48,7 @@ def train(
     freeze_after: float = 0.5,
     evaluate: Callable[[], float] | None = None,
     baseline: float | None = None,
+    choice: str = _CHOICE,
 ) -> tuple[EpochRecord, ...]:
     """Train ``model`` in place and leave it in the state of its best epoch.
 
@@ -66,6 +68,7 @@ def train(
         evaluate: called in eval mode after each epoch; the epoch of the greatest value is the best. None takes the
             least loss instead.
         baseline: what ``evaluate`` gave before training; the state before training stays where no epoch is better.
+        choice: how the caller's user says which of several outputs the loss gets, for an error.
 
     Returns:
         A record for each epoch.
@@ -86,7 +89,7 @@ def train(
         num_steps = epochs * _length(loader)
         falls = options.optimizer is None if decay is None else decay
         optimizer = made_optimizer([one for one in model.parameters() if one.requires_grad], options)
-        stepper = _Stepper(model, loss, optimizer, num_steps if falls else None)
+        stepper = _Stepper(model, loss, optimizer, num_steps if falls else None, choice)
         best = _Best(model, baseline)
         records: list[EpochRecord] = []
         freeze_at = math.ceil(freeze_after * num_steps) if freeze is not None and freeze_after < 1 else -1
@@ -159,8 +162,10 @@ def copied_state(model: nn.Module, device: str | None = None) -> dict[str, Any]:
 class _Stepper:
     """Takes optimizer steps and keeps the mean loss of the epoch."""
 
-    def __init__(self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, decay_over: int | None) -> None:
-        self._model, self._loss, self._optimizer = model, loss, optimizer
+    def __init__(
+        self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, decay_over: int | None, choice: str
+    ) -> None:
+        self._model, self._loss, self._optimizer, self._choice = model, loss, optimizer, choice
         # Of the network alone: what is learned beside it is float32, whatever the network is.
         self._placement = Placement.of(model.model if isinstance(model, QuantizedModel) else model)
         self._schedule = (
@@ -196,9 +201,9 @@ class _Stepper:
                 raise
             if target is not None:
                 raise WorkflowError(
-                    "the network must give one output, or `output` must say which the loss gets, got "
+                    "the network must give one output, or the loss must know which it takes, got "
                     f"{outputs_text(floating_outputs(output))}, at which it stops ({type(error).__name__}: "
-                    f"{first_line(error)}): pass output= with its place or its name"
+                    f"{first_line(error)}): {self._choice}"
                 ) from error
             raise WorkflowError(
                 "the training batches hold no target, and the loss cannot do without "
