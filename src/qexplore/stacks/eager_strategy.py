@@ -19,6 +19,7 @@ from qexplore.stacks.eager_dynamic import read_elsewhere
 from qexplore.stacks.eager_graph import LAYERS, step_of
 from qexplore.stacks.float_functional import Swapped
 from qexplore.stacks.layer import LayerStrategy, listed
+from qexplore.stacks.plain import has_own_forward
 from qexplore.stacks.strategy import (
     MOVES_ONLY,
     WEIGHTED,
@@ -101,9 +102,9 @@ def _reason_for_float(network: nn.Module, built: Built, node: fx.Node, name: str
     if is_left_out(float_name, original, settings):
         return reasons.NOT_SELECTED.format(modules=settings.modules)
     own = built.layout.domains.reasons.get(node.name)
-    if own is not None:
+    if own is not None and not has_own_forward(original):
         return own
-    if isinstance(original, LAYERS) or type(original) in RECURRENT:
+    if isinstance(original, LAYERS) or has_own_forward(original) or type(original) in RECURRENT:
         return reason_for_float(name, original, settings)
     return reasons.READS_FLOAT
 

@@ -83,13 +83,31 @@ class Plain:
 
 def plain(network: nn.Module) -> Plain:
     """A copy of ``network`` as torch.ao knows it."""
-    copied = copy.deepcopy(network)
+    copied = with_own_classes(copy.deepcopy(network))
     own = {module: (type(module).__name__, base) for module in copied.modules() if (base := _torchs_own(module))}
     for module, (_, base) in own.items():
         module.__class__ = base
     held = _held(copied) if fx.Tracer().is_leaf_module(copied, "") else copied
     classes = {name: own[module][0] for name, module in held.named_modules() if module in own}
     return Plain(held, "" if held is copied else type(copied).__name__, classes)
+
+
+def has_own_forward(module: nn.Module | None) -> bool:
+    """Whether ``module`` computes what was set on it by ``module.forward = ...``, and not what its class does."""
+    return module is not None and "forward" in vars(module)
+
+
+def with_own_classes(network: nn.Module) -> nn.Module:
+    """``network``, changed: torch's layers that have a ``forward`` of their own are of no class that torch.ao swaps."""
+    for module in network.modules():
+        if has_own_forward(module) and type(module).__module__.startswith("torch.nn."):
+            module.__class__ = _unknown(type(module))
+    return network
+
+
+def _unknown(kind: type[nn.Module]) -> Any:
+    """A class like ``kind``, traced and called as that one is, that is not known by its exact class or full name."""
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "__qualname__": f"own {kind.__name__}"})
 
 
 def _held(layer: nn.Module) -> nn.Module:
@@ -112,7 +130,7 @@ def _torchs_own(module: nn.Module) -> type[nn.Module] | None:
     base = kinds[place]
     if not place or not base.__module__.startswith("torch.nn.modules.") or base.forward is nn.Module.forward:
         return None
-    if issubclass(base, nn.Sequential):
+    if issubclass(base, nn.Sequential) or has_own_forward(module):
         return None
     known = {*dir(base), *base.__annotations__, *vars(module), *module._parameters, *module._buffers}
     changed = {name for kind in kinds[:place] for name in vars(kind)} & known - _SAYS_NOTHING

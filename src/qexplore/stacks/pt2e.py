@@ -21,6 +21,7 @@ from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside
 from qexplore.stacks.eager_graph import settle_padding, split_calls
 from qexplore.stacks.exported_modules import calls_of, float_modules
+from qexplore.stacks.plain import with_own_classes
 from qexplore.stacks.pt2e_quantizer import Quantizer, torchao, without_patterns
 from qexplore.stacks.pt2e_strategy import read_strategy, row_name
 from qexplore.stacks.stopping import stopping
@@ -61,7 +62,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
 
 
 def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
-    own, originals, notes = _own_modules(network, data)
+    own, originals, notes = _own_modules(with_own_classes(copy.deepcopy(network)), data)
     settle_padding(own)
     kept_float = float_modules(own, settings, originals)
     signature = inspect.signature(network.forward)

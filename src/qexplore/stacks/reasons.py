@@ -36,6 +36,7 @@ EMBEDDING = "an embedding looks rows up and computes nothing: left float"
 NOT_LINEAR = "packed weights are for linear layers only"
 FUNCTION = 'the stack quantizes modules, and this is a function with weights: stack="fx" quantizes it'
 OWN_CLASS = "its class computes something of its own, and the stack swaps torch's own layers only"
+OWN_FORWARD = "its forward was set on it alone, and the stack swaps torch's own layers only"
 OWN_PARAMETERS = 'functions read its own parameters, and the stack swaps layers only: stack="fx" quantizes F.linear'
 READ_ELSEWHERE = "the network reads its parameters without calling it"
 NO_FORM_IN_FX = "FX has no integer form of it"

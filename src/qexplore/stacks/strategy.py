@@ -13,6 +13,7 @@ from qexplore.stacks import reasons
 from qexplore.stacks.base import Settings
 from qexplore.stacks.layer import Granularity, LayerStrategy, Stored
 from qexplore.stacks.packed_linear import PackedLinear
+from qexplore.stacks.plain import has_own_forward
 from qexplore.stacks.torch_ao import RECURRENT, activation_range, dynamic_recurrent, wrong_kernel
 
 _PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric)
@@ -116,6 +117,8 @@ def reason_for_float(name: str, module: nn.Module | None, settings: Settings) ->
         return settings.left_float[name]
     if is_left_out(name, module, settings):
         return reasons.NOT_SELECTED.format(modules=settings.modules)
+    if has_own_forward(module):
+        return reasons.OWN_FORWARD
     if module is not None and next(module.children(), None) is not None:
         return reasons.TAKEN_AS_A_WHOLE
     if isinstance(module, _PLAIN_RECURRENT):
