@@ -288,42 +288,6 @@ def test_a_layer_in_front_of_a_clamp_is_held_by_what_the_clamp_leaves(clamp):
     assert next(row.error for row in result.report.strategy if row.name == "conv") < 0.05
 
 
-class Cancelling(nn.Module):
-    """A difference of two layers that are nearly the same: it is small, and the noise of both is not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c, self.d = (nn.Linear(8, 8) for _ in range(4))
-        self.c.load_state_dict({name: one + 0.03 * torch.randn_like(one) for name, one in self.b.state_dict().items()})
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.a(x)
-        return self.d(self.b(y) - self.c(y)) - self.d.bias
-
-
-@pytest.mark.parametrize("stack", ["fx", "eager"])
-def test_layers_that_round_most_are_left_float_where_the_output_is_off_and_none_of_them(stack: str) -> None:
-    torch.manual_seed(0)
-    report = qx.quantize_static(Cancelling(), [(torch.randn(16, 8), None)], stack=stack).report
-    assert not report.alarms
-    assert report.error < 0.1
-    rows = {row.name: row for row in report.strategy}
-    assert any(row.is_quantized for row in report.strategy)
-    assert "one of the layers that round most" in rows["a"].reason
-    assert any(note.startswith("'a' is left float: ") for note in report.notes)
-
-
-def test_an_output_that_is_off_stays_so_where_nothing_would_be_left_to_quantize() -> None:
-    torch.manual_seed(0)
-    network = Cancelling()
-    network.d = nn.Identity()
-    network.d.bias = torch.zeros(8)
-    with pytest.warns(UserWarning, match="the output is 0.1"):
-        report = qx.quantize_static(network, [(torch.randn(16, 8), None)], stack="fx").report
-    assert [alarm.layer for alarm in report.alarms] == [""]
-    assert all(row.is_quantized for row in report.strategy if row.type == "Linear")
-
-
 def test_fx_rounds_nothing_that_is_read_in_float_alone() -> None:
     class Stacking(nn.Module):
         def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from torch import Tensor
 from qexplore._onnx import OnnxModel
 from qexplore._trees import map_tensors, opened, tensors_of
 from qexplore._warnings import warn
+from qexplore.errors import WorkflowError
 
 _KEY = "qexplore.output"
 _PLAIN = (bool, int, float, str, type(None))
@@ -36,7 +38,7 @@ class StructuredOnnxModel(OnnxModel):
         if output is not None and len(tensors_of(output)) == len(self.output_names):
             self._form = numbered(output)
         elif told is not None:
-            self._form = _read(json.loads(told))
+            self._form = _told(told, path)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The float network's output, with the tensors that onnxruntime gives. See `OnnxModel.forward`."""
@@ -79,36 +81,69 @@ def _written(form: Any) -> Any:
     return {"kind": name, "keys": keys, "parts": [_written(part) for part in whole.parts]}
 
 
-def _read(told: dict[str, Any]) -> Any:
+def _told(text: str, path: Path) -> Any:
+    try:
+        return _read(json.loads(text))
+    except (ValueError, TypeError, KeyError) as error:
+        raise WorkflowError(
+            f"'{path}' must tell the form of its output as a result's save() writes it, got {text[:80]!r} "
+            f"({type(error).__name__}): load the file as it was saved"
+        ) from error
+
+
+def _read(told: Any) -> Any:
     if "tensor" in told:
-        return torch.tensor(told["tensor"])
+        return torch.tensor(int(told["tensor"]))
     if "value" in told:
+        if not isinstance(told["value"], _PLAIN):
+            raise ValueError("a value of an output must be a number, a text or nothing")
         return told["value"]
     parts, keys = [_read(part) for part in told["parts"]], told["keys"]
-    kind = _kind(told["kind"])
-    if keys is None:
-        return (kind or list)(parts)
-    named = dict(zip(keys, parts, strict=True))
-    if kind in (None, *_BUILT_IN.values()):
-        return (kind or dict)(named)
-    try:
-        return kind(**named)
-    except TypeError:  # its constructor takes something else
-        return named
-
-
-def _kind(name: str) -> Any:
-    """The class of that name, of a module that is imported already: a file imports nothing."""
+    plain = parts if keys is None else dict(zip(keys, parts, strict=True))
+    name = told["kind"]
     if name in _BUILT_IN:
-        return _BUILT_IN[name]
+        return _BUILT_IN[name](plain)
+    kind = _kind(name)
+    made = None if kind is None else _filled(kind, plain)
+    if made is None:
+        warn(
+            f"the network returned {name}, which is not imported here or more than a container, so the file returns a "
+            "dict or a list in its place: import it before the file is loaded"
+        )
+        return plain
+    return made
+
+
+def _kind(name: str) -> type | None:
+    """The class of that name, of a module that is imported already: a file imports nothing."""
     module, _, path = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in path.split("."):
         found = getattr(found, part, None)
-    if not isinstance(found, type):
-        warn(
-            f"the network returned {name}, which is not imported here, so the file returns a dict or a list in its "
-            "place: import it before the file is loaded"
-        )
+    return found if isinstance(found, type) else None
+
+
+def _filled(kind: type, plain: list[Any] | dict[Any, Any]) -> Any:
+    """A container of ``kind`` with these parts, none of whose own code has run; None for any other class.
+
+    The file names the class: what calls it, or leaves it to be deleted by code of its own, does what the file asks.
+    """
+    if hasattr(kind, "__del__"):
         return None
-    return found
+    parts = list(plain.values()) if isinstance(plain, dict) else plain
+    if issubclass(kind, tuple):
+        return tuple.__new__(kind, parts)
+    if issubclass(kind, list):
+        made: Any = list.__new__(kind)
+        list.extend(made, parts)
+        return made
+    base = OrderedDict if issubclass(kind, OrderedDict) else dict if issubclass(kind, dict) else object
+    if not isinstance(plain, dict) or (base is object and not dataclasses.is_dataclass(kind)):
+        return None
+    made = base.__new__(kind)
+    if base is not object:
+        base.update(made, plain)
+    for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
+        default = None if field.default is dataclasses.MISSING else field.default
+        object.__setattr__(made, field.name, plain.get(field.name, default))
+    return made

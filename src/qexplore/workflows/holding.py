@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,9 @@ _DUST = 1e-5
 
 _NUDGES = 100.0
 """By how much rounding inside of a network may pass what the last bit of its inputs makes of the output."""
+
+_LEAST_STEP = torch.finfo(torch.float32).eps
+"""Of torch's observers: an output of nothing but smaller numbers, such as that of a shut gate, is 0 in integers."""
 
 _ATTEMPTS, _OF_ITS_KIND = 8, 6
 """How often what is off is left float; the first of these times the cause alone."""
@@ -113,10 +117,11 @@ def quantized_and_held(
     held = hold(network, converted, batches)
     notes: tuple[str, ...] = ()
     if again is not None and held.alarms:
-        anew = home.quantize(network, settings, again)
-        now = hold(network, anew, batches)
-        if len(now.alarms) < len(held.alarms):
-            converted, held, notes = anew, now, (reasons.SETTLED,)
+        with suppress(QExploreError):  # what was trained is there already
+            anew = home.quantize(network, settings, again)
+            now = hold(network, anew, batches)
+            if len(now.alarms) < len(held.alarms):
+                converted, held, notes = anew, now, (reasons.SETTLED,)
     cleared = set[str]()  # whose integers were not what was wrong
     for turn in range(_ATTEMPTS):
         off = _to_leave_float(held, settings, turn, cleared)
@@ -133,12 +138,13 @@ def quantized_and_held(
             cleared |= off.keys()
         else:
             settings, converted, held = changed, attempt, now
-    if [alarm.layer for alarm in held.alarms if not settings.has_own_ranges] == [""]:
+    if held.alarms and not settings.has_own_ranges and not any(alarm.layer for alarm in held.alarms):
         quieter = _with_less_noise(home, network, settings, again or data, batches, held)
         settings, converted, held = quieter or (settings, converted, held)
-    left = (f"'{name}' is left float: {why}" for name, why in settings.left_float.items())
     notes += () if held.error is not None else (reasons.NO_FLOATS,)
-    return settings, converted, replace(held, notes=(*notes, *left))
+    notes += tuple(f"'{name}' is left float: {why}" for name, why in settings.left_float.items())
+    said = {*converted.notes}  # by stacks that tell it themselves
+    return settings, converted, replace(held, notes=tuple(note for note in notes if note not in said))
 
 
 def _quantized(home: StackFile, network: nn.Module, settings: Settings, data: Data) -> tuple[Settings, Converted]:
@@ -189,11 +195,11 @@ def _with_less_noise(
     batches: Sequence[tuple[Any, ...]],
     held: Held,
 ) -> tuple[Settings, Converted, Held] | None:
-    """The network without the layers that round most, where the output is off and none of them is; None if it stays so.
+    """The network without the layers that round most, where outputs are off and none of them is; None if they stay so.
 
     Where signals cancel, such as in a difference, the noise of what they are made of may be most of what is left.
     """
-    (alarm,) = held.alarms
+    alarm = held.alarms[0]  # the farthest of several outputs
     for _ in range(_HALVINGS):
         noisy = [row for row in held.strategy if row.error and row.name not in settings.left_float]
         off = {row.name: reasons.NOISE.format(error=alarm.error, limit=alarm.limit) for row in _noisiest(noisy)}
@@ -237,7 +243,7 @@ def hold(network: nn.Module, converted: Converted, batches: Iterable[tuple[Any, 
         for args in batches:
             expected = network(*cloned(args))
             names = _names(expected)
-            nudged = network(*_nudged(args))
+            nudged = [*_nudged(network, args)]
             whole.add(converted.model(*cloned(args)), expected, expected, args, nudged)
             if converted.beside is not None:
                 converted.beside(args, hear)
@@ -251,16 +257,21 @@ def hold(network: nn.Module, converted: Converted, batches: Iterable[tuple[Any, 
     return Held(whole.error, strategy, tuple(alarms))
 
 
-def _nudged(args: Any) -> Any:
-    """``args`` with every other number a last bit of float32 nearer to zero, so that none leaves its bounds."""
+def _nudged(network: nn.Module, args: Any) -> Iterator[Any]:
+    """What ``network`` gives for ``args`` with every other number a last bit of float32 nearer to zero, then farther.
 
-    def nudge(one: Tensor) -> Tensor:
-        if not one.is_floating_point():
-            return one.clone()
-        is_moved = torch.arange(one.numel(), device=one.device).reshape(one.shape) % 2
-        return one * (1 - is_moved * torch.finfo(torch.float32).eps).to(one.dtype)
+    Whole numbers that a forward cuts off, as of coded columns, are others nearer to zero; bounds are left farther off.
+    """
+    for sign in (-1, 1):
 
-    return map_tensors(nudge, args)
+        def nudge(one: Tensor, last: float = sign * torch.finfo(torch.float32).eps) -> Tensor:
+            if not one.is_floating_point():
+                return one.clone()
+            is_moved = torch.arange(one.numel(), device=one.device).reshape(one.shape) % 2
+            return one * (1 + is_moved * last).to(one.dtype)
+
+        with suppress(Exception):  # of whatever is not allowed there
+            yield network(*map_tensors(nudge, args))
 
 
 def _is_narrow(row: LayerStrategy) -> bool:
@@ -285,14 +296,15 @@ class _Differences:
     def __init__(self) -> None:
         self._each: dict[int, _Difference] = {}
 
-    def add(self, given: Any, expected: Any, ideal: Any, read: Any, nudged: Any = None) -> None:
-        """Floating tensors of three trees, in order, what was read for them, and ``expected`` of nudged inputs."""
+    def add(self, given: Any, expected: Any, ideal: Any, read: Any, nudged: Sequence[Any] | None = None) -> None:
+        """Floating tensors of three trees, in order, what was read for them, and each ``expected`` of nudged inputs."""
         trees = zip(*map(floating_tensors, (given, expected, ideal)), strict=False)
-        unsure = dict(enumerate(floating_tensors(nudged)))
+        unsure = None if nudged is None else [dict(enumerate(floating_tensors(one))) for one in nudged]
         tensors = (torch.nan_to_num(one, 0.0, 0.0, 0.0) for one in floating_tensors(read) if one.numel())
         amax = max((float(one.abs().amax()) for one in tensors), default=0.0)
         for place, (one, other, rounded) in enumerate(trees):
-            self._each.setdefault(place, _Difference(place)).add(one, other, rounded, amax, unsure.get(place))
+            others = None if unsure is None else [each[place] for each in unsure if place in each]
+            self._each.setdefault(place, _Difference(place)).add(one, other, rounded, amax, others)
 
     @property
     def error(self) -> float | None:
@@ -317,11 +329,11 @@ class _Difference:
         self.place, self.count = place, 0
         self._norm = self._away = self._noise = self._dust = self._read = 0.0
 
-    def add(self, given: Tensor, expected: Tensor, ideal: Tensor, amax: float, nudged: Tensor | None) -> None:
+    def add(self, given: Tensor, expected: Tensor, ideal: Tensor, amax: float, nudged: Sequence[Tensor] | None) -> None:
         """Where float is not finite nothing is compared; ``amax`` is the largest magnitude that was read.
 
-        A layer's dust is what rounding what it reads may leave, a network's what nudged inputs make of its output:
-        an image of 0 to 255 says nothing of probabilities.
+        A layer's dust is what rounding what it reads may leave, a network's what nudged inputs make of its output, in
+        the direction that makes less: an image of 0 to 255 says nothing of probabilities.
         """
         if given.shape != expected.shape:
             self._away, self.count = math.inf, self.count + 1
@@ -336,7 +348,9 @@ class _Difference:
         if nudged is None:
             self._dust += right.numel() * (_DUST * amax) ** 2
         else:
-            self._dust += float((nudged[kept] - right).nan_to_num(0, 0, 0).square().sum()) * _NUDGES**2
+            moved = [float((one[kept] - right).square().sum()) for one in nudged if one.shape == expected.shape]
+            self._dust += min(filter(math.isfinite, moved), default=0.0) * _NUDGES**2
+            self._dust += right.numel() * _LEAST_STEP**2
 
     @property
     def error(self) -> float:
