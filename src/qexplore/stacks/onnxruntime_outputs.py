@@ -137,11 +137,11 @@ def _filled(kind: type, plain: list[Any] | dict[Any, Any]) -> Any:
         made: Any = list.__new__(kind)
         list.extend(made, parts)
         return made
-    base = OrderedDict if issubclass(kind, OrderedDict) else dict if issubclass(kind, dict) else object
-    if not isinstance(plain, dict) or (base is object and not dataclasses.is_dataclass(kind)):
+    if not isinstance(plain, dict) or not (issubclass(kind, dict) or dataclasses.is_dataclass(kind)):
         return None
+    base: Any = next((one for one in (OrderedDict, dict) if issubclass(kind, one)), object)
     made = base.__new__(kind)
-    if base is not object:
+    if isinstance(made, dict):
         base.update(made, plain)
     for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
         default = None if field.default is dataclasses.MISSING else field.default
