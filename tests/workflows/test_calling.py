@@ -278,6 +278,15 @@ def test_missing_data_is_named():
         qx.quantize_dynamic(trained("small_cnn"), 3)
 
 
+@pytest.mark.parametrize("metric", [qx.top1_accuracy, qx.whole_set(lambda network, loader: 0.0)])
+def test_a_report_set_that_can_be_gone_through_once_is_refused_before_any_work(metric):
+    epochs = []
+    options = {"report_loader": iter(batches(digits().report)), "metric": metric, "on_epoch": epochs.append}
+    with pytest.raises(DataError, match="report_loader must be gone through more than once, got an iterator: give a"):
+        qx.quantize_qat(trained("small_cnn"), batches(digits().train)[:1], F.cross_entropy, **options)
+    assert not epochs
+
+
 def broken(*arguments):
     raise ZeroDivisionError("no such number")
 

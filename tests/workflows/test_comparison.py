@@ -12,11 +12,25 @@ from torch.nn import functional as F
 
 import qexplore as qx
 from qexplore.errors import DataError, MetricError, ModelError, WorkflowError
+from qexplore.stacks import STACKS
 
 
 def compare(network, **options):
     calibration, report = batches(digits().calibration), batches(digits().report)
     return qx.compare_workflows(network, calibration, report, qx.top1_accuracy, **options)
+
+
+class Cancelling(nn.Module):
+    """Gives the small difference of two layers, which their rounding drowns."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(8, 8) for _ in range(4))
+        self.c.load_state_dict({name: one + 0.003 * torch.randn_like(one) for name, one in self.b.state_dict().items()})
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.d(self.b(y) - self.c(y)) - self.d.bias
 
 
 def test_table_has_a_row_for_every_workflow_asked_for():
@@ -53,6 +67,17 @@ def test_table_prints_one_line_a_row():
     assert second.split()[:4] == ["fx", "static", "per", "channel"]
     other = str(replace(comparison, metric="squared error", accuracy_float=0.00004321))
     assert "accuracy" not in other and "squared error" in other and "4.321e-05" in other
+
+
+def test_alarms_of_float8_stand_in_its_row(monkeypatch):
+    monkeypatch.setitem(STACKS, "float8", replace(STACKS["float8"], formats=("E4M3",)))
+    torch.manual_seed(0)
+    x = torch.randn(16, 8)
+    options = {"stacks": ["float8"], "methods": ["static"]}
+    comparison = qx.compare_workflows(Cancelling(), [x], [(x, x)], lambda output, target: output[:, 0], **options)
+    row = comparison.row("float8", "E4M3")
+    assert len(row.report.alarms) == 1
+    assert row.note == "emulated in float, 1 alarm"
 
 
 def test_what_cannot_be_done_is_a_row_with_its_reason():

@@ -39,7 +39,7 @@ class ComparisonRow:
         size_ratio: to the float network's saved state dict.
         seconds: median time of one batch on CPU.
         latency_ratio: to the float network, which took turns with this one: median over the turns.
-        note: how many layers stay float; or why the workflow could not be done.
+        note: whether it is emulated, how many layers stay float, how many alarms; or why it could not be done.
         report: the workflow's own report; None where there is none.
     """
 
@@ -225,12 +225,11 @@ def _row(stack: StackRow, asked: dict[str, Any], workflow: Callable[[], Quantiza
         report.size_ratio,
         None if stack.is_emulated else report.latency.seconds,
         None if stack.is_emulated else report.latency.ratio,
-        "emulated in float" if stack.is_emulated else _note(report),
+        ", ".join((*(["emulated in float"] if stack.is_emulated else []), *_counts(report))),
         report,
     )
 
 
-def _note(report: WorkflowReport) -> str:
+def _counts(report: WorkflowReport) -> list[str]:
     counts = {"step{s} in float": len(report.left_float), "alarm{s}": len(report.alarms)}
-    told = (f"{count} {text.format(s='s' if count > 1 else '')}" for text, count in counts.items() if count)
-    return ", ".join(told)
+    return [f"{count} {text.format(s='s' if count > 1 else '')}" for text, count in counts.items() if count]

@@ -75,6 +75,7 @@ class Reporting:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
+        _require_again("report_loader", self.report_loader)
         if (self.report_loader is None) != (self.metric is None):
             given, missing = ("metric", "report_loader") if self.report_loader is None else ("report_loader", "metric")
             raise MetricError(f"accuracy needs report_loader= and metric= together, got {given}= without {missing}=")
@@ -356,9 +357,13 @@ def first_inputs(network: nn.Module, loader: Any, name: str, unpack: Unpack | No
         DataError: it is empty, no loader, or can be gone through only once.
     """
     batch = first_batch(name, loader)
-    if iter(loader) is loader:
-        raise DataError(f"{name} must be gone through more than once, got an iterator: give a DataLoader or a list")
+    _require_again(name, loader)
     return unpack_batch(batch, unpacking(network, unpack))[0]
+
+
+def _require_again(name: str, loader: Any) -> None:
+    if isinstance(loader, Iterator):
+        raise DataError(f"{name} must be gone through more than once, got an iterator: give a DataLoader or a list")
 
 
 def _calibrating(loader: Loader, reporting: Reporting) -> Callable[[nn.Module], None]:
