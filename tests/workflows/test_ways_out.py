@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -161,6 +164,34 @@ def test_what_is_advised_was_tried():
     with pytest.raises(TraceError, match='control flow.*Tried on the example, this works: stack="eager"$'):
         qx.quantize_dynamic(Deciding(), torch.ones(4, 8), stack="fx")
     assert qx.quantize_dynamic(Deciding(), torch.ones(4, 8), stack="eager").report.strategy[0].is_quantized
+    with pytest.raises(TraceError, match='stack="eager" with qexplore.quantize_dynamic, without activations=$'):
+        qx.quantize_static(Deciding(), [torch.ones(4, 8)], stack="fx", activations="symmetric")
+
+
+@pytest.mark.parametrize(
+    ("settings", "way"),
+    [
+        (Settings("static", "fx", engine="qnnpack"), 'stack="pt2e", without engine='),
+        (Settings("static", "fx", engine="x86", activations="symmetric"), 'stack="pt2e", without engine='),
+        (Settings("static", "fx", activation_observer="histogram"), 'stack="pt2e"'),
+        (
+            Settings("qat", "fx", engine="x86", activation_observer="minmax", activations="symmetric"),
+            'stack="pt2e" with qexplore.quantize_dynamic, without engine= and activation_observer= and activations=',
+        ),
+        (Settings("static", "float8", float_format="E4M3"), 'qexplore.quantize_static(..., stack="pt2e")'),
+    ],
+    ids=["engine", "of several", "observer kept", "all", "float8"],
+)
+def test_what_is_advised_names_every_setting_that_was_not_tried(settings, way, monkeypatch):
+    only = "dynamic" if settings.method == "qat" else "static"
+    monkeypatch.setattr(ways_out, "_is_done", lambda _, row, other, data: (row.name, other.method) == ("pt2e", only))
+
+    def stop(asked):
+        raise StackError("stops")
+
+    with pytest.raises(StackError, match=f"works: {re.escape(way)}$"):
+        resolved = replace(settings, engine=settings.engine or "x86")
+        ways_out.with_way_out(stop, nn.Linear(8, 8), resolved, Data((torch.randn(2, 8),)), settings)
 
 
 def test_nothing_is_advised_where_nothing_works(monkeypatch):

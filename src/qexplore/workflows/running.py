@@ -187,7 +187,11 @@ def run_workflow(
         )
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
             chosen, converted, held = with_way_out(
-                lambda asked: quantized_and_held(row.home, copied, asked, data, batches, again), copied, chosen, data
+                lambda asked: quantized_and_held(row.home, copied, asked, data, batches, again),
+                copied,
+                chosen,
+                data,
+                settings,
             )
         notes = converted.notes + held.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
         notes += tuple(_notes_on(network, settings))

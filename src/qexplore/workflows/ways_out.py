@@ -13,16 +13,24 @@ from torch import nn
 from qexplore._quiet import silenced
 from qexplore.errors import ExportError, QExploreError, StackError, TraceError
 from qexplore.model import floating_tensors
-from qexplore.stacks import STACKS, Data, Settings, StackRow, is_of_user, row_for, stack_error
+from qexplore.stacks import STACKS, Data, Method, Settings, StackRow, is_of_user, row_for, stack_error
 
 _Result = TypeVar("_Result")
 _REFUSALS = (StackError, TraceError, ExportError)
-_METHODS = ("dynamic", "static")
+_METHODS: tuple[Method, ...] = ("dynamic", "static")
+_LEFT_OUT: dict[str, Any] = {"engine": None, "activation_observer": None, "activations": "affine"}
+"""Settings that others are tried without where they do not have them, by the value that says so."""
 _NEAR = 0.2
 """Largest relative error of what is advised."""
 
 
-def with_way_out(make: Callable[[Settings], _Result], network: nn.Module, settings: Settings, data: Data) -> _Result:
+def with_way_out(
+    make: Callable[[Settings], _Result],
+    network: nn.Module,
+    settings: Settings,
+    data: Data,
+    given: Settings | None = None,
+) -> _Result:
     """What ``make`` gives; where a stack stops, its sentence with what others do with the same network.
 
     Args:
@@ -30,6 +38,7 @@ def with_way_out(make: Callable[[Settings], _Result], network: nn.Module, settin
         network: in float.
         settings: of the workflow.
         data: of which the example alone is shown to others.
+        given: the settings as the user gave them, without the engine that there is; None where they are the same.
 
     Raises:
         QExploreError: whatever the stack stops at.
@@ -37,7 +46,7 @@ def with_way_out(make: Callable[[Settings], _Result], network: nn.Module, settin
     try:
         return make(settings)
     except _REFUSALS as error:
-        told = type(error)(f"{str(error).rstrip('. ')}. {_advice(network, settings, data)}")
+        told = type(error)(f"{str(error).rstrip('. ')}. {_advice(network, settings, data, given)}")
         if isinstance(error, StackError) and isinstance(told, StackError):
             told.layer = error.layer
         raise told from error.__cause__ or error
@@ -47,14 +56,14 @@ def with_way_out(make: Callable[[Settings], _Result], network: nn.Module, settin
         if is_of_user(error):
             raise
         told = stack_error(f'stack="{settings.stack}" cannot quantize {type(network).__name__}', error, network)
-        raise type(told)(f"{told}. {_advice(network, settings, data)}") from error
+        raise type(told)(f"{told}. {_advice(network, settings, data, given)}") from error
 
 
-def _advice(network: nn.Module, settings: Settings, data: Data) -> str:
+def _advice(network: nn.Module, settings: Settings, data: Data, given: Settings | None) -> str:
     tried = []
     for row, other in _others(settings):
         if _is_done(network, row, other, data):
-            return f"Tried on the example, this works: {_way(settings, other)}"
+            return f"Tried on the example, this works: {_way(given or settings, other)}"
         tried.append(f"{row.name} {other.method}")
     return (
         f"Nothing else was found to work on the example (tried: {', '.join(tried)}): leave out the part in question "
@@ -62,10 +71,14 @@ def _advice(network: nn.Module, settings: Settings, data: Data) -> str:
     )
 
 
-def _way(settings: Settings, other: Settings) -> str:
-    parts = [f'stack="{other.stack}"'] if other.stack != settings.stack else []
-    parts += [f"qexplore.quantize_{other.method}"] if other.method != settings.method else []
-    return " with ".join(parts)
+def _way(given: Settings, other: Settings) -> str:
+    """What to change of a call with the settings ``given`` for one with those of ``other``."""
+    if STACKS[given.stack].formats:  # its own call takes none of what others are asked with
+        return f'qexplore.quantize_{other.method}(..., stack="{other.stack}")'
+    parts = [f'stack="{other.stack}"'] if other.stack != given.stack else []
+    parts += [f"qexplore.quantize_{other.method}"] if other.method != given.method else []
+    without = [f"{name}=" for name, no in _LEFT_OUT.items() if getattr(given, name) != no == getattr(other, name)]
+    return " with ".join(parts) + (f", without {' and '.join(without)}" if without else "")
 
 
 def _others(settings: Settings) -> Iterator[tuple[StackRow, Settings]]:
@@ -75,13 +88,11 @@ def _others(settings: Settings) -> Iterator[tuple[StackRow, Settings]]:
         for row in STACKS.values():
             if row.is_emulated or (row.name, method) == (settings.stack, settings.method):
                 continue
-            changes: dict[str, Any] = {"stack": row.name, "method": method}
-            if not row.uses_engine:
-                changes["engine"] = None
-            if method == "dynamic":
-                changes |= {"activation_observer": None, "activations": "affine"}
+            without = [] if row.uses_engine else ["engine"]
+            without += ["activation_observer", "activations"] if method == "dynamic" else []
+            changes = {name: _LEFT_OUT[name] for name in without}
             try:
-                other = dataclasses.replace(settings, **changes)
+                other = dataclasses.replace(settings, stack=row.name, method=method, **changes)
                 yield row_for(other), other
             except QExploreError:  # it has not what was asked for besides
                 continue
