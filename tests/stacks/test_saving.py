@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import defaultdict, namedtuple
 
 import pytest
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 import qexplore as qx
 from qexplore.errors import TraceError, WorkflowError
+from qexplore.stacks import STACKS
 from qexplore.stacks.saving import describe_arguments, zero_arguments
 
 X = torch.randn(4, 3, 8, 8)
@@ -46,6 +49,20 @@ def test_network_of_other_hyperparameters_is_refused_with_the_difference(stack, 
     assert torch.equal(qx.load_quantized(tmp_path / "file", network())(X), result.model(X))
     with pytest.raises(WorkflowError, match=f"another network than the Sequential given: {named}"):
         qx.load_quantized(tmp_path / "file", network(**change))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_result_does_not_keep_the_users_loader(stack):
+    class Loader(list):
+        pass
+
+    loader = Loader([torch.randn(4, 4)])
+    alive = weakref.ref(loader)
+    result = qx.quantize_static(nn.Sequential(nn.Linear(4, 4)), loader, stack=stack)
+    del loader
+    gc.collect()
+    assert alive() is None
+    assert result.report.strategy
 
 
 def test_file_of_version_1_loads_without_the_comparison(tmp_path):

@@ -61,7 +61,8 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     with using_engine(settings.engine) as engine, quiet():
         taken = plain(network)
         network, settings = taken.network, taken.settings(dataclasses.replace(settings, engine=engine))
-        data = dataclasses.replace(data, example=_few(network, data.example))
+        example = _few(network, data.example)
+        data = dataclasses.replace(data, example=example)
         make = _swapped if settings.method == "dynamic" else _through_graph
         model, structure, rows, notes, beside, state = make(network, settings, data)
     return taken.named(
@@ -70,7 +71,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
             rows,
             save=lambda path: _write(path, model, settings, network, structure),
             notes=notes,
-            script=lambda: _scripted(model, data.example),
+            script=lambda: _scripted(model, example),  # not of `data`, which holds the user's loader
             beside=beside,
             trained=state,
         )

@@ -71,13 +71,14 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
         found = twins(model.graph, connections.graph, own)
         rows = strategy_of(network, connections, model, _values(model, data.example), settings, found)
     explain_calls(model, data.example)
+    example = data.example  # what is saved must not keep the user's loader, which `data` holds
     float_graph = FloatGraph(connections.graph, (with_state(network, state), connections.network))
     beside = graph_beside(float_graph, model, found, rows, settings, lambda node: row_name(network, model, node, found))
     return taken.named(
         Converted(
             model,
             rows,
-            save=lambda path: write_model(path, model, settings, network, structure=_structure(model, data.example)),
+            save=lambda path: write_model(path, model, settings, network, structure=_structure(model, example)),
             notes=(*notes_of(connections, copies, rows, settings), *_order_notes(model, settings)),
             script=None if settings.linear_num_bits < 8 else lambda: _scripted(model),
             beside=beside,

@@ -89,11 +89,12 @@ def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
         raise StackError(_nothing_quantized(network, settings))
     float_graph = FloatGraph(plain.graph, (with_state(plain, state),))
     modules = dict(own.named_modules())
+    example = data.example  # what is saved must not keep the user's loader, which `data` holds
     found = twins(converted.graph, plain.graph)
     return Converted(
         model=graphs.ExportedNetwork(converted, signature, sizes),
         strategy=strategy,
-        save=lambda path: graphs.save(converted, data.example, sizes, path),
+        save=lambda path: graphs.save(converted, example, sizes, path),
         notes=notes,
         beside=graph_beside(float_graph, converted, found, strategy, settings, lambda node: row_name(node, modules)),
         trained=state,
