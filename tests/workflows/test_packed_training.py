@@ -68,6 +68,21 @@ def test_gradients_pass_rounding_and_stop_where_a_weight_is_clamped():
     assert layer.weight.grad.tolist() == [[3.0, 0.0]]
 
 
+def test_a_network_that_is_one_packed_layer_is_trained():
+    linear, x = nn.Linear(8, 3), torch.randn(4, 8)
+    packed = qx.pack_linear_weights(linear).network
+    better = train_packed(linear, packed, [(x, torch.zeros(4, 3))], F.mse_loss, learning_rate=0.1)
+    assert isinstance(better, PackedLinear)
+    assert not torch.equal(better.weight, packed.weight)
+
+
+@pytest.mark.parametrize("other", [nn.Linear(8, 3), nn.Sequential(nn.ReLU()), nn.Sequential(nn.Linear(8, 4))])
+def test_another_float_network_than_was_packed_is_refused(other):
+    packed = qx.pack_linear_weights(nn.Sequential(nn.Linear(8, 3))).network
+    with pytest.raises(WorkflowError, match="8 inputs and 3 outputs at '0', got .*that pack_linear_weights was given"):
+        train_packed(other, packed, [(torch.randn(4, 8), torch.zeros(4, 3))], F.mse_loss)
+
+
 def test_a_network_without_packed_layers_is_refused():
     network = trained("small_cnn")
     with pytest.raises(WorkflowError, match="pack_linear_weights first"):

@@ -131,12 +131,15 @@ def fold(network: nn.Module, example: Any) -> FoldReport:
     return FoldReport(network, pairs, skipped, new_biases, difference)
 
 
-def replace_everywhere(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` under every name of ``old``."""
+def replace_everywhere(network: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """``network`` with ``new`` under every name of ``old``; ``new`` itself where ``old`` is the whole of it."""
     new.train(old.training)
+    if old is network:
+        return new
     names = [name for name, module in network.named_modules(remove_duplicate=False) if module is old]
     for name in names:
         network.set_submodule(name, new)
+    return network
 
 
 def _uncalled(connections: Connections) -> dict[str, str]:

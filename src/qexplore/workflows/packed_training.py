@@ -14,7 +14,7 @@ from qexplore.errors import WorkflowError
 from qexplore.model import Loader, Unpack
 from qexplore.preparation import copied_network, replace_everywhere
 from qexplore.quant import IntegerGrid, pack, spread_scales
-from qexplore.stacks import PackedLinear, float_rows
+from qexplore.stacks import PackedLinear, float_rows, is_packable
 from qexplore.training import Loss, TrainingKeywords, TrainingOptions, train
 
 
@@ -73,7 +73,8 @@ def train_packed(
         training: as for `qexplore.quantize_qat`.
 
     Raises:
-        WorkflowError: nothing is packed, or the loss is not finite; as `qexplore.training.loop.train` says.
+        WorkflowError: nothing is packed, ``network`` is another one, or the loss is not finite; as
+            `qexplore.training.loop.train` says.
         DataError: an empty loader.
     """
     checked_keywords(train_packed, training, TrainingKeywords)
@@ -84,11 +85,28 @@ def train_packed(
             "train_packed needs a network with packed layers, got one without: pack_linear_weights first"
         )
     for name, module in packed.items():
-        replace_everywhere(trained, module, TrainedPackedLinear(network.get_submodule(name), module))
+        trained = replace_everywhere(trained, module, TrainedPackedLinear(_float_layer(network, name, module), module))
     train(trained, loader, loss, TrainingOptions(**training, progress=progress).gentle(), unpack=unpack)
     for name, module in packed.items():
-        replace_everywhere(trained, trained.get_submodule(name), _packed_again(trained.get_submodule(name), module))
+        layer = trained.get_submodule(name)
+        trained = replace_everywhere(trained, layer, _packed_again(layer, module))
     return trained
+
+
+def _float_layer(network: nn.Module, name: str, packed: PackedLinear) -> nn.Module:
+    """The layer of ``network`` that ``packed`` was made of.
+
+    Raises:
+        WorkflowError: it has none of that name and shape.
+    """
+    layer: nn.Module | None = dict(network.named_modules(remove_duplicate=False)).get(name)
+    if layer is None or not is_packable(layer) or float_rows(layer).shape != (packed.out_features, packed.in_features):
+        raise WorkflowError(
+            "train_packed needs the float network that was packed, with a linear layer of "
+            f"{packed.in_features} inputs and {packed.out_features} outputs at '{name}', got {type(network).__name__} "
+            "without: give the network that pack_linear_weights was given"
+        )
+    return layer
 
 
 @torch.no_grad()

@@ -134,10 +134,7 @@ def pack_linear_weights(
     for name, module in packable.items():
         packed = PackedLinear.from_float(module, num_bits, group_size, method=method)
         layers.append(_described(name, module, packed))
-        if module is copied:
-            copied = packed
-        else:
-            replace_everywhere(copied, module, packed)
+        copied = replace_everywhere(copied, module, packed)
     if calibration_loader is not None:
         _calibrate(copied, calibration_loader, unpack, progress)
     return PackingReport(copied, num_bits, group_size, tuple(layers), skipped)
