@@ -211,6 +211,11 @@ def test_loaded_network_is_checked_against_the_file(result, tmp_path):
         qx.load_quantized(tmp_path / "dynamic.pt", wider)
 
 
+def test_a_folder_is_no_file_to_save_to(result, tmp_path):
+    with pytest.raises(WorkflowError, match="cannot be written, for it is a folder: give the path of a file in it"):
+        result.save(tmp_path)
+
+
 def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(WorkflowError, match="there is no file"):
         qx.load_quantized(tmp_path / "nothing", trained("small_cnn"))

@@ -112,9 +112,11 @@ class QuantizationResult(Tabular):
         Makes the folder of ``path``, but not that folder's parents.
 
         Raises:
-            WorkflowError: the folder cannot be made.
+            WorkflowError: the folder cannot be made, or ``path`` is one itself.
         """
         made_folder(path, WorkflowError)
+        if Path(path).is_dir():
+            raise WorkflowError(f"'{path}' cannot be written, for it is a folder: give the path of a file in it")
         self._save(Path(path))
 
     def script(self) -> Any:
