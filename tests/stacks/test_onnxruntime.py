@@ -286,6 +286,25 @@ def test_every_layer_of_a_shared_weight_has_its_row_and_its_choice(method, chose
         assert ("not selected" in row.reason) == (not is_chosen)
 
 
+class Debiased(nn.Module):
+    """Its layers have words of the quantizer in their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.debiased, self.pre_quantized = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pre_quantized(self.debiased(x).relu())
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_a_layer_may_be_called_like_what_the_quantizer_adds(method):
+    settings, x = Settings(method, "onnxruntime"), torch.randn(16, 8)
+    result = stack.quantize(Debiased().eval(), settings, Data((x,), lambda prepared: prepared(x)))
+    weights = {row.name: str(row.weights) for row in result.strategy if row.type == "Linear"}
+    assert weights == dict.fromkeys(("debiased", "pre_quantized"), f"{WEIGHTS} per channel")
+
+
 @pytest.mark.slow
 def test_memory_of_a_calibration_does_not_grow_with_its_batches():
     def peak(num_batches: int, observer: str) -> int:

@@ -142,7 +142,7 @@ class _Reader:
         """How the weights that a node reads are stored."""
         if node.op_type in _AT_RUN_TIME:
             names = ("_scale", "_zero_point")
-            found = [self._weight(one, *(one.replace("_quantized", name) for name in names)) for one in node.input]
+            found = [self._weight(one, *(one.removesuffix("_quantized") + name for name in names)) for one in node.input]
         else:
             givers = filter(None, map(self._givers.get, node.input))
             found = [self._weight(*one.input) for one in givers if one.op_type == "DequantizeLinear"]
@@ -152,7 +152,7 @@ class _Reader:
         if name not in self._initializers or scale_name not in self._initializers or name == scale_name:
             return None
         integers, scale = self._array(name), self._array(scale_name)
-        if integers.dtype.name not in ("int8", "uint8") or "bias" in name:
+        if integers.dtype.name not in ("int8", "uint8") or _is_bias(name):
             return None  # a bias has 32 bits in a convolution, 8 in an addition
         has_zero_point = zero_point_name in self._initializers and self._array(zero_point_name).any()
         return Stored(
@@ -185,6 +185,11 @@ class _Reader:
             one is not None and one.op_type == "DequantizeLinear" and one.input[0] not in self._initializers
             for one in givers
         )
+
+
+def _is_bias(initializer: str) -> bool:
+    """By the parameter's own name, such as ``bias_quantized`` or ``in_proj_bias``: that of a module may hold any word."""
+    return "bias" in initializer.rpartition(".")[2].split("_")
 
 
 def _width(integers: Any) -> int:
