@@ -104,6 +104,22 @@ def test_packed_weights_of_linear_layers():
     converted = static(network, linear_num_bits=4)
     assert accuracy(converted.model) >= accuracy(network) - 0.03
     assert str(rows(converted)["fc1"].weights) == "int4 per channel, packed"
+    scripted, x = converted.script(), digits().report.x  # without a word of torch's tracer
+    assert torch.equal(run(scripted, x), run(converted.model, x))
+
+
+def test_no_trace_is_given_of_a_module_that_may_have_branches():
+    class Choosing(nn.Module):
+        ways = (torch.Tensor.neg, torch.Tensor.abs)
+
+        def forward(self, x):
+            return self.ways[int(bool(x.sum() > 0))](x)
+
+    x = torch.randn(16, 8)
+    network = nn.Sequential(nn.Linear(8, 8), Choosing(), nn.Linear(8, 4)).eval()
+    converted = static(network, Data((x,), lambda prepared: prepared(x)))
+    with pytest.raises(WorkflowError, match="keep only the path of the example"):
+        converted.script()
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "resnet20", "shared_relu"])

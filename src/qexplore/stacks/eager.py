@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from qexplore._quiet import quiet, silenced
-from qexplore.errors import DataError, WorkflowError
+from qexplore.errors import DataError, TraceError, WorkflowError, first_line
 from qexplore.model import first_samples
-from qexplore.preparation import check_example
+from qexplore.preparation import check_example, trace_network
 from qexplore.stacks.base import Beside, Converted, Data, Settings
 from qexplore.stacks.beside import FloatGraph, graph_beside, modules_beside
 from qexplore.stacks.called_wrongly import explain_calls
@@ -180,16 +180,36 @@ def _require_running(model: nn.Module, example: tuple[Any, ...]) -> None:
 
 
 def _scripted(model: nn.Module, example: tuple[Any, ...]) -> Any:
-    """A TorchScript module that gives what ``model`` gives on the example: scripted, or else traced."""
+    """A TorchScript module that gives what ``model`` gives: scripted, or traced where that cannot lose a branch."""
     with quiet():
         try:
             scripted = torch.jit.script(model)
             _require_running(scripted, example)
             return scripted
-        except Exception as first:
-            try:
-                return torch.jit.trace(model, copy.deepcopy(example), check_trace=False)  # type: ignore[no-untyped-call]
-            except Exception as second:
+        except Exception as error:
+            if not _has_one_path(model, example):
                 raise WorkflowError(
-                    f"the quantized network can be neither scripted ({type(first).__name__}) nor traced: {second}"
-                ) from second
+                    "result.script() needs a network that torch.jit.script takes, or that torch.fx takes apart into "
+                    f"torch's own modules and functions, and {type(model).__name__} is neither "
+                    f"({type(error).__name__}: {first_line(error)}), so that a trace would keep only the path of the "
+                    "example: save the network with result.save(path), or write its forward without such code"
+                ) from error
+        # What tracing warns of are the constants and sizes of our own layers.
+        with stopping("the quantized network can be neither scripted nor traced", model), silenced():
+            return torch.jit.trace(model, copy.deepcopy(example), check_trace=False)  # type: ignore[no-untyped-call]
+
+
+_WITHOUT_BRANCHES = ("torch", "qexplore", "operator", "builtins", "math")
+
+
+def _has_one_path(model: nn.Module, example: tuple[Any, ...]) -> bool:
+    """Whether ``model`` is a graph of steps that are none of the user's own code, which might ask for values."""
+    try:
+        graph = model.graph if isinstance(model, fx.GraphModule) else trace_network(model, example).graph
+    except TraceError:
+        return False
+    called = [model.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
+    functions = [node.target for node in graph.nodes if node.op == "call_function"]
+    steps = [*functions, *(type(one) for module in called for one in module.modules())]
+    homes = {str(getattr(step, "__module__", None) or "torch").partition(".")[0].lstrip("_") for step in steps}
+    return homes.issubset(_WITHOUT_BRANCHES)
