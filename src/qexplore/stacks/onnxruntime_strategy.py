@@ -141,8 +141,8 @@ class _Reader:
     def weights(self, node: Any) -> list[Stored]:
         """How the weights that a node reads are stored."""
         if node.op_type in _AT_RUN_TIME:
-            names = ("_scale", "_zero_point")
-            found = [self._weight(one, *(one.removesuffix("_quantized") + name for name in names)) for one in node.input]
+            stems = {one: one.removesuffix("_quantized") for one in node.input}
+            found = [self._weight(one, f"{stem}_scale", f"{stem}_zero_point") for one, stem in stems.items()]
         else:
             givers = filter(None, map(self._givers.get, node.input))
             found = [self._weight(*one.input) for one in givers if one.op_type == "DequantizeLinear"]
@@ -188,7 +188,7 @@ class _Reader:
 
 
 def _is_bias(initializer: str) -> bool:
-    """By the parameter's own name, such as ``bias_quantized`` or ``in_proj_bias``: that of a module may hold any word."""
+    """By the parameter's own name, such as ``bias_quantized`` or ``in_proj_bias``: a module's may hold any word."""
     return "bias" in initializer.rpartition(".")[2].split("_")
 
 
