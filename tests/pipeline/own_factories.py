@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from qexplore.pipeline import Subject
+
 
 class Tiny(nn.Module):
     """A convolution with its BatchNorm, a pool, and a linear layer; relu is a function."""
@@ -66,6 +68,11 @@ def text():
 
 def with_iterator():
     return Tiny(), iter([]), iter([])
+
+
+def whole_subject():
+    few = batches(digits().report, 50)[:1]
+    return Subject("mine", trained("small_cnn"), few, few, few)
 
 
 def without_batches():

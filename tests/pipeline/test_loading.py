@@ -81,12 +81,17 @@ def test_unknown_names_are_refused_with_those_there_are():
         load("vgg")
 
 
-def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
+@pytest.mark.parametrize(
+    ("package", "extra", "name"), [("transformers", "text", "gpt2"), ("torchvision", "demo", "simplecnn")]
+)
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch, package, extra, name):
+    for loaded in [one for one in sys.modules if one.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        MissingPackageError, match=r"'transformers', which is not installed: pip install 'qexplore\[text]'"
+        MissingPackageError, match=rf"'{package}', which is not installed: pip install 'qexplore\[{extra}]'"
     ):
-        load("gpt2")
+        load(name, data=None if name == "gpt2" else tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------- factories
@@ -139,6 +144,17 @@ def test_a_factory_draws_what_the_seed_says_and_leaves_random_state(here):
 def test_factories_that_cannot_be_used_are_refused_in_a_sentence(here, name, message):
     with pytest.raises(QExploreError, match=message):
         load(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [("whole_subject", {"data", "text", "weights"}), ("on_digits", {"data", "text"}), ("example", {"data", "text"})],
+)
+def test_options_that_a_factory_leaves_no_use_for_are_refused_by_name(here, name, unused):
+    for option in unused:
+        message = f"'own_factories:{name}' returns .*, got --{option} nowhere, which would not be used: leave it out"
+        with pytest.raises(WorkflowError, match=message):
+            load(f"own_factories:{name}", **{option: Path("nowhere")})
 
 
 def test_an_untraceable_network_is_refused_with_the_reason(here, capfd):
@@ -196,6 +212,40 @@ def test_fashion_mnist_is_read(tmp_path, zipped):
     assert (images.name, images.shape, images.num_classes) == ("Fashion-MNIST", (1, 28), 10)
     assert images.train[1].tolist() == labels.tolist() and len(images.test[1]) == 20
     assert -1 <= float(images.train[0].min()) < float(images.train[0].max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda whole: gzip.compress(whole)[:-3], "EOFError"),
+        (lambda whole: b"no archive", "BadGzipFile"),
+        (lambda whole: gzip.compress(whole[:-1]), "ValueError: cannot reshape"),
+        (lambda whole: gzip.compress(whole[:6]), "ValueError: buffer is smaller"),
+        (lambda whole: gzip.compress(b""), r"ValueError: it begins with the bytes \(\)"),
+    ],
+)
+def test_torn_files_of_fashion_mnist_are_refused_by_name(tmp_path, make, what):
+    for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
+        write_idx(tmp_path / name, np.zeros((4, 28, 28)), zipped=False)
+    for name in ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"):
+        write_idx(tmp_path / name, np.zeros(5), zipped=False)
+    with pytest.raises(DataError, match="a label for each image, got 5 and 5 labels for 4 and 4 images"):
+        read_images(tmp_path)
+    torn = tmp_path / "t10k-labels-idx1-ubyte"
+    (tmp_path / f"{torn.name}.gz").write_bytes(make(torn.read_bytes()))
+    torn.unlink()
+    with pytest.raises(DataError, match=rf"{torn.name}.gz' must be a whole idx file .*1 dimensions.*{what}"):
+        read_images(tmp_path)
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / "dogs" / "3.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"dogs/3.png' must be an image, but UnidentifiedImageError: "):
+        read_images(tmp_path)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(DataError, match="torchvision refuses the files in .*cifar-10-batches-py': RuntimeError: "):
+        read_images(tmp_path)
 
 
 def test_a_folder_of_classes_is_read_and_a_fifth_held_out(tmp_path):

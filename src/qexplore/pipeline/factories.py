@@ -34,22 +34,34 @@ def factory_subject(name: str, options: Options, dialogue: Prefixed) -> Subject:
     - a `Subject`, which says everything.
 
     Raises:
-        WorkflowError: no such module or function, or one that fails or returns something else.
+        WorkflowError: no such module or function, one that fails or returns something else, or options that name data
+            or weights where the factory gives its own.
         DataError: a loader without a batch.
     """
     made = _call(_factory(name), name, options.seed)
     if isinstance(made, Subject):
+        _refuse_unused(name, "a Subject, which has its own data and weights", options, "data", "text", "weights")
         return made
     parts = made if isinstance(made, (tuple, list)) else (made,)
     if not (1 <= len(parts) <= 3 and isinstance(parts[0], nn.Module)):
         got = f"({', '.join(type(part).__name__ for part in parts)})" if len(parts) > 1 else type(made).__name__
         raise WorkflowError(f"'{name}' must return {_FORMS}, got {got}")
+    if len(parts) > 1:
+        _refuse_unused(name, "its data along with the network", options, "data", "text")
     network = parts[0].eval()
     load_weights(network, options, dialogue)
     if len(parts) == 2:
         return _with_example(name, network, parts[1], dialogue)
     train, held_out = parts[1:] or _image_loaders(name, options, dialogue)
     return _with_loaders(name, network, train, held_out)
+
+
+def _refuse_unused(name: str, what: str, options: Options, *unused: str) -> None:
+    given = [f"--{option} {getattr(options, option)}" for option in unused if getattr(options, option) is not None]
+    if given:
+        raise WorkflowError(
+            f"'{name}' returns {what}, got {' and '.join(given)}, which would not be used: leave it out"
+        )
 
 
 def _image_loaders(name: str, options: Options, dialogue: Prefixed) -> tuple[Loader, Loader]:

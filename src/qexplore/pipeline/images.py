@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ def read_images(folder: Path, seed: int = 0) -> Images:
         seed: of the split of a folder of classes, of which a fifth is held out.
 
     Raises:
-        DataError: none of these.
+        DataError: none of these, or a file that cannot be read.
+        MissingPackageError: torchvision, which reads folders of classes and CIFAR-10's pickled files, is not installed.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder '{folder}'")
@@ -124,19 +126,21 @@ def _read_cifar10(folder: Path) -> Images | None:
 def _read_records(files: list[Path]) -> tuple[Tensor, Tensor]:
     """Every record is the label's byte and 3072 bytes of red, green and blue pixels, row by row."""
     parts = [np.fromfile(file, dtype=np.uint8) for file in files]
-    if any(len(part) % 3073 for part in parts):
+    if any(not len(part) or len(part) % 3073 for part in parts):
         raise DataError(f"the binary files of CIFAR-10 in '{files[0].parent}' must hold records of 3073 bytes")
     records = np.concatenate(parts).reshape(-1, 3073)
     return _pixels(records[:, 1:].reshape(-1, 3, 32, 32)), torch.from_numpy(records[:, 0]).long()
 
 
 def _read_pickled(root: Path) -> Images:
-    import torchvision  # on use: it takes a second to load
-
+    datasets = import_optional("torchvision.datasets", extra="demo", purpose="reading CIFAR-10's pickled files")
     try:
-        parts = [torchvision.datasets.CIFAR10(str(root), train=train) for train in (True, False)]
-    except RuntimeError as error:
-        raise DataError(f"torchvision refuses the files in '{root / 'cifar-10-batches-py'}': {error}") from error
+        parts = [datasets.CIFAR10(str(root), train=train) for train in (True, False)]
+    except Exception as error:  # what a broken file raises has no other common base
+        raise DataError(
+            f"torchvision refuses the files in '{root / 'cifar-10-batches-py'}': {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
     train, test = (
         (_pixels(part.data.transpose(0, 3, 1, 2)), torch.tensor(part.targets, dtype=torch.int64)) for part in parts
     )
@@ -147,6 +151,11 @@ def _read_fashion(folder: Path) -> Images | None:
     if not all((folder / part).exists() or (folder / f"{part}.gz").exists() for part in _FASHION):
         return None
     images, labels, test_images, test_labels = (_read_idx(folder, part) for part in _FASHION)
+    if (len(images), len(test_images)) != (len(labels), len(test_labels)):
+        raise DataError(
+            f"the files of Fashion-MNIST in '{folder}' must hold a label for each image, got {len(labels)} and "
+            f"{len(test_labels)} labels for {len(images)} and {len(test_images)} images"
+        )
     train = _pixels(images[:, None]), torch.from_numpy(labels).long()
     test = _pixels(test_images[:, None]), torch.from_numpy(test_labels).long()
     return Images("Fashion-MNIST", str(folder), train, test, 10)
@@ -154,18 +163,27 @@ def _read_fashion(folder: Path) -> Images | None:
 
 def _read_idx(folder: Path, part: str) -> NDArray[np.uint8]:
     """An idx file holds zero, zero, the type (8: bytes), the number of dimensions, each of them, and the bytes."""
-    plain = folder / part
-    content = plain.read_bytes() if plain.exists() else gzip.decompress((folder / f"{part}.gz").read_bytes())
-    shape = np.frombuffer(content, dtype=">i4", count=content[3], offset=4)
-    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * content[3]).reshape(shape).copy()
+    file, num_dims = folder / part, 3 if "images" in part else 1
+    try:
+        if not file.exists():
+            file = folder / f"{part}.gz"
+        content = file.read_bytes() if file.suffix != ".gz" else gzip.decompress(file.read_bytes())
+        if tuple(content[:4]) != (0, 0, 8, num_dims):
+            raise ValueError(f"it begins with the bytes {tuple(content[:4])}")
+        shape = np.frombuffer(content, dtype=">i4", count=num_dims, offset=4)
+        return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * num_dims).reshape(shape).copy()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(
+            f"'{file}' must be a whole idx file of bytes in {num_dims} dimensions, as Fashion-MNIST's is, but "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _read_classes(folder: Path, seed: int) -> Images:
-    from torchvision.datasets import ImageFolder  # on use: it takes a second to load
-    from torchvision.transforms import functional as transforms
-
+    purpose = "reading a folder of images"
+    datasets: Any = import_optional("torchvision.datasets", extra="demo", purpose=purpose)
     try:
-        found = ImageFolder(str(folder))
+        found = datasets.ImageFolder(str(folder))
     except FileNotFoundError as error:
         raise DataError(
             f"'{folder}' must hold CIFAR-10 (cifar-10-batches-py or -bin), the four files of Fashion-MNIST, or one "
@@ -173,13 +191,21 @@ def _read_classes(folder: Path, seed: int) -> Images:
         ) from error
     if len(found) < 20:
         raise DataError(f"'{folder}' must hold at least 20 images, got {len(found)}")
-    images = [transforms.resize(image.convert("RGB"), [_SIZE, _SIZE]) for image, _ in found]
+    transforms = import_optional("torchvision.transforms.functional", extra="demo", purpose=purpose)
+    images = [transforms.resize(_read_image(file, found.loader), [_SIZE, _SIZE]) for file, _ in found.samples]
     pixels = _pixels(np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2))
     labels = torch.tensor([label for _, label in found.samples])
     order = torch.from_numpy(stream(seed, "image folder").permutation(len(labels)))
     test, train = order[: len(order) // 5], order[len(order) // 5 :]
     parts = (pixels[train], labels[train]), (pixels[test], labels[test])
     return Images(f"images of {folder.name}", str(folder), *parts, num_classes=len(found.classes))
+
+
+def _read_image(file: str, load: Callable[[str], Any]) -> Any:
+    try:
+        return load(file)
+    except Exception as error:  # what a broken file raises has no other common base
+        raise DataError(f"'{file}' must be an image, but {type(error).__name__}: {first_line(error)}") from error
 
 
 def _digits() -> Images:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qexplore._optional import import_optional
 from qexplore.errors import DataError, WorkflowError
 from qexplore.pipeline.dialogue import Prefixed
 from qexplore.pipeline.options import Options
@@ -44,9 +45,8 @@ class SimpleCNN(nn.Module):
 
 def resnet18(in_channels: int = 3, size: int = 32, num_classes: int = 10) -> nn.Module:
     """ResNet-18 of torchvision, its first convolution for ``in_channels``; untrained. ``size`` may be any."""
-    import torchvision  # on use: it takes a second to load
-
-    network: nn.Module = torchvision.models.resnet18(weights=None, num_classes=num_classes)
+    models = import_optional("torchvision.models", extra="demo", purpose="the pipeline's resnet18")
+    network: nn.Module = models.resnet18(weights=None, num_classes=num_classes)
     if in_channels != 3:
         network.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
     return network
