@@ -1,4 +1,4 @@
-"""Outputs of a network in integers that are hard to hold: looked up, next to nothing, several, or told of twice."""
+"""Outputs of a network in integers that are hard to hold or to time: looked up, next to nothing, several, in place."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import qexplore as qx
+from qexplore.workflows.measuring import measure_latency
 
 
 class Cancelling(nn.Module):
@@ -78,3 +79,13 @@ def test_an_output_below_the_least_step_of_any_range_is_no_alarm() -> None:
     report = _report(Gated(), stack="fx")
     assert report.error < 0.05
     assert report.alarms == ()
+
+
+def test_the_times_of_a_forward_that_writes_into_its_input_are_those_of_one_input() -> None:
+    class Doubling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mul_(2)
+
+    x = torch.ones(4)
+    measure_latency(Doubling(), Doubling(), (x,), batch=4)
+    assert x.tolist() == [1.0] * 4

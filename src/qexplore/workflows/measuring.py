@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from qexplore._trees import cloned
 from qexplore.errors import MetricError
 from qexplore.evaluation import apply_metric, batch_scores, summary
 from qexplore.metrics import Metric, WholeSetMetric
@@ -49,7 +50,7 @@ def measure_latency(network: nn.Module, quantized: nn.Module, inputs: tuple[Any,
     turns: list[tuple[float, float]] = []
     with torch.no_grad():
         for model in (network, quantized):
-            model(*inputs)
+            _seconds_of_call(model, inputs)
         start = time.perf_counter()
         while len(turns) < _MAX_TURNS and (len(turns) < 3 or time.perf_counter() - start < _SECONDS):
             # Who goes first changes: a scheduler on a busy machine can fall in step with turns of one kind.
@@ -68,8 +69,9 @@ def measure_latency(network: nn.Module, quantized: nn.Module, inputs: tuple[Any,
 
 
 def _seconds_of_call(model: nn.Module, inputs: tuple[Any, ...]) -> float:
+    given = cloned(inputs)  # a forward may write into them
     start = time.perf_counter()
-    model(*inputs)
+    model(*given)
     return time.perf_counter() - start
 
 
