@@ -15,6 +15,7 @@ import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import DataError, MetricError, ModelError, SelectionError, WorkflowError
 from qexplore.quant import decode_floats, encode_floats, quantize_float
+from qexplore.stacks.feeding import feeding_of
 from qexplore.stacks.float8 import FORMATS
 
 CODES = {"E4M3": ml_dtypes.float8_e4m3fn, "E5M2": ml_dtypes.float8_e5m2, "E3M4": ml_dtypes.float8_e3m4}
@@ -76,6 +77,35 @@ def test_layer_behind_a_function_says_that_its_input_stays_float():
         warnings.filterwarnings("ignore", "the output is .* of the float norm away")
         rows = {row.name: row for row in quantized("mobilenet").report.strategy}
     assert rows["blocks.1.layers.0"].reason == "its input comes from a function and stays float"
+
+
+@pytest.mark.parametrize(
+    ("write", "readers"),
+    [
+        (lambda z, y: z.add_(y), []),
+        (lambda z, y: z[:, :2].mul_(y[:, :2]), []),
+        (lambda z, y: z.relu_(), ["b"]),
+        (lambda z, y: nn.functional.relu6(z, inplace=True), ["b"]),
+        (lambda z, y: z + y, ["b"]),
+    ],
+    ids=["sum", "part", "relu", "relu6", "nothing"],
+)
+def test_what_was_written_into_comes_from_a_function_unless_it_was_clamped(write, readers):
+    class Writing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.a(x)
+            z = self.b(y)
+            write(z, y)
+            return self.c(z)
+
+    network = Writing().eval()
+    feeding = feeding_of(network, (torch.randn(8, 4),), dict(network.named_children()))
+    assert [name for name in feeding.producers if "c" in feeding.readers[name]] == readers
+    assert feeding.fed_by_function == (set() if readers else {"c"})
 
 
 def test_scales_are_the_largest_magnitudes():
