@@ -185,6 +185,26 @@ def test_attention_of_torch_stays_float_and_its_layer_takes_the_plain_path():
         converted.model(X[:4])
 
 
+def test_a_padding_mask_is_taken_by_the_encoder_whatever_the_example_had():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+
+        def forward(self, x, mask=None):
+            return self.encoder(x, src_key_padding_mask=mask)
+
+    torch.manual_seed(0)
+    network, x, mask = Padded().eval(), torch.randn(4, 6, 16), torch.zeros(4, 6, dtype=torch.bool)
+    mask[:, 4:] = True
+    for example in ((x,), (x, mask)):
+        converted = dynamic(network, *example)
+        given, expected = (run(one, x, mask)[~mask] for one in (converted.model, network))
+        assert float((given - expected).norm() / expected.norm()) < 0.03
+    assert "the places that it hides hold values" in converted.notes[0]
+    assert network.encoder.use_nested_tensor
+
+
 def test_a_predicate_chooses_dynamic_layers():
     converted = dynamic(trained("lstm"), modules=predicates.by_type(nn.Linear))
     rows = {row.name: row for row in converted.strategy}

@@ -36,6 +36,9 @@ def convert_dynamic(network: nn.Module, settings: Settings) -> nn.Module:
         if type(module) is nn.TransformerEncoderLayer:
             # Its fast path reads the weights of its linear layers, which are methods after conversion.
             module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            # That path alone takes the nested tensors which this makes of a padding mask.
+            module.enable_nested_tensor = module.use_nested_tensor = False
     linear, recurrent = linear_qconfig_of(settings), qconfig_of(settings)
     spec = {name: linear if type(module) is nn.Linear else recurrent for name, module in layers.items()}
     names = {module: name for name, module in model.named_modules()}
@@ -108,9 +111,11 @@ def dynamic_notes(network: nn.Module) -> tuple[str, ...]:
     encoders = sum(type(module) is nn.TransformerEncoderLayer for module in network.modules())
     if not encoders:
         return ()
+    nested = any(getattr(module, "use_nested_tensor", False) for module in network.modules())
+    padded = "; behind a padding mask the places that it hides hold values, not the fast path's zeros" if nested else ""
     return (
         f"{encoders} TransformerEncoderLayer modules take their plain path, for the fast one reads float weights; "
-        "attention inside them stays float",
+        f"attention inside them stays float{padded}",
     )
 
 
