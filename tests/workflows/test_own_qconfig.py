@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.ao.quantization import get_default_qconfig
+from torch.nn.utils.parametrizations import weight_norm
 
 import qexplore as qx
 from qexplore._quiet import quiet
@@ -60,3 +61,24 @@ def test_files_load_into_the_network_that_has_it(stack, tmp_path):
     for given in (network, network_of(None)):
         given.load_state_dict(network.state_dict())
         assert torch.equal(qx.load_quantized(tmp_path / "network.pt", given)(X), result.model(X))
+
+
+class Sharing(nn.Module):
+    """A layer that is called twice, and a parametrized one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.shared, self.normed = nn.Linear(8, 8), weight_norm(nn.Linear(8, 8))
+        self.shared.qconfig = self.normed.qconfig = None
+
+    def forward(self, x):
+        return self.last(self.normed(self.shared(self.shared(self.first(x)).relu()).relu()).relu())
+
+
+@pytest.mark.parametrize("stack", ["fx", "eager", "pt2e", "onnxruntime"])
+def test_none_keeps_every_call_float_and_a_parametrized_layer(stack):
+    rows = quantized(Sharing().eval(), "static", stack).report.strategy
+    assert {row.name for row in rows if row.weights} == {"first", "last"}
+    left = {row.name: row for row in rows if "its own qconfig is None" in row.reason}
+    assert {"shared", "normed"} <= set(left) and not any(row.is_quantized for row in left.values())

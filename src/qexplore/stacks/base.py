@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -86,6 +86,11 @@ class Settings:
     def has_own_ranges(self) -> bool:
         """Whether observers of the user's own choose ranges."""
         return callable(self.activation_observer) or callable(self.weight_observer)
+
+    def with_copies(self, copies: Mapping[str, str]) -> Settings:
+        """The same of a network in which calls of a module are ``copies`` of it, by whose names they are told."""
+        of_copies = {one: self.left_float[name] for one, name in copies.items() if name in self.left_float}
+        return replace(self, left_float={**of_copies, **self.left_float})
 
     def __post_init__(self) -> None:
         checked_name("method", self.method, get_args(Method), WorkflowError)

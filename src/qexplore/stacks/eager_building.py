@@ -93,6 +93,7 @@ def build(network: nn.Module, settings: Settings, example: tuple[Any, ...], layo
     """
     is_qat = settings.method == "qat"
     graph = graph_of(network, example, selected(network, settings))
+    settings = settings.with_copies(graph.copies)
     allowed = _allowed(network, graph, settings)
     layers, refused = choose_layers(graph.network, allowed, settings.engine, settings.left_float)
     structure = structure_of(graph.network)

@@ -99,6 +99,8 @@ def _reason_for_float(network: nn.Module, built: Built, node: fx.Node, name: str
     if node.op == "call_function" and getattr(node.target, "__name__", "") in WEIGHTED:
         return reasons.FUNCTION
     float_name = built.graph.copies.get(name, name)
+    if float_name in settings.left_float:
+        return settings.left_float[float_name]
     if is_left_out(float_name, original, settings):
         return reasons.NOT_SELECTED.format(modules=settings.modules)
     own = built.layout.domains.reasons.get(node.name)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from qexplore.predicates import as_predicate, select_modules
 from qexplore.stacks import reasons
@@ -65,8 +66,9 @@ def layer_of(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str] | N
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module computes by itself; attention does, although it holds another module for its parameters."""
-    return isinstance(module, nn.MultiheadAttention) or next(module.children(), None) is None
+    """Whether a module computes by itself; attention and a parametrized layer do, with modules for their parameters."""
+    is_whole = isinstance(module, nn.MultiheadAttention) or parametrize.is_parametrized(module)
+    return is_whole or next(module.children(), None) is None
 
 
 def float_modules(network: nn.Module, settings: Settings, originals: Mapping[str, str]) -> frozenset[str]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from qexplore.stacks.exported_modules import is_layer
+
 _NAME = "qconfig"
 
 
@@ -30,8 +32,7 @@ def drop_qconfigs(network: nn.Module) -> None:
 
 def _of_layers(module: nn.Module, name: str, around: object) -> Iterator[tuple[str, object]]:
     own = vars(module).get(_NAME, around)
-    children = dict(module.named_children())
-    if not children:
+    if is_layer(module):
         yield name, own
-    for key, child in children.items():
+    for key, child in module.named_children():
         yield from _of_layers(child, f"{name}.{key}" if name else key, own)

@@ -63,6 +63,7 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
 
 def _quantized(network: nn.Module, settings: Settings, data: Data) -> Converted:
     own, originals, notes = _own_modules(with_own_classes(copy.deepcopy(network)), data)
+    settings = settings.with_copies(originals)
     settle_padding(own)
     kept_float = float_modules(own, settings, originals)
     signature = inspect.signature(network.forward)
