@@ -7,6 +7,7 @@ import torch
 from stack_runs import Made, converted, relative_error, with_statistics
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 
 def conv():
@@ -117,6 +118,23 @@ def test_exported_graphs_are_folded_by_the_same_rule(kind):
     pytest.importorskip("torchao")
     network, x = network_of(kind)
     assert relative_error("pt2e", "static", network, x) < 0.03
+
+
+COMPUTED = {
+    "weight": lambda: Made(lambda s, x: s.n(s.b(s.a(x))), a=conv(), b=weight_norm(nn.Conv2d(4, 4, 1)), n=norm()),
+    "bias": lambda: Made(
+        lambda s, x: s.n(F.conv2d(s.a(x), s.b.weight, 2 * s.b.bias)), a=conv(), b=nn.Conv2d(4, 4, 1), n=norm()
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["static", "qat"])
+@pytest.mark.parametrize("what", COMPUTED)
+def test_a_norm_behind_a_computed_weight_or_bias_stays_in_exported_graphs(what, method):
+    pytest.importorskip("torchao")
+    torch.manual_seed(0)
+    x = torch.rand(IMAGES)
+    assert relative_error("pt2e", method, with_statistics(COMPUTED[what](), x), x) < 0.03
 
 
 @pytest.mark.slow  # torchao looks for traced patterns where it trains BatchNorm

@@ -1,4 +1,4 @@
-"""A ``forward`` that was set on one layer is what the quantized network computes."""
+"""What a layer or its class computes of its own is what the quantized network computes."""
 
 from types import MethodType
 
@@ -35,3 +35,23 @@ def test_a_forward_set_on_a_layer_is_not_lost(stack, method, tmp_path):
     with torch.no_grad():
         assert torch.equal(qx.load_quantized(tmp_path / "saved.pt", network)(x), result.model(x))
     assert type(network[0]) is nn.Linear
+
+
+class Standardized(nn.Conv2d):
+    """A convolution whose weight is computed, where its own class has a parameter."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.raw = nn.Parameter(self._parameters.pop("weight").data)
+
+    @property
+    def weight(self):
+        return self.raw / self.raw.norm()
+
+
+@pytest.mark.parametrize("stack", ["fx", "eager"])
+def test_a_weight_that_a_class_computes_is_not_taken_for_a_parameter(stack):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), Standardized(8, 8, 3), nn.Conv2d(8, 4, 3)).eval()
+    report = qx.quantize_static(network, [torch.randn(8, 3, 12, 12)], stack=stack).report
+    assert report.error < 0.05 and report.strategy[0].is_quantized and report.strategy[-1].is_quantized

@@ -39,8 +39,8 @@ class Connections:
         network: its modules are the nodes; what is inside torch's own modules, and inside modules of the user's own
             that cannot be traced, is not looked into.
         example: inputs as `qexplore.model.call` takes them. Where there are some they settle arguments that are no
-            tensors, ``node.meta["dims"]`` tells how many axes a node's tensor has, and ``node.meta["is_number"]`` of
-            what is no tensor whether it is a number.
+            tensors, ``node.meta["dims"]`` tells how many axes a node's tensor has, ``node.meta["shape"]`` its shape on
+            the example, and ``node.meta["is_number"]`` of what is no tensor whether it is a number.
 
     Attributes:
         fixed: arguments of ``forward`` that tracing settled because they are no tensors, with their values.
@@ -148,6 +148,7 @@ class _DimsInterpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         output = super().run_node(n)
         n.meta["dims"] = output.dim() if isinstance(output, Tensor) else None
+        n.meta["shape"] = tuple(output.shape) if isinstance(output, Tensor) else None
         n.meta["is_number"] = isinstance(output, (int, float))
         return output
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,11 +136,14 @@ def settle_padding(network: nn.Module) -> None:
     module: Any
     for module in network.modules():
         if type(module) in CONVOLUTIONS and isinstance(module.padding, str):
-            sides = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-            if module.padding == "valid":
-                module.padding = tuple(0 for _ in sides)
-            elif not any(side % 2 for side in sides):
+            sides = named_padding(module.padding, module.dilation, module.kernel_size)
+            if not any(side % 2 for side in sides):
                 module.padding = tuple(side // 2 for side in sides)
+
+
+def named_padding(padding: str, dilation: Sequence[int], kernel_size: Sequence[int]) -> list[int]:
+    """How many zeros ``"valid"`` or ``"same"`` add along each axis; where the number is odd, one more at the end."""
+    return [0 if padding == "valid" else d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
 
 
 # -------------------------------------------------------------------------------------------------------- fusing

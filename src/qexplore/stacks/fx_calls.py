@@ -8,6 +8,8 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
+from qexplore.stacks.eager_graph import named_padding
+
 _CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _PER_AXIS = ("stride", "padding", "dilation")
@@ -24,10 +26,10 @@ _SAME: dict[Any, Any] = {
 def complete_calls(graph: fx.Graph) -> bool:
     """Give convolutions all their arguments, and multiply out the ``alpha`` of a sum, which torch.ao would drop.
 
-    Functions get the names that torch.ao knows.
+    Padding is in numbers, and functions get the names that torch.ao knows.
 
     Args:
-        graph: changed; tensors stand in their places.
+        graph: changed; tensors stand in their places, and nodes tell the shapes of their tensors.
 
     Returns:
         Whether there was something to change.
@@ -65,8 +67,22 @@ def _is_completed(node: fx.Node) -> bool:
     for name in _PER_AXIS:
         if isinstance(values[name], int):
             values[name] = (values[name],) * num_axes
+    if isinstance(values["padding"], str):
+        values["padding"] = _numbers(node, values["padding"], values["dilation"])
     node.args, node.kwargs = (*node.args[:2], *values.values()), {}
     return True
+
+
+def _numbers(node: fx.Node, padding: str, dilation: tuple[int, ...]) -> tuple[int, ...]:
+    """The numbers of a padding that is named; where they differ at both ends of an axis, a step before pads there."""
+    source, weight = node.args[:2]
+    sides = named_padding(padding, dilation, weight.meta["shape"][2:])  # type: ignore[union-attr]
+    ends = [side % 2 for side in sides]
+    if any(ends):
+        with node.graph.inserting_before(node):
+            at_ends = [zeros for end in reversed(ends) for zeros in (0, end)]  # the last axis first
+            node.args = (node.graph.call_function(F.pad, (source, at_ends)), *node.args[1:])
+    return tuple(side // 2 for side in sides)
 
 
 def _is_multiplied_out(node: fx.Node) -> bool:

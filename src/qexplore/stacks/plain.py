@@ -132,7 +132,8 @@ def _torchs_own(module: nn.Module) -> type[nn.Module] | None:
         return None
     if issubclass(base, nn.Sequential) or has_own_forward(module):
         return None
-    known = {*dir(base), *base.__annotations__, *vars(module), *module._parameters, *module._buffers}
+    declared = {name for kind in base.__mro__ for name in getattr(kind, "__annotations__", ())}
+    known = {*dir(base), *declared, *vars(module), *module._parameters, *module._buffers}
     changed = {name for kind in kinds[:place] for name in vars(kind)} & known - _SAYS_NOTHING
     found: type[nn.Module] = base
     return None if changed else found

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 _ATEN = torch.ops.aten
 _TRANSPOSED = (_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input)
-_LAYERS = (
+LAYERS = (
     *(_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default),
     *(_ATEN.conv1d.padding, _ATEN.conv2d.padding, _ATEN.conv3d.padding),
     *_TRANSPOSED,
@@ -37,10 +37,10 @@ def fold(exported: fx.GraphModule) -> None:
 
 
 def guard(exported: fx.GraphModule) -> None:
-    """Part a BatchNorm from the layer it reads where torchao must not find them together: training would stop there."""
+    """Part a BatchNorm from the layer it reads where torchao must not find them together: it would stop there."""
     for norm in [node for node in exported.graph.nodes if node.target is _ATEN.batch_norm.default]:
         layer = norm.args[0]
-        if layer.target in _LAYERS and (len(layer.users) > 1 or not _can_train_together(layer, norm)):
+        if layer.target in LAYERS and (len(layer.users) > 1 or not _can_train_together(layer, norm)):
             with exported.graph.inserting_before(norm):
                 parted = exported.graph.call_function(_ATEN.alias.default, (layer,))
             parted.meta = {"val": layer.meta["val"], _GUARD: True}  # without telling whose operator it is
@@ -57,8 +57,8 @@ def unguard(exported: fx.GraphModule) -> None:
 
 
 def _can_train_together(layer: Any, norm: Any) -> bool:
-    """Whether torchao's pair for training is right: it reads all tensors of a BatchNorm, and knows no groups here."""
-    is_whole = all(one is not None for one in norm.args[1:5])
+    """Whether torchao's pair is right: it reads all tensors of both, and in training knows no groups here."""
+    is_whole = _has_constants(layer) and all(map(is_constant, norm.args[1:5]))
     return is_whole and not (layer.target in _TRANSPOSED and _groups(layer) != 1)
 
 
@@ -68,16 +68,22 @@ def _groups(transposed: Any) -> int:
 
 def _may_fold(norm: fx.Node) -> bool:
     layer: Any = norm.args[0]
-    if layer.target not in _LAYERS or len(layer.users) > 1 or norm.args[5]:
+    if layer.target not in LAYERS or len(layer.users) > 1 or norm.args[5]:
         return False
-    if any(not _is_constant(one) for one in (layer.args[1], *norm.args[3:5])):
+    if not _has_constants(layer) or not _has_constants(norm) or not all(map(is_constant, norm.args[3:5])):
         return False
     if layer.target is _ATEN.linear.default:
         return bool(layer.meta["val"].dim() == 2)  # else BatchNorm's channels lie on another axis
     return layer.target not in _TRANSPOSED or _groups(layer) == 1
 
 
-def _is_constant(node: Any) -> bool:
+def _has_constants(layer: Any) -> bool:
+    """Whether weight and bias of ``layer``, as far as it has them, can be read: weight_norm, say, computes one."""
+    return all(one is None or is_constant(one) for one in layer.args[1:3])
+
+
+def is_constant(node: Any) -> bool:
+    """Whether ``node`` reads a tensor of the network."""
     return isinstance(node, fx.Node) and node.op == "get_attr"
 
 

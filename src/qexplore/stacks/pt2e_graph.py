@@ -17,6 +17,7 @@ from qexplore._sizes import Sizes, as_forward_takes, settled_batch, settled_size
 from qexplore.errors import DataError, QExploreError, TraceError, WorkflowError, first_line
 from qexplore.stacks.called_wrongly import Form
 from qexplore.stacks.pt2e_archive import read_archive, unwritten
+from qexplore.stacks.pt2e_folding import LAYERS, is_constant
 
 _ATEN = torch.ops.aten
 _SWITCHES = ("training", "train")
@@ -252,9 +253,11 @@ def _fold(exported: fx.GraphModule, norm: Any) -> bool:
     if before.target is not _ATEN.div.Tensor:
         return False
     conv = before.args[0]
+    if conv.target not in LAYERS:
+        return False
     fake = conv.args[1]
     scaled = fake.args[0] if fake.op == "call_module" else fake
-    if scaled.target is not _ATEN.mul.Tensor:
+    if scaled.target is not _ATEN.mul.Tensor or not is_constant(scaled.args[0]):
         return False
     gamma, beta, mean, variance = (_value(exported, node) for node in norm.args[1:5])
     scale = gamma / torch.sqrt(variance + norm.args[7])
