@@ -106,14 +106,15 @@ class Form:
         return f"takes one sample at least, got {_text(parts[one] for one in empty)}" if empty else ""
 
 
-def explain_calls(model: nn.Module, example: Sequence[Any]) -> None:
+def explain_calls(model: nn.Module, example: Sequence[Any], network: nn.Module | None = None) -> None:
     """Let ``model`` say what it takes where a call with something else stops, in place of torch's words and its code.
 
     Args:
         model: changed: its class, which it has for itself from here on. Copies are without.
         example: positional arguments of a call that is right.
+        network: whose forward says what ``model`` takes, where that passes all on to it; None for ``model``.
     """
-    signature = inspect.signature(model.forward)
+    signature = inspect.signature((network or model).forward)
     form = Form.of(signature.parameters, example)
     # A graph has a class for itself, whose call prints the code of what stops.
     is_graph = isinstance(model, fx.GraphModule)

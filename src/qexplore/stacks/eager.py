@@ -26,7 +26,7 @@ from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.plain import plain
 from qexplore.stacks.saving import (
-    describe_arguments,
+    described_if_any,
     load_state,
     other_structure,
     read_state,
@@ -120,12 +120,8 @@ def _swapped(network: nn.Module, settings: Settings, data: Data) -> _Made:
 
 def _swapped_text(model: nn.Module, example: tuple[Any, ...]) -> str:
     """What a file says of a network whose modules are swapped: its structure, and what it was called with."""
-    try:
-        described = describe_arguments(example)
-    except WorkflowError:  # an object of the user's own: nothing here is built with it, as a graph is
-        described = None
     with each_once(model):
-        return json.dumps({"modules": structure_of(model), "example": described})
+        return json.dumps({"modules": structure_of(model), "example": described_if_any(example)})
 
 
 def _write(path: Path, model: nn.Module, settings: Settings, network: nn.Module, structure: str) -> None:

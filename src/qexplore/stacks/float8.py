@@ -22,9 +22,17 @@ from qexplore.quant import decode_floats, encode_floats
 from qexplore.stacks import reasons
 from qexplore.stacks.base import Converted, Data, Settings
 from qexplore.stacks.beside import modules_beside
+from qexplore.stacks.called_wrongly import explain_calls
 from qexplore.stacks.feeding import Feeding, feeding_of
 from qexplore.stacks.layer import LayerStrategy, Stored
-from qexplore.stacks.saving import ChosenModules, read_state, stack_of_state, write_state
+from qexplore.stacks.saving import (
+    ChosenModules,
+    described_if_any,
+    read_state,
+    stack_of_state,
+    write_state,
+    zero_arguments,
+)
 from qexplore.stacks.trained import with_state
 
 FORMATS: dict[str, tuple[str, str]] = {
@@ -81,7 +89,9 @@ def quantize(network: nn.Module, settings: Settings, data: Data) -> Converted:
     rows = _strategy(model, settings, feeding)
     statistics = {name: one for name, one in model.model.named_buffers() if name in dict(network.named_buffers())}
     beside = modules_beside(with_state(network, statistics), model.model, rows, settings, model)
-    return Converted(model, rows, partial(_save, model, settings, feeding), tuple(notes), beside=beside)
+    explain_calls(model, data.example, model.model)
+    save = partial(_save, model, settings, feeding, described_if_any(data.example))
+    return Converted(model, rows, save, tuple(notes), beside=beside)
 
 
 def _wrapped(
@@ -145,7 +155,7 @@ def _reason(name: str, weights: Stored | None, output: Stored | None, settings: 
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def _save(model: QuantizedModel, settings: Settings, feeding: Feeding, path: Path) -> None:
+def _save(model: QuantizedModel, settings: Settings, feeding: Feeding, example: list[Any] | None, path: Path) -> None:
     state = {name: tensor.detach() for name, tensor in _floats(model)}
     for name, quantizer in model.fake_quantizers.items():
         assert quantizer.amax is not None
@@ -158,6 +168,7 @@ def _save(model: QuantizedModel, settings: Settings, feeding: Feeding, path: Pat
         "weights": [name.rpartition(".")[0] for name in weights],
         "producers": feeding.producers,
         "reads_input": feeding.reads_input,
+        "example": example,
     }
     write_state(path, settings, model.model, json.dumps(structure), state)
 
@@ -183,6 +194,8 @@ def load(path: Path, network: nn.Module) -> QuantizedModel:
         _fill(model, saved.state["state"])
     except (SelectionError, KeyError, RuntimeError) as error:
         raise WorkflowError(f"the file is of another network than {type(network).__name__}: {error}") from error
+    if structure.get("example") is not None:  # files had none before
+        explain_calls(model, zero_arguments(structure["example"]), model.model)
     return model
 
 

@@ -128,6 +128,14 @@ def describe_arguments(example: tuple[Any, ...]) -> list[Any]:
     return [_described(one) for one in example]
 
 
+def described_if_any(example: tuple[Any, ...]) -> list[Any] | None:
+    """As `describe_arguments`, for stacks that build nothing with them; None where one is an object of a user's."""
+    try:
+        return describe_arguments(example)
+    except WorkflowError:
+        return None
+
+
 def _described(value: Any) -> Any:
     if isinstance(value, Tensor):
         return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
