@@ -172,7 +172,7 @@ def on_cpu() -> Any:
 
 
 @pytest.mark.parametrize("of_inputs", ["cpu", "pretended:0", OTHER])
-@pytest.mark.parametrize("of_targets", ["cpu", "pretended:0", OTHER])
+@pytest.mark.parametrize("of_targets", ["cpu", "pretended:0", pytest.param(OTHER, marks=pytest.mark.slow)])
 def test_batches_may_lie_anywhere(accelerator: torch.device, on_cpu: Any, of_inputs: str, of_targets: str) -> None:
     loader = [(x.to(of_inputs), y.to(of_targets)) for x, y in search_loader(100)]
     model = tiny_model()

@@ -161,6 +161,7 @@ def test_another_seed_or_minimum_makes_use_of_what_was_measured(tmp_path):
         assert [run.id for run in store.runs()] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_resume_takes_the_settings_of_the_run(tmp_path):
     study = tmp_path / "a.db"
     whole = explored("sms-emoa")

@@ -58,7 +58,11 @@ class Forms(nn.Module):
         return self.form(self.first(x), self.second(x))
 
 
-@pytest.mark.parametrize("form", _FORMS)
+_ALIKE = ("tuple of one", "list", "dict of one", "with none", "ordered")
+"""Go the way of another form: tried with the slow tests."""
+
+
+@pytest.mark.parametrize("form", [pytest.param(form, marks=[pytest.mark.slow] * (form in _ALIKE)) for form in _FORMS])
 def test_output_has_the_form_of_the_float_network_s(form: str, tmp_path) -> None:
     network, x = Forms(_FORMS[form]).eval(), torch.randn(4, 4)
     result = qx.quantize_dynamic(network, x, stack="onnxruntime")
