@@ -77,7 +77,7 @@ from qexplore.model.quantizer_view import QuantizerView
 from qexplore.model.ready import require_wrapped
 from qexplore.model.schemes import SCHEMES, Scheme, scheme
 from qexplore.model.selectors import KINDS_OF_WORD, PointModules, selector_text
-from qexplore.model.state import bit_sum, content_version, in_eval_mode, undone_on_failure
+from qexplore.model.state import bit_sum, content_version, in_eval_mode, undone_on_failure, write_count
 from qexplore.model.taping import taped
 from qexplore.model.tracing import PathTracer, bound_arguments, takes_any_arguments, trace_around, without_tensors
 from qexplore.model.unpacking import unpacking

@@ -65,7 +65,7 @@ def content_version(model: nn.Module) -> Hashable:
     fetched at once: on an accelerator each launch costs more than a small tensor's sum, and each fetch a wait.
     """
     named = [*model.named_parameters(), *model.named_buffers()]
-    tensors = tuple((name, t.device, t.dtype, t.data_ptr(), _version(t), tuple(t.shape)) for name, t in named)
+    tensors = tuple((name, t.device, t.dtype, t.data_ptr(), write_count(t), tuple(t.shape)) for name, t in named)
     together: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     alone: list[Tensor] = []
     for bits in (_raw_bits(tensor) for _, tensor in named):
@@ -86,7 +86,8 @@ def follow_saved_inputs(model: Any, state_dict: Mapping[str, Any], prefix: str, 
         model.require_found_for(key.replace("/", ".") for key in dict.fromkeys(keys))
 
 
-def _version(tensor: Tensor) -> int:
+def write_count(tensor: Tensor) -> int:
+    """Rises with what is written into ``tensor``, but not through ``tensor.data``; always 0 for inference tensors."""
     return 0 if tensor.is_inference() else tensor._version
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from qexplore.model import calls_heard_by, floating_tensors, in_eval_mode
+from qexplore.model import calls_heard_by, floating_tensors, in_eval_mode, write_count
 
 INPUT = "input"
 
@@ -77,10 +77,10 @@ class _Watcher:
     def origin(self, tensor: Tensor) -> str | None:
         """Who gave ``tensor`` as it is now: a module, or the network's input; None where a function did."""
         origin, version = self._origins.get(_memory(tensor), (None, 0))
-        return origin if version == _version(tensor) else None
+        return origin if version == write_count(tensor) else None
 
     def _note(self, origin: str, given: Any) -> None:
-        self._origins.update({_memory(one): (origin, _version(one)) for one in floating_tensors(given)})
+        self._origins.update({_memory(one): (origin, write_count(one)) for one in floating_tensors(given)})
 
     def clamped(self, tensor: Tensor, origin: str | None) -> None:
         """Let a ``tensor`` that a clamp may have been written into still be of ``origin``: it keeps to a grid."""
@@ -122,10 +122,6 @@ class _Clamps(TorchFunctionMode):
 
 
 _CLAMPS = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "clip"})
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _memory(tensor: Tensor) -> int:
