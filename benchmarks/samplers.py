@@ -262,7 +262,7 @@ SAMPLERS: dict[str, Callable[[LayerwiseQuantizationProblem, list[int], int], Cur
     "Optuna NSGA-II": partial(optuna, sampler="nsga2"),
     "Optuna TPE": partial(optuna, sampler="tpe"),
     "random": partial(explored, algorithm="random"),
-    "greedy": partial(explored, algorithm="greedy"),
+    "greedy": partial(explored, algorithm="greedy", racing=False),
     "additive front, moves": additive,
 }
 

@@ -17,7 +17,9 @@ from pymoo.operators.sampling.rnd import IntegerRandomSampling
 import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import ProblemError
+from qexplore.evaluation import Evaluation
 from qexplore.search import ALGORITHMS
+from qexplore.search.ladder import Ladder
 
 
 def explored(problem, *, max_evaluations=60, seed=1, **options):
@@ -92,6 +94,27 @@ def test_the_ladder_goes_down_a_bit_at_a_time():
     for above, below in itertools.pairwise([(6, 6, 6), *rungs]):
         assert all(a >= b for a, b in zip(above, below, strict=True))
         assert 1 <= sum(above) - sum(below) <= 2  # two where a rung is a uniform width, measured before
+
+
+@pytest.mark.parametrize(
+    ("options", "told", "goes_on"),
+    [
+        ({"min_accuracy": 0.7}, {"state": "stopped", "bound": 0.75}, True),
+        ({"min_accuracy": 0.7}, {"state": "stopped", "bound": 0.65}, False),
+        ({"min_accuracy": 0.7}, {"state": "complete", "score": 0.65}, False),
+        ({}, {"state": "stopped", "bound": 0.1}, True),
+        ({"limits": {"total_bits": 12}}, {"state": "complete", "score": 0.9}, True),
+        ({}, {"state": "failed", "reason": "NaN"}, False),
+    ],
+    ids=["stopped", "stopped far below", "too bad", "nothing asked", "too dear", "failed"],
+)
+def test_the_ladder_ends_where_scores_are_too_bad_and_nowhere_else(options, told, goes_on):
+    """Early stop ends most rungs that a uniform width is as good as."""
+    ladder = Ladder(tiny_problem(upper=8, **options), np.array([[8, 8, 8]]), lambda: 100.0)
+    ladder.ask()
+    rungs = ladder.ask()
+    ladder.tell([Evaluation(tuple(rung), num_samples=10, **told) for rung in rungs.tolist()])
+    assert (len(rungs), len(ladder.ask()) > 0) == (8, goes_on)
 
 
 def test_candidates_of_ones_own_are_measured_first():

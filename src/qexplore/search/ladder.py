@@ -17,7 +17,7 @@ from qexplore.search.trade_off import TradeOff
 
 _RUNGS_AT_ONCE = 8
 _MISSES = 8
-"""So many rungs in a row that do not meet the constraints, and no lower one will."""
+"""So many rungs in a row whose score misses what is required, and no lower one will meet it."""
 _EQUAL = 1e-9
 _NEVER = 1e150
 """For a sensitivity that is not finite: after all others, and as far from each other as nothing."""
@@ -52,13 +52,21 @@ class Ladder:
         self.lacking: Lacking | None = None
 
     def ask(self) -> Candidates:
-        """The next rungs; none at the foot of the ladder, or well below where the constraints are met."""
+        """The next rungs; none at the foot of the ladder, or well below where scores are good enough."""
         return next(self._way, np.zeros((0, self._problem.space.num_points), dtype=np.int64))
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """Count misses in a row."""
-        for evaluation in evaluations:
-            self._misses = 0 if self._problem.is_feasible(evaluation) else self._misses + 1
+        """Count misses in a row: scores that are known to be too bad, and none.
+
+        A rung that was stopped for it can beat no other tells nothing of lower ones, and these keep to limits on costs
+        that it breaks.
+        """
+        problem = self._problem
+        violations = problem.constraints(evaluations)
+        of_scores = violations[:, : violations.shape[1] - len(problem.limits)]
+        for evaluation, violated in zip(evaluations, of_scores, strict=True):
+            misses = evaluation.state == "failed" or bool((violated > 0).any())
+            self._misses = self._misses + 1 if misses else 0
 
     def _down(self, first: Candidates) -> Iterator[Candidates]:
         yield first
