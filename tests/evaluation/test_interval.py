@@ -136,3 +136,12 @@ def test_the_mean_of_several_differences_from_one_has_the_error_of_the_mean_of_t
     samples = np.mean(rows, axis=0) - other
     assert difference == pytest.approx(samples.mean(), rel=1e-5)
     assert error == pytest.approx(samples.std(ddof=1) / math.sqrt(50), rel=1e-5)
+
+
+def test_the_error_of_a_mean_of_hits_is_that_of_agresti_and_min_though_none_differs():
+    first, second = (np.array([1.0] * hits + [0.0] * (40 - hits), dtype=np.float32) for hits in (30, 36))
+    for one, other in ((first, second), (first, first)):
+        low, high = paired_interval(one, other, qx.top1_accuracy)
+        error = mean_difference([one, one], other, qx.top1_accuracy)[1]
+        assert error == pytest.approx((high - low) / 2 / Z)
+        assert error > 0

@@ -45,6 +45,20 @@ def test_runs_of_one_label_are_drawn_by_what_half_of_them_attain():
     assert line.worst == ((2, 0.5), (3, 0.6))
 
 
+@pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
+def test_markers_of_runs_stand_where_a_front_has_a_point(backend):
+    """At (3, 0.6) half of the runs are by the cost of one point and the score of another; all end before 9."""
+    runs = [front([1, 3], [0.5, 0.8]), front([2], [0.6]), front([1, 3], [0.4, 0.55])]
+    figure = qx.plot_pareto_front([*runs, front([9], [0.9])], labels=["search"] * 3 + ["other"], backend=backend)
+    if backend == "plotly":
+        (one,) = (trace for trace in figure.data if trace.name and trace.name.startswith("search"))
+        marked = {(x, y) for x, y, size in zip(one.x, one.y, one.marker.size, strict=True) if size}
+    else:
+        one = next(each for each in figure.axes[0].lines if each.get_label().startswith("search"))
+        marked = {tuple(one.get_xydata()[place]) for place in one.get_markevery()}
+    assert marked == {(1, 0.4)}
+
+
 def test_attainment_is_that_of_the_empirical_attainment_function():
     rng = np.random.default_rng(0)
     runs = [front(np.sort(rng.random(6)), np.sort(rng.random(6))) for _ in range(5)]
@@ -58,7 +72,7 @@ def test_a_run_without_a_point_attains_nothing():
     empty = front([], [])
     (line,) = fronts_record([front([1], [0.5]), empty, front([1], [0.6])], labels=["search"] * 3).lines
     assert (line.best, line.line, line.worst) == (((1, 0.6),), ((1, 0.5),), ())
-    assert line.text == "search: median of 3 runs, worst to best shaded, 1 without a point"
+    assert line.text == "search: attained by half of 3 runs, shaded from all to one, 1 without a point"
 
 
 def test_where_lower_is_better_the_least_is_the_best():
@@ -230,8 +244,7 @@ def a_run(**fields):
         seconds=4.0,
         num_passes=30.0,
         num_verifications=3,
-        num_report_passes=0,
-        **fields,
+        **{"num_report_passes": 0, **fields},
     )
 
 
@@ -267,9 +280,14 @@ def test_the_timeline_follows_the_best_score_at_given_costs():
     record = timeline_record(a_run(), at=[5, 2])
     assert (record.seconds, record.num_passes, record.hypervolume) == ((1, 2, 3), (10, 20, 30), (1, 2, 3))
     assert [(one.cost, one.accuracy) for one in record.followed] == [(2, (None,) * 3), (5, (0.5, 0.6, 0.6))]
-    assert [(one.what, one.seconds, one.num_passes) for one in record.spent] == [
-        ("search", 3, 30),
-        ("verification", 1, 3),
+    assert [record.amounts(column) for column in (0, 1)] == [
+        [("search", 3), ("verification", 1)],
+        [("search", 30), ("verification", 3)],
+    ]
+    told = timeline_record(a_run(num_report_passes=16))  # these go over another set
+    assert [record.amounts(column)[1] for column in (0, 1) for record in [told]] == [
+        ("verification and report set", 1),
+        ("verification", 3),
     ]
 
 

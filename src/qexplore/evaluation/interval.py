@@ -51,7 +51,7 @@ def paired_interval(
     """
     if len(scores) < 2:
         return None
-    if metric.is_mean and all(((one == 0) | (one == 1)).all() for one in (scores, others)):
+    if _are_hits(metric, scores, others):
         gained, lost = int((scores > others).sum()) + 0.5, int((scores < others).sum()) + 0.5
         count = len(scores) + 2
         middle = (gained - lost) / count
@@ -70,7 +70,9 @@ def paired_interval(
 def mean_difference(rows: Sequence[Scores], others: Scores, metric: Metric) -> tuple[float, float] | None:
     """Mean over ``rows`` of their metric less that of ``others``, and its standard error; all of the same samples.
 
-    None with fewer than two samples, and where ``metric.of_mean`` has no value or no slope at one of the means.
+    The error of scores that are all 0 or 1 is that of Agresti and Min, as if of two samples more half of one had been
+    gained and half of one lost by all of ``rows``: not nothing where no sample differs. None with fewer than two
+    samples, and where ``metric.of_mean`` has no value or no slope at one of the means.
     """
     if len(others) < 2:
         return None
@@ -83,8 +85,17 @@ def mean_difference(rows: Sequence[Scores], others: Scores, metric: Metric) -> t
     for one, slope in zip(rows, slopes, strict=False):
         influence += slope * one.astype(np.float64) / len(rows)
     influence -= slopes[-1] * others.astype(np.float64)
-    error = float(np.std(influence, ddof=1)) / math.sqrt(len(others))
+    if _are_hits(metric, *rows, others):
+        count = len(others) + 2
+        error = math.sqrt((float(np.sum(influence**2)) + 1) / count - (float(np.sum(influence)) / count) ** 2)
+        error /= math.sqrt(count)
+    else:
+        error = float(np.std(influence, ddof=1)) / math.sqrt(len(others))
     return sum(values[:-1]) / len(rows) - values[-1], error
+
+
+def _are_hits(metric: Metric, *scores: Scores) -> bool:
+    return metric.is_mean and all(((one == 0) | (one == 1)).all() for one in scores)
 
 
 def t_quantile(freedom: int, probability: float = _QUANTILE) -> float:

@@ -45,7 +45,9 @@ _MOST_NAMED = 4  # objectives whose panels are large enough for the names of uni
 Widths = Sequence[Sequence[int]]
 
 
-def _marker(marker: str, colour: str, size: float = 8, *, filled: bool = True, rim: float = 1.5) -> dict[str, Any]:
+def _marker(
+    marker: str, colour: str, size: float | list[float] = 8, *, filled: bool = True, rim: float = 1.5
+) -> dict[str, Any]:
     face = {"color": colour if filled else "white", "line": {"color": colour, "width": rim}}
     return {"symbol": SYMBOLS[marker], "size": size} | face
 
@@ -191,15 +193,16 @@ def _draw_front_line(panel: Panel, record: FrontsRecord, one: FrontLineRecord, p
         panel.add(costs.tolist(), worst.tolist(), mode="lines", line=edge, **group)
         shade: dict[str, Any] = {"fill": "tonexty", "fillcolor": faint(colour)}
         panel.add(costs.tolist(), best.tolist(), mode="lines", line=edge, **shade, **group)
-    shown = shown_line(record, one)
-    rims = rims_of(record, place)
+    shown, rims = shown_line(record, one), rims_of(record, place)
+    size = 8.0 + 3 * rims
+    sizes = [size if is_marked else 0.0 for is_marked in one.marked] + [0.0] * (len(shown) - len(one.marked))
     panel.add(
         [cost for cost, _ in shown],
         [score for _, score in shown],
         name=visible(one.text),
         mode="lines+markers",
         line=line(colour, LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)], 1.8 + 2 * rims),
-        marker=_marker(marker, colour, 8 + 3 * rims),
+        marker=_marker(marker, colour, size if all(sizes) else sizes),
         text=[
             hover(
                 one.label,

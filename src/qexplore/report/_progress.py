@@ -87,10 +87,12 @@ def all_progress_of(owner: str, source: Source) -> list[Progress]:
 
 def _of_exploration(source: Exploration) -> Progress:
     searched = source.history[-1].seconds if source.history else 0.0
-    rest = "verification and report set" if source.num_report_passes else "verification"
+    rest, verified = max(0.0, source.seconds - searched), float(source.num_verifications)
     spent = [SpentRecord("search", searched, source.num_passes)]
-    if source.num_verifications:
-        spent.append(SpentRecord(rest, max(0.0, source.seconds - searched), float(source.num_verifications)))
+    if source.num_report_passes:  # of which the seconds are not known apart, and the passes go over another set
+        spent += [SpentRecord("verification and report set", rest, None), SpentRecord("verification", 0.0, verified)]
+    elif verified:
+        spent.append(SpentRecord("verification", rest, verified))
     fronts = [one.front for one in source.history]
     return _progress(source.history, fronts, source.reference_point, spent, source.seconds)
 

@@ -65,9 +65,10 @@ class FrontLineRecord:
     """One search of the picture.
 
     `line` is what its front attains at each cost; of several runs what half of them attain, between `best`, which at
-    least one does, and `worst`, which all do. `num_points` are those of all its fronts, of which `num_beaten` are not
-    on the line of a single run: others of it beat them by what is drawn. `num_empty` of its runs found none. `best` and
-    `worst` are empty of a single run, `num_bits`, the widths of the points on the line, of several.
+    least one does, and `worst`, which all do. `marked` says where on the line a front has a point: what runs attain
+    turns elsewhere too. `num_points` are those of all its fronts, of which `num_beaten` are not on the line of a single
+    run: others of it beat them by what is drawn. `num_empty` of its runs found none. `best` and `worst` are empty of a
+    single run, `num_bits`, the widths of the points on the line, of several.
     """
 
     label: str
@@ -76,6 +77,7 @@ class FrontLineRecord:
     num_beaten: int
     num_empty: int
     line: Line
+    marked: tuple[bool, ...]
     best: Line
     worst: Line
     num_bits: tuple[tuple[int, ...], ...] = ()
@@ -86,7 +88,7 @@ class FrontLineRecord:
         """Of the legend."""
         empty = f", {self.num_empty} without a point" if self.num_empty else ""
         if self.num_runs > 1:
-            return f"{self.label}: median of {self.num_runs} runs, worst to best shaded{empty}"
+            return f"{self.label}: attained by half of {self.num_runs} runs, shaded from all to one{empty}"
         beaten = f", {self.num_beaten} more beaten by these" if self.num_beaten else ""
         return f"{self.label}: {_counted(self.num_points - self.num_beaten)}{beaten}"
 
@@ -230,7 +232,7 @@ def _shared(values: Sequence[float | None]) -> float | None:
 def _line(label: str, runs: Sequence[Front | None], cost: str) -> FrontLineRecord:
     filled = [front for front in runs if front is not None]
     best, half, worst = _attained(runs, cost) if filled else ((), (), ())
-    alone = len(runs) == 1
+    alone, points = len(runs) == 1, {place for front in filled for place in _places(front, cost)}
     return FrontLineRecord(
         label=label,
         num_runs=len(runs),
@@ -238,6 +240,7 @@ def _line(label: str, runs: Sequence[Front | None], cost: str) -> FrontLineRecor
         num_beaten=_num_beaten(filled[0], half, cost) if alone and filled else 0,
         num_empty=len(runs) - len(filled),
         line=half,
+        marked=tuple(place in points for place in half),
         best=() if alone else best,
         worst=() if alone else worst,
         num_bits=_widths(filled[0], half, cost) if alone and filled else (),
@@ -245,14 +248,18 @@ def _line(label: str, runs: Sequence[Front | None], cost: str) -> FrontLineRecor
     )
 
 
+def _places(front: Front, cost: str) -> list[tuple[float, float]]:
+    return [(point.costs[cost], point.accuracy) for point in front]
+
+
 def _widths(front: Front, line: Line, cost: str) -> tuple[tuple[int, ...], ...]:
-    known = {(point.costs[cost], point.accuracy): point.num_bits for point in front}
+    known = dict(zip(_places(front, cost), (point.num_bits for point in front), strict=True))
     return tuple(known[place] for place in line)
 
 
 def _num_beaten(front: Front, line: Line, cost: str) -> int:
     drawn = set(line)
-    return sum((point.costs[cost], point.accuracy) not in drawn for point in front)
+    return sum(place not in drawn for place in _places(front, cost))
 
 
 def _attained(runs: Sequence[Front | None], cost: str) -> tuple[Line, Line, Line]:
@@ -327,6 +334,7 @@ def _draw_line(axes: Axes, record: FrontsRecord, line: FrontLineRecord, place: i
         *(zip(*shown, strict=True) if shown else ((), ())),
         color=colour,
         marker=marker if len(shown) <= _MOST_MARKERS else "",
+        markevery=np.flatnonzero(line.marked).tolist(),
         markersize=6 + 2.5 * rims,
         linewidth=1.6 + 1.4 * rims,
         linestyle=LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)],
@@ -362,7 +370,7 @@ def rims_of(record: FrontsRecord, place: int) -> int:
 
 
 def shown_line(record: FrontsRecord, line: FrontLineRecord) -> Line:
-    """A line as it is drawn; what runs attain goes to the end: a larger budget buys what a smaller one does."""
+    """A line as it is drawn; what runs attain goes to the end, unmarked: a larger budget buys what a smaller does."""
     known = line.line
     is_short = bool(known) and line.num_runs > 1 and known[-1][0] < record.end
     return (*known, (record.end, known[-1][1])) if is_short else known

@@ -163,9 +163,10 @@ def plot_pareto_front(
     """Draw the front of an exploration or a study, or a front, and the uniform widths beside it where they are known.
 
     Several of them in a list are drawn in one picture over one cost, each with its name in `labels`. Those that share a
-    label are runs of one search: drawn are what half of them attain, and from what all attain to what one does. What
-    makes fronts unlike the first is written above them: other quantization points, network, weights, ranges, sets,
-    uniform widths, or another cost of that name. Uniform widths are drawn of each, once where they are the same.
+    label are runs of one search: drawn are what half of them attain, and from what all attain to what one does, with
+    markers where one of their fronts has a point. What makes fronts unlike the first is written above them: other
+    quantization points, network, weights, ranges, sets, uniform widths, or another cost of that name. Uniform widths
+    are drawn of each, once where they are the same.
 
     One panel with the score over the cost; with several costs a panel for each pair of objectives, unless `cost` names
     the one to draw the score over. Uniform widths far below the front, or far off in cost, are named in the legend
