@@ -254,6 +254,15 @@ def test_missing_file_is_the_usual_error_and_a_fronts(tmp_path, error):
         Front.load(tmp_path / "nowhere.json")
 
 
+def test_a_folder_is_no_file(tmp_path):
+    for write in (a_front().save, a_front().to_csv):
+        with pytest.raises(FrontFileError, match=r"is a folder.*name one in it"):
+            write(tmp_path)
+    with pytest.raises(FrontFileError, match=r"is a folder\. Give a file"):
+        Front.load(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_csv_holds_the_numbers(tmp_path):
     front = a_front()
     text = front.to_csv(tmp_path / "front.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from collections import defaultdict, namedtuple
 
@@ -72,6 +73,19 @@ def test_file_of_version_1_loads_without_the_comparison(tmp_path):
     old = {name: value for name, value in content.items() if name not in ("layers", "functions")}
     torch.save(old | {"version": 1}, tmp_path / "file")
     assert torch.equal(qx.load_quantized(tmp_path / "file", network())(X), result.model(X))
+
+
+@pytest.mark.filterwarnings("ignore:.* of the float norm away")
+@pytest.mark.parametrize("stack", ["fx", "eager", "float8", "dynamic"])
+def test_damaged_text_of_the_structure_is_refused_by_the_files_name(stack, tmp_path):
+    quantized(stack).save(tmp_path / "file")
+    content = torch.load(tmp_path / "file", weights_only=True)
+    known = json.loads(content["structure"])
+    unknown = {**known, "example": [{"shape": [1], "dtype": "no_such"}]}
+    for text in ("{", "[]", "{}", json.dumps(unknown)):
+        torch.save(content | {"structure": text}, tmp_path / "torn")
+        with pytest.raises(WorkflowError, match="torn' is no file of a quantized network"):
+            qx.load_quantized(tmp_path / "torn", network())
 
 
 def test_arguments_of_every_form_are_described():

@@ -67,8 +67,13 @@ def _entries(front: FrontArrays) -> dict[str, Any]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` to `path` so that a crash leaves the old file or the new one, never half of one."""
+    """Write `text` to `path` so that a crash leaves the old file or the new one, never half of one.
+
+    FrontFileError when `path` is a folder.
+    """
     target = Path(path)
+    if target.is_dir():
+        raise FrontFileError(f"'{os.fspath(path)}' is a folder, and a file is to be written: name one in it")
     made_folder(target, MissingFrontFileError)
     # In the same folder, because os.replace is atomic within one file system only.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -93,6 +98,8 @@ def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
         return fields_of(shown, Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingFrontFileError(f"{shown} does not exist. Give a file written by Front.save.") from error
+    except IsADirectoryError as error:
+        raise FrontFileError(f"{shown} is a folder. Give a file written by Front.save.") from error
     except UnicodeDecodeError as error:
         raise FrontFileError(f"{shown} must be JSON, got: {error}. Give a file written by Front.save.") from error
 

@@ -26,10 +26,12 @@ from qexplore.stacks.layer import LayerStrategy
 from qexplore.stacks.packed_linear import pack_converted
 from qexplore.stacks.plain import plain
 from qexplore.stacks.saving import (
+    SavedNetwork,
     described_if_any,
     load_state,
     other_structure,
     read_state,
+    reading,
     rebuilding,
     stack_of_state,
     write_model,
@@ -143,22 +145,31 @@ def load(path: Path, network: nn.Module) -> nn.Module:
     """
     saved = read_state(path)
     settings, network = saved.settings, plain(network).network
+    if settings.method == "dynamic":
+        return _loaded_dynamic(path, network, saved)
+    with reading(path):
+        layout = Layout.from_text(saved.structure)
+        example = zero_arguments(layout.example)
     with using_engine(settings.engine), quiet(), rebuilding(network, saved):
-        if settings.method == "dynamic":
-            model = convert_dynamic(network, settings)
-            # Files had the structure alone until they told what the network was called with.
-            told = json.loads(saved.structure) if saved.structure.startswith("{") else {"modules": saved.structure}
-            with each_once(model):
-                if structure_of(model) != told["modules"]:
-                    raise other_structure("the file", network)
-                load_state(model, saved)
-            if told.get("example") is not None:
-                explain_calls(model, zero_arguments(told["example"]))
-        else:
-            layout = Layout.from_text(saved.structure)
-            example = zero_arguments(layout.example)
-            model = _converted(build(network, settings, example, layout).graph.network, settings)
+        model: nn.Module = _converted(build(network, settings, example, layout).graph.network, settings)
+        load_state(model, saved)
+        explain_calls(model, example)
+    return model
+
+
+def _loaded_dynamic(path: Path, network: nn.Module, saved: SavedNetwork) -> nn.Module:
+    with reading(path):
+        # Files had the structure alone until they told what the network was called with.
+        told = json.loads(saved.structure) if saved.structure.startswith("{") else {"modules": saved.structure}
+        modules, described = told["modules"], told.get("example")
+        example = None if described is None else zero_arguments(described)
+    with using_engine(saved.settings.engine), quiet(), rebuilding(network, saved):
+        model = convert_dynamic(network, saved.settings)
+        with each_once(model):
+            if structure_of(model) != modules:
+                raise other_structure("the file", network)
             load_state(model, saved)
+        if example is not None:
             explain_calls(model, example)
     return model
 

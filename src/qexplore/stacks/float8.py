@@ -29,6 +29,7 @@ from qexplore.stacks.saving import (
     ChosenModules,
     described_if_any,
     read_state,
+    reading,
     stack_of_state,
     write_state,
     zero_arguments,
@@ -185,17 +186,21 @@ def load(path: Path, network: nn.Module) -> QuantizedModel:
         WorkflowError: the file is of another network.
     """
     saved = read_state(path)
-    structure, format = json.loads(saved.structure), saved.settings.float_format
-    assert format is not None
+    format = saved.settings.float_format
+    with reading(path):
+        assert format is not None
+        structure = json.loads(saved.structure)
+        points = tuple(structure["weights"]), tuple(structure["producers"]), bool(structure["reads_input"])
+        # Files had no example before.
+        example = None if structure.get("example") is None else zero_arguments(structure["example"])
     saved.require_same(network)
     try:
-        points = tuple(structure["weights"]), tuple(structure["producers"])
-        model = _wrapped(network, *points, structure["reads_input"], format)
+        model = _wrapped(network, *points, format)
         _fill(model, saved.state["state"])
     except (SelectionError, KeyError, RuntimeError) as error:
         raise WorkflowError(f"the file is of another network than {type(network).__name__}: {error}") from error
-    if structure.get("example") is not None:  # files had none before
-        explain_calls(model, zero_arguments(structure["example"]), model.model)
+    if example is not None:
+        explain_calls(model, example, model.model)
     return model
 
 

@@ -33,6 +33,7 @@ from qexplore.stacks.saving import (
     load_state,
     other_structure,
     read_state,
+    reading,
     rebuilding,
     stack_of_state,
     write_model,
@@ -100,7 +101,8 @@ def load(path: Path, network: nn.Module) -> nn.Module:
     """
     saved = read_state(path)
     settings = saved.settings
-    example = zero_arguments(json.loads(saved.structure)["example"])
+    with reading(path):
+        example = zero_arguments(json.loads(saved.structure)["example"])
     network = plain(network).network
     with using_engine(settings.engine), quiet(), rebuilding(network, saved):
         graph, connections = _traced(network, example)

@@ -173,18 +173,29 @@ def read_state(path: Path) -> SavedNetwork:
     Raises:
         WorkflowError: the file holds something else, or was written by a newer version.
     """
-    try:
+    with reading(path):
         content = torch.load(path, weights_only=True)
         _check_version(content, path)
         names = content["settings"].pop("modules")
         settings = Settings(**content["settings"], modules=None if names is None else ChosenModules(names))
         state = {name: _decoded(content.get(name, {}), content["bytes"]) for name in _PARTS}
         layers = _unpressed(content["layers"]) if "layers" in content else {}
+        return SavedNetwork(settings, content["structure"], state, layers)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tell in a sentence that ``path`` is damaged, whatever stops what is read of it.
+
+    Raises:
+        WorkflowError: that sentence, unless there is one already.
+    """
+    try:
+        yield
     except WorkflowError:
         raise
     except Exception as error:
         raise WorkflowError(f"'{path}' is no file of a quantized network: {type(error).__name__}: {error}") from error
-    return SavedNetwork(settings, content["structure"], state, layers)
 
 
 def _pressed(layers: dict[str, str]) -> str:
