@@ -69,11 +69,19 @@ def test_accuracy_decides_where_no_divergence_is_told():
     assert found.judge.startswith("accuracy: no divergence decides, ")
 
 
-@pytest.mark.parametrize(("divergences", "found"), [((0.1, 0.2), None), ((0.2, 0.1), (12, 12))])
+@pytest.mark.parametrize(
+    ("divergences", "found"),
+    [
+        ((0.1, 0.1, 0.2), None),
+        ((0.1, 0.3, 0.2), None),  # three of twelve: as many by chance in one of nine cases
+        ((0.2, 0.2, 0.1), (12, 12)),
+    ],
+)
 def test_scores_that_can_be_told_apart_say_whether_divergence_may_judge(divergences, found):
     problem = tiny_problem(upper=8)
-    good, bad = divergences
-    known = [measured(problem, one, range(10), good) for one in ((2, 6, 5), (3, 5, 5), (4, 4, 5), (5, 3, 5))]
+    good, odd, bad = divergences
+    known = [measured(problem, one, range(10), good) for one in ((2, 6, 5), (3, 5, 5), (4, 4, 5))]
+    known += [measured(problem, (5, 3, 5), range(10), odd)]
     known += [measured(problem, one, range(60), bad) for one in ((6, 2, 5), (2, 5, 6), (5, 2, 6))]
     known += [measured(problem, (8, 8, 8), range(5), 0.5)]  # of no equal's cost
     assert is_contradicted(problem, known) == found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from qexplore.evaluation import Evaluation, paired_interval
 from qexplore.front import nondominated
@@ -24,8 +25,9 @@ _MOST_PAIRS, _LEAST_PAIRS = 2000, 10
 """Pairs that are looked at, evenly spread over all, and how many have to be told apart for anything to be said."""
 _MOST_PAIRED = 2000
 """Candidates of which all pairs are listed; of more, so many evenly spread: pairs grow by the square."""
-_MOST_CONTRADICTED = 0.1
-"""A share of pairs, twice what chance alone would contradict."""
+_MOST_CONTRADICTED, _CHANCE = 0.1, 0.05
+"""A share of pairs, twice what chance alone would contradict; more of them count where so few would be as bad by chance
+(a binomial test: two of seventeen say nothing)."""
 
 
 def is_contradicted(problem: LayerwiseQuantizationProblem, evaluations: Sequence[Evaluation]) -> tuple[int, int] | None:
@@ -102,7 +104,8 @@ class Contest:
             if self._is_told(better, worse):
                 told += 1
                 contradicted += bool(self.divergence[better] > self.divergence[worse])
-        return (contradicted, told) if told >= _LEAST_PAIRS and contradicted > _MOST_CONTRADICTED * told else None
+        is_beyond_chance = binom.sf(contradicted - 1, told, _MOST_CONTRADICTED) < _CHANCE
+        return (contradicted, told) if told >= _LEAST_PAIRS and is_beyond_chance else None
 
     def _pairs(self) -> list[tuple[int, int]]:
         """Of about equal cost and different scores, evenly spread."""
