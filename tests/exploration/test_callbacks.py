@@ -108,6 +108,18 @@ def test_a_callback_that_changes_the_network_ends_no_search():
         assert point.accuracy == correct(model, point.num_bits) / 400
 
 
+def test_a_callback_that_changes_the_network_and_raises_leaves_no_old_score_behind(tmp_path):
+    def spoil(snapshot):
+        model.model.fc3.weight.mul_(-1.0)
+        raise RuntimeError("of the callback")
+
+    model = tiny_model()
+    problem = tiny_problem(model=model, upper=8)
+    with pytest.raises(RuntimeError, match="of the callback"):
+        explored([spoil], problem, study=tmp_path / "a.db")
+    assert problem.float_accuracy == correct(model, (0, 0, 0)) / 400
+
+
 def test_a_network_that_keeps_a_count_of_its_calls_is_explored():
     class Counting(torch.nn.Module):
         def __init__(self):

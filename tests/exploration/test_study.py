@@ -200,6 +200,7 @@ def test_resume_refuses_what_was_not_asked(tmp_path):
     for wrong, match in (
         (lambda: qx.resume(tmp_path / "none.db", posed()), "none.db"),
         (lambda: qx.resume(tmp_path / "a.db", posed(), run=7), r"must be one of .*got 7: it has the runs 1"),
+        (lambda: qx.resume(tmp_path / "a.db", posed(), run=[1]), r"must be one of .*got \[1\]: it has the runs 1"),
         (lambda: qx.resume(tmp_path / "a.db", posed(min_accuracy=0.9)), "min_accuracy 0.85 then, 0.9 now"),
         (lambda: qx.resume(tmp_path / "a.db", posed(), algorithm="nsga3"), "must be that of run 1, 'nsga2'"),
         (lambda: qx.explore(posed(), max_evaluations=5, seed=1, study=7), "`study` must be the path of a file"),

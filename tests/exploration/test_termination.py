@@ -12,6 +12,7 @@ from networks import digits
 from problems import Watched, random_state, state_of, tiny_model, tiny_problem
 
 import qexplore as qx
+from qexplore.exploration import verification
 
 BUILT = 2  # batches that building a problem takes
 
@@ -73,6 +74,14 @@ def test_sigterm_during_verification_returns_the_front_unverified():
     assert (exploration.stopped_by, exploration.num_evaluations) == ("SIGTERM", done.num_evaluations)
     assert not exploration.front.verified
     assert points(exploration.front) == points(done.history[-1].front)
+
+
+def test_sigterm_during_the_judging_verifies_nothing(monkeypatch):
+    monkeypatch.setattr(verification, "is_contradicted", terminating)
+    monkeypatch.setattr(qx.LayerwiseQuantizationProblem, "measure_directly", lambda *_: pytest.fail("verified"))
+    exploration = explored(tiny_problem(upper=8), max_evaluations=9, judge="divergence")
+    assert (exploration.stopped_by, exploration.front.verified) == ("SIGTERM", False)
+    assert points(exploration.front) == points(exploration.history[-1].front)
 
 
 def test_a_handler_of_the_users_is_called_and_stands_again():

@@ -116,6 +116,15 @@ def test_a_width_whose_output_is_not_finite_is_never_chosen():
     assert set(front.num_bits[:, 1]) <= {2, 3}
     assert front.within(4) is None
     assert front.within(5) == (3, 2)
+    assert front.within(np.inf) == tuple(front.num_bits[-1])
+    for wrong in (np.nan, "5", None):
+        with pytest.raises(ProblemError, match="`max_cost` must be a number, in the unit of the front's costs, got"):
+            front.within(wrong)
+
+
+def test_choices_that_all_cost_the_same_leave_the_least_sensitive_ones():
+    front = additive_front(table([[2.0, 1.0], [1.0, 3.0]]), [[0.5, 0.5], [0.25, 0.25]])
+    assert (front.num_bits.tolist(), front.cost.tolist(), front.step) == ([[3, 2]], [0.75], 0.0)
 
 
 @pytest.mark.parametrize(

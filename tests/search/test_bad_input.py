@@ -51,6 +51,7 @@ LIMITS = {
     "too few": ({"lower": [2, 2]}, "one for each of 3 points, got 2"),
     "too many": ({"upper": np.array([8, 8, 8, 8])}, "one for each of 3 points, got 4"),
     "none at all": ({"upper": []}, "one for each of 3 points, got 0"),
+    "array of no axis": ({"upper": np.array(8)}, r"must be an int, got array\(8\)"),
 }
 
 MIN_ACCURACY = {
@@ -170,6 +171,11 @@ def test_a_model_of_which_one_point_is_not_calibrated_is_refused():
 def test_what_is_not_wrapped_is_refused(model):
     with pytest.raises(ProblemError, match=f"got {type(model).__name__}: wrap it"):
         qx.LayerwiseQuantizationProblem(model, search_loader())
+
+
+def test_scores_to_beat_are_one_for_each_candidate():
+    with pytest.raises(ProblemError, match=r"must_beat must hold a score for each of 2 candidates, got \[0.5\]"):
+        tiny_problem().measure([[2, 2, 2], [3, 3, 3]], must_beat=[0.5])
 
 
 def test_numpy_limits_are_limits():

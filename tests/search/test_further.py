@@ -92,9 +92,28 @@ def test_a_further_metric_that_fails_makes_a_candidate_unacceptable_and_says_not
         [qx.top1_accuracy, qx.Metric(moody, "moody", range=(0.0, 1.0))], min_accuracy=[0.0, 0.5], engine="direct"
     )
     failed, fine = problem.measure([(3, 3, 3), (4, 4, 3)])
-    assert failed.is_complete and np.isnan(failed.further).all()
+    assert failed.is_complete and failed.has_failed and np.isnan(failed.further).all()
+    assert failed.reason == "the metric 'moody' raised RuntimeError: not now" and not fine.has_failed
     assert problem.constraints([failed])[0].tolist() == [0.0 - failed.score, 1.0]
     assert (problem.is_feasible(failed), problem.is_feasible(fine)) == (False, True)
+
+
+def test_a_candidate_of_which_a_further_metric_fails_is_among_the_failures():
+    calls = []
+
+    def moody(output, target):
+        calls.append(len(target))
+        if len(calls) > 12:
+            raise RuntimeError("not now")
+        return top3(output, target)
+
+    problem = tiny_problem(
+        [qx.top1_accuracy, qx.Metric(moody, "moody", range=(0.0, 1.0))], min_accuracy=[0.0, 0.5], engine="direct"
+    )
+    found = explored(problem, max_failures=3, algorithm="random")
+    assert (found.stopped_by, len(found.failures)) == ("failures", 3)
+    assert "3 failed: the metric 'moody' raised RuntimeError: not now" in found.failure_summary
+    assert len(found.unverified) == len(found.history[-1].front) and not found.front.verified
 
 
 def test_the_front_shows_further_scores_on_the_search_and_on_the_report_set():

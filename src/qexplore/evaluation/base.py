@@ -36,8 +36,8 @@ class Evaluation:
             is left out. None for metrics of a whole set, or when not complete.
         interval: 95 % interval of the score over samples; None where it is not known.
         bound: for a stopped candidate, what its score cannot beat.
-        further: scores by a problem's further metrics, NaN where one failed; empty where they were not measured. Each
-            took a pass over the whole set.
+        further: scores by a problem's further metrics, NaN where one failed, and ``reason`` says why; empty where they
+            were not measured. Each took a pass over the whole set.
         divergence: how far the outputs are from the float network's, mean over the samples that count; None unless
             complete, and where none is told: see ``divergence_gap`` of the evaluator.
         num_samples: samples that were run for ``score``.
@@ -61,6 +61,11 @@ class Evaluation:
     def is_complete(self) -> bool:
         """Whether the score is a real, whole measurement."""
         return self.state == "complete"
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether something that was asked of the candidate could not be measured, be it a further metric alone."""
+        return self.state == "failed" or any(map(math.isnan, self.further))
 
 
 class Evaluator(Protocol):

@@ -46,13 +46,16 @@ def checked_initial(initial: Any, problem: LayerwiseQuantizationProblem, setting
             f"`initial` is for guided algorithms and the ladder, but {name} begins with its own candidates"
         )
     rows = problem.effective(_as_candidates(initial, problem))
+    is_on = problem.effective(np.ones((1, rows.shape[1]), dtype=np.int64))[0] > 0  # others were disabled by hand
     for row, point in problem.space.misfits(rows):
+        if not is_on[point]:
+            continue
         raise ProblemError(
             f"`initial` must keep to the search's choices, but candidate {row} has {choice_name(rows[row, point])} "
             f"at '{problem.model.points[point].name}', which may have {choices_text(problem.space.choices[point])}"
         )
-    for group in problem.space.groups:
-        apart = np.flatnonzero((rows[:, list(group)] != rows[:, group[:1]]).any(axis=1))
+    for group in ([point for point in group if is_on[point]] for group in problem.space.groups):
+        apart = np.flatnonzero((rows[:, group] != rows[:, group[:1]]).any(axis=1))
         if apart.size:
             names = ", ".join(problem.model.points[point].name for point in group)
             raise ProblemError(f"`initial` must give tied points one choice; candidate {apart[0]} does not: {names}")

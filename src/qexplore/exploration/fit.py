@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from typing import Any
 
@@ -66,6 +67,7 @@ def fit(
 
     Raises:
         ProblemError: none or several of the three goals; one that cannot be reached, with what can be.
+        FrontError: nothing that was measured meets all that was asked, with how many missed what.
         CalibrationError, DataError, MetricError, EvaluationError: see `LayerwiseQuantizationProblem`.
     """
     checked_keywords(fit, problem_options, None, beside=inspect.signature(LayerwiseQuantizationProblem).parameters)
@@ -104,5 +106,6 @@ def _goal(problem: LayerwiseQuantizationProblem) -> Goal:
             raise ProblemError(
                 f"fit goes by the first metric: '{problem.metric.name}' needs min_accuracy or max_drop, got None for it"
             )
-        return MostAccurate(max_total_bits)
+        is_searched = [cost.name for cost in problem.costs] == ["total_bits"]
+        return MostAccurate(max_total_bits if is_searched else math.inf)
     return Cheapest(problem.metric.gain(requirements.min_accuracy))

@@ -71,9 +71,9 @@ class Exploration(Framed):
             uniform choices by the first; not counted above.
         optimism_interval: 95 % interval of `optimism_gap`, paired by sample on each set; None where it is not known.
         seconds: wall time, verification included.
-        failures: candidates that could not be evaluated, with their reasons.
-        stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"`` (every candidate was
-            measured), ``"failures"`` (so many candidates in a row
+        failures: candidates that could not be evaluated, be it by a further metric alone, with their reasons.
+        stopped_by: ``"max_evaluations"``, ``"max_seconds"``, ``"stagnation"``, ``"exhausted"`` (every candidate within
+            the limits was measured), ``"failures"`` (so many candidates in a row
             failed), ``"nothing new"`` (the algorithm has come to its end before: a ladder at its foot, or a plain one
             that proposed known candidates for 20 generations), ``"interrupt"``, ``"SIGTERM"`` or ``"callback"``.
         algorithm: as given to `explore`, or the type of an algorithm object.

@@ -93,7 +93,7 @@ def resume(
 
 def _asked_for(store: Store, run: int | None) -> RunRecord:
     runs = {record.id: record for record in store.runs()}
-    if not runs or run is not None and run not in runs:
+    if not runs or run is not None and run not in list(runs):
         known = (
             f"has the runs {', '.join(map(str, runs))}" if runs else "has no run yet: begin one with explore(study=)"
         )

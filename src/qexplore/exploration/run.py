@@ -220,6 +220,7 @@ def _searched(
     judge, verification = "", Verification(run.archive.front())
     with suppress(Terminated), termination.interrupting():
         members, judge = chosen_by(problem, settings.judge, run.archive, run.complete)
+        termination.check()  # the judging takes any interrupt for Ctrl-C
         verification = verify(problem, members, progress)
     # Whoever wants one point is told of that point; a front is held against the uniform widths.
     front = replace(

@@ -261,7 +261,7 @@ class Run:
     def _answers(self, candidates: Candidates, **options: Any) -> Iterator[Evaluation]:
         """Evaluations of ``candidates`` as far as they do not fail one after the other."""
         for evaluation in self._problem.measure(candidates, **options):
-            self._budget.note(has_failed=evaluation.state == "failed")
+            self._budget.note(has_failed=evaluation.has_failed)
             yield evaluation
             self._termination.check()
             if self._budget.is_failing:
@@ -270,7 +270,7 @@ class Run:
     def _take(self, evaluation: Evaluation) -> bool:
         """Count ``evaluation``, and say whether the front grew by it."""
         self.num_evaluations += 1
-        if evaluation.state == "failed":
+        if evaluation.has_failed:
             self.failures.append(evaluation)
         self.complete += [evaluation] if evaluation.is_complete else []
         grew = self.archive.add(evaluation)

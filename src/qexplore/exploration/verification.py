@@ -66,7 +66,7 @@ def verify(
     try:
         with Progress(len(candidates), description=_VERIFY, unit="evaluation", shown=progress) as bar:
             for evaluation in problem.measure_directly(candidates):
-                failures += [evaluation] if evaluation.state == "failed" else []
+                failures += [evaluation] if evaluation.has_failed else []
                 verified.add(evaluation)
                 scores = known[evaluation.candidate]
                 if scores is not None and evaluation.scores is not None:
@@ -101,12 +101,12 @@ def chosen_by(
 def why_empty(problem: LayerwiseQuantizationProblem) -> str:
     """Why nothing that a problem remembers is on its front, and the way out; empty where something is."""
     evaluations = problem.evaluations
-    failed = [one for one in evaluations if one.state == "failed"]
-    others = [one for one in evaluations if one.state != "failed"]
+    failed = [one for one in evaluations if one.has_failed]
+    others = [one for one in evaluations if not one.has_failed]
     violated = problem.constraints(others) > 0
     if len(others) and not violated.any(axis=1).all():
         return ""
-    scores = 1 + len(problem.further)
+    scores = violated.shape[1] - len(problem.limits)
     parts = [f"{len(failed)} failed, the first with: {failed[0].reason}"] if failed else []
     for count, what in (
         (violated[:, :scores].any(axis=1).sum(), "missed min_accuracy"),
@@ -204,7 +204,7 @@ class Reporter:
         baseline = [known[tuple(row)] for row in uniform.tolist()]
         reported = replace(
             self._with_scores(front, evaluations),
-            report_further_scores=np.array(further).T.reshape(len(front), -1) if further else None,
+            report_further_scores=np.array(further).T.reshape(len(front), len(further)) if further else None,
             uniform=None
             if front.uniform is None
             else replace(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qexplore._arguments import is_whole
+from qexplore._arguments import is_number, is_whole
 from qexplore._choices import stored_bits
 from qexplore._table import Framed, Rows, text_table
 from qexplore.errors import ProblemError
@@ -19,7 +19,7 @@ from qexplore.model import Candidates
 from qexplore.search.sensitivity import SensitivityTable
 
 _RESOLUTION = 4096
-"""Costs that are no whole numbers are rounded up to this many steps between the cheapest and the dearest total."""
+"""Costs that are no whole numbers, or many, are rounded up to so many steps from the cheapest to the dearest total."""
 
 _SHOWN = 20
 _CHOICES_WIDTH = 70
@@ -47,7 +47,13 @@ class AdditiveFront(Framed):
         return len(self.cost)
 
     def within(self, max_cost: float) -> tuple[int, ...] | None:
-        """The choices of least summed sensitivity at no more than ``max_cost``; None where nothing is that cheap."""
+        """The choices of least summed sensitivity at no more than ``max_cost``; None where nothing is that cheap.
+
+        Raises:
+            ProblemError: ``max_cost`` is no number.
+        """
+        if not is_number(max_cost) and max_cost != math.inf:
+            raise ProblemError(f"`max_cost` must be a number, in the unit of the front's costs, got {max_cost!r}")
         place = int(np.searchsorted(self.cost, max_cost, side="right")) - 1
         return tuple(self.num_bits[place].tolist()) if place >= 0 else None
 
@@ -77,13 +83,14 @@ def additive_front(
 ) -> AdditiveFront:
     """Candidates of least summed sensitivity for every total cost, the whole front at once.
 
-    Exact where costs are whole numbers. Others are rounded up to ``resolution`` steps between the cheapest and the
-    dearest total, so that no candidate costs more than it seems; the costs that are returned are the exact ones.
+    Exact where costs are whole numbers whose totals lie at most ``resolution``, or 4096, apart. Others are rounded up
+    to ``resolution`` steps between the cheapest and the dearest total, so that no candidate costs more than it seems;
+    the costs that are returned are the exact ones.
 
     Args:
         table: sensitivities; a width whose sensitivity is not finite is never chosen.
         costs: of every choice at every point, in the order of the table; None takes stored bits (total bits).
-        resolution: steps for costs that are no whole numbers.
+        resolution: steps for costs that are no whole numbers, or lie further apart.
 
     Raises:
         ProblemError: ``table`` is none; costs of another shape than the table, negative or not finite; no finite
@@ -162,5 +169,7 @@ def _whole_costs(exact: list[NDArray[np.float64]], resolution: int) -> tuple[lis
     spread = sum(float(row.max() - row.min()) for row in exact)
     if all((row == np.rint(row)).all() for row in exact) and spread <= max(resolution, _RESOLUTION):
         return [np.rint(row).astype(np.int64) for row in exact], 0.0
+    if spread == 0:  # nothing to choose by: every choice of a point costs the same
+        return [np.zeros(len(row), dtype=np.int64) for row in exact], 0.0
     step = spread / resolution
     return [np.ceil((row - row.min()) / step - 1e-9).astype(np.int64) for row in exact], step

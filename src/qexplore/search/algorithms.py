@@ -141,14 +141,23 @@ class Generations:
 
     @property
     def ended_by(self) -> str:
-        """Once nothing new is proposed: ``"exhausted"`` where every candidate was asked for, else ``"nothing new"``."""
-        return "exhausted" if len(self._known) >= self._problem.space.size else "nothing new"
+        """Once nothing new is proposed: ``"exhausted"`` where all within the limits were, else ``"nothing new"``."""
+        return "exhausted" if self._is_exhausted or self._is_all_allowed_known else "nothing new"
+
+    @property
+    def _is_exhausted(self) -> bool:
+        return len(self._known) >= self._problem.space.size
+
+    @property
+    def _is_all_allowed_known(self) -> bool:
+        """Whether everything that keeps to the limits was asked for; it is counted at the end alone."""
+        is_sure = self._problem.space.is_listable
+        return is_sure and not len(_unseen(self._problem, 1, self._known, np.random.default_rng(0)))
 
     def ask(self) -> Generation | None:
         """The next generation; None where nothing new is left. Not to be asked again before it was told."""
         is_idle = self._idle >= _IDLE_GENERATIONS and self._repeated >= _IDLE_CANDIDATES
-        is_at_end = self.ended_by == "exhausted" or is_idle
-        if is_at_end and self._index:  # a first generation there is, be it of known candidates
+        if (self._is_exhausted or is_idle) and self._index:  # a first generation there is, be it of known candidates
             return None
         proposed = self._problem.effective(self._proposer.ask())
         if len(proposed) == 0:
@@ -220,12 +229,13 @@ def _guided(
     options = {
         "pop_size": size,
         "sampling": problem.space.encode(first_population(problem.space, initial)).astype(float),
-        "mating": _Mating(guide, problem.space, seen, stream(settings.seed, "unseen candidates")),
+        "mating": _Mating(guide, problem, seen, stream(settings.seed, "unseen candidates")),
         "n_offsprings": settings.generation_size or max(1, round(_SHARE_OF_OFFSPRING * size)),
         "eliminate_duplicates": False,
     }
     if settings.algorithm == "nsga3":
-        searcher = NSGA3(_directions(problem.n_obj, size), **options)
+        most = max(size, problem.n_obj)  # fewer directions than objectives reach nowhere
+        searcher = NSGA3(_directions(problem.n_obj, most), **options | {"pop_size": most})
     else:
         searcher = {"nsga2": NSGA2, "sms-emoa": SMSEMOA}[settings.algorithm](**options)
     return PymooProposer(problem, searcher, settings.seed, guide)
@@ -238,12 +248,26 @@ def _directions(num_objectives: int, count: int) -> Any:
     return get_reference_directions("energy", num_objectives, count, seed=1)
 
 
+def _unseen(
+    problem: LayerwiseQuantizationProblem, count: int, seen: Collection[Candidate], rng: np.random.Generator
+) -> Candidates:
+    """Up to ``count`` random candidates that are not in ``seen`` and keep to the limits: others are known to fail."""
+    return problem.space.unseen(count, seen, rng, lambda rows: problem.limits.are_kept(problem.effective(rows)))
+
+
 class _Mating:
     """What pymoo asks for offspring: the guide's proposals, filled up at random where it knows too few."""
 
-    def __init__(self, guide: Guide, space: SearchSpace, seen: Collection[Candidate], rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        guide: Guide,
+        problem: LayerwiseQuantizationProblem,
+        seen: Collection[Candidate],
+        rng: np.random.Generator,
+    ) -> None:
         self._guide = guide
-        self._space = space
+        self._problem = problem
+        self._space = problem.space
         self._seen = seen
         self._rng = rng
         self._is_first = True
@@ -259,7 +283,8 @@ class _Mating:
         chosen = self._guide.propose(self._space.decode(pop.get("X")), n_offsprings, seen)
         if len(chosen) < n_offsprings:
             known = {*seen, *map(tuple, chosen.tolist())}
-            chosen = np.concatenate([chosen, self._space.unseen(n_offsprings - len(chosen), known, self._rng)])
+            others = _unseen(self._problem, n_offsprings - len(chosen), known, self._rng)
+            chosen = np.concatenate([chosen, others])
         return Population.new("X", self._space.encode(np.concatenate([guesses, chosen])).astype(float))
 
 

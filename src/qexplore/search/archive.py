@@ -83,18 +83,21 @@ class Archive:
 def reference_point(problem: LayerwiseQuantizationProblem, evaluations: Sequence[Evaluation]) -> tuple[float, ...]:
     """(score, each cost) that hypervolumes are measured against.
 
-    ``min_accuracy``, or without one the worst score among ``evaluations``, those of the uniform choices; and the costs
-    of the dearest candidate, or a little more than a limit.
+    ``min_accuracy``, or without one the worst score among ``evaluations``, those of the uniform choices; and the most
+    that the widest, the narrowest or a uniform candidate costs, or a little more than a limit.
     """
     scores = [evaluation.score for evaluation in evaluations if evaluation.is_complete]
     worst = min(scores or [problem.float_accuracy], key=problem.metric.gain)  # float where nothing could be measured
     accuracy = worst if problem.min_accuracy is None else problem.min_accuracy
-    ends = problem.costs_of(np.concatenate([problem.space.narrowest, problem.space.widest]))
-    return accuracy, *(_reference_cost(problem, cost, *ends[:, place]) for place, cost in enumerate(problem.costs))
+    space = problem.space
+    # Of a table from a device a wider choice may cost less, so that the widest candidate is not the dearest.
+    costs = problem.costs_of(np.concatenate([space.narrowest, space.uniform(), space.widest]))
+    ends = zip(problem.costs, costs.min(axis=0), costs.max(axis=0), strict=True)
+    return accuracy, *(_reference_cost(problem, cost, least, dearest) for cost, least, dearest in ends)
 
 
-def _reference_cost(problem: LayerwiseQuantizationProblem, cost: Cost, narrowest: float, widest: float) -> float:
+def _reference_cost(problem: LayerwiseQuantizationProblem, cost: Cost, least: float, dearest: float) -> float:
     most = problem.limits.by_name.get(cost.name)
     # A front that reaches the limit should count there too.
-    step = 1.0 if cost.name == TOTAL_BITS else (widest - narrowest) * _STEP
-    return float(widest if most is None else min(widest, most + step))
+    step = 1.0 if cost.name == TOTAL_BITS else (dearest - least) * _STEP
+    return float(dearest if most is None else min(dearest, most + step))

@@ -73,14 +73,18 @@ class FurtherMetrics:
         for one in self._measures:
             one.direct.evaluate_float()
 
-    def measure(self, candidate: Candidate, *, directly: bool = False) -> tuple[float, ...]:
-        """Scores of ``candidate``, a pass over the set each; NaN where one cannot be measured.
+    def added_to(self, evaluation: Evaluation, *, directly: bool = False) -> Evaluation:
+        """``evaluation`` with its further scores, a pass over the set each; NaN where one cannot be measured, and why.
 
         Args:
-            candidate: codes by point.
+            evaluation: complete by the first metric.
             directly: by the direct evaluators, for the last word.
         """
-        return tuple(one.evaluation(candidate, directly).score for one in self._measures)
+        if not self._measures:
+            return evaluation
+        measured = [one.evaluation(evaluation.candidate, directly) for one in self._measures]
+        reason = next((one.reason for one in measured if not one.is_complete), evaluation.reason)
+        return replace(evaluation, further=tuple(one.score for one in measured), reason=reason)
 
     def violations(self, scores: Sequence[float]) -> list[float]:
         """By how much each minimum is missed; 1 where a score is not known."""
@@ -88,22 +92,23 @@ class FurtherMetrics:
         pairs = zip(self._measures, known, strict=True)
         return [1.0 if math.isnan(score) else one.requirements.violation(score) for one, score in pairs]
 
-    def require_met(self, candidate: Candidate, scores: Sequence[float]) -> None:
+    def require_met(self, widest: Evaluation) -> None:
         """Raise where the widest candidate misses a minimum.
 
         Raises:
             ProblemError: names the metric and what can be reached.
             EvaluationError: the metric fails.
         """
-        scores = scores or self.measure(candidate)
+        measured = widest if widest.further else self.added_to(widest)
+        scores = measured.further
         for one, score, violation in zip(self._measures, scores, self.violations(scores), strict=True):
             if violation <= 0:
                 continue
             of = one.described
             if math.isnan(score):
                 raise EvaluationError(
-                    f"the metric '{of.name}' could not be measured for the widest candidate {candidate}: "
-                    f"{one.evaluation(candidate).reason}. Mend the metric, or leave it and its minimum out"
+                    f"the metric '{of.name}' could not be measured for the widest candidate {widest.candidate}: "
+                    f"{measured.reason}. Mend the metric, or leave it and its minimum out"
                 )
             raise ProblemError(
                 f"min_accuracy of the metric '{of.name}' ({of.min_accuracy:g}) cannot be reached: the widest candidate "

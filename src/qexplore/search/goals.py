@@ -53,7 +53,10 @@ class Cheapest:
 
 @dataclass(frozen=True)
 class MostAccurate:
-    """The greatest gain at no more than ``most`` cost; lower costs count nothing."""
+    """The greatest gain at no more than ``most`` cost; lower costs count nothing.
+
+    Infinite where another cost is limited than the one that is looked at: the search proposes nothing beyond a limit.
+    """
 
     most: float
 

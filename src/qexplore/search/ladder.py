@@ -52,27 +52,25 @@ class Ladder:
         self.lacking: Lacking | None = None
 
     def ask(self) -> Candidates:
-        """The next rungs; none at the foot of the ladder, or well below where scores are good enough."""
+        """The next rungs that keep to the limits; none at the foot, or well below where scores are good enough."""
         return next(self._way, np.zeros((0, self._problem.space.num_points), dtype=np.int64))
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Count misses in a row: scores that are known to be too bad, and none.
 
-        A rung that was stopped for it can beat no other tells nothing of lower ones, and these keep to limits on costs
-        that it breaks.
+        A rung that was stopped for it can beat no other tells nothing of lower ones.
         """
-        problem = self._problem
-        violations = problem.constraints(evaluations)
-        of_scores = violations[:, : violations.shape[1] - len(problem.limits)]
-        for evaluation, violated in zip(evaluations, of_scores, strict=True):
-            misses = evaluation.state == "failed" or bool((violated > 0).any())
-            self._misses = self._misses + 1 if misses else 0
+        violated = (self._problem.constraints(evaluations) > 0).any(axis=1)
+        for evaluation, misses in zip(evaluations, violated.tolist(), strict=True):
+            self._misses = self._misses + 1 if misses or evaluation.state == "failed" else 0
 
     def _down(self, first: Candidates) -> Iterator[Candidates]:
         yield first
+        self._misses = 0  # narrow uniform choices miss, and say nothing of the rungs
         table, self.num_passes = quick_table(self._problem, self._allowance(), self._progress, self._seconds())
         self.lacking = table.lacking
-        left = rungs(table.values, self._problem)
+        left = self._problem.effective(rungs(table.values, self._problem))
+        left = left[self._problem.limits.are_kept(left)]
         while len(left) and self._misses < _MISSES:
             yield left[:_RUNGS_AT_ONCE]
             left = left[_RUNGS_AT_ONCE:]

@@ -121,7 +121,8 @@ class LowFidelity:
         pool = pool[self.worth_a_look(pool)]
         logs, spread = self._look_beliefs(pool, self._totals.features(pool))
         candidates, known = self._known()
-        costs, gains = goal.view(trade_off.cost(candidates), -known)
+        kept = self._problem.limits.are_kept(candidates)  # uniform choices beyond a limit are known too
+        costs, gains = goal.view(trade_off.cost(candidates[kept]), -known[kept])
         stairs = Staircase(costs, gains, goal.reference(-float(known.max()), reference_cost))
         beliefs = Prediction(logs, spread, np.negative)
         return pool[choose(stairs, goal, trade_off.cost(pool), beliefs, count)]

@@ -85,8 +85,8 @@ class Memory:
         return True
 
     def take_over(self, other: Memory) -> None:
-        """Remember what ``other`` does, of the same model as it is now."""
-        if not self.forget_if_changed() and not other.forget_if_changed():
+        """Remember what ``other`` does, unless the model has changed since; that is noticed when it is asked next."""
+        if self._now() == self._version and other._now() == other._version:
             self._known |= other._known
 
     def effective(self, candidates: Candidates) -> Candidates:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -263,6 +262,8 @@ class LayerwiseQuantizationProblem(MinimizedProblem):
         rows = checked_rows("candidates", candidates, self.space.num_points)
         if (rows != np.rint(rows)).any():
             raise ProblemError(f"candidates must hold whole numbers, the codes of choices, got {rows.tolist()!r}")
+        if must_beat is not None and np.shape(must_beat) != (len(rows),):
+            raise ProblemError(f"must_beat must hold a score for each of {len(rows)} candidates, got {must_beat!r}")
         return self._memory.measure(rows.astype(np.int64), self.num_samples, must_beat=must_beat, screened=screened)
 
     def scores_on_subset(
@@ -287,8 +288,7 @@ class LayerwiseQuantizationProblem(MinimizedProblem):
         """
         self._forget_if_changed()
         for evaluation in self._judging.evaluate(candidates):
-            further = self.further.measure(evaluation.candidate, directly=True) if evaluation.is_complete else ()
-            yield replace(evaluation, further=further)
+            yield self.further.added_to(evaluation, directly=True) if evaluation.is_complete else evaluation
 
     def num_passes(self, evaluation: Evaluation) -> float:
         """What ``evaluation`` cost, in passes over the search set, also where it comes from memory."""
@@ -319,9 +319,7 @@ class LayerwiseQuantizationProblem(MinimizedProblem):
     def _finished(self, evaluation: Evaluation) -> Evaluation:
         """With its further scores, where the first metric is met."""
         is_met = evaluation.is_complete and self.requirements.violation(evaluation.score) <= 0
-        if not is_met or not len(self.further):
-            return evaluation
-        return replace(evaluation, further=self.further.measure(evaluation.candidate))
+        return self.further.added_to(evaluation) if is_met else evaluation
 
     def effective(self, candidates: Candidates) -> Candidates:
         """``candidates`` as they take effect: quantizers that were disabled by hand stay off."""

@@ -44,7 +44,7 @@ def require_reachable(problem: LayerwiseQuantizationProblem) -> None:
             f"{head} the widest candidate ({choice}) has {problem.metric.name} {widest.score:.4f}, the float network "
             f"{floats}. {_culprit(problem)}Relax min_accuracy or raise num_bits_upper_limit"
         )
-    problem.further.require_met(widest.candidate, widest.further)
+    problem.further.require_met(widest)
 
 
 def _culprit(problem: LayerwiseQuantizationProblem) -> str:

@@ -44,7 +44,6 @@ _SMALLER_TABLES = (None, 4), (3, 4), (2, 4), (1, 1)
 """How many choices of a point, None for all, and at least how many samples, where the whole table is too dear."""
 _LOG_LIMITS = -690.0, 690.0
 
-
 Choices = tuple[tuple[int, ...], ...]
 
 
@@ -237,7 +236,8 @@ def _losses(
     metric = problem.metric
     everything = np.concatenate([np.zeros((1, problem.space.num_points), dtype=np.int64), candidates])
     if isinstance(metric, Metric):
-        scores = problem.scores_on_subset(everything, metric, num_samples or problem.num_samples, told=told)
+        size = num_samples or problem.num_samples
+        scores = looked_at(lambda rows: problem.scores_on_subset(rows, metric, size, told=told), everything)
         summed, count = np.array([metric.summarize(row) for row in scores]), scores.shape[1]
     else:
         summed, count = np.full(len(everything), np.nan), problem.num_samples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -22,6 +22,12 @@ Places = NDArray[np.int64]
 
 _LISTABLE = 200_000
 """A space up to this size is listed to find what is left of it; a larger one is sampled."""
+_IDLE_DRAWS = 50
+"""Of a larger one, draws in a row with nothing new, after which hardly anything is allowed that is not known."""
+
+
+def _all_allowed(candidates: Candidates) -> NDArray[np.bool_]:
+    return np.ones(len(candidates), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -133,8 +139,16 @@ class SearchSpace:
         return np.asarray((candidates[:, :, None] == self._table) & is_choice)
 
     def gene_places(self, candidates: Candidates) -> Places:
-        """Places of ``candidates``, shape ``[N, L]``, by gene: shape ``[N, G]``."""
-        return self.places(candidates)[:, self.gene_points]
+        """Places of ``candidates``, shape ``[N, L]``, by gene: shape ``[N, G]``.
+
+        Of tied points one that is on tells, for others may have been disabled since.
+        """
+        places = self.places(candidates)
+        genes = places[:, self.gene_points]
+        for group in map(sorted, self.groups):
+            telling = np.array(group)[candidates[:, group].argmax(axis=1)]
+            genes[:, self.gene_of[group[0]]] = places[np.arange(len(places)), telling]
+        return genes
 
     def by_gene(self, rows: Iterable[ArrayLike]) -> list[NDArray[np.float64]]:
         """Sums over the points of each gene; ``rows`` hold a number for each choice of a point, one row a point."""
@@ -174,17 +188,36 @@ class SearchSpace:
         """``count`` random candidates, each choice equally likely."""
         return self.at(rng.integers(0, self.sizes, size=(count, self.num_genes)))
 
-    def unseen(self, count: int, seen: Collection[tuple[int, ...]], rng: np.random.Generator) -> Candidates:
-        """Up to ``count`` different random candidates that are not in ``seen``; fewer only when no more are left."""
-        if self.size <= _LISTABLE:
+    @property
+    def is_listable(self) -> bool:
+        """Whether `unseen` is sure of what is left."""
+        return self.size <= _LISTABLE
+
+    def unseen(
+        self,
+        count: int,
+        seen: Collection[tuple[int, ...]],
+        rng: np.random.Generator,
+        are_allowed: Callable[[Candidates], NDArray[np.bool_]] = _all_allowed,
+    ) -> Candidates:
+        """Up to ``count`` different random candidates, allowed and not in ``seen``; fewer only when no more are left.
+
+        Of a space that is not listable also where hardly one in so many is allowed.
+        """
+        if self.is_listable:
             places = np.array(list(product(*map(range, self.sizes.tolist()))), dtype=np.int64)
-            left = [candidate for candidate in map(tuple, self.at(places).tolist()) if candidate not in seen]
+            listed = self.at(places)
+            listed = listed[are_allowed(listed)]
+            left = [candidate for candidate in map(tuple, listed.tolist()) if candidate not in seen]
             chosen = rng.permutation(len(left))[:count]
             return np.array([left[index] for index in chosen], dtype=np.int64).reshape(-1, self.num_points)
         found: dict[tuple[int, ...], None] = {}
-        while len(found) < count:
-            drawn = map(tuple, self.random(count, rng).tolist())
-            found.update((candidate, None) for candidate in drawn if candidate not in seen)
+        idle = 0
+        while len(found) < count and idle < _IDLE_DRAWS:
+            drawn, before = self.random(count, rng), len(found)
+            allowed = map(tuple, drawn[are_allowed(drawn)].tolist())
+            found.update((candidate, None) for candidate in allowed if candidate not in seen)
+            idle = idle + 1 if len(found) == before else 0
         return np.array(list(found)[:count], dtype=np.int64).reshape(-1, self.num_points)
 
 
@@ -242,7 +275,7 @@ def width_limits(model: QuantizedModel, lower: Any, upper: Any) -> tuple[tuple[i
 
 
 def _limits(argument: str, value: Any, names: Sequence[str]) -> list[int]:
-    per_point = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str)
+    per_point = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and np.shape(value) != ()
     values = list(value) if per_point else [value] * len(names)
     if len(values) != len(names):
         raise ProblemError(f"{argument} must be an int or one for each of {len(names)} points, got {len(values)}")

@@ -32,7 +32,7 @@ class TradeOff:
         self._origin = np.zeros(1)
         if len(costs) > 1:
             ends = np.concatenate([space.narrowest, space.widest])
-            low, high = np.stack([cost.cost(ends) for cost in costs], axis=1)
+            low, high = np.sort(np.stack([cost.cost(ends) for cost in costs], axis=1), axis=0)  # wide may be cheap
             self._origin = low
             self._scale = 1.0 / np.where(high > low, high - low, 1.0)
             self._weights = self._scale / len(costs)
