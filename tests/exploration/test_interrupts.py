@@ -18,6 +18,7 @@ from problems import Watched, correct, raising, random_state, state_of, tiny_mod
 
 import qexplore as qx
 from qexplore.errors import DataError, EvaluationError, MetricError, ModelError, ProblemError
+from qexplore.study import Recorder
 
 # One candidate after the other, so that a test can say at which one it happens.
 tiny_problem = functools.partial(problems.tiny_problem, engine="direct")
@@ -318,3 +319,13 @@ def test_a_real_ctrl_c_in_a_process_returns_the_front_so_far(evaluations):
     assert told
     assert process.returncode == 0
     assert rest[-1].split() == ["result", "interrupt", "True", "True", "True"]
+
+
+def test_a_run_that_ends_as_it_begins_leaves_a_study_of_an_empty_front(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Recorder, "keep", lambda *_: raising(KeyboardInterrupt())(None))
+        qx.explore(tiny_problem(), max_evaluations=5, seed=1, study=tmp_path / "a.db", progress=False)
+    with qx.Study.open(tmp_path / "a.db") as study:
+        assert study.front().num_bits.shape == (0, 3)
+        assert len(study.evaluations()) == 0
+    assert len(qx.resume(tmp_path / "a.db", tiny_problem(), progress=False).front)

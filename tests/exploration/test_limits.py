@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from networks import batches, digits
-from problems import correct, every_candidate, search_loader, tiny_model, tiny_problem, weighted_model
+from problems import every_candidate, search_loader, tiny_model, tiny_problem, weighted_model
 
 import qexplore as qx
 
@@ -70,13 +70,17 @@ def test_one_point_within_total_bits_is_found_whatever_cost_is_searched():
     assert by_cost.accuracy >= by_bits.accuracy - 0.01
 
 
-def test_an_empty_front_with_a_report_set_and_a_further_metric_says_what_was_missed():
-    widest = correct(tiny_model(), (8, 8, 8)) / 400
-    metrics = [qx.top1_accuracy, qx.negative_log_likelihood]
-    problem = tiny_problem(metrics, upper=8, min_accuracy=[widest, 5.0], max_total_bits=8)
-    front = explored(problem, max_evaluations=20, report_loader=batches(digits().report)).front
+def test_an_empty_front_with_a_report_set_and_a_further_metric_says_what_was_missed(tmp_path):
+    def top3(output, target):
+        return (output.topk(3).indices == target[:, None]).any(dim=1).float()
+
+    problem = tiny_problem([qx.top1_accuracy, top3], upper=8, min_accuracy=[None, 0.98], max_total_bits=8)
+    options = {"report_loader": batches(digits().report), "study": tmp_path / "a.db"}
+    front = explored(problem, max_evaluations=20, **options).front
     assert front.report_further_scores.shape == (0, 1)
-    assert "missed min_accuracy" in front.empty_because and "went beyond a limit" in front.empty_because
+    assert "of 8 candidates that were measured 2 missed min_accuracy; 6 went beyond a limit" in front.empty_because
+    with qx.Study.open(tmp_path / "a.db") as study:
+        assert "2 missed min_accuracy and 6 went" in study.front(1, min_accuracy=0.1).empty_because
     front = explored(tiny_problem(upper=8, max_total_bits=8), max_evaluations=3).front
     assert "3 went beyond a limit" in front.empty_because and "min_accuracy" not in front.empty_because
 

@@ -77,7 +77,7 @@ def test_sigterm_during_verification_returns_the_front_unverified():
 
 
 def test_sigterm_during_the_judging_verifies_nothing(monkeypatch):
-    monkeypatch.setattr(verification, "is_contradicted", terminating)
+    monkeypatch.setattr(verification, "is_contradicted", lambda *_: terminating(None))
     monkeypatch.setattr(qx.LayerwiseQuantizationProblem, "measure_directly", lambda *_: pytest.fail("verified"))
     exploration = explored(tiny_problem(upper=8), max_evaluations=9, judge="divergence")
     assert (exploration.stopped_by, exploration.front.verified) == ("SIGTERM", False)

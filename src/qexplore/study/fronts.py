@@ -42,8 +42,10 @@ class Answer(Directed):
     def __init__(
         self, store: Store, columns: Columns, runs: Sequence[StudyRun], question: Question, moment: Moment
     ) -> None:
-        self._store, self._columns, self._question, self._moment = store, columns, question, moment
         self._runs, self._run = runs, runs[-1]
+        if not len(columns):  # a run that was killed as it began: its points are known all the same
+            columns = replace(columns, candidates=np.zeros((0, len(self._run.facts["points"])), dtype=np.int64))
+        self._store, self._columns, self._question, self._moment = store, columns, question, moment
         self.higher_is_better = bool(self._run.facts["metric"]["higher_is_better"])
         self._further = [FurtherMetric(**one) for one in self._run.settings["further"]]
 
@@ -81,10 +83,13 @@ class Answer(Directed):
         return np.column_stack([-self.gain(score), self._question.costs_of(candidates)])
 
     def _are_feasible(self, known: Measured, *, is_judged: bool = False) -> NDArray[np.bool_]:
+        return self._meet_minima(known) & self._question.are_within(known.candidates, is_judged=is_judged)
+
+    def _meet_minima(self, known: Measured) -> NDArray[np.bool_]:
         meets: NDArray[np.bool_] = self.meets(known.score, self._question.min_accuracy)
         for place, one in enumerate(self._further):
             meets = meets & one.meets(known.further[:, place], one.min_accuracy)
-        return meets & self._question.are_within(known.candidates, is_judged=is_judged)
+        return meets
 
     def _kept(self, feasible: Measured) -> tuple[Rows, str]:
         """Rows of the front, as the judge would have it, and what is said of the judge."""
@@ -192,7 +197,7 @@ class Answer(Directed):
             )
 
     def _why_empty(self, known: Measured) -> str:
-        missed = int((~self.meets(known.score, self._question.min_accuracy)).sum())
+        missed = int((~self._meet_minima(known)).sum())
         beyond = int((~self._question.are_within(known.candidates)).sum())
         return (
             f"The front is empty: of {len(known.score)} complete evaluations {missed} missed min_accuracy and {beyond} "

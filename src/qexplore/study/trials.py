@@ -91,7 +91,7 @@ class _Trials(Directed):
             known = found.get(stored.evaluation.candidate)
             if stored.run in self._own and (known is None or not known.evaluation.is_complete):
                 found[stored.evaluation.candidate] = stored
-        rows = np.array(list(found), dtype=np.int64).reshape(len(found), -1)
+        rows = np.array(list(found), dtype=np.int64).reshape(len(found), len(self._names))
         costs = self._question.costs_of(rows).tolist() if len(found) else []
         for stored, of_trial in zip(found.values(), costs, strict=True):
             yield self._trial(stored, of_trial)
