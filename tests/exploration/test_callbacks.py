@@ -1,5 +1,6 @@
 """Callbacks see frozen snapshots, when the front grows and when a generation ends."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -147,3 +148,23 @@ def test_an_exploration_within_a_callback_is_an_exploration_like_any_other():
     outer = explored([nested])
     assert np.array_equal(inner[0].front.num_bits, outer.front.num_bits)
     assert np.array_equal(inner[0].front.accuracy, outer.front.accuracy)
+
+
+def test_a_callback_whose_entering_gives_nothing_is_called_itself():
+    class Log:
+        def __enter__(self):
+            self.rows = []
+
+        def __exit__(self, *_):
+            self.is_left = True
+
+        def __call__(self, snapshot):
+            self.rows.append(snapshot)
+
+    @contextlib.contextmanager
+    def writing():
+        yield written.append
+
+    log, written = Log(), []
+    exploration = explored([log, writing()], tiny_problem())
+    assert log.is_left and tuple(log.rows) == tuple(written) == exploration.history

@@ -1,7 +1,9 @@
 """Options of a search are objects that check themselves."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 from problems import tiny_problem
 from pymoo.algorithms.moo.nsga2 import NSGA2
@@ -64,3 +66,10 @@ def test_the_hypervolume_of_an_archive_is_computed_anew_only_when_it_has_grown(m
             assert archive.hypervolume(reference) == pytest.approx(volumes[0])
             assert archive.hypervolume(other) == pytest.approx(volumes[1])
     assert computed == [reference, other] * 2
+
+
+def test_numbers_of_numpy_become_those_of_python_which_a_study_can_hold():
+    settings = SearchSettings(np.int64(1), population_size=np.int32(4), generation_size=np.int8(3))
+    limits = Budget(np.int64(5), np.float32(2.5), np.int16(3), np.uint8(2)).limits
+    limits["max_seconds_each"] = tiny_problem(max_seconds_each=np.float32(60)).direct.max_seconds_each
+    assert json.loads(json.dumps([dataclasses.asdict(settings), limits])) == [dataclasses.asdict(settings), limits]

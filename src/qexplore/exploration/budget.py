@@ -40,19 +40,12 @@ class Budget:
     ) -> None:
         if max_evaluations is None and max_seconds is None and patience is None:
             raise ProblemError("a search needs an end: give `max_evaluations`, `max_seconds` or `patience`")
-        for name, value in (
-            ("max_evaluations", max_evaluations),
-            ("patience", patience),
-            ("max_failures", max_failures),
-        ):
-            if value is not None:
-                checked_int(f"`{name}`", value, ProblemError, low=1)
+        self._max_evaluations = _checked_count("max_evaluations", max_evaluations)
+        self._patience = _checked_count("patience", patience)
+        self._max_failures = _checked_count("max_failures", max_failures)
+        self._max_seconds = math.inf
         if max_seconds is not None:
-            checked_number("`max_seconds`", max_seconds, ProblemError, above=0)
-        self._max_evaluations = math.inf if max_evaluations is None else max_evaluations
-        self._max_seconds = math.inf if max_seconds is None else max_seconds
-        self._patience = math.inf if patience is None else patience
-        self._max_failures = math.inf if max_failures is None else max_failures
+            self._max_seconds = checked_number("`max_seconds`", max_seconds, ProblemError, above=0)
         self._failures_in_a_row = 0
         self._start = now()
         self._hypervolume = 0.0
@@ -135,3 +128,8 @@ class Budget:
         self.num_passes += num_passes
         if hypervolume > self._hypervolume * (1 + _LEAST_GROWTH):
             self._hypervolume, self._grown_at = hypervolume, self.num_passes
+
+
+def _checked_count(name: str, value: int | None) -> float:
+    """A limit as an int of Python, which a study can hold; infinite for None."""
+    return math.inf if value is None else checked_int(f"`{name}`", value, ProblemError, low=1)

@@ -176,12 +176,16 @@ def run_search(
 
 @contextmanager
 def entered(callbacks: Sequence[Callback]) -> Iterator[list[Callback]]:
-    """The callbacks, those that are context managers entered; they are left at the end, also by an error."""
+    """The callbacks, those that are context managers entered; they are left at the end, also by an error.
+
+    What entering gives is called in the place of one where it can be: as a function of a `contextmanager` gives it.
+    """
     with ExitStack() as stack:
-        yield [
+        entered = [
             stack.enter_context(callback) if isinstance(callback, AbstractContextManager) else callback
             for callback in callbacks
         ]
+        yield [given if callable(given) else callback for given, callback in zip(entered, callbacks, strict=True)]
 
 
 def _searched(

@@ -20,9 +20,9 @@ def checked_limit(max_seconds_each: float | None) -> float | None:
     Raises:
         ProblemError: it is no positive number.
     """
-    if max_seconds_each is not None:
-        checked_number("`max_seconds_each`", max_seconds_each, ProblemError, above=0, hint=": None limits nothing")
-    return max_seconds_each
+    if max_seconds_each is None:
+        return None
+    return checked_number("`max_seconds_each`", max_seconds_each, ProblemError, above=0, hint=": None limits nothing")
 
 
 def evaluators_of(

@@ -55,10 +55,10 @@ class SearchSettings:
     generation_size: int | None = None
 
     def __post_init__(self) -> None:
-        checked_int("`seed`", self.seed, ProblemError, low=0)
-        checked_int("`population_size`", self.population_size, ProblemError, low=2)
-        if self.generation_size is not None:
-            checked_int("`generation_size`", self.generation_size, ProblemError, low=1)
+        for name, low in (("seed", 0), ("population_size", 2), ("generation_size", 1)):
+            value = getattr(self, name)
+            if name != "generation_size" or value is not None:  # numpy's ints become ints, which a study can hold
+                object.__setattr__(self, name, checked_int(f"`{name}`", value, ProblemError, low=low))
         is_named = isinstance(self.algorithm, str)
         if self.algorithm not in ALGORITHMS if is_named else not isinstance(self.algorithm, Algorithm):
             known = ", ".join(map(repr, ALGORITHMS))
