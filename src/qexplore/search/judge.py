@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -140,18 +141,20 @@ class Contest:
 
     def _standing(self, rows: Rows) -> Rows:
         """Those of ``rows`` that stand at some cost."""
-        costs = {row: self.objectives[row, 1:] for row in rows.tolist()}
-        order = sorted(costs, key=lambda row: (self.divergence[row], *costs[row]))
+        costs = self.objectives[rows, 1:]
+        order = np.lexsort((*costs.T[::-1], self.divergence[rows]))
+        rows, costs = rows[order], costs[order]
+        is_told = functools.cache(self._is_told)  # many costs ask for the same pairs
         found: dict[int, None] = {}
-        for limit in np.unique(self.objectives[rows, 1:], axis=0):
-            found[self._best([row for row in order if (costs[row] <= limit).all()])] = None
+        for limit in np.unique(costs, axis=0):
+            found[self._best(rows[(costs <= limit).all(axis=1)], is_told)] = None
         return np.array(list(found), dtype=np.int64)
 
-    def _best(self, rows: Sequence[int]) -> int:
+    def _best(self, rows: Rows, is_told: Callable[[int, int], bool]) -> int:
         """Of ``rows``, the least divergence first, the one that stands."""
-        best = rows[0]
-        for row in rows[1:]:
-            if self.objectives[row, 0] < self.objectives[best, 0] and self._is_told(row, best):
+        best, loss = int(rows[0]), self.objectives[:, 0]
+        for row in rows[loss[rows] < loss[best]].tolist():
+            if loss[row] < loss[best] and is_told(row, best):
                 best = row
         return best
 
