@@ -60,9 +60,9 @@ class Ladder:
 
         A rung that was stopped for it can beat no other tells nothing of lower ones.
         """
-        violated = (self._problem.constraints(evaluations) > 0).any(axis=1)
-        for evaluation, misses in zip(evaluations, violated.tolist(), strict=True):
-            self._misses = self._misses + 1 if misses or evaluation.state == "failed" else 0
+        for evaluation, violated in zip(evaluations, self._problem.constraints(evaluations), strict=True):
+            misses = evaluation.state == "failed" or bool((violated > 0).any())
+            self._misses = self._misses + 1 if misses else 0
 
     def _down(self, first: Candidates) -> Iterator[Candidates]:
         yield first
