@@ -315,7 +315,7 @@ def test_print_is_a_table_of_runs(done):
     assert f"'{study.path}'" in header and study.fingerprint["weights"] in header
     assert metric.startswith("3 points; accuracy (higher is better), float 0.9")
     assert names.split()[:3] == ["run", "algorithm", "seed"]
-    assert row.split()[:5] == ["1", "nsga2", "1", "max_evaluations", "40"] and row.endswith("ended by max_evaluations")
+    assert row.split()[:5] == ["1", "nsga2", "1", "max_evaluations", "40"] and row.endswith("ended by exhausted")
     with qx.Study.open(study.path) as closed:
         pass
     closed.close()
