@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qexplore.errors import QExploreError
 
 Error = type[QExploreError]
@@ -92,6 +95,28 @@ def checked_name(name: str, value: object, known: Iterable[str], error: Error, *
     if not isinstance(value, str) or value not in known:
         raise error(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
     return value
+
+
+def checked_rows(name: str, values: Any, length: int, error: Error, *, hint: str = "") -> NDArray[np.float64]:
+    """``values`` as finite numbers, shape ``[N, length]``; a single row may do without its first axis.
+
+    >>> from qexplore.errors import ProblemError
+    >>> checked_rows("candidates", [4, 4], 3, ProblemError)
+    Traceback (most recent call last):
+    qexplore.errors.ProblemError: candidates must have shape [N, 3], one number a choice to make, got (2,)
+    """
+    try:
+        rows = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as cause:
+        raise error(f"{name} must be numbers of shape [N, {length}], got {values!r}") from cause
+    if rows.size and (rows.ndim not in (1, 2) or rows.shape[-1] != length):
+        raise error(f"{name} must have shape [N, {length}], one number a choice to make, got {rows.shape}")
+    rows = rows.reshape(-1, length)
+    unknown = np.argwhere(~np.isfinite(rows))
+    if len(unknown):
+        row, place = unknown[0].tolist()
+        raise error(f"{name} must be finite, got {rows[row, place]} in row {row} at place {place}{hint}")
+    return rows
 
 
 def checked_keywords(

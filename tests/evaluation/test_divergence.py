@@ -15,6 +15,7 @@ from qexplore import predicates
 from qexplore.errors import EvaluationError
 from qexplore.evaluation import parts
 from qexplore.evaluation.engine import Engine
+from qexplore.metrics import kl_divergence
 
 SOME = [(2, 3, 4), (4, 4, 4), (8, 2, 8), (0, 0, 0), (2, 2, 2)]
 EVALUATORS = {"direct": qx.DirectEvaluator, "prefix": prefix_evaluator}
@@ -115,6 +116,27 @@ def test_tokens_and_samples_that_do_not_count_in_the_metric_do_not_count_here(bu
     )
 
 
+@pytest.mark.parametrize("options", [{}, {"hold_bytes": 0}], ids=["held", "streamed"])
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "whole batches"])
+def test_samples_that_do_not_count_are_in_no_part_of_the_set(build, cut, options):
+    loader = []
+    for place, (x, y) in enumerate(search_loader(90)):
+        ignored = torch.arange(len(y)) % 3 > 0 if place else torch.ones(len(y), dtype=torch.bool)
+        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(place)) * 3
+        # Of targets that differ in more than their samples no two batches can be put together.
+        targets = torch.where(ignored, -100, y), torch.zeros(1 if cut else 1 + place).expand(len(y), -1)
+        loader.append((torch.where(ignored[:, None, None, None], noise, x), targets))
+    metric = qx.Metric(lambda output, target: qx.top1_accuracy(output, target[0]), range=(0.0, 1.0), ignored=-100)
+    evaluator = build(loader=loader, metric=metric, divergence=kl_divergence, **options)
+    rows, count = np.array(SOME), sum(int((y != -100).sum()) for _, (y, _) in loader)
+    everything = evaluator.scores_on_subset(rows, kl_divergence, 400, against_float=True)
+    assert everything.shape == (len(SOME), count)
+    if not options:
+        assert everything.mean(axis=1).tolist() == pytest.approx(told(evaluator), rel=1e-4, abs=1e-7)
+    few = evaluator.scores_on_subset(rows[:1], metric, 4)
+    assert (few.shape[1] == 4 if cut and not options else few.shape[1] >= 4) and (few >= 0).all()
+
+
 class Unsteady:
     """Refuses what is further than ``limit`` from the float network's outputs."""
 
@@ -139,8 +161,9 @@ class Unsteady:
             "must return one score per sample",
         ),
         ({"divergence": qx.Metric(Unsteady(1e-9))}, "too far"),
+        ({"divergence": qx.Metric(Unsteady(9.0), fit=lambda references: references.nowhere)}, "could not be fitted"),
     ],
-    ids=["not asked for", "no memory", "whole set", "never", "other shape", "for quantized outputs"],
+    ids=["not asked for", "no memory", "whole set", "never", "other shape", "for quantized outputs", "no fit"],
 )
 def test_where_none_can_be_told_evaluations_are_complete_without_and_the_evaluator_says_why(build, options, said):
     evaluator = build(**options)

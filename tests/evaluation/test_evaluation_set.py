@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from networks import batches, digits
-from problems import random_state, search_loader, tiny_model, tiny_network
+from problems import prefix_evaluator, random_state, search_loader, tiny_model, tiny_network
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import qexplore as qx
-from qexplore.errors import DataError, EvaluationError
+from qexplore.errors import DataError, EvaluationError, MetricError
 from qexplore.evaluation.batches import EvaluationSet, free_memory
 from qexplore.model import Placement
 
@@ -285,3 +285,80 @@ def test_batches_without_a_target_serve_a_metric_of_the_output_alone():
     with torch.no_grad():
         expected = tiny_network()(digits().search.x).std(dim=1).double().mean().item()
     assert evaluator.float_evaluation.score == pytest.approx(expected, rel=1e-6)
+
+
+def one_buffer():
+    """Batches in memory that the next one is written into."""
+    images, labels = torch.empty(100, 1, 8, 8), torch.empty(100, dtype=torch.long)
+    for x, y in search_loader(100):
+        yield images.copy_(x), labels.copy_(y)
+
+
+def test_batches_that_later_ones_were_written_over_are_refused_where_they_are_held():
+    class Loader:
+        def __iter__(self):
+            return one_buffer()
+
+    for loader in (Loader(), one_buffer()):
+        with pytest.raises(DataError, match="later batches were written into the memory of earlier ones: give copies"):
+            qx.DirectEvaluator(tiny_model(), loader, qx.top1_accuracy)
+    assert scores(Loader(), hold_bytes=0) == EXPECTED
+
+
+def writes(place):
+    def score(output, target):
+        (output, target)[place][0] = 0
+        return (output.argmax(1) == target).float()
+
+    return score
+
+
+def of_whole_set(model, loader):
+    return sum(float((model(x.mul_(0.5)).argmax(1) == y).sum()) for x, y in loader)
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (writes(0), "must leave its output and target as they are"),
+        (writes(1), "must leave its output and target as they are"),
+        (qx.whole_set(of_whole_set), "must leave the batches of a list as they are"),
+    ],
+    ids=["output", "target", "batches of a list"],
+)
+def test_a_metric_that_writes_into_what_other_candidates_are_scored_by_is_refused(metric, said):
+    with pytest.raises(MetricError, match=said):
+        qx.DirectEvaluator(tiny_model(), [(x.clone(), y.clone()) for x, y in search_loader(100)], metric)
+
+
+def test_targets_need_not_count_samples_on_their_first_axis():
+    def boxed(labels):
+        return [{"boxes": torch.zeros(1 + int(label) % 3, 4), "label": label} for label in labels]
+
+    def hit(output, target):
+        return (output.argmax(1) == torch.stack([one["label"] for one in target])).float()
+
+    loader, metric = [(x, boxed(y)) for x, y in search_loader(90)], qx.Metric(hit, range=(0.0, 1.0))
+    assert scores(loader, metric) == EXPECTED
+    engine = prefix_evaluator(tiny_model(), loader, metric, required=True)
+    assert [one.score for one in engine.evaluate(CANDIDATES)] == EXPECTED[1:]
+    for evaluator in (engine, engine.direct):
+        part = evaluator.scores_on_subset(CANDIDATES, metric, 100)
+        assert part.shape == (3, 180) and evaluator.subset_size(100) == 180
+
+
+@pytest.mark.parametrize("make", [qx.DirectEvaluator, prefix_evaluator])
+def test_candidates_of_another_shape_are_refused_and_a_single_one_needs_no_first_axis(make):
+    evaluator = make(tiny_model(), search_loader(), qx.top1_accuracy)
+    assert next(evaluator.evaluate([2, 3, 4])).score == EXPECTED[1]
+    for wrong, said in (([[4, 4]], "shape"), ([[4] * 4], "shape"), ([[4, 4, 4.5]], "whole"), ([["4b", 4, 4]], "num")):
+        for ask in (evaluator.evaluate, lambda rows: evaluator.scores_on_subset(rows, qx.top1_accuracy, 9)):
+            with pytest.raises(EvaluationError, match=f"candidates must .*{said}"):
+                list(ask(wrong))
+
+
+@pytest.mark.parametrize("name", ["hold_bytes", "budget_bytes"])
+@pytest.mark.parametrize("memory", ["1GB", -1, float("nan")])
+def test_memory_is_told_in_bytes(name, memory):
+    with pytest.raises(EvaluationError, match=f"`{name}` must be a number of at least 0, got .*: bytes, or None"):
+        prefix_evaluator(tiny_model(), search_loader(), qx.top1_accuracy, **{name: memory})

@@ -287,13 +287,13 @@ def test_batches_of_different_shapes_stay_as_they_are():
     model = qx.QuantizedActivationsModel(seeded(lambda: nn.LazyLinear(10)), predicates.by_type(nn.Linear))
     loader = [(x[..., :8].mean(dim=(1, 2)), y) for x, y in search_loader(100)]
     model.calibrate(loader)
-    samples = Samples([(loader[0][0], loader[0][1]), (loader[1][0][:, None].repeat(1, 3, 1), loader[1][1])], 200)
+    samples = Samples([(loader[0][0], loader[0][1]), (loader[1][0][:, None].repeat(1, 3, 1), loader[1][1])], [100, 100])
     assert not samples.can_be_cut
     assert [len(batch) for batch in samples.cut(10)] == [100, 100]
 
 
 def test_samples_are_cut_evenly_and_reordered():
-    samples = Samples(search_loader(150), 400)
+    samples = Samples(search_loader(150), [150, 150, 100])
     assert [len(batch) for batch in samples.cut(128)] == [100, 100, 100, 100]
     order = np.random.default_rng(0).permutation(400)
     samples.reorder(order)
@@ -317,7 +317,7 @@ def test_a_capture_that_does_not_equal_the_hooked_network_is_not_used(monkeypatc
     model = tiny_model(Aging())
     data = qx.DirectEvaluator(model, search_loader(), qx.top1_accuracy).data
     with pytest.raises(CaptureError, match="random numbers|does not equal"):
-        Network(model, Samples(list(data), 400))
+        Network(model, Samples(list(data), [len(y) for _, y in data]))
 
 
 def test_acceptance_runs_the_network_on_few_batches_beside_the_float_pass(monkeypatch):
@@ -352,7 +352,7 @@ def test_a_softmax_of_few_classes_at_the_end_is_quick_and_gives_what_torchs_give
     x = search_loader()[0][0]
     model = qx.QuantizedActivationsModel(Ends().eval(), predicates.by_type(nn.ReLU) | predicates.by_name("more"))
     model.calibrate([x])
-    network = Network(model, Samples(search_loader(), 400))
+    network = Network(model, Samples(search_loader(), [400]))
     quick = [node for node in network._trace.graph.nodes if node.target in (softmax_of_few, log_softmax_of_few)]
     assert len(quick) == (end in ENDS)
     candidate = [3, 4, 5, 4]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ EVALUATORS = (DirectEvaluator, prefix_evaluator)
 
 
 def test_a_part_is_drawn_at_random_and_is_the_same_whatever_the_order():
-    samples = Samples([(torch.arange(float(start), start + 50.0)[:, None], None) for start in (0, 50)], 100)
+    samples = Samples([(torch.arange(float(start), start + 50.0)[:, None], None) for start in (0, 50)], [50, 50])
     (part,) = samples.part_at_random(30)
     assert len(set(part.samples.tolist())) == 30
     assert part.inputs[:, 0].tolist() == part.samples.tolist()
@@ -33,7 +34,7 @@ def test_a_part_is_drawn_at_random_and_is_the_same_whatever_the_order():
 
 def test_a_part_has_of_each_class_its_share_and_holds_all_smaller_ones():
     labels = torch.from_numpy(np.random.default_rng(0).permutation(np.repeat([3, -100, 7, 8], [120, 50, 29, 1])))
-    samples = Samples([(torch.zeros(len(y), 2), y) for y in labels.split(90)], 200)
+    samples = Samples([(torch.zeros(len(y), 2), y) for y in labels.split(90)], [90, 90, 20])
     for count in (7, 40, 100, 200):
         (part,) = samples.part_at_random(count)
         assert part.target.tolist() == labels[part.samples].tolist()
@@ -51,8 +52,11 @@ def test_batches_that_cannot_be_cut_are_taken_whole():
         (torch.zeros(3, 4), torch.zeros(3)),
         (torch.zeros(3, 2), torch.zeros(3)),
     ]
-    parts = Samples(uneven, 9).part_at_random(4)
+    parts = Samples(uneven, [3, 3, 3]).part_at_random(4)
     assert [len(part) for part in parts] == [3, 3]
+    few = [(torch.zeros(size, 2 + size), torch.zeros(size)) for size in (1, 1, 1, 90, 1)]
+    for count in (2, 50):
+        assert sum(map(len, Samples(few, [1, 1, 1, 90, 1]).part_at_random(count))) >= count
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
@@ -118,6 +122,9 @@ def test_the_bound_is_the_published_one_and_turns_with_the_direction():
     lower_is_better = qx.Metric(lambda output, target: output, "loss", higher_is_better=False, range=(-4.0, 4.0))
     assert Screen(4).bounds(scores, qx.top1_accuracy, 40) == pytest.approx(min(1.0, 0.5 + slack))
     assert Screen(4).bounds(scores, lower_is_better, 40) == pytest.approx(max(-4.0, 0.5 - 8 * slack))
+    # What holds for a mean holds for no sample.
+    wide = replace(qx.top1_accuracy, range=(0.0, 60.0), sample_range=(-1.0, 10.0))
+    assert Screen(4).bounds(scores, wide, 40) == pytest.approx(0.5 + 11 * slack)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +181,7 @@ def test_outputs_that_would_take_too_much_memory_are_taken_of_fewer_samples():
 @pytest.mark.parametrize(("batch", "num_run"), [(128, 256), (300, 300), (2048, 2048), (2049, None), (8192, None)])
 def test_a_screen_counts_the_whole_batches_that_are_run_and_is_none_where_they_are_much_of_the_set(batch, num_run):
     sizes = [min(batch, 8192 - start) for start in range(0, 8192, batch)]
-    samples = Samples([(torch.zeros(size, 2), torch.zeros(size)) for size in sizes], 8192)
+    samples = Samples([(torch.zeros(size, 2), torch.zeros(size)) for size in sizes], sizes)
     samples.keep_batches()
     screen = Screen.of(qx.top1_accuracy, 8192, SimpleNamespace(subset_size=samples.part_size))
     assert (screen and screen.num_run) == num_run

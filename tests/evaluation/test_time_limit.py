@@ -200,3 +200,8 @@ def test_many_candidates_are_not_waited_for_each():
     assert limit.of_many(1000, 0.005) == pytest.approx(110.0)
     assert limit.of_many(2, 100.0) == 120.0
     assert TimeLimit().of_many(5, 1.0) is None
+
+
+def test_a_limit_that_no_clock_can_hold_limits_nothing():
+    evaluator = qx.DirectEvaluator(tiny_model(), search_loader(), qx.top1_accuracy, max_seconds_each=1e12)
+    assert next(evaluator.evaluate([(4, 4, 4)])).is_complete

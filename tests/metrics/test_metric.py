@@ -70,6 +70,23 @@ def test_a_metric_cannot_be_changed():
 def test_of_mean_turns_the_mean_into_the_metric():
     root = qx.Metric(count_positive, of_mean=math.sqrt)
     assert root.summarize(torch.tensor([0.0, 0.5]).numpy()) == 0.5
+    with pytest.raises(MetricError, match="'accuracy' has no value at a mean score of -1: math domain error"):
+        root.summarize(torch.tensor([-1.0, -1.0]).numpy())
+
+
+def test_a_fit_that_fails_is_said_with_the_metric_and_with_what_targets_lack():
+    metric = qx.Metric(count_positive, fit=lambda targets: targets[0])
+    with pytest.raises(MetricError, match="'accuracy' could not be fitted to the set's targets: TypeError"):
+        metric.fitted(iter([]))
+    for target, got in ((None, "NoneType: batches must hold targets"), ({}, "dict"), (torch.zeros(2), "torch.float32")):
+        with pytest.raises(MetricError, match=f"perplexity over labels needs class indices as target, got {got}"):
+            qx.over_labels(qx.perplexity).fitted([target])
+
+
+@pytest.mark.parametrize("field", ["function", "of_mean", "fit"])
+def test_what_a_metric_calls_can_be_called(field):
+    with pytest.raises(MetricError, match=f"`{field}` of the metric 'mine' must be a function, got 3"):
+        qx.Metric(**{"function": count_positive, "name": "mine", field: 3})
 
 
 def test_whole_set_marks_a_function_of_model_and_loader():

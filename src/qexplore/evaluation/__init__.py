@@ -1,7 +1,7 @@
 """Measuring: what an evaluation is, the evaluator that is obviously right, the fast one, and a look at each layer."""
 
 from qexplore.evaluation.analysis import LayerAnalysis, LayerRecord, analyze
-from qexplore.evaluation.base import Evaluation, Evaluator, EvaluatorAround, Order, Told
+from qexplore.evaluation.base import Evaluation, Evaluator, EvaluatorAround, Order, Told, checked_candidates
 from qexplore.evaluation.clipping import Clipping, clipping_text
 from qexplore.evaluation.direct import DirectEvaluator
 from qexplore.evaluation.divergence import usual_divergences

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qexplore._arguments import checked_rows
+from qexplore.errors import EvaluationError, QExploreError
 from qexplore.metrics import Metric, Scores
 from qexplore.model import Candidates
 
@@ -22,6 +24,18 @@ Told = Callable[[float], object]
 
 def untold(part: float) -> None:
     """Nobody looks at the work."""
+
+
+def checked_candidates(candidates: Any, num_points: int, error: type[QExploreError] = EvaluationError) -> Candidates:
+    """``candidates`` as codes, shape ``[N, num_points]``; a single one may do without its first axis.
+
+    Raises:
+        QExploreError: ``error``, where they are of another shape or no whole numbers.
+    """
+    rows = checked_rows("candidates", candidates, num_points, error)
+    if (rows != np.rint(rows)).any():
+        raise error(f"candidates must hold whole numbers, the codes of choices, got {rows.tolist()!r}")
+    return rows.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +118,8 @@ class Evaluator(Protocol):
         Args:
             candidates: codes; 0 switches a quantizer off.
             metric: per sample; need not be the evaluator's own. One with a fit is fitted to the targets of the part.
-            num_samples: about how many samples, drawn at random, always the same ones; of each class its share where
-                targets are class indices. Fewer are among more, unless batches are taken whole.
+            num_samples: about how many samples, drawn at random among those that count, always the same ones; of each
+                class its share where targets are class indices. Fewer are among more.
             against_float: give the metric the float network's output in place of the target.
             told: called with parts of a candidate as they are done, from any thread.
         """

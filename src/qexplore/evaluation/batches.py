@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from qexplore._arguments import checked_number
 from qexplore._random import drawn_apart, isolated
 from qexplore._trees import leaves, map_tensors, num_bytes, tensors_of
-from qexplore.errors import DataError
+from qexplore.errors import DataError, EvaluationError
 from qexplore.evaluation.samples import Pair, Samples
 from qexplore.model import Loader, Placement, Unpack, bit_sum, no_batches, require_iterable, unpack_batch
 
 _FALLBACK_BYTES = 2 * 2**30
 _SHARE_OF_FREE_MEMORY = 4
+SHARE_OF_WEIGHTS = 2
+"""Quantized weights may take a half of what data may."""
 
 
 def free_memory(device: torch.device) -> int:
@@ -43,6 +47,15 @@ def memory_to_use(device: torch.device, asked: int | None) -> int:
     return free_memory(device) // _SHARE_OF_FREE_MEMORY if asked is None else asked
 
 
+def checked_memory(name: str, asked: float | None) -> int | None:
+    """``asked`` as whole bytes; None as it is.
+
+    Raises:
+        EvaluationError: it is no number of at least 0; ``name`` is what the message begins with.
+    """
+    return None if asked is None else int(checked_number(name, asked, EvaluationError, low=0, hint=": bytes, or None"))
+
+
 class EvaluationSet:
     """Batches of a loader, unpacked and placed.
 
@@ -58,8 +71,8 @@ class EvaluationSet:
         hold_bytes: how much may be held; None takes a quarter of what is free, where the batches lie and on the device.
 
     Raises:
-        DataError: the loader is empty, cannot be iterated, gives other samples in a second pass, or is an iterator too
-            large to hold.
+        DataError: the loader is empty, cannot be iterated, gives other samples in a second pass, writes into batches
+            that it has given, or is an iterator too large to hold.
     """
 
     def __init__(
@@ -90,11 +103,13 @@ class EvaluationSet:
         require_iterable(_OWNER, self._loader)
         size, limit = 0, 0
         with isolated(_CPU):
+            held: list[tuple[int, ...]] = []
             for batch in drawn_apart(self._loader):
                 self._sums.append(_sums(batch))
                 if self._given is None:
                     continue
                 self._given.append(unpack_batch(batch, self._unpack))
+                held.append(_sums(self._given[-1]))
                 if len(self._given) == 1:
                     first = next(iter(tensors_of(self._given)), None)
                     limit = memory_to_use(_CPU if first is None else first.device, self._hold_bytes)
@@ -103,6 +118,8 @@ class EvaluationSet:
                     self._given = None
         if not self._sums:
             raise no_batches(_OWNER)
+        if self._given is not None and [_sums(pair) for pair in self._given] != held:
+            raise DataError(_OVERWRITTEN)
 
     def follow(self, placement: Placement) -> None:
         """Give batches for a network that lies at ``placement`` from now on."""
@@ -133,15 +150,20 @@ class EvaluationSet:
         """Whether the batches are in memory."""
         return self._given is not None
 
-    def samples(self, num_samples: int, references: Sequence[Any] = ()) -> Samples:
-        """All of them, ``num_samples``, where they are held; see `Samples.fetched` where they are not ready.
+    def samples(
+        self, sizes: Sequence[int], references: Sequence[Any] = (), counted: NDArray[np.bool_] | None = None
+    ) -> Samples:
+        """All of them, where they are held; see `Samples.fetched` where they are not ready.
 
-        ``references`` are what the float network gives for each batch.
+        Args:
+            sizes: how many scores each batch gives.
+            references: what the float network gives for each batch.
+            counted: which samples count; None where all do.
         """
         assert self._given is not None, "a set that is read anew holds none"
         if self._ready is not None:
-            return Samples(self._ready, num_samples, references=references)
-        return Samples(self._given, num_samples, self.placed, references)
+            return Samples(self._ready, sizes, None, references, counted)
+        return Samples(self._given, sizes, self.placed, references, counted)
 
     @property
     def device(self) -> torch.device:
@@ -203,6 +225,10 @@ _OWNER = "the evaluation loader"
 _CHANGED = (
     f"{_OWNER} must give the same samples in every pass, but a second pass gave others: use shuffle=False, "
     "or drop_last=False, and no random transforms"
+)
+_OVERWRITTEN = (
+    f"{_OWNER} must leave the tensors that it has given as they are, but later batches were written into the memory of "
+    "earlier ones: give copies, [(x.clone(), y.clone()) for x, y in loader]"
 )
 
 

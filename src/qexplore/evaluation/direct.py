@@ -18,8 +18,8 @@ from qexplore._arguments import checked_name, checked_number
 from qexplore._trees import cloned, versions_of
 from qexplore.errors import DataError, EvaluationError, ModelError, QExploreError
 from qexplore.evaluation.advice import warn_of_not_passed, way_out
-from qexplore.evaluation.base import Evaluation, Order, Told, untold
-from qexplore.evaluation.batches import EvaluationSet, memory_to_use
+from qexplore.evaluation.base import Evaluation, Order, Told, checked_candidates, untold
+from qexplore.evaluation.batches import SHARE_OF_WEIGHTS, EvaluationSet, checked_memory, memory_to_use
 from qexplore.evaluation.clipping import Clipping, ClippingWatch
 from qexplore.evaluation.divergence import SHARE_OF_MEMORY, Against, FloatOutputs, as_distances
 from qexplore.evaluation.out_of_memory import is_out_of_memory, pieces
@@ -47,9 +47,6 @@ from qexplore.model import (
     weight_store,
 )
 
-SHARE_OF_WEIGHTS = 2
-"""Quantized weights may take a half of what data may."""
-
 
 class DirectEvaluator:
     """Sets a candidate's widths and runs the model over the whole evaluation set.
@@ -71,7 +68,7 @@ class DirectEvaluator:
             not limited. None limits nothing.
 
     Raises:
-        EvaluationError: no such ``precision``; ``max_seconds_each`` is no positive number.
+        EvaluationError: no such ``precision``; ``max_seconds_each`` is no positive number, or ``hold_bytes`` none.
         DataError: see `EvaluationSet`.
         ModelError: ``model`` is no `QuantizedModel`, or is detached.
         MetricError: the metric does not give one finite score per sample for the float network.
@@ -105,12 +102,14 @@ class DirectEvaluator:
         self.metric: Metric | WholeSetMetric = metric
         self.floats = FloatOutputs(divergence, metric)
         """What the float network gave in its last evaluation, where a divergence is told."""
-        self._hold_bytes = hold_bytes
+        self._hold_bytes = hold_bytes = checked_memory("`hold_bytes`", hold_bytes)
         self._weights = weight_store(model.model, memory_to_use(self._device, hold_bytes) // SHARE_OF_WEIGHTS)
         self._version_of_weights: Hashable = None
         self.loader = loader
-        self._batch_sizes: list[int] = []
-        self._changes_inputs: bool | None = None  # whether the network writes into them; None until a float pass
+        self.batch_sizes: list[int] = []
+        """How many scores each batch gives."""
+        # Whether the network writes into them, as a float pass alone tells: a quantized input is a copy already.
+        self._changes_inputs = True
         self.float_evaluation: Evaluation
         self.counted: NDArray[np.bool_] | None = None
         """Which samples count, shape ``[num_samples]``; None for a whole-set metric."""
@@ -186,9 +185,9 @@ class DirectEvaluator:
         self, candidates: Candidates, *, must_beat: Sequence[float] | None = None, order: Order | None = None
     ) -> Iterator[Evaluation]:
         """Measure ``candidates``, shape ``[N, L]``, one after the other; the rest is not made use of."""
-        for row in np.asarray(candidates):
+        for row in checked_candidates(candidates, len(self.model.points)).tolist():
             self.bring_up_to_date()  # whoever got the last answer may have changed a weight
-            yield self._evaluate_one(tuple(int(width) for width in row))
+            yield self._evaluate_one(tuple(row))
 
     def scores_on_subset(
         self,
@@ -206,11 +205,11 @@ class DirectEvaluator:
                 raises.
             MetricError: see `qexplore.evaluation.scoring.batch_scores`.
         """
-        self._require_samples()
+        data = self._require_samples()
         self.bring_up_to_date()
         try:
-            total = self.float_evaluation.num_samples
-            batches = part_of(self._require_samples(), num_samples, total, self._batch_sizes, self.floats.batches)
+            batches = part_of(data, num_samples, self.batch_sizes, self._counted, self.floats.batches)
+            kept = self._counted[np.concatenate([batch.samples for batch in batches])]
             chosen = [(batch.inputs, batch.target) for batch in batches]
             off = [0] * len(self.model.points)
             if against_float and metric is self.divergence and all(batch.reference is not None for batch in batches):
@@ -220,16 +219,14 @@ class DirectEvaluator:
                 chosen = [(inputs, self._output(off, inputs)) for inputs, _ in chosen]
             metric = metric.fitted([target for _, target in chosen])
             rows = []
-            for row in np.asarray(candidates).tolist():
+            for row in checked_candidates(candidates, len(self.model.points)).tolist():
                 parts = []
                 with self._settled(row), self._clock.around(self.max_seconds_each):
                     for x, target in self._clock.watching(chosen):
-                        is_known = isinstance(target, Against) and not any(row)
-                        parts.append(
-                            target.nothing()
-                            if is_known
-                            else batch_scores(metric, call(self.model, cloned(x)), x, target)
-                        )
+                        if isinstance(target, Against) and not any(row):
+                            parts.append(target.nothing())
+                        else:
+                            parts.append(batch_scores(metric, call(self.model, cloned(x)), x, target))
                         told(1 / len(chosen))
                 rows.append(torch.cat(parts))
         except QExploreError:
@@ -238,7 +235,7 @@ class DirectEvaluator:
             raise self._clock.error from None
         except Exception as error:
             raise EvaluationError(f"the network could not be run on a part of the set: {error}") from error
-        return torch.stack(rows).cpu().numpy() if rows else np.zeros((0, 0), dtype=np.float32)
+        return torch.stack(rows).cpu().numpy()[:, kept] if rows else np.zeros((0, 0), dtype=np.float32)
 
     def subset_size(self, num_samples: int) -> int:
         """As `Evaluator.subset_size`.
@@ -246,10 +243,10 @@ class DirectEvaluator:
         Raises:
             EvaluationError: the evaluator's metric is one of a whole set.
         """
-        data, total, sizes = self._require_samples(), self.float_evaluation.num_samples, self._batch_sizes
         if self._cuts:
-            return min(num_samples, total)
-        return sum(sizes[place] for place in places_of_part(data, num_samples, total, sizes))
+            return min(num_samples, int(self._counted.sum()))
+        places = places_of_part(self._require_samples(), num_samples, self.batch_sizes, self._counted)
+        return sum(self.batch_sizes[place] for place in places)
 
     def _require_samples(self) -> EvaluationSet:
         data = self.data
@@ -261,7 +258,12 @@ class DirectEvaluator:
     def _cuts(self) -> bool:
         """Whether a part of the set is cut out of its batches."""
         data = self._require_samples()
-        return data.is_held and data.samples(self.float_evaluation.num_samples).can_be_cut
+        return data.is_held and data.samples(self.batch_sizes).can_be_cut
+
+    @property
+    def _counted(self) -> NDArray[np.bool_]:
+        assert self.counted is not None, "what `_require_samples` refuses"
+        return self.counted
 
     def _output(self, candidate: Sequence[int], inputs: Any) -> Any:
         with self._settled(candidate):
@@ -292,9 +294,8 @@ class DirectEvaluator:
         watch = ClippingWatch(self.model.activation_fake_quantizers)
         try:
             with self.model.lock, self.model.passes_noted(watch) as passed, noting() as unforced:
-                self._changes_inputs = None  # told by this pass alone: a quantized input is a copy already
                 self.floats.begin(memory_to_use(self._device, self._hold_bytes) // SHARE_OF_MEMORY)
-                self.float_evaluation = self._measure(off)
+                self.float_evaluation = self._measure(off, is_float=True)
         except QExploreError:
             raise
         except Exception as error:
@@ -352,46 +353,48 @@ class DirectEvaluator:
         except Exception as error:
             return failed(candidate, error, time.perf_counter() - start), is_out_of_memory(error)
 
-    def _measure(self, candidate: tuple[int, ...], seconds: float | None = None) -> Evaluation:
-        """Measure a candidate within ``seconds``; None gives it all it takes."""
+    def _measure(
+        self, candidate: tuple[int, ...], seconds: float | None = None, *, is_float: bool = False
+    ) -> Evaluation:
+        """Measure a candidate within ``seconds``; None gives it all it takes. The float pass learns for the others."""
         with self._settled(candidate), self._clock.around(seconds):
             start = time.perf_counter()  # settled: other threads were waited for
             if isinstance(self.metric, WholeSetMetric):
                 score, scores, divergences = whole_score(self.metric, self.model, self.loader), None, None
             else:
-                scores, divergences = self._scores(self.metric)
+                scores, divergences = self._scores(self.metric, is_float)
                 score = summary(scores, self.metric)
                 self.counted = self.metric.counts(scores)
         return complete(candidate, score, scores, self.metric, time.perf_counter() - start, divergences)
 
-    def _scores(self, metric: Metric) -> tuple[Scores, Scores | None]:
+    def _scores(self, metric: Metric, is_float: bool) -> tuple[Scores, Scores | None]:
         """Scores of all samples, and their divergences where these are told."""
         data = self._require_samples()
         # Batches that are held are those of the float pass, which has looked at their labels.
-        with known_labels() if data.is_held and self._changes_inputs is not None else nullcontext():
-            return self._passed(metric, data)
+        with known_labels() if data.is_held and not is_float else nullcontext():
+            return self._passed(metric, data, is_float)
 
-    def _passed(self, metric: Metric, data: EvaluationSet) -> tuple[Scores, Scores | None]:
+    def _passed(self, metric: Metric, data: EvaluationSet, is_float: bool) -> tuple[Scores, Scores | None]:
         parts: list[Tensor] = []
         apart: list[Tensor | None] = []
         changed = False
-        references = self.floats.batches if self._changes_inputs is not None else []
-        in_halves = self._batch_sizes if self._halves else ()
+        references = [] if is_float else self.floats.batches
+        in_halves = self.batch_sizes if self._halves else ()
         for inputs, target, reference in pieces(self._clock.watching(data), references, in_halves):
-            if self._changes_inputs is None and not parts:  # the first batch of a float pass
+            if is_float and not parts:
                 warn_of_unshifted(metric, inputs, target)
-            given = inputs if self._changes_inputs is False else cloned(inputs)
+            given = cloned(inputs) if is_float or self._changes_inputs else inputs
             before = versions_of(given)
             output = call(self.model, given)
             changed = changed or before != versions_of(given)
             parts.append(batch_scores(metric, output, inputs, target))
-            if self._changes_inputs is None:
+            if is_float:
                 self.floats.add(output, target, len(parts[-1]))
             elif self.divergence is not None:
                 apart.append(self.floats.scores(output, target, reference))
-        if self._changes_inputs is None:
+        if is_float:
             self._changes_inputs = changed
-            self._batch_sizes = [len(part) for part in parts]
+            self.batch_sizes = [len(part) for part in parts]
         told = [one for one in apart if one is not None]
         divergences = as_distances(torch.cat(told).cpu().numpy()) if len(told) == len(parts) else None
         return torch.cat(parts).cpu().numpy(), divergences

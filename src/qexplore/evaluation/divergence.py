@@ -140,7 +140,10 @@ class FloatOutputs:
             return
         if self._plain.fit is not None:
             # Fitted once for all: parts of the set are then told in the same unit.
-            fitted = self._plain.fitted(self.batches)
+            try:
+                fitted = self._plain.fitted(self.batches)
+            except MetricError as error:
+                return self._give_up(first_line(error))
             self._plain = Metric(fitted.function, fitted.name, fitted.higher_is_better, fitted.range)
         self.metric = self.fitting(self._plain, self._output)
 

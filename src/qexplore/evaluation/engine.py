@@ -177,6 +177,11 @@ class Engine:
         return self._floats is not None
 
     @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Which samples count, shape ``[num_samples]``."""
+        return self._samples.counted
+
+    @property
     def can_cut(self) -> bool:
         """Whether batches are the engine's own, and not the loader's."""
         return self._samples.can_be_cut
@@ -309,7 +314,7 @@ class Engine:
                 self.workers.check()
                 self._run_operation(operation, slots, place, function)
                 if operation.rows:
-                    outputs.add(slots[operation.output], operation.rows)
+                    outputs.add(slots[operation.output], operation.rows, are_stacked=operation.is_stacked)
                     self.told(len(operation.rows) * len(batch) / len(self._samples))
                 for slot in operation.last_reads:
                     slots[slot] = None

@@ -231,7 +231,7 @@ def _is_rowwise(node: fx.Node, root: nn.Module) -> bool:
     if module._forward_hooks or module._forward_pre_hooks:
         return False
     if isinstance(module, (nn.Softmax, nn.LogSoftmax)):
-        return module.dim not in (None, 0)
+        return module.dim is not None and all(module.dim % max(1, len(one.shape)) > 0 for one in described_in(node))
     return isinstance(module, (nn.Identity, nn.Dropout)) or (type(module) is nn.Flatten and module.start_dim == 1)
 
 

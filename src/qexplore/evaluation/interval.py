@@ -31,9 +31,8 @@ def confidence_interval(scores: Scores, metric: Metric) -> tuple[float, float] |
         error = float(np.std(scores, ddof=1, dtype=np.float64)) / math.sqrt(len(scores))
         reach = t_quantile(len(scores) - 1) * error
         low, high = mean - reach, mean + reach
-    try:
-        limits = metric.of_mean(float(low)), metric.of_mean(float(high))
-    except (OverflowError, ValueError):
+    limits = [metric.at_mean(float(end)) for end in (low, high)]
+    if not all(map(math.isfinite, limits)):
         return None
     least, greatest = metric.range
     return float(min(max(limits[0], least), greatest)), float(min(max(limits[1], least), greatest))
@@ -76,10 +75,9 @@ def mean_difference(rows: Sequence[Scores], others: Scores, metric: Metric) -> t
     """
     if len(others) < 2:
         return None
-    try:
-        values = [metric.summarize(one) for one in (*rows, others)]
-        slopes = [_slope(metric, float(np.mean(one, dtype=np.float64))) for one in (*rows, others)]
-    except (OverflowError, ValueError, ZeroDivisionError):
+    means = [float(np.mean(one, dtype=np.float64)) for one in (*rows, others)]
+    values, slopes = [metric.at_mean(mean) for mean in means], [_slope(metric, mean) for mean in means]
+    if not all(map(math.isfinite, (*values, *slopes))):
         return None
     influence = np.zeros(len(others))
     for one, slope in zip(rows, slopes, strict=False):
@@ -110,7 +108,7 @@ def _slope(metric: Metric, mean: float) -> float:
     if metric.is_mean:
         return 1.0
     step = 1e-5 * max(1.0, abs(mean))
-    return (float(metric.of_mean(mean + step)) - float(metric.of_mean(mean - step))) / (2 * step)
+    return (metric.at_mean(mean + step) - metric.at_mean(mean - step)) / (2 * step)
 
 
 @functools.cache

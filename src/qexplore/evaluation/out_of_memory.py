@@ -34,7 +34,7 @@ def pieces(
 
 def _in_two(inputs: Any, target: Any, reference: Any, count: int) -> list[tuple[Any, Any, Any]]:
     """A batch of ``count`` samples in two, views of it; whole where it cannot be cut."""
-    samples = Samples([(inputs, target)], count, references=[] if reference is None else [reference])
+    samples = Samples([(inputs, target)], [count], references=[] if reference is None else [reference])
     if count < 2 or not samples.can_be_cut:
         return [(inputs, target, reference)]
     return [(half.inputs, half.target, half.reference) for half in samples.cut(-(-count // 2))]

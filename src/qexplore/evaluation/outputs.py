@@ -120,13 +120,15 @@ class Outputs:
         self._stacked: dict[int, tuple[Any, Any]] = {}
         self._scored: list[Scored] = []
 
-    def add(self, output: Any, places: Sequence[int]) -> None:
+    def add(self, output: Any, places: Sequence[int], *, are_stacked: bool = False) -> None:
         """Take the output of the candidates ``places``: one for all of them, or theirs one after the other."""
         if self._most == 1 or not isinstance(output, Tensor):
-            count = len(output) // len(self._batch) if isinstance(output, Tensor) and output.dim() else 1
-            self._score_apart(output, places, stacked=count == len(places) > 1)
+            # Its first axis need not count samples, so its length says nothing of how many there are.
+            parts = output.chunk(len(places)) if are_stacked else [output] * len(places)
+            for place, part in zip(places, parts, strict=True):
+                self._score_apart(part, place)
             return
-        if output.shape[0] == len(self._batch) and len(places) > 1:
+        if not are_stacked and len(places) > 1:
             output = torch.cat([output] * len(places))
         self._waiting.append(output)
         self._places += places
@@ -138,11 +140,9 @@ class Outputs:
         self._score_waiting()
         return self._scored
 
-    def _score_apart(self, output: Any, places: Sequence[int], *, stacked: bool) -> None:
-        parts = output.split(len(self._batch)) if stacked else [output] * len(places)
-        for place, part in zip(places, parts, strict=True):
-            scores = batch_scores(self._metric, part, self._batch.inputs, self._batch.target)
-            self._take(scores, [place], part, self._batch.target, self._batch.reference)
+    def _score_apart(self, output: Any, place: int) -> None:
+        scores = batch_scores(self._metric, output, self._batch.inputs, self._batch.target)
+        self._take(scores, [place], output, self._batch.target, self._batch.reference)
 
     def _score_waiting(self) -> None:
         if not self._waiting:

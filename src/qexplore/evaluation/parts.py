@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from qexplore._trees import num_bytes
@@ -74,7 +75,7 @@ class Parts:
             engine = self._engine(asked, metric)
             engine.told = told
             with self._clock.around(self._seconds(len(candidates))):
-                return engine.measure(candidates).scores
+                return engine.measure(candidates).scores[:, engine.counted]
         except BaseException:
             self.close()  # what is kept may be what memory lacks
             raise
@@ -121,7 +122,8 @@ class Parts:
     def _part(self, asked: _Asked, metric: Metric) -> tuple[Samples, int]:
         """The samples, and the bytes that they take."""
         chosen = [self._samples.fetched(batch) for batch in self._samples.part_at_random(asked.num_samples)]
-        part = Samples([(batch.inputs, batch.target) for batch in chosen], sum(map(len, chosen)))
+        counted = self._samples.counted[np.concatenate([batch.samples for batch in chosen])]
+        part = Samples([(batch.inputs, batch.target) for batch in chosen], [*map(len, chosen)], counted=counted)
         if asked.against_float:
             part = self._beside_float(part, is_told=self._is_told(asked, metric))
         return part, num_bytes([(batch.inputs, batch.target) for batch in part.cut(len(part))])
@@ -131,13 +133,13 @@ class Parts:
 
         They are those of the network in steps: what folding does to outputs is not taken for noise of a quantizer.
         """
-        off, pairs, count, size = [0] * self._whole.network.num_points, [], 0, 0
+        off, pairs, sizes, size = [0] * self._whole.network.num_points, [], [], 0
         with torch.inference_mode():
             for batch in part.cut(self._whole.batch_size):
                 output = self._whole.network.run(batch.inputs, off)
                 pairs.append((batch.inputs, Against(batch.target, self._floats.read(output)) if is_told else output))
-                count += len(batch)
+                sizes.append(len(batch))
                 size += num_bytes(output)
                 if size > self._whole.budget_bytes // 4:
                     break
-        return Samples(pairs, count)
+        return Samples(pairs, sizes, counted=part.counted[: sum(sizes)])

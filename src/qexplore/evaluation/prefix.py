@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from qexplore.errors import EvaluationError, NumBitsError, QExploreError
-from qexplore.evaluation.base import Evaluation, Order, Told, untold
-from qexplore.evaluation.batches import memory_to_use
-from qexplore.evaluation.direct import SHARE_OF_WEIGHTS, DirectEvaluator
+from qexplore.evaluation.base import Evaluation, Order, Told, checked_candidates, untold
+from qexplore.evaluation.batches import SHARE_OF_WEIGHTS, checked_memory, memory_to_use
+from qexplore.evaluation.direct import DirectEvaluator
 from qexplore.evaluation.engine import Engine, Measured
 from qexplore.evaluation.out_of_memory import is_out_of_memory
 from qexplore.evaluation.parts import Parts
@@ -56,14 +56,14 @@ class PrefixEvaluator:
         required: raise where the network cannot be used in steps, instead of falling back.
 
     Raises:
-        EvaluationError: ``required``, and it cannot be.
+        EvaluationError: ``required``, and it cannot be; ``budget_bytes`` are no number of bytes.
     """
 
     def __init__(self, direct: DirectEvaluator, *, budget_bytes: int | None = None, required: bool = False) -> None:
         self.direct = direct
         self._model = direct.model
         self._metric = direct.metric
-        self._budget_bytes = budget_bytes
+        self._budget_bytes = checked_memory("`budget_bytes`", budget_bytes)
         self._required = required
         self._clock = TimeLimit(direct.max_seconds_each)
         self._seconds = self.direct.float_evaluation.seconds
@@ -151,11 +151,12 @@ class PrefixEvaluator:
                 metric allows proofs.
             order: of the samples; hard ones first stop candidates sooner.
         """
-        rows: list[Candidate] = [tuple(row) for row in np.asarray(candidates, dtype=np.int64).tolist()]
+        codes = checked_candidates(candidates, len(self._model.points))
+        rows: list[Candidate] = [tuple(row) for row in codes.tolist()]
         limits = None if must_beat is None or why_not(self._metric) else np.asarray(must_beat, dtype=np.float64)
         engine, _ = self._ready(())
         if engine is None:
-            yield from self.direct.evaluate(candidates)
+            yield from self.direct.evaluate(codes)
             return
         done = 0
         while done < len(rows):
@@ -174,7 +175,7 @@ class PrefixEvaluator:
         told: Told = untold,
     ) -> Scores:
         """As `DirectEvaluator.scores_on_subset`, every step once for all candidates that share it."""
-        rows = np.asarray(candidates, dtype=np.int64)
+        rows = checked_candidates(candidates, len(self._model.points))
         engine, fit = self._ready(rows.tolist())
         if engine is not None and len(fit) == len(rows):
             try:
@@ -288,15 +289,23 @@ class PrefixEvaluator:
     # ------------------------------------------------------------------------------------------------- the engine
 
     def _bring_up_to_date(self) -> None:
-        """Take the network apart anew when it has changed."""
-        with self._model.lock:
-            self._compare_version()
+        """Take the network apart anew when it has changed.
 
-    def _compare_version(self) -> None:
-        version = self._model.version(), _hooks(self._model), torch.get_num_threads(), self.direct.settings()
-        if version == self._version:
-            return
-        self._version = version
+        Raises:
+            EvaluationError: steps are ``required``, and cannot be had.
+        """
+        with self._model.lock:
+            version = self._model.version(), _hooks(self._model), torch.get_num_threads(), self.direct.settings()
+            if version != self._version:
+                self._version = None  # until all is done: what is interrupted is begun anew
+                self._take_apart()
+                self._version = version
+            if self._required and self._engine is None:
+                raise EvaluationError(
+                    f'engine="prefix" cannot be used: {self._why_not}. engine="auto" falls back to the direct evaluator'
+                )
+
+    def _take_apart(self) -> None:
         self.direct.bring_up_to_date()
         with self._lock:
             if self._engine is not None:
@@ -312,10 +321,6 @@ class PrefixEvaluator:
             self._why_not = "taking the network apart takes too long beside max_seconds_each"
         except Exception as error:  # whatever a network does when it is taken apart, the direct evaluator still can
             self._why_not = f"{type(error).__name__}: {error}"
-        if self._required and self._engine is None:
-            raise EvaluationError(
-                f'engine="prefix" cannot be used: {self._why_not}. engine="auto" falls back to the direct evaluator'
-            )
 
     def _build(self) -> Engine:
         if not isinstance(self._metric, Metric):
@@ -328,7 +333,7 @@ class PrefixEvaluator:
         if not data.is_held:
             raise CaptureError("the evaluation set is too large to be held in memory")
         floats = self.direct.floats
-        samples = data.samples(self.direct.float_evaluation.num_samples, floats.batches)
+        samples = data.samples(self.direct.batch_sizes, floats.batches, self.direct.counted)
         budget = memory_to_use(placement.device, self._budget_bytes) // SHARE_OF_WEIGHTS
         weights = weight_store(self._model.model, budget)
         seconds = self._clock.seconds

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qexplore._random import stream
-from qexplore._trees import leaves, map_leaves, map_tensors, structure, tensors_of
+from qexplore._trees import leaves, map_leaves, map_tensors, structure
 
 Pair = tuple[Any, Any]
 """Inputs and target of a batch."""
@@ -44,26 +44,31 @@ class Samples:
 
     Args:
         batches: inputs and target of each.
-        num_samples: how many scores they give together.
+        sizes: how many scores each of them gives.
         fetch: from inputs and target of a batch to those on the network's device; None where all lie there.
         references: what the float network gives for each of ``batches``, on its device.
+        counted: which samples count, shape ``[num_samples]``; None where all do.
     """
 
     def __init__(
         self,
         batches: Sequence[Pair],
-        num_samples: int,
+        sizes: Sequence[int],
         fetch: Callable[[Pair], Pair] | None = None,
         references: Sequence[Any] = (),
+        counted: NDArray[np.bool_] | None = None,
     ) -> None:
         self._batches = list(batches)
-        self._num_samples = num_samples
-        self._together = _together(self._batches, num_samples)
+        self._sizes = list(sizes)
+        self._num_samples = sum(sizes)
+        self._together = _together(self._batches, self._sizes)
         self._references = list(references)
-        joined = _together([(one, None) for one in references], num_samples) if references else None
+        joined = _together([(one, None) for one in references], self._sizes) if references else None
         self._reference = None if joined is None else joined[0]
-        self._order: NDArray[np.int64] = np.arange(num_samples)
+        self._order: NDArray[np.int64] = np.arange(self._num_samples)
         self._fetch = fetch
+        self.counted = np.ones(self._num_samples, dtype=bool) if counted is None else counted
+        """Which samples count, shape ``[num_samples]``, in the order of the loader."""
 
     @property
     def are_here(self) -> bool:
@@ -124,14 +129,14 @@ class Samples:
         return Batch(inputs, target, self._order[start:stop], reference)
 
     def part_at_random(self, count: int) -> list[Batch]:
-        """About ``count`` samples drawn at random, always the same ones, and part of any larger part.
+        """About ``count`` samples that count, drawn at random, always the same ones, and part of any larger part.
 
         One batch of them, of each class its share where targets are class indices; whole batches where they cannot be
-        cut.
+        cut, in which some may not count.
         """
         if self._together is None:
             given = self._as_given()
-            return [given[place] for place in drawn_whole([len(batch) for batch in given], count)]
+            return [given[place] for place in drawn_whole(num_counted(self.counted, self._sizes), count)]
         samples = np.sort(self._ranking[:count])
         inputs, target, reference = self._taken(samples)
         return [Batch(inputs, target, samples, reference)]
@@ -139,19 +144,19 @@ class Samples:
     def part_size(self, count: int) -> int:
         """How many samples `part_at_random` gives when asked for ``count``."""
         if self._together is not None:
-            return min(count, self._num_samples)
-        sizes = self._sizes
-        return sum(sizes[place] for place in drawn_whole(sizes, count))
+            return min(count, len(self._ranking))
+        return sum(self._sizes[place] for place in drawn_whole(num_counted(self.counted, self._sizes), count))
 
     @functools.cached_property
     def _ranking(self) -> NDArray[np.int64]:
-        """Places in the set as the loader gave it, in the order in which a part takes them.
+        """Places of samples that count, in the set as the loader gave it, in the order in which a part takes them.
 
         The k-th of the n samples of a class comes after a share of ``(k - 0.5) / n``, as Sainte-Lague divides seats: a
         part of any size has of each class its share, rounded to the nearest. Which samples these are, and which class
         comes first where several would, is drawn.
         """
-        order = _permuted(self._num_samples)
+        every = _permuted(self._num_samples)
+        order: NDArray[np.int64] = every[self.counted[every]]
         classes = _classes(self.targets, self._num_samples)
         if classes is None:
             return order
@@ -174,29 +179,27 @@ class Samples:
         taken: tuple[Any, Any, Any] = map_tensors(lambda tensor: tensor[rows.to(tensor.device)], self._whole)
         return taken
 
-    @property
-    def _sizes(self) -> list[int]:
-        sizes = [size for size in map(_size, self._batches) if size is not None]
-        if len(sizes) < len(self._batches) or sum(sizes) != self._num_samples:
-            raise ValueError("the samples of a batch cannot be counted")
-        return sizes
-
     def _as_given(self) -> list[Batch]:
-        sizes = self._sizes
-        ends = np.cumsum(np.array(sizes, dtype=np.int64))
-        references = self._references or [None] * len(sizes)
+        ends = np.cumsum(np.array(self._sizes, dtype=np.int64))
+        references = self._references or [None] * len(self._sizes)
         return [
             Batch(inputs, target, np.arange(end - size, end), reference)
             for (inputs, target), reference, size, end in zip(
-                self._batches, references, sizes, ends.tolist(), strict=True
+                self._batches, references, self._sizes, ends.tolist(), strict=True
             )
         ]
 
 
+def num_counted(counted: NDArray[np.bool_], sizes: Sequence[int]) -> list[int]:
+    """How many samples of each batch, of ``sizes``, count."""
+    return [int(part.sum()) for part in np.split(counted, np.cumsum(sizes)[:-1])]
+
+
 def drawn_whole(sizes: Sequence[int], count: int) -> NDArray[np.int64]:
-    """Places of the whole batches that are drawn for about ``count`` samples."""
-    needed = 1 + int(np.searchsorted(np.cumsum(sizes), count))
-    return np.sort(_permuted(len(sizes))[:needed])
+    """Places of the whole batches that are drawn for ``count`` samples or more."""
+    places = _permuted(len(sizes))
+    needed = 1 + int(np.searchsorted(np.cumsum(np.asarray(sizes)[places]), count))
+    return np.sort(places[:needed])
 
 
 def _permuted(count: int) -> NDArray[np.int64]:
@@ -212,13 +215,7 @@ def _classes(targets: Sequence[Any], num_samples: int) -> NDArray[np.int64] | No
     return np.unique(labels, return_inverse=True)[1].reshape(-1) if len(labels) == num_samples else None
 
 
-def _size(batch: tuple[Any, Any]) -> int | None:
-    """How many samples a batch holds, as its target says, or else its inputs."""
-    sizes = [leaf.shape[0] for leaf in (*tensors_of(batch[1]), *tensors_of(batch[0])) if leaf.dim()]
-    return sizes[0] if sizes else None
-
-
-def _together(batches: Sequence[tuple[Any, Any]], num_samples: int) -> tuple[Any, Any] | None:
+def _together(batches: Sequence[tuple[Any, Any]], sizes: Sequence[int]) -> tuple[Any, Any] | None:
     """All batches as one; None where that would not be the same samples."""
     structures = [structure(batch) for batch in batches]
     if any(one != structures[0] for one in structures):
@@ -233,11 +230,9 @@ def _together(batches: Sequence[tuple[Any, Any]], num_samples: int) -> tuple[Any
             continue
         first = column[0]
         alike = all(leaf.dim() and leaf.shape[1:] == first.shape[1:] and leaf.dtype == first.dtype for leaf in column)
-        if not alike or sum(leaf.shape[0] for leaf in column) != num_samples:
+        if not alike or [leaf.shape[0] for leaf in column] != list(sizes):
             return None
         joined.append(first if len(column) == 1 else torch.cat(column))
-    if any(len({leaf.shape[0] for leaf in tensors_of(batch)}) > 1 for batch in batches):
-        return None
     rest = iter(joined)
     together: tuple[Any, Any] = map_leaves(lambda _: next(rest), batches[0])
     return together

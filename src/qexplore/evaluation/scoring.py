@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qexplore._trees import map_tensors, tensors_of
+from qexplore._trees import map_tensors, tensors_of, versions_of
 from qexplore._warnings import warn
 from qexplore.errors import MetricError, QExploreError
 from qexplore.evaluation.base import Evaluation
@@ -34,12 +34,19 @@ def batch_scores(metric: Metric, output: Any, inputs: Any, target: Any) -> Tenso
     The target is brought to where the output lies: a network on several devices ends on another than it begins.
 
     Raises:
-        MetricError: ``metric`` raised, or did not give one score per sample.
+        MetricError: ``metric`` raised, wrote into what it was given, or did not give one score per sample.
     """
     outputs = tensors_of(output)
     if outputs:
         target = map_tensors(lambda tensor: tensor.to(outputs[0].device), target)
+    given = [one for one in (*outputs, *tensors_of(target)) if not one.is_inference()]  # others keep no count
+    before = versions_of(given)
     scores = apply_metric(metric, output, target)
+    if versions_of(given) != before:
+        raise MetricError(
+            f"the metric '{metric.name}' must leave its output and target as they are, for other candidates are scored "
+            "by them too, but it wrote into one: write into a copy, output.clone() or target.clone()"
+        )
     sizes = [tensor.shape[0] for tensor in tensors_of((inputs, target)) if tensor.dim()]
     if isinstance(scores, Tensor) and scores.dim() == 1 and (not sizes or scores.shape[0] in sizes):
         # A copy in any case: a view would hold on to outputs, or change with memory that is written into again.

@@ -39,9 +39,9 @@ class Screen:
         Small sets say too little in parts, and without limits on a sample's score there is no bound. Where the batches
         that ``evaluator`` takes whole make up more than a quarter of the set, a look at them costs more than it saves.
         """
-        is_mean = isinstance(metric, Metric) and metric.is_mean and metric.fit is None
-        bounded = is_mean and all(map(math.isfinite, metric.range))
-        if not bounded or num_samples < _LEAST_SET:
+        if not isinstance(metric, Metric) or not metric.is_mean or metric.fit is not None or num_samples < _LEAST_SET:
+            return None
+        if not all(map(math.isfinite, _limits(metric))):
             return None
         part = num_samples // _SHARE
         num_run = part if evaluator is None else evaluator.subset_size(part)
@@ -62,8 +62,14 @@ class Screen:
         # Those of the part that count are a random part of all that count. There are num_samples of these at most, and
         # fewer would only make the slack smaller.
         count = np.maximum(1, counts.sum(axis=1))
-        low, high = metric.range
+        low, high = _limits(metric)
         left = 1.0 - (count - 1) / num_samples
         slack = (high - low) * np.sqrt(left * math.log(1.0 / self.error) / (2 * count))
         means = np.where(counts, scores, 0.0).sum(axis=1, dtype=np.float64) / count
-        return np.asarray(np.clip(means + metric.gain(slack), low, high))
+        return np.asarray(np.clip(means + metric.gain(slack), *metric.range))
+
+
+def _limits(metric: Metric) -> tuple[float, float]:
+    """The least and the greatest score of a sample."""
+    assert metric.limits_of_sample is not None, "a plain mean without a fit has them"
+    return metric.limits_of_sample

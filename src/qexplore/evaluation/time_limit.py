@@ -18,6 +18,10 @@ _PATIENCE = 10.0
 """So many times as long as expected may many candidates take together before they are taken for hanging."""
 
 
+_LONGEST = 1e8
+"""Seconds that an alarm is set to at most, three years: systems refuse much longer ones."""
+
+
 class OutOfTime(BaseException):
     """Raised in whatever takes too long; no ``Exception``, which a metric or a loader may catch."""
 
@@ -98,7 +102,7 @@ def _alarm(seconds: float, ring: Callable[..., None]) -> Iterator[None]:
         yield
         return
     start, before = time.perf_counter(), signal.signal(signal.SIGALRM, ring)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST))
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from qexplore._trees import tensors_of, versions_of
 from qexplore.errors import DataError, MetricError
 from qexplore.evaluation.batches import require_same_samples
 from qexplore.evaluation.scoring import apply_metric
@@ -16,10 +17,19 @@ def whole_score(metric: WholeSetMetric, model: QuantizedModel, loader: Any) -> f
     """The metric of a whole set.
 
     Raises:
-        MetricError: it raised, or gave no number.
+        MetricError: it raised, gave no number, or wrote into batches that the next candidate is given too.
     """
+    held = tensors_of(loader) if isinstance(loader, (list, tuple)) else []
+    held = [one for one in held if not one.is_inference()]  # others keep no count
+    before = versions_of(held)
     try:
-        return _as_score(apply_metric(metric, model, loader), metric.name)
+        score = _as_score(apply_metric(metric, model, loader), metric.name)
+        if versions_of(held) != before:
+            raise MetricError(
+                f"the metric '{metric.name}' must leave the batches of a list as they are, for the next candidate gets "
+                "them too, but it wrote into one, or the network did: give copies to the network, model(x.clone())"
+            )
+        return score
     except MetricError as error:
         device = Placement.of(model.model).device
         if device.type == "cpu" or not isinstance(error.__cause__, RuntimeError):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qexplore._direction import Directed
 from qexplore._pickling import require_a_name
-from qexplore.errors import MetricError
+from qexplore.errors import MetricError, QExploreError
 from qexplore.metrics.output import Output
 
 Scores = NDArray[np.float32]
@@ -38,9 +38,14 @@ class _Ranged(Directed):
     range: tuple[float, float] = _UNBOUNDED
 
     def __post_init__(self) -> None:
+        self._require_callable("function", self.function)
         if not self.name:  # an accuracy is no word for an error
             object.__setattr__(self, "name", "accuracy" if self.higher_is_better else _loss_name(self.function))
         self._check_range("range", self.range)
+
+    def _require_callable(self, field: str, value: Any) -> None:
+        if not callable(value):
+            raise MetricError(f"`{field}` of the metric '{self.name}' must be a function, got {value!r}")
 
     def _check_range(self, field: str, value: Any) -> None:
         # A comparison with NaN is False.
@@ -73,7 +78,7 @@ class Metric(_Ranged):
 
     Args:
         function: ``function(output, target) -> scores``; the network's output for a batch and the batch's target give
-            one score per sample, shape ``[B]``.
+            one score per sample, shape ``[B]``. It leaves both as they are: other candidates are scored by them too.
         name: how tables and pictures call it; "accuracy" unless given, and the function's own name where lower is
             better.
         higher_is_better: the direction.
@@ -101,6 +106,9 @@ class Metric(_Ranged):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require_callable("of_mean", self.of_mean)
+        if self.fit is not None:
+            self._require_callable("fit", self.fit)
         object.__setattr__(self, "output", Output.of(self.output))
         if self.sample_range is not None:
             self._check_range("sample_range", self.sample_range)
@@ -117,19 +125,38 @@ class Metric(_Ranged):
     @property
     def best_sample(self) -> float | None:
         """The best score that a sample can have; None where that has no limit, or is not known."""
-        known = self.range if self.sample_range is None and self.is_mean and self.fit is None else self.sample_range
+        known = self.limits_of_sample
         return None if known is None else _finite(max(known, key=self.gain))
+
+    @property
+    def limits_of_sample(self) -> tuple[float, float] | None:
+        """`sample_range`; unless given, `range` where the metric is the plain mean of its scores, else None."""
+        return self.range if self.sample_range is None and self.is_mean and self.fit is None else self.sample_range
 
     def at_mean(self, mean: float) -> float:
         """The metric where the scores have this mean; NaN where `of_mean` has no value."""
         try:
-            return float(self.of_mean(mean))
-        except (OverflowError, ValueError):
+            with np.errstate(all="ignore"):  # numpy's functions warn and give NaN where others raise
+                return float(self.of_mean(mean))
+        except (ArithmeticError, ValueError):
             return math.nan
 
     def fitted(self, targets: Iterable[Any]) -> Metric:
-        """The metric for the set that has these targets, batch by batch; itself where it needs no fit."""
-        return self if self.fit is None else replace(self, function=self.fit(targets))
+        """The metric for the set that has these targets, batch by batch; itself where it needs no fit.
+
+        Raises:
+            MetricError: `fit` raised.
+        """
+        if self.fit is None:
+            return self
+        try:
+            return replace(self, function=self.fit(targets))
+        except QExploreError:
+            raise
+        except Exception as error:
+            raise MetricError(
+                f"the metric '{self.name}' could not be fitted to the set's targets: {type(error).__name__}: {error}"
+            ) from error
 
     def counts(self, scores: Scores) -> NDArray[np.bool_]:
         """Which of ``scores``, of any shape, are of samples that count."""
@@ -153,6 +180,8 @@ class Metric(_Ranged):
             return float(self.of_mean(mean))
         except OverflowError:
             raise MetricError(f"the metric '{self.name}' is too large for a float: a mean score of {mean:g}") from None
+        except (ArithmeticError, ValueError) as error:
+            raise MetricError(f"the metric '{self.name}' has no value at a mean score of {mean:g}: {error}") from error
 
 
 loss = functools.partial(Metric, higher_is_better=False, range=(0.0, math.inf))

@@ -74,9 +74,7 @@ def _checked_labels(target: Any, logits: Tensor, classes: int, ignored: int, met
         )
     shape = tuple(size for axis, size in enumerate(logits.shape) if axis != classes % logits.dim())
     if not isinstance(target, Tensor) or tuple(target.shape) != shape or target.is_floating_point():
-        got = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
-        way_out = "" if target is not None else ": batches must hold targets, (x, y), or unpack= must give them"
-        raise MetricError(f"{metric} needs class indices of shape {shape} as target, got {got}{way_out}")
+        raise _no_labels(metric, f" of shape {shape}", target)
     labels = target.long()
     if _labels_are_known.get():
         return labels
@@ -88,6 +86,12 @@ def _checked_labels(target: Any, logits: Tensor, classes: int, ignored: int, met
             f"and {ignored} where there is none"
         )
     return labels
+
+
+def _no_labels(metric: str, shape: str, target: Any) -> MetricError:
+    got = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
+    way_out = "" if target is not None else ": batches must hold targets, (x, y), or unpack= must give them"
+    return MetricError(f"{metric} needs class indices{shape} as target, got {got}{way_out}")
 
 
 def _finished(scores: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
@@ -212,10 +216,12 @@ def _by_labels(output: Any, target: Any, metric: Metric, mean_count: float) -> T
     return torch.where(scores == NOT_COUNTED, scores, scores * weights)
 
 
-def _fit_to_labels(targets: Iterable[Tensor], metric: Metric) -> Callable[[Any, Any], Tensor]:
+def _fit_to_labels(targets: Iterable[Any], metric: Metric) -> Callable[[Any, Any], Tensor]:
     assert metric.ignored is not None
     total = num_samples = 0
     for target in targets:
+        if not isinstance(target, Tensor) or not target.dim() or target.is_floating_point():
+            raise _no_labels(f"{metric.name} over labels", "", target)
         counts = _num_counted(target, metric.ignored)
         total, num_samples = total + int(counts.sum()), num_samples + int((counts > 0).sum())
     return partial(_by_labels, metric=metric, mean_count=total / max(1, num_samples))
