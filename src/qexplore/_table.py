@@ -79,6 +79,11 @@ def visible(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def counted(count: int, thing: str, things: str = "") -> str:
+    """Such as "1 layer" and "2 layers"; ``things`` where an s does not make many of one."""
+    return f"{count} {thing if count == 1 else things or f'{thing}s'}"
+
+
 def record_rows(kind: type, records: Iterable[Any]) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Field names of a dataclass, and the values of each of its ``records``."""
     names = [field.name for field in fields(kind)]

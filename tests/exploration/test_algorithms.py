@@ -216,7 +216,9 @@ def test_the_gap_between_search_and_report_set_is_counted_from_float_and_reporte
     assert low < gap < high
     assert exploration.num_report_violations == int((front.report_accuracy < 0.9).sum())
     assert f"better on the search set by accuracy {gap:+.4f} ({low:+.4f} to {high:+.4f})" in str(exploration)
-    assert f"{exploration.num_report_violations} of {len(front)} points miss min_accuracy 0.9" in str(exploration)
+    missing = exploration.num_report_violations
+    miss = "misses" if missing == 1 else "miss"
+    assert f"{missing} of {len(front)} points {miss} min_accuracy 0.9" in str(exploration)
     unknown = explored(tiny_problem())
     assert unknown.optimism_gap is unknown.optimism_interval is unknown.num_report_violations is None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,17 @@ def test_a_saving_is_of_the_cheapest_point_that_is_not_significantly_worse_on_th
     assert (one.difference, other.difference) == pytest.approx((sign * -0.01, sign * -0.01))
     assert one.interval == ((-0.01, 0.03) if lower else WIDE)
     assert one.on_report_set
+    better = "lower" if lower else "higher"
+    assert str(front.uniform).startswith(f"Front of 2 points: accuracy ({better} is better), no min_accuracy")
+    asked = replace(front.uniform, broken_limits=np.array(["", ""]), accuracy=np.full(2, 0.8))
+    head = f"2 candidates, 1 of them not beaten by another one: accuracy ({better} is better), not verified"
+    assert str(asked).splitlines()[0] == head
+
+
+def test_a_saving_prints_as_a_line_with_its_interval():
+    first, _ = reported([0.85, 0.86, 0.89], [[WIDE, BELOW], [WIDE, BELOW], [WIDE, WIDE]]).bits_saved()
+    said = "accuracy -0.0100 (-0.0300 to +0.0100), against point 0 (5-6 bit), on the report set"
+    assert repr(first) == f"<total bits saved: 3 (50%) by point 0, {said}>"
 
 
 def test_a_point_that_was_worse_where_it_was_chosen_is_no_saving_by_the_luck_of_a_small_report_set():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import pkgutil
+import re
 import struct
 import subprocess
 import sys
@@ -86,6 +87,16 @@ def test_savings_are_those_of_the_front():
     assert record.savings[0].uniform == (widest.other_point.total_bits, widest.other_point.accuracy)
     assert record.savings[0].front == (widest.point.total_bits, widest.point.accuracy)
     assert record.savings[0].text.startswith(f"{widest.saved:.0f} (")
+    assert record.savings[0].text.endswith(f"against 8 bit, {widest.change}")
+    assert record.subtitle.split("\n")[1].startswith(record.savings[0].text)
+
+
+@pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
+def test_pictures_of_scores_of_the_search_set_say_so(backend):
+    for plot in (qx.plot_num_bits, qx.plot_parallel_coordinates, qx.plot_hypervolume, qx.plot_timeline):
+        figure = plot(an_exploration(), backend=backend)
+        words = figure.to_json() if backend == "plotly" else str([one.get_text() for one in figure.findobj(Text)])
+        assert re.search("(on|of) the search set", words)
 
 
 def test_widths_stand_in_rows_of_points_and_columns_of_members():

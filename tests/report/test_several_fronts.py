@@ -291,6 +291,18 @@ def test_the_timeline_follows_the_best_score_at_given_costs():
     ]
 
 
+def test_a_curve_of_the_timeline_begins_with_a_dot():
+    run = a_run()
+    fronts = [run.front[count:] for count in (2, 1, 0)]  # the cheapest point comes last
+    run.history = tuple(
+        SimpleNamespace(**{**vars(step), "front": found}) for step, found in zip(run.history, fronts, strict=True)
+    )
+    (line,) = qx.plot_timeline(run, at=[3]).axes[1].lines
+    assert line.get_xydata()[line.get_markevery()].tolist() == [[3, 0.5]]
+    traces = qx.plot_timeline(run, at=[3], backend="plotly").data
+    assert [one.marker.size for one in traces if one.y[-1] == 0.5] == [(0, 0, 7)] * 2
+
+
 def test_a_timeline_of_a_study_tells_what_was_spent_on_what(study):
     exploration, path = study
     record = timeline_record(path)

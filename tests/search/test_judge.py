@@ -54,6 +54,11 @@ def test_the_front_of_a_search_is_judged_and_says_so(costs):
         told = [known[point.num_bits].divergence for point in runs[judge].front]
         runs[judge, "mean"] = np.mean(np.log(told))
     assert runs["divergence"].history[-1].hypervolume == runs["accuracy"].history[-1].hypervolume
+    volumes = [runs[judge].hypervolume for judge in ("divergence", "accuracy")]
+    assert f"hypervolume {volumes[0]:.4g} (of all that the search found, by score alone, {volumes[1]:.4g})" in str(
+        runs["divergence"]
+    )
+    assert f"hypervolume {volumes[1]:.4g}\n" in str(runs["accuracy"])
     assert runs["accuracy"].judge == "accuracy"
     assert "gave way to points that it cannot tell from them" in str(runs["divergence"])
     front = runs["divergence"].front

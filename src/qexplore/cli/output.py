@@ -28,6 +28,7 @@ _OF_EXPLORATION = (
     "float_accuracy",
     "report_float_accuracy",
     "optimism_gap",
+    "hypervolume",
     "reference_point",
     "engine",
     "early_stop",
@@ -92,6 +93,5 @@ def _word(choice: Any) -> str:
 
 def exploration_facts(exploration: Exploration) -> dict[str, Any]:
     """What a machine wants to know of an exploration."""
-    hypervolume = exploration.history[-1].hypervolume if exploration.history else 0.0
     facts = {name: getattr(exploration, name) for name in _OF_EXPLORATION}
-    return {**facts, "hypervolume": hypervolume, "num_failures": len(exploration.failures), "front": exploration.front}
+    return {**facts, "num_failures": len(exploration.failures), "front": exploration.front}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from qexplore._coverage import Coverage
-from qexplore._table import Framed, Rows
+from qexplore._table import Framed, Rows, counted
 from qexplore.distributed import WorkersReport
 from qexplore.evaluation import Clipping, Evaluation, clipping_text
 from qexplore.front import (
@@ -16,6 +16,7 @@ from qexplore.front import (
     difference_text,
     float_misses,
     front_notes,
+    missing_words,
     num_report_violations,
     optimism_gap,
 )
@@ -136,6 +137,15 @@ class Exploration(Framed):
         return optimism_gap(self.front)
 
     @property
+    def hypervolume(self) -> float:
+        """Of the front as it is handed out, against `reference_point`; 0 without points.
+
+        The last of `history` counts every point that the search had found, by score alone, so it may be a little more:
+        the judge and the verification have taken points away since.
+        """
+        return self.front.hypervolume(self.reference_point) if len(self.front) else 0.0
+
+    @property
     def num_report_violations(self) -> int | None:
         """Points of the front that miss the minimum of some metric on the report set; None without one."""
         return num_report_violations(self.front)
@@ -178,9 +188,9 @@ class Exploration(Framed):
         if violations is None:
             return ""
         minimum = "a minimum" if self.front.further else "" if least is None else f"min_accuracy {least:g}"
-        parts = [f"{self.num_report_passes} passes"]
+        parts = [counted(self.num_report_passes, "pass", "passes")]
         parts += (
-            [f"{violations} of {len(self.front)} points miss {minimum} there{float_misses(self.front)}"]
+            [f"{missing_words(violations, len(self.front))} {minimum} there{float_misses(self.front)}"]
             if minimum
             else []
         )
@@ -214,8 +224,13 @@ class Exploration(Framed):
             return told
         return f"{told}; verification moved {self.num_moved:,} of {self.num_samples:,} samples at most"
 
+    @property
+    def _hypervolume_words(self) -> str:
+        told = f"{self.hypervolume:.4g}"
+        searched = f"{self.history[-1].hypervolume:.4g}" if self.history else told
+        return told if told == searched else f"{told} (of all that the search found, by score alone, {searched})"
+
     def __str__(self) -> str:
-        hypervolume = self.history[-1].hypervolume if self.history else 0.0
         failed = f", {self.failure_summary}" if self.failures else ""
         left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
         judge = f"\njudge: {self.judge}" if self.judge else ""
@@ -231,7 +246,8 @@ class Exploration(Framed):
             + study
         )
         return (
-            f"{self.algorithm}, seed {self.seed}: {self.num_evaluations} candidates for {self.num_passes:.0f} full "
-            f"evaluations in {self.seconds:.1f} s, stopped by {self.stopped_by}, hypervolume {hypervolume:.4g}{failed}"
+            f"{self.algorithm}, seed {self.seed}: {counted(self.num_evaluations, 'candidate')} for "
+            f"{counted(round(self.num_passes), 'full evaluation')} in {self.seconds:.1f} s, stopped by "
+            f"{self.stopped_by}, hypervolume {self._hypervolume_words}{failed}"
             f"\nengine: {self.engine}\nearly stop: {self.early_stop}{told}{self._report_line()}\n{self.front}"
         )

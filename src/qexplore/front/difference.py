@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qexplore._choices import choice_name, stored_bits
-from qexplore._table import Tabular, text_table
+from qexplore._table import Tabular, counted, text_table
 from qexplore.errors import FrontError
 from qexplore.front.arrays import FloatArray, FrontArrays
 from qexplore.front.picking import num_dominated
@@ -92,9 +92,8 @@ class FrontDifference(Tabular):
 
     def __str__(self) -> str:
         first, other = self.num_points
-        head = (
-            f"This front ({_counted(first)}) and the other one ({_counted(other)}), and what changes from here to there"
-        )
+        counts = counted(first, "point"), counted(other, "point")
+        head = "This front ({}) and the other one ({}), and what changes from here to there".format(*counts)
         lines = [
             head,
             *(["the other was found on a model that differs in " + self.other_model] * bool(self.other_model)),
@@ -273,10 +272,6 @@ def _together(front: Front, other: Front) -> Front:
         metric_name=front.metric_name,
         higher_is_better=front.higher_is_better,
     )
-
-
-def _counted(count: int) -> str:
-    return f"{count} point{'' if count == 1 else 's'}"
 
 
 def _signed(value: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qexplore._table import counted
 from qexplore.front.words import difference_text, score_text
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ def num_report_violations(front: Front) -> int | None:
     return None if accuracy is None else int((~front.meets_minima(accuracy, further)).sum())
 
 
+def missing_words(violations: int, num_points: int) -> str:
+    """How many of a front's points miss something."""
+    return f"{violations} of {counted(num_points, 'point')} {'misses' if 1 in (violations, num_points) else 'miss'}"
+
+
 def float_misses(front: Front) -> str:
     """Words for a minimum that no width is to blame for missing: the report set is that much harder."""
     floats = front.report_float_accuracy
@@ -45,7 +51,7 @@ def front_notes(front: Front, optimism_interval: tuple[float, float] | None = No
     if len(front) and not front.verified:
         told.append("The front is not verified: its points were not all measured again by the direct evaluator.")
     if violations:
-        told.append(f"{violations} of {len(front)} points miss a minimum on the report set{float_misses(front)}.")
+        told.append(f"{missing_words(violations, len(front))} a minimum on the report set{float_misses(front)}.")
     if gap is not None:
         by = difference_text(gap, optimism_interval)
         told.append(f"Counted from float, the front looks better on the search set than on the report set by {by}.")

@@ -10,7 +10,7 @@ from qexplore._choices import Choice
 from qexplore._fingerprint import Fingerprint, text_digest
 from qexplore.errors import FrontError
 from qexplore.front import checks
-from qexplore.front.words import bracketed, cost_text, difference_text, score_text, widths_words
+from qexplore.front.words import bracketed, choices_words, cost_text, difference_text, score_text, widths_words
 
 _KEY_DIGITS = 12
 
@@ -92,7 +92,7 @@ class FrontPoint:
         return f"point {self.index}: {', '.join(parts)}; num_bits: {widths_words(self.num_bits, tuple(self.widths))}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BitsSaved:
     """What `point` needs less than `other_point` of the cost `cost_name`, at no less accuracy.
 
@@ -109,3 +109,20 @@ class BitsSaved:
     difference: float = math.nan
     interval: tuple[float, float] | None = None
     on_report_set: bool = False
+
+    @property
+    def change(self) -> str:
+        """What becomes of the score, with the interval where it is known: "accuracy -0.0100 (-0.0288 to +0.0089)"."""
+        return f"{self.point.metric_name} {difference_text(self.difference, self.interval)}"
+
+    def text(self, other: str) -> str:
+        """One line; ``other`` names what it is against."""
+        return f"{cost_text(self.saved)} ({self.share:.0%}) by point {self.point.index}, {self.change}, against {other}"
+
+    def __str__(self) -> str:
+        other = f"point {self.other_point.index} ({choices_words(self.other_point.num_bits)})"
+        where = "report set" if self.on_report_set else "search set"
+        return f"{self.cost_name.replace('_', ' ')} saved: {self.text(other)}, on the {where}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"  # of which a tuple is what `Front.bits_saved` gives: all fields of two points are a wall

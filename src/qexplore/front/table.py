@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qexplore._choices import stored_bits
-from qexplore._table import text_table
+from qexplore._table import counted, text_table
 from qexplore.front.arrays import FrontArrays, FurtherMetric
 from qexplore.front.savings import claim_words
 from qexplore.front.words import (
@@ -23,7 +23,6 @@ from qexplore.front.words import (
 
 if TYPE_CHECKING:
     from qexplore.front.front import Front
-    from qexplore.front.point import BitsSaved
 
 _TABLE_WIDTH = 100
 _LEAST_ROOM = 40  # for num_bits, when many costs fill the width
@@ -82,10 +81,10 @@ def _metrics(front: FrontArrays) -> tuple[FurtherMetric, ...]:
     return FurtherMetric(*fields), *front.further
 
 
-def _header(front: FrontArrays) -> str:
-    first, *further = map(_metric_words, _metrics(front))
+def _header(front: Front) -> str:
+    first, *further = (_metric_words(metric, asked=front.broken_limits is None) for metric in _metrics(front))
     verified = (", verified" if front.verified else ", not verified") if len(front) else ""
-    head = f"Front of {len(front)} point{'' if len(front) == 1 else 's'}: {first}{verified}"
+    head = f"{_kind(front)}: {first}{verified}"
     floats = front.report_float_accuracy
     report = [] if floats is None else [_of_report(front, floats)]
     if floats is None and front.judge and len(front) and front.uniform is None:  # nobody says so below
@@ -95,16 +94,24 @@ def _header(front: FrontArrays) -> str:
     return "\n".join([head, *judge, *coverage, *report, *(f"further: {words}" for words in further)])
 
 
+def _kind(front: Front) -> str:
+    """What the rows are: members of a front, or candidates that were measured whatever came of it."""
+    if front.broken_limits is None:
+        return f"Front of {counted(len(front), 'point')}"
+    return f"{counted(len(front), 'candidate')}, {int(front.nondominated().sum())} of them not beaten by another one"
+
+
 def _of_report(front: FrontArrays, floats: float) -> str:
     unknown = 0 if front.report_accuracy is None else int(np.isnan(front.report_accuracy).sum())
-    lacking = f"; {unknown} of {len(front)} points were not measured there" if unknown else ""
+    lacking = f"; not measured there: {unknown} of {counted(len(front), 'point')}" if unknown else ""
     return f"report set: float {score_text(floats)}, which differences are counted from{lacking}"
 
 
-def _metric_words(metric: FurtherMetric) -> str:
+def _metric_words(metric: FurtherMetric, *, asked: bool) -> str:
     least = metric.min_accuracy
     parts = [f"{metric.name} ({metric.better} is better)"]
-    parts.append("no min_accuracy" if least is None else f"min_accuracy {score_text(least)}")
+    if asked:
+        parts.append("no min_accuracy" if least is None else f"min_accuracy {score_text(least)}")
     parts += [] if metric.float_accuracy is None else [f"float {score_text(metric.float_accuracy)}"]
     return ", ".join(parts)
 
@@ -128,7 +135,7 @@ def _savings(front: Front) -> list[str]:
         return []
     labels = dict(zip(map(tuple, front.uniform.num_bits.tolist()), uniform_labels(front.uniform.num_bits), strict=True))
     told = [(one, labels[one.other_point.num_bits]) for one in front.bits_saved()]
-    lines = [f"  {_saving(front, one)} against {label}" for one, label in told if label != OFF]
+    lines = [f"  {one.text(label)}" for one, label in told if label != OFF]
     cost = front.cost_names[0].replace("_", " ")
     head = f"{cost} saved against uniform widths, {claim_words(front)}:{'' if lines else ' nothing'}"
     return [head, *lines, *_beyond_limits(front.uniform)]
@@ -141,11 +148,6 @@ def _beyond_limits(uniform: Front) -> list[str]:
         for label, name in zip(uniform_labels(uniform.num_bits), uniform.broken_limits.tolist(), strict=True):
             broken.setdefault(name, []).append(label)
     return [f"  not compared: {', '.join(known)} (breaks the limit {name})" for name, known in broken.items() if name]
-
-
-def _saving(front: Front, one: BitsSaved) -> str:
-    change = difference_text(one.difference, one.interval)
-    return f"{cost_text(one.saved)} ({one.share:.0%}) by point {one.point.index}, {front.metric_name} {change},"
 
 
 def _known(value: float) -> str:

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from qexplore._random import isolated, stream
+from qexplore._table import counted
 from qexplore.metrics import top1_accuracy
 from qexplore.pipeline.dialogue import Prefixed
 from qexplore.pipeline.images import Images, batches_of, find_images, read_images
 from qexplore.pipeline.networks import IMAGE_NETWORKS, load_weights
 from qexplore.pipeline.options import Options
 from qexplore.pipeline.subject import Subject
-from qexplore.preparation import counted
 from qexplore.training import TrainingOptions, train
 
 _BATCH = 64

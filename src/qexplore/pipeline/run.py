@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from qexplore._random import isolated
+from qexplore._table import counted
 from qexplore.exploration import Exploration
 from qexplore.model import in_eval_mode
 from qexplore.pipeline.dialogue import Dialogue, Prefixed
@@ -19,7 +20,7 @@ from qexplore.pipeline.quantizing import Quantized, quantizer_for
 from qexplore.pipeline.subject import Subject
 from qexplore.pipeline.trained import with_weights_of
 from qexplore.pipeline.writing import make_folder, write_explored, write_texts
-from qexplore.preparation import GraphOptimization, GraphTable, counted, graph_table, optimize_graph
+from qexplore.preparation import GraphOptimization, GraphTable, graph_table, optimize_graph
 from qexplore.workflows import measure_accuracy
 
 _MAX_ROWS = 120

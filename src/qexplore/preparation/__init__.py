@@ -7,7 +7,6 @@ from qexplore.preparation.equalization import EqualizationReport, equalize
 from qexplore.preparation.folding import (
     FoldReport,
     copied_network,
-    counted,
     fold_batchnorm,
     replace_everywhere,
     require_equal,

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qexplore._table import Tabular, text_table
+from qexplore._table import Tabular, counted, text_table
 from qexplore.model import QuantizedModel, grouped, ungrouped
 from qexplore.preparation.connections import Connections, largest_difference, outputs_of
-from qexplore.preparation.folding import FoldReport, copied_network, counted, fold, replace_everywhere, require_equal
+from qexplore.preparation.folding import FoldReport, copied_network, fold, replace_everywhere, require_equal
 from qexplore.preparation.neighbours import Neighbours, find_neighbours
 from qexplore.preparation.noise import COMPARED_WIDTHS, output_sqnr
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from qexplore._table import Tabular, text_table
+from qexplore._table import Tabular, counted, text_table
 from qexplore.errors import ModelError
 from qexplore.model import TRANSPOSED, is_layer, unwrap
 from qexplore.preparation.connections import Connections, check_example, largest_difference, outputs_of
@@ -68,11 +68,6 @@ def fold_batchnorm(network: nn.Module, example_input: Any = None) -> FoldReport:
         DataError: ``example_input`` has none of these forms, or ``forward`` does not take it.
     """
     return fold(copied_network(network), example_input)
-
-
-def counted(count: int, thing: str) -> str:
-    """Such as "1 layer" and "2 layers"."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def copied_network(network: nn.Module) -> nn.Module:

@@ -10,11 +10,11 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
-from qexplore._table import Tabular
+from qexplore._table import Tabular, counted
 from qexplore.errors import DataError
 from qexplore.model import foreign_hooks
 from qexplore.preparation.connections import Connections, check_example, outputs_of
-from qexplore.preparation.folding import copied_network, counted, fold, require_equal
+from qexplore.preparation.folding import copied_network, fold, require_equal
 from qexplore.preparation.graph_table import GraphTable, table_of
 from qexplore.preparation.own_modules import as_graph_module, trace_network
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from qexplore._table import Tabular, text_table
+from qexplore._table import Tabular, counted, text_table
 from qexplore.errors import TraceError
 from qexplore.model import foreign_hooks, takes_any_arguments
 from qexplore.preparation.connections import Connections, check_example, outputs_of
-from qexplore.preparation.folding import copied_network, counted, require_equal
+from qexplore.preparation.folding import copied_network, require_equal
 
 
 @dataclass(frozen=True)

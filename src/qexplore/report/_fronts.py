@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from qexplore._choices import is_float_code
+from qexplore._table import counted
 from qexplore.errors import ReportError
 from qexplore.front import OFF, Front, FrontPoint, score_text, uniform_labels
 from qexplore.report._canvas import GREEN, GREY, ORANGE, scale_of
@@ -324,4 +325,4 @@ def draw_intervals(
 
 def front_words(count: int, verified: bool) -> str:
     """How a legend names a front."""
-    return f"front: {count} point{'' if count == 1 else 's'}{', verified' if verified else ''}"
+    return f"front: {counted(count, 'point')}{', verified' if verified else ''}"

@@ -148,7 +148,10 @@ def saving_lines(front: Front, uniform: Front | None) -> tuple[str, Facts]:
         return "", ()
     labels = uniform_labels(uniform.num_bits)
     lines = [
-        (name, f"{_saved(one, name)} less than {labels[one.other_point.index]}, by point {one.point.index}")
+        (
+            name,
+            f"{_saved(one, name)} less than {labels[one.other_point.index]}, by point {one.point.index}, {one.change}",
+        )
         for name in front.cost_names
         for one in front.bits_saved(uniform, name)
         if labels[one.other_point.index] != OFF

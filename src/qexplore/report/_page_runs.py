@@ -147,7 +147,7 @@ def _summary(one: Exploration) -> Facts:
         ("passes", f"{one.num_passes:,.0f}"),
         ("time", seconds_text(one.seconds)),
         ("ended by", one.stopped_by),
-        ("hypervolume", amount_text(one.history[-1].hypervolume) if one.history else "none"),
+        ("hypervolume", amount_text(one.hypervolume) if one.history else "none"),
     )
 
 

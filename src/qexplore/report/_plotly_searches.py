@@ -11,9 +11,10 @@ from qexplore.report._plotly import Panel, Sheet, axis, finite, hover, line
 from qexplore.report._wording import amount_text
 from qexplore.report.hypervolume import HypervolumeRecord
 from qexplore.report.timeline import TimelineRecord
-from qexplore.report.timelines import STYLES, TIMES, RunLineRecord, TimelinesRecord, at_most_text
+from qexplore.report.timelines import STYLES, TIMES, RunLineRecord, TimelinesRecord, at_most_text, first_of
 
 _MOST_MARKERS = 60
+_DOT = 7
 _HEAD_ROOM = 1.05
 _LEFT, _RIGHT = (0.0, 0.485), (0.515, 1.0)  # columns of panels
 _UNITS = "s", "passes"
@@ -86,7 +87,9 @@ def _draw_line(
         hover(what, f"{time:,.6g} {_UNITS[column]}", "" if value is None else f"{value:,.6g}")
         for time, value in zip(times, known, strict=True)
     ]
-    panel.add(times, known, mode="lines", text=texts, **look)
+    first = first_of(known)  # a dot: of a line that begins at the last moment there is no more
+    sizes = [_DOT if place in first else 0 for place in range(len(known))]
+    panel.add(times, known, mode="lines+markers", marker={"size": sizes, "opacity": 1}, text=texts, **look)
 
 
 @draws(TimelineRecord, "plotly")

@@ -15,7 +15,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from qexplore._table import visible
+from qexplore._table import counted, visible
 from qexplore.errors import ReportError
 from qexplore.front import Front
 from qexplore.report._alike import Compared, require_one_metric, unlike_lines
@@ -90,7 +90,8 @@ class FrontLineRecord:
         if self.num_runs > 1:
             return f"{self.label}: attained by half of {self.num_runs} runs, shaded from all to one{empty}"
         beaten = f", {self.num_beaten} more beaten by these" if self.num_beaten else ""
-        return f"{self.label}: {_counted(self.num_points - self.num_beaten)}{beaten}"
+        shown = self.num_points - self.num_beaten
+        return f"{self.label}: {counted(shown, 'point') if shown else 'no point'}{beaten}"
 
 
 @dataclass(frozen=True)
@@ -278,10 +279,6 @@ def _attained(runs: Sequence[Front | None], cost: str) -> tuple[Line, Line, Line
 def _by_cost(surface: NDArray[np.float64], end: float, sign: float) -> Line:
     rows = surface[surface[:, 0] <= end]
     return tuple((cost, sign * score) for cost, score in rows[np.argsort(rows[:, 0]), :2].tolist())
-
-
-def _counted(count: int) -> str:
-    return f"{count} point{'' if count == 1 else 's'}" if count else "no point"
 
 
 @draws(FrontsRecord)

@@ -51,7 +51,9 @@ class HypervolumeRecord:
     @property
     def axes(self) -> tuple[str, str]:
         """Beside the horizontal and the vertical axis."""
-        units = " x ".join([self.metric_name, *(cost_words(name) for name, _ in self.reference_point[1:])])
+        units = " x ".join(
+            [f"{self.metric_name} on the search set", *(cost_words(name) for name, _ in self.reference_point[1:])]
+        )
         return "evaluations (full passes over the search set)", f"hypervolume ({units})"
 
 

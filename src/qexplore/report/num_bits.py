@@ -68,7 +68,7 @@ class NumBitsRecord:
     @property
     def axes(self) -> tuple[str, str]:
         """Beside the horizontal and the vertical axis."""
-        words = f"{cost_words(self.cost_name)} | {self.metric_name}"
+        words = f"{cost_words(self.cost_name)} | {self.metric_name} on the search set"
         return f"front members from cheap to costly: {words}", "quantization points in order"
 
     @property

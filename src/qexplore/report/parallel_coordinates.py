@@ -63,7 +63,7 @@ class ParallelCoordinatesRecord:
     @property
     def subtitle(self) -> str:
         """Below the title."""
-        return "a line is a member of the front; up is better on every axis"
+        return "a line is a member of the front; up is better on every axis; scores are of the search set"
 
     @property
     def names(self) -> tuple[str, ...]:

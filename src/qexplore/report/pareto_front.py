@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from qexplore.report._fronts import (
     shown_front,
     uniform_records,
 )
+from qexplore.report._objectives import NBSP
 from qexplore.report._sources import are_several, resolved
 from qexplore.report._wording import amount_text, cost_amount, cost_axis, cost_words, opening_words
 from qexplore.report.fronts import fronts_record
@@ -45,12 +47,16 @@ if TYPE_CHECKING:
     from qexplore.exploration import Exploration
     from qexplore.report._sources import Source
 
-_MOST_SAVINGS = 3  # what one line above the picture holds
+_MOST_SAVINGS = 3  # for which there is room above the picture
+_SUBTITLE_CHARACTERS = 126  # two savings beside each other
 
 
 @dataclass(frozen=True)
 class SavingRecord:
-    """What is saved, as "17 (57%) against 6 bit", and (cost, accuracy) of both points on the set that is drawn."""
+    """What is saved, as "17 (57%) against 6 bit, accuracy +0.0010", with the interval of that where it is known.
+
+    Also (cost, accuracy) of both points on the set that is drawn.
+    """
 
     text: str
     uniform: tuple[float, float]
@@ -99,10 +105,13 @@ class ParetoFrontRecord:
 
     @property
     def subtitle(self) -> str:
-        """Below the title: what is saved, if anything."""
-        savings = ", ".join(saving.text for saving in self.savings)
-        saved = f"{opening_words(self.cost_name)} saved {self.claim}, uniform widths: {savings}"
-        return saved if savings else ""
+        """Below the title: what is saved, if anything, and how sure that is."""
+        if not self.savings:
+            return ""
+        # No line is broken within a saving, whose blanks are plain ones again at the end.
+        savings = "; ".join(saving.text.replace(" ", NBSP) for saving in self.savings)
+        lines = textwrap.fill(savings, _SUBTITLE_CHARACTERS).replace(NBSP, " ")
+        return f"{opening_words(self.cost_name)} saved against uniform widths, {self.claim}:\n{lines}"
 
     @property
     def score_axis(self) -> str:
@@ -244,7 +253,7 @@ def _savings(source: Exploration | Front, shown: Shown, cost: str) -> tuple[Savi
     widest_first = sorted(savings, key=lambda saving: -saving.other_point.costs[cost])
     return tuple(
         SavingRecord(
-            text=f"{amount_text(one.saved)} ({one.share:.0%}) against {labels[one.other_point.index]}",
+            text=f"{amount_text(one.saved)} ({one.share:.0%}) against {labels[one.other_point.index]}, {one.change}",
             uniform=_place(one.other_point, cost, shown.on_report_set),
             front=_place(one.point, cost, shown.on_report_set),
         )

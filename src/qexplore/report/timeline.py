@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from qexplore.report._drawing import Backend, drawn, draws
 from qexplore.report._progress import Progress, SpentRecord, progress_of
 from qexplore.report._sources import are_several
 from qexplore.report._wording import amount_text, cost_words
-from qexplore.report.timelines import STYLES, TIMES, at_most_text, best_score, time_axes, timelines_record
+from qexplore.report.timelines import STYLES, TIMES, at_most_text, best_score, draw_best, time_axes, timelines_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,9 +197,8 @@ def _draw_hypervolume(axes: Axes, record: TimelineRecord, values: Sequence[float
 
 def _draw_followed(axes: Axes, record: TimelineRecord, values: Sequence[float]) -> None:
     for place, one in enumerate(record.followed):
-        scores = [math.nan if score is None else score for score in one.accuracy]
         style, colour = STYLES[place % len(STYLES)], COLOURS[place % len(COLOURS)]
-        axes.step(values, scores, style, where="post", color=colour, linewidth=2, label=record.followed_text(one))
+        draw_best(axes, values, one.accuracy, style, color=colour, label=record.followed_text(one))
 
 
 def _draw_spent(grid: Grid, record: TimelineRecord, column: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qexplore._arguments import checked_number
 from qexplore._table import visible
@@ -99,7 +99,8 @@ def _reached(lines: Sequence[RunLineRecord], place: int) -> bool:
 
 def time_axes(hypervolume_words: str, metric_name: str, better: str) -> tuple[str, str]:
     """Beside the axes of hypervolumes and of best scores."""
-    return f"hypervolume\n({hypervolume_words})", f"best {metric_name}\n({better} is better)"
+    score = f"best {metric_name} on the search set\n({better} is better)"
+    return f"hypervolume on the search set\n({hypervolume_words})", score
 
 
 def at_most_text(cost_name: str, cost: float) -> str:
@@ -181,6 +182,17 @@ def best_score(front: Front, name: str, cost: float) -> float | None:
     return None if not scores.size else float(max(scores.tolist(), key=front.gain))
 
 
+def draw_best(axes: Axes, times: Sequence[float], scores: Sequence[float | None], style: str, **look: Any) -> None:
+    """The best scores over time, with a dot where they begin: at the last moment there is no more of the line."""
+    known = [math.nan if score is None else score for score in scores]
+    axes.step(times, known, style, where="post", linewidth=2, marker="o", markevery=first_of(scores), **look)
+
+
+def first_of(scores: Sequence[float | None]) -> list[int]:
+    """The place of the first score that there is, in a list; none where there is none."""
+    return [place for place, score in enumerate(scores) if score is not None][:1]
+
+
 @draws(TimelinesRecord)
 def draw_timelines(record: TimelinesRecord, ax: Axes | None = None) -> Figure:
     """Hypervolume and best scores of each search, over seconds and over passes."""
@@ -196,9 +208,7 @@ def draw_timelines(record: TimelinesRecord, ax: Axes | None = None) -> Figure:
         for column, values in enumerate((line.seconds, line.num_passes)):
             panels[0, column].step(values, line.hypervolume, where="post", color=colours[line.label], linewidth=2)
             for place, best in enumerate(line.best):
-                scores = [math.nan if score is None else score for score in best]
-                style = STYLES[place % len(STYLES)]
-                panels[1, column].step(values, scores, style, where="post", color=colours[line.label], linewidth=2)
+                draw_best(panels[1, column], values, best, STYLES[place % len(STYLES)], color=colours[line.label])
     _finish(record, panels, grid.scale)
     _name(record, panels[1, 0], grid.scale)
     return figure_of(panels[0, 0])

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from qexplore._table import Tabular, text_table
+from qexplore._table import Tabular, counted, text_table
 from qexplore.errors import SelectionError
 from qexplore.model import Loader, Pass, Placement, Unpack, call, foreign_hooks, in_eval_mode, measuring, unpacking
 from qexplore.predicates import PredicateLike, everything, select_modules
-from qexplore.preparation import copied_network, counted, replace_everywhere
+from qexplore.preparation import copied_network, replace_everywhere
 from qexplore.quant import check_group_size, check_packed_width
 from qexplore.stacks import LayerStrategy, PackedLinear, float_rows, is_packable, packed_strategy
 from qexplore.workflows.finite import finite
