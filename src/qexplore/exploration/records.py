@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -138,12 +139,13 @@ class Exploration(Framed):
 
     @property
     def hypervolume(self) -> float:
-        """Of the front as it is handed out, against `reference_point`; 0 without points.
+        """Of the front as it is handed out, against `reference_point`; 0 without points, or before that was settled.
 
         The last of `history` counts every point that the search had found, by score alone, so it may be a little more:
         the judge and the verification have taken points away since.
         """
-        return self.front.hypervolume(self.reference_point) if len(self.front) else 0.0
+        is_known = len(self.front) and all(map(math.isfinite, self.reference_point))
+        return self.front.hypervolume(self.reference_point) if is_known else 0.0
 
     @property
     def num_report_violations(self) -> int | None:
