@@ -14,7 +14,7 @@ from qexplore._choices import has_range
 from qexplore._fingerprint import Fingerprint
 from qexplore._pickling import require_a_name
 from qexplore.errors import ProblemError
-from qexplore.evaluation import Clipping, Evaluation, Evaluator
+from qexplore.evaluation import Clipping, Evaluation, Evaluator, checked_candidates
 from qexplore.front import Front
 from qexplore.metrics import Metric, Scores, top1_accuracy
 from qexplore.model import PRECISIONS, Candidates, Loader, QuantizedModel, Unpack, require_wrapped, reusable
@@ -29,7 +29,7 @@ from qexplore.search.memory import Memory
 from qexplore.search.minimized import MinimizedProblem
 from qexplore.search.reachability import require_reachable
 from qexplore.search.requirements import checked_requirements
-from qexplore.search.space import SearchSpace, checked_rows
+from qexplore.search.space import SearchSpace
 
 
 class LayerwiseQuantizationProblem(MinimizedProblem):
@@ -259,12 +259,10 @@ class LayerwiseQuantizationProblem(MinimizedProblem):
             ProblemError: of another shape, or no whole numbers.
         """
         self._forget_if_changed()
-        rows = checked_rows("candidates", candidates, self.space.num_points)
-        if (rows != np.rint(rows)).any():
-            raise ProblemError(f"candidates must hold whole numbers, the codes of choices, got {rows.tolist()!r}")
+        rows = checked_candidates(candidates, self.space.num_points, ProblemError)
         if must_beat is not None and np.shape(must_beat) != (len(rows),):
             raise ProblemError(f"must_beat must hold a score for each of {len(rows)} candidates, got {must_beat!r}")
-        return self._memory.measure(rows.astype(np.int64), self.num_samples, must_beat=must_beat, screened=screened)
+        return self._memory.measure(rows, self.num_samples, must_beat=must_beat, screened=screened)
 
     def scores_on_subset(
         self, candidates: Candidates, metric: Metric, num_samples: int, *, directly: bool = False, **options: Any
@@ -278,7 +276,7 @@ class LayerwiseQuantizationProblem(MinimizedProblem):
             MetricError: the metric cannot be had from the network's outputs.
         """
         self.model.require_attached()  # evaluators see changes themselves, and to see them takes checksums of all
-        rows = self.effective(candidates)
+        rows = self.effective(checked_candidates(candidates, self.space.num_points, ProblemError))
         return (self._judging if directly else self._searching).scores_on_subset(rows, metric, num_samples, **options)
 
     def measure_directly(self, candidates: Candidates) -> Iterator[Evaluation]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qexplore._arguments import checked_int
+from qexplore._arguments import checked_int, checked_rows
 from qexplore._choices import MAX_NUM_BITS, stored_bits
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates, QuantizedModel
@@ -22,6 +22,7 @@ Places = NDArray[np.int64]
 
 _LISTABLE = 200_000
 """A space up to this size is listed to find what is left of it; a larger one is sampled."""
+_KEPT_WITHIN = ": sampling and operators of the algorithm must keep to the problem's limits, xl and xu"
 _IDLE_DRAWS = 50
 """Of a larger one, draws in a row with nothing new, after which hardly anything is allowed that is not known."""
 
@@ -163,7 +164,7 @@ class SearchSpace:
         Raises:
             ProblemError: of another shape, or not finite.
         """
-        rounded = np.rint(checked_rows("genes", genes, self.num_genes))
+        rounded = np.rint(checked_rows("genes", genes, self.num_genes, ProblemError, hint=_KEPT_WITHIN))
         return self.at(np.clip(rounded - self.lower, 0, self.sizes - 1).astype(np.int64))
 
     def encode(self, candidates: Candidates) -> NDArray[np.int64]:
@@ -219,29 +220,6 @@ class SearchSpace:
             found.update((candidate, None) for candidate in allowed if candidate not in seen)
             idle = idle + 1 if len(found) == before else 0
         return np.array(list(found)[:count], dtype=np.int64).reshape(-1, self.num_points)
-
-
-def checked_rows(name: str, values: Any, length: int) -> NDArray[np.float64]:
-    """``values`` as finite numbers, shape ``[N, length]``; a single row may do without its first axis.
-
-    Raises:
-        ProblemError: of another shape, no numbers, or not finite; ``name`` is what the message begins with.
-    """
-    try:
-        rows = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ProblemError(f"{name} must be numbers of shape [N, {length}], got {values!r}") from error
-    if rows.size and (rows.ndim not in (1, 2) or rows.shape[-1] != length):
-        raise ProblemError(f"{name} must have shape [N, {length}], one number a choice to make, got {rows.shape}")
-    rows = rows.reshape(-1, length)
-    unknown = np.argwhere(~np.isfinite(rows))
-    if len(unknown):
-        row, place = unknown[0].tolist()
-        raise ProblemError(
-            f"{name} must be finite, got {rows[row, place]} in row {row} at place {place}: sampling and operators of "
-            "the algorithm must keep to the problem's limits, xl and xu"
-        )
-    return rows
 
 
 def _dearest_first(code: int) -> tuple[float, int]:
