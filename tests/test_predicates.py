@@ -9,6 +9,7 @@ from torch import nn
 
 from qexplore import predicates
 from qexplore.errors import SelectionError
+from qexplore.model import QuantizedModel
 from qexplore.predicates import Predicate, as_predicate, by_name, by_regex, by_type, select_modules
 
 
@@ -67,6 +68,12 @@ def test_predicate_selects_in_order_of_named_modules(predicate: Predicate, names
 def test_predicates_combine_and_show_how(predicate: Predicate, names: list[str], shown: str) -> None:
     assert selected(predicate) == names
     assert repr(predicate) == shown
+
+
+def test_a_pattern_in_the_place_of_a_predicate_is_told_of_by_name() -> None:
+    for kind in ("activations", "weights"):
+        with pytest.raises(SelectionError, match=r"got 'conv\*': use predicates.by_name\('conv\*'\)$"):
+            QuantizedModel(nn.Sequential(nn.Linear(2, 2)), **{kind: "conv*"})
 
 
 def test_plain_function_of_one_module_works_wherever_a_predicate_does() -> None:

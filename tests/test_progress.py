@@ -53,6 +53,13 @@ def test_a_process_without_stderr_has_no_bar(monkeypatch, wanted):
         bar.advance()
 
 
+def test_a_search_without_a_limit_on_passes_has_no_length(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    qx.explore(tiny_problem(), max_seconds=60, patience=2, seed=1, progress=True)
+    bar = sys.stderr.getvalue()
+    assert "explore: " in bar and "/2147483648" not in bar and "/27" not in bar
+
+
 def test_a_bar_of_unknown_length_is_a_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with Progress(None, description="calibrate", unit="batch", shown=True) as bar:

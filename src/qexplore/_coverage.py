@@ -117,7 +117,7 @@ class Coverage:
         """The shares in one line, with the largest parts that stay float, and how many points may be off."""
         shares = ", ".join(f"{words} {percent(share)}" for words, share in self.shares.items())
         left = [
-            f"{words} {listing(share.largest_float[:_IN_A_LINE], share.num_float)}"
+            f"{words + ' read by' * (words in _BY_READER)} {listing(share.largest_float[:_IN_A_LINE], share.num_float)}"
             for words, share in self.shares.items()
             if share.num_float
         ]
@@ -137,7 +137,11 @@ class Coverage:
             f"  {words:{widths[0]}}  {share:>{widths[1]}}  {quantized:>{widths[2]}} of {total:>{widths[3]}}"
             for words, share, quantized, total in rows
         ]
-        left = [f"{words} left float: {one.float_text}" for words, one in self.shares.items() if one.float_text]
+        left = [
+            f"{words} left float{', by what reads them' * (words in _BY_READER)}: {one.float_text}"
+            for words, one in self.shares.items()
+            if one.float_text
+        ]
         gap = [f"not counted: {self.not_counted}"] if self.not_counted else []
         may_be_off = [self.may_be_off] if self.may_be_off else []
         return "\n".join(["at points:" if self.is_searched else "quantized:", *told, *left, *may_be_off, *gap])
@@ -149,6 +153,8 @@ _WORDS = {
     "activation_macs": "MACs by activation",
     "activation_elements": "activation elements",
 }
+_BY_READER = ("activation elements",)
+"""Words of amounts whose parts are named by what reads them, not by what makes them."""
 
 
 def listing(parts: Iterable[tuple[str, float]], count: int) -> str:

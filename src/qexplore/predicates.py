@@ -141,15 +141,15 @@ def as_predicate(predicate: PredicateLike) -> Predicate:
     """Take a `Predicate` as it is and a plain function of one module as a predicate that ignores the name.
 
     Raises:
-        SelectionError: ``predicate`` is neither, or takes more than one argument; a bare module class is the usual
-            slip, a module another.
+        SelectionError: ``predicate`` is neither, such as a module, its class or a name, or takes several arguments.
     """
     if isinstance(predicate, Predicate):
         return predicate
     if isinstance(predicate, (type, nn.Module)) or not callable(predicate):
         shown = predicate.__name__ if isinstance(predicate, type) else repr(predicate)
         kind = type(predicate).__name__ if isinstance(predicate, nn.Module) else shown
-        hint = f": use predicates.by_type({kind})" if isinstance(predicate, (type, nn.Module)) else ""
+        way = "by_name" if isinstance(predicate, str) else "by_type" * isinstance(predicate, (type, nn.Module))
+        hint = f": use predicates.{way}({kind})" if way else ""
         raise SelectionError(f"a predicate must be a Predicate or a function of one module, got {shown}{hint}")
     _require_one_argument(predicate)
     return Predicate(partial(_of_module, predicate), getattr(predicate, "__name__", repr(predicate)))

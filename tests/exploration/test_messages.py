@@ -26,8 +26,27 @@ def hits(output, target):
 def test_the_direct_evaluator_takes_a_plain_function_and_refuses_what_is_none():
     evaluators = [qx.DirectEvaluator(tiny_model(), search_loader(), one) for one in (hits, qx.top1_accuracy)]
     assert evaluators[0].float_evaluation.score == evaluators[1].float_evaluation.score
-    with pytest.raises(MetricError, match="a metric must be a qexplore.Metric or a function .* got 'accuracy'"):
-        qx.DirectEvaluator(tiny_model(), search_loader(), "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        ("accuracy", "a metric must be .* got 'accuracy': qexplore.top1_accuracy, topk"),
+        (qx.topk_accuracy, r"a metric must be .* got topk_accuracy\(k.*call it, as in qexplore.topk_accuracy\(5\)"),
+        (nn.functional.cross_entropy, r'one score per sample.*of shape \(\)\. Losses .* with reduction="none"'),
+    ],
+)
+def test_what_is_no_metric_is_refused_with_the_one_that_is(metric, sentence):
+    with pytest.raises(MetricError, match=sentence):
+        qx.DirectEvaluator(tiny_model(), search_loader(), metric)
+    with pytest.raises(TypeError, match=r"Metric\(\) got .* 'higher_is_beter', did you mean 'higher_is_better'"):
+        qx.Metric(hits, higher_is_beter=False)
+
+
+def test_what_a_search_spent_and_did_not_measure_is_said():
+    text = str(explored(tiny_problem(), max_evaluations=2))
+    assert "2 candidates for 2 full evaluations in" in text
+    assert "left out: uniform candidates at 2 bit, which a larger budget has" in text
 
 
 @pytest.mark.parametrize("as_initial", [lambda e: e, lambda e: e.front, lambda e: list(e.front), lambda e: e.front[0]])

@@ -121,7 +121,7 @@ def test_each_metric_may_have_its_own_output_and_a_whole_set_metric_has_none():
         model, data, [qx.top1_accuracy, by_b], min_accuracy=[None, 0.0], max_drop=None, output=0
     )
     assert [str(one.output) for one in (problem.metric, *problem.further.metrics)] == ["0", "1"]
-    assert "accuracy of output 0 against" in str(problem.describe())
+    assert "accuracy of output 0 (higher is better) against" in str(problem.describe())
     with pytest.raises(MetricError, match="runs the network itself"):
         qx.LayerwiseQuantizationProblem(model, data, qx.whole_set(lambda m, loader: 1.0), output=0)
 

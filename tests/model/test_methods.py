@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_quantization.tensor_quant import QuantDescriptor
 from torch import Tensor, nn
 
 from qexplore import predicates
@@ -102,6 +103,23 @@ def test_options_are_those_of_the_methods_that_are_asked_for() -> None:
     other.calibrate(LOADER, method="percentile", percentile=90.0)
     assert tables(model)["act"] == tables(other)["act"] != by_one("percentile")["act"]
     assert tables(model)["first"] == by_one("mse")["first"]
+
+
+def test_options_count_at_points_that_data_is_yet_to_find_and_a_keyword_of_none_is_named() -> None:
+    found = {"functions": predicates.by_function(torch.add), "quantize_input": False}
+    model = QuantizedModel(Block().eval(), **found)
+    assert model.calibrate(LOADER, method="percentile", percentile=90.0).ranges[0].method == "percentile"
+    descriptor = QuantDescriptor(calib_method="histogram")
+    report = QuantizedModel(Block().eval(), quant_desc=descriptor, **found).calibrate(LOADER, percentile=90.0)
+    assert [row.method for row in report.ranges] == ["percentile"]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'methode', did you mean 'method'"):
+        model.calibrate(LOADER, methode="mse")
+    weights = QuantizedModel(Block().eval(), weights=predicates.weighted)
+    with pytest.raises(CalibrationError, match="options of a method are for activations, but there are none"):
+        weights.calibrate(LOADER, method="percentile", percentile=90.0)
+    assert "activation elements left float, by what reads them: " in str(weights.describe(LOADER[0]))
+    assert "what the network is given, x: quantize_input=True puts one on it" in weights.describe(LOADER[0]).notes[0]
+    assert not any("quantize_input" in note for note in model.describe(LOADER[0]).notes)
 
 
 @pytest.mark.parametrize(

@@ -204,11 +204,12 @@ def test_an_iterator_serves_every_metric():
 
 
 def test_description_names_every_metric_that_has_a_minimum():
-    assert "required: accuracy 0.8 or better, top 3 0.97 or better" in str(of_two().describe())
+    assert "required: accuracy at least 0.8, top 3 at least 0.97" in str(of_two().describe())
     described = str(of_two(min_accuracy=[None, 0.97]).describe())
-    assert "searched: accuracy against total_bits" in described and "required: top 3 0.97 or better" in described
+    assert "searched: accuracy (higher is better) against total_bits" in described
+    assert "required: top 3 at least 0.97" in described
     lower = tiny_problem(qx.negative_log_likelihood, min_accuracy=1.5).describe()
-    assert "required: negative log-likelihood 1.5 or better" in str(lower)
+    assert "required: negative log-likelihood at most 1.5" in str(lower)
 
 
 def test_fit_asks_for_a_minimum_of_the_metric_that_it_goes_by():

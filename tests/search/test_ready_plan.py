@@ -53,6 +53,18 @@ def test_a_plan_and_what_makes_one_are_not_taken_together(beside, named):
         qx.LayerwiseQuantizationProblem(model, search_loader(), choices=qx.plan_choices(model), **beside)
 
 
+def test_limits_are_for_points_that_choices_are_not_about():
+    model = tiny_model()
+    problem = qx.LayerwiseQuantizationProblem(
+        model, search_loader(), choices={"input": (4, 16)}, num_bits_upper_limit=[8, 3, 4]
+    )
+    assert problem.space.choices == ((4, 16), (2, 3), (2, 3, 4))
+    for choices in ((4, 8), {"input": (4,), "relu*": (4, 8)}):
+        with pytest.raises(ProblemError, match="num_bits_upper_limit=4 must be left out .* gives 8 to '(input|relu1)'"):
+            qx.LayerwiseQuantizationProblem(model, search_loader(), choices=choices, num_bits_upper_limit=4)
+    qx.LayerwiseQuantizationProblem(model, search_loader(), choices=(4, 16), num_bits_lower_limit=3)
+
+
 def test_a_plan_of_another_network_is_refused():
     other = qx.QuantizedActivationsModel(tiny_network(), predicates.by_type(nn.Linear))
     with pytest.raises(ProblemError, match="is a plan for other points than this model's"):

@@ -17,6 +17,9 @@ from qexplore.evaluation.base import Evaluation
 from qexplore.evaluation.interval import confidence_interval
 from qexplore.metrics import IGNORED_TOKEN, Metric, Scores, WholeSetMetric
 
+_SLACK = 1e-6
+"""Rounding, as a share of a score."""
+
 
 def apply_metric(metric: Metric | WholeSetMetric, *arguments: Any) -> Any:
     """What ``metric`` says; what it raises is told apart from what the network raises."""
@@ -52,9 +55,11 @@ def batch_scores(metric: Metric, output: Any, inputs: Any, target: Any) -> Tenso
         # A copy in any case: a view would hold on to outputs, or change with memory that is written into again.
         return scores.detach().to(torch.float32, copy=True)
     got = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
+    is_mean = isinstance(scores, Tensor) and not scores.dim()
+    hint = '. Losses of torch\'s give one for each sample with reduction="none"' if is_mean else ""
     raise MetricError(
         f"the metric '{metric.name}' must return one score per sample, shape [{sizes[0] if sizes else 'B'}], got "
-        f"{got}. For one number over a whole set use qexplore.whole_set(f) with f(model, loader)"
+        f"{got}{hint}. For one number over a whole set use qexplore.whole_set(f) with f(model, loader)"
     )
 
 
@@ -108,7 +113,7 @@ def complete(
         divergences: of the same samples; NaN where none is told.
 
     Raises:
-        MetricError: the score is not finite, or outside the metric's range.
+        MetricError: the score is not finite, or outside the metric's range; a sample scores better than it says.
     """
     num_samples, divergence = 0 if scores is None else len(scores), None
     if scores is not None and isinstance(metric, Metric):
@@ -116,8 +121,9 @@ def complete(
         divergence = None if divergences is None else _mean_divergence(divergences[counted])
         divergence = divergence and 0.0 if not any(candidate) else divergence  # folding is no noise of a quantizer
         scores = scores[counted]
+        _require_none_beyond(scores, metric)
     low, high = metric.range
-    slack = 1e-6 * max(1.0, abs(score))
+    slack = _SLACK * max(1.0, abs(score))
     if not math.isfinite(score) or not low - slack <= score <= high + slack:
         raise MetricError(f"the metric '{metric.name}' must be finite and within {metric.range}, got {score}")
     return Evaluation(
@@ -130,6 +136,23 @@ def complete(
         num_samples=num_samples,
         seconds=seconds,
     )
+
+
+def _require_none_beyond(scores: Scores, metric: Metric) -> None:
+    """Raise where a sample scores better than the best there is: what early stop has proved by that would not hold."""
+    best = metric.best_sample
+    if best is None:
+        return
+    beyond = metric.gain(scores) > metric.gain(best) + _SLACK * max(1.0, abs(best))
+    if beyond.any():
+        end = "greatest" if metric.higher_is_better else "least"
+        field = "range" if metric.sample_range is None else "sample_range"
+        extreme = metric.gain(metric.gain(scores).max())
+        raise MetricError(
+            f"the metric '{metric.name}' has {best:g} as the {end} of its `{field}`, by which candidates are stopped "
+            f"early, and {int(beyond.sum())} of {len(scores)} samples score better, the best {extreme:g}: give it "
+            "`sample_range`, the least and the greatest score that a sample can have"
+        )
 
 
 def _mean_divergence(divergences: Scores) -> float | None:

@@ -74,6 +74,11 @@ class Budget:
         return now() - self._start
 
     @property
+    def limits_passes(self) -> bool:
+        """Whether there is a limit on passes."""
+        return self._max_evaluations < math.inf
+
+    @property
     def num_left(self) -> float:
         """Full passes that are left; infinite where they are not limited."""
         return max(0.0, self._max_evaluations - self.num_passes)

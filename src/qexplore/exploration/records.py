@@ -67,7 +67,11 @@ class Exploration(Framed):
         report_float_accuracy: the same on the report set; None without one.
         reference_point: (score, each cost) that hypervolumes are measured against, fixed before the search.
         num_evaluations: different candidates that the search measured.
-        num_passes: full passes over the search set that they cost.
+        num_passes: full passes over the search set that they cost, and those that found them.
+        num_prepared_passes: those of ``num_passes`` in which no candidate was measured: sensitivities of single points,
+            and looks at whole candidates on a part of the set.
+        num_look_passes: those of looks.
+        num_stopped: candidates that were stopped early, and so cost less than a pass.
         num_verifications: points that were re-evaluated, each by every metric; 0 after an interrupt; not counted above.
         num_report_passes: passes over the report set: of the float network and the front by every metric, of the
             uniform choices by the first; not counted above.
@@ -111,6 +115,9 @@ class Exploration(Framed):
     engine: str
     early_stop: str
     num_report_passes: int = 0
+    num_prepared_passes: float = 0.0
+    num_look_passes: float = 0.0
+    num_stopped: int = 0
     optimism_interval: tuple[float, float] | None = None
     left_out: str = ""
     clipping: tuple[Clipping, ...] = ()
@@ -232,6 +239,20 @@ class Exploration(Framed):
         searched = f"{self.history[-1].hypervolume:.4g}" if self.history else told
         return told if told == searched else f"{told} (of all that the search found, by score alone, {searched})"
 
+    @property
+    def _spent(self) -> str:
+        """What was measured and what it cost, in words."""
+        stopped = f" ({self.num_stopped} stopped early)" if self.num_stopped else ""
+        told = (
+            f"{counted(self.num_evaluations, 'candidate')}{stopped} for "
+            f"{counted(round(self.num_passes), 'full evaluation')}"
+        )
+        if not self.num_prepared_passes:
+            return told
+        on_points, on_looks = self.num_prepared_passes - self.num_look_passes, self.num_look_passes
+        looks = f"{on_looks:.1f} on looks at parts of the set" if on_looks else "none on looks at parts of the set"
+        return f"{told} ({on_points:.1f} of them on sensitivities, {looks})"
+
     def __str__(self) -> str:
         failed = f", {self.failure_summary}" if self.failures else ""
         left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
@@ -248,8 +269,7 @@ class Exploration(Framed):
             + study
         )
         return (
-            f"{self.algorithm}, seed {self.seed}: {counted(self.num_evaluations, 'candidate')} for "
-            f"{counted(round(self.num_passes), 'full evaluation')} in {self.seconds:.1f} s, stopped by "
-            f"{self.stopped_by}, hypervolume {self._hypervolume_words}{failed}"
+            f"{self.algorithm}, seed {self.seed}: {self._spent} in {self.seconds:.1f} s, stopped by {self.stopped_by}, "
+            f"hypervolume {self._hypervolume_words}{failed}"
             f"\nengine: {self.engine}\nearly stop: {self.early_stop}{told}{self._report_line()}\n{self.front}"
         )

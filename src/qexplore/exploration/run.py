@@ -60,9 +60,9 @@ def explore(
         max_evaluations: budget in full passes over the search set; a candidate that is stopped early, and a sensitivity
             table, cost the share of the samples that they have seen. The search also ends when every candidate has been
             measured. At least one of this and the next two limits is needed.
-        max_seconds: end after so many seconds, give or take a candidate, with everything that was measured until then.
-            They count from the call on, and hold for the measuring again of the front as well, on both sets: up to half
-            of them are kept back for it.
+        max_seconds: end the search in time, give or take a candidate, with everything that was measured until then.
+            They count from the call on. Up to half of them are kept back for measuring the front again, on both sets,
+            and uniform choices on the report set; that is done in full even where it takes longer.
         patience: end after so many full passes in which the hypervolume has not grown by 0.1 %.
         max_failures: end after so many candidates in a row that failed, of whatever; None bears any number.
         seed: of the search.
@@ -101,9 +101,10 @@ def explore(
         progress: show a bar on stderr; None shows it on a terminal, and elsewhere a line every half minute.
         study: path of a file in which every evaluation is written down before it is used; made where there is none.
             The same call on a study that was stopped, by whatever, goes on where it stopped and ends with the result of
-            one that was not, to the last bit where no ``max_seconds`` is given. With another budget, seed or algorithm
-            it is another run in the same file, which measures nothing again that another has measured whole. See
-            `qexplore.resume`.
+            one that was not, to the last bit where no ``max_seconds`` is given. With a larger budget, or another limit,
+            it goes on with its run too; a smaller one answers for itself and leaves the run as it was. With another
+            seed or algorithm it is another run in the same file, which measures nothing again that another has measured
+            whole. See `qexplore.resume`.
         share: let other processes that share the study write to it at the same time; each knows what others measured,
             so that what it proposes depends on them.
         on_mismatch: ``"refuse"`` a study of other weights, ranges, data or whatever else decides a measurement;
@@ -246,6 +247,9 @@ def _searched(
         reference_point=run.reference_point,
         num_evaluations=run.num_evaluations,
         num_passes=budget.num_passes,
+        num_prepared_passes=run.num_prepared_passes,
+        num_look_passes=run.num_look_passes,
+        num_stopped=run.num_evaluations - len(run.complete) - len(run.failures),
         num_verifications=verification.num_points,
         num_moved=verification.num_moved,
         unverified=verification.failures,

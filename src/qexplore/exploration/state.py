@@ -14,7 +14,7 @@ from qexplore.evaluation import Evaluation, Screen
 from qexplore.exploration.budget import Budget
 from qexplore.exploration.records import Snapshot, StopExploration
 from qexplore.exploration.termination import Termination
-from qexplore.front import Front
+from qexplore.front import Front, uniform_labels
 from qexplore.model import Candidate, Candidates
 from qexplore.search import (
     Archive,
@@ -25,6 +25,7 @@ from qexplore.search import (
     LayerwiseQuantizationProblem,
     SearchSettings,
     reference_point,
+    warn_of_direction,
 )
 
 _TABLE_SHARE = 0.5
@@ -74,7 +75,8 @@ class Run:
         self._termination = termination or Termination()
         self._progress = progress
         self._figures = figures
-        total = min(budget.num_affordable, problem.space.size)
+        # Where passes are not limited, nobody knows how many the time or the patience will be.
+        total = min(budget.num_affordable, problem.space.size) if budget.limits_passes else None
         self._bar = Progress(total, description="explore", unit="evaluation", shown=progress)
         self._uniform: list[Evaluation] = []
         self.archive = Archive(problem)
@@ -83,8 +85,9 @@ class Run:
         self.complete: list[Evaluation] = []
         self._guessed: dict[Candidate, Evaluation] = {}
         self.num_evaluations = 0
+        self.num_prepared_passes = self.num_look_passes = 0.0
         self.reference_point: tuple[float, ...] = (math.nan, math.nan)
-        self.left_out = ""
+        self._lacking = self._uniform_lacking = ""
         self._seconds_each = max(known.seconds for known in (*problem.evaluations, problem.direct.float_evaluation))
         self._seconds_afterwards = seconds_afterwards
         self._ended_by = "exhausted"
@@ -115,6 +118,11 @@ class Run:
     def uniform(self) -> Front:
         """The uniform choices that were measured, the cheapest first."""
         return self._problem.points_of(self._uniform[::-1])
+
+    @property
+    def left_out(self) -> str:
+        """What was done without for want of budget; empty for nothing."""
+        return "; ".join(filter(None, (self._uniform_lacking, self._lacking)))
 
     @property
     def early_stop(self) -> str:
@@ -167,6 +175,10 @@ class Run:
                         self._bar.advance(0, uniform=len(self._uniform))
         except KeyboardInterrupt as error:
             interrupt = error
+        missing = uniform_labels(uniform)[len(self._uniform) :]
+        if missing and not budget.is_failing and interrupt is None:
+            self._uniform_lacking = f"uniform candidates at {', '.join(missing)}, which a larger budget has"
+        warn_of_direction(self._problem, self._uniform)
         self.reference_point = reference_point(self._problem, self._uniform)
         # A plain one whose seconds are up has measured nothing else.
         new = [evaluation for evaluation in self._uniform if evaluation.candidate not in self._guessed]
@@ -195,8 +207,9 @@ class Run:
         while thought < self._budget.seconds_left or not self.num_evaluations:
             start = now()
             generation = generations.ask()
+            self.num_look_passes = generations.num_look_passes
             thought = now() - start
-            self.left_out = self._described(generations.lacking)
+            self._lacking = self._described(generations.lacking)
             if generation is None:
                 self._ended_by = generations.ended_by
                 return
@@ -210,6 +223,7 @@ class Run:
 
     def _prepare(self, generation: Generation) -> None:
         """Count what it took to find the candidates of a generation."""
+        self.num_prepared_passes += generation.num_passes
         self._budget.prepare(generation.num_passes)
         self._bar.advance(generation.num_passes)
 
@@ -220,8 +234,8 @@ class Run:
 
     def _described(self, lacking: Lacking | None) -> str:
         """What the table left out, and the budget that would have it."""
-        if lacking is None or self.left_out:
-            return self.left_out
+        if lacking is None or self._lacking:
+            return self._lacking
         if lacking.num_passes is None:
             return lacking.text
         if lacking.num_passes <= _TABLE_SHARE * self._budget.num_left:

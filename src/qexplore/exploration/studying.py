@@ -171,7 +171,8 @@ class Recorded(Unrecorded):
             recorder.tell("ended", exploration.stopped_by)
         known = f", {recorder.num_known} were there already" if recorder.num_known else ""
         told = (
-            f"{recorder.store.path}: {recorder.num_written} evaluations written{known}; the same call goes on with it"
+            f"{recorder.store.path}: {recorder.num_written} evaluations written{known}, verification and report set "
+            "included; the same call goes on with it"
         )
         part = ["its run had gone further before, and its history and end stay as they were"] if self._is_part else []
         return "; ".join([told, *part, *recorder.store.notes])

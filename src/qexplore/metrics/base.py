@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qexplore._arguments import nearest_keyword
 from qexplore._direction import Directed
 from qexplore._pickling import require_a_name
 from qexplore.errors import MetricError, QExploreError
@@ -184,6 +186,9 @@ class Metric(_Ranged):
             raise MetricError(f"the metric '{self.name}' has no value at a mean score of {mean:g}: {error}") from error
 
 
+# A dataclass writes its constructor itself.
+Metric.__init__ = nearest_keyword(Metric.__init__)  # type: ignore[method-assign]
+
 loss = functools.partial(Metric, higher_is_better=False, range=(0.0, math.inf))
 """A metric of which less is better, and 0 the best."""
 
@@ -219,18 +224,32 @@ def whole_set(
     return WholeSetMetric(function, name or _name_of(function), higher_is_better, range)
 
 
+_READY_MADE = "qexplore.top1_accuracy, topk_accuracy(k), negative_log_likelihood, perplexity, squared_error and others"
+
+
 def as_metric(metric: Any) -> Metric | WholeSetMetric:
     """``metric`` itself, or a plain ``function(output, target)`` as a metric where higher is better.
 
     Raises:
-        MetricError: it is neither.
+        MetricError: it is neither, or a function that does not take these two.
     """
     if isinstance(metric, (Metric, WholeSetMetric)):
         return metric
-    if not callable(metric):
+    must = "a metric must be a qexplore.Metric or a function (output, target) -> scores [B], got"
+    if isinstance(metric, str):
+        raise MetricError(f"{must} {metric!r}: {_READY_MADE} are ready made")
+    if isinstance(metric, type) or not callable(metric):
+        raise MetricError(f"{must} {metric!r}")
+    try:
+        parameters = inspect.signature(metric)
+        parameters.bind(None, None)
+    except ValueError:
+        pass  # a built-in function that does not tell its parameters
+    except TypeError:
         raise MetricError(
-            f"a metric must be a qexplore.Metric or a function (output, target) -> scores [B], got {metric!r}"
-        )
+            f"{must} {_name_of(metric)}{parameters}: where it is a function that makes a metric, call it, as in "
+            "qexplore.topk_accuracy(5)"
+        ) from None
     return Metric(metric, _name_of(metric))
 
 

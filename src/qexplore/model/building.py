@@ -68,6 +68,11 @@ class Recipe:
     is_asymmetric: IsAsymmetric
     num_bits: Any
 
+    @property
+    def collects_histograms(self) -> bool:
+        """Whether the descriptor asks for a histogram at every point."""
+        return TensorQuantizer(self.quant_desc).collects_histogram
+
     def quantizers_of(self, modules: Mapping[str, nn.Module | None]) -> dict[str, TensorQuantizer]:
         """A quantizer for the output of each module; for the network's input, which has none."""
         return {name: self.quantizer(name, name, module) for name, module in modules.items()}

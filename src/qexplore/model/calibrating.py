@@ -109,13 +109,14 @@ def calibrate(
     note: Note,
 ) -> CalibrationReport:
     """As `QuantizedModel.calibrate`; tells ``note`` what the forwards passed, and which points they did."""
-    if options and not model.activation_fake_quantizers:
-        raise CalibrationError(f"options of a method are for activations, but there are none to calibrate: {options}")
     weight_methods = _checked_weight_methods(weight_method, has_data=batches is not None)
-    collector = RangeCollector(model.activation_fake_quantizers, method, options)
+    quantizers = model.activation_fake_quantizers
+    collector = RangeCollector(quantizers, method, options, is_for_histograms=model.collects_histograms)
     if batches is None and AUTOMATIC in (*collector.methods.names, *weight_methods.names):
         raise DataError('weight_method "auto" compares outputs on data: pass a loader')
     collected = _collect(model, batches, collector)
+    if options and not model.activation_fake_quantizers:  # calls of functions are points once data was seen
+        raise CalibrationError(f"options of a method are for activations, but there are none to calibrate: {options}")
     count = collected.num_batches
     points = PointModules.of(model)
     asked = collector.methods.of(points.of_kinds(KINDS_OF_WORD["activations"], CalibrationError))

@@ -22,6 +22,7 @@ from qexplore.quant import (
     TensorQuantizer,
     amax_table,
     known_widths,
+    option_names,
     range_table,
 )
 
@@ -130,9 +131,10 @@ class RangeCollector:
             asks for a histogram, one that pytorch-quantization's own have; None takes the first that fits. Or a mapping
             from selectors to such: which points are meant is known when all data has passed, so all are counted.
         options: of the methods.
+        is_for_histograms: the descriptor asks for a histogram at every point, those too that data is yet to find.
 
     Attributes:
-        is_for_histograms: the descriptor asks for a histogram at every point.
+        is_for_histograms: as given.
         methods: as asked for.
         options: those that the methods have, checked.
 
@@ -140,9 +142,16 @@ class RangeCollector:
         CalibrationError: an unknown method, one that a quantizer cannot have, or an option that does not suit it.
     """
 
-    def __init__(self, quantizers: Mapping[str, TensorQuantizer], method: Any, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        quantizers: Mapping[str, TensorQuantizer],
+        method: Any,
+        options: dict[str, Any],
+        *,
+        is_for_histograms: bool = False,
+    ) -> None:
         self._quantizers: Mapping[str, TensorQuantizer] = {}
-        self.is_for_histograms = bool(quantizers) and all(one.collects_histogram for one in quantizers.values())
+        self.is_for_histograms = is_for_histograms
         of_upstream = [name for name, row in CALIBRATORS.items() if row.is_upstream]
         known = of_upstream if self.is_for_histograms else [*CALIBRATORS, AUTOMATIC]
         self.methods = Methods.checked("method", method, known, known[0])
@@ -298,6 +307,11 @@ def set_ranges(quantizer: TensorQuantizer, high: Mapping[int, Any], low: Mapping
 
 
 _UPSTREAMS_OPTIONS = ("stride", "start_bin")
+
+
+def known_options() -> set[str]:
+    """Keywords of calibration beside its own, for some method or descriptor at least."""
+    return {*option_names(), *_UPSTREAMS_OPTIONS}
 
 
 def _without_upstreams(options: dict[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,15 @@ def floating_inputs(names: ArgumentNames, args: Sequence[Any], kwargs: dict[str,
     return dict(sorted(found.items(), key=lambda item: names.first(item[0])))
 
 
+def unasked_text(network: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+    """A sentence on floating inputs of ``network`` of which nothing was said; empty where there are none but masks."""
+    found = floating_inputs(ArgumentNames.of(network), args, kwargs)
+    listed = ", ".join(name for name, tensors in found.items() if not all(map(is_mask, tensors)))
+    return f"no point of its own has what the network is given, {listed}: quantize_input=True puts one on it" * bool(
+        listed
+    )
+
+
 def _find(name: str, value: Any, found: dict[str, list[Tensor]]) -> None:
     if isinstance(value, (Tensor, list)):
         floating = [tensor for tensor in tensors_of(value) if tensor.is_floating_point()]

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+from qexplore._arguments import checked_keywords
 from qexplore._coverage import Coverage
 from qexplore.model.alone import alone
 from qexplore.model.arithmetic import measuring
 from qexplore.model.calibrating import calibrate
-from qexplore.model.calibration import CalibrationReport
+from qexplore.model.calibration import CalibrationReport, known_options
 from qexplore.model.covering import covered
 from qexplore.model.examples import Examples
-from qexplore.model.inputs import Loader, Placement, Unpack
+from qexplore.model.input_points import unasked_text
+from qexplore.model.inputs import Loader, Placement, Unpack, as_arguments
 from qexplore.model.left_float import left_float, overlaps
 from qexplore.model.observation import CallCounter, refuse_never_called
 from qexplore.model.passes import Pass
@@ -119,6 +121,7 @@ class QuantizedModel(WrappedNetwork):
             SelectionError: a selected module is never called, or gives no floating tensor; ``quantize_input`` names an
                 input that is not there.
         """
+        checked_keywords(QuantizedModel.calibrate, method_options, None, beside=known_options())
         self._attached()
         batches = Pass(
             "the calibration loader",
@@ -166,7 +169,9 @@ class QuantizedModel(WrappedNetwork):
                 self._follow_network()
         quantized = [holder for point in self.weight_points for holder in point.holders]
         passed_over, notes = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
-        notes = *notes, *self.found_notes, *([self.scheme.searched] if self.scheme else [])
+        is_unasked = self._is_input_unasked and self.examples
+        unasked = unasked_text(self.model, *as_arguments(self.examples[0].inputs)) if is_unasked else ""
+        notes = *notes, *filter(None, [unasked]), *self.found_notes, *([self.scheme.searched] if self.scheme else [])
         found, rows = covered(self, choices), planned(self.points, self.fake_quantizers)
         name, left = type(self.model).__name__, (*self.inputs_left_float, *found.left_float, *passed_over)
         return Plan(name, self._predicate_text, rows, left, notes, found.coverage, found.left_out)

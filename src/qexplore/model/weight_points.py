@@ -22,7 +22,14 @@ from qexplore.model.weights import (
     originals,
     quantization_at,
 )
-from qexplore.predicates import PredicateLike, select_modules, weight_attribute, weight_attributes, weight_of
+from qexplore.predicates import (
+    PredicateLike,
+    as_predicate,
+    select_modules,
+    weight_attribute,
+    weight_attributes,
+    weight_of,
+)
 from qexplore.quant import TensorQuantizer
 
 Holder = tuple[nn.Module, str]
@@ -121,6 +128,7 @@ def weight_points(network: nn.Module, predicate: PredicateLike, granularity: Gra
         SelectionError: nothing is selected, or a module without a weight of floating numbers.
         ModelError: a weight that is a parametrized one's original too.
     """
+    predicate = as_predicate(predicate)
     try:
         selected = select_modules(network, predicate)
     except SelectionError as error:

@@ -52,7 +52,8 @@ class WrappedNetwork(DataPoints):
 
     scheme: Scheme | None = None
     brought: Brought | None = None
-    _told_of_ranges = False  # a model that was pickled before this was asked has none of its own
+    _is_input_unasked = False  # nothing was said of the network's inputs, neither to have points nor to have none
+    _told_of_ranges = False  # a model that was pickled before these were asked has none of its own
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class WrappedNetwork(DataPoints):
             raise SelectionError(
                 "nothing is to be quantized: give a predicate as `activations` or as `weights`, `inputs` or `functions`"
             )
+        self._is_input_unasked = not has_input and quantize_input is None and inputs is None
         selected = {} if activations is None else select_modules(network, activations)
         held = [] if weights is None else weight_points(network, weights, weight_granularity)
         # A function that was given as a predicate may be one that cannot be pickled.
@@ -154,6 +156,14 @@ class WrappedNetwork(DataPoints):
         """Those of all but weights: ``"input"`` (or ``"input.x"``...) first."""
         keys = {name: key for name, key in self._keys.items() if name not in self._weights}
         return QuantizerView(keys, self.quantizers)
+
+    @property
+    def collects_histograms(self) -> bool:
+        """Whether the descriptor asks for histograms at these, or at those that data is yet to find."""
+        known = [one.collects_histogram for one in self.activation_fake_quantizers.values()]
+        return (
+            self._recipe.collects_histograms if not known and self._recipe is not None else bool(known) and all(known)
+        )
 
     @property
     def weight_fake_quantizers(self) -> QuantizerView:

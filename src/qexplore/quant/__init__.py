@@ -8,6 +8,7 @@ from qexplore.quant.calibrators import (
     WHOLE_RANGE,
     amax_table,
     check_options,
+    option_names,
     range_table,
     weight_amax_table,
 )

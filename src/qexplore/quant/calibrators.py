@@ -180,6 +180,11 @@ def weight_amax_table(rows: Tensor, method: str, codes: Sequence[int]) -> dict[i
 _OF_WRAPPING = ("asymmetric", "unsigned", "quant_desc", "init_num_bits", "weight_granularity", "quantize_input")
 
 
+def option_names() -> set[str]:
+    """Names of all options that some method has, and of what belongs to wrapping, about which more can be said."""
+    return {*_OF_WRAPPING, *(name for row in CALIBRATORS.values() for name in row.options)}
+
+
 def check_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """``options`` of a method in their one form; `CALIBRATORS` names a method, any other has no options.
 

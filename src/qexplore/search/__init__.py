@@ -5,6 +5,7 @@ from qexplore.search.algorithms import Generation, Generations
 from qexplore.search.archive import Archive, reference_point
 from qexplore.search.choices import choices_text
 from qexplore.search.control import ChoicePlan, checked_plan, plan_choices
+from qexplore.search.direction import warn_of_direction
 from qexplore.search.goals import Cheapest, Goal, MostAccurate, WholeFront
 from qexplore.search.intervals import intervals_of
 from qexplore.search.judge import Contest, contradiction_words, is_contradicted, judged, judged_words

@@ -140,6 +140,11 @@ class Generations:
         return self._proposer.lacking
 
     @property
+    def num_look_passes(self) -> float:
+        """Passes over the search set that looks at whole candidates took so far."""
+        return 0.0 if self._guide is None else self._guide.num_look_passes
+
+    @property
     def ended_by(self) -> str:
         """Once nothing new is proposed: ``"exhausted"`` where all within the limits were, else ``"nothing new"``."""
         return "exhausted" if self._is_exhausted or self._is_all_allowed_known else "nothing new"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qexplore._arguments import is_whole
-from qexplore._choices import choice_name, is_float_code
+from qexplore._choices import MAX_NUM_BITS, choice_name, is_float_code
 from qexplore._table import Tabular, text_table
 from qexplore.cost import Groups, unite
 from qexplore.errors import ProblemError
@@ -19,6 +19,7 @@ from qexplore.search.space import width_limits
 from qexplore.search.target import Target, read_target
 from qexplore.search.ties import scheme_groups, tied_groups
 
+_LIMITS = "num_bits_lower_limit", "num_bits_upper_limit"
 DEFAULT_LIMITS = 2, 8
 DEFAULT_CHOICES = range(DEFAULT_LIMITS[0], DEFAULT_LIMITS[1] + 1)
 """What a point may have that no rule is about."""
@@ -141,17 +142,18 @@ def checked_plan(model: QuantizedModel, choices: Any, limits: tuple[Any, Any], r
         rules: further arguments of `plan_choices` by name, None where not given.
 
     Raises:
-        ProblemError: a plan for other points, or beside what makes one; see `width_limits` and `plan_choices`.
+        ProblemError: a plan for other points, or beside what makes one; limits that ``choices`` for every point do not
+            keep to; see `width_limits` and `plan_choices`.
     """
     if not isinstance(choices, ChoicePlan):
         if model.scheme is not None and all(limit is None for limit in limits):
             return plan_choices(model, choices, **rules)
         said = [default if limit is None else limit for limit, default in zip(limits, DEFAULT_LIMITS, strict=True)]
         widths = width_limits(model, *said)
-        if choices is None and len(set(widths)) > 1:
-            choices = dict(zip(model.fake_quantizers, widths, strict=True))
+        if any(limit is not None for limit in limits):
+            choices = _beside_limits(choices, limits, widths, PointModules.of(model))
         return plan_choices(model, choices, default=widths[0], **rules)
-    defaults = zip(("num_bits_lower_limit", "num_bits_upper_limit"), limits, DEFAULT_LIMITS, strict=True)
+    defaults = zip(_LIMITS, limits, DEFAULT_LIMITS, strict=True)
     beside = [name for name, rule in rules.items() if rule is not None]
     beside += [name for name, given, default in defaults if given is not None and not _is(given, default)]
     if beside:
@@ -164,6 +166,29 @@ def checked_plan(model: QuantizedModel, choices: Any, limits: tuple[Any, Any], r
         raise ProblemError(
             "`choices` is a plan for other points than this model's: make it with plan_choices(model, ...)"
         )
+    return choices
+
+
+def _beside_limits(choices: Any, limits: tuple[Any, Any], widths: Sequence[Codes], points: PointModules) -> Any:
+    """``choices``, with what ``limits`` leave of ``widths`` to points that they are not about, where points differ."""
+    rules = choice_rules(choices, points, tuple(range(len(points.points))))
+    about = {index for rule in rules for index in rule.where}
+    if len(about) < len(points.points):
+        own = {
+            point.name: codes for point, codes in zip(points.points, widths, strict=True) if point.index not in about
+        }
+        return choices if set(own.values()) == {widths[0]} else own | dict(choices or {})
+    for rule, index in ((one, index) for one in rules for index in one.where):
+        ends = zip(limits, (min, max), (1, MAX_NUM_BITS), strict=True)
+        low, high = (default if limit is None else end(widths[index]) for limit, end, default in ends)
+        beyond = tuple(code for code in rule.codes if 0 < code <= MAX_NUM_BITS and not low <= code <= high)
+        if beyond:
+            given = [f"{name}={limit!r}" for name, limit in zip(_LIMITS, limits, strict=True) if limit is not None]
+            raise ProblemError(
+                f"{' and '.join(given)} must be left out where `choices` are about every point, for limits are for the "
+                f"others: {rule.text} gives {choices_text(beyond)} to '{points.points[index].name}'. Or take these "
+                "widths out of `choices`"
+            )
     return choices
 
 

@@ -26,6 +26,7 @@ class Description(Tabular):
         choices: what each of them may have, and which rule says so.
         costs: names of what is kept small.
         metric_name: what is searched beside them.
+        better: which way it is better: ``"higher"`` or ``"lower"``.
         min_accuracy: the worst acceptable score; None accepts all.
         further: the metrics after the first, with their minima.
         limits: the most of costs, by name.
@@ -55,6 +56,7 @@ class Description(Tabular):
     arithmetic: str = ""
     divergence: str = ""
     output: str = ""
+    better: str = "higher"
 
     @classmethod
     def of(cls, problem: LayerwiseQuantizationProblem) -> Description:
@@ -77,11 +79,17 @@ class Description(Tabular):
             direct.arithmetic,
             f"none: {evaluator.divergence_gap}" if told is None or evaluator.divergence_gap else told.name,
             str(getattr(problem.metric, "output", None) or ""),
+            problem.metric.better,
         )
 
     def __str__(self) -> str:
-        minima = [(self.metric_name, self.min_accuracy), *((one.name, one.min_accuracy) for one in self.further)]
-        scores = [f"{name} {least:g} or better" for name, least in minima if least is not None]
+        first = self.metric_name, self.better, self.min_accuracy
+        minima = [first, *((one.name, one.better, one.min_accuracy) for one in self.further)]
+        scores = [
+            f"{name} {'at least' if better == 'higher' else 'at most'} {bound:g}"
+            for name, better, bound in minima
+            if bound is not None
+        ]
         required = ", ".join([*scores, *(f"{name} at most {upper:g}" for name, upper in self.limits.items())])
         idle = f"never passed, so free: {', '.join(self.not_passed)}\n" if self.not_passed else ""
         clipped = f"{clipping_text(self.clipping)}\n".lstrip("\n")
@@ -90,8 +98,8 @@ class Description(Tabular):
         arithmetic = f"\narithmetic: {self.arithmetic}" if self.arithmetic else ""
         judged = f" of output {self.output}" if self.output else ""
         return (
-            f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name}{judged} against "
-            f"{', '.join(self.costs)}\n"
+            f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name}{judged} "
+            f"({self.better} is better) against {', '.join(self.costs)}\n"
             f"required: {required or 'nothing'}\n{lacking}{idle}{clipped}"
             f"engine: {self.engine}\nearly stop: {self.early_stop}{told}{arithmetic}"
         )

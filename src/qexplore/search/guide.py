@@ -87,7 +87,12 @@ class Guide:
     @property
     def num_passes(self) -> float:
         """Passes over the search set that were spent on sensitivities and on looks at whole candidates."""
-        return self.sensitivities.num_passes + (self._low.num_passes if self._low is not None else 0.0)
+        return self.sensitivities.num_passes + self.num_look_passes
+
+    @property
+    def num_look_passes(self) -> float:
+        """Those of looks alone."""
+        return self._low.num_passes if self._low is not None else 0.0
 
     @property
     def lacking(self) -> Lacking | None:

@@ -49,9 +49,10 @@ class LayerwiseQuantizationProblem(MinimizedProblem):
     Args:
         model: wrapped and calibrated.
         loader: the search set.
-        metric: a `Metric`, a function ``(output, target) -> scores [B]``, or a `whole_set` metric. A sequence of them
-            for several tasks: the first is searched, the others only have to reach their ``min_accuracy`` or
-            ``max_drop``, which are sequences then. Each further one costs a pass for a candidate that meets the first.
+        metric: a `Metric`, a function ``(output, target) -> scores [B]`` of which more is better, or a `whole_set`
+            metric; of an error, a `Metric` with ``higher_is_better=False``. A sequence of them for several tasks: the
+            first is searched, the others only have to reach their ``min_accuracy`` or ``max_drop``, which are sequences
+            then. Each further one costs a pass for a candidate that meets the first.
         num_bits_lower_limit: narrowest width, for all points or one per point; None is 2. Where neither limit is given,
             nor ``choices`` or ``tied``, a model that was wrapped by a scheme has those of the scheme.
         num_bits_upper_limit: widest width, likewise; None is 8.
@@ -82,11 +83,12 @@ class LayerwiseQuantizationProblem(MinimizedProblem):
 
     Raises:
         CalibrationError: a point has no range.
-        ProblemError: limits that contradict each other or the quantizers; a plan for other points, or beside what makes
-            one; a ``min_accuracy`` outside the metric's range, or above what the widest candidate reaches; fewer bits
-            than the narrowest candidate needs.
+        ProblemError: limits that contradict each other, the quantizers or ``choices``; a plan for other points, or
+            beside what makes one; a ``min_accuracy`` outside the metric's range, or above what the widest candidate
+            reaches; fewer bits than the narrowest candidate needs.
         DataError: the loader is empty or gives other samples in each pass.
-        MetricError: not one finite score per sample; no ``output`` though there are several, or one that is not there.
+        MetricError: not one finite score per sample; one beyond the best that the metric says there is; no ``output``
+            though there are several, or one that is not there.
         EvaluationError: the network or the metric raises.
     """
 
