@@ -17,6 +17,7 @@ from qexplore._arguments import checked_name, checked_switch
 from qexplore._clock import Clock
 from qexplore._coverage import Coverage
 from qexplore._random import stream
+from qexplore._table import counted
 from qexplore._version import __version__
 from qexplore.cost import ADDITIVE_NAMES, AdditiveTable, Cost, SeparableCost, build_costs
 from qexplore.distributed import Spread
@@ -170,10 +171,8 @@ class Recorded(Unrecorded):
             recorder.tell(NOTES, json.dumps(exploration.notes))
             recorder.tell("ended", exploration.stopped_by)
         known = f", {recorder.num_known} were there already" if recorder.num_known else ""
-        told = (
-            f"{recorder.store.path}: {recorder.num_written} evaluations written{known}, verification and report set "
-            "included; the same call goes on with it"
-        )
+        written = f"{counted(recorder.num_written, 'evaluation')} written, verification and report set included"
+        told = f"{recorder.store.path}: {written}{known}; the same call goes on with it"
         part = ["its run had gone further before, and its history and end stay as they were"] if self._is_part else []
         return "; ".join([told, *part, *recorder.store.notes])
 
