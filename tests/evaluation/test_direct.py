@@ -44,7 +44,10 @@ REFUSED = {
         "NaN for 1 of 400 samples",
     ),
     "infinity": (lambda output, target: output[:, 0] / 0, "infinity for 400 of 400 samples"),
-    "beyond its range": (qx.Metric(lambda output, target: output[:, 0] * 0 + 2, "share", range=(0.0, 1.0)), "got 2.0"),
+    "beyond its range": (
+        qx.Metric(lambda output, target: output[:, 0] * 0 + 2, "share", range=(0.0, 1.0)),
+        "400 of 400 samples score better, the best 2",
+    ),
     "below its range": (qx.Metric(lambda output, target: output[:, 0] * 0 - 1, "share", range=(0.0, 1.0)), "got -1.0"),
     "whole set, NaN": (qx.whole_set(lambda model, loader: math.nan), "finite"),
     "whole set, nothing": (qx.whole_set(lambda model, loader: None), "must return a number, got None"),

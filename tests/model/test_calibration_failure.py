@@ -106,13 +106,22 @@ class TestFailure:
         with pytest.raises(CalibrationError, match="`method` must be one of 'percentile', 'entropy', got 'max'"):
             histograms.calibrate(batches(digits().calibration), method="max")
 
-    @pytest.mark.parametrize("options", [{"percentile": 200.0}, {"percentil": 99.0}], ids=str)
-    def test_wrong_option_of_a_method_changes_nothing(self, options: Any) -> None:
+    @pytest.mark.parametrize(
+        ("options", "error", "sentence"),
+        [
+            ({"percentile": 200.0}, CalibrationError, "calibration by percentile with .* failed"),
+            ({"percentil": 99.0}, TypeError, "did you mean 'percentile'"),
+        ],
+        ids=["value", "name"],
+    )
+    def test_wrong_option_of_a_method_changes_nothing(
+        self, options: Any, error: type[Exception], sentence: str
+    ) -> None:
         case = AWKWARD["tokens"]
         described = QuantDescriptor(calib_method="histogram")
         model = QuantizedActivationsModel(case.build(), case.predicate, quant_desc=described)
         before = ranges(model)
-        with pytest.raises(CalibrationError, match="calibration by percentile with .* failed"):
+        with pytest.raises(error, match=sentence):
             model.calibrate([case.inputs()], **options)
         assert ranges(model) == before
 

@@ -94,7 +94,7 @@ def test_points_that_were_not_measured_there_are_counted_and_nothing_is_claimed_
     assert unknown.sum() == sum(
         codes not in {**rows_of(reported), **rows_of(reported.uniform)} for codes in rows_of(front)
     )
-    assert f"{unknown.sum()} of {len(front)} points were not measured there" in str(front)
+    assert f"not measured there: {unknown.sum()} of {len(front)} points" in str(front)
     assert all(not unknown[one.point.index] for one in front.bits_saved())
 
 
