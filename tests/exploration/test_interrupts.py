@@ -66,6 +66,24 @@ def test_ctrl_c_returns_the_verified_front_of_all_that_was_measured(evaluation):
     assert exploration.reference_point == uninterrupted.reference_point
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_that_python_drops_in_a_finalizer_is_not_lost():
+    class Finalized:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # its handler runs in here, and what it raises is dropped
+
+    def finalized(scores):
+        Finalized()
+        return scores
+
+    handler = signal.getsignal(signal.SIGINT)
+    metric = Watched(at=[BUILT + 10], do=finalized)
+    found = explored(tiny_problem(metric, upper=8, min_accuracy=0.7))
+    assert (found.stopped_by, found.num_evaluations, found.front.verified) == ("interrupt", 11, True)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 def test_ctrl_c_leaves_model_and_random_state_as_they_were():
     model = tiny_model().train()
     model.num_bits = [5, 0, 7]
@@ -312,7 +330,7 @@ def test_a_real_ctrl_c_in_a_process_returns_the_front_so_far(evaluations):
         rest, again = [], time.monotonic() + 3
         for line in process.stdout:
             rest.append(line)
-            # Python drops an interrupt that it meets in a finalizer; whoever presses Ctrl-C presses it again.
+            # Outside of the search Python drops one that it meets in a finalizer; whoever presses it does so again.
             if line.startswith("evaluated") and time.monotonic() > again:
                 process.send_signal(signal.SIGINT)
                 again = math.inf

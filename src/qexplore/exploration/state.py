@@ -277,7 +277,7 @@ class Run:
         for evaluation in self._problem.measure(candidates, **options):
             self._budget.note(has_failed=evaluation.has_failed)
             yield evaluation
-            self._termination.check()
+            self._termination.check_interrupts()
             if self._budget.is_failing:
                 return
 
