@@ -5,27 +5,12 @@ import pickle
 
 import pytest
 import torch
-from called_networks import CALLED, Residual
+from called_networks import CALLED, Residual, calibrated, images
 from torch import nn
 
 import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import CalibrationError, ModelError, SelectionError
-
-
-def images(count, seed=0):
-    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-
-
-def calibrated(name):
-    case = CALLED[name]
-    torch.manual_seed(0)
-    network = case.make().eval()
-    written = copy.deepcopy(network)
-    model = qx.QuantizedModel(network, **case.points)
-    inputs = tuple(images(6, seed) for seed in range(case.num_inputs))
-    model.calibrate([inputs], unpack=lambda batch: (batch, None))
-    return model, written, inputs, case
 
 
 def some_widths(model):

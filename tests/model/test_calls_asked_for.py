@@ -1,31 +1,14 @@
 """Calls asked for: under which names, and what is said where nobody makes them or they change."""
 
-import copy
-
 import pytest
 import torch
-from called_networks import CALLED, Residual
+from called_networks import Residual, calibrated, images
 from torch import nn
 from torch.nn import functional as F
 
 import qexplore as qx
 from qexplore import predicates
 from qexplore.errors import ModelError, SelectionError
-
-
-def images(count, seed=0):
-    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-
-
-def calibrated(name):
-    case = CALLED[name]
-    torch.manual_seed(0)
-    network = case.make().eval()
-    written = copy.deepcopy(network)
-    model = qx.QuantizedModel(network, **case.points)
-    inputs = tuple(images(6, seed) for seed in range(case.num_inputs))
-    model.calibrate([inputs], unpack=lambda batch: (batch, None))
-    return model, written, inputs, case
 
 
 class TestNames:

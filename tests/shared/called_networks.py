@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qexplore import predicates, unroll_recurrent
+from qexplore import QuantizedModel, predicates, unroll_recurrent
 
 Q = Callable[[str, Tensor], Tensor]
 
@@ -352,3 +353,19 @@ CALLED = {
         for kind in (nn.LSTM, nn.GRU)
     },
 }
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def calibrated(name: str) -> tuple[QuantizedModel, nn.Module, tuple[Tensor, ...], Any]:
+    """A network of `CALLED` at its points, the one written by hand, inputs, and the case."""
+    case = CALLED[name]
+    torch.manual_seed(0)
+    network = case.make().eval()
+    written = copy.deepcopy(network)
+    model = QuantizedModel(network, **case.points)
+    inputs = tuple(images(6, seed) for seed in range(case.num_inputs))
+    model.calibrate([inputs], unpack=lambda batch: (batch, None))
+    return model, written, inputs, case
