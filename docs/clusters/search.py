@@ -55,6 +55,7 @@ def problem(weights: Path, device: str) -> qx.LayerwiseQuantizationProblem:
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     labels = torch.tensor(digits.target)
+    torch.manual_seed(0)
     network = nn.Sequential(
         *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10)),
@@ -71,7 +72,6 @@ def problem(weights: Path, device: str) -> qx.LayerwiseQuantizationProblem:
 
 def train(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     """A hundred steps over all images."""
-    torch.manual_seed(0)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for _ in range(100):
         optimizer.zero_grad()

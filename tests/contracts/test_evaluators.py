@@ -158,6 +158,7 @@ class TestEvaluator:
         scores = evaluator.scores_on_subset(np.array([*SOME, SOME[0]]), qx.top1_accuracy, 64)
         assert scores.shape == (len(SOME) + 1, 64)
         assert scores[0].tolist() == scores[-1].tolist()
+        assert scores.flags.c_contiguous, "numpy adds up in the order in which numbers lie"
         assert scores.shape[1] == evaluator.subset_size(64)
         alone = [evaluator.scores_on_subset(np.array([row]), qx.top1_accuracy, 64)[0].tolist() for row in SOME]
         assert scores[:-1].tolist() == alone

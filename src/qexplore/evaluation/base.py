@@ -115,6 +115,9 @@ class Evaluator(Protocol):
     ) -> Scores:
         """Scores of ``candidates``, shape ``[N, L]``, on a part of the set: shape ``[N, samples]``.
 
+        Rows lie one behind the other in memory (C order): numpy adds up in the order in which numbers lie, and a mean
+        over samples has to be the same to the last bit whoever measured, and in whatever parts.
+
         Args:
             candidates: codes; 0 switches a quantizer off.
             metric: per sample; need not be the evaluator's own. One with a fit is fitted to the targets of the part.

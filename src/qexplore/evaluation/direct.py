@@ -235,7 +235,7 @@ class DirectEvaluator:
             raise self._clock.error from None
         except Exception as error:
             raise EvaluationError(f"the network could not be run on a part of the set: {error}") from error
-        return torch.stack(rows).cpu().numpy()[:, kept] if rows else np.zeros((0, 0), dtype=np.float32)
+        return np.compress(kept, torch.stack(rows).cpu().numpy(), axis=1) if rows else np.zeros((0, 0), np.float32)
 
     def subset_size(self, num_samples: int) -> int:
         """As `Evaluator.subset_size`.

@@ -75,7 +75,7 @@ class Parts:
             engine = self._engine(asked, metric)
             engine.told = told
             with self._clock.around(self._seconds(len(candidates))):
-                return engine.measure(candidates).scores[:, engine.counted]
+                return np.compress(engine.counted, engine.measure(candidates).scores, axis=1)
         except BaseException:
             self.close()  # what is kept may be what memory lacks
             raise
