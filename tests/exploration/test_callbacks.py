@@ -168,3 +168,30 @@ def test_a_callback_whose_entering_gives_nothing_is_called_itself():
     log, written = Log(), []
     exploration = explored([log, writing()], tiny_problem())
     assert log.is_left and tuple(log.rows) == tuple(written) == exploration.history
+
+
+@pytest.mark.parametrize("fails_when", ["called", "entered"])
+def test_an_error_that_another_callback_would_swallow_is_raised(fails_when):
+    class Swallowing:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return True
+
+        def __call__(self, snapshot):
+            pass
+
+    class Failing(Swallowing):
+        def __enter__(self):
+            if fails_when == "entered":
+                raise RuntimeError("of a callback")
+
+        def __exit__(self, *_):
+            return False
+
+        def __call__(self, snapshot):
+            raise RuntimeError("of a callback")
+
+    with pytest.raises(RuntimeError, match="of a callback"):
+        explored([Swallowing(), Failing()], tiny_problem())

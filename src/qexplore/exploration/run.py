@@ -179,14 +179,22 @@ def run_search(
 def entered(callbacks: Sequence[Callback]) -> Iterator[list[Callback]]:
     """The callbacks, those that are context managers entered; they are left at the end, also by an error.
 
-    What entering gives is called in the place of one where it can be: as a function of a `contextmanager` gives it.
+    What entering gives is called in the place of one where it can be: as a function of a `contextmanager` gives it. An
+    error that one of them would swallow is raised all the same, for there is no exploration to go on with.
     """
+    failed: BaseException | None = None
     with ExitStack() as stack:
-        entered = [
-            stack.enter_context(callback) if isinstance(callback, AbstractContextManager) else callback
-            for callback in callbacks
-        ]
-        yield [given if callable(given) else callback for given, callback in zip(entered, callbacks, strict=True)]
+        try:
+            entered = [
+                stack.enter_context(callback) if isinstance(callback, AbstractContextManager) else callback
+                for callback in callbacks
+            ]
+            yield [given if callable(given) else callback for given, callback in zip(entered, callbacks, strict=True)]
+        except BaseException as error:
+            failed = error
+            raise
+    if failed is not None:
+        raise failed
 
 
 def _searched(
