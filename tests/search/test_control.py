@@ -7,26 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from controlled_networks import TiedEmbedding, small_cnn
-from hypothesis import given
-from hypothesis import strategies as st
-from networks import TRAINABLE, ResNet20, SmallCNN, batches, digits
+from controlled_networks import ACTIVATIONS, WEIGHTS, by_name, refusal, small_cnn
+from networks import TRAINABLE, SmallCNN, digits
 from torch import nn
 
 from qexplore import predicates
-from qexplore._choices import FLOAT_FORMATS, FloatFormat, is_float_code, stored_bits
-from qexplore.errors import ProblemError
-from qexplore.front import by_stored_bits
+from qexplore._choices import FLOAT_FORMATS, FloatFormat
 from qexplore.model import QuantizedActivationsModel, QuantizedModel
-from qexplore.search.choices import choices_text, parsed_choices
 from qexplore.search.control import plan_choices
 
 ROOT = Path(__file__).resolve().parents[2]
 E4M3, E5M2, E2M1, MXE2M1 = 403, 502, 201, 1201
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
-ACTIVATIONS = ["input", "relu1", "relu2", "relu3", "fc2"]
-WEIGHTS = ["conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"]
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +26,8 @@ def model():
     return small_cnn()
 
 
-def by_name(plan):
-    return {point.name: codes for point, codes in zip(plan.points, plan.choices, strict=True)}
-
-
 def rule_of(plan, name):
     return plan.rules[[point.name for point in plan.points].index(name)]
-
-
-def refusal(model, *arguments, **options):
-    with pytest.raises(ProblemError) as caught:
-        plan_choices(model, *arguments, **options)
-    return str(caught.value)
 
 
 def test_without_rules_every_point_has_the_default(model):
@@ -74,62 +56,6 @@ def test_a_sequence_of_any_form_is_for_all_points(model, choices, expected):
     plan = plan_choices(model, choices)
     assert set(plan.choices) == {expected}
     assert set(plan.rules) == {"choices"}
-
-
-@pytest.mark.parametrize(
-    ("selector", "names"),
-    [
-        ("weights", WEIGHTS),
-        ("activations", ACTIVATIONS),
-        ("input", ["input"]),
-        ("everything", [*ACTIVATIONS, *WEIGHTS]),
-        ("*.weight", WEIGHTS),
-        ("fc*", ["fc2", "fc1.weight", "fc2.weight"]),
-        ("relu?", ["relu1", "relu2", "relu3"]),
-        ("relu1", ["relu1"]),
-        (predicates.by_type(nn.Linear), ["fc2", "fc1.weight", "fc2.weight"]),
-        (predicates.by_type(nn.Conv2d), ["conv1.weight", "conv2.weight"]),
-        (predicates.by_name("fc2"), ["fc2", "fc2.weight"]),
-        (predicates.leaves & ~predicates.weighted, ["relu1", "relu2", "relu3"]),
-        (lambda module: getattr(module, "out_channels", 0) == 16, ["conv2.weight"]),
-    ],
-)
-def test_a_selector_means_the_points_of_its_modules_names_or_kind(model, selector, names):
-    plan = plan_choices(model, {selector: (4, 8)})
-    assert [name for name, codes in by_name(plan).items() if codes == (4, 8)] == names
-
-
-def test_the_output_of_the_network_itself_is_matched_by_name_and_by_predicate():
-    network = SmallCNN().eval()
-    model = QuantizedModel(network, predicates.Predicate(lambda name, module: module is network, "root"))
-    model.calibrate(batches(digits().calibration)[:1])
-    expected = {"input": WIDTHS, "output": (8,)}
-    assert by_name(plan_choices(model, {"output": [8]})) == expected
-    assert by_name(plan_choices(model, {lambda module: module is network: [8]})) == expected
-
-
-def test_a_points_own_name_comes_before_words_and_globs():
-    network = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("input", "weights", "a[b]", "ab")})
-    model = QuantizedModel(network, predicates.by_type(nn.Linear), quantize_input=True)
-    names = [point.name for point in model.points]
-    assert names == ["(input)", "input", "weights", "a[b]", "ab"]
-    for name in names:
-        assert [at for at, codes in by_name(plan_choices(model, {name: [8]})).items() if codes == (8,)] == [name]
-
-
-def test_a_shared_weight_is_matched_by_all_modules_that_hold_it():
-    model = QuantizedModel(TiedEmbedding(), weights=predicates.weighted)
-    for module, name in ((nn.Embedding, "embed"), (nn.Linear, "head")):
-        chosen = predicates.by_type(module) & predicates.by_name(name)
-        assert by_name(plan_choices(model, {chosen: [8]})) == {"embed.weight": (8,), "fc.weight": WIDTHS}
-
-
-@pytest.mark.parametrize("name", ["head.weight", "head.*", "embed.weight"])
-def test_a_shared_weight_is_matched_by_its_name_at_any_module_that_holds_it(name):
-    model = QuantizedModel(TiedEmbedding(), weights=predicates.weighted)
-    assert by_name(plan_choices(model, {name: [8]})) == {"embed.weight": (8,), "fc.weight": WIDTHS}
-    target = {"name": "npu", "rules": [{"names": [name], "choices": [8]}]}
-    assert by_name(plan_choices(model, target=target)) == {"embed.weight": (8,), "fc.weight": WIDTHS}
 
 
 def test_later_entries_override_earlier_ones_and_the_plan_says_so(model):
@@ -260,27 +186,6 @@ def test_a_quantizer_disabled_by_hand_stays_off():
     assert plan.notes[0] == "relu2: pinned['relu2'] overridden by disabled by hand"
 
 
-@pytest.mark.parametrize("argument", ["choices", "pinned"])
-def test_a_rule_that_matches_nothing_is_named_beside_what_there_is(model, argument):
-    value = (4, 8) if argument == "choices" else 8
-    message = refusal(model, **{argument: {"layer9.*": value}})
-    assert message.startswith(
-        f"{argument}['layer9.*'] matches no point. There are:\n  input\n  relu1 (activation, ReLU)"
-    )
-    assert message.endswith("  fc2.weight (weight, Linear)")
-    assert f"{argument}[by_type(LSTM)] matches no point" in refusal(
-        model, **{argument: {predicates.by_type(nn.LSTM): value}}
-    )
-
-
-def test_a_long_list_of_points_is_cut():
-    network = ResNet20().eval()
-    model = QuantizedModel(network, predicates.by_type(nn.ReLU, nn.BatchNorm2d), predicates.weighted)
-    message = refusal(model, {"nothing": [8]})
-    assert len(message.splitlines()) == 42
-    assert message.endswith(f"  ... and {len(model.points) - 40} more")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -382,44 +287,6 @@ def test_every_network_of_the_gallery_can_be_planned(name):
     assert plan.choices[0] == (8,)
 
 
-codes = st.one_of(st.integers(0, 16), st.sampled_from([known.code for known in FLOAT_FORMATS]))
-
-
-@given(st.lists(codes, min_size=1), st.randoms())
-def test_codes_are_ordered_by_stored_bits_then_integers_first_whatever_their_order(given_codes, random):
-    result = tuple(by_stored_bits(given_codes))
-    shuffled = [*given_codes, *given_codes]
-    random.shuffle(shuffled)
-    assert tuple(by_stored_bits(shuffled)) == parsed_choices(result, "rule") == result
-    assert sorted(result) == sorted(set(given_codes))
-    keys = [(stored_bits(np.array(code)), is_float_code(code), code) for code in result]
-    assert keys == sorted(keys)
-
-
-@given(st.lists(codes, min_size=1, unique=True))
-def test_the_short_form_tells_all_choices(given_codes):
-    parts = choices_text(given_codes).split(",")
-    spans = [re.fullmatch(r"(\d+)-(\d+)", part) for part in parts]
-    widths = [width for span in spans if span for width in range(int(span[1]), int(span[2]) + 1)]
-    others = [int(part) if part.isdigit() else part for part, span in zip(parts, spans, strict=True) if not span]
-    assert set(parsed_choices([*widths, *others], "rule")) == set(given_codes)
-
-
-@pytest.mark.parametrize(
-    ("given_codes", "text"),
-    [
-        ((2, 3, 4, 5, 6, 7, 8), "2-8"),
-        ((2, 3, 4, 6, 8), "2-4,6,8"),
-        ((2, 4, 8, E4M3), "2,4,8,E4M3"),
-        ((4, E2M1, MXE2M1, 5, 6, 8, E4M3, 0), "4-6,8,E2M1,MXE2M1,E4M3,off"),
-        ((2, 3), "2,3"),
-        ((0,), "off"),
-    ],
-)
-def test_short_forms(given_codes, text):
-    assert choices_text(given_codes) == text
-
-
 def test_code_of_the_layer_control_page_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys):
     text = (ROOT / "docs" / "layer_control.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
@@ -431,33 +298,3 @@ def test_code_of_the_layer_control_page_runs_and_prints_what_it_says(tmp_path, m
     exec(compile(example, "docs/layer_control.md", "exec"), {})
 
     assert capsys.readouterr().out == printed
-
-
-def test_words_and_predicates_choose_among_inputs_of_modules_and_calls():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), Doubled(), nn.Linear(4, 2))
-    model = QuantizedModel(
-        network,
-        inputs=predicates.by_type(nn.Linear),
-        functions=predicates.by_function(torch.add, torch.mul),
-        weights=predicates.weighted,
-    )
-    model.describe(torch.randn(2, 4))
-    plan = plan_choices(
-        model,
-        choices={"inputs": (3,), "functions": (4,), predicates.by_function(torch.mul): (5,), "3.input": (6,)},
-        default=(8,),
-    )
-    chosen = dict(zip(model.fake_quantizers, plan.choices, strict=True))
-    assert chosen == {
-        "1.input": (3,),
-        "3.input": (6,),
-        "2.add": (4,),
-        "2.mul": (5,),
-        "1.weight": (8,),
-        "3.weight": (8,),
-    }
-
-
-class Doubled(nn.Module):
-    def forward(self, x):
-        return torch.cat([(x + x) * 2, x], 1)[:, :4]

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from controlled_networks import small_cnn
+from controlled_networks import ACTIVATIONS, by_name, refusal, small_cnn
 from networks import SmallCNN, batches, digits
 from torch import nn
 
@@ -13,8 +13,6 @@ from qexplore.search.control import plan_choices
 from qexplore.search.target import read_target
 
 E4M3, E5M2 = 403, 502
-ACTIVATIONS = ["input", "relu1", "relu2", "relu3", "fc2"]
-WEIGHTS = ["conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"]
 
 NPU = """\
 name: my-npu
@@ -37,16 +35,6 @@ def npu(tmp_path):
     path = tmp_path / "npu.yaml"
     path.write_text(NPU, encoding="utf-8")
     return path
-
-
-def by_name(plan):
-    return {point.name: codes for point, codes in zip(plan.points, plan.choices, strict=True)}
-
-
-def refusal(model, *arguments, **options):
-    with pytest.raises(ProblemError) as caught:
-        plan_choices(model, *arguments, **options)
-    return str(caught.value)
 
 
 def test_a_file_narrows_every_point_and_hands_its_limits_on(model, npu):

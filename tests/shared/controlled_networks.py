@@ -1,13 +1,20 @@
-"""Networks that the tests of layer control share."""
+"""Networks that the tests of layer control share, and what these ask of a plan."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from networks import SmallCNN, batches, digits
 from torch import Tensor, nn
 
 from qexplore import predicates
+from qexplore.errors import ProblemError
 from qexplore.model import QuantizedModel
+from qexplore.search.control import ChoicePlan, plan_choices
+
+ACTIVATIONS = ["input", "relu1", "relu2", "relu3", "fc2"]
+WEIGHTS = ["conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"]
+"""Points of `small_cnn`."""
 
 
 class Attention(nn.Module):
@@ -66,3 +73,15 @@ def two_heads() -> QuantizedModel:
     model = QuantizedModel(TwoHeads().eval(), linear, linear)
     model.calibrate(batches(digits().calibration)[:1])
     return model
+
+
+def by_name(plan: ChoicePlan) -> dict[str, tuple[int, ...]]:
+    """Codes of every point."""
+    return {point.name: codes for point, codes in zip(plan.points, plan.choices, strict=True)}
+
+
+def refusal(model: QuantizedModel, *arguments, **options) -> str:
+    """What is said of rules that are refused."""
+    with pytest.raises(ProblemError) as caught:
+        plan_choices(model, *arguments, **options)
+    return str(caught.value)
