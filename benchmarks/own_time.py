@@ -69,6 +69,7 @@ def main() -> None:
     options.add_argument("--budgets", type=int, nargs="+", default=[60, 200, 450])
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--generation", type=int, help="candidates of a generation, at least; ten by default")
     arguments = options.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -78,7 +79,7 @@ def main() -> None:
     for name in arguments.networks:
         model = NETWORKS[name]()
         for budget in arguments.budgets:
-            runs = [search(model, budget, arguments.seed) for _ in range(arguments.repeats)]
+            runs = [search(model, budget, arguments.seed, arguments.generation) for _ in range(arguments.repeats)]
             found, _ = runs[-1]
             generations = found.history[-1].generation
             by_part = {part: float(np.median([parts[part] for _, parts in runs])) for part in PARTS}
@@ -91,11 +92,13 @@ def main() -> None:
             print("   ", ", ".join(f"{part} {seconds:.2f}" for part, seconds in by_part.items()), flush=True)
 
 
-def search(model: QuantizedModel, budget: int, seed: int) -> tuple[qx.Exploration, Counter[str]]:
+def search(
+    model: QuantizedModel, budget: int, seed: int, generation: int | None
+) -> tuple[qx.Exploration, Counter[str]]:
     """One search, and the seconds of its parts, without those of parts that they call."""
     problem = posed(model)
     spent.clear()
-    found = qx.explore(problem, max_evaluations=budget, seed=seed, progress=False)
+    found = qx.explore(problem, max_evaluations=budget, seed=seed, generation_size=generation, progress=False)
     return found, Counter(spent)
 
 

@@ -75,8 +75,8 @@ def explore(
             measured beside the search, for comparison, and not counted.
         population_size: of the algorithm; ``"random"`` proposes so many at once.
         generation_size: candidates that a generation of ``"nsga2"``, ``"sms-emoa"`` and ``"nsga3"`` has at least; None
-            is a quarter of ``population_size``. More of them keep more workers busy, and the search learns less often:
-            the front is another one, so a study has it as another run.
+            is a quarter of ``population_size``. More of them keep more workers busy and take less of the search's own
+            time, and it learns less often: the front is another one, so a study has it as another run.
         initial: candidates of your own to begin with, shape ``[N, L]``, or a front of an earlier search; for the
             algorithms that are not plain.
         racing: stop a candidate as soon as its errors prove that it is infeasible, or no better than a known point with
