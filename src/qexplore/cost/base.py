@@ -43,7 +43,9 @@ class SeparableCost(ABC):
 
     def cost(self, candidates: Candidates) -> Costs:
         """Costs, shape ``[N]``, of ``candidates``, codes of shape ``[N, L]``."""
-        return np.asarray(self.constant + self.parts(candidates).sum(axis=1), dtype=np.float64)
+        # numpy adds up in the order in which numbers lie: equal candidates must cost the same to the last bit.
+        parts = np.ascontiguousarray(self.parts(candidates))
+        return np.asarray(self.constant + parts.sum(axis=1), dtype=np.float64)
 
 
 class CheckedCost:
