@@ -1,25 +1,22 @@
-"""What every evaluator promises, shown for each of them. A new one is one line in EVALUATORS."""
+"""What every evaluator promises, shown for each of them."""
 
 import itertools
 import math
 
 import numpy as np
-import problems
 import pytest
 import torch
-from crews import CrewHere, spread_here
 from networks import EACH, batches, digits, trained, wrapping
 from problems import (
     SpoiledFor,
     correct,
-    prefix_evaluator,
+    measured,
     raising,
     random_state,
     search_loader,
     state_of,
     tiny_model,
     tiny_network,
-    weighted_model,
 )
 from torch import nn
 
@@ -27,68 +24,8 @@ import qexplore as qx
 from qexplore.errors import EvaluationError, MetricError
 from qexplore.metrics import as_metric
 
-
-def by_workers(*arguments, **options):
-    """Two workers in this process, with evaluators from the bytes that Ray would send."""
-    evaluator = prefix_evaluator(*arguments, **options)
-    return spread_here(CrewHere(2), {"search": evaluator, "direct": evaluator.direct})["search"]
-
-
-EVALUATORS = {
-    "direct": qx.DirectEvaluator,
-    "prefix": prefix_evaluator,
-    "workers": by_workers,
-}
-
 EVERY = list(itertools.product(range(2, 5), repeat=3))
 SOME = [(2, 3, 4), (4, 4, 4), (2, 2, 2), (0, 3, 0), (8, 8, 8), (16, 2, 5)]
-# Of weights and activations: widths, float formats per tensor and in blocks, and off, side by side.
-MIXED = [
-    (8, 8, 8, 8, 8, 8),
-    (0, 0, 0, 3, 3, 3),
-    (4, 4, 4, 0, 0, 0),
-    (403, 4, 1201, 2, 304, 0),
-    (1403, 502, 5, 1201, 4, 201),
-    (16, 0, 203, 3, 1304, 302),
-]
-
-
-@pytest.fixture(scope="module")
-def trained_there(place):
-    return tiny_network().to(place)
-
-
-SLOW = {"workers"}
-SKIPPED_BY_WORKERS = {
-    "test_the_model_comes_back_as_it_was_after_an_error_in_the_middle": "the metric counts its calls in this process",
-    "test_a_weight_that_cannot_be_read_makes_no_wrong_answer": "a worker whose float network has no score is refused",
-}
-
-
-@pytest.fixture(
-    params=[pytest.param(one, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, one in EVALUATORS.items()]
-)
-def build(request, trained_there, monkeypatch):
-    """``build(model, loader, metric, **options)``, defaults being the tiny model on the search split."""
-
-    monkeypatch.setattr(problems, "_trained_tiny", lambda: trained_there)
-    if request.param is by_workers and request.node.originalname in SKIPPED_BY_WORKERS:
-        pytest.skip(SKIPPED_BY_WORKERS[request.node.originalname])
-
-    def make(model=None, loader=None, metric=qx.top1_accuracy, **options):
-        return request.param(
-            model or tiny_model(), search_loader() if loader is None else loader, as_metric(metric), **options
-        )
-
-    return make
-
-
-def numbers(evaluations):
-    """All that is measured of each, times apart."""
-    return [
-        (e.candidate, e.state, e.score, None if e.scores is None else e.scores.tobytes(), e.interval, e.num_samples)
-        for e in evaluations
-    ]
 
 
 class Noisy(nn.Module):
@@ -138,16 +75,16 @@ class TestEvaluator:
 
     def test_a_candidates_score_does_not_depend_on_what_else_is_in_the_call(self, build):
         evaluator = build()
-        together = numbers(evaluator.evaluate(np.array(SOME)))
-        alone = [numbers(evaluator.evaluate(np.array([candidate])))[0] for candidate in SOME]
-        backwards = numbers(evaluator.evaluate(np.array(SOME[::-1])))[::-1]
+        together = measured(evaluator.evaluate(np.array(SOME)))
+        alone = [measured(evaluator.evaluate(np.array([candidate])))[0] for candidate in SOME]
+        backwards = measured(evaluator.evaluate(np.array(SOME[::-1])))[::-1]
         assert together == alone == backwards
 
     def test_two_evaluators_agree_on_every_bit(self, build):
-        assert numbers(build().evaluate(np.array(EVERY))) == numbers(build().evaluate(np.array(EVERY)))
+        assert measured(build().evaluate(np.array(EVERY))) == measured(build().evaluate(np.array(EVERY)))
 
     def test_duplicates_are_answered_each_time(self, build):
-        first, other, second = numbers(build().evaluate(np.array([(2, 2, 2), (3, 3, 3), (2, 2, 2)])))
+        first, other, second = measured(build().evaluate(np.array([(2, 2, 2), (3, 3, 3), (2, 2, 2)])))
         assert first == second != other
 
     def test_no_candidates_give_no_answers(self, build):
@@ -177,14 +114,14 @@ class TestEvaluator:
         model = tiny_model().train()
         model.num_bits = [5, 0, 7]
         evaluator = build(model)
-        full = numbers(evaluator.evaluate(np.array(SOME)))
+        full = measured(evaluator.evaluate(np.array(SOME)))
         before, drawn = state_of(model), random_state()
         evaluator.scores_on_subset(np.array(SOME), qx.top1_accuracy, 50, against_float=False)
         with pytest.raises(MetricError):
             evaluator.scores_on_subset(np.array(SOME), as_metric(lambda output, target: 1 / 0), 50)
         assert state_of(model) == before
         assert random_state() == drawn
-        assert numbers(evaluator.evaluate(np.array(SOME))) == full
+        assert measured(evaluator.evaluate(np.array(SOME))) == full
 
     def test_a_whole_set_metric_has_no_part(self, build):
         evaluator = build(metric=qx.whole_set(lambda model, loader: 0.5))
@@ -273,14 +210,14 @@ class TestEvaluator:
         def spoil(scores):
             return scores * torch.nan
 
-        expected = numbers(build().evaluate(np.array(SOME)))
+        expected = measured(build().evaluate(np.array(SOME)))
         spoilt = build(metric=SpoiledFor(SOME[2], do=spoil)).evaluate(np.array(SOME))
         *first, third, fourth, fifth, sixth = spoilt
         assert (third.candidate, third.state, third.is_complete) == (SOME[2], "failed", False)
         assert "NaN" in third.reason
         assert math.isnan(third.score)
         assert third.scores is None and third.interval is None
-        assert numbers([*first, fourth, fifth, sixth]) == expected[:2] + expected[3:]
+        assert measured([*first, fourth, fifth, sixth]) == expected[:2] + expected[3:]
 
     def test_a_nan_in_the_network_is_no_wrong_answer(self, build):
         class Overflows(nn.Module):
@@ -298,12 +235,12 @@ class TestEvaluator:
 
     @pytest.mark.parametrize("error", [KeyError("gone"), torch.OutOfMemoryError("too big"), AssertionError("broken")])
     def test_an_exception_makes_a_candidate_failed_with_its_reason_and_the_next_are_fine(self, build, error):
-        expected = numbers(build().evaluate(np.array(SOME)))
+        expected = measured(build().evaluate(np.array(SOME)))
         evaluations = list(build(metric=SpoiledFor(SOME[1], do=raising(error))).evaluate(np.array(SOME)))
         assert evaluations[1].state == "failed"
         assert f"the metric 'spoiled' raised {type(error).__name__}" in evaluations[1].reason
         assert str(error) in evaluations[1].reason
-        assert numbers(evaluations[:1] + evaluations[2:]) == expected[:1] + expected[2:]
+        assert measured(evaluations[:1] + evaluations[2:]) == expected[:1] + expected[2:]
 
     @pytest.mark.parametrize("widths", [(1, 3, 3), (3, 17, 3), (-1, 3, 3)])
     def test_widths_that_no_quantizer_has_make_a_candidate_failed(self, build, widths):
@@ -316,11 +253,11 @@ class TestEvaluator:
     def test_a_network_with_noise_answers_the_same(self, build, hold_bytes):
         torch.manual_seed(1)
         evaluator = build(tiny_model(Noisy()), search_loader(100), hold_bytes=hold_bytes)
-        first = numbers(evaluator.evaluate(np.array(SOME)))
+        first = measured(evaluator.evaluate(np.array(SOME)))
         torch.rand(5)
-        assert numbers(evaluator.evaluate(np.array(SOME[::-1])))[::-1] == first
+        assert measured(evaluator.evaluate(np.array(SOME[::-1])))[::-1] == first
         torch.manual_seed(2)
-        assert numbers(build(tiny_model(Noisy()), search_loader(100)).evaluate(np.array(SOME))) == first
+        assert measured(build(tiny_model(Noisy()), search_loader(100)).evaluate(np.array(SOME))) == first
 
     def test_a_network_that_changes_its_input_does_not_spoil_the_evaluation_set(self, build):
         loader = search_loader(100)
@@ -332,127 +269,13 @@ class TestEvaluator:
         evaluations = list(evaluator.evaluate(candidates))
         for (x, _), unchanged in zip(loader, before, strict=True):
             assert torch.equal(x, unchanged)
-        assert numbers(evaluations[:2]) == numbers(evaluations[2:4])
+        assert measured(evaluations[:2]) == measured(evaluations[2:4])
         assert [e.score for e in evaluations] == [correct(model, c) / 400 for c in candidates.tolist()]
 
     def test_tensors_made_in_inference_mode_are_data_like_any_other(self, build):
-        expected = numbers(build().evaluate(np.array(SOME)))
+        expected = measured(build().evaluate(np.array(SOME)))
         with torch.inference_mode():
             loader = [(x * 1, y * 1) for x, y in search_loader()]
-        assert numbers(build(loader=loader).evaluate(np.array(SOME))) == expected
+        assert measured(build(loader=loader).evaluate(np.array(SOME))) == expected
         with torch.inference_mode():
-            assert numbers(build().evaluate(np.array(SOME))) == expected
-
-
-class TestEvaluatorOfWeights:
-    """The same promises where weights are quantized too and choices are mixed."""
-
-    @pytest.mark.parametrize("granularity", ["channel", pytest.param("tensor", marks=pytest.mark.slow), 8])
-    @pytest.mark.parametrize("asymmetric", [False, True])
-    def test_integer_counts_equal_a_hand_written_loop(self, build, granularity, asymmetric):
-        model = weighted_model(weight_granularity=granularity, asymmetric=asymmetric)
-        candidates = MIXED + np.random.default_rng(0).choice([0, 2, 3, 4, 403, 201, 1201], size=(5, 6)).tolist()
-        evaluations = list(build(model).evaluate(np.array(candidates)))
-        assert [evaluation.candidate for evaluation in evaluations] == [tuple(row) for row in candidates]
-        for evaluation in evaluations:
-            assert evaluation.is_complete
-            assert evaluation.scores.sum() == correct(model, evaluation.candidate)
-        assert len({evaluation.score for evaluation in evaluations}) > 5
-
-    def test_a_candidates_score_does_not_depend_on_what_else_is_in_the_call(self, build):
-        evaluator = build(weighted_model())
-        together = numbers(evaluator.evaluate(np.array(MIXED + MIXED)))
-        alone = [numbers(evaluator.evaluate(np.array([candidate])))[0] for candidate in MIXED]
-        backwards = numbers(evaluator.evaluate(np.array(MIXED[::-1])))[::-1]
-        assert together == alone + alone
-        assert together[: len(MIXED)] == backwards == numbers(build(weighted_model()).evaluate(np.array(MIXED)))
-
-    def test_a_score_that_must_be_beaten_never_changes_a_complete_answer(self, build):
-        evaluator = build(weighted_model(), search_loader(50))
-        full = list(evaluator.evaluate(np.array(MIXED)))
-        for must_beat in (-1.0, 0.8, 2.0):
-            limited = evaluator.evaluate(np.array(MIXED), must_beat=[must_beat] * len(MIXED))
-            for evaluation, whole in zip(limited, full, strict=True):
-                assert evaluation.is_complete or whole.score <= must_beat
-                assert not evaluation.is_complete or evaluation.score == whole.score
-
-    def test_the_model_comes_back_as_it_was(self, build):
-        network = tiny_network().requires_grad_(True)
-        model = weighted_model(network)
-        model.num_bits = [5, "E4M3", 7, 3, 0, "MXE2M1"]
-        model.weight_fake_quantizers["fc2.weight"].disable()
-        model.train()
-        network.fc2.eval()
-        before, drawn, weight = state_of(model), random_state(), network.fc1.weight.detach().clone()
-        list(build(model).evaluate(np.array(MIXED)))
-        evaluations = build(model).evaluate(np.array(MIXED))
-        next(evaluations)  # and left half way
-        assert state_of(model) == before
-        assert random_state() == drawn
-        assert model.num_bits.tolist() == [5, 403, 7, 3, 0, 1201]
-        assert torch.equal(network.fc1.weight, weight)
-        network.fc1.weight.sum().backward()
-        assert model.weight_points[0].parameter.grad is not None
-
-    @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()], ids=repr)
-    def test_the_model_comes_back_as_it_was_after_an_error_in_the_middle(self, build, error):
-        calls = itertools.repeat(0)
-
-        def fails(output, target):
-            if next(calls) > 3:
-                raise error
-            return qx.top1_accuracy(output, target)
-
-        model = weighted_model()
-        model.num_bits = [5, "E4M3", 7, 3, 0, "MXE2M1"]
-        evaluator = build(model, search_loader(200), fails)
-        calls = itertools.count()  # from here on: an evaluator calls its metric when it is built, too
-        before, drawn = state_of(model), random_state()
-        if isinstance(error, Exception):
-            assert "failed" in [evaluation.state for evaluation in evaluator.evaluate(np.array(MIXED))]
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                list(evaluator.evaluate(np.array(MIXED)))
-        assert state_of(model) == before
-        assert random_state() == drawn
-
-    def test_a_quantizer_disabled_by_hand_stays_off(self, build):
-        model = weighted_model()
-        model.weight_fake_quantizers["fc1.weight"].disable()
-        first, second, off = build(model).evaluate(
-            np.array([(8, 8, 8, 2, 4, 4), (8, 8, 8, 403, 4, 4), (8, 8, 8, 0, 4, 4)])
-        )
-        assert first.scores.tolist() == second.scores.tolist() == off.scores.tolist()
-        assert first.scores.sum() == correct(model, (8, 8, 8, 0, 4, 4))
-
-    @pytest.mark.parametrize("code", [1, 17, -1, 999])
-    def test_choices_that_no_weight_has_make_a_candidate_failed(self, build, code):
-        failed, fine = build(weighted_model()).evaluate(np.array([(8, 8, 8, code, 4, 4), MIXED[3]]))
-        assert (failed.state, fine.state) == ("failed", "complete")
-        assert "point 'fc1.weight' must be an int in [2, 16]" in failed.reason
-
-    def test_a_weight_that_cannot_be_read_makes_no_wrong_answer(self, build):
-        model = weighted_model()
-        evaluator = build(model)
-        with torch.no_grad():
-            model.weight_points[1].parameter[0, 0] = torch.nan
-        states = {evaluation.state for evaluation in evaluator.evaluate(np.array(MIXED))}
-        assert states == {"failed"}
-
-    def test_the_answers_follow_weights_and_their_ranges(self, build):
-        model = weighted_model()
-        evaluator = build(model, metric=qx.negative_log_likelihood)
-        seen = [numbers(evaluator.evaluate(np.array(MIXED)))]
-        model.num_bits = MIXED[4]
-        assert numbers(evaluator.evaluate(np.array(MIXED))) == seen[0]
-        model.weight_fake_quantizers["fc2.weight"].set_amax(torch.full((12, 1), 0.3))
-        seen.append(numbers(evaluator.evaluate(np.array(MIXED))))
-        with torch.no_grad():
-            model.weight_points[2].parameter.mul_(1.5)
-        seen.append(numbers(evaluator.evaluate(np.array(MIXED))))
-        model.calibrate([digits().calibration.x.clone()], weight_method="max")
-        seen.append(numbers(evaluator.evaluate(np.array(MIXED))))
-        for answers, others in itertools.combinations(seen, 2):
-            assert answers != others
-        fresh = build(model, metric=qx.negative_log_likelihood)
-        assert numbers(fresh.evaluate(np.array(MIXED))) == seen[-1]
+            assert measured(build().evaluate(np.array(SOME))) == expected

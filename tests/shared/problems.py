@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import qexplore as qx
 from qexplore import predicates
-from qexplore.evaluation import PrefixEvaluator
+from qexplore.evaluation import Evaluation, PrefixEvaluator
 
 Candidate = tuple[int, ...]
 
@@ -198,6 +198,14 @@ def _seen_by(model: nn.Module, split: Split) -> Split:
     """A copy of ``split`` where ``model`` lies."""
     place = next(model.parameters()).device
     return Split(*(tensor.clone().to(place) for tensor in split))
+
+
+def measured(evaluations: Iterable[Evaluation]) -> list[tuple[Any, ...]]:
+    """All that is measured of each candidate, times apart."""
+    return [
+        (e.candidate, e.state, e.score, None if e.scores is None else e.scores.tobytes(), e.interval, e.num_samples)
+        for e in evaluations
+    ]
 
 
 def every_candidate(problem: qx.LayerwiseQuantizationProblem) -> list[Candidate]:
