@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pretended_device
 import torch
+from pretended_module import recorder
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -45,7 +45,7 @@ class PretendedGraph:
         self._pool: Any = None
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
-        if pretended_device.recorder[0] is not None or self._is_ready:
+        if recorder[0] is not None or self._is_ready:
             raise RuntimeError("a graph is captured already")
         if pool is None or capture_error_mode != "thread_local":
             raise RuntimeError("these tests want a shared pool, and other threads left alone")
@@ -55,15 +55,15 @@ class PretendedGraph:
             raise RuntimeError("a graph among the garbage might come to its end during the capture")
         if torch.is_inference_mode_enabled():
             raise RuntimeError("the random state's tensors would be inference tensors")
-        pretended_device.recorder[0] = self
+        recorder[0] = self
         self._pool = pool
         allocating.append(pool)
         _module().is_spoilt = True
 
     def capture_end(self) -> None:
-        if pretended_device.recorder[0] is not self:
+        if recorder[0] is not self:
             raise RuntimeError("capture_end() without capture_begin()")
-        pretended_device.recorder[0] = None
+        recorder[0] = None
         if self._is_refused:
             raise RuntimeError("operation failed due to a previous error during capture")
         allocating.remove(self._pool)
@@ -87,7 +87,7 @@ class PretendedGraph:
         raise RuntimeError(f"operation not permitted when stream is capturing: {what}")
 
     def replay(self) -> None:
-        if not self._is_ready or pretended_device.recorder[0] is not None:
+        if not self._is_ready or recorder[0] is not None:
             raise RuntimeError("called replay without a preceding successful capture")
         PretendedGraph.replays += 1
         _forget(self._made)
@@ -152,4 +152,4 @@ def pretended_graphs() -> Iterator[type[PretendedGraph]]:
             delattr(module, name)
         allocating.clear()
         module.is_spoilt = False
-        pretended_device.recorder[0] = None
+        recorder[0] = None
