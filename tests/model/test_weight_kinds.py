@@ -341,3 +341,28 @@ def test_a_file_holds_the_weight_that_parametrizations_make(tmp_path: Path) -> N
     model.num_bits = [4] * len(model.points)
     parity = qx.export_onnx(model, tmp_path / "model.onnx", X, data=DATA).parity
     assert parity is not None and parity.num_different == 0 and parity.largest_difference < 1e-5
+
+
+class Kernel(nn.Module):
+    """A module of the user's own, whose weight has another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(6, 40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.kernel.t()
+
+
+def test_a_module_kind_for_weights_is_one_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = nn.Sequential(Kernel(), nn.ReLU()), torch.randn(4, 40)
+    with pytest.raises(SelectionError, match="selects no module"):
+        QuantizedModel(network, weights=predicates.weighted)
+    monkeypatch.setitem(predicates.WEIGHT_NAMES, Kernel, "kernel")
+    model = QuantizedModel(network, weights=predicates.weighted)
+    model.calibrate([x])
+    assert [point.name for point in model.points if point.kind == "weight"] == ["0.kernel"]
+    float_output = model.detach()(x)
+    model = QuantizedModel(network, weights=predicates.weighted)
+    model.num_bits = [3]
+    assert not torch.allclose(model(x), float_output) and len(network[0].kernel[0].unique()) <= 8
