@@ -33,10 +33,10 @@ from functools import cached_property
 from pathlib import Path
 from statistics import mean
 
-import moocore
 import numpy as np
 import torch
-from _curves import Candidate, Clock, Curve, Growing, draw, stairs
+from _curves import Candidate, Clock, Curve, Growing, draw
+from _outcome import Outcome, summary
 from _results import Results
 from _unseen import unseen
 from _workloads import EPOCHS, PlainScript, Workload, named
@@ -87,9 +87,10 @@ def main() -> None:
             f"\n{name}: {bench.num_points} points, {arguments.samples} images, {arguments.threads} threads", flush=True
         )
         bench.run(arguments.seeds[:count])
-        for line in (*bench.report(), *bench.again(arguments.turns)):
+        outcome = bench.outcome
+        for line in (*outcome.report(), *bench.again(arguments.turns)):
             print(line, flush=True)
-        drawn[name] = bench.record()
+        drawn[name] = outcome.record()
     print(f"\n{summary(drawn)}")
     if arguments.picture:
         draw(drawn, arguments.picture)
@@ -326,96 +327,16 @@ class Bench:
             self.scores[direct.candidate] = direct.score, there.score
         curve.scores = [(list(candidate), *self.scores[candidate]) for candidate in candidates]
 
-    # --------------------------------------------------------------------------------------------- what it comes to
-
-    def hypervolume(self, candidates: list[list[int]], which: int) -> float:
-        """Of candidates by the direct evaluator, 0, or unseen, 1."""
-        points = [(sum(candidate), self.scores[tuple(candidate)][which], tuple(candidate)) for candidate in candidates]
-        return stairs([point for point in points if point[1] > MIN_ACCURACY], self.reference)
-
-    def hypervolumes(self, curves: list[Curve], front: str, which: int) -> list[float]:
-        """The same of one front of each curve."""
-        return [self.hypervolume(curve.fronts[front], which) for curve in curves]
-
-    @cached_property
-    def best(self) -> tuple[float, float]:
-        """The best known on the search set and unseen."""
-        every = [curve for curves in self.curves.values() for curve in curves] + ([self.long] if self.long else [])
-        together = [candidate for curve in every for front in curve.fronts.values() for candidate in front]
-        points = np.array([[sum(one), -self.scores[tuple(one)][0]] for one in together])
-        chosen = [together[place] for place in np.flatnonzero(moocore.is_nondominated(points))]
-        ends = [front for curve in every for front in curve.fronts.values()]
-        return self.hypervolume(chosen, 0), max(self.hypervolume(front, 1) for front in (chosen, *ends))
-
-    # -------------------------------------------------------------------------------------------------- the report
-
-    def record(self) -> dict[str, object]:
-        """Everything that tables and pictures need."""
-        plain, additive, ours = (self.curves[name] for name in ("plain", "additive", "qexplore"))
-        return {
-            "curves": {name: [vars(curve) for curve in curves] for name, curves in self.curves.items()},
-            "best": self.best[0],
-            "a": [p.total_seconds / o.time_to(p.hypervolume[-1]) for p, o in zip(plain, ours, strict=True)],
-            "b": [additive[0].total_seconds / o.time_to(additive[0].hypervolume[-1]) for o in ours],
-            "in the time of 100": [o.at_seconds(100 * mean(self.plain_seconds)) / self.best[0] for o in ours],
-        }
-
-    def report(self) -> list[str]:
-        """One table for the network."""
-        record, ours, (best, best_unseen) = self.record(), self.curves["qexplore"], self.best
-        lines = [
-            f"plain evaluator: {mean(self.plain_seconds):.3f} s a candidate, {len(self.plain_seconds)} were run; "
-            f"best known hypervolume {best:.3f}, on {self.num_unseen} unseen images {best_unseen:.3f}",
-            f"{'method':10s} {'seconds':>22s} {'hypervolume (direct)':>26s} {'unseen':>26s}",
-        ]
-        for name, curves in self.curves.items():
-            seconds = ", ".join(f"{curve.total_seconds:.0f}" for curve in curves)
-            ends = (numbers(self.hypervolumes(curves, "end", which), 2) for which in (0, 1))
-            lines.append(f"{name:10s} {seconds:>22s} {' '.join(f'{end:>26s}' for end in ends)}")
-        for mark in MARKS:
-            front = "end" if mark == BUDGET else str(mark)
-            here, there = (self.hypervolumes(ours, front, which) for which in (0, 1))
-            measured = [curve.at_passes(mark) for curve in ours]
-            lines.append(
-                f"(c) within {mark:3d} passes: measured {shares(measured, best)} of the best known, front "
-                f"{shares(here, best)}; unseen {numbers(there, 2)}, {shares(there, best_unseen)} of the best known"
-            )
-        return lines + [
-            f"(a) plain recipe over ours: {numbers(record['a'])}",
-            f"(b) table and additive front over ours: {numbers(record['b'])}",
-            f"share of the best known in the time of 100 plain evaluations: {numbers(record['in the time of 100'], 4)}",
-        ]
-
     @property
-    def num_unseen(self) -> int:
-        """Images that nothing was chosen on."""
-        return sum(len(labels) for _, labels in self.workload.report)
+    def outcome(self) -> Outcome:
+        """What the runs so far come to."""
+        num_unseen = sum(len(labels) for _, labels in self.workload.report)
+        return Outcome(self.curves, self.long, self.scores, self.plain_seconds, self.reference, MARKS, num_unseen)
 
 
 def fronts_of(found: qx.Exploration) -> dict[str, list[list[int]]]:
     """What an exploration hands out, and the front of all that it measured."""
     return {"end": found.front.num_bits.tolist(), "measured": found.history[-1].front.num_bits.tolist()}
-
-
-def shares(values: list[float], whole: float) -> str:
-    """Values as shares, in one line."""
-    return numbers([value / whole for value in values], 4)
-
-
-def numbers(values: list[float], digits: int = 1) -> str:
-    """Values in one line."""
-    return ", ".join(f"{value:.{digits}f}" for value in values)
-
-
-def summary(drawn: dict[str, dict[str, list[float]]]) -> str:
-    """Geometric means over the networks of 20 points and more."""
-    large = [record for name, record in drawn.items() if name != "small"]
-    lines = []
-    for key, what in (("a", "plain recipe over ours"), ("b", "additive front over ours")):
-        values = np.array([value for record in large for value in record[key]])
-        if len(values):
-            lines.append(f"{what}: geometric mean {np.exp(np.log(values).mean()):.1f}, least {values.min():.1f}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
