@@ -160,6 +160,11 @@ class Exploration(Framed):
         return num_report_violations(self.front)
 
     @property
+    def was_cut_short(self) -> bool:
+        """Whether something else than its budget, or the end of what is new, ended the search."""
+        return self.stopped_by in ("interrupt", "SIGTERM", "failures", "callback")
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that say what limits the result, the gravest first; none where nothing does.
 
@@ -168,7 +173,7 @@ class Exploration(Framed):
         has them on top, of an exploration as of its study.
         """
         told = []
-        if self.stopped_by in ("interrupt", "SIGTERM", "failures", "callback"):
+        if self.was_cut_short:
             told.append(f"The search was ended before its budget was spent: {self.stopped_by}.")
         if self.failure_summary:
             told.append(f"Failures: {self.failure_summary}.")

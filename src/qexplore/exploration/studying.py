@@ -28,7 +28,18 @@ from qexplore.exploration.records import Exploration, Snapshot, clipping_notes
 from qexplore.metrics import Metric, WholeSetMetric
 from qexplore.model import Candidates, arithmetic
 from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings, WholeFront
-from qexplore.study import NOTES, WAY, Recorder, Store, StoredSnapshot, contents_of, measured_by, opened_for, place_of
+from qexplore.study import (
+    NOTES,
+    WAY,
+    Recorder,
+    Standing,
+    Store,
+    StoredSnapshot,
+    contents_of,
+    measured_by,
+    opened_for,
+    place_of,
+)
 
 ON_MISMATCH = ("refuse", "new")
 _MUCH_LESS = 0.9
@@ -113,7 +124,8 @@ class Recorded(Unrecorded):
         problem: what is searched.
         recorder: of the run.
         workers: measure in the place of this process, where there are any.
-        is_part: whether the run has gone further before; then its history and its end stay as they are.
+        before: how far the run had come.
+        is_part: whether it has gone further than it may now; then its history and its end stay as they are.
     """
 
     def __init__(
@@ -122,9 +134,11 @@ class Recorded(Unrecorded):
         recorder: Recorder,
         workers: Spread | None = None,
         *,
+        before: Standing,
         is_part: bool = False,
     ) -> None:
         self._recorder = recorder
+        self._before = before
         self._is_part = is_part
         self._workers = workers
         self.problem = problem.recorded_by(self.around)
@@ -163,8 +177,13 @@ class Recorded(Unrecorded):
 
     def ended(self, exploration: Exploration) -> str:
         """Write the end down, and say what is to be said of the study."""
-        recorder = self._recorder
-        if not self._is_part:
+        recorder, falls_short = self._recorder, self._falls_short(exploration)
+        if falls_short:
+            for kind, text in self._before.told.items():
+                recorder.tell(kind, text)
+            if "ended" not in self._before.told:
+                recorder.tell("ended", exploration.stopped_by)
+        elif not self._is_part:
             recorder.tell("front", exploration.front.to_json())
             recorder.tell("judge", exploration.judge)
             recorder.tell(WAY, json.dumps([place_of(one) for one in exploration.history]))
@@ -173,8 +192,13 @@ class Recorded(Unrecorded):
         known = f", {recorder.num_known} were there already" if recorder.num_known else ""
         written = f"{counted(recorder.num_written, 'evaluation')} written, verification and report set included"
         told = f"{recorder.store.path}: {written}{known}; the same call goes on with it"
-        part = ["its run had gone further before, and its history and end stay as they were"] if self._is_part else []
-        return "; ".join([told, *part, *recorder.store.notes])
+        further = ["its run had gone further before, and its history and end stay as they were"]
+        return "; ".join([told, *(further if self._is_part or falls_short else []), *recorder.store.notes])
+
+    def _falls_short(self, exploration: Exploration) -> bool:
+        """Whether it was stopped before it came where the run had been: that keeps all that it had."""
+        reached = max((one.num_passes for one in exploration.history), default=0.0)
+        return not self._is_part and exploration.was_cut_short and reached < self._before.num_passes
 
     def _require_same_model(self) -> None:
         if self.problem.fingerprint != self._model:
@@ -219,10 +243,11 @@ def recorded(
         limits = budget.limits if further is None else further
         run, was_there = store.begin_run(identity, limits, _facts(problem) | {"coverage": asdict(coverage)})
         recorder = Recorder(store, run.id, clock, _measured_costs(problem), is_shared=file.share)
+        before = Standing.of(store, run.id)
         if further is None:
             recorder.tell("resumed" if was_there else "began", "")
             recorder.tell(NOTES, json.dumps(clipping_notes(problem.clipping)))
-        recording = Recorded(problem, recorder, workers, is_part=further is not None)
+        recording = Recorded(problem, recorder, workers, before=before, is_part=further is not None)
         recording.coverage = coverage
         recorder.keep(recording.problem.evaluations)
         try:

@@ -23,6 +23,8 @@ WAY = "way"
 NOTES = "notes"
 """Kind of the event that says what limits a run, as far as it is known by then: a JSON list of sentences."""
 _TURNS = ("began", "resumed", "ended")
+_END = ("front", "judge")
+"""Kinds of the events that say what an exploration ended with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +143,33 @@ def _last_way(snapshots: Sequence[StoredSnapshot], events: Sequence[Event]) -> l
     return way
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far a run has come, to be written again by whoever goes on with it and is stopped before that.
+
+    Attributes:
+        num_passes: of the way that it went last.
+        told: kinds and texts of the events that say so, and how it ended if it has.
+    """
+
+    num_passes: float
+    told: Mapping[str, str]
+
+    @classmethod
+    def of(cls, store: Store, run: int) -> Standing:
+        """That of a run as the study has it now."""
+        events, way = store.events(run), history_of(store, run)
+        turn = _turn(events)
+        has_ended = turn is not None and turn.kind == "ended"
+        kept = (*_END, NOTES, "ended") if has_ended else (NOTES,)
+        told = {event.kind: event.text for event in events if event.kind in kept}
+        ended = {kind: told[kind] for kind in kept if kind in told}  # whether it has ended is told last
+        return cls(
+            max((one.num_passes for one in way), default=0.0),
+            {WAY: json.dumps([place_of(one) for one in way]), **ended},
+        )
+
+
 def place_of(snapshot: Any) -> tuple[float, int, int]:
     """Where a snapshot, of a study or of an exploration, stands on its way."""
     return snapshot.num_passes, snapshot.num_evaluations, snapshot.generation
@@ -154,7 +183,9 @@ def _run(store: Store, record: RunRecord, events: Sequence[Event], columns: Colu
     mine = [event for event in events if event.run == record.id]
     turn = _turn(mine)
     has_ended = turn is not None and turn.kind == "ended"
-    fronts, judges, notes = ([event.text for event in mine if event.kind == kind] for kind in ("front", "judge", NOTES))
+    began = max((place for place, event in enumerate(mine) if event.kind in ("began", "resumed")), default=0)
+    fronts, judges = ([event.text for event in mine[began:] if event.kind == kind] for kind in _END)
+    notes = [event.text for event in mine if event.kind == NOTES]
     snapshots = history_of(store, record.id)
     rows = columns.run == record.id
     latest = columns.at[rows].max(initial=0.0) if rows.any() else 0.0
