@@ -10,6 +10,8 @@ from torch.nn import functional as F
 import qexplore as qx
 from qexplore import predicates
 from qexplore.quant import StepSize
+from qexplore.training import TrainingOptions
+from qexplore.training.loop import made_optimizer
 from qexplore.training.step_sizes import trained_ranges
 
 
@@ -51,6 +53,16 @@ def test_a_network_of_any_dtype_is_trained_on_data_of_another(dtype, learned, gi
     assert all(parameter.dtype == dtype for parameter in model.model.parameters())
     assert (steps_of(model) != before).any()
     assert steps_of(model).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_step_of_the_default_optimizer_is_at_most_the_learning_rate(dtype):
+    """In float16 a thousandth of a small gradient's square is 0, which would leave the step without a limit."""
+    held = [nn.Parameter(torch.zeros(8, dtype=dtype))]
+    made = made_optimizer(held, TrainingOptions(learning_rate=0.01))
+    held[0].grad = torch.logspace(-5, 0, 8).to(dtype)
+    made.step()
+    assert 0.9 < float(held[0].detach().abs().max()) / 0.01 < 1.05
 
 
 def test_gradients_of_steps_are_not_summed_in_half_precision():

@@ -116,3 +116,16 @@ def test_a_loss_within_noise_is_not_said_to_be_won_back():
     assert replace(slight, loss_interval=(-0.02, 0.001)).recovered is None
     worse = replace(slight, higher_is_better=False, float_accuracy=0.89, accuracy_before=0.9)
     assert [replace(worse, loss_interval=ends).recovered is None for ends in ((0.001, 0.02), (-0.001, 0.02))] == [0, 1]
+
+
+def test_training_that_made_the_point_worse_says_so():
+    model = wrapped()
+    with pytest.warns(UserWarning, match="fine_tune: training made accuracy worse on the report set, -0.* from before"):
+        result = tune(model, [8] * len(model.points), optimizer=lambda held: torch.optim.SGD(held, lr=3.0), epochs=1)
+    low, high = result.change_interval
+    assert low < result.accuracy_after - result.accuracy_before < high < 0
+    assert result.is_worse
+    assert "! training made accuracy worse on the report set" in str(result)
+    assert "noise" not in str(result)
+    assert not replace(result, change_interval=(-0.1, 0.1)).is_worse
+    assert not replace(result, higher_is_better=False).is_worse

@@ -1,5 +1,6 @@
 """The training loop: what it keeps, what it gives back, and what it refuses."""
 
+import dataclasses
 import math
 
 import pytest
@@ -296,3 +297,21 @@ def test_a_loss_that_stops_at_several_outputs_is_told_to_choose_by_what_the_call
     with pytest.raises(WorkflowError, match=got + "pass output= with its place or its name"):
         qx.fine_tune(model, None, data, F.mse_loss)
     assert qx.fine_tune(model, None, data, F.mse_loss, output=1, epochs=1).epochs
+
+
+def of_the_second(output, target):
+    _, second = output
+    return F.mse_loss(second, target)
+
+
+def test_a_loss_that_chooses_by_itself_where_output_does_is_told_how_both_go():
+    data = [(torch.randn(4, 8), torch.zeros(4, 8))]
+    model = qx.QuantizedModel(Two().eval(), weights=weighted)
+    model.calibrate(data)
+    judged = {"report_loader": data, "epochs": 1}
+    with pytest.raises(WorkflowError, match=r"with output=1 the loss is given that output alone, .* leave output= out"):
+        qx.fine_tune(model, None, data, of_the_second, metric=qx.squared_error, output=1, **judged)
+    own = dataclasses.replace(qx.squared_error, output=1)
+    assert qx.fine_tune(model, None, data, of_the_second, metric=own, **judged).epochs
+    with pytest.raises(ZeroDivisionError):  # a mistake of the loss itself is told as it is
+        qx.fine_tune(model, None, data, lambda output, target: 1 / 0, output=1, epochs=1)

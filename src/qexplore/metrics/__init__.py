@@ -12,7 +12,7 @@ from qexplore.metrics.divergences import (
     mean_squared_divergence,
     noise_to_signal,
 )
-from qexplore.metrics.output import Output, floating_outputs, logits_of, outputs_text
+from qexplore.metrics.output import Output, floating_outputs, in_metric, logits_of, outputs_text
 from qexplore.metrics.probabilities import FEWEST_ROWS
 from qexplore.metrics.scores import (
     IGNORED_TOKEN,

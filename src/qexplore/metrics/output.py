@@ -112,6 +112,11 @@ def outputs_text(tensors: dict[str, Tensor]) -> str:
     return (", ".join(shown[:_LISTED]) or "no tensor") + more
 
 
+def in_metric(chosen: Any) -> str:
+    """How a metric is given its own choice, which every call obeys."""
+    return f"metric=dataclasses.replace(qexplore.top1_accuracy, output={chosen})"
+
+
 def floating_outputs(output: Any) -> dict[str, Tensor]:
     """Floating tensors with an axis or more in a network's output, by name: what may be judged."""
     return {name: one for name, one in named_tensors(output).items() if one.is_floating_point() and one.dim()}
@@ -135,8 +140,8 @@ def logits_of(output: Any) -> Tensor:
     if tensors:
         raise MetricError(
             f"the network must give one floating output, or `output` must say which is judged, got "
-            f"{outputs_text(tensors)}: choose one by its place or name, such as "
-            f"output={_spelled(next(iter(tensors)))}, or by a function of all of them"
+            f"{outputs_text(tensors)}: choose one by its place or name, or by a function of all of them, where a call "
+            f"takes output=, and in the metric everywhere else, as in {in_metric(_spelled(next(iter(tensors))))}"
         )
     raise MetricError(
         f"the output must be a tensor, or hold one, got {type(output).__name__}: write a qexplore.Metric of your "

@@ -17,10 +17,11 @@ from typing_extensions import Unpack as Keywords
 from qexplore._arguments import checked_keywords, checked_number, checked_switch
 from qexplore._direction import Directed
 from qexplore._table import Framed, Rows, record_rows, text_table
-from qexplore.errors import EvaluationError, WorkflowError
+from qexplore._warnings import warn
+from qexplore.errors import EvaluationError, WorkflowError, first_line
 from qexplore.evaluation import DirectEvaluator, Evaluation, paired_interval
 from qexplore.front import difference_text, score_text
-from qexplore.metrics import Metric, Output, WholeSetMetric, as_metric, judging, metric_named, top1_accuracy
+from qexplore.metrics import Metric, Output, WholeSetMetric, as_metric, in_metric, judging, metric_named, top1_accuracy
 from qexplore.model import Loader, QuantizedModel, Unpack, alone, noting, require_wrapped
 from qexplore.training.loop import best_epoch, check_share, made_optimizer, on_device, train
 from qexplore.training.options import EpochRecord, Loss, MakeOptimizer, TrainingKeywords, TrainingOptions, check_loss
@@ -46,6 +47,7 @@ class FineTuning(Framed, Directed):
         unforced: operations that have no deterministic form where it was trained, as torch calls them: the same seed
             may give other weights; empty where all have one, and with ``deterministic=False``.
         loss_interval: 95 % interval of ``accuracy_before - float_accuracy``, paired by sample; None where not known.
+        change_interval: the same of ``accuracy_after - accuracy_before``.
     """
 
     num_bits: tuple[int, ...]
@@ -61,6 +63,12 @@ class FineTuning(Framed, Directed):
     interrupted: bool = False
     loss_interval: tuple[float, float] | None = None
     unforced: tuple[str, ...] = ()
+    change_interval: tuple[float, float] | None = None
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether training made the point worse on the report set, beyond noise: all of `change_interval` is."""
+        return self.change_interval is not None and max(map(self.gain, self.change_interval)) < 0
 
     @property
     def recovered(self) -> float | None:
@@ -104,10 +112,20 @@ class FineTuning(Framed, Directed):
             return []
         scores = (self.float_accuracy, self.accuracy_before, self.accuracy_after)
         line = "report set: {} float {}, before {}, after {}".format(self.metric_name, *map(score_text, scores))
+        if self.is_worse:
+            return [line, f"! {self._worse()}"]
         if self.recovered is not None:
             return [f"{line}: {self.recovered:.0%} of the loss won back"]
         change = difference_text(self.accuracy_before - self.float_accuracy, self.loss_interval)
         return [f"{line}: nothing was lost beyond noise before, {change} from float"]
+
+    def _worse(self) -> str:
+        assert self.accuracy_after is not None and self.accuracy_before is not None
+        change = difference_text(self.accuracy_after - self.accuracy_before, self.change_interval)
+        return (
+            f"training made {self.metric_name} worse on the report set, {change} from before: take a smaller "
+            "learning_rate=, or validation_loader=, by which the state before training stays where no epoch is better"
+        )
 
 
 @alone
@@ -217,25 +235,31 @@ def fine_tune(
                 freeze_after=freeze_batchnorm_after,
                 evaluate=evaluate,
                 baseline=baseline,
-                choice="pass output= with its place or its name",
+                choice="pass output= with its place or its name" if chosen is None else None,
             )
         except KeyboardInterrupt:
             interrupted = True
-    return FineTuning(
+    after = None if reporter is None else evaluated(reporter, codes)
+    floats = None if reporter is None else reporter.float_evaluation
+    result = FineTuning(
         num_bits=codes,
         epochs=tuple(_in_user_direction(record, measure) for record in records),
         best_epoch=best_epoch(records, baseline),
         metric_name=measure.name,
         higher_is_better=measure.higher_is_better,
-        float_accuracy=None if reporter is None else reporter.float_evaluation.score,
+        float_accuracy=None if floats is None else floats.score,
         accuracy_before=None if before is None else before.score,
-        accuracy_after=None if reporter is None else measured(reporter, codes),
+        accuracy_after=None if after is None else after.score,
         learned_step_sizes=learn_step_sizes,
         seconds=time.perf_counter() - start,
         interrupted=interrupted,
-        loss_interval=None if reporter is None or before is None else _interval(before, reporter),
+        loss_interval=_interval(before, floats, measure),
         unforced=tuple(unforced) if options.deterministic else (),
+        change_interval=_interval(after, before, measure),
     )
+    if result.is_worse:
+        warn(f"fine_tune: {result._worse()}")
+    return result
 
 
 def metric_for(owner: str, metric: Any, source: Any, *, is_needed: bool = True) -> Metric | WholeSetMetric:
@@ -258,14 +282,42 @@ def metric_for(owner: str, metric: Any, source: Any, *, is_needed: bool = True) 
 
 
 def _loss_of_output(loss: Loss, chosen: Output, output: Any, target: Any) -> Any:
-    return loss(chosen(output), target)
+    """The loss of the chosen output alone.
+
+    Raises:
+        WorkflowError: it stops at that, but takes all outputs: it chooses by itself.
+    """
+    given = chosen(output)
+    try:
+        return loss(given, target)
+    except Exception as error:
+        if given is output or not _takes(loss, output, target):
+            raise
+        raise WorkflowError(
+            f"with output={chosen} the loss is given that output alone, at which it stops ({type(error).__name__}: "
+            f"{first_line(error)}), but it takes all outputs of the network: let it take the one, as in loss=lambda "
+            "output, target: ... output instead of output[0], or leave output= out and give the metric its own, "
+            f"{in_metric(chosen)}"
+        ) from error
 
 
-def _interval(before: Evaluation, reporter: DirectEvaluator) -> tuple[float, float] | None:
-    floats, metric = reporter.float_evaluation, reporter.metric
-    if before.scores is None or floats.scores is None or not isinstance(metric, Metric):
+def _takes(loss: Loss, output: Any, target: Any) -> bool:
+    try:
+        loss(output, target)
+    except Exception:  # of whatever it is
+        return False
+    return True
+
+
+def _interval(
+    first: Evaluation | None, second: Evaluation | None, metric: Metric | WholeSetMetric
+) -> tuple[float, float] | None:
+    """Of how much ``first`` is above ``second``; None where there is no score for each sample."""
+    if first is None or second is None or not isinstance(metric, Metric):
         return None
-    return paired_interval(before.scores, floats.scores, metric)
+    if first.scores is None or second.scores is None:
+        return None
+    return paired_interval(first.scores, second.scores, metric)
 
 
 def _check_steps(learn: Any, rate: Any, optimizer: Any) -> None:
@@ -322,6 +374,7 @@ def _with_steps(options: TrainingOptions, ranges: TrainedRanges, step_rate: floa
                 # Adam moves every number by about its rate: a share of the step, whatever its size.
                 base = step_rate if step_rate is not None else made.defaults["lr"]
                 group["lr"] = base * float(step.detach().mean())
+                group["eps"] = 1e-8  # they are float32, whatever the network is
             made.add_param_group(group)
         return made
 

@@ -32,6 +32,8 @@ from qexplore.training.options import DEFAULT_LEARNING_RATE, EpochRecord, Loss, 
 
 _OWNER = "the training loader"
 _ONCE = ": one that can be gone through only once will not do, give a DataLoader or a list"
+_SQUARES = 0.999
+"""Of AdamW: the share of its mean square that a step leaves."""
 _CHOICE = "choose it in your loss, such as lambda output, target: mse_loss(output[0], target)"
 
 
@@ -48,7 +50,7 @@ def train(
     freeze_after: float = 0.5,
     evaluate: Callable[[], float] | None = None,
     baseline: float | None = None,
-    choice: str = _CHOICE,
+    choice: str | None = _CHOICE,
 ) -> tuple[EpochRecord, ...]:
     """Train ``model`` in place and leave it in the state of its best epoch.
 
@@ -68,7 +70,8 @@ def train(
         evaluate: called in eval mode after each epoch; the epoch of the greatest value is the best. None takes the
             least loss instead.
         baseline: what ``evaluate`` gave before training; the state before training stays where no epoch is better.
-        choice: how the caller's user says which of several outputs the loss gets, for an error.
+        choice: how the caller's user says which of several outputs the loss gets, for an error; None where it is
+            said already.
 
     Returns:
         A record for each epoch.
@@ -163,7 +166,7 @@ class _Stepper:
     """Takes optimizer steps and keeps the mean loss of the epoch."""
 
     def __init__(
-        self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, decay_over: int | None, choice: str
+        self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, decay_over: int | None, choice: str | None
     ) -> None:
         self._model, self._loss, self._optimizer, self._choice = model, loss, optimizer, choice
         # Of the network alone: what is learned beside it is float32, whatever the network is.
@@ -197,7 +200,8 @@ class _Stepper:
         try:
             return self._loss(output, target)
         except Exception as error:
-            if target is not None and (isinstance(error, QExploreError) or len(floating_outputs(output)) < 2):
+            is_told = self._choice is None or isinstance(error, QExploreError)
+            if target is not None and (is_told or len(floating_outputs(output)) < 2):
                 raise
             if target is not None:
                 raise WorkflowError(
@@ -241,7 +245,8 @@ def made_optimizer(
         raise WorkflowError(f"there is nothing to train: no parameter of {owner} requires a gradient")
     rate = DEFAULT_LEARNING_RATE if options.learning_rate is None else float(options.learning_rate)
     make = options.optimizer
-    made = torch.optim.AdamW(parameters, lr=rate, eps=_divisor(parameters)) if make is None else make(parameters)
+    default: dict[str, Any] = {"lr": rate, "betas": (0.9, _SQUARES), "eps": _divisor(parameters)}
+    made = torch.optim.AdamW(parameters, **default) if make is None else make(parameters)
     groups = made.param_groups if isinstance(made, torch.optim.Optimizer) else []
     held = {id(parameter) for group in groups for parameter in group["params"]}
     if held != {id(parameter) for parameter in parameters}:
@@ -254,8 +259,14 @@ def made_optimizer(
 
 
 def _divisor(parameters: list[nn.Parameter]) -> float:
-    """What AdamW adds to its divisors: its own 1e-8, or more where that is zero in half precision."""
-    return max(1e-8, *(torch.finfo(one.dtype).tiny for one in parameters if one.is_floating_point()))
+    """What AdamW adds to its divisors: its own 1e-8, or more where it loses small gradients in half precision.
+
+    It keeps the mean square of a gradient as a thousandth of it at first, in the parameter's own precision. Where that
+    is rounded to zero the step would have no limit but this one: with the gradient that is just lost it is at most the
+    learning rate.
+    """
+    kinds = {torch.finfo(one.dtype) for one in parameters if one.is_floating_point()}
+    return max(1e-8, *(math.sqrt(kind.tiny * kind.eps / (1 - _SQUARES)) for kind in kinds))
 
 
 def _evaluated(model: nn.Module, evaluate: Callable[[], float]) -> float:
