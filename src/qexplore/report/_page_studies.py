@@ -85,7 +85,7 @@ def _summary(run: StudyRun, front: Front, num_passes: float) -> Facts:
         ("passes", f"{num_passes:,.0f}"),
         ("time", seconds_text(run.seconds)),
         ("state", run.words),
-        ("hypervolume", "none" if math.isnan(run.hypervolume) else amount_text(run.hypervolume)),
+        ("hypervolume, by score alone", "none" if math.isnan(run.hypervolume) else amount_text(run.hypervolume)),
         ("judge", front.judge or "none"),
     )
 
