@@ -175,13 +175,25 @@ def test_an_expert_that_the_first_batch_misses_costs_what_it_does_in_the_mean_in
 
 
 def test_what_no_batch_passes_is_named():
-    with pytest.raises(SelectionError, match=r"these never are: 'experts.1.1'"):
+    with pytest.raises(SelectionError, match=r"no batch of the calibration data calls: 'experts.1.1'. If other data do"):
         wrapped(Experts(), [signed(-1, -1)])
     model = QuantizedModel(Experts(3), weights=predicates.weighted)
     model.calibrate([signed(-1, 1)])
     with pytest.warns(RuntimeWarning, match=r"never passes the points 'experts.2.0.weight'"):
         problem = qx.LayerwiseQuantizationProblem(model, [signed(-1, 1)], costs="bops")
     assert "bops lacks something: no data meets experts.2.0.weight, whose" in str(problem.describe())
+
+
+def test_an_example_of_one_expert_is_described_and_costs_keep_to_what_calibration_saw():
+    data = [signed(-1, 1, 1)]
+    model = wrapped(Experts(), data)
+    before, number = build_costs("bops", model)[0].cost(model.num_bits[None]).tolist(), len(model.examples)
+    rows = {row.point.name: row.point.num_calls for row in model.describe(signed(-1)[0]).points}
+    assert (rows["experts.0.1"], rows["experts.1.1"]) == (1, 0)
+    assert build_costs("bops", model)[0].cost(model.num_bits[None]).tolist() == before and len(model.examples) == number
+    fresh = QuantizedModel(Experts(), activations=predicates.by_type(nn.ReLU))
+    with pytest.raises(SelectionError, match=r"nothing in the example calls: 'experts.1.1'.*model.calibrate\(loader\)"):
+        fresh.describe(signed(-1)[0])
 
 
 class WithPositions(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,15 @@ from qexplore._trees import tensors_of
 from qexplore.errors import SelectionError
 from qexplore.model.point_hook import Listener
 from qexplore.model.points import FoundPoint, QuantizationPoint
+
+Data = Literal["calibration", "example"]
+"""Of what a forward is."""
+
+_RAN: dict[Data, tuple[str, str]] = {
+    "calibration": ("no batch of the calibration data", "If other data do, calibrate on these too"),
+    "example": ("nothing in the example", "If other data do, run model.calibrate(loader) on these first"),
+}
+"""What ran, by what it was, and what to do where other data reach more."""
 
 
 class CallCounter:
@@ -93,24 +102,22 @@ def all_of(*listeners: Listener) -> Listener:
     return listen
 
 
-def refuse_never_called(never_called: list[str], network: nn.Module) -> None:
-    """Raise when selected modules were not called.
+def refuse_not_called(not_called: list[str], network: nn.Module, by: Data) -> None:
+    """Raise when selected modules were not called by what ran.
 
     Raises:
         SelectionError: lists them, and says so when torch's attention reads their weights without calling them.
     """
-    if not never_called:
+    if not not_called:
         return
-    listed = ", ".join(f"'{name}'" for name in never_called)
-    bypassed = [name for name in never_called if _is_bypassed(name, network)]
-    note = (
-        f" (torch's MultiheadAttention uses the weights of {', '.join(bypassed)} without calling the module)"
-        if bypassed
-        else ""
-    )
+    listed = ", ".join(f"'{name}'" for name in not_called)
+    bypassed = [name for name in not_called if _is_bypassed(name, network)]
+    if bypassed:
+        listed += f" (torch's MultiheadAttention uses the weights of {', '.join(bypassed)} without calling the module)"
+    ran, otherwise = _RAN[by]
     raise SelectionError(
-        f"every selected module must be called in a forward, but these never are: {listed}{note}. Leave them out: "
-        f"predicate & ~predicates.by_name({', '.join(map(repr, never_called))})"
+        f"every selected module must be called in a forward, but {ran} calls: {listed}. {otherwise}; if nothing ever "
+        f"calls them, leave them out: predicate & ~predicates.by_name({', '.join(map(repr, not_called))})"
     )
 
 

@@ -17,7 +17,7 @@ from qexplore.model.examples import Examples
 from qexplore.model.input_points import unasked_text
 from qexplore.model.inputs import Loader, Placement, Unpack, as_arguments
 from qexplore.model.left_float import left_float, overlaps
-from qexplore.model.observation import CallCounter, refuse_never_called
+from qexplore.model.observation import CallCounter, Data, refuse_not_called
 from qexplore.model.passes import Pass
 from qexplore.model.plan import Plan, planned
 from qexplore.model.selectors import Selector
@@ -118,7 +118,7 @@ class QuantizedModel(WrappedNetwork):
         Raises:
             DataError: the loader is empty or missing, a batch cannot be unpacked, ``num_batches`` is no positive int.
             CalibrationError: NaN or infinity at a point, an unknown method, or a selector that means no such point.
-            SelectionError: a selected module is never called, or gives no floating tensor; ``quantize_input`` names an
+            SelectionError: a selected module is called by no batch, or gives no floating tensor; ``quantize_input`` names an
                 input that is not there.
         """
         checked_keywords(QuantizedModel.calibrate, method_options, None, beside=known_options())
@@ -154,19 +154,29 @@ class QuantizedModel(WrappedNetwork):
 
         Args:
             example_input: a tensor, a tuple of positional or a dict of keyword arguments; run once in full precision.
-                None shows what an earlier `describe` or `calibrate` saw.
+                None shows what an earlier `describe` or `calibrate` saw. Where the network branches, it may leave out
+                modules that calibration reached: their calls are 0, and costs keep to what calibration saw.
             choices: the plan of a search, ``problem.plan`` or what `qexplore.plan_choices` gives: a point is off where
                 it may have nothing else. None looks at what the points have at present.
 
         Raises:
-            SelectionError: a selected module is never called, or gives no floating tensor.
+            SelectionError: a selected module that no data has reached is not called, or gives no floating tensor.
             NumBitsError: ``choices`` are no plan, or one of other points.
         """
         self._attached()
-        if example_input is not None:
-            with measuring(Placement.of(self.model).device), self.inputs_reconsidered():
-                self._look_at(example_input)
-                self._follow_network()
+        if example_input is None:
+            return self._plan(choices)
+        kept = self._observed, self._examples
+        with measuring(Placement.of(self.model).device), self.inputs_reconsidered():
+            misses_some = self._look_at(example_input)
+            self._follow_network()
+        try:
+            return self._plan(choices)
+        finally:
+            if misses_some:  # costs go on with the data that reached all
+                self._observed, self._examples = kept
+
+    def _plan(self, choices: Any) -> Plan:
         quantized = [holder for point in self.weight_points for holder in point.holders]
         passed_over, notes = (left_float(self.model, quantized), overlaps(self.model)) if quantized else ((), ())
         is_unasked = self._is_input_unasked and self.examples
@@ -191,22 +201,27 @@ class QuantizedModel(WrappedNetwork):
         """
         return cast(Coverage, self.describe(example_input, choices=choices).coverage)
 
-    def _note(self, examples: Examples, called: set[str]) -> None:
+    def _note(self, examples: Examples, called: set[str], by: Data = "calibration") -> None:
         never = [name for name in self._modules_of_points if name not in called]
         modules = (self._found[name].sites[0][0] if name in self._found else name for name in never)
-        refuse_never_called(list(dict.fromkeys(modules)), self.model)
+        refuse_not_called(list(dict.fromkeys(modules)), self.model, by)
         placement = Placement.of(self.model)
         found = tuple(replace(one, inputs=placement.copy_inputs(one.inputs)) for one in examples.found)
         self._observed, self._examples = examples.seen, found
 
-    def _look_at(self, example: Any) -> None:
+    def _look_at(self, example: Any) -> bool:
+        """Run the example, and tell whether it leaves out points that earlier data reached."""
         quantizers = self.activation_fake_quantizers.values()
         is_calibrated = any(quantizer.is_calibrated and not quantizer.has_fixed_amax for quantizer in quantizers)
+        reached: set[str] = set()
         if self.is_pending or not is_calibrated:
             survey = self.survey()
             survey.meet(example)
             self.settle(survey)
             self.discover(example)
+        elif self._observed is not None:
+            reached = set(self._observed.calls)
         examples, seen = Examples(self.watch), CallCounter()
         examples.add(example, None, self.watch(example, seen), seen)
-        self._note(examples, called=set(seen.calls))
+        self._note(examples, set(seen.calls) | reached, by="example")
+        return not reached <= set(seen.calls)
