@@ -134,10 +134,15 @@ class ConfigError(QExploreError, ValueError):
     mistakes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, owner: str, mistakes: Sequence[str]) -> ConfigError:
-        """The error that names all ``mistakes`` of ``owner``: one in its line, several below each other."""
+    def of(cls, owner: str, mistakes: Sequence[str], unchecked: Sequence[str] = ()) -> ConfigError:
+        """The error that names all ``mistakes`` of ``owner``: one in its line, several below each other.
+
+        Fields that are ``unchecked``, because these mistakes stand in the way, are named behind them.
+        """
         many = f"{owner} has {len(mistakes)} mistakes:" + "".join(f"\n  {one}" for one in mistakes)
-        error = cls(f"{owner}: {mistakes[0]}" if len(mistakes) == 1 else many)
+        fields = ", ".join(f"`{one}`" for one in unchecked)
+        after = f"\n  The names in {fields} are not checked before this is right" if unchecked else ""
+        error = cls((f"{owner}: {mistakes[0]}" if len(mistakes) == 1 else many) + after)
         error.mistakes = tuple(mistakes)
         return error
 

@@ -226,8 +226,12 @@ def test_pick_takes_the_point_that_the_front_gives(explored, flags, expected):
         ([], 2, "pick a point by --accuracy, --cost or both, or by --knee, or by --index"),
         (["--knee", "--index", 1], 2, "pick a point by"),
         (["--cost", "bits=few"], 2, "--cost must be a number or NAME=NUMBER, got 'bits=few'"),
-        (["--cost", "total_bit=9"], 1, "total_bits"),
-        (["--accuracy", 1], 1, "no point meets min_accuracy=1.0; the best that this front offers is"),
+        (
+            ["--cost", "total_bit=9"],
+            1,
+            "of this front's costs, total_bits, got 'total_bit', did you mean 'total_bits'?",
+        ),
+        (["--accuracy", 1], 1, "Error: no point meets --accuracy 1.0; the best that this front offers is"),
         (["--index", 99], 1, "no point 99, this front has the points 0 to "),
         (["--run", 7, "--knee"], 1, "7"),
         (["--point", "0123"], 1, "no point of this front has the key '0123'"),
@@ -252,6 +256,9 @@ def test_the_page_is_written_by_explore_and_by_report(mine):
     pytest.importorskip("plotly")
     facts = said("explore", "mine.yaml", "--max-evaluations", 4, "--page", "run.html")
     assert facts["page"] == "run.html" and "<html" in (mine / "run.html").read_text(encoding="utf-8")[:400]
+    assert (
+        "\nwritten: again.html\n" in run("explore", "mine.yaml", "--max-evaluations", 4, "--page", "again.html").stdout
+    )
     said("pick", "runs/mine.db", "--index", 0)
     assert said("report", "runs/mine.db", "runs/mine.db", "--output", "both.html")["page"] == "both.html"
     assert run("report", "none.db").exit_code == 1

@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from qexplore._functions import function_called
-from qexplore.config import Config, read_config
+from qexplore.config import Config, calibrated, read_config
 from qexplore.errors import ConfigError
 
 RIGHT = """\
@@ -131,11 +131,28 @@ BROKEN = {
     ),
     "a choice": (
         "choices: [2, 4, E4M4]",
-        "`choices` must be a list of choices ([2, 4, 8, E4M3]), or such lists by layer ({weights: [4, 8]}), got [2, 4, 'E4M4'], did you mean 'E4M3'?",
+        "`choices` must hold a width up to 16, 'off', or the name of a float format such as E4M3, got 'E4M4', did you mean 'E4M3'?",
+    ),
+    "a choice of a layer": (
+        "choices: {everything: [3, 4, 6, 80], relu1: [4]}",
+        "`choices` must hold a width up to 16, 'off', or the name of a float format such as E4M3, got 80 for 'everything'",
+    ),
+    "a pinned choice": (
+        "pinned: {relu1: 80, relu2: 8}",
+        "`pinned` must hold a width up to 16, 'off', or the name of a float format such as E4M3, got 80 for 'relu1'",
+    ),
+    "a limit that is no number": ("limits: {bops: lots}", "`limits` must hold numbers, got 'lots' for 'bops'"),
+    "a target": (
+        "target: npu.yaml",
+        "`target` must name a file of a target, got 'npu.yaml': target file 'npu.yaml' cannot be read: [Errno 2] No such file or directory: 'npu.yaml'",
+    ),
+    "a tie": (
+        "tied: [resdual]",
+        "`tied` must be about points of the network: tied['resdual'] matches no point, did you mean 'residual'?",
     ),
     "choices by layer": (
-        "choices: {weights: 4}",
-        "`choices` must be a list of choices ([2, 4, 8, E4M3]), or such lists by layer ({weights: [4, 8]}), got {'weights': 4}",
+        "choices: {activations: 4}",
+        "`choices` must be a list of choices ([2, 4, 8, E4M3]), or such lists by layer ({weights: [4, 8]}), got {'activations': 4}",
     ),
     "an output": (
         "output: [1]",
@@ -179,7 +196,7 @@ BROKEN = {
     ),
     "a method of a point": (
         "calibration_method: {relu1: msq}",
-        "`calibration_method` must be one of 'max', 'percentile', 'mse', 'entropy', 'auto', or such by layer ({fc: max}), got {'relu1': 'msq'}, did you mean 'mse'?",
+        "`calibration_method` must hold one of 'max', 'percentile', 'mse', 'entropy', 'auto', got 'msq' for 'relu1', did you mean 'mse'?",
     ),
     "a list where one is meant": (
         "seed: [1, 2]",
@@ -190,7 +207,34 @@ BROKEN = {
 
 @pytest.mark.parametrize(("line", "sentence"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_file_is_answered_in_a_sentence(mine, line, sentence):
-    assert said_of(with_line(line)) == f"'mine.yaml': line 1: {sentence.replace('HERE', str(mine))}"
+    after = "\n  The names in `activations` are not checked before this is right" if line.startswith("network") else ""
+    assert said_of(with_line(line)) == f"'mine.yaml': line 1: {sentence.replace('HERE', str(mine))}{after}"
+
+
+def test_names_of_layers_are_checked_beside_other_mistakes_and_once_data_were_seen(mine):
+    lines = "choices: {activations: [80]}\npinned: {rleu1: 8}\ntarget: npu.yaml\n"
+    said = said_of(RIGHT + lines)
+    assert said.startswith("'mine.yaml' has 3 mistakes:\n  line 5: `choices` must hold")
+    assert "\n  line 6: `pinned` must be about points of the network: pinned['rleu1'] matches no point, did you" in said
+    assert "The names in `choices`, `pinned` are not checked before" in said_of(
+        RIGHT.replace("[ReLU]", "[ReLu]") + lines
+    )
+    both = {"pinned": "{fc1.inptu: 8}", "tied": "[residal]", "inputs": "Linear"}
+    (mine / "mine.yaml").write_text(RIGHT)
+    with pytest.raises(ConfigError) as error:
+        calibrated(read_config("mine.yaml", both))
+    assert [one.partition(" must")[0] for one in error.value.mistakes] == ["--pinned: `pinned`", "--tied: `tied`"]
+
+
+def test_the_nearest_function_is_looked_for_among_those_that_the_network_calls(mine):
+    assert "got 'lnear', which is no function of torch, nor a name of a call, did you mean 'linear'?" in said_of(
+        RIGHT + "functions: [lnear]"
+    )
+
+
+def test_a_whole_number_may_be_written_as_a_float(mine):
+    read = read_config("mine.yaml", {"max_evaluations": "1e3", "seed": "2.0"})
+    assert (read.config.max_evaluations, read.config.seed) == (1000, 2) and type(read.config.seed) is int
 
 
 @pytest.mark.parametrize(
@@ -229,7 +273,10 @@ def with_line(line):
             "min_accuracy: 0.9\nmax_drop: 0.1",
             "line 2: `max_drop` must not be given beside `min_accuracy`: it is the same, counted from the float network",
         ),
-        ("network: null", "`network` is missing: package.module:factory that gives the float network, trained"),
+        (
+            "network: null",
+            "`network` is missing: package.module:factory that gives the float network, trained\n  The names in `activations` are not checked before this is right",
+        ),
     ],
 )
 def test_what_stands_twice_and_what_contradicts_itself_is_said(mine, lines, sentence):

@@ -156,6 +156,13 @@ def test_data_that_gives_nothing_is_refused(tmp_path):
     wrapped = calibrated(nn.Sequential(nn.Linear(4, 2)), torch.randn(3, 4))
     with pytest.raises(DataError, match="`data` must hold at least one batch"):
         qx.export_onnx(wrapped, tmp_path / "m.onnx", data=[])
+    with pytest.raises(
+        DataError, match=r"m.onnx' stays, and its manifest: .* but was not compared to the end"
+    ) as error:
+        qx.export_onnx(
+            wrapped, tmp_path / "m.onnx", data=[torch.randn(3, 4)], unpack=lambda batch: (batch[:, :3], None)
+        )
+    assert (tmp_path / "m.onnx").is_file() and isinstance(error.value.__cause__, DataError)
 
 
 def test_missing_package_is_named_with_the_command_that_installs_it(model, tmp_path, monkeypatch):

@@ -179,6 +179,9 @@ def test_limits_that_no_point_meets_name_the_best_on_offer():
 
     with pytest.raises(FrontError, match=r"min_accuracy=0.99; the best that this front offers is accuracy 0.94"):
         front.cheapest(min_accuracy=0.99)
+    rounded = front_of([(0.9688888888888889, 10)])
+    with pytest.raises(FrontError, match=r"offers is accuracy 0.9688 \(point 0\)"):  # 0.9689 would not be met
+        rounded.cheapest(min_accuracy=0.97)
     with pytest.raises(
         FrontError, match=r"total_bits of 5 or less; the least that this front offers is 10 \(point 0\)"
     ):
@@ -290,11 +293,11 @@ def test_equals_are_decided_by_the_other_objectives():
         (lambda front: front.cheapest(cost="bops"), "cost must be among 'total_bits', 'model_bytes', got 'bops'"),
         (lambda front: front.cost("bops"), "got 'bops'"),
         (lambda front: front.nondominated(["bops"]), "must be among 'accuracy', 'total_bits', 'model_bytes'"),
-        (lambda front: front.most_accurate(limits={"bops": 3}), "limits must be among"),
+        (lambda front: front.most_accurate(limits={"model_byte": 3}), "limits must be .* did you mean 'model_bytes'"),
         (lambda front: front.most_accurate(limits={"model_bytes": "few"}), "limit of model_bytes must be a finite"),
         (lambda front: front.most_accurate(limits={"model_bytes": 100}), r"the least .* is 500 \(point 1\)"),
         (lambda front: front.most_accurate(10, limits={"model_bytes": 600}), "though each alone is met"),
-        (lambda front: front.cheapest(0.92, limits={"model_bytes": 600}), "within these limits is accuracy 0.9 "),
+        (lambda front: front.cheapest(0.92, limits={"model_bytes": 600}), "within these limits is accuracy 0.9000 "),
     ],
 )
 def test_what_cannot_be_picked_is_explained(pick, message):

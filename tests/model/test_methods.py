@@ -126,7 +126,7 @@ def test_options_count_at_points_that_data_is_yet_to_find_and_a_keyword_of_none_
     ("options", "message"),
     [
         ({"method": {"act": "minmax"}}, r"method\['act'\] must be one of 'max', .*'auto', got 'minmax'"),
-        ({"method": {"atc": "mse"}}, r"method\['atc'\] matches no point. There are:\n  first "),
+        ({"method": {"atc": "mse"}}, r"method\['atc'\] matches no point, did you mean 'act'\?$"),
         (
             {"method": {"weights": "mse"}},
             r"method\['weights'\] matches no point.*add.input \(function, operand of add\)$",

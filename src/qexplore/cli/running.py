@@ -181,7 +181,8 @@ def _tell(ctx: click.Context, exploration: Exploration, study: Path, read: ReadC
     """Print the result, write the page, and leave with the code of what ended it."""
     page = None if read.config.page is None else write_page([study], Path(read.config.page))
     facts = {**exploration_facts(exploration), "study": study, "page": page}
-    say(exploration, facts, as_json=as_json)
+    told = [str(exploration), *([] if page is None else [f"\nwritten: {page}"])]
+    say("\n".join(told), facts, as_json=as_json)
     code = _CODES.get(exploration.stopped_by, 0)
     if code:
         click.echo(f"Stopped by {exploration.stopped_by}. Go on with: qexplore resume {study}", err=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from qexplore._references import did_you_mean
 from qexplore.errors import ConfigError, FrontError, StudyError
 
 if TYPE_CHECKING:
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
 
 _SQLITE = b"SQLite format 3\x00"
 _ENDINGS = (".db", ".sqlite", ".sqlite3")
+_FLAGS = {
+    r"^Front\.\w+: ": "",
+    r"\bmin_accuracy=": "--accuracy ",
+    r"\bknee\(\), cheapest\(\) or most_accurate\(\)": "--knee, --accuracy or --cost",
+}
+"""What picks a point, by how Python says it."""
 
 
 def is_study(path: Path) -> bool:
@@ -80,25 +88,38 @@ def picked(
     asked = [accuracy is not None or bool(limits), knee, index is not None, point is not None]
     if sum(asked) != 1:
         raise click.UsageError("pick a point by --accuracy, --cost or both, or by --knee, or by --index, or by --point")
-    if knee:
-        return front.knee()
-    if point is not None:
-        return front.find(point)
-    if index is not None:
-        try:
-            return front[index]
-        except IndexError as error:
-            raise FrontError(str(error)) from error
     most = dict(_limit(front, one) for one in limits)
-    return front.most_accurate(limits=most) if accuracy is None else front.cheapest(accuracy, limits=most)
+    try:
+        if knee:
+            return front.knee()
+        if point is not None:
+            return front.find(point)
+        if index is not None:
+            return front[index]
+        return front.most_accurate(limits=most) if accuracy is None else front.cheapest(accuracy, limits=most)
+    except (FrontError, IndexError) as error:
+        raise FrontError(_in_flags(str(error))) from error
+
+
+def _in_flags(text: str) -> str:
+    """What a front says of a pick, in the words of the command line."""
+    for python, flag in _FLAGS.items():
+        text = re.sub(python, flag, text)
+    return text
 
 
 def _limit(front: Front, text: str) -> tuple[str, float]:
     name, _, most = text.rpartition("=")
     try:
-        return name or front.cost_names[0], float(most)
+        limit = name or front.cost_names[0], float(most)
     except ValueError as error:
         raise click.UsageError(f"--cost must be a number or NAME=NUMBER, got '{text}'") from error
+    if limit[0] not in front.cost_names:
+        near = did_you_mean(name, list(front.cost_names))
+        raise FrontError(
+            f"--cost must name one of this front's costs, {', '.join(front.cost_names)}, got '{name}'{near}"
+        )
+    return limit
 
 
 def set_widths(model: QuantizedModel, source: Path, picks: dict[str, Any]) -> str:

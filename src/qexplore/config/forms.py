@@ -24,6 +24,9 @@ class Form:
         known: words among which the nearest right spelling is looked for; loaded on use.
         many: whether the field takes a sequence; one value alone is a sequence of one.
         metavar: what stands for the value in the help of a flag.
+        held: what a value holds, each with the name that it stands behind, "" for none; nothing of what holds nothing.
+        each: what that must be, so that the part which is not is named.
+        taken: a value that fits as a `Config` holds it.
     """
 
     words: str
@@ -31,21 +34,34 @@ class Form:
     known: Known = tuple
     many: bool = False
     metavar: str = "VALUE"
+    held: Callable[[Any], Sequence[tuple[str, Any]]] = lambda value: ()
+    each: Form | None = None
+    taken: Callable[[Any], Any] = lambda value: value
 
     def mistakes(self, value: Any) -> list[str]:
         """What is wrong with ``value``, a sentence each, without the name of the field."""
         if not self.many:
-            return [] if self.fits(value) else [f"must be {self.words}, got {shown(value)}{self._near(value)}"]
+            whole = [f"must be {self.words}, got {shown(value)}{self._near(value)}"]
+            return [] if self.fits(value) else self._mistakes_within(value) or whole
         parts = self.shaped(value)
         if not parts:
             return [f"must hold at least one of {self.words}, got {shown(value)}"]
         wrong = [part for part in parts if not self.fits(part)]
         return [f"must hold {self.words}, got {shown(part)}{self._near(part)}" for part in wrong]
 
+    def _mistakes_within(self, value: Any) -> list[str]:
+        each = self.each
+        wrong = [] if each is None else [(name, part) for name, part in self.held(value) if not each.fits(part)]
+        return [
+            f"must hold {each.words}, got {shown(part)}{f' for {name!r}' if name else ''}{each._near(part)}"
+            for name, part in wrong
+            if each is not None
+        ]
+
     def shaped(self, value: Any) -> Any:
-        """``value`` as a `Config` holds it."""
+        """``value``, which fits, as a `Config` holds it."""
         if not self.many:
-            return value
+            return self.taken(value)
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
     @property
@@ -84,7 +100,11 @@ def is_reference(value: Any) -> bool:
 
 def whole(low: int) -> Form:
     """Whole numbers of at least ``low``."""
-    return Form(f"an int of at least {low}", lambda value: is_whole(value) and value >= low, metavar="N")
+    return Form(f"an int of at least {low}", lambda value: _is_whole(value) and value >= low, metavar="N", taken=int)
+
+
+def _is_whole(value: Any) -> bool:
+    return is_whole(value) or (isinstance(value, float) and value.is_integer())  # YAML reads 1e3 as a float
 
 
 def number(low: float | None = None, above: float | None = None) -> Form:
@@ -100,14 +120,18 @@ def number(low: float | None = None, above: float | None = None) -> Form:
 
 
 def one_of(
-    known: Known, more: str = "", fits: Callable[[Any], bool] = lambda value: False, metavar: str = "NAME"
+    known: Known,
+    more: str = "",
+    fits: Callable[[Any], bool] = lambda value: False,
+    metavar: str = "NAME",
+    each: Form | None = None,
 ) -> Form:
     """One of some words, or ``more``, which ``fits``."""
 
     def is_known(value: Any) -> bool:
         return fits(value) or (isinstance(value, (str, bool)) and value in known())
 
-    return Listed(more, is_known, known, metavar=metavar)
+    return Listed(more, is_known, known, metavar=metavar, held=_entries, each=each)
 
 
 def words(*known: str | bool) -> Form:
@@ -118,7 +142,8 @@ def words(*known: str | bool) -> Form:
 def by_layer(*known: str) -> Form:
     """One of these, or one for each of some layers."""
     each = _by_selector(known.__contains__)
-    return one_of(lambda: known, f", or such by layer ({{fc: {known[0]}}})", each, "|".join(known))
+    one = Form(f"one of {', '.join(map(repr, known))}", known.__contains__, lambda: known)
+    return one_of(lambda: known, f", or such by layer ({{fc: {known[0]}}})", each, "|".join(known), one)
 
 
 @dataclass(frozen=True)
@@ -127,7 +152,8 @@ class Listed(Form):
 
     def mistakes(self, value: Any) -> list[str]:
         """As those of a `Form`."""
-        return Form(f"one of {self._listed(_as_yaml)}{self.words}", self.fits, self._texts, self.many).mistakes(value)
+        words = f"one of {self._listed(_as_yaml)}{self.words}"
+        return Form(words, self.fits, self._texts, self.many, held=self.held, each=self.each).mistakes(value)
 
     @property
     def told(self) -> str:
@@ -158,6 +184,16 @@ def _by_selector(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
         and bool(value)
         and all(isinstance(key, str) and fits(one) for key, one in value.items())
     )
+
+
+def _entries(value: Any) -> list[tuple[str, Any]]:
+    return [(str(name), part) for name, part in value.items()] if isinstance(value, Mapping) else []
+
+
+def _listed_entries(value: Any) -> list[tuple[str, Any]]:
+    """What lists hold, of a list alone too."""
+    lists = _entries(value) or [("", value)]
+    return [(name, part) for name, parts in lists if isinstance(parts, (list, tuple)) for part in parts]
 
 
 def _formats() -> list[str]:
@@ -244,14 +280,21 @@ COSTS = Listed(
     many=True,
     metavar="NAME,...",
 )
-LIMITS = Form("the most of costs by name, such as {model_bytes: 65536}", _by_selector(is_number))
+LIMITS = Form(
+    "the most of costs by name, such as {model_bytes: 65536}",
+    _by_selector(is_number),
+    held=_entries,
+    each=Form("numbers", is_number),
+)
 CHOICE = Form(_A_CHOICE, _is_choice, _formats)
 CHOICES = Form(
     "a list of choices ([2, 4, 8, E4M3]), or such lists by layer ({weights: [4, 8]})",
     lambda value: _are_choices(value) or _by_selector(_are_choices)(value),
     _formats,
+    held=_listed_entries,
+    each=CHOICE,
 )
-PINNED = Form("a choice by layer, such as {conv1: 8}", _by_selector(_is_choice), _formats)
+PINNED = Form("a choice by layer, such as {conv1: 8}", _by_selector(_is_choice), _formats, held=_entries, each=CHOICE)
 TIED = Form("a list of groups of layers", lambda value: isinstance(value, (str, list, tuple)) and bool(value))
 
 

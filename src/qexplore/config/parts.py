@@ -19,13 +19,15 @@ from qexplore.config.selection import calls, refers, selection
 from qexplore.cost import CostTable
 from qexplore.errors import ConfigError, QExploreError
 from qexplore.metrics import as_metric, topk_accuracy
-from qexplore.model import Scheme, scheme
+from qexplore.model import Scheme, functions_called, scheme
 from qexplore.predicates import Predicate
+from qexplore.search import read_target
 
 Note = Callable[[str, str], None]
 """Takes the field of a mistake, and its sentence."""
 
 LOADERS = ("calibration_loader", "search_loader", "report_loader")
+SELECTIONS = ("activations", "weights", "inputs", "functions")
 
 
 class Parts:
@@ -62,6 +64,7 @@ class Parts:
         self.functions = self._predicate("functions", given)
         self.scheme: Any = self._scheme(given)
         self.costs = tuple(self._costs(given.get("costs", ("total_bits",))))
+        self._check_target(given)
 
     def _fail(self, field: str, text: str, error: BaseException | None = None) -> None:
         self.first_error = self.first_error or error
@@ -125,7 +128,14 @@ class Parts:
         if None in found.values():
             return None
         wrong = partial(self._fail, field)
-        return calls(words, found, wrong) if field == "functions" else selection(words, self.network, found, wrong)
+        if field == "functions":
+            return calls(words, found, wrong, self._called)
+        return selection(words, self.network, found, wrong)
+
+    def _called(self) -> list[str]:
+        """Names of functions that the network calls; none where that cannot be seen."""
+        loaders = [loader for loader in self.loaders.values() if loader is not None]
+        return functions_called(self.network, loaders[0], self.unpack) if loaders else []
 
     def _scheme(self, given: Mapping[str, Any]) -> Scheme | None:
         name = given.get("scheme")
@@ -149,6 +159,14 @@ class Parts:
         except QExploreError as error:
             self._fail("costs", f"must name a cost table that can be read, got {path!r}: {error}", error)
             return None
+
+    def _check_target(self, given: Mapping[str, Any]) -> None:
+        path = given.get("target")
+        try:
+            if path is not None:
+                read_target(path)
+        except QExploreError as error:
+            self._fail("target", f"must name a file of a target, got {path!r}: {error}", error)
 
 
 def metric_called(name: str) -> Any:

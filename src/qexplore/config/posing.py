@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from qexplore.config.layers import unknown_layers
 from qexplore.config.reading import ReadConfig
 from qexplore.distributed import RayWorkers
 from qexplore.model import QuantizedModel
@@ -41,6 +42,7 @@ def calibrated(read: ReadConfig, *, progress: bool | None = None) -> QuantizedMo
     """The network, wrapped, with ranges from the calibration data.
 
     Raises:
+        ConfigError: rules for layers that the network has not.
         QExploreError: as `QuantizedModel` and its ``calibrate``.
     """
     config, parts = read.config, read.parts
@@ -62,6 +64,10 @@ def calibrated(read: ReadConfig, *, progress: bool | None = None) -> QuantizedMo
         unpack=parts.unpack,
         progress=progress,
     )
+    unknown = list(unknown_layers(config.given, model))
+    if unknown:
+        model.detach()
+        raise read.error(unknown)
     return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from qexplore._references import did_you_mean
 from qexplore._yaml import Document, read_yaml
 from qexplore.config.config import Config, described, mistakes_of
 from qexplore.config.forms import CHOICE, shown
-from qexplore.config.parts import Parts
+from qexplore.config.layers import LAYER_FIELDS, layers_named, unknown_layers_at_first
+from qexplore.config.parts import SELECTIONS, Parts
 from qexplore.errors import ConfigError
 
 _FIRST, _LAST = 0, 10**9
@@ -26,17 +27,20 @@ class ReadConfig:
         config: the fields.
         parts: network, data and functions that they name, made.
         name: of the file, without its ending; the study is called so.
+        error: the one that names mistakes which are seen later, each a field and a sentence, with their lines.
     """
 
     config: Config
     parts: Parts
     name: str
+    error: Callable[[Iterable[tuple[str, str]]], ConfigError]
 
 
 @dataclass
 class _Source:
     """Where values come from, and what is wrong with them."""
 
+    file: Path
     document: Document
     flags: Mapping[str, str]
     values: dict[str, Any]
@@ -51,6 +55,13 @@ class _Source:
             self.mistakes.append((line, f"line {line}: `{field}` {text}"))
         else:
             self.mistakes.append((_LAST - 1, f"`{field}` {text}"))
+
+    def error(self, more: Iterable[tuple[str, str]] = (), unchecked: Sequence[str] = ()) -> ConfigError:
+        """The error that names all mistakes, and ``more``."""
+        for field, text in more:
+            self.note(field, text)
+        texts = [text for _, text in sorted(self.mistakes, key=lambda one: one[0])]
+        return ConfigError.of(f"'{self.file}'", texts, unchecked)
 
 
 def flag_of(field: str) -> str:
@@ -69,17 +80,28 @@ def read_config(path: str | os.PathLike[str], flags: Mapping[str, str] | None = 
         ConfigError: names every mistake with its line, the value, what is allowed and the nearest right spelling.
     """
     file = Path(path)
-    source = _Source(_document(file), flags or {}, {}, [])
+    source = _Source(file, _document(file), flags or {}, {}, [])
     _take_over(source)
     for field, text in mistakes_of(source.values):
         source.note(field, text)
     wrong = {field for field, _ in mistakes_of(source.values)}
-    right = {name: value for name, value in source.values.items() if name not in wrong and value is not None}
-    parts = Parts(right, source.note)
+    said = {name: value for name, value in source.values.items() if value is not None}
+    forms = {one.name: one.form for one in described()}
+    parts = Parts({name: forms[name].shaped(value) for name, value in said.items() if name not in wrong}, source.note)
+    unchecked = _unchecked(parts, said, wrong)
+    for field, text in () if unchecked else unknown_layers_at_first(said, parts):
+        source.note(field, text)
     if source.mistakes:
-        texts = [text for _, text in sorted(source.mistakes, key=lambda one: one[0])]
-        raise ConfigError.of(f"'{file}'", texts) from parts.first_error
-    return ReadConfig(Config(**_defaulted(source.values)), parts, file.stem)
+        raise source.error(unchecked=unchecked) from parts.first_error
+    return ReadConfig(Config(**_defaulted(source.values)), parts, file.stem, source.error)
+
+
+def _unchecked(parts: Parts, said: Mapping[str, Any], wrong: Collection[str]) -> list[str]:
+    """Fields that name what is in the network and that cannot be held against it."""
+    selections = [name for name in SELECTIONS if name in said]
+    lacking = [name for name in selections if getattr(parts, name) is None]
+    beyond = [name for name in lacking if parts.network is None and name not in wrong]
+    return [*beyond, *(name for name in LAYER_FIELDS if lacking and layers_named(name, said.get(name)))]
 
 
 def _document(file: Path) -> Document:

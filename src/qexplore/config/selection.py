@@ -49,7 +49,12 @@ def selection(
     return _joined({word: _meant(word, network, found, wrong) for word in words}, predicates.leaves)
 
 
-def calls(words: Sequence[str], found: Mapping[str, Any], wrong: Callable[[str], None]) -> Predicate | None:
+def calls(
+    words: Sequence[str],
+    found: Mapping[str, Any],
+    wrong: Callable[[str], None],
+    made: Callable[[], list[str]] = list,
+) -> Predicate | None:
     """Calls of functions that one of ``words`` means, without those that one with ``~`` in front means.
 
     A word is a function of torch, ``operand of`` one for what its calls are given, a call's name or a glob over these,
@@ -59,11 +64,12 @@ def calls(words: Sequence[str], found: Mapping[str, Any], wrong: Callable[[str],
         words: as in a configuration.
         found: what references among the words refer to.
         wrong: told of every word that is none.
+        made: names of functions that the network calls, the first among which the nearest right spelling is looked for.
 
     Returns:
         None where a word is wrong.
     """
-    return _joined({word: _called(word, found, wrong) for word in words}, predicates.everything)
+    return _joined({word: _called(word, found, wrong, made) for word in words}, predicates.everything)
 
 
 def refers(word: str) -> bool:
@@ -85,7 +91,9 @@ def _joined(meant: Mapping[str, Predicate | None], otherwise: Predicate) -> Pred
     return chosen
 
 
-def _called(word: str, found: Mapping[str, Any], wrong: Callable[[str], None]) -> Predicate | None:
+def _called(
+    word: str, found: Mapping[str, Any], wrong: Callable[[str], None], made: Callable[[], list[str]]
+) -> Predicate | None:
     bare = word.lstrip("~ ")
     try:
         predicate = predicates.as_predicate(found[word]) if word in found else _of_calls(bare)
@@ -93,7 +101,8 @@ def _called(word: str, found: Mapping[str, Any], wrong: Callable[[str], None]) -
         wrong(f"must select calls of functions, got {word!r}: {error}")
         return None
     if predicate is None:
-        near = did_you_mean(bare.removeprefix(_OPERAND), [one for one in (*dir(torch), *dir(F)) if one[0] != "_"])
+        asked, of_torch = bare.removeprefix(_OPERAND), [one for one in (*dir(torch), *dir(F)) if one[0] != "_"]
+        near = did_you_mean(asked, made()) or did_you_mean(asked, of_torch)
         wrong(
             f"must select calls of functions, got {word!r}, which is no function of torch, nor a name of a call{near}"
         )

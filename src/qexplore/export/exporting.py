@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from qexplore._onnx import Optimization, as_onnx, check_opset, save_onnx
 from qexplore._optional import import_optional
 from qexplore._random import isolated
 from qexplore._sizes import path_name
-from qexplore.errors import ExportError
+from qexplore.errors import ExportError, QExploreError
 from qexplore.export.custom_operators import call_operators
 from qexplore.export.manifest import save_manifest
 from qexplore.export.nodes import translations
@@ -75,7 +76,7 @@ def export_onnx(
         example_input: a tensor, a tuple of positional or a dict of keyword arguments; None takes what the model saw in
             its calibration.
         data: batches to compare the file, run by onnxruntime, with the model on; None does not compare. A file for
-            TensorRT is compared with the model as changed for it, and with ``model``.
+            TensorRT is compared with the model as changed for it, and with ``model``. Where that fails the file stays.
         opset: of the file; None takes 21. Widths above 8 and 4-bit storage need 21, float8 needs 19.
         target: whose rules the file keeps to. ``"onnxruntime"`` computes what the model computes, at every optimisation
             level. ``"tensorrt"`` has int8, float8 and int4 weights, signed and without zero points, and widens what is
@@ -118,7 +119,10 @@ def export_onnx(
     compared = [written] if written is model else [written, model]
     found: tuple[Parity, ...] = ()
     if data is not None:
-        found = compare_each(compared, path, data, optimization=level, unpack=unpack, progress=progress, output=output)
+        with _file_stays(path):
+            found = compare_each(
+                compared, path, data, optimization=level, unpack=unpack, progress=progress, output=output
+            )
     return ExportReport(
         path=Path(path),
         manifest=manifest,
@@ -133,6 +137,18 @@ def export_onnx(
         left_out=left_out,
         float_operands=float_operands(path),
     )
+
+
+@contextmanager
+def _file_stays(path: str | Path) -> Iterator[None]:
+    """Have an error of the comparison say what becomes of the file."""
+    try:
+        yield
+    except QExploreError as error:
+        raise type(error)(
+            f"{str(error).rstrip('.')}. '{path}' stays, and its manifest: it is valid ONNX, but was not compared to "
+            "the end, so nothing shows that it computes what the model does"
+        ) from error
 
 
 def _checked_example(model: QuantizedModel, example_input: Any, chosen: Output | None) -> tuple[Any, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from qexplore._arguments import is_number
 from qexplore._choices import FLOAT_FORMATS, MAX_NUM_BITS
 from qexplore._coverage import Coverage
 from qexplore._fingerprint import Fingerprint
+from qexplore._references import did_you_mean
 from qexplore.errors import FrontError
 
 _KNOWN_CODES = [*range(MAX_NUM_BITS + 1), *(known.code for known in FLOAT_FORMATS)]
@@ -125,8 +126,11 @@ def checked_reference_point(value: Any, cost_names: tuple[str, ...]) -> npt.NDAr
 
 def check_known_names(owner: str, wanted: Sequence[str], known: Sequence[str]) -> None:
     """FrontError unless every one of `wanted`, at least one, is among `known`."""
-    if not wanted or not set(wanted) <= set(known):
-        raise FrontError(f"{owner} must be among {', '.join(map(repr, known))}, got {', '.join(map(repr, wanted))}.")
+    unknown = [name for name in wanted if name not in known]
+    if not wanted or unknown:
+        near = did_you_mean(str(unknown[0]), list(known)) if unknown else ""
+        got = ", ".join(map(repr, wanted))
+        raise FrontError(f"{owner} must be among {', '.join(map(repr, known))}, got {got}{near or '.'}")
 
 
 def require_total_bits(owner: str, cost_names: Sequence[str]) -> None:

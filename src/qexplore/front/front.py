@@ -24,6 +24,7 @@ from qexplore.front import checks, difference, file, picking, savings, table
 from qexplore.front.arrays import FloatArray, FrontArrays
 from qexplore.front.difference import FrontDifference
 from qexplore.front.point import BitsSaved, FrontPoint
+from qexplore.front.words import reached_text
 
 _FIELDS = tuple(field.name for field in fields(FrontArrays))
 
@@ -129,8 +130,8 @@ class Front(Framed, FrontArrays):
             where = " within these limits" if limits else ""
             raise FrontError(
                 f"Front.cheapest: no point meets min_accuracy={min_accuracy}; the best that this front offers{where} "
-                f"is {self.metric_name} {best.accuracy} (point {best.index}). Ask for less, or explore with wider "
-                f"limits."
+                f"is {self.metric_name} {reached_text(best.accuracy, self.higher_is_better)} (point "
+                f"{best.index}). Ask for less, or explore with wider limits."
             )
         return self[picking.cheapest_row(self._gain[rows], self.costs[rows], column, rows)]
 

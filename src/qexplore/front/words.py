@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,13 @@ _NAMED_WIDTHS = 8  # a line names the choice at each point up to this many point
 def score_text(value: float) -> str:
     """A score with four decimals; a small one, such as a squared error, with four significant digits."""
     return f"{value:.4f}" if value == 0 or abs(value) >= 0.01 else f"{value:.4g}"
+
+
+def reached_text(value: float, higher_is_better: bool) -> str:
+    """A score that can be asked for: as `score_text`, rounded to the side on which ``value`` meets it."""
+    exact = Decimal(repr(float(value)))
+    places = 4 if value == 0 or abs(value) >= 0.01 else 3 - exact.adjusted()
+    return f"{exact.quantize(Decimal(1).scaleb(-places), ROUND_FLOOR if higher_is_better else ROUND_CEILING):f}"
 
 
 def cost_text(value: float) -> str:

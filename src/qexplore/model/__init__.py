@@ -20,6 +20,7 @@ from qexplore.model.calls import CallNames
 from qexplore.model.examples import Example, count_samples
 from qexplore.model.fingerprint import Brought, fingerprint_of, layers_of, require_same_model, structure_of, weights_of
 from qexplore.model.frames import aside, entered
+from qexplore.model.function_names import functions_called
 from qexplore.model.hooks import (
     calls_heard_by,
     comes_last,

@@ -118,8 +118,8 @@ class QuantizedModel(WrappedNetwork):
         Raises:
             DataError: the loader is empty or missing, a batch cannot be unpacked, ``num_batches`` is no positive int.
             CalibrationError: NaN or infinity at a point, an unknown method, or a selector that means no such point.
-            SelectionError: a selected module is called by no batch, or gives no floating tensor; ``quantize_input`` names an
-                input that is not there.
+            SelectionError: a selected module is called by no batch, or gives no floating tensor; ``quantize_input``
+                names an input that is not there.
         """
         checked_keywords(QuantizedModel.calibrate, method_options, None, beside=known_options())
         self._attached()

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from qexplore._functions import function_called
+from qexplore._references import did_you_mean
 from qexplore.errors import ProblemError, QExploreError, SelectionError
 from qexplore.model.input_points import bare_name
 from qexplore.model.points import QuantizationPoint, call_name
@@ -89,15 +90,16 @@ class PointModules:
         points, modules = tuple(self.points[index] for index in kept), tuple(self.modules[index] for index in kept)
         return PointModules(points, modules, tuple(self.names[index] for index in kept), error)
 
-    def select(self, selector: Selector, rule: str) -> tuple[int, ...]:
+    def select(self, selector: Selector, rule: str, words: Iterable[str] = ()) -> tuple[int, ...]:
         """Indices of the points that ``selector`` means.
 
         Raises:
-            QExploreError: none, or something that is no selector, as ``error``; ``rule`` is how the message calls it.
+            QExploreError: none, or something that is no selector, as ``error``; ``rule`` is how the message calls it,
+                and ``words`` might have stood there too.
         """
         found = tuple(index for index in range(len(self.points)) if self._is_meant(index, selector, rule))
         if not found:
-            raise self.error(f"{rule} matches no point. There are:\n{self._listing()}")
+            raise self.error(f"{rule} matches no point{self._near(selector, words) or self._listing()}")
         return found
 
     def named(self, indices: Iterable[int]) -> str:
@@ -129,7 +131,15 @@ class PointModules:
             for point in self.points[:_LISTED]
         ]
         more = len(self.points) - len(lines)
-        return "\n".join([*lines, f"  ... and {more} more"] if more else lines)
+        return "\n".join([". There are:", *lines, *([f"  ... and {more} more"] if more else [])])
+
+    def _near(self, selector: Selector, words: Iterable[str]) -> str:
+        """The name or word that may be meant, at the end of a sentence."""
+        if not isinstance(selector, str) or selector in KINDS_OF_WORD:
+            return ""
+        there = {point.kind for point in self.points}
+        words = [*words, *(word for word, kinds in KINDS_OF_WORD.items() if not there.isdisjoint(kinds))]
+        return did_you_mean(selector, [*words, *(name for names in self.names for name in names)])
 
 
 def selector_text(selector: object) -> str:

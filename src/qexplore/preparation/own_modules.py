@@ -57,6 +57,9 @@ def give_own_modules(network: nn.Module, example_input: Any = None) -> OwnModule
         example_input: a tensor, a tuple of positional or a dict of keyword arguments, on which outputs before and after
             are compared. It also settles arguments that are no tensors; without it they have their defaults.
 
+    Returns:
+        What was done; its ``network`` is the copy.
+
     Raises:
         TraceError: `torch.fx` cannot trace the network, or it carries hooks that a graph would lose.
         ModelError: a network that cannot be copied, or whose outputs change.

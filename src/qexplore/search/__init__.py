@@ -13,3 +13,5 @@ from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.sensitivity import Lacking, SensitivityTable, sensitivity
 from qexplore.search.settings import ALGORITHMS, JUDGES, SearchSettings
 from qexplore.search.space import SearchSpace
+from qexplore.search.target import read_target
+from qexplore.search.ties import TIE_WORDS

@@ -77,7 +77,7 @@ def _selected(entry: Any, points: PointModules) -> tuple[int, ...]:
     if isinstance(entry, (list, tuple, set, frozenset)):
         chosen = {index for selector in entry for index in points.select(selector, _rule(selector))}
         return tuple(sorted(chosen))
-    return points.select(entry, _rule(entry))
+    return points.select(entry, _rule(entry), TIE_WORDS)
 
 
 def _rule(entry: Any) -> str:
@@ -128,3 +128,6 @@ _WORDS: dict[str, tuple[Callable[[QuantizedModel, PointModules], Iterator[tuple[
         + ", or ".join("/".join(names) for names in _QKV_NAMES),
     ),
 }
+
+TIE_WORDS = tuple(_WORDS)
+"""Words for groups that the network's structure gives."""
