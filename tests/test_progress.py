@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from networks import batches, digits
 from problems import Watched, search_loader, tiny_model, tiny_problem
 
 import qexplore as qx
@@ -80,7 +81,7 @@ def test_exploring_shows_evaluations_front_and_hypervolume_when_asked(capsys):
 def test_nothing_is_written_when_no_terminal_is_there(capsys):
     model = tiny_model()
     model.calibrate(search_loader())
-    qx.explore(tiny_problem(model=model), max_evaluations=5, seed=1, report_loader=search_loader())
+    qx.explore(tiny_problem(model=model), max_evaluations=5, seed=1, report_loader=batches(digits().report))
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
@@ -129,7 +130,11 @@ def test_a_bar_shows_whole_steps_where_work_is_done_in_parts_of_them(monkeypatch
 def test_verification_and_report_show_themselves_and_how_to_leave_them(capsys):
     slow = Watched(do=lambda scores: time.sleep(0.06) or scores, at=range(3, 200))
     qx.explore(
-        tiny_problem(slow, engine="direct"), max_evaluations=5, seed=1, progress=True, report_loader=search_loader()
+        tiny_problem(slow, engine="direct"),
+        max_evaluations=5,
+        seed=1,
+        progress=True,
+        report_loader=batches(digits().report),
     )
     shown = capsys.readouterr().err
     assert "verify the front (Ctrl-C leaves it unverified)" in shown

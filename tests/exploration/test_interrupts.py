@@ -229,6 +229,7 @@ def test_a_search_on_a_detached_model_is_refused_instead_of_blaming_the_accuracy
         explored(problem, max_evaluations=5)
 
 
+@pytest.mark.filterwarnings("ignore:All .* of the report set were searched on")
 def test_the_report_set_is_unpacked_as_the_search_set_is():
     numbered = [(number, *pair) for number, pair in enumerate(batches(digits().search))]
     problem = tiny_problem(loader=numbered, unpack=lambda batch: batch[1:])

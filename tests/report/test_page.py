@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from networks import batches, digits
 from problems import raising, search_loader, tiny_problem
 
 import qexplore as qx
@@ -29,7 +30,9 @@ HOSTILE = "a</script><script>alert(1)</script><!--&\u2028\ud800"
 @pytest.fixture(scope="module")
 def exploration():
     problem = tiny_problem(upper=8, min_accuracy=0.85)
-    return qx.explore(problem, max_evaluations=40, seed=1, progress=False, report_loader=search_loader(100)[:2])
+    return qx.explore(
+        problem, max_evaluations=40, seed=1, progress=False, report_loader=batches(digits().report, 100)[:2]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +155,7 @@ def test_what_limits_a_run_stands_on_the_page_of_its_study_as_on_its_own(tmp_pat
         max_evaluations=20,
         seed=1,
         progress=False,
-        report_loader=search_loader(100)[:2],
+        report_loader=batches(digits().report, 100)[:2],
         study=tmp_path / "a.db",
         callbacks=[lambda _: seen or seen.extend(page_record(tmp_path / "a.db").runs)],
     )

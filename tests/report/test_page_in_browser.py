@@ -10,6 +10,7 @@ import types
 
 import numpy as np
 import pytest
+from networks import batches, digits
 from problems import search_loader, tiny_model, tiny_problem
 
 import qexplore as qx
@@ -46,7 +47,9 @@ def driver(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exploration():
     problem = tiny_problem(upper=8, min_accuracy=0.85, costs=["total_bits", "activation_bytes"])
-    return qx.explore(problem, max_evaluations=40, seed=1, progress=False, report_loader=search_loader(100)[:2])
+    return qx.explore(
+        problem, max_evaluations=40, seed=1, progress=False, report_loader=batches(digits().report, 100)[:2]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """What a candidate has to meet, and requirements that nothing meets."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -159,6 +160,7 @@ def test_fit_gives_the_cheapest_point_that_is_accurate_enough(engine):
     assert model.num_bits.tolist() == [5, 6, 7]
 
 
+@pytest.mark.filterwarnings("ignore:All .* of the report set were searched on")
 def test_fit_gives_the_most_accurate_point_that_is_cheap_enough_and_reports_it():
     truth = list(tiny_problem(upper=6).measure(np.array(list(itertools.product(range(2, 7), repeat=3)))))
     point = qx.fit(
@@ -186,3 +188,17 @@ def test_fit_wants_one_goal(goals):
 def test_fit_without_an_end_is_refused():
     with pytest.raises(ProblemError, match="a search needs an end"):
         qx.fit(tiny_model(), search_loader(), max_drop=0.1, max_evaluations=None)
+
+
+def test_without_a_minimum_a_widest_candidate_clearly_worse_than_float_is_warned_of():
+    model = tiny_model()
+    model.activation_fake_quantizers["relu1"].amax = 0.01
+    with pytest.warns(
+        UserWarning, match=r"even the widest candidate \(8 bits\) has accuracy 0\.\d{4}, the float"
+    ) as told:
+        tiny_problem(model=model, upper=8)
+    assert "'relu1' costs most: alone at 8, all others in float, 0." in str(told[0].message)
+    with warnings.catch_warnings():  # a minimum says what is enough; two samples say nothing
+        warnings.simplefilter("error")
+        tiny_problem(model=model, upper=8, min_accuracy=0.01)
+        tiny_problem(model=model, upper=8, loader=[(x[:2], y[:2]) for x, y in search_loader()])

@@ -12,7 +12,7 @@ import qexplore as qx
 
 
 def report_set(start=0):
-    return [(digits().search.x[start : start + 150], digits().search.y[start : start + 150])]
+    return [(digits().train.x[start : start + 150], digits().train.y[start : start + 150])]
 
 
 def explored(path, seed, report_loader=None, max_evaluations=25, **options):

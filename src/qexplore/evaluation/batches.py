@@ -16,7 +16,18 @@ from qexplore._random import drawn_apart, isolated
 from qexplore._trees import leaves, map_tensors, num_bytes, tensors_of
 from qexplore.errors import DataError, EvaluationError
 from qexplore.evaluation.samples import Pair, Samples
-from qexplore.model import Loader, Placement, Unpack, bit_sum, no_batches, require_iterable, unpack_batch
+from qexplore.model import (
+    NO_MARKS,
+    Loader,
+    Marks,
+    Placement,
+    Unpack,
+    bit_sum,
+    no_batches,
+    require_iterable,
+    sample_marks,
+    unpack_batch,
+)
 
 _FALLBACK_BYTES = 2 * 2**30
 _SHARE_OF_FREE_MEMORY = 4
@@ -85,6 +96,8 @@ class EvaluationSet:
         self._ready: list[Pair] | None = None
         self._placement: Placement | None = None
         self._sums: list[tuple[int, ...]] = []
+        self.marks: Marks = NO_MARKS
+        """Of all samples, as `sample_marks` gives them."""
         self._read_first()
         if not isinstance(loader, Iterator):
             require_same_samples(loader, total(self._sums))
@@ -103,12 +116,14 @@ class EvaluationSet:
         require_iterable(_OWNER, self._loader)
         size, limit = 0, 0
         with isolated(_CPU):
-            held: list[tuple[int, ...]] = []
+            held, marks = list[tuple[int, ...]](), [NO_MARKS]
             for batch in drawn_apart(self._loader):
                 self._sums.append(_sums(batch))
+                pair = unpack_batch(batch, self._unpack)
+                marks.append(sample_marks(pair[0]))
                 if self._given is None:
                     continue
-                self._given.append(unpack_batch(batch, self._unpack))
+                self._given.append(pair)
                 held.append(_sums(self._given[-1]))
                 if len(self._given) == 1:
                     first = next(iter(tensors_of(self._given)), None)
@@ -118,6 +133,7 @@ class EvaluationSet:
                     self._given = None
         if not self._sums:
             raise no_batches(_OWNER)
+        self.marks = np.concatenate(marks)
         if self._given is not None and [_sums(pair) for pair in self._given] != held:
             raise DataError(_OVERWRITTEN)
 

@@ -94,6 +94,8 @@ class Exploration(Framed):
         judge: what decided between points that the search set cannot tell apart, and how many gave way by it.
         unverified: evaluations of points that could not be measured again, with their reasons; they are left out of the
             front, unless none could be.
+        shared_data: sentences on samples that one set has of another: of the report set those that were searched or
+            calibrated on, of which a warning tells too, of the search set those that were calibrated on.
         study: where all of it was written down, and how much of it was there before; empty for nowhere.
         workers: who measured what, and how busy they were; None where this process measured.
     """
@@ -125,6 +127,7 @@ class Exploration(Framed):
     num_samples: int = 0
     judge: str = ""
     study: str = ""
+    shared_data: tuple[str, ...] = ()
     workers: WorkersReport | None = field(default=None, repr=False)
     unverified: tuple[Evaluation, ...] = field(default=(), repr=False)
 
@@ -168,9 +171,9 @@ class Exploration(Framed):
     def notes(self) -> tuple[str, ...]:
         """Sentences that say what limits the result, the gravest first; none where nothing does.
 
-        An early end, a front that is not verified, failures, workers that differed, what was left out for want of
-        budget, what the ranges clip on the search set, and what the report set says of the scores. The page of a report
-        has them on top, of an exploration as of its study.
+        An early end, a front that is not verified, failures, workers that differed, sets of data that share samples,
+        what was left out for want of budget, what the ranges clip on the search set, and what the report set says of
+        the scores. The page of a report has them on top, of an exploration as of its study.
         """
         told = []
         if self.was_cut_short:
@@ -178,6 +181,7 @@ class Exploration(Framed):
         if self.failure_summary:
             told.append(f"Failures: {self.failure_summary}.")
         told += self.workers.notes if self.workers is not None else ()
+        told += self.shared_data
         if self.left_out:
             told.append(f"Left out for want of budget: {self.left_out}.")
         return (*told, *clipping_notes(self.clipping), *front_notes(self.front, self.optimism_interval))
@@ -263,6 +267,7 @@ class Exploration(Framed):
         left_out = f"\nleft out: {self.left_out}" if self.left_out else ""
         judge = f"\njudge: {self.judge}" if self.judge else ""
         study = f"\nstudy: {self.study}" if self.study else ""
+        shared = "".join(f"\n{one}" for one in self.shared_data)
         workers = "" if self.workers is None else f"\nworkers: {self.workers.summary}"
         told = (
             judge
@@ -276,5 +281,5 @@ class Exploration(Framed):
         return (
             f"{self.algorithm}, seed {self.seed}: {self._spent} in {self.seconds:.1f} s, stopped by {self.stopped_by}, "
             f"hypervolume {self._hypervolume_words}{failed}"
-            f"\nengine: {self.engine}\nearly stop: {self.early_stop}{told}{self._report_line()}\n{self.front}"
+            f"\nengine: {self.engine}\nearly stop: {self.early_stop}{told}{self._report_line()}{shared}\n{self.front}"
         )

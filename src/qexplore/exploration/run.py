@@ -10,6 +10,7 @@ from typing import Any
 
 from qexplore._arguments import nearest_keyword
 from qexplore._clock import Clock, own_clock
+from qexplore._warnings import warn
 from qexplore.distributed import RayWorkers, spread
 from qexplore.exploration.arguments import check_search, checked_initial
 from qexplore.exploration.budget import MAX_FAILURES, Budget
@@ -19,7 +20,7 @@ from qexplore.exploration.studying import StudyFile, Unrecorded, recorded
 from qexplore.exploration.termination import Terminated, Termination
 from qexplore.exploration.verification import Report, Reporter, Verification, chosen_by, verify, why_empty
 from qexplore.model import Candidates, Loader, Unpack
-from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings
+from qexplore.search import Goal, LayerwiseQuantizationProblem, SearchSettings, calibrated_words
 
 
 @nearest_keyword
@@ -212,6 +213,9 @@ def _searched(
     problem = recording.problem
     # Built before the search, so that a report set that does not work is not found out at its end.
     reporter = None if report_loader is None else Reporter(problem, report_loader, unpack, recording.around_report)
+    shared_data = "" if reporter is None else reporter.shared_data
+    if shared_data:
+        warn(f"{shared_data} Give report_loader= samples that neither calibration nor search has seen")
     to_report = 0.0 if reporter is None else reporter.float_seconds
     to_verify = (problem.direct.float_evaluation.seconds + to_report) * (1 + len(problem.further))
     termination = Termination()
@@ -274,4 +278,5 @@ def _searched(
         left_out=run.left_out,
         clipping=problem.clipping,
         judge=judge,
+        shared_data=tuple(filter(None, (shared_data, calibrated_words(problem.direct)))),
     )

@@ -22,6 +22,7 @@ from qexplore.search import (
     is_contradicted,
     judged,
     judged_words,
+    reported_words,
 )
 
 FloatArray = npt.NDArray[np.float64]
@@ -156,6 +157,7 @@ class Reporter:
         metrics = (problem.metric, *problem.further.metrics)
         if len(metrics) > 1:
             loader = reusable(loader)
+        self._searching = problem.direct
         self._searched_float = problem.direct.float_evaluation
         self._first, *self._further = (
             DirectEvaluator(
@@ -169,6 +171,11 @@ class Reporter:
     def float_accuracy(self) -> float:
         """The float network's score."""
         return self._first.float_evaluation.score
+
+    @property
+    def shared_data(self) -> str:
+        """A sentence on samples of the report set that were searched or calibrated on; empty where few or none were."""
+        return reported_words(self._first, self._searching)
 
     @property
     def num_floats(self) -> int:

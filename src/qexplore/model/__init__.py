@@ -57,6 +57,7 @@ from qexplore.model.layers import (
     ungrouped,
 )
 from qexplore.model.left_out import LeftOut
+from qexplore.model.marks import NO_MARKS, Marks, num_shared, sample_marks
 from qexplore.model.operands import calls_reading, operands_of
 from qexplore.model.passes import Pass, first_batch, no_batches, require_iterable, reusable
 from qexplore.model.plan import Plan, PlannedPoint

@@ -24,6 +24,7 @@ from qexplore.model.calibration import (
 )
 from qexplore.model.examples import Examples
 from qexplore.model.inputs import Placement, first_samples
+from qexplore.model.marks import NO_MARKS, Marks, sample_marks
 from qexplore.model.methods import AUTOMATIC, Methods, methods_text
 from qexplore.model.observation import CallCounter
 from qexplore.model.passes import Pass
@@ -150,6 +151,7 @@ def calibrate(
     )
     if count:  # last, for it is not undone
         note(collected.examples, collector.names)
+        model.calibrated_on = collected.marks
     return report
 
 
@@ -162,21 +164,24 @@ class _Collected:
         outputs: names of the points whose tensor is the network's output.
         example: inputs of the first batch; None without data.
         num_batches: how many there were.
+        marks: of the samples.
     """
 
     examples: Examples
     outputs: set[str]
     example: Any
     num_batches: int
+    marks: Marks
 
 
 def _collect(model: WrappedNetwork, batches: Pass | None, collector: RangeCollector) -> _Collected:
     survey = model.survey()
     if batches is None and model.activation_fake_quantizers:
         raise DataError("calibrating activations needs data: pass a loader, model.calibrate(loader)")
-    examples, outputs, example = Examples(model.watch), OutputWatcher(), None
+    examples, outputs, example, marks = Examples(model.watch), OutputWatcher(), None, [NO_MARKS]
     with measuring(Placement.of(model.model).device):
         for inputs, target in batches or ():
+            marks.append(sample_marks(inputs))
             survey.meet(inputs)
             model.settle(survey)
             if example is None:
@@ -189,7 +194,8 @@ def _collect(model: WrappedNetwork, batches: Pass | None, collector: RangeCollec
         if batches is not None:
             model.settle(survey, to_the_end=True)
             examples.rename(collector.follow(model.activation_fake_quantizers))
-    return _Collected(examples, outputs.names, example, 0 if batches is None else batches.num_done)
+    num_batches = 0 if batches is None else batches.num_done
+    return _Collected(examples, outputs.names, example, num_batches, np.concatenate(marks))
 
 
 def weight_row(point: WeightPoint, quantizer: TensorQuantizer, method: str) -> PointRange:

@@ -23,6 +23,7 @@ from qexplore.model.following import follow, home_of
 from qexplore.model.hooks import Hooks, calls_heard_by
 from qexplore.model.input_points import INPUT, ArgumentNames, checked_selection
 from qexplore.model.inputs import Placement, call
+from qexplore.model.marks import NO_MARKS, Marks
 from qexplore.model.observation import CallCounter, activation_point, all_of
 from qexplore.model.pickling import make_picklable
 from qexplore.model.point_hook import Listener, Outputs
@@ -118,6 +119,8 @@ class WrappedNetwork(DataPoints):
         }
         self._observed: CallCounter | None = None
         self._examples: tuple[Example, ...] = ()
+        self.calibrated_on: Marks = NO_MARKS
+        """Marks of the samples that the last calibration saw; none where ranges came from elsewhere."""
         self._dropped_input: TensorQuantizer | None = None
         self._left_float: dict[str, str] = {}
         self._hooks: Hooks | None = Hooks()

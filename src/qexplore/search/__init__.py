@@ -12,6 +12,7 @@ from qexplore.search.judge import Contest, contradiction_words, is_contradicted,
 from qexplore.search.problem import LayerwiseQuantizationProblem
 from qexplore.search.sensitivity import Lacking, SensitivityTable, sensitivity
 from qexplore.search.settings import ALGORITHMS, JUDGES, SearchSettings
+from qexplore.search.shared_data import calibrated_words, reported_words
 from qexplore.search.space import SearchSpace
 from qexplore.search.target import read_target
 from qexplore.search.ties import TIE_WORDS

@@ -12,6 +12,7 @@ from qexplore.evaluation import Clipping, clipping_text
 from qexplore.front import FurtherMetric
 from qexplore.model import Plan
 from qexplore.search.control import ChoicePlan
+from qexplore.search.shared_data import calibrated_words
 
 if TYPE_CHECKING:
     from qexplore.search.problem import LayerwiseQuantizationProblem
@@ -38,6 +39,7 @@ class Description(Tabular):
         arithmetic: what it is measured in: ``"full float32, deterministic"``, or the settings of torch that it follows,
             and the operations that may differ from run to run.
         divergence: what tells how far a candidate's outputs are from the float network's, or why nothing does.
+        shared_data: which samples of the search set were calibrated on too; empty where few or none were.
         output: which of several outputs of the network is judged; empty where none was chosen.
     """
 
@@ -57,6 +59,7 @@ class Description(Tabular):
     divergence: str = ""
     output: str = ""
     better: str = "higher"
+    shared_data: str = ""
 
     @classmethod
     def of(cls, problem: LayerwiseQuantizationProblem) -> Description:
@@ -80,6 +83,7 @@ class Description(Tabular):
             f"none: {evaluator.divergence_gap}" if told is None or evaluator.divergence_gap else told.name,
             str(getattr(problem.metric, "output", None) or ""),
             problem.metric.better,
+            calibrated_words(direct),
         )
 
     def __str__(self) -> str:
@@ -96,10 +100,11 @@ class Description(Tabular):
         lacking = "".join(f"{name} lacks something: {gap}\n" for name, gap in self.gaps.items())
         told = f"\ndivergence from the float network: {self.divergence}" if self.divergence else ""
         arithmetic = f"\narithmetic: {self.arithmetic}" if self.arithmetic else ""
+        shared = f"\n{self.shared_data}" if self.shared_data else ""
         judged = f" of output {self.output}" if self.output else ""
         return (
             f"{self.plan}\n\n{self.choices}\n\nsearched: {self.metric_name}{judged} "
             f"({self.better} is better) against {', '.join(self.costs)}\n"
             f"required: {required or 'nothing'}\n{lacking}{idle}{clipped}"
-            f"engine: {self.engine}\nearly stop: {self.early_stop}{told}{arithmetic}"
+            f"engine: {self.engine}\nearly stop: {self.early_stop}{told}{arithmetic}{shared}"
         )
