@@ -45,6 +45,7 @@ NAMES_ONE = {
     "stacks/pt2e.py": "torchao draws on the CPU",
     "training/refinement.py": "states kept beside training take no memory of the device",
     "workflows/calling.py": "torch.ao's networks run on the CPU",
+    "workflows/inputs.py": "torch.ao's networks run on the CPU",
     "workflows/running.py": "torch.ao's networks run on the CPU",
 }
 

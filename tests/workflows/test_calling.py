@@ -266,6 +266,21 @@ def test_what_is_no_float_network_is_refused():
         qx.quantize_dynamic(hooked, images())
 
 
+@pytest.mark.parametrize("first", [nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d()])
+def test_lazy_modules_without_a_shape_are_told_of_as_such(first):
+    network = nn.Sequential(first, nn.ReLU()).eval()
+    says = r"the weight of '0' \(Lazy.*\) has no shape yet: call the network once"
+    data = [(images(), None)]
+    for refuse in (
+        lambda: qx.quantize_static(network, data),
+        lambda: qx.quantize_qat(network, data, F.mse_loss),
+        lambda: qx.fold_batchnorm(network, images()),
+        lambda: qx.pack_linear_weights(network),
+    ):
+        with pytest.raises(ModelError, match=says):
+            refuse()
+
+
 def test_missing_data_is_named():
     with pytest.raises(DataError, match="needs example_input"):
         qx.quantize_dynamic(trained("small_cnn"), None)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from qexplore._table import Tabular, counted, text_table
@@ -74,9 +75,16 @@ def copied_network(network: nn.Module) -> nn.Module:
     """A copy of the eager network inside ``network``.
 
     Raises:
-        ModelError: it is wrapped, scripted or compiled, or cannot be copied.
+        ModelError: it is wrapped, scripted or compiled, or cannot be copied, or a lazy module in it has no shape yet.
     """
     eager = unwrap(network)
+    for name, module in eager.named_modules():
+        lazy = next((one for one, held in {**module._parameters, **module._buffers}.items() if is_lazy(held)), None)
+        if lazy is not None:
+            raise ModelError(
+                f"the {lazy} of '{name}' ({type(module).__name__}) has no shape yet: call the network once before it "
+                "is quantized or changed"
+            )
     try:
         return copy.deepcopy(eager)
     except Exception as error:

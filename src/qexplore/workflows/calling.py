@@ -18,8 +18,9 @@ from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
 from qexplore.stacks import Settings, row_of_file
 from qexplore.training import Loss, TrainingKeywords, TrainingOptions, check_loss
+from qexplore.workflows.inputs import first_inputs
 from qexplore.workflows.results import QuantizationResult
-from qexplore.workflows.running import Reporting, Training, first_inputs, float_copy, run_workflow
+from qexplore.workflows.running import Reporting, Training, float_copy, run_workflow
 
 
 class ReportingKeywords(TypedDict, total=False):
@@ -184,7 +185,8 @@ def quantize_qat(
         The quantized network and its report.
 
     Raises:
-        QExploreError: as `quantize_dynamic` says; also where training fails, such as by a loss that is not finite.
+        QExploreError: as `quantize_dynamic` says; also where training fails, such as by a loss that is not finite. A
+            report set or metric that will not do is told before the first step.
         TypeError: a keyword that is none of these.
     """
     checked_keywords(quantize_qat, options, QATKeywords)

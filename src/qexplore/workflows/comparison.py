@@ -19,9 +19,10 @@ from qexplore.model import Loader, Unpack
 from qexplore.predicates import PredicateLike
 from qexplore.stacks import STACKS, Engine, Method, Settings, StackRow
 from qexplore.training import Loss, TrainingKeywords, TrainingOptions
+from qexplore.workflows.inputs import first_inputs
 from qexplore.workflows.measuring import float_bytes_on_disk
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
-from qexplore.workflows.running import Reporting, Training, first_inputs, float_copy, run_workflow
+from qexplore.workflows.running import Reporting, Training, float_copy, run_workflow
 
 _GRANULARITIES = ("tensor", "channel")
 

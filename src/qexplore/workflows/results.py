@@ -36,8 +36,10 @@ class WorkflowReport(Tabular):
         notes: what was changed so that the network passes, or could not be done.
         epochs: of training; none without.
         error: norm of the difference between the quantized network's output and the float network's, over the norm of
-            the latter, on a few batches of the calibration data; of several outputs the largest. After training it is
-            the network with the trained weights that is meant. None where no output holds floating numbers.
+            the latter, on up to 256 samples of the report set; without one on a few batches of the calibration data,
+            whose ranges fit them best. Of several outputs the largest. After training it is the network with the
+            trained weights that is meant. None where no output holds floating numbers.
+        error_of: the data it is of: ``"report set"``, ``"calibration data"``, ``"training data"`` or ``"the example"``.
         alarms: layers, and the output, that are farther from float than rounding explains.
     """
 
@@ -52,6 +54,7 @@ class WorkflowReport(Tabular):
     notes: tuple[str, ...] = ()
     epochs: tuple[EpochRecord, ...] = ()
     error: float | None = None
+    error_of: str = "calibration data"
     alarms: tuple[Alarm, ...] = ()
 
     @property
@@ -85,7 +88,7 @@ class WorkflowReport(Tabular):
         rows = []
         if self.accuracy_before is not None and self.accuracy_after is not None:
             rows.append((self.metric, score_text(self.accuracy_before), score_text(self.accuracy_after), ""))
-        rows.append(("error of the output", "", error_text(self.error), ""))
+        rows.append((f"error of the output, {self.error_of}", "", error_text(self.error), ""))
         rows.append(("bytes on disk", f"{self.bytes_before}", f"{self.bytes_after}", f"{self.size_ratio:.3f}"))
         latency = self.latency
         times = (f"{latency.seconds_float * 1e3:.2f}", f"{latency.seconds * 1e3:.2f}", f"{latency.ratio:.2f}")

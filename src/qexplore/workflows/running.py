@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,7 @@ from torch import nn
 
 from qexplore._quiet import quiet
 from qexplore._random import isolated
-from qexplore._trees import map_tensors, tensors_of
-from qexplore.errors import DataError, MetricError, ModelError
+from qexplore.errors import MetricError, ModelError
 from qexplore.metrics import WholeSetMetric, as_metric
 from qexplore.model import (
     Loader,
@@ -24,17 +22,16 @@ from qexplore.model import (
     Unpack,
     arithmetic,
     call,
-    first_batch,
-    first_samples,
     foreign_hooks,
     num_samples,
     unpack_batch,
     unpacking,
 )
 from qexplore.predicates import as_predicate, select_modules
-from qexplore.preparation import check_example, copied_network
+from qexplore.preparation import copied_network
 from qexplore.stacks import (
     ChosenModules,
+    Converted,
     Data,
     Settings,
     StackRow,
@@ -49,16 +46,14 @@ from qexplore.stacks import (
     refuse_quantized,
     row_for,
     using_engine,
+    with_state,
 )
 from qexplore.training import EpochRecord, Loss, TrainingOptions, check_share, train
 from qexplore.workflows.finite import far_outside, finite, require_finite
-from qexplore.workflows.holding import quantized_and_held
-from qexplore.workflows.measuring import (
-    bytes_on_disk,
-    float_bytes_on_disk,
-    measure_accuracy,
-    measure_latency,
-)
+from qexplore.workflows.holding import Held, hold, quantized_and_held
+from qexplore.workflows.inputs import calls, example_arguments, few_samples, require_again, shown
+from qexplore.workflows.measuring import bytes_on_disk, float_bytes_on_disk, measure_accuracy, measure_latency
+from qexplore.workflows.reach import beyond, is_far
 from qexplore.workflows.results import QuantizationResult, WorkflowReport
 from qexplore.workflows.ways_out import with_way_out
 
@@ -75,7 +70,7 @@ class Reporting:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        _require_again("report_loader", self.report_loader)
+        require_again("report_loader", self.report_loader)
         if (self.report_loader is None) != (self.metric is None):
             given, missing = ("metric", "report_loader") if self.report_loader is None else ("report_loader", "metric")
             raise MetricError(f"accuracy needs report_loader= and metric= together, got {given}= without {missing}=")
@@ -178,8 +173,12 @@ def run_workflow(
             progress=reporting.progress,
         )
         loader = calibration_loader if training is None else training.loader
-        batches = list(shown(copied, data.example, loader, reporting))
+        few = shown(copied, loader, reporting.unpack) if loader is not None else [few_samples(copied, data.example)]
+        batches = list(few)
         require_finite("example_input", data.example)
+        if accuracy_before is None:  # a metric or a report set that will not do is told before a network is trained
+            with isolated(_CPU), quiet():
+                accuracy_before = reporting.accuracy(copied)
         again = (
             None
             if training is None
@@ -196,25 +195,47 @@ def run_workflow(
         notes = converted.notes + held.notes + (_engine_note(chosen.engine) if row.uses_engine else ())
         notes += tuple(_notes_on(network, settings))
         with using_engine(chosen.engine if row.uses_engine else None), quiet():
-            accuracies = [
-                reporting.accuracy(copied) if accuracy_before is None else accuracy_before,
-                reporting.accuracy(converted.model),
-            ]
+            accuracy_after = reporting.accuracy(converted.model)
+            error, error_of, clipped = _error(copied, converted, held, reporting, data)
             report = WorkflowReport(
                 settings=chosen,
                 metric="" if reporting.metric is None else as_metric(reporting.metric).name,
-                accuracy_before=accuracies[0],
-                accuracy_after=accuracies[1],
+                accuracy_before=accuracy_before,
+                accuracy_after=accuracy_after,
                 bytes_before=float_bytes_on_disk(copied),
                 bytes_after=bytes_on_disk(converted.save),
                 latency=measure_latency(copied, converted.model, data.example, num_samples(data.example)),
                 strategy=held.strategy,
-                notes=notes + far_outside(loader, reporting.report_loader),
+                notes=notes + far_outside(loader, reporting.report_loader) + clipped,
                 epochs=tuple(epochs),
-                error=held.error,
+                error=error,
+                error_of=error_of,
                 alarms=held.alarms,
             )
     return QuantizationResult(converted.model, report, converted.save, converted.script)
+
+
+_REPORTED = 256
+"""Samples of the report set that the error of the output is measured on: a share of two norms is settled by then."""
+
+
+def _error(
+    network: nn.Module, converted: Converted, held: Held, reporting: Reporting, data: Data
+) -> tuple[float | None, str, tuple[str, ...]]:
+    """The error of the output, of which data it is, and a note where ranges are too narrow for the report set.
+
+    Of calibration data it is too good, for ranges were taken of these very samples.
+    """
+    if reporting.report_loader is None or isinstance(as_metric(reporting.metric), WholeSetMetric):
+        shown_data = "training data" if data.train else "calibration data" if data.calibrate else "the example"
+        return held.error, shown_data, ()
+    unpack = reporting.unpack
+    batches = list(shown(network, reporting.report_loader, unpack, batches=None, samples=_REPORTED))
+    trained = with_state(network, converted.trained)
+    error = hold(trained, dataclasses.replace(converted, beside=None), batches).error
+    if data.calibrate is None or not is_far(error, held.error):
+        return error, "report set", ()
+    return error, "report set", beyond(network, calls(network, data.loader, unpack), batches, (error, held.error))
 
 
 def _engine_note(engine: str | None) -> tuple[str, ...]:
@@ -264,54 +285,6 @@ def _chosen(network: nn.Module, settings: Settings, row: StackRow) -> Settings:
     return dataclasses.replace(settings, modules=modules, engine=engine)
 
 
-def example_arguments(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
-    """Positional arguments of one call, a batch of at least two: exporters take a batch of one for a constant."""
-    inputs = Placement(_CPU, torch.float32).copy_inputs(inputs)
-    if isinstance(inputs, Mapping):
-        try:
-            bound = inspect.signature(network.forward).bind(**inputs)
-            bound.apply_defaults()
-        except TypeError as error:
-            raise DataError(
-                f"forward of {type(network).__name__} does not take the inputs {[*inputs]}: {error}"
-            ) from error
-        if bound.kwargs:
-            raise DataError(
-                f"a network to be quantized must take its inputs by position, but {', '.join(bound.kwargs)} of "
-                f"{type(network).__name__} can be given by name only"
-            )
-        inputs = bound.args
-    example = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    tensors = tensors_of(example)
-    if not tensors:
-        raise DataError(f"inputs of a network to be quantized must hold a tensor, got {type(inputs).__name__}")
-    if any(one.dim() and len(one) != 1 for one in tensors):
-        return _that_runs(network, example)
-    try:
-        return _that_runs(network, map_tensors(lambda one: torch.cat([one, one]) if one.dim() else one, example))
-    except DataError:  # a network that takes one sample a call
-        return _that_runs(network, example)
-
-
-def _that_runs(network: nn.Module, example: tuple[Any, ...]) -> tuple[Any, ...]:
-    """``example``, which ``network`` takes.
-
-    Raises:
-        DataError: it does not.
-    """
-    check_example(network, example)
-    return example
-
-
-def few_samples(network: nn.Module, example: tuple[Any, ...], count: int) -> tuple[Any, ...]:
-    """The first ``count`` samples of ``example``; all of them where the network does not run on these alone."""
-    few: tuple[Any, ...] = first_samples(example, count)
-    try:
-        return _that_runs(network, few)
-    except DataError:
-        return example
-
-
 _SETTLED = 16
 """Batches on which ranges are taken where training does not: it is done already, or they are frozen from the start."""
 
@@ -332,42 +305,6 @@ def _observe(prepared: nn.Module, loader: Loader, unpack: Unpack | None) -> None
     with torch.no_grad(), arithmetic():
         for batch in itertools.islice(loader, _SETTLED):
             call(prepared.eval(), place.copy_inputs(unpack_batch(batch, unpack)[0]))
-
-
-_BATCHES, _SAMPLES = 4, 32
-"""A network is held against float on so many batches at most, of so many samples together."""
-
-
-def shown(
-    network: nn.Module, example: tuple[Any, ...], loader: Loader | None, reporting: Reporting
-) -> Iterator[tuple[Any, ...]]:
-    """Positional arguments of a few calls, from ``loader``; ``example`` where there is none."""
-    if loader is None:
-        yield few_samples(network, example, _SAMPLES)
-        return
-    unpack, left = unpacking(network, reporting.unpack), _SAMPLES
-    for batch in itertools.islice(loader, _BATCHES):
-        args = few_samples(network, example_arguments(network, unpack_batch(batch, unpack)[0]), left)
-        yield args
-        left -= num_samples(args)
-        if left < 2:
-            return
-
-
-def first_inputs(network: nn.Module, loader: Any, name: str, unpack: Unpack | None) -> Any:
-    """Inputs for ``network`` of the first batch of ``loader``, which messages call ``name``.
-
-    Raises:
-        DataError: it is empty, no loader, or can be gone through only once.
-    """
-    batch = first_batch(name, loader)
-    _require_again(name, loader)
-    return unpack_batch(batch, unpacking(network, unpack))[0]
-
-
-def _require_again(name: str, loader: Any) -> None:
-    if isinstance(loader, Iterator):
-        raise DataError(f"{name} must be gone through more than once, got an iterator: give a DataLoader or a list")
 
 
 def _calibrating(loader: Loader, reporting: Reporting) -> Callable[[nn.Module], None]:
