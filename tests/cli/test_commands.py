@@ -247,6 +247,8 @@ def test_diff_compares_a_study_with_a_front_file(explored):
     with qx.Study.open(explored) as study:
         study.front()[:2].save("front.json")
     assert "this one is" in run("diff", explored, "front.json", "--at", "0,1").stdout
+    asked = run("diff", explored, "front.json", "--cost", "total_bit").stderr
+    assert "Error: --cost must be among 'total_bits', got 'total_bit', did you mean 'total_bits'?" in asked
     facts = said("diff", explored, "front.json", "--at", "1")
     assert facts["compared"][0]["index"] == 1 and facts["num_points"][1] == 2
     assert run("diff", explored, "front.json", "--at", "first").exit_code == 2

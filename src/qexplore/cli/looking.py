@@ -13,7 +13,7 @@ from qexplore.cli.drawing import write_page
 from qexplore.cli.options import PATH, example, of_run, picking, printing
 from qexplore.cli.output import plain, say, widths_of
 from qexplore.cli.running import config_of, write_json
-from qexplore.cli.sources import is_study, picked, read_front, study_front
+from qexplore.cli.sources import in_flags, is_study, picked, read_front, study_front
 
 if TYPE_CHECKING:
     from qexplore.front import FrontPoint
@@ -168,7 +168,9 @@ def _write_manifest(point: FrontPoint, config: Path, path: Path) -> None:
 @printing
 def diff(source: Path, other: Path, at: str | None, cost: str | None, as_json: bool) -> None:
     """Compare two fronts, in files or studies, point by point and layer by layer."""
-    found = read_front(source).diff(read_front(other), at=_indices(at), cost=cost)
+    fronts = read_front(source), read_front(other)
+    with in_flags():
+        found = fronts[0].diff(fronts[1], at=_indices(at), cost=cost)
     say(found, plain(found), as_json=as_json)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 _SQLITE = b"SQLite format 3\x00"
 _ENDINGS = (".db", ".sqlite", ".sqlite3")
 _FLAGS = {
-    r"^Front\.\w+: ": "",
+    r"\. Front: ": ": ",
+    r"\bFront(\.\w+)?: ": "",
+    r"^(at|cost) must": r"--\1 must",
     r"\bmin_accuracy=": "--accuracy ",
     r"\bknee\(\), cheapest\(\) or most_accurate\(\)": "--knee, --accuracy or --cost",
 }
-"""What picks a point, by how Python says it."""
+"""What Python says of picking points, by pattern, and what the command line says instead."""
 
 
 def is_study(path: Path) -> bool:
@@ -89,7 +92,7 @@ def picked(
     if sum(asked) != 1:
         raise click.UsageError("pick a point by --accuracy, --cost or both, or by --knee, or by --index, or by --point")
     most = dict(_limit(front, one) for one in limits)
-    try:
+    with in_flags():
         if knee:
             return front.knee()
         if point is not None:
@@ -97,15 +100,18 @@ def picked(
         if index is not None:
             return front[index]
         return front.most_accurate(limits=most) if accuracy is None else front.cheapest(accuracy, limits=most)
+
+
+@contextmanager
+def in_flags() -> Iterator[None]:
+    """Have what a front refuses said in the words of the command line."""
+    try:
+        yield
     except (FrontError, IndexError) as error:
-        raise FrontError(_in_flags(str(error))) from error
-
-
-def _in_flags(text: str) -> str:
-    """What a front says of a pick, in the words of the command line."""
-    for python, flag in _FLAGS.items():
-        text = re.sub(python, flag, text)
-    return text
+        text = str(error)
+        for python, flag in _FLAGS.items():
+            text = re.sub(python, flag, text)
+        raise FrontError(text) from error
 
 
 def _limit(front: Front, text: str) -> tuple[str, float]:
