@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -68,9 +69,10 @@ def test_the_error_of_the_output_is_of_the_report_set(stack: str, times: float, 
     assert alone.error_of == "calibration data"
     assert "error of the output, calibration data" in str(alone)
     if is_told:
-        share = float((times * x > x.max()).float().mean())
-        assert share > 0.1 and f"{result.report.error:.4f} there and {alone.error:.4f} on calibration data" in notes[0]
-        assert not any(module._forward_hooks for module in network.modules())
+        beyond = 100 * float(((times * x > x.max()) | (times * x < x.min())).float().mean())
+        worst = re.search(r"up to (\S+) % of the values that '\d' (reads|gives) are", notes[0])
+        assert worst is not None and float(worst[1]) >= 0.9 * beyond > 10
+        assert f"{result.report.error:.4f} there and {alone.error:.4f} on calibration data" in notes[0]
 
 
 def test_data_of_the_error_is_told_without_a_report_set() -> None:
