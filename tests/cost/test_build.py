@@ -59,7 +59,10 @@ def test_one_cost_need_not_stand_in_a_list(model):
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        (["total_bitz"], "a cost must be one of 'activation_bytes', 'bops', .* got 'total_bitz'"),
+        (
+            ["total_bitz"],
+            "a cost must be one of 'activation_bytes', 'bops', .* got 'total_bitz': or give a qexplore.CostTable",
+        ),
         (["bops", "total_bits", "bops"], "every cost must have a name of its own, got 'bops' 2 times"),
         ([TotalBits(), "total_bits"], "got 'total_bits' 2 times"),
         ([TotalBits], r"got <class .*TotalBits'>: make an object of the class, TotalBits\(...\)"),

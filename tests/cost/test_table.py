@@ -24,6 +24,13 @@ def test_table_of_a_file_is_looked_up_and_summed(tmp_path):
     )
     table = CostTable.from_csv(path, unit="ms")
     assert (table.name, table.unit) == ("latency", "ms")
+    assert str(table).splitlines() == [
+        "latency (ms) by point and choice",
+        "point  off    8  E4M3  MXE2M1",
+        "-----  ---  ---  ----  ------",
+        "input    -  1.5     2       -",
+        "relu    10    -     -    0.25",
+    ]
     cost = table.bound_to(POINTS)
     assert cost.cost(np.array([[8, 1201], [403, 0], [8, 0]])).tolist() == [1.75, 12.0, 11.5]
     assert cost.cost(np.empty((0, 2), dtype=np.int64)).shape == (0,)

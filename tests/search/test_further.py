@@ -204,7 +204,8 @@ def test_an_iterator_serves_every_metric():
 
 
 def test_description_names_every_metric_that_has_a_minimum():
-    assert "required: accuracy at least 0.8, top 3 at least 0.97" in str(of_two().describe())
+    problem = of_two()
+    assert "required: accuracy at least 0.8, top 3 at least 0.97" in str(problem) == str(problem.describe())
     described = str(of_two(min_accuracy=[None, 0.97]).describe())
     assert "searched: accuracy (higher is better) against total_bits" in described
     assert "required: top 3 at least 0.97" in described

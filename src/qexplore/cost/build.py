@@ -48,6 +48,9 @@ ADDITIVE_NAMES = ("activation_bytes", "mean_bits", "model_bits", "model_bytes", 
 """Those of them that are sums over points."""
 
 
+_OTHER_COSTS = ": or give a qexplore.CostTable, or a function f(candidates [N, L]) -> [N]"
+
+
 def build_costs(specs: Any, model: QuantizedModel) -> tuple[Cost, ...]:
     """The costs that ``specs`` names, for candidates of ``model``.
 
@@ -72,7 +75,7 @@ def build_costs(specs: Any, model: QuantizedModel) -> tuple[Cost, ...]:
 
 def _build(spec: Any, source: _Source) -> Cost:
     if isinstance(spec, str):
-        return _NAMED[checked_name("a cost", spec, COST_NAMES, ProblemError)](source)
+        return _NAMED[checked_name("a cost", spec, COST_NAMES, ProblemError, hint=_OTHER_COSTS)](source)
     if isinstance(spec, CostTable):
         return spec.bound_to([point.name for point in source.model.points])
     if isinstance(spec, (SeparableCost, Bops, PeakActivationBytes, CheckedCost)):

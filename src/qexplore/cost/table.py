@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qexplore._choices import choice_code, choice_name
+from qexplore._table import Tabular, text_table
 from qexplore.cost.base import Choices, Costs, SeparableCost
 from qexplore.errors import ProblemError
 from qexplore.model import Candidates
@@ -18,8 +19,8 @@ from qexplore.model import Candidates
 _COLUMNS = ("point", "num_bits", "cost")
 
 
-class CostTable:
-    """Costs by point and choice, summed over points.
+class CostTable(Tabular):
+    """Costs by point and choice, summed over points; ``print`` shows them.
 
     Args:
         costs: ``{(point, choice): cost}``; a choice is a width, a format or its name, 0 or "off".
@@ -34,6 +35,16 @@ class CostTable:
     def __init__(self, costs: Mapping[tuple[str, Any], float], *, name: str = "table", unit: str = "") -> None:
         self.name, self.unit = name, unit
         self.costs = _checked(name, ((f"row {key!r}", *key, cost) for key, cost in costs.items()))
+
+    def __str__(self) -> str:
+        codes = sorted({code for _, code in self.costs})
+        header = ["point", *map(choice_name, codes)]
+        rows = [
+            [point, *(f"{self.costs[point, code]:.6g}" if (point, code) in self.costs else "-" for code in codes)]
+            for point in dict.fromkeys(point for point, _ in self.costs)
+        ]
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"{self.name}{unit} by point and choice\n{text_table(header, rows, numeric=range(1, len(header)))}"
 
     @classmethod
     def from_csv(cls, path: str | Path, *, name: str | None = None, unit: str = "") -> CostTable:

@@ -241,6 +241,10 @@ class LayerwiseQuantizationProblem(MinimizedProblem):
         self._forget_if_changed()
         return self._memory.evaluations
 
+    def __str__(self) -> str:
+        """What `describe` says."""
+        return str(self.describe())
+
     def describe(self) -> Description:
         """What will be searched and how candidates are evaluated; ``print`` shows it."""
         return Description.of(self)
