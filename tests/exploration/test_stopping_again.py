@@ -41,8 +41,7 @@ def told(path):
     }
 
 
-@pytest.mark.parametrize("earlier", [None, 12], ids=["ended", "stopped"])
-@pytest.mark.parametrize("way", ["interrupt", "callback"])
+@pytest.mark.parametrize(("earlier", "way"), [(None, "interrupt"), (12, "callback")], ids=["ended", "stopped"])
 def test_a_run_keeps_its_front_its_history_and_its_end(tmp_path, earlier, way):
     def stop():
         if way == "callback":
