@@ -321,7 +321,7 @@ def test_a_hundred_and_twenty_quantizers_are_searched(algorithm):
 
 def test_where_nothing_is_feasible_but_the_widest_the_front_is_not_empty():
     problem = tiny_problem(max_drop=0.0, lower=2, upper=8)
-    exploration = explored(problem)
+    exploration = explored(problem, max_evaluations=25)
     assert (exploration.front.accuracy >= problem.float_accuracy).all()
     assert len(exploration.front) >= 1
 

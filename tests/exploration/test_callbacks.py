@@ -143,9 +143,9 @@ def test_an_exploration_within_a_callback_is_an_exploration_like_any_other():
 
     def nested(snapshot):
         if not inner:
-            inner.append(explored([]))
+            inner.append(explored([], max_evaluations=15))
 
-    outer = explored([nested])
+    outer = explored([nested], max_evaluations=15)
     assert np.array_equal(inner[0].front.num_bits, outer.front.num_bits)
     assert np.array_equal(inner[0].front.accuracy, outer.front.accuracy)
 

@@ -219,7 +219,7 @@ def test_a_network_of_the_gallery_is_explored():
     model = qx.QuantizedActivationsModel(trained("small_cnn"), **wrapping("small_cnn"))
     model.calibrate(batches(digits().calibration))
     problem = qx.LayerwiseQuantizationProblem(model, search_loader(100), min_accuracy=0.9)
-    exploration = explored(problem, max_evaluations=60, population_size=20)
+    exploration = explored(problem, max_evaluations=35, population_size=20)
     best = exploration.front.most_accurate()
     assert best.accuracy == correct(model, best.num_bits) / 400 >= 0.9
     cheapest_uniform = min(p.total_bits for p in exploration.uniform if p.accuracy >= 0.9)
