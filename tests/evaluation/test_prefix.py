@@ -31,14 +31,6 @@ def scores(evaluations):
     return [(e.candidate, e.state, e.score, None if e.scores is None else e.scores.tobytes()) for e in evaluations]
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_two_workers_give_what_one_gives_and_leave_the_threads_as_they_were(two_threads):
     ours = evaluator()
     assert "2 workers" in ours.description

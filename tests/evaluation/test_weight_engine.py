@@ -50,14 +50,6 @@ def test_a_weight_is_quantized_once_for_each_reader_and_choice_and_not_once_a_ba
     assert len(quantized) > 10
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("name", ["encoder layer", "convolutions", "tied by function"])
 def test_two_workers_give_what_one_gives(two_threads, name):
     model, loader = of_untrained(name)

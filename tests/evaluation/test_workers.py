@@ -2,18 +2,9 @@
 
 import threading
 
-import pytest
 import torch
 
 from qexplore.evaluation.workers import Workers
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def num_threads_of_a_new_thread():
